@@ -1,0 +1,29 @@
+# Set-up, demo and tests. `make help` lists the targets.
+PYTHON ?= python3
+VENV ?= .venv
+RUN = $(VENV)/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-fast lint clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+install:  ## create or update .venv with everything (nothing to do the second time)
+	@$(PYTHON) tools/make_environment.py $(VENV)
+
+demo: install  ## make data, train spiking detectors and a segmentor, evaluate, write an HTML report (about 10 minutes)
+	@$(RUN) tools/demo.py
+
+test: install  ## run all tests
+	@$(RUN) -m pytest -q
+
+test-fast: install  ## run the tests that take seconds
+	@$(RUN) -m pytest -q -m "not slow"
+
+lint: install  ## ruff and mypy
+	@$(RUN) -m ruff check . && $(RUN) -m ruff format --check sterf_plugins tests tools benchmarks && $(RUN) -m mypy
+
+clean:  ## remove the environment, caches and builds; data/ and work_dirs/ stay
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +

@@ -1,0 +1,151 @@
+"""SDT-V3 written the straightforward way, as the other side of the benchmarks.
+
+float32, contiguous NCHW, the spike function as a division outside a custom autograd function that keeps its input,
+separate q, k, v convolutions, Conv1d MLPs, and (q k^T) v with its (N, N) scores. Takes the weights of ours.
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class Round(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, levels):
+        ctx.save_for_backward(x)
+        ctx.levels = levels
+        return torch.round(torch.clamp(x, 0, levels))
+
+    @staticmethod
+    def backward(ctx, grad):
+        (x,) = ctx.saved_tensors
+        return grad * ((x >= 0) & (x <= ctx.levels)), None
+
+
+def spike(x, levels=4):
+    return Round.apply(x, levels) / levels
+
+
+def sep_conv(m, x):
+    for part in (m.pw1, m.dw, m.pw2):
+        x = part.bn(part.conv(spike(x)))
+    return x
+
+
+def mixer(m, x):
+    b, c, h, w = x.shape
+    kind = type(m).__name__
+    if kind == "ConvMixer":
+        return m.bn2(m.conv2(spike(m.bn1(m.conv1(spike(x))))))
+    if m.layout == "raster":
+        hidden = m.drop1(m.fc1(spike(x).reshape(b, h * w, c))).reshape(b, -1, h, w)
+    else:
+        hidden = m.drop1(m.fc1(spike(x).permute(0, 2, 3, 1))).permute(0, 3, 1, 2).contiguous()
+    hidden = spike(hidden)
+    if kind == "SRB":
+        return m.bn2(m.conv2(hidden))
+    if m.layout == "raster":
+        return m.drop2(m.fc2(hidden.reshape(b, h * w, -1))).reshape(b, c, h, w)
+    return m.drop2(m.fc2(hidden.permute(0, 2, 3, 1))).permute(0, 3, 1, 2).contiguous()
+
+
+class PlainAttention(nn.Module):
+    def __init__(self, ours):
+        super().__init__()
+        self.heads, self.scale, self.proj = ours.num_heads, ours.scale, ours.proj
+        start, self.parts = 0, nn.ModuleList()
+        for width in ours.split:
+            rows = slice(start, start + width)
+            conv = nn.Conv2d(ours.split[0], width, 1, bias=False)
+            bn = nn.BatchNorm2d(width)
+            with torch.no_grad():
+                conv.weight.copy_(ours.qkv.conv.weight[rows])
+                for name in ("weight", "bias", "running_mean", "running_var"):
+                    getattr(bn, name).copy_(getattr(ours.qkv.bn, name)[rows])
+            self.parts.append(nn.Sequential(conv, bn))
+            start += width
+
+    def forward(self, x):
+        b, _, h, w = x.shape
+        x = spike(x)
+        q, k, v = (
+            spike(p(x)).flatten(2).transpose(-1, -2).reshape(b, h * w, self.heads, -1).permute(0, 2, 1, 3).contiguous()
+            for p in self.parts
+        )
+        out = (q @ k.transpose(-2, -1)) @ v * self.scale
+        out = out.transpose(2, 3).reshape(b, -1, h, w)
+        return self.proj.bn(self.proj.conv(spike(out)))
+
+
+class PlainLinearBN(nn.Module):
+    def __init__(self, ours):
+        super().__init__()
+        self.conv = nn.Conv1d(ours.conv.in_channels, ours.conv.out_channels, 1)
+        self.bn = nn.BatchNorm1d(ours.conv.out_channels)
+        with torch.no_grad():
+            self.conv.weight.copy_(ours.conv.weight.flatten(2))
+            self.conv.bias.copy_(ours.conv.bias)
+        self.bn.load_state_dict(ours.bn.state_dict())
+
+    def forward(self, x):
+        return self.bn(self.conv(x))
+
+
+class PlainTransformer(nn.Module):
+    def __init__(self, ours):
+        super().__init__()
+        self.sep_conv, self.attn = ours.sep_conv, PlainAttention(ours.attn)
+        self.fc1, self.fc2 = PlainLinearBN(ours.mlp.fc1), PlainLinearBN(ours.mlp.fc2)
+
+    def forward(self, x):
+        x = x + sep_conv(self.sep_conv, x)
+        x = x + self.attn(x)
+        b, c, h, w = x.shape
+        tokens = self.fc2(spike(self.fc1(spike(x.flatten(2)))))
+        return x + tokens.reshape(b, c, h, w)
+
+
+def plain_batch_norms(module):
+    """Stock BatchNorm in place of ours."""
+    for name, child in module.named_children():
+        for stock in (nn.BatchNorm2d, nn.BatchNorm1d):
+            if isinstance(child, stock) and type(child) is not stock:
+                new = stock(child.num_features)
+                new.load_state_dict(child.state_dict())
+                setattr(module, name, new)
+        plain_batch_norms(getattr(module, name))
+    return module
+
+
+class PlainSDTV3(nn.Module):
+    """The plain form of ``ours`` (a ``SDTV3``), with a copy of its weights; (B, 3, H, W) -> tuple of features."""
+
+    def __init__(self, ours):
+        super().__init__()
+        import copy
+
+        ours = plain_batch_norms(copy.deepcopy(ours))
+        self.out_indices, self.stages = ours.out_indices, ours.stages
+        for stage in self.stages[3:]:
+            stage.blocks = nn.Sequential(*[PlainTransformer(b) for b in stage.blocks])
+
+    def forward(self, x):
+        outputs = []
+        for i, stage in enumerate(self.stages):
+            down = stage.downsample
+            x = down.bn(down.conv(x if i == 0 else spike(x)))
+            for block in stage.blocks:
+                if i < 3:
+                    x = x + sep_conv(block.sep_conv, x)
+                    x = x + mixer(block.mixer, x)
+                else:
+                    x = block(x)
+            outputs.append(x)
+        return tuple(outputs[i] for i in self.out_indices)
+
+
+def step(model, images):
+    """One training step's work: forward, a scalar of all features, backward."""
+    loss = sum(F.mse_loss(y, torch.zeros_like(y)) for y in model(images))
+    loss.backward()
+    return loss

@@ -1,0 +1,116 @@
+"""Training step (forward + backward) of SDT-V3: ours against the straightforward implementation, on the CPU.
+
+Both sides run in this process, in turn; prints medians and the ratios plain / ours. Peak memory is that of a child
+process per side (resident set growth during the step).
+
+    python benchmarks/training_step.py --arch tiny --mixer srb --size 224 --batch 8
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+from plain_sdtv3 import PlainSDTV3, step
+
+from sterf_plugins.backbones import SDTV3
+
+
+def build(args):
+    torch.manual_seed(0)
+    ours = SDTV3(args.arch, args.mixer, layout=args.layout).train()
+    images = torch.randn(args.batch, 3, args.size, args.size)
+    return ours, PlainSDTV3(ours).train(), images
+
+
+def check_equal(ours, plain, images):
+    """Both sides give the same features and input gradients (float rounding aside), or there is nothing to compare."""
+    results = []
+    for model in (ours, plain):
+        model.eval()
+        x = images[:2].clone().requires_grad_()
+        outputs = model(x)
+        (grad,) = torch.autograd.grad(sum(y.square().sum() for y in outputs), x)
+        results.append((*[y.detach() for y in outputs], grad))
+        model.train()
+    for a, b in zip(*results, strict=True):
+        error = ((a - b).norm() / b.norm()).item()
+        if error > 1e-4:
+            raise SystemExit(f"the two sides differ by {error:.2e} relative; the comparison would be void")
+
+
+def timed(model, images):
+    model.zero_grad(set_to_none=True)
+    start = time.perf_counter()
+    step(model, images)
+    return time.perf_counter() - start
+
+
+def resident(field):
+    """A memory field of this process, in KiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field))
+
+
+def peak_memory(args, side):
+    """Growth of the peak resident set over one step, in MiB, in a fresh process."""
+    command = [sys.executable, __file__, "--only-memory", side]
+    for name in ("arch", "mixer", "layout", "size", "batch", "threads"):
+        command += [f"--{name}", str(getattr(args, name))]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arch", default="tiny")
+    parser.add_argument("--mixer", default="srb")
+    parser.add_argument("--layout", default="raster")
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--out", type=Path, help="write the figures as JSON")
+    parser.add_argument("--only-memory", choices=["ours", "plain"], help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    ours, plain, images = build(args)
+    if args.only_memory:
+        model = {"ours": ours, "plain": plain}[args.only_memory]
+        small = images[:1, :, :64, :64].repeat(2, 1, 1, 1)
+        step(model, small)  # allocator and kernel caches are not the step's
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak starts again from the present
+        before = resident("VmRSS")
+        step(model, images)
+        print((resident("VmHWM") - before) / 1024)
+        return
+    check_equal(ours, plain, images)
+    times = {"ours": [], "plain": []}
+    for i in range(args.repeats + 1):
+        for name, model in (("ours", ours), ("plain", plain)):
+            seconds = timed(model, images)
+            if i:  # the first is warm-up
+                times[name].append(seconds)
+    median = {name: statistics.median(values) for name, values in times.items()}
+    memory = {side: peak_memory(args, side) for side in ("ours", "plain")}
+    result = {
+        "what": f"training step, SDT-V3 {args.arch} {args.mixer} {args.layout}, {args.size}^2, batch {args.batch}, CPU",
+        "threads": args.threads,
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+        "seconds": median,
+        "speedup": median["plain"] / median["ours"],
+        "peak_mib": memory,
+        "memory_ratio": memory["ours"] / memory["plain"],
+    }
+    print(json.dumps(result, indent=1))
+    if args.out:
+        args.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

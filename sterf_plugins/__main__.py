@@ -1,0 +1,183 @@
+"""``python -m sterf_plugins list | info NAME | doctor | configs``."""
+
+import argparse
+import importlib.util
+import sys
+from pathlib import Path
+
+from . import __version__, compat, plugins
+
+
+def list_plugins(args: argparse.Namespace) -> int:
+    """Every plugin: kind, name, who brings it, and whether it loads."""
+    rows = [("kind", "name", "distribution", "status")]
+    failed = 0
+    for kind in plugins.KINDS:
+        for name, candidates in plugins.discover(kind).items():
+            try:
+                plugins.get(kind, name).load()
+                status = "ok"
+            except plugins.PluginError as error:
+                status, failed = f"{error.__cause__ or error}".splitlines()[0], failed + 1
+            rows.append((kind, name, " / ".join(p.origin for p in candidates), status))
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    for row in rows:
+        print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]))
+    return 1 if failed else 0
+
+
+def info(args: argparse.Namespace) -> int:
+    """One plugin or timm model: where it comes from, its arguments, what it says of itself."""
+    import inspect
+
+    found = False
+    for kind in plugins.KINDS:
+        if args.name not in plugins.discover(kind):
+            continue
+        found = True
+        plugin = plugins.get(kind, args.name)
+        target = plugin.load()
+        print(f"{kind[:-1]} {plugin.name!r} of {plugin.origin}: {plugin.entry_point.value}")
+        if callable(target):
+            print(f"  {plugin.name}{inspect.signature(target)}")
+        print("  " + (inspect.getdoc(target) or "no description").replace("\n", "\n  "))
+    if not found and importlib.util.find_spec("timm"):
+        found = _model_info(args.name)
+    if found:
+        return 0
+    names = sorted({n for kind in plugins.KINDS for n in plugins.discover(kind)})
+    print(f"no plugin or timm model {args.name!r}; plugins: {', '.join(names)}", file=sys.stderr)
+    return 2
+
+
+def _model_info(name: str) -> bool:
+    import timm
+    import torch
+
+    from . import timm as registered  # noqa: F401
+
+    if not timm.is_model(name):
+        return False
+    with torch.device("meta"):
+        model = timm.create_model(name)
+    levels = getattr(model, "feature_info", [])
+    levels = getattr(levels, "info", levels)
+    print(f"timm model {name!r}: {type(model).__module__}.{type(model).__qualname__}")
+    print(f"  parameters: {sum(p.numel() for p in model.parameters()):,} ({model.num_classes} classes)")
+    for i, level in enumerate(levels):
+        print(f"  feature {i}: {level['num_chs']} channels at stride {level['reduction']} ({level['module']})")
+    if hasattr(model, "levels"):
+        print(f"  integer spike levels: D={model.levels}; no time axis (T=1)")
+    layouts = {m.layout for m in model.modules() if isinstance(getattr(m, "layout", None), str) and hasattr(m, "fc1")}
+    if "raster" in layouts:
+        print(
+            "  mixer layout: raster, as published. The mixers' Linear runs over raster-consecutive numbers of the\n"
+            "  (B, C, H, W) buffer, not over channels; its grouping depends on H and W, so the model is not\n"
+            "  resolution-consistent. The model names that end in _ch have the per-pixel channel MLP."
+        )
+    elif layouts:
+        print("  mixer layout: channel, a per-pixel channel MLP (published checkpoints need raster)")
+    return True
+
+
+def doctor(args: argparse.Namespace) -> int:
+    """Versions, where mmcv's ops come from, which OpenCV is active, whether config bases resolve."""
+    problems = []
+    print(f"sterf-plugins {__version__} at {Path(__file__).parent}")
+    print(f"Python {sys.version.split()[0]} at {sys.prefix}")
+    for module, found in compat.versions().items():
+        print(f"  {module:12} {found}")
+        if module in ("mmengine", "mmcv", "mmdet", "mmseg") and "," in found:
+            problems.append(f"{module} is installed twice ({found}); they overwrite each other. Keep the onedl- one.")
+    problems += _doctor_torch()
+    problems += _doctor_opencv()
+    if importlib.util.find_spec("mmengine"):
+        problems += _doctor_openmmlab()
+    else:
+        print(f"OpenMMLab: not installed; {compat.EXTRAS_HINT.format(extra='openmmlab')}")
+    errors = plugins.load_all("mixers", "stems", "neurons", "models")
+    print(f"plugins: {sum(len(plugins.discover(k)) for k in plugins.KINDS)}, {len(errors)} broken")
+    problems += [str(error) for error in errors]
+    for problem in problems:
+        print(f"PROBLEM: {problem}")
+    print("everything is in order" if not problems else f"{len(problems)} problem(s)")
+    return 1 if problems else 0
+
+
+def _doctor_torch() -> list[str]:
+    import torch
+
+    print(f"torch: {torch.__version__}, CUDA {'available' if torch.cuda.is_available() else 'not available'}")
+    try:
+        import torchvision
+
+        torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
+    except (ImportError, RuntimeError) as error:
+        return [f"torchvision's ops do not work with this torch ({error}); install the matching torchvision."]
+    return []
+
+
+def _doctor_opencv() -> list[str]:
+    try:
+        import cv2
+    except ImportError as error:
+        if importlib.util.find_spec("cv2") is None:
+            return []
+        return [f"cv2 cannot be imported ({error}). Repair: {compat.opencv_repair()}"]
+    gui = next(
+        (line.split(":", 1)[1].strip() for line in cv2.getBuildInformation().splitlines() if "GUI:" in line), "?"
+    )
+    print(f"OpenCV: {cv2.__version__}, GUI backend {gui} ({'headless' if gui == 'NONE' else 'needs libGL.so.1'})")
+    return []
+
+
+def _doctor_openmmlab() -> list[str]:
+    compat.repair_config_packages()
+    problems = []
+    from mmengine.hub import get_config
+
+    if importlib.util.find_spec("mmcv"):
+        from .openmmlab import mmcv_ops
+
+        if mmcv_ops.compiled_ops_available():
+            print("mmcv ops: compiled")
+        else:
+            provided = ", ".join(op.__name__ for op in mmcv_ops.PROVIDED)
+            print(f"mmcv ops: not compiled; torchvision provides {provided}")
+    for config in (
+        "mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py",
+        "mmseg::sem_fpn/fpn_r50_4xb4-160k_ade20k-512x512.py",
+    ):
+        if importlib.util.find_spec(config.split("::")[0]) is None:
+            continue
+        try:
+            get_config(config)
+            print(f"config base {config}: found")
+        except Exception as error:  # whatever is wrong is what the doctor reports
+            problems.append(f"config base {config}: {type(error).__name__}: {error}")
+    return problems
+
+
+def configs(args: argparse.Namespace) -> int:
+    """Names of the shipped configs, as tools and ``_base_`` take them."""
+    root = Path(__file__).parent / ".mim" / "configs"
+    found = sorted(p.relative_to(root).as_posix() for p in root.rglob("*.py") if "_base_" not in p.parts)
+    for name in found:
+        print(f"sterf_plugins::{name}")
+    return 0 if found else 1
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m sterf_plugins", description="What is installed, and does it work?")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, function in {"list": list_plugins, "info": info, "doctor": doctor, "configs": configs}.items():
+        command = commands.add_parser(name, help=(function.__doc__ or "").splitlines()[0], description=function.__doc__)
+        command.set_defaults(run=function)
+        if name == "info":
+            command.add_argument("name", help="a plugin's name, or a timm model's")
+    args = parser.parse_args()
+    return args.run(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,26 @@
+"""The block of SDT-V3's convolutional stages: a separable convolution and a channel mixer."""
+
+from torch import Tensor, nn
+
+from .separable_conv import SepConv
+
+
+class MixerBlock(nn.Module):
+    """x + SepConv_7x7(x), then x + mixer(x); real-valued residuals (membrane shortcut).
+
+    (B, dim, H, W) -> (B, dim, H, W).
+
+    Args:
+        dim: channels.
+        mixer: the channel mixer's branch, (B, dim, H, W) -> (B, dim, H, W).
+        levels: D, integer spike levels of the separable convolution.
+    """
+
+    def __init__(self, dim: int, mixer: nn.Module, levels: int = 4):
+        super().__init__()
+        self.sep_conv = SepConv(dim, 7, levels)
+        self.mixer = mixer
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.sep_conv(x)
+        return x + self.mixer(x)

@@ -1,0 +1,23 @@
+"""The spiking MLP of SDT-V3's transformer blocks (arXiv:2411.16061)."""
+
+from torch import Tensor, nn
+
+from ..neurons import IntegerSpike
+from .conv_bn import conv_bn
+
+
+class SpikeMlp(nn.Module):
+    """(spike, 1x1 conv with bias, BN) twice: dim -> ratio*dim -> dim.
+
+    (B, dim, H, W) -> (B, dim, H, W), the branch alone, without the residual.
+    """
+
+    def __init__(self, dim: int, ratio: int = 4, levels: int = 4):
+        super().__init__()
+        self.spike1 = IntegerSpike(levels)
+        self.fc1 = conv_bn(dim, ratio * dim, bias=True)
+        self.spike2 = IntegerSpike(levels)
+        self.fc2 = conv_bn(ratio * dim, dim, bias=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.spike2(self.fc1(self.spike1(x))))

@@ -1,0 +1,40 @@
+"""Argument checks whose messages name the argument, the value, what is allowed and the fix."""
+
+from collections.abc import Iterable
+
+
+def one_of(name: str, value: object, allowed: Iterable[object], hint: str = "") -> None:
+    """Raise ``ValueError`` unless ``value`` is one of ``allowed``."""
+    allowed = tuple(allowed)
+    if value not in allowed:
+        choices = ", ".join(repr(a) for a in allowed)
+        raise ValueError(f"`{name}` is {value!r}; allowed: {choices}.{' ' + hint if hint else ''}")
+
+
+def positive_int(name: str, value: object) -> int:
+    """Return ``value`` as an int of at least 1.
+
+    Raises:
+        TypeError: not a whole number.
+        ValueError: below 1.
+    """
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"`{name}` is {value!r} ({type(value).__name__}); it must be an int >= 1.")
+    number = value.__index__()
+    if number < 1:
+        raise ValueError(f"`{name}` is {value!r}; it must be an int >= 1.")
+    return number
+
+
+def fraction(name: str, value: float) -> float:
+    """Return ``value`` as a float in [0, 1).
+
+    Raises:
+        TypeError: not a number.
+        ValueError: outside [0, 1).
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"`{name}` is {value!r} ({type(value).__name__}); it must be a number in [0, 1).")
+    if not 0 <= value < 1:
+        raise ValueError(f"`{name}` is {value!r}; it must be in [0, 1).")
+    return float(value)

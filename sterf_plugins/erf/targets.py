@@ -1,0 +1,73 @@
+"""Which layers to look at: names, glob patterns, and sensible defaults for models people have."""
+
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+from torch import nn
+
+
+def default_layers(model: nn.Module) -> list[str]:
+    """Feature points of our models and of timm models; the backbone's outputs in a detector or segmentor.
+
+    Raises:
+        ValueError: no default is known; the message says how to name layers.
+    """
+    backbone = getattr(model, "backbone", None)
+    if isinstance(backbone, nn.Module):
+        return ["backbone"]
+    names = dict(model.named_modules())
+    info: Any = getattr(model, "feature_info", None)
+    if info is not None:
+        entries = info.info if hasattr(info, "info") else info
+        found = [e["module"] for e in entries if e.get("module") in names]
+        if found:
+            return found
+    points: Any = getattr(model, "out_indices", None)
+    if points is not None and hasattr(model, "stages"):
+        return [f"stages.{i}" for i in points]
+    children = [name for name, _ in model.named_children()]
+    raise ValueError(
+        f"`layers` is None, and {type(model).__name__} names no feature layers. Give module names or patterns, such "
+        f"as layers=['{children[-1] if children else 'layer4'}']; its children are {', '.join(children) or 'none'}."
+    )
+
+
+def match_layers(model: nn.Module, patterns: str | Iterable[str] | None) -> list[str]:
+    """Names of the modules that the patterns name, each once, in the order of ``named_modules``.
+
+    Args:
+        model: the model.
+        patterns: exact names or globs (``*`` does not cross a dot, so ``stages.*`` are the stages alone).
+
+    Raises:
+        ValueError: a pattern matches nothing; the message lists near candidates.
+    """
+    if patterns is None:
+        return default_layers(model)
+    patterns = [patterns] if isinstance(patterns, str) else list(patterns)
+    names = [name for name, _ in model.named_modules() if name]
+    chosen: set[str] = set()
+    for pattern in patterns:
+        matched = [name for name in names if _matches(name, pattern)]
+        if not matched:
+            raise ValueError(f"layer pattern {pattern!r} matches no module; {_candidates(names, pattern)}")
+        chosen.update(matched)
+    return [name for name in names if name in chosen]
+
+
+def _matches(name: str, pattern: str) -> bool:
+    parts, pattern_parts = name.split("."), pattern.split(".")
+    return len(parts) == len(pattern_parts) and all(map(fnmatchcase, parts, pattern_parts))
+
+
+def _candidates(names: Sequence[str], pattern: str, most: int = 12) -> str:
+    prefix = ""
+    for part in pattern.split("."):  # the longest beginning that exists
+        longer = f"{prefix}.{part}".lstrip(".")
+        if longer not in names:
+            break
+        prefix = longer
+    inside = [n for n in names if n.startswith(f"{prefix}." if prefix else "") and n.count(".") <= pattern.count(".")]
+    shown = ", ".join((inside or list(names))[:most])
+    return f"modules{f' in {prefix!r}' if prefix else ''} are {shown}{', ...' if len(inside) > most else ''}."

@@ -1,0 +1,67 @@
+"""Integer spikes: the I-LIF firing function with a closed-interval straight-through gradient.
+
+Paper: "Integer-valued training and spike-driven inference SNN" (arXiv:2407.20708); used by SDT-V3
+(arXiv:2411.16061) and by the MLPixer / SRB mixers (arXiv:2510.21403) with one time step.
+
+The values and gradients are those of ``spikingjelly.activation_based.surrogate.MultiLevelSpikeCount(levels)``
+divided by ``norm`` (a test pins it, bit for bit). It is written again here only because it is the hottest
+elementwise pass of every model: this form takes 3 passes forward and 2 backward instead of 3 and 5, and hands
+BatchNorm a gradient in BatchNorm's own memory order (see ``batch_norm.py``).
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+class _IntegerFire(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, levels: int, norm: float) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.levels, ctx.norm = levels, norm
+        y = x.clamp(0, levels).round_()  # half to even
+        return y if norm == 1 else y.div_(norm)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        (x,) = ctx.saved_tensors
+        if torch.is_grad_enabled():  # double backward wants a differentiable expression
+            return grad * ((x >= 0) & (x <= ctx.levels)) / ctx.norm, None, None
+        if grad.stride() != x.stride():
+            grad = torch.empty_strided(x.shape, x.stride(), dtype=grad.dtype, device=grad.device).copy_(grad)
+        # hardtanh's backward is one fused pass, open at both ends; the bounds are the numbers next to 0 and D.
+        number = torch.finfo(x.dtype)
+        above = ctx.levels + number.eps * 2 ** (math.frexp(ctx.levels)[1] - 1)
+        out = torch.ops.aten.hardtanh_backward(grad, x, -number.tiny, above)
+        return out if ctx.norm == 1 else out.div_(ctx.norm), None, None
+
+
+def integer_fire(x: Tensor, levels: int = 4, norm: float | None = None) -> Tensor:
+    """Fire integer spikes: ``round(clamp(x, 0, levels)) / norm``.
+
+    Rounding is half-to-even. The gradient is ``1 / norm`` on the closed interval [0, levels] and 0 elsewhere,
+    in training and in evaluation alike. There is no state.
+
+    Args:
+        x: membrane potential of any shape, float16, bfloat16, float32 or float64.
+        levels: D, the largest number of spikes.
+        norm: divisor; ``None`` means ``levels``, so that the output lies in [0, 1]. 1 gives integers.
+
+    Returns:
+        Tensor of the shape and dtype of ``x``, values in {0, 1, ..., levels} / norm.
+
+    Raises:
+        TypeError: ``x`` is not a floating-point tensor.
+        ValueError: ``levels < 1`` or ``norm <= 0``.
+
+    Source: arXiv:2407.20708, eq. 6-8 with one time step.
+    """
+    if not x.is_floating_point():
+        raise TypeError(f"`x` has dtype {x.dtype}; integer_fire needs a floating-point tensor (use x.float()).")
+    if levels < 1:
+        raise ValueError(f"`levels` is {levels!r}; it must be an int >= 1.")
+    norm = levels if norm is None else norm
+    if norm <= 0:
+        raise ValueError(f"`norm` is {norm!r}; it must be > 0, or None for `levels`.")
+    return _IntegerFire.apply(x, levels, norm)

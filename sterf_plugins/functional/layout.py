@@ -1,0 +1,34 @@
+"""The two ways in which a token MLP reads a feature map.
+
+``channel``: one token per pixel, holding its C channels. A Linear on it is the channel MLP of the papers' text
+(a 1x1 convolution).
+
+``raster``: the buffer (B, C, H, W) cut into runs of C consecutive numbers, without a permutation. This is what the
+released code of "Unveiling the Spatial-temporal Effective Receptive Fields of SNNs" (arXiv:2510.21403) computes, and
+what its checkpoints and its receptive-field pictures need. When C divides H*W, a run is C raster-consecutive pixels
+of *one* channel: the Linear mixes pixels of a horizontal strip and no channels. After a widening Linear, reading the
+buffer as (B, ratio*C, H, W) stretches each of ``ratio`` horizontal bands over a whole map. The grouping depends on H
+and W, so a raster mixer is neither translation-equivariant nor resolution-consistent: weights trained at one input
+size see other groups at another.
+"""
+
+from torch import Tensor
+
+LAYOUTS = ("raster", "channel")
+
+
+def to_tokens(x: Tensor, layout: str) -> Tensor:
+    """(B, C, H, W) -> (B, H*W, C), read in ``layout`` order."""
+    if layout == "channel":
+        return x.permute(0, 2, 3, 1).flatten(1, 2)
+    b, c, h, w = x.shape
+    return x.reshape(b, h * w, c)
+
+
+def from_tokens(tokens: Tensor, size: tuple[int, int], layout: str) -> Tensor:
+    """(B, H*W, C') -> (B, C', H, W), written in ``layout`` order; ``size`` is (H, W)."""
+    b, _, c = tokens.shape
+    h, w = size
+    if layout == "channel":
+        return tokens.view(b, h, w, c).permute(0, 3, 1, 2)
+    return tokens.reshape(b, c, h, w)

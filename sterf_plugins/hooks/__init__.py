@@ -1,0 +1,7 @@
+"""mmengine hooks, registered in scope ``sterf_plugins``."""
+
+from .erf import ERFHook
+from .finite_loss import FiniteLossHook
+from .random_state import RandomStateHook
+
+__all__ = ["ERFHook", "FiniteLossHook", "RandomStateHook"]

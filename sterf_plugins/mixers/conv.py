@@ -1,0 +1,51 @@
+"""The baseline channel mixer of SDT-V3 (arXiv:2411.16061): two 3x3 convolutions."""
+
+from torch import Tensor, nn
+
+from ..batch_norm import BatchNorm2d
+from ..checks import fraction, one_of, positive_int
+from ..functional import LAYOUTS
+from ..neurons import IntegerSpike
+
+
+class ConvMixer(nn.Module):
+    """spike -> 3x3 conv (dim -> ratio*dim) -> BN -> spike -> 3x3 conv (ratio*dim -> dim) -> BN.
+
+    (B, dim, H, W) -> (B, dim, H, W), the branch alone, without the residual.
+
+    Args:
+        dim: channels.
+        ratio: expansion.
+        levels: D, integer spike levels.
+        layout: accepted for the common signature; a convolution has one layout only.
+        norm_hidden: accepted for the common signature; the hidden BN is always there.
+        drop: accepted for the common signature; the published block has no dropout.
+
+    Raises:
+        TypeError, ValueError: an argument is out of range; the message names it.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        ratio: int = 4,
+        *,
+        levels: int = 4,
+        layout: str = "raster",
+        norm_hidden: bool = False,
+        drop: float = 0.0,
+    ):
+        super().__init__()
+        one_of("layout", layout, LAYOUTS)
+        fraction("drop", drop)
+        hidden = positive_int("dim", dim) * positive_int("ratio", ratio)
+        self.spike1 = IntegerSpike(levels)
+        self.conv1 = nn.Conv2d(dim, hidden, 3, padding=1, bias=False)
+        self.bn1 = BatchNorm2d(hidden)
+        self.spike2 = IntegerSpike(levels)
+        self.conv2 = nn.Conv2d(hidden, dim, 3, padding=1, bias=False)
+        self.bn2 = BatchNorm2d(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.bn1(self.conv1(self.spike1(x)))
+        return self.bn2(self.conv2(self.spike2(x)))

@@ -1,0 +1,33 @@
+"""Integer spikes as a module."""
+
+from torch import Tensor, nn
+
+from ..checks import positive_int
+from ..functional import integer_fire
+
+
+class IntegerSpike(nn.Module):
+    """Memoryless I-LIF neuron: ``round(clamp(x, 0, levels)) / norm`` (see ``functional.integer_fire``).
+
+    Any shape in, the same shape out. The same in train and eval; the surrogate gradient is always on.
+
+    Args:
+        levels: D, the largest number of spikes.
+        norm: divisor of the count; ``None`` means ``levels``.
+
+    Raises:
+        TypeError, ValueError: ``levels`` is not an int >= 1, or ``norm`` is not positive.
+    """
+
+    def __init__(self, levels: int = 4, norm: float | None = None):
+        super().__init__()
+        self.levels = positive_int("levels", levels)
+        if norm is not None and norm <= 0:
+            raise ValueError(f"`norm` is {norm!r}; it must be > 0, or None for `levels`.")
+        self.norm = self.levels if norm is None else norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        return integer_fire(x, self.levels, self.norm)
+
+    def extra_repr(self) -> str:
+        return f"levels={self.levels}, norm={self.norm}"

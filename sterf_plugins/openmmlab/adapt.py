@@ -1,0 +1,154 @@
+"""Put another backbone into a stock config: channels, strides, and what stock heads derive from them."""
+
+from dataclasses import dataclass
+
+import timm
+import torch
+from mmengine.config import Config, ConfigDict
+
+from .timm_backbone import check_model_name
+
+NECKS = ("FPN", "PAFPN", "ChannelMapper")
+
+
+@dataclass(frozen=True)
+class Pyramid:
+    """Four feature levels of a timm model."""
+
+    model_name: str
+    indices: tuple[int, ...]
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+def pyramid(model_name: str, levels: int = 4) -> Pyramid:
+    """The last ``levels`` feature levels of a timm model, without building its weights.
+
+    Raises:
+        ValueError: unknown model, no feature maps, or not a pyramid.
+    """
+    check_model_name(model_name)
+    try:
+        with torch.device("meta"):
+            info = timm.create_model(model_name, features_only=True).feature_info.info
+    except (RuntimeError, AttributeError, NotImplementedError) as error:
+        raise ValueError(f"--backbone {model_name}: timm gives no feature maps of it ({error}).") from error
+    strides = [int(level["reduction"]) for level in info]
+    if len(info) < levels or len(set(strides)) == 1 or strides != sorted(strides):
+        raise ValueError(
+            f"--backbone {model_name}: its feature levels have strides {strides}; a stock neck needs {levels} levels "
+            f"of growing stride. A plain transformer needs a simple feature pyramid, which these configs lack."
+        )
+    first = len(info) - levels
+    chosen = info[first:]
+    return Pyramid(
+        model_name,
+        tuple(range(first, len(info))),
+        tuple(int(level["num_chs"]) for level in chosen),
+        tuple(strides[first:]),
+    )
+
+
+def swap_backbone(config: Config, model_name: str) -> None:
+    """Replace the backbone of a detector's or segmentor's config in place, and all that depends on it.
+
+    Sets the neck's (or the head's) input channels; the true strides of anchor generators, point heads, RoI extractors
+    and FPN decode heads; the stock anchor sizes through ``base_sizes``; FCOS's ``regress_ranges`` stay per level.
+
+    Raises:
+        ValueError: the model is unknown, or the config is of a kind that cannot be adapted; the message says why.
+    """
+    model = config.get("model")
+    if not model or "backbone" not in model:
+        raise ValueError("--backbone: the config has no model.backbone to replace.")
+    neck = model.get("neck")
+    if isinstance(neck, (list, tuple)) or (neck and neck.type.split(".")[-1] not in NECKS):
+        kind = [n.type for n in neck] if isinstance(neck, (list, tuple)) else neck.type
+        raise ValueError(f"--backbone: the config's neck is {kind}; only {', '.join(NECKS)} or none can be adapted.")
+    old_strides = _stock_strides(model.backbone)
+    heads = _decode_heads(model)
+    if not neck and not heads:
+        raise ValueError(
+            "--backbone: the config has no neck and no decode head that names its input levels (a C4 or single-level "
+            "detector); its heads are built for one ResNet stage and cannot be adapted."
+        )
+    levels = len(neck.in_channels) if neck else 4
+    if levels != len(old_strides):
+        raise ValueError(
+            f"--backbone: the neck takes {levels} levels but the stock backbone gives {len(old_strides)}; "
+            f"which of the new backbone's levels to use cannot be told."
+        )
+    new = pyramid(model_name, levels)
+    model.backbone = ConfigDict(
+        type="sterf_plugins.TIMMBackbone", model_name=model_name, out_indices=list(new.indices), pretrained=False
+    )
+    if model.get("pretrained"):
+        model.pretrained = None  # mmseg would hand the stock backbone's weights to the new one
+    if neck:
+        neck.in_channels = list(new.channels)
+    _set_strides(model, neck, old_strides, new)
+    if not neck:
+        for head in heads:
+            _set_head_channels(head, new)
+
+
+def _stock_strides(backbone: ConfigDict) -> list[int]:
+    """Strides of the stock backbone's outputs: 4, 8, 16, 32 for every hierarchical one in mmdet and mmseg."""
+    indices = backbone.get("out_indices", (0, 1, 2, 3))
+    return [4 * 2**i for i in indices]
+
+
+def _decode_heads(model: ConfigDict) -> list[ConfigDict]:
+    heads = []
+    for name in ("decode_head", "auxiliary_head"):
+        value = model.get(name)
+        heads += value if isinstance(value, (list, tuple)) else [value] if value else []
+    return heads
+
+
+def _set_head_channels(head: ConfigDict, new: Pyramid) -> None:
+    index = head.get("in_index", -1)
+    if isinstance(index, (list, tuple)):
+        head.in_channels = [new.channels[i] for i in index]
+    else:
+        head.in_channels = new.channels[index]
+
+
+def _set_strides(model: ConfigDict, neck: ConfigDict | None, old: list[int], new: Pyramid) -> None:
+    """Walk the heads; every list of strides that starts like the stock pyramid gets the true ones."""
+    start = neck.get("start_level", 0) if neck else 0
+    mapped = list(new.strides[start:])
+    stock = old[start:]
+
+    def true_strides(strides: list[int], where: str) -> list[int]:
+        strides = list(strides)
+        shared = min(len(strides), len(stock))
+        if strides[:shared] != stock[:shared]:
+            raise ValueError(
+                f"--backbone: {where} has strides {strides}, which do not start like the stock pyramid {stock}; "
+                f"what they mean for another backbone cannot be told."
+            )
+        result = mapped[:shared]
+        while len(result) < len(strides):  # extra levels of the neck halve the last one
+            result.append(result[-1] * 2)
+        return result
+
+    def walk(node, where: str) -> None:
+        if isinstance(node, (list, tuple)):
+            for i, item in enumerate(node):
+                walk(item, f"{where}[{i}]")
+            return
+        if not isinstance(node, dict):
+            return
+        for key in list(node):
+            value = node[key]
+            if key.endswith("strides") and isinstance(value, (list, tuple)) and len(value) > 1:
+                if key == "strides" and str(node.get("type")).endswith("AnchorGenerator"):
+                    node.setdefault("base_sizes", [min(s) if isinstance(s, (list, tuple)) else s for s in value])
+                node[key] = true_strides(value, f"{where}.{key}")
+            else:
+                walk(value, f"{where}.{key}")
+
+    for part in ("rpn_head", "bbox_head", "roi_head", "mask_head", "decode_head", "auxiliary_head"):
+        if model.get(part):
+            walk(model[part], f"model.{part}")

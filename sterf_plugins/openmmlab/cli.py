@@ -1,0 +1,157 @@
+"""What the command-line tools share: options, config preparation, and errors in one line."""
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.logging import print_log
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from .adapt import swap_backbone
+from .configs import check_data, load_config, revert_sync_bn
+
+USER_ERRORS = (ValueError, TypeError, KeyError, OSError, ImportError, AssertionError, NotImplementedError)
+TRACEBACK = "STERF_TRACEBACK"
+
+
+def add_config_options(parser: argparse.ArgumentParser) -> None:
+    """Options that the stock train and test tools of mmdet and mmseg share, and ours."""
+    parser.add_argument("--work-dir", help="folder of logs, checkpoints and results (default: work_dirs/<config>)")
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=DictAction,
+        metavar="KEY=VALUE",
+        help='override settings of the config, such as model.backbone.levels=8 or key="[(a,b),(c,d)]"',
+    )
+    parser.add_argument(
+        "--backbone",
+        metavar="NAME",
+        help="put this backbone into the config: any timm name, such as sdtv3_tiny_srb; sets channels and strides",
+    )
+    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none", help="job launcher")
+    # torch.distributed.launch of old passes --local-rank; torchrun sets the environment variable.
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+
+
+def read_config(args: argparse.Namespace) -> Config:
+    """The config with the command line's changes, fit for this machine.
+
+    Raises:
+        ValueError: the config, an option or the work directory cannot be used.
+    """
+    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    config = load_config(args.config)
+    config.launcher = args.launcher
+    if args.backbone:
+        swap_backbone(config, args.backbone)
+    if args.cfg_options:
+        config.merge_from_dict(args.cfg_options)
+    if args.work_dir:
+        config.work_dir = args.work_dir
+    elif not config.get("work_dir"):
+        config.work_dir = str(Path("work_dirs") / Path(args.config.split("::")[-1]).stem)
+    _check_writable(Path(config.work_dir))
+    if not torch.cuda.is_available():
+        _fit_cpu(config)
+    return config
+
+
+def _check_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".write-test-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(
+            f"--work-dir {folder} cannot be written ({error.strerror}); give a folder where you may write."
+        ) from error
+
+
+def _fit_cpu(config: Config) -> None:
+    """SyncBN and NCCL exist on GPUs only, and mmengine's launcher takes a GPU for granted."""
+    count = revert_sync_bn(config)
+    if count:
+        print_log(f"no GPU: {count} SyncBN settings of the model become BN", logger="current")
+    if config.launcher != "pytorch":
+        return
+    torch.distributed.init_process_group("gloo")
+    config.model_wrapper_cfg = dict(
+        type="MMDistributedDataParallel",
+        device_ids=None,
+        broadcast_buffers=False,
+        find_unused_parameters=config.get("find_unused_parameters", False),
+    )
+
+
+def build_runner(config: Config, *phases: str) -> Runner:
+    """Check the data sets of the phases, then build the runner that the config names."""
+    check_data(config, *phases)
+    return RUNNERS.build(config) if "runner_type" in config else Runner.from_cfg(config)
+
+
+def check_checkpoint(runner: Runner, path: str, strict: bool) -> None:
+    """Compare a checkpoint's keys with the runner's model before they are loaded.
+
+    Args:
+        runner: holds the model.
+        path: checkpoint file.
+        strict: refuse any missing key or other shape (testing); otherwise only a checkpoint without any key in
+            common (fine-tuning changes heads).
+
+    Raises:
+        ValueError: the file is no checkpoint, or does not fit.
+    """
+    from mmengine.runner import CheckpointLoader
+
+    try:
+        checkpoint = CheckpointLoader.load_checkpoint(path, map_location="cpu")
+    except Exception as error:
+        raise ValueError(
+            f"checkpoint {path} cannot be read: {type(error).__name__}: {error}".splitlines()[0]
+        ) from error
+    if not isinstance(checkpoint, dict):
+        raise ValueError(f"checkpoint {path} holds a {type(checkpoint).__name__}, not a dict of tensors.")
+    state = checkpoint.get("state_dict", checkpoint)
+    model = runner.model.module if hasattr(runner.model, "module") else runner.model
+    own = model.state_dict()
+    fitting = [k for k in own if k in state and getattr(state[k], "shape", None) == own[k].shape]
+    lacking = [k for k in own if k not in fitting]
+    print_log(
+        f"checkpoint {path}: {len(fitting)} of the model's {len(own)} entries fit, "
+        f"{len(state) - len(fitting)} entries are not used",
+        logger="current",
+    )
+    if not fitting or (strict and lacking):
+        raise ValueError(
+            f"checkpoint {path} does not fit the model: {len(lacking)} of {len(own)} entries are missing or of another "
+            f"shape, such as {', '.join(lacking[:3])}. Give the config that the checkpoint was trained with "
+            f"(--backbone and --cfg-options included)."
+        )
+
+
+def run_tool(main: Callable[[], None]) -> None:
+    """Run a tool: user errors become one line and exit code 2, Ctrl-C becomes 130."""
+    name = Path(sys.argv[0]).name
+    warnings.filterwarnings("ignore", message=".*pkg_resources.*")
+    try:
+        main()
+    except KeyboardInterrupt:
+        print(f"\n{name}: interrupted; go on with the same command and --resume", file=sys.stderr)
+        raise SystemExit(130) from None
+    except FloatingPointError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
+    except USER_ERRORS as error:
+        if os.environ.get(TRACEBACK):
+            raise
+        message = error.args[0] if isinstance(error, KeyError) and error.args else error
+        print(f"{name}: error: {message}\n(set {TRACEBACK}=1 to see where it arose)", file=sys.stderr)
+        raise SystemExit(2) from None

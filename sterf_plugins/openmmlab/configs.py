@@ -1,0 +1,149 @@
+"""Reading configs by path or by ``package::path``, and checks that give one clear line before training starts."""
+
+import importlib.util
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from mmengine.config import Config, ConfigDict
+
+PACKAGES = ("mmdet", "mmseg", "sterf_plugins")
+MAKE_SHAPES = "python tools/dataset_tools/make_shapes.py data/shapes"
+# Larger annotation files are not read twice.
+PROBE_BYTES = 64 * 2**20
+
+
+def config_path(name: str) -> Path:
+    """The file of a config given as a path or as ``mmdet::…``, ``mmseg::…`` or ``sterf_plugins::…``.
+
+    Raises:
+        ValueError: unknown package, or no such config; the message names near ones.
+    """
+    if "::" not in name:
+        path = Path(name)
+        if not path.is_file():
+            raise ValueError(f"no config file {name!r}. Give a path, or mmdet::…, mmseg::…, sterf_plugins::….")
+        return path
+    package, inner = name.split("::", 1)
+    if package not in PACKAGES:
+        raise ValueError(f"config package {package!r} is unknown; allowed: {', '.join(PACKAGES)}.")
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise ValueError(f'config {name!r} needs the package {package}: pip install "sterf-plugins[openmmlab]"')
+    root = Path(spec.origin).parent / ".mim" / "configs"
+    path = root / inner
+    if not path.is_file():
+        import difflib
+
+        known = [p.relative_to(root).as_posix() for p in root.rglob("*.py")]
+        near = difflib.get_close_matches(inner, known, 3, 0.3)
+        raise ValueError(f"{package} has no config {inner!r}; near: {', '.join(near) or 'none'}.")
+    return path
+
+
+def load_config(name: str, options: dict | None = None) -> Config:
+    """Read a config and merge ``--cfg-options``."""
+    try:
+        config = Config.fromfile(config_path(name))
+    except (SyntaxError, NameError, KeyError) as error:
+        raise ValueError(f"config {name!r} cannot be read: {type(error).__name__}: {error}") from error
+    if options:
+        config.merge_from_dict(options)
+    return config
+
+
+def datasets(config: Config, *phases: str) -> Iterator[tuple[str, ConfigDict]]:
+    """(dataloader's name, innermost dataset) for each phase's loader."""
+    for phase in phases:
+        loader = config.get(f"{phase}_dataloader")
+        stack = [loader.dataset] if loader and loader.get("dataset") else []
+        while stack:
+            dataset = stack.pop()
+            inner = dataset.get("datasets") or ([dataset.dataset] if dataset.get("dataset") else [])
+            stack.extend(inner)
+            if not inner:
+                yield f"{phase}_dataloader", dataset
+
+
+def check_data(config: Config, *phases: str) -> None:
+    """Raise one clear ``ValueError`` where a data set is missing, empty or no COCO file."""
+    for loader, dataset in datasets(config, *phases):
+        root = Path(dataset.get("data_root") or "")
+        annotation = dataset.get("ann_file")
+        if annotation:
+            path = _under(root, annotation)
+            _exists(path, loader, dataset)
+            if path.suffix == ".json" and "Coco" in str(dataset.type):
+                _check_coco(path, dataset)
+        for prefix in (dataset.get("data_prefix") or {}).values():
+            path = _under(root, prefix)
+            _exists(path, loader, dataset)
+            if path.is_dir() and next(path.iterdir(), None) is None:
+                raise ValueError(f"{loader}: the folder {path} is empty. {_fix(dataset)}")
+
+
+def _under(root: Path, path: str) -> Path:
+    """As the data set classes join: a path that is not absolute lies under the root."""
+    return Path(path) if Path(path).is_absolute() else root / path
+
+
+def _exists(path: Path, loader: str, dataset: ConfigDict) -> None:
+    if "://" not in str(path) and not path.exists():
+        raise ValueError(f"{loader}: {path} does not exist. {_fix(dataset)}")
+
+
+def _fix(dataset: ConfigDict) -> str:
+    kind = str(dataset.type).split(".")[-1]
+    root = dataset.get("data_root") or "the paths of the config"
+    expected = (
+        "annotations/{training,validation}/*.png beside images/{training,validation}/*.jpg"
+        if (dataset.get("data_prefix") or {}).get("seg_map_path")
+        else "annotations/instances_{train,val}2017.json beside train2017/ and val2017/"
+    )
+    return (
+        f"{kind} expects {expected} in {root}; link your copy there or set the data_root of the config. "
+        f"A small data set for a try: `{MAKE_SHAPES}`, for the configs in configs/shapes/."
+    )
+
+
+def _check_coco(path: Path, dataset: ConfigDict) -> None:
+    if path.stat().st_size > PROBE_BYTES:
+        return
+    try:
+        document = json.loads(path.read_text())
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is no COCO annotation file: it is not JSON ({error}).") from error
+    keys = ("images", "annotations", "categories")
+    missing = [k for k in keys if not isinstance(document, dict) or not isinstance(document.get(k), list)]
+    if missing:
+        raise ValueError(f"{path} is no COCO annotation file: it has no list {', '.join(map(repr, missing))}.")
+    if not document["images"]:
+        raise ValueError(f"{path} lists no images; the data set is empty. {_fix(dataset)}")
+    wanted = (dataset.get("metainfo") or {}).get("classes")
+    found = {c.get("name") for c in document["categories"]}
+    if wanted and not found & set(wanted):
+        raise ValueError(
+            f"{path} has the categories {', '.join(sorted(map(str, found)))}, and the config's metainfo.classes are "
+            f"{', '.join(wanted)}: none in common. Set metainfo=dict(classes=...) of the data sets."
+        )
+
+
+def revert_sync_bn(config: Config) -> int:
+    """Replace every ``SyncBN`` by ``BN`` in the model's config; returns how many there were."""
+    replaced = 0
+
+    def walk(node):
+        nonlocal replaced
+        if isinstance(node, dict):
+            for key, value in node.items():
+                if key == "type" and value in ("SyncBN", "MMSyncBN", "SyncBatchNorm"):
+                    node[key] = "BN"
+                    replaced += 1
+                else:
+                    walk(value)
+        elif isinstance(node, (list, tuple)):
+            for value in node:
+                walk(value)
+
+    walk(config.model)
+    return replaced

@@ -1,0 +1,56 @@
+"""SDT-V3 as an mmengine backbone."""
+
+from collections.abc import Mapping
+
+from mmengine.logging import print_log
+from mmengine.model import BaseModule
+from mmengine.runner import CheckpointLoader
+
+from .. import backbones
+from ..registry import MODELS
+
+
+@MODELS.register_module()
+class SDTV3(backbones.SDTV3, BaseModule):
+    """``sterf_plugins.backbones.SDTV3`` for mmdet and mmseg; (B, C, H, W) -> tuple of (B, C_i, H_i, W_i).
+
+    Args:
+        init_cfg: ``dict(type='Pretrained', checkpoint=FILE)`` loads a published SDT-V3, MLPixer or SRB checkpoint, or
+            one of ours, strictly: keys that do not fit are an error, not a warning.
+        **kwargs: the backbone's arguments.
+
+    Raises:
+        ValueError: an argument, or the checkpoint, does not fit; the message says what is allowed.
+    """
+
+    def __init__(self, init_cfg: Mapping | None = None, **kwargs):
+        super().__init__(**kwargs)
+        self.init_cfg = init_cfg
+
+    def init_weights(self) -> None:
+        """Load ``init_cfg``'s checkpoint, if there is one; the constructor has initialised everything else."""
+        if self.init_cfg and self.init_cfg.get("type") == "Pretrained" and not self.is_init:
+            path = self.init_cfg["checkpoint"]
+            state = backbones.convert_state_dict(CheckpointLoader.load_checkpoint(path, map_location="cpu"))
+            if not self.num_classes:
+                state = {k: v for k, v in state.items() if not k.startswith("head.")}
+            self._load_strictly(state, path)
+            self.is_init = True
+            return
+        super().init_weights()
+
+    def _load_strictly(self, state: dict, path: str) -> None:
+        own = self.state_dict()
+        wrong = sorted(
+            {k for k in own.keys() ^ state.keys()}
+            | {k for k in own.keys() & state.keys() if own[k].shape != state[k].shape}
+        )
+        if wrong:
+            found = backbones.infer_architecture(state)
+            raise ValueError(
+                f"the checkpoint {path} holds embed_dims={found['arch']['embed_dims']}, mixer={found['mixer']!r}, "
+                f"ratio={found['ratio']}, layer_scale={'yes' if found['layer_scale'] else 'no'}, which is not this "
+                f"backbone: {len(wrong)} entries differ, such as {wrong[0]!r}. Change the backbone's arguments."
+            )
+        self.load_state_dict(state, strict=True)
+        print_log(f"backbone weights loaded from {path} ({len(state)} tensors)", logger="current")

@@ -1,0 +1,182 @@
+"""Discovery of mixers, stems, neurons and models through Python entry points.
+
+The groups are ``sterf_plugins.mixers``, ``.stems``, ``.neurons`` (factories) and ``.models`` (modules whose import
+registers models with timm). This package's own parts come through the same groups as those of other packages.
+
+Policies:
+* Listing reads metadata only; a plugin is imported when it is first asked for.
+* Two distributions with one name: an error that names both, never last-wins.
+* A broken plugin: a warning when all are loaded, the full error when it is asked for.
+* ``STERF_PLUGINS=a,b`` allows only these names, ``STERF_PLUGINS_DISABLE=a,b`` leaves these out; a name may be
+  qualified by its kind, as in ``mixers:srb``.
+"""
+
+import inspect
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache, partial
+from importlib.metadata import EntryPoint, entry_points
+
+KINDS = ("mixers", "stems", "neurons", "models")
+logger = logging.getLogger("sterf_plugins")
+
+
+class PluginError(ValueError):
+    """A plugin is unknown, ambiguous, disabled or cannot be loaded."""
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """One entry point: what it is called, and which distribution brings it."""
+
+    kind: str
+    name: str
+    entry_point: EntryPoint
+    distribution: str
+    version: str
+
+    @property
+    def origin(self) -> str:
+        return f"{self.distribution}=={self.version}"
+
+    @property
+    def own(self) -> bool:
+        return self.distribution.replace("_", "-") == "sterf-plugins"
+
+    def load(self) -> object:
+        """Import the plugin.
+
+        Raises:
+            PluginError: the import failed; the cause is chained.
+        """
+        try:
+            return self.entry_point.load()
+        except Exception as error:
+            raise PluginError(
+                f"the {self.kind} plugin {self.name!r} of {self.origin} cannot be loaded from "
+                f"{self.entry_point.value!r}: {type(error).__name__}: {error}"
+            ) from error
+
+
+def _names(variable: str) -> set[str]:
+    return {name.strip() for name in os.environ.get(variable, "").split(",") if name.strip()}
+
+
+def _listed(kind: str, name: str, names: set[str]) -> bool:
+    return name in names or f"{kind}:{name}" in names
+
+
+@cache
+def _scan(kind: str) -> dict[str, tuple[Plugin, ...]]:
+    found: dict[str, dict[tuple[str, str], Plugin]] = {}
+    for ep in sorted(entry_points(group=f"sterf_plugins.{kind}"), key=lambda e: (e.name, e.value)):
+        dist = ep.dist
+        plugin = Plugin(kind, ep.name, ep, dist.name if dist else "?", dist.version if dist else "?")
+        # One distribution seen twice on sys.path (an editable install beside its build) is one plugin.
+        found.setdefault(ep.name, {}).setdefault((plugin.distribution, ep.value), plugin)
+    return {name: tuple(candidates.values()) for name, candidates in found.items()}
+
+
+def rescan() -> None:
+    """Forget what was found, so that packages installed since are seen (notebooks, tests)."""
+    _scan.cache_clear()
+
+
+def discover(kind: str) -> dict[str, tuple[Plugin, ...]]:
+    """Names of a kind and who provides them, in alphabetical order, without importing any.
+
+    More than one provider under a name is a conflict; ``get`` refuses it.
+
+    Raises:
+        ValueError: ``kind`` is not one of ``KINDS``.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"`kind` is {kind!r}; allowed: {', '.join(KINDS)}.")
+    allowed, disabled = _names("STERF_PLUGINS"), _names("STERF_PLUGINS_DISABLE")
+    return {
+        name: candidates
+        for name, candidates in _scan(kind).items()
+        if (not allowed or _listed(kind, name, allowed)) and not _listed(kind, name, disabled)
+    }
+
+
+def get(kind: str, name: str) -> Plugin:
+    """The one plugin of that kind and name.
+
+    Raises:
+        PluginError: unknown (the message lists the names), disabled, or provided by two distributions.
+    """
+    candidates = discover(kind).get(name, ())
+    if len(candidates) > 1:
+        raise PluginError(
+            f"{kind} name {name!r} is provided by {' and '.join(p.origin for p in candidates)}; "
+            f"uninstall one of them, or rename its entry point."
+        )
+    if candidates:
+        return candidates[0]
+    if name in _scan(kind):
+        raise PluginError(f"{kind} plugin {name!r} is switched off by STERF_PLUGINS or STERF_PLUGINS_DISABLE.")
+    known = ", ".join(discover(kind)) or "none: this environment has no metadata of sterf-plugins; `pip install` it"
+    raise PluginError(f"unknown {kind[:-1]} {name!r}; known: {known}.")
+
+
+def load_all(*kinds: str) -> list[PluginError]:
+    """Import every plugin of the kinds (all kinds if none is named); warn about those that fail.
+
+    Returns:
+        The errors, so that a caller can report them.
+    """
+    errors = []
+    for kind in kinds or KINDS:
+        for name in discover(kind):
+            try:
+                get(kind, name).load()
+            except PluginError as error:
+                logger.warning("%s", error)
+                errors.append(error)
+    return errors
+
+
+Spec = str | Mapping | Callable
+
+
+def resolve(kind: str, spec: Spec, **offered) -> Callable:
+    """Turn a user's ``mixer=``, ``stem=`` or ``neuron=`` value into a factory.
+
+    Args:
+        kind: group of the plugin, such as "mixers".
+        spec: a plugin name; a dict with ``type`` (a name or a callable) and options; or a callable.
+        offered: options of the caller; the factory receives those that its signature names, and an option of the
+            same name in the dict wins.
+
+    Returns:
+        A callable that takes the positional arguments of the kind's protocol.
+
+    Raises:
+        PluginError: no plugin of that name can be loaded.
+        TypeError: ``spec`` is none of the three.
+    """
+    options: dict = {}
+    if isinstance(spec, Mapping):
+        options = dict(spec)
+        if "type" not in options:
+            raise PluginError(f"`{kind[:-1]}` is {dict(spec)!r}; a dict needs a `type`, such as dict(type='srb').")
+        spec = options.pop("type")
+    factory = get(kind, spec).load() if isinstance(spec, str) else spec
+    if not callable(factory):
+        raise TypeError(
+            f"`{kind[:-1]}` is {spec!r} ({type(spec).__name__}); give a name, a dict with `type`, or a callable."
+        )
+    accepted = _accepted(factory)
+    taken = {k: v for k, v in offered.items() if accepted is None or k in accepted}
+    return partial(factory, **{**taken, **options})
+
+
+def _accepted(factory: Callable) -> set[str] | None:
+    """Keyword names of a factory; None if it takes any."""
+    parameters = inspect.signature(factory).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return None
+    return {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}

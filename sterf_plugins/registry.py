@@ -1,0 +1,20 @@
+"""mmengine child registries in scope ``sterf_plugins``.
+
+mmengine imports this module by its name when it meets a type such as ``sterf_plugins.SDTV3``, and swallows import
+errors here, so it imports mmengine only. What it registers lives in the modules named by ``locations``, which
+mmengine imports on first use and whose errors it shows.
+"""
+
+from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS
+from mmengine.registry import Registry
+
+MODELS = Registry("model", parent=MMENGINE_MODELS, scope="sterf_plugins", locations=["sterf_plugins.openmmlab"])
+HOOKS = Registry("hook", parent=MMENGINE_HOOKS, scope="sterf_plugins", locations=["sterf_plugins.hooks"])
+OPTIM_WRAPPER_CONSTRUCTORS = Registry(
+    "optimizer wrapper constructor",
+    parent=MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS,
+    scope="sterf_plugins",
+    locations=["sterf_plugins.openmmlab"],
+)

@@ -1,0 +1,11 @@
+"""Stems: the first layers of a backbone, from the image to ``embed_dim`` channels.
+
+The protocol, for our stems and for those of other packages (entry-point group ``sterf_plugins.stems``)::
+
+    stem(in_chans, embed_dim, stride, **options) -> nn.Module with a `.stride`
+    # (B, in_chans, H, W) -> (B, embed_dim, ceil(H / stride), ceil(W / stride))
+"""
+
+from .conv import ConvStem
+
+__all__ = ["ConvStem"]

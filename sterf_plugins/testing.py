@@ -1,0 +1,125 @@
+"""Contract checks for third parties: is my mixer, stem or backbone fit for use here?
+
+from sterf_plugins.testing import check_mixer
+check_mixer(MyMixer)          # silent, or an AssertionError that says what is wrong and how to mend it
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from . import plugins
+
+
+def check_mixer(mixer: str | Callable, dims: Sequence[int] = (8, 12), ratio: int = 4, **options) -> None:
+    """Check a channel mixer against the protocol ``mixer(dim, ratio, **options)``.
+
+    Shapes are kept for even, odd and non-square maps; the branch is without state and leaves its input alone; every
+    parameter gets a gradient; the input gets one in eval mode; one sample alone has the gradient it has in a batch;
+    it survives deepcopy and a state_dict round trip.
+
+    Args:
+        mixer: a factory, or a name in the group ``sterf_plugins.mixers``.
+        dims: channel counts to try.
+        ratio: expansion to try.
+        **options: further arguments of the mixer.
+
+    Raises:
+        AssertionError: the contract is broken; the message says where and how to mend it.
+    """
+    factory = plugins.resolve("mixers", {"type": mixer, **options})
+    for dim in dims:
+        module = _build(lambda dim=dim: factory(dim, ratio), f"mixer({dim}, {ratio})")
+        for size in ((8, 8), (7, 5)):
+            _check_module(module, torch.randn(3, dim, *size), (3, dim, *size), "a mixer keeps the shape")
+
+
+def check_stem(stem: str | Callable, in_chans: int = 3, embed_dim: int = 16, stride: int = 2, **options) -> None:
+    """Check a stem against ``stem(in_chans, embed_dim, stride, **options)`` with a ``.stride``.
+
+    Raises:
+        AssertionError: the contract is broken; the message says where and how to mend it.
+    """
+    factory = plugins.resolve("stems", {"type": stem, **options})
+    module = _build(lambda: factory(in_chans, embed_dim, stride), f"stem({in_chans}, {embed_dim}, {stride})")
+    assert getattr(module, "stride", None) == stride, (
+        f"the stem's .stride is {getattr(module, 'stride', None)!r}; set self.stride to the stride it was built with "
+        f"({stride}), so that necks can be told"
+    )
+    for h, w in ((32, 32), (33, 20)):
+        expected = (2, embed_dim, -(-h // stride), -(-w // stride))
+        _check_module(module, torch.randn(2, in_chans, h, w), expected, "a stem gives ceil(size / stride)")
+
+
+def check_backbone(backbone: Callable[[], nn.Module], in_chans: int = 3, size: tuple[int, int] = (64, 96)) -> None:
+    """Check a backbone: (B, C, H, W) -> tuple of (B, C_i, H_i, W_i) that agree with ``out_channels``/``out_strides``.
+
+    Raises:
+        AssertionError: the contract is broken; the message says where and how to mend it.
+    """
+    module = _build(backbone, "backbone()")
+    x = torch.randn(2, in_chans, *size)
+    features = module.eval()(x)
+    assert isinstance(features, (tuple, list)), f"forward gave {type(features).__name__}; return a tuple of maps"
+    channels, strides = module.out_channels, module.out_strides
+    assert len(features) == len(channels) == len(strides), "out_channels and out_strides need one entry per feature"
+    for i, (y, c, s) in enumerate(zip(features, channels, strides, strict=True)):
+        expected = (2, c, -(-size[0] // s), -(-size[1] // s))
+        assert tuple(y.shape) == expected, f"feature {i} has shape {tuple(y.shape)}, its description says {expected}"
+    _check_gradients(module, x, "backbone")
+
+
+def _build(build: Callable[[], nn.Module], call: str) -> nn.Module:
+    try:
+        module = build()
+    except TypeError as error:
+        raise AssertionError(
+            f"{call} failed: {error}. Take these arguments by position, options by keyword."
+        ) from error
+    assert isinstance(module, nn.Module), f"{call} gave {type(module).__name__}; return an nn.Module"
+    return module
+
+
+def _check_module(module: nn.Module, x: Tensor, expected: tuple[int, ...], rule: str) -> None:
+    torch.manual_seed(0)
+    module.train()
+    before = x.clone()
+    y = module(x)
+    assert isinstance(y, Tensor), f"forward gave {type(y).__name__}; return one tensor"
+    assert tuple(y.shape) == expected, f"input {tuple(x.shape)} gave {tuple(y.shape)}, expected {expected}: {rule}"
+    assert torch.equal(x, before), "forward changed its input in place; the residual needs the input as it was"
+    module.eval()
+    with torch.no_grad():
+        first, second = module(x), module(x)
+    assert torch.equal(first, second), (
+        "two forward passes on one input differ in eval mode: state survives `forward`. Reset neurons inside, for "
+        "instance by sterf_plugins.neurons.StatelessNode"
+    )
+    clone = copy.deepcopy(module)
+    clone.load_state_dict(module.state_dict(), strict=True)
+    with torch.no_grad():
+        assert torch.equal(clone(x), first), "a deepcopy with the same state_dict gives another output"
+    _check_gradients(module, x, "module")
+
+
+def _check_gradients(module: nn.Module, x: Tensor, what: str) -> None:
+    module.train().zero_grad(set_to_none=True)
+    _total(module(x)).backward()
+    silent = [name for name, p in module.named_parameters() if p.requires_grad and p.grad is None]
+    assert not silent, f"these parameters of the {what} got no gradient: {silent}; use them in forward, or drop them"
+    module.eval()
+    leaf = x.clone().requires_grad_()
+    (grad,) = torch.autograd.grad(_total(module(leaf)), leaf, allow_unused=True)
+    assert grad is not None, "the input got no gradient in eval mode: keep the surrogate active there (ERF needs it)"
+    alone = x[:1].clone().requires_grad_()
+    (single,) = torch.autograd.grad(_total(module(alone)), alone)
+    assert torch.allclose(single, grad[:1], atol=1e-5, rtol=1e-4), (
+        "one sample alone has another gradient than in a batch. PyTorch's CPU BatchNorm is wrong at batch 1 for some "
+        "memory orders: use sterf_plugins.batch_norm.BatchNorm2d"
+    )
+
+
+def _total(y: Tensor | Sequence[Tensor]) -> Tensor:
+    return sum(t.square().sum() for t in y) if isinstance(y, (tuple, list)) else y.square().sum()

@@ -1,0 +1,53 @@
+"""Shared fixtures: golden arrays, and small real data sets."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def golden_folder() -> Path:
+    return Path(os.environ.get("STERF_GOLDEN", ROOT.parent / "shared" / "golden"))
+
+
+class Golden:
+    """Cases of one golden folder, by id."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.cases = {c["id"]: c for c in json.loads((folder / "manifest.json").read_text())["cases"]}
+
+    def tensors(self, file: str) -> dict:
+        from safetensors.torch import load_file
+
+        return load_file(str(self.folder / file))
+
+    def case(self, name: str) -> tuple[dict, dict, dict]:
+        """The case's description, its arrays, and its published state dict."""
+        case = self.cases[name]
+        arrays = self.tensors(case["file"])
+        state = {k.removeprefix("param."): v for k, v in arrays.items() if k.startswith("param.")}
+        return case, arrays, state
+
+
+@pytest.fixture(scope="session")
+def golden() -> Golden:
+    folder = golden_folder() / "sdtv3"
+    if not folder.is_dir():
+        pytest.skip(f"golden arrays not found at {folder}; set STERF_GOLDEN to their folder")
+    return Golden(folder)
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory) -> Path:
+    """A small shapes data set in COCO and ADE20K format, made by the real tool."""
+    out = tmp_path_factory.mktemp("data") / "shapes"
+    tool = ROOT / "tools" / "dataset_tools" / "make_shapes.py"
+    arguments = ["--num-train", "12", "--num-val", "6", "--size", "96", "--seed", "3"]
+    subprocess.run([sys.executable, str(tool), str(out), *arguments], check=True, capture_output=True)
+    return out

@@ -1,0 +1,138 @@
+import pytest
+import torch
+from torch.nn import functional as F
+
+from sterf_plugins.mixers import SRB, ConvMixer, MLPixer
+from sterf_plugins.neurons import IntegerSpike
+from sterf_plugins.testing import check_mixer
+
+MIXERS = [ConvMixer, MLPixer, SRB]
+
+
+def spike(x):
+    return torch.round(x.clamp(0, 4)) / 4
+
+
+def raster_linear(x, weight):
+    """The raw-buffer Linear, written with flat indices: run g of C numbers -> run g of eC numbers."""
+    batch, channels, height, width = x.shape
+    hidden = weight.shape[0]
+    out = torch.empty(batch, hidden * height * width)
+    for b in range(batch):
+        flat = [float(v) for v in x[b].reshape(-1)]
+        for g in range(height * width):
+            run = torch.tensor(flat[g * channels : (g + 1) * channels])
+            out[b, g * hidden : (g + 1) * hidden] = weight @ run
+    return out.view(batch, hidden, height, width)
+
+
+@pytest.mark.parametrize("size", [(4, 6), (3, 5)])
+def test_raster_is_a_linear_over_runs_of_the_buffer(size):
+    torch.manual_seed(0)
+    x = torch.randn(2, 4, *size) * 2
+    mlpixer, srb = MLPixer(4, 3).eval(), SRB(4, 3).eval()
+    with torch.no_grad():
+        for m in (mlpixer, srb):
+            m.fc1.weight.normal_()
+        mlpixer.fc2.weight.normal_()
+        hidden = spike(raster_linear(spike(x), mlpixer.fc1.weight))
+        # The second Linear reads runs of eC numbers and writes runs of C numbers.
+        tokens = hidden.reshape(2, -1, 12) @ mlpixer.fc2.weight.T
+        assert torch.allclose(mlpixer(x), tokens.reshape(x.shape), atol=1e-5)
+        hidden = spike(raster_linear(spike(x), srb.fc1.weight))
+        expected = srb.bn2(F.conv2d(hidden, srb.conv2.weight, padding=1))
+        assert torch.allclose(srb(x), expected, atol=1e-5)
+
+
+def test_channel_layout_is_a_pointwise_convolution():
+    torch.manual_seed(0)
+    mixer = MLPixer(4, 3, layout="channel").eval()
+    x = torch.randn(2, 4, 5, 7) * 2
+    with torch.no_grad():
+        mixer.fc1.weight.normal_()
+        mixer.fc2.weight.normal_()
+        hidden = F.conv2d(spike(x), mixer.fc1.weight[..., None, None])
+        expected = F.conv2d(spike(hidden), mixer.fc2.weight[..., None, None])
+        assert torch.allclose(mixer(x), expected, atol=1e-5)
+
+
+def test_layouts_have_the_same_parameters_and_are_different_functions():
+    raster, channel = SRB(8, layout="raster").eval(), SRB(8, layout="channel").eval()
+    channel.load_state_dict(raster.state_dict())
+    with torch.no_grad():
+        for m in (raster, channel):
+            m.fc1.weight.fill_(0.5)
+    x = torch.randn(1, 8, 6, 6)
+    assert not torch.allclose(raster(x), channel(x))
+
+
+def support(mixer, height, width):
+    """Pixels and rows that reach the centre output pixel when spikes are replaced by the identity."""
+    for module in mixer.modules():
+        for name, child in module.named_children():
+            if isinstance(child, IntegerSpike):
+                setattr(module, name, torch.nn.Identity())
+    x = torch.randn(1, mixer_dim(mixer), height, width, dtype=torch.float64, requires_grad=True)
+    y = mixer.double().eval()(x)[0, :, height // 2, width // 2]
+    (grad,) = torch.autograd.grad(y.sum(), x)
+    return int((grad.abs().sum(1)[0] > 0).sum())
+
+
+def mixer_dim(mixer):
+    return mixer.conv1.in_channels if isinstance(mixer, ConvMixer) else mixer.dim
+
+
+@pytest.mark.parametrize(
+    ("dim", "side", "expected"),
+    [
+        # conv 3x3+3x3, MLPixer raster, MLPixer channel, SRB raster, SRB channel; specs of the published code
+        (16, 112, (25, 16, 1, 192, 9)),
+        (32, 56, (25, 32, 1, 192, 9)),
+        (64, 28, (25, 112, 1, 512, 9)),
+        (128, 28, (25, 240, 1, 784, 9)),
+    ],
+)
+def test_support_of_the_centre_pixel(dim, side, expected):
+    torch.manual_seed(0)
+    builds = [
+        lambda: ConvMixer(dim),
+        lambda: MLPixer(dim),
+        lambda: MLPixer(dim, layout="channel"),
+        lambda: SRB(dim),
+        lambda: SRB(dim, layout="channel"),
+    ]
+    assert tuple(support(build(), side, side) for build in builds) == expected
+
+
+def test_norm_hidden_wakes_the_branch_up_at_initialisation():
+    """With the released initialisation and no BN the hidden spikes are all silent."""
+    torch.manual_seed(0)
+    x = torch.randn(4, 16, 14, 14)
+    rates = {}
+    for norm_hidden in (False, True):
+        mixer = MLPixer(16, norm_hidden=norm_hidden).train()
+        mixer.spike2.register_forward_hook(lambda m, i, o, key=norm_hidden: rates.update({key: o.mean().item()}))
+        mixer(x)
+    assert rates[False] == 0
+    assert rates[True] > 0.05
+
+
+@pytest.mark.parametrize("mixer", MIXERS)
+def test_contract(mixer):
+    check_mixer(mixer)
+
+
+@pytest.mark.parametrize("mixer", MIXERS)
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(dim=8, layout="colum"), "`layout` is 'colum'; allowed: 'raster', 'channel'"),
+        (dict(dim=8, levels=0), "`levels` is 0"),
+        (dict(dim=8, drop=1.5), "`drop` is 1.5"),
+        (dict(dim=0), "`dim` is 0"),
+        (dict(dim=8, ratio="4"), "`ratio` is '4'"),
+    ],
+)
+def test_bad_input(mixer, arguments, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        mixer(**arguments)

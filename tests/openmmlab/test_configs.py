@@ -1,0 +1,198 @@
+"""Every shipped config loads, builds and runs two training iterations through the real Runner."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import sterf_plugins
+
+sterf_plugins.setup()
+
+from mmengine.config import Config  # noqa: E402
+from mmengine.registry import init_default_scope  # noqa: E402
+from mmengine.runner import Runner  # noqa: E402
+
+from sterf_plugins.openmmlab.adapt import pyramid, swap_backbone  # noqa: E402
+from sterf_plugins.openmmlab.configs import config_path, datasets, load_config, revert_sync_bn  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = sorted(p for p in (ROOT / "configs").rglob("*.py") if "_base_" not in p.parts)
+
+
+def on_small_data(config: Config, shapes: Path, work_dir: Path) -> Config:
+    """Two iterations of the config as it is, on the small real data set."""
+    segmentor = config.default_scope == "mmseg"
+    root = shapes / "ade" if segmentor else shapes
+    for _, dataset in datasets(config, "train", "val", "test"):
+        dataset.data_root = f"{root}/"
+        if not segmentor:
+            dataset.metainfo = dict(classes=("disc", "square", "triangle", "twin_a", "twin_b"))
+        for step in dataset.pipeline:
+            if step["type"] == "Resize":
+                step["scale"] = (96, 96)
+            if step["type"] == "RandomResize":
+                step["scale"] = (96, 96)
+            if step["type"] == "RandomCrop":
+                step["crop_size"] = (64, 64)
+    for loader in (config.train_dataloader, config.val_dataloader, config.test_dataloader):
+        loader.update(batch_size=2, num_workers=0)
+        loader.persistent_workers = False
+    if segmentor:
+        if config.model.data_preprocessor.get("size"):
+            config.model.data_preprocessor.size = (96, 96)
+    else:
+        for evaluator in (config.val_evaluator, config.test_evaluator):
+            evaluator.ann_file = f"{shapes}/annotations/instances_val2017.json"
+    config.train_cfg = dict(type="IterBasedTrainLoop", max_iters=2, val_interval=100)
+    config.val_cfg = config.val_dataloader = config.val_evaluator = None
+    config.test_cfg = config.test_dataloader = config.test_evaluator = None
+    config.param_scheduler = None
+    config.default_hooks.pop("erf", None)
+    config.default_hooks.checkpoint = dict(type="CheckpointHook", by_epoch=False, interval=2)
+    config.log_processor = dict(by_epoch=False)
+    config.work_dir = str(work_dir)
+    config.env_cfg.cudnn_benchmark = False
+    revert_sync_bn(config)
+    return config
+
+
+def train_two_iterations(config: Config) -> Runner:
+    config.default_scope and init_default_scope(config.default_scope)
+    config.experiment_name = f"t{abs(hash(config.work_dir))}"
+    runner = Runner.from_cfg(config)
+    runner.train()
+    losses = [v for k, v in runner.message_hub.log_scalars.items() if k == "train/loss"]
+    assert losses and all(map(lambda v: v == v, losses[0].data[0]))
+    assert (Path(config.work_dir) / "iter_2.pth").is_file()
+    return runner
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_shipped_config_trains(path, shapes, tmp_path):
+    runner = train_two_iterations(on_small_data(load_config(str(path)), shapes, tmp_path))
+    backbone = runner.model.backbone
+    mixer = re.search(r"-(conv|mlpixer|srb)_", path.stem).group(1)
+    expected = {"conv": "ConvMixer", "mlpixer": "MLPixer", "srb": "SRB"}[mixer]
+    assert type(backbone.stages[0].blocks[0].mixer).__name__ == expected
+    assert backbone.out_strides == (4, 8, 16, 16)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_configs_point_at_the_data_of_openmmlab_users(path):
+    roots = {d.data_root.rstrip("/") for _, d in datasets(load_config(str(path)), "train", "val", "test")}
+    folder = path.parent.name
+    expected = {"mask_rcnn": "data/coco", "semantic_fpn": "data/ade/ADEChallengeData2016"}
+    assert roots <= {expected.get(folder, "data/shapes"), "data/shapes/ade"}
+
+
+def test_every_config_is_in_exactly_one_metafile():
+    listed = []
+    for metafile in (ROOT / "configs").rglob("metafile.yml"):
+        listed += re.findall(r"Config: (configs/\S+)", metafile.read_text())
+    assert sorted(listed) == [p.relative_to(ROOT).as_posix() for p in CONFIGS]
+    for folder in {p.parent for p in CONFIGS}:
+        assert (folder / "README.md").is_file()
+
+
+STOCK = {
+    "mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py": dict(rpn=[4, 8, 16, 16, 32], sizes=[4, 8, 16, 32, 64]),
+    "mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py": dict(rpn=[4, 8, 16, 16, 32], sizes=[4, 8, 16, 32, 64]),
+    "mmdet::cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py": dict(rpn=[4, 8, 16, 16, 32], sizes=[4, 8, 16, 32, 64]),
+    "mmdet::retinanet/retinanet_r50_fpn_1x_coco.py": dict(dense=[8, 16, 16, 32, 64], sizes=[8, 16, 32, 64, 128]),
+    "mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py": dict(points=[8, 16, 16, 32, 64]),
+    "mmseg::sem_fpn/fpn_r50_4xb4-160k_ade20k-512x512.py": dict(head=[4, 8, 16, 16]),
+    "mmseg::upernet/upernet_r50_4xb4-160k_ade20k-512x512.py": dict(channels=[24, 48, 96, 128]),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STOCK)
+def test_backbone_option_adapts_and_trains_stock_configs(name, shapes, tmp_path):
+    config, expected = load_config(name), STOCK[name]
+    swap_backbone(config, "sdtv3_nano_srb")
+    model = config.model
+    if "rpn" in expected:
+        assert model.rpn_head.anchor_generator.strides == expected["rpn"]
+        assert model.rpn_head.anchor_generator.base_sizes == expected["sizes"]
+        assert model.roi_head.bbox_roi_extractor.featmap_strides == [4, 8, 16, 16]
+    if "dense" in expected:
+        assert model.bbox_head.anchor_generator.strides == expected["dense"]
+        assert model.bbox_head.anchor_generator.base_sizes == expected["sizes"]
+    if "points" in expected:
+        assert model.bbox_head.strides == expected["points"]
+        assert "regress_ranges" not in model.bbox_head  # per level, as in the stock head's default
+    if "head" in expected:
+        assert model.decode_head.feature_strides == expected["head"]
+    if "channels" in expected:
+        assert model.decode_head.in_channels == expected["channels"]
+        assert model.auxiliary_head.in_channels == expected["channels"][2]
+    if model.get("neck"):
+        assert model.neck.in_channels == [24, 48, 96, 128]
+    runner = train_two_iterations(on_small_data(config, shapes, tmp_path))
+    # What the heads were told is what the features are.
+    import torch
+
+    features = runner.model.backbone(torch.zeros(1, 3, 64, 64))
+    assert [64 // f.shape[-1] for f in features] == list(runner.model.backbone.out_strides) == [4, 8, 16, 16]
+
+
+def test_anchors_of_all_levels_lie_on_the_image():
+    """With true strides every anchor centre of a level is inside the image, as in the stock detector."""
+    import torch
+    from mmdet.models.task_modules import AnchorGenerator
+
+    config = load_config("mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py")
+    swap_backbone(config, "sdtv3_nano_srb")
+    settings = {k: v for k, v in config.model.rpn_head.anchor_generator.items() if k != "type"}
+    anchors = AnchorGenerator(**settings).grid_priors(
+        [(128, 128), (64, 64), (32, 32), (32, 32), (16, 16)], device="cpu"
+    )
+    for level in anchors:
+        centres = (level[:, :2] + level[:, 2:]) / 2
+        assert torch.all((centres >= 0) & (centres < 512))
+    widths = [float((level[:, 2] - level[:, 0]).median()) for level in anchors]
+    assert widths == pytest.approx([32, 64, 128, 256, 512], rel=0.01)  # the stock sizes
+
+
+@pytest.mark.parametrize(
+    ("config", "backbone", "message"),
+    [
+        (
+            "mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py",
+            "sdtv3_tiny_sbr",
+            "unknown timm model 'sdtv3_tiny_sbr'; near",
+        ),
+        ("mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py", "vit_tiny_patch16_224", "a stock neck needs 4 levels"),
+        ("mmdet::ssd/ssd300_coco.py", "sdtv3_tiny", "the config's neck is SSDNeck"),
+        ("mmdet::faster_rcnn/faster-rcnn_r50-caffe_c4-1x_coco.py", "sdtv3_tiny", "no neck and no decode head"),
+    ],
+)
+def test_what_cannot_be_adapted_says_why(config, backbone, message):
+    with pytest.raises(ValueError, match=message):
+        swap_backbone(load_config(config), backbone)
+
+
+def test_any_timm_pyramid_works():
+    assert pyramid("resnet50").strides == (4, 8, 16, 32)
+    assert pyramid("sdtv3_base_mlpixer").channels == (64, 128, 256, 360)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nowhere.py", "no config file 'nowhere.py'"),
+        ("mmpose::x.py", "config package 'mmpose' is unknown; allowed: mmdet, mmseg, sterf_plugins"),
+        ("mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coc.py", "near: mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py"),
+    ],
+)
+def test_unknown_configs(name, message):
+    with pytest.raises(ValueError, match=message):
+        config_path(name)
+
+
+def test_sync_bn_becomes_bn():
+    config = load_config(str(ROOT / "configs/semantic_fpn/fpn_sdtv3-t-srb_8xb4-160k_ade20k-512x512.py"))
+    assert revert_sync_bn(config) == 1
+    assert "SyncBN" not in config.model.pretty_text if hasattr(config.model, "pretty_text") else True
+    assert revert_sync_bn(config) == 0

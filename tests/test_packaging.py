@@ -1,0 +1,57 @@
+"""What pip installs: the wheel carries configs, tools and metadata."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> zipfile.ZipFile:
+    out = tmp_path_factory.mktemp("wheel")
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(out), str(ROOT)],
+        check=True,
+        capture_output=True,
+    )
+    return zipfile.ZipFile(next(out.glob("sterf_plugins-*.whl")))
+
+
+@pytest.mark.slow
+def test_the_wheel_is_complete(wheel):
+    names = set(wheel.namelist())
+    for config in (ROOT / "configs").rglob("*.*"):
+        if config.suffix in (".py", ".yml", ".md"):
+            assert f"sterf_plugins/.mim/configs/{config.relative_to(ROOT / 'configs').as_posix()}" in names
+    assert {
+        "sterf_plugins/py.typed",
+        "sterf_plugins/.mim/tools/train.py",
+        "sterf_plugins/.mim/tools/dist_train.sh",
+    } <= names
+    assert "sterf_plugins/.mim/model-index.yml" in names
+    metadata = next(n for n in names if n.endswith("METADATA"))
+    text = wheel.read(metadata).decode()
+    assert "Requires-Dist: onedl-mmdetection" in text and 'extra == "openmmlab"' in text
+    assert not any(n.startswith(("tests/", "benchmarks/")) for n in names)
+
+
+@pytest.mark.slow
+def test_configs_of_the_installed_wheel_are_bases(wheel, tmp_path):
+    """`_base_ = 'sterf_plugins::…'` from another folder, through the package that pip installed."""
+    wheel.extractall(tmp_path / "site")
+    (tmp_path / "mine.py").write_text(
+        "_base_ = 'sterf_plugins::semantic_fpn/fpn_sdtv3-t-srb_8xb4-160k_ade20k-512x512.py'\n"
+        "model = dict(backbone=dict(levels=8))\n"
+    )
+    code = (
+        "import sterf_plugins; sterf_plugins.setup(); from mmengine.config import Config; "
+        "c = Config.fromfile('mine.py'); print(c.model.backbone.levels, c.model.backbone.mixer, sterf_plugins.__file__)"
+    )
+    environment = {"PYTHONPATH": str(tmp_path / "site"), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith(f"8 srb {tmp_path}")

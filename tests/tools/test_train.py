@@ -1,0 +1,341 @@
+"""The tools as users run them: stock ones and ours, resume, two processes, and what goes wrong."""
+
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+DETECTOR = ROOT / "configs" / "shapes" / "mask-rcnn_sdtv3-t-srb_fpn_shapes.py"
+SEGMENTOR = ROOT / "configs" / "shapes" / "fpn_sdtv3-t-srb_shapes.py"
+CLASSES = "('disc','square','triangle','twin_a','twin_b')"
+
+
+def stock_tool(package: str) -> Path:
+    return Path(importlib.util.find_spec(package).origin).parent / ".mim" / "tools" / "train.py"
+
+
+def run(tool, *arguments, cwd=None, check=True, env=None, **options):
+    """Run a tool in a process of its own; options become --cfg-options."""
+    command = [sys.executable, str(tool), *map(str, arguments)]
+    if options:
+        command += ["--cfg-options", *(f"{k.replace('__', '.')}={v}" for k, v in options.items())]
+    environment = {**os.environ, **(env or {})}
+    result = subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=500, env=environment)
+    if check:
+        assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-3000:]
+    return result
+
+
+def segmentation_data(shapes) -> dict:
+    options = {f"{p}_dataloader__dataset__data_root": f"{shapes}/ade" for p in ("train", "val", "test")}
+    return {**options, "train_dataloader__batch_size": 2, "val_dataloader__batch_size": 2}
+
+
+def detection_data(shapes) -> dict:
+    options = {f"{p}_dataloader__dataset__data_root": f"{shapes}/" for p in ("train", "val", "test")}
+    annotations = f"{shapes}/annotations/instances_val2017.json"
+    options |= {f"{p}_evaluator__ann_file": annotations for p in ("val", "test")}
+    return {**options, "train_dataloader__batch_size": 2}
+
+
+SHORT = {
+    "train_cfg__max_iters": 2,
+    "train_cfg__val_interval": 2,
+    "default_hooks__checkpoint__interval": 1,
+    "default_hooks__erf__num_samples": 2,
+    "default_hooks__erf__input_size": 64,
+}
+
+
+def scalars(work_dir) -> list[dict]:
+    path = max(work_dir.glob("2*/vis_data/scalars.json"))
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.slow
+def test_stock_mmdet_tool_with_a_config_of_two_lines(shapes, tmp_path):
+    """Where mmcv has no compiled ops, mmdet needs the import before anything else."""
+    config = tmp_path / "two_lines.py"
+    config.write_text(
+        "_base_ = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'\n"
+        "custom_imports = dict(imports=['sterf_plugins.openmmlab'])\n"
+    )
+    run(
+        stock_tool("mmdet"),
+        config,
+        "--work-dir",
+        tmp_path / "out",
+        cwd=tmp_path,
+        **detection_data(shapes),
+        **{f"{p}_dataloader__dataset__metainfo__classes": CLASSES for p in ("train", "val", "test")},
+        **{f"{p}_dataloader__num_workers": 0 for p in ("train", "val")},
+        **{f"{p}_dataloader__persistent_workers": False for p in ("train", "val")},
+        **{f"{p}_dataloader__dataset__pipeline__{i}__scale": "(96,96)" for p, i in (("train", 2), ("val", 1))},
+        model__backbone___delete_=True,
+        model__backbone__type="sterf_plugins.SDTV3",
+        model__backbone__arch="nano",
+        model__backbone__mixer="srb",
+        model__neck__in_channels="[24,48,96,128]",
+        train_cfg__max_epochs=1,
+        optim_wrapper__optimizer__lr=0.001,
+        default_hooks__erf__type="sterf_plugins.ERFHook",
+        default_hooks__erf__num_samples=2,
+        default_hooks__erf__input_size=64,
+    )
+    assert (tmp_path / "out" / "epoch_1.pth").is_file()
+    assert any("erf/backbone[3]" in line for line in scalars(tmp_path / "out"))
+
+
+@pytest.mark.slow
+def test_stock_mmseg_tool_with_a_stock_config(shapes, tmp_path):
+    config = (
+        Path(importlib.util.find_spec("mmseg").origin).parent
+        / ".mim/configs/sem_fpn/fpn_r50_4xb4-160k_ade20k-512x512.py"
+    )
+    run(
+        stock_tool("mmseg"),
+        config,
+        "--work-dir",
+        tmp_path,
+        cwd=tmp_path,
+        **segmentation_data(shapes),
+        **{f"{p}_dataloader__num_workers": 0 for p in ("train", "val")},
+        **{f"{p}_dataloader__persistent_workers": False for p in ("train", "val")},
+        train_dataloader__dataset__pipeline__2__scale="(96,96)",
+        train_dataloader__dataset__pipeline__3__crop_size="(64,64)",
+        val_dataloader__dataset__pipeline__1__scale="(96,96)",
+        model__pretrained=None,
+        model__data_preprocessor__size="(64,64)",
+        model__backbone___delete_=True,
+        model__backbone__type="sterf_plugins.SDTV3",
+        model__backbone__arch="nano",
+        model__backbone__mixer="mlpixer",
+        model__neck__in_channels="[24,48,96,128]",
+        model__decode_head__norm_cfg__type="BN",
+        model__decode_head__feature_strides="[4,8,16,16]",
+        train_cfg__max_iters=2,
+        train_cfg__val_interval=2,
+        default_hooks__checkpoint__interval=2,
+        default_hooks__erf__type="sterf_plugins.ERFHook",
+        default_hooks__erf__num_samples=2,
+        default_hooks__erf__input_size=64,
+    )
+    assert (tmp_path / "iter_2.pth").is_file()
+    assert any("erf/backbone[3]" in line for line in scalars(tmp_path))
+
+
+@pytest.mark.slow
+def test_a_stock_resnet_mask_rcnn_trains_through_the_torchvision_ops(shapes, tmp_path):
+    run(
+        ROOT / "tools" / "train.py",
+        "mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py",
+        "--work-dir",
+        tmp_path,
+        "--erf",
+        **detection_data(shapes),
+        **{f"{p}_dataloader__dataset__metainfo__classes": CLASSES for p in ("train", "val", "test")},
+        **{f"{p}_dataloader__num_workers": 0 for p in ("train", "val")},
+        **{f"{p}_dataloader__persistent_workers": False for p in ("train", "val")},
+        **{f"{p}_dataloader__dataset__pipeline__{i}__scale": "(96,96)" for p, i in (("train", 2), ("val", 1))},
+        model__backbone__init_cfg=None,
+        train_cfg__max_epochs=1,
+        default_hooks__erf__num_samples=2,
+        default_hooks__erf__input_size=64,
+    )
+    assert (tmp_path / "epoch_1.pth").is_file()
+
+
+@pytest.mark.slow
+def test_train_then_test_then_pictures(shapes, tmp_path):
+    data = detection_data(shapes)
+    run(ROOT / "tools" / "train.py", DETECTOR, "--work-dir", tmp_path, train_cfg__max_epochs=1, **data)
+    checkpoint = tmp_path / "epoch_1.pth"
+    result = run(
+        ROOT / "tools" / "test.py", DETECTOR, checkpoint, "--work-dir", tmp_path / "t", "--out", tmp_path / "out.pkl",
+        "--show-dir", "shown", **data,
+    )  # fmt: skip
+    assert "coco/bbox_mAP_50" in result.stdout + result.stderr
+    assert (tmp_path / "out.pkl").is_file()
+    assert len(list((tmp_path / "t").rglob("shown/*.jpg"))) == 6
+
+
+def same_weights(a, b) -> bool:
+    states = [torch.load(p, weights_only=False)["state_dict"] for p in (a, b)]
+    return all(torch.equal(v, states[1][k]) for k, v in states[0].items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["seg", "det"])
+def test_resume_continues_bit_exactly(shapes, tmp_path, task):
+    """Iteration-based (seg) and epoch-based (det); validation lies between the halves."""
+    if task == "seg":
+        config, short = SEGMENTOR, {**SHORT, **segmentation_data(shapes), "train_cfg__max_iters": 4}
+        first, last, half = "iter_2.pth", "iter_4.pth", {"train_cfg__max_iters": 2}
+        short["default_hooks__checkpoint__max_keep_ckpts"] = -1
+        short["param_scheduler__1__end"] = 100  # the schedule must not depend on where the first run ends
+    else:
+        config, short = DETECTOR, {**detection_data(shapes), "train_cfg__max_epochs": 2}
+        first, last, half = "epoch_1.pth", "epoch_2.pth", {"train_cfg__max_epochs": 1}
+        short["param_scheduler__1__end"] = 50
+    tool = ROOT / "tools" / "train.py"
+    # Dropout and random flips make the result depend on every random state.
+    short["model__backbone__drop_rate"] = 0.2
+    run(tool, config, "--work-dir", tmp_path / "through", **short)
+    run(tool, config, "--work-dir", tmp_path / "halves", **{**short, **half})
+    assert same_weights(tmp_path / "through" / first, tmp_path / "halves" / first)
+    run(tool, config, "--work-dir", tmp_path / "halves", "--resume", **short)
+    assert same_weights(tmp_path / "through" / last, tmp_path / "halves" / last)
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_same_config(shapes, tmp_path):
+    """torchrun with gloo; SyncBN of the config becomes BN and is mentioned."""
+    script = ROOT / "tools" / "dist_train.sh"
+    options = {**SHORT, **segmentation_data(shapes), "model__decode_head__norm_cfg__type": "SyncBN"}
+    command = ["bash", str(script), str(SEGMENTOR), "2", "--work-dir", str(tmp_path), "--cfg-options"]
+    command += [f"{k.replace('__', '.')}={v}" for k, v in options.items()]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "PORT": "29611", "OMP_NUM_THREADS": "1", "PATH": path}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=500)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "SyncBN settings of the model become BN" in result.stdout + result.stderr
+    assert (tmp_path / "iter_2.pth").is_file()
+    assert len(list(tmp_path.glob("2*/vis_data/erf/*.npz"))) == 2  # rank 0 alone computes: start and end
+
+
+@pytest.mark.slow
+def test_an_interrupted_training_says_how_to_go_on_and_leaves_whole_files(shapes, tmp_path):
+    options = {**SHORT, **segmentation_data(shapes), "train_cfg__max_iters": 10000, "train_cfg__val_interval": 10000}
+    command = [sys.executable, str(ROOT / "tools" / "train.py"), str(SEGMENTOR), "--work-dir", str(tmp_path)]
+    command += ["--cfg-options", *(f"{k.replace('__', '.')}={v}" for k, v in options.items())]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.time() + 120
+    while not list(tmp_path.glob("iter_2.pth")) and time.time() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted; go on with the same command and --resume" in errors
+    assert not list(tmp_path.glob("*.partial")) + list(tmp_path.glob(".*.partial"))
+    for checkpoint in tmp_path.glob("*.pth"):
+        torch.load(checkpoint, weights_only=False)
+
+
+def failing(shapes, tmp_path, config=SEGMENTOR, arguments=(), tool="train.py", **options):
+    """One clear line on stderr, exit code 2, nothing written but logs."""
+    data = segmentation_data(shapes) if config == SEGMENTOR else detection_data(shapes)
+    options = {**(SHORT if config == SEGMENTOR else {}), **data, **options}
+    arguments = list(arguments)
+    if "--work-dir" not in arguments:
+        arguments += ["--work-dir", tmp_path / "work"]
+    result = run(ROOT / "tools" / tool, config, *arguments, check=False, **options)
+    assert result.returncode == 2, result.stderr[-2000:]
+    assert "Traceback" not in result.stderr
+    assert not list((tmp_path / "work").glob("*.pth"))
+    return result.stderr
+
+
+BAD = {
+    "backbone": (dict(arguments=("--backbone", "sdtv3_tiny_srbb")), "near names: sdtv3_tiny_srb"),
+    "mixer": (dict(model__backbone__mixer="srbb"), "unknown mixer 'srbb'; known: conv, mlpixer, srb"),
+    "levels": (dict(model__backbone__levels=0), "`levels` is 0; it must be an int >= 1"),
+    "out_index": (dict(model__backbone__out_indices="(1,9)"), "give ascending feature points"),
+    "channels": (dict(model__backbone__in_chans=4), "this model takes (B, 4, H, W)"),
+    "layer": (dict(default_hooks__erf__layers="backbone.stagez.*"), "matches no module"),
+    "no_config": (dict(config="nowhere.py"), "no config file 'nowhere.py'"),
+    "no_data": (
+        dict(train_dataloader__dataset__data_root="/nowhere/ade"),
+        "/nowhere/ade/images/training does not exist",
+    ),
+    "nan": (
+        dict(
+            optim_wrapper__optimizer__lr="1e30",
+            train_cfg__max_iters=20,
+            param_scheduler=None,
+            default_hooks__checkpoint__interval=20,
+        ),
+        "has diverged",
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_gets_one_clear_message(shapes, tmp_path, case):
+    options, message = BAD[case]
+    assert message in failing(shapes, tmp_path, **options)
+
+
+def test_missing_data_says_what_is_expected_where_and_how_to_make_it(shapes, tmp_path):
+    message = failing(shapes, tmp_path, DETECTOR, train_dataloader__dataset__data_root="/nowhere/coco/")
+    assert "/nowhere/coco/annotations/instances_train2017.json does not exist" in message
+    assert "annotations/instances_{train,val}2017.json beside train2017/ and val2017/" in message
+    assert "make_shapes.py data/shapes" in message
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("not json", "it is not JSON"),
+        ('{"images": []}', "it has no list 'annotations', 'categories'"),
+        ("[1, 2]", "it has no list 'images'"),
+        ('{"images": [], "annotations": [], "categories": []}', "lists no images; the data set is empty"),
+        (
+            '{"images": [{"id": 1}], "annotations": [], "categories": [{"id": 1, "name": "cat"}]}',
+            "has the categories cat, and the config's metainfo.classes are disc",
+        ),
+    ],
+)
+def test_annotation_files_that_are_no_coco_files(shapes, tmp_path, content, message):
+    broken = tmp_path / "broken"
+    shutil.copytree(shapes, broken)
+    (broken / "annotations" / "instances_train2017.json").write_text(content)
+    assert message in failing(shapes, tmp_path, DETECTOR, train_dataloader__dataset__data_root=f"{broken}/")
+
+
+def test_empty_image_folder(shapes, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(shapes / "ade", broken)
+    shutil.rmtree(broken / "images" / "training")
+    (broken / "images" / "training").mkdir()
+    assert "is empty" in failing(shapes, tmp_path, train_dataloader__dataset__data_root=str(broken))
+
+
+def test_checkpoint_with_other_keys(shapes, tmp_path):
+    other = tmp_path / "other.pth"
+    torch.save({"state_dict": {"layer1.weight": torch.ones(2)}, "meta": {}}, other)
+    message = failing(shapes, tmp_path, arguments=(other,), tool="test.py")
+    assert "does not fit the model" in message and "Give the config that the checkpoint was trained with" in message
+    other.write_bytes(b"not a checkpoint")
+    assert "cannot be read" in failing(shapes, tmp_path, arguments=(other,), tool="test.py")
+    assert "cannot be read" in failing(shapes, tmp_path, arguments=(tmp_path / "none.pth",), tool="test.py")
+
+
+def test_work_dir_that_cannot_be_written(shapes, tmp_path):
+    (tmp_path / "file").write_text("")
+    message = failing(shapes, tmp_path, arguments=("--work-dir", tmp_path / "file" / "inside"))
+    assert "cannot be written" in message and "give a folder where you may write" in message
+
+
+@pytest.mark.parametrize(
+    "tool", ["train.py", "test.py", "dataset_tools/make_shapes.py", "make_environment.py", "demo.py"]
+)
+def test_help(tool):
+    result = run(ROOT / "tools" / tool, "--help")
+    assert "usage:" in result.stdout
+
+
+@pytest.mark.parametrize("script", ["dist_train.sh", "dist_test.sh", "slurm_train.sh"])
+def test_shell_tools_explain_themselves(script):
+    result = subprocess.run(["bash", str(ROOT / "tools" / script)], capture_output=True, text=True)
+    assert result.returncode == 2
+    assert f"tools/{script}" in result.stdout

@@ -1,0 +1,131 @@
+"""The main job from end to end, sized for two CPU cores (about ten minutes).
+
+    make demo        or        python tools/demo.py [--out work_dirs/demo]
+
+1. renders the shapes data set in COCO and ADE20K format         data/shapes
+2. trains Mask R-CNN with an SDT-V3 backbone and SRB mixers, with the ERF hook
+3. trains Semantic FPN, its backbone starting from the detector's
+4. trains the conv and MLPixer detectors just long enough for their receptive-field pictures
+5. evaluates with pycocotools and mIoU, and writes one HTML report
+
+Each step is a command that you can run yourself; it is printed. Interrupt it at any time and run it again: finished
+steps are skipped, a training goes on from its last checkpoint.
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = ROOT / "configs" / "shapes"
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training of the demo."""
+
+    name: str
+    config: str
+    goal: str
+    options: tuple[str, ...] = ()
+
+
+# Enough iterations for a receptive field to have changed.
+BRIEF = ("train_dataloader.dataset.indices=320", "train_cfg.max_epochs=1")
+DETECTOR = Training("mask-rcnn_srb", "mask-rcnn_sdtv3-t-srb_fpn_shapes.py", "Mask R-CNN with SRB mixers")
+SEGMENTOR = Training(
+    "fpn_srb",
+    "fpn_sdtv3-t-srb_shapes.py",
+    "Semantic FPN with SRB mixers, from the detector's backbone",
+    ("model.backbone.init_cfg.type=Pretrained", "model.backbone.init_cfg.checkpoint={out}/mask-rcnn_srb/epoch_4.pth"),
+)
+TRAININGS = (
+    DETECTOR,
+    SEGMENTOR,
+    Training("mask-rcnn_conv", "mask-rcnn_sdtv3-t-conv_fpn_shapes.py", "conv mixers, for the ERF picture", BRIEF),
+    Training("mask-rcnn_mlpixer", "mask-rcnn_sdtv3-t-mlpixer_fpn_shapes.py", "MLPixer, for the ERF picture", BRIEF),
+)
+
+
+def say(message: str) -> None:
+    print(f"\033[1m{message}\033[0m" if sys.stdout.isatty() else message, flush=True)
+
+
+def run(*command: str | Path) -> None:
+    shown = " ".join(
+        str(c.relative_to(ROOT)) if isinstance(c, Path) and c.is_relative_to(ROOT) else str(c) for c in command
+    )
+    print(f"$ python {shown}", flush=True)
+    result = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT)
+    if result.returncode:
+        sys.exit(f"demo: this step failed with exit code {result.returncode}; run the same command again to go on")
+
+
+def train(training: Training, out: Path) -> None:
+    """Run or resume one training, unless it ran to its end; a training with other settings is started afresh."""
+    folder, config = out / training.name, CONFIGS / training.config
+    options = [option.format(out=out) for option in training.options]
+    settings = json.dumps(dict(config=config.read_text(), options=options))
+    known, finished = folder / "settings.json", folder / "finished.json"
+    if folder.exists() and not (known.is_file() and known.read_text() == settings):
+        shutil.rmtree(folder)
+    if finished.is_file():
+        print("done before")
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    known.write_text(settings)
+    start = time.time()
+    extra = ["--cfg-options", *options] if options else []
+    run(ROOT / "tools" / "train.py", config, "--work-dir", folder, "--resume", *extra)
+    finished.write_text(json.dumps(dict(seconds=time.time() - start)))
+
+
+def evaluate(training: Training, out: Path) -> None:
+    """Write the final checkpoint's predictions as COCO results, or as label maps."""
+    folder = out / training.name
+    results = folder / "results"
+    checkpoint = Path((folder / "last_checkpoint").read_text().strip())
+    mark = results / "of.txt"
+    if mark.is_file() and mark.read_text() == f"{checkpoint} {checkpoint.stat().st_mtime}":
+        print("done before")
+        return
+    results.mkdir(exist_ok=True)
+    command = [ROOT / "tools" / "test.py", CONFIGS / training.config, checkpoint, "--work-dir", results]
+    if training is SEGMENTOR:
+        command += ["--out", results / "maps"]
+    else:
+        command += ["--cfg-options", f"test_evaluator.outfile_prefix={results / 'coco'}"]
+    run(*command)
+    mark.write_text(f"{checkpoint} {checkpoint.stat().st_mtime}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=ROOT / "work_dirs" / "demo", help="default: work_dirs/demo")
+    out = parser.parse_args().out.resolve()
+    start = time.time()
+    steps = len(TRAININGS) + 3
+
+    say(f"[1/{steps}] data: 800 + 120 rendered scenes")
+    run(ROOT / "tools" / "dataset_tools" / "make_shapes.py", ROOT / "data" / "shapes", "--num-val", "120")
+    for i, training in enumerate(TRAININGS):
+        say(f"[{i + 2}/{steps}] {training.goal}   ({time.time() - start:.0f} s so far)")
+        train(training, out)
+    say(f"[{steps - 1}/{steps}] evaluation   ({time.time() - start:.0f} s so far)")
+    for training in (DETECTOR, SEGMENTOR):
+        evaluate(training, out)
+    say(f"[{steps}/{steps}] report")
+    run(ROOT / "tools" / "demo_report.py", out, "--data", ROOT / "data" / "shapes")
+    say(f"finished after {time.time() - start:.0f} s. Open {out / 'report.html'}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("\ndemo: interrupted; run the same command again to go on")

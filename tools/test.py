@@ -1,0 +1,104 @@
+"""Evaluate a checkpoint with any mmdet or mmseg config.
+
+    python tools/test.py configs/shapes/mask-rcnn_sdtv3-t-srb_fpn_shapes.py work_dirs/…/epoch_8.pth --show-dir shown
+
+Takes every option of the stock tools/test.py of mmdet and mmseg. A checkpoint that does not fit is refused.
+"""
+
+import argparse
+from copy import deepcopy
+
+import sterf_plugins
+
+sterf_plugins.setup()
+
+from mmengine.config import ConfigDict  # noqa: E402
+
+from sterf_plugins.openmmlab import cli  # noqa: E402
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", help="config file, or mmdet::…, mmseg::…, sterf_plugins::…")
+    parser.add_argument("checkpoint", help="checkpoint file")
+    cli.add_config_options(parser)
+    parser.add_argument("--out", help="mmdet: pickle file of the predictions; mmseg: folder of the predicted maps")
+    parser.add_argument("--show", action="store_true", help="show predictions in a window")
+    parser.add_argument("--show-dir", help="folder, under the work dir, of pictures with predictions")
+    parser.add_argument("--wait-time", type=float, default=2, help="seconds that --show shows a picture")
+    parser.add_argument("--tta", action="store_true", help="test-time augmentation")
+    return parser.parse_args()
+
+
+def prepare(config, args: argparse.Namespace) -> None:
+    """Put the options of this tool into the config."""
+    config.load_from = args.checkpoint
+    if args.show or args.show_dir:
+        _draw(config, args)
+    if args.out:
+        _write_predictions(config, args.out)
+    if args.tta:
+        _augment(config)
+
+
+def _draw(config, args: argparse.Namespace) -> None:
+    hook = config.get("default_hooks", {}).get("visualization")
+    if not hook:
+        raise ValueError("--show and --show-dir need default_hooks.visualization in the config.")
+    hook["draw"] = True
+    hook["show"] = args.show
+    hook["wait_time"] = args.wait_time
+    if config.get("default_scope") == "mmseg":
+        hook["interval"] = 1
+    if args.show_dir:
+        if config.get("default_scope") == "mmseg":
+            config.visualizer["save_dir"] = args.show_dir
+        else:
+            hook["test_out_dir"] = args.show_dir
+
+
+def _write_predictions(config, out: str) -> None:
+    if config.get("default_scope") == "mmseg":
+        config.test_evaluator["output_dir"] = out
+        config.test_evaluator["keep_results"] = True
+        return
+    if not out.endswith((".pkl", ".pickle")):
+        raise ValueError(f"--out is {out!r}; for mmdet it must end in .pkl or .pickle.")
+    evaluators = config.test_evaluator
+    evaluators = list(evaluators) if isinstance(evaluators, (list, tuple)) else [evaluators]
+    config.test_evaluator = [*evaluators, dict(type="DumpDetResults", out_file_path=out)]
+
+
+def _augment(config) -> None:
+    """The config's own test-time augmentation; mmdet's default of flips where it has none."""
+    detector = config.get("default_scope") != "mmseg"
+    if "tta_model" not in config:
+        if not detector:
+            raise ValueError("--tta needs tta_model and tta_pipeline in the config.")
+        config.tta_model = dict(
+            type="DetTTAModel", tta_cfg=dict(nms=dict(type="nms", iou_threshold=0.5), max_per_img=100)
+        )
+    dataset = config.test_dataloader.dataset
+    while "dataset" in dataset:
+        dataset = dataset["dataset"]
+    if "tta_pipeline" not in config:
+        keys = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor", "flip", "flip_direction")
+        flips = [dict(type="RandomFlip", prob=1.0), dict(type="RandomFlip", prob=0.0)]
+        pack = [dict(type="PackDetInputs", meta_keys=keys)]
+        config.tta_pipeline = [*deepcopy(dataset.pipeline)[:-1], dict(type="TestTimeAug", transforms=[flips, pack])]
+    dataset.pipeline = config.tta_pipeline
+    config.model = ConfigDict(**config.tta_model, module=config.model)
+
+
+def main() -> None:
+    args = parse_args()
+    config = cli.read_config(args)
+    prepare(config, args)
+    runner = cli.build_runner(config, "test")
+    if not args.tta:
+        cli.check_checkpoint(runner, args.checkpoint, strict=True)
+    runner.test()
+
+
+if __name__ == "__main__":
+    cli.run_tool(main)

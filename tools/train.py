@@ -1,0 +1,101 @@
+"""Train any mmdet or mmseg config, with a spiking backbone and receptive-field pictures if you like.
+
+    python tools/train.py configs/shapes/mask-rcnn_sdtv3-t-srb_fpn_shapes.py
+    python tools/train.py mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py --backbone sdtv3_tiny_srb --erf
+
+Takes every option of the stock tools/train.py of mmdet and mmseg.
+"""
+
+import argparse
+import random
+
+import sterf_plugins
+
+sterf_plugins.setup()
+
+from mmengine.runner import find_latest_checkpoint  # noqa: E402
+
+from sterf_plugins.openmmlab import cli  # noqa: E402
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", help="config file, or mmdet::…, mmseg::…, sterf_plugins::…")
+    cli.add_config_options(parser)
+    parser.add_argument("--amp", action="store_true", help="automatic mixed precision")
+    parser.add_argument("--auto-scale-lr", action="store_true", help="scale the learning rate with the batch size")
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="auto",
+        metavar="CHECKPOINT",
+        help="go on from the latest checkpoint of the work dir, or from this one; bit-exact on a CPU with 0 workers",
+    )
+    parser.add_argument(
+        "--erf",
+        nargs="?",
+        const=1,
+        type=int,
+        metavar="INTERVAL",
+        help="effective receptive fields of the backbone's outputs at every INTERVAL-th validation",
+    )
+    return parser.parse_args()
+
+
+def prepare(config, args: argparse.Namespace) -> None:
+    """Put the options of this tool into the config."""
+    config.default_hooks = config.get("default_hooks") or {}
+    hooks = config.default_hooks
+    hooks.setdefault("random_state", dict(type="sterf_plugins.RandomStateHook"))
+    hooks.setdefault("finite_loss", dict(type="sterf_plugins.FiniteLossHook"))
+    if hooks.get("checkpoint"):
+        hooks["checkpoint"].setdefault("backend_args", dict(backend="atomic_local"))
+    if args.erf is not None:
+        hooks["erf"] = dict(hooks.get("erf", {}), type="sterf_plugins.ERFHook", interval=args.erf)
+    if args.amp:
+        if config.optim_wrapper.type not in ("OptimWrapper", "AmpOptimWrapper"):
+            raise ValueError(f"--amp works with OptimWrapper; the config has {config.optim_wrapper.type}.")
+        config.optim_wrapper.type = "AmpOptimWrapper"
+        config.optim_wrapper.setdefault("loss_scale", "dynamic")
+    if args.auto_scale_lr:
+        if "base_batch_size" not in config.get("auto_scale_lr", {}):
+            raise ValueError(
+                "--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=N) in the config, N being the total batch "
+                "for which its learning rate was chosen."
+            )
+        config.auto_scale_lr.enable = True
+    if args.resume is not None:
+        config.resume = True
+        config.load_from = None if args.resume == "auto" else args.resume
+    _fix_seed(config)
+
+
+def _fix_seed(config) -> None:
+    """A seed that a resumed run finds again: the config's, the checkpoint's, or a new one that is written down."""
+    randomness = dict(config.get("randomness") or {})
+    if randomness.get("seed") is None:
+        latest = config.get("load_from") or (find_latest_checkpoint(config.work_dir) if config.get("resume") else None)
+        if config.get("resume") and latest:
+            from mmengine.runner import CheckpointLoader
+
+            checkpoint = CheckpointLoader.load_checkpoint(latest, map_location="cpu")
+            randomness["seed"] = checkpoint.get("meta", {}).get("seed")
+    if randomness.get("seed") is None and config.launcher == "none":
+        randomness["seed"] = random.SystemRandom().randrange(2**31)
+    if randomness.get("seed") is not None:
+        config.randomness = randomness
+
+
+def main() -> None:
+    args = parse_args()
+    config = cli.read_config(args)
+    prepare(config, args)
+    phases = ("train", "val") if config.get("val_cfg") else ("train",)
+    runner = cli.build_runner(config, *phases)
+    if config.get("load_from"):
+        cli.check_checkpoint(runner, config.load_from, strict=bool(config.get("resume")))
+    runner.train()
+
+
+if __name__ == "__main__":
+    cli.run_tool(main)
