@@ -2,10 +2,13 @@
 
 import argparse
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 
 import torch
 from mmengine.config import Config, DictAction
@@ -141,17 +144,37 @@ def run_tool(main: Callable[[], None]) -> None:
     """Run a tool: user errors become one line and exit code 2, Ctrl-C becomes 130."""
     name = Path(sys.argv[0]).name
     warnings.filterwarnings("ignore", message=".*pkg_resources.*")
+    signal.signal(signal.SIGINT, _interrupt)
     try:
         main()
-    except KeyboardInterrupt:
-        print(f"\n{name}: interrupted; go on with the same command and --resume", file=sys.stderr)
-        raise SystemExit(130) from None
-    except FloatingPointError as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
-    except USER_ERRORS as error:
-        if os.environ.get(TRACEBACK):
+    except (Exception, KeyboardInterrupt) as error:
+        if _interrupted(error):
+            print(f"\n{name}: interrupted; go on with the same command and --resume", file=sys.stderr)
+            raise SystemExit(130) from None
+        if isinstance(error, FloatingPointError):
+            print(f"{name}: {error}", file=sys.stderr)
+            raise SystemExit(2) from error
+        if not isinstance(error, USER_ERRORS) or os.environ.get(TRACEBACK):
             raise
         message = error.args[0] if isinstance(error, KeyError) and error.args else error
         print(f"{name}: error: {message}\n(set {TRACEBACK}=1 to see where it arose)", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Ctrl-C, but after ``torch.save``: an exception below its C++ writer aborts the whole process."""
+    while frame is not None:
+        if frame.f_code is torch.save.__code__:
+            again = threading.Timer(0.05, os.kill, (os.getpid(), number))
+            again.daemon = True
+            again.start()
+            return
+        frame = frame.f_back
+    raise KeyboardInterrupt
+
+
+def _interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind an error: mmengine's config formatter turns any exception into a SyntaxError."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
