@@ -1,28 +1,38 @@
-"""Spatial effective receptive fields: the gradient of a layer's centre with respect to the input.
+"""Effective receptive fields in space, in time and in both, of any layers of any model.
 
 Definitions: Luo et al. 2016 (arXiv:1701.04128) for the field; "Unveiling the Spatial-temporal Effective Receptive
-Fields of SNNs" (arXiv:2510.21403) for spiking networks: upstream gradient 1 for all channels at one position, the
-absolute input gradient, means over inputs and over input channels.
+Fields of SNNs" (NeurIPS 2025, arXiv:2510.21403) for spiking networks:
+
+* ST-ERF: ``dy[t] / dx[t - lag]`` at the target position, for every output step t and lag;
+* S-ERF: its sum over steps and lags, divided by T;
+* T-ERF: of the last step, summed over all output and input positions, by lag.
+
+The formulas are signed and the published pictures are means of absolute values: ``reduce="signed"`` and the default
+``reduce="abs"``, which is taken per input element, after all channels of the output have been summed and before the
+means over input channels and inputs.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..checks import one_of, positive_int
+from .batches import Sizer, batch_axis, batches
+from .fields import KINDS, REDUCTIONS, Settings, Target, fields_of
+from .layouts import LAYOUTS, Geometry, Grid, find_windows, possible_strides, prefix_tokens
+from .progress import Progress
 from .result import ERFResult
-from .targets import match_layers
+from .running import Running
+from .selection import Position, check_channels, check_position
+from .targets import ancestors, enclosing_blocks, match_layers
 from .undisturbed import undisturbed
 
-REDUCTIONS = {
-    "abs": torch.abs,
-    "signed": lambda g: g,
-    "square": torch.square,
-    "relu": torch.relu,
-}
-Position = str | tuple[float, float] | tuple[int, int]
+LEAST_INPUTS = 8  # before a relative error is trusted
 
 
 def compute_erf(
@@ -32,189 +42,275 @@ def compute_erf(
     *,
     position: Position = "center",
     reduce: str = "abs",
-    batch_size: int | None = None,
+    kinds: str | Iterable[str] | None = None,
+    time: str = "sum",
+    weight: Callable[[int, int], float] | np.ndarray | None = None,
+    channels: str | int = "sum",
+    aggregate: str = "mean",
+    normalize: str | None = None,
+    target: str = "module",
+    grid: Grid | Mapping[str, Grid] | None = None,
+    layout: str | Mapping[str, str] | None = None,
+    time_steps: int | None = None,
+    tolerance: float | None = None,
+    seed: int = 0,
+    batch_size: int | str | None = None,
     device: str | torch.device | None = None,
-    progress: bool = False,
+    progress: bool | Callable[[int, int | None], None] = False,
+    state: str | Path | None = None,
 ) -> ERFResult:
     """Effective receptive fields of some layers, in input space.
 
-    One forward serves all layers and stops after the last of them; parameters get no gradient. The model is left as
-    it was found: training flags, ``requires_grad``, ``.grad``, random states, hooks, checkpointing flags.
+    One forward serves all layers and stops after the last of them, each backward traverses only what lies before its
+    layer, and parameters get no gradient. The model is left as it was found: training flags, ``requires_grad``,
+    ``.grad``, random states, hooks, neuron states, checkpointing flags.
 
     Args:
-        model: any module; it is evaluated in eval mode. Of an OpenMMLab detector or segmentor ``extract_feat`` runs.
-        inputs: images (N, C, H, W), or an iterable of such batches (a ``DataLoader`` too: the first tensor of a tuple
-            or the value ``inputs`` / ``image`` of a dict is taken). All of one size.
+        model: any module; it is evaluated in eval mode. Of an OpenMMLab detector or segmentor ``extract_feat`` runs,
+            or its tensor mode where a layer of a head is asked for.
+        inputs: images (N, C, H, W), or (T, N, C, H, W) for a model that takes a time axis; or an iterable of such
+            batches (a ``DataLoader`` too: the first entry of a tuple, or ``inputs`` / ``image`` of a dict). One size.
         layers: module names or glob patterns; ``None`` for the feature points of our models, ``feature_info`` of timm
             models, the backbone's outputs in a detector or segmentor. A module that returns several maps counts as
-            ``name[0]``, ``name[1]``, ...
-        position: "center", i.e. (h // 2, w // 2) of the layer's output; "all"; (row, col) as ints; or as fractions
-            in [0, 1].
+            ``name[0]``, ``name[1]``, ... (or their keys).
+        position: "center", i.e. (h // 2, w // 2) of the layer's output; (row, col) as ints, or as fractions in [0, 1];
+            a list of these, whose fields are averaged; or "all", the gradient of the sum over all positions.
         reduce: "abs" (the papers' pictures), "signed" (their formula), "square" or "relu", of each input element.
-        batch_size: inputs per pass for a tensor; 8 by default. An iterable keeps its own batches.
-        device: where to compute; the model's own device by default.
-        progress: show a bar.
+        kinds: any of "spatial", "temporal", "spatiotemporal"; ``None`` for all three if the inputs have a time axis,
+            else the first. T-ERF costs one more backward per layer, ST-ERF one per output step.
+        time: "sum" for the absolute value after the sum over output and input steps, one backward (as the papers
+            compute the S-ERF); "each" for that of every ``dy[t]/dx[t - lag]`` before the weighted sum.
+        weight: w(t, lag) of the S-ERF with ``time="each"``: a function of t = 1..T and lag = 0..t-1, or an array
+            (T, T) indexed [t - 1, lag]; 1 if ``None``.
+        channels: of the output: "sum" (the papers' ones on all channels), "per-channel" (one backward each, fields
+            summed: no cancellation), or an int for the mean over that many random sign projections.
+        aggregate: over inputs, "mean" or "median".
+        normalize: ``None``, "max" or "sum": what the final arrays are divided by.
+        target: "module" for the named modules' own outputs (the branch, if it is one), "block" for the output of the
+            block in a list of blocks that each of them belongs to.
+        grid: (rows, columns) of token grids that cannot be inferred; or a mapping from layer patterns.
+        layout: "BCHW", "BHWC", "BNC", "BCN" or "BC" without the time axis, where it cannot be inferred; or a mapping
+            from layer patterns.
+        time_steps: repeat images without a time axis so many times, and give the model (T, N, C, H, W).
+        tolerance: stop as soon as the relative standard error (L2 over the map, worst layer) is below this, say 0.05,
+            but after 8 inputs at least. ``inputs`` may then be an endless iterable.
+        seed: of random projections.
+        batch_size: inputs per pass; ``None`` or "auto" to measure what memory allows (halved when it runs out).
+        device: where to compute; the model's own device by default. The model is moved there and back.
+        progress: ``True`` for a bar, or a function of inputs done and their number (``None`` if unknown).
+        state: a file for the running sums, written every half minute and when interrupted. If it exists and belongs
+            to the same computation, its inputs are skipped; it is removed at the end.
 
     Returns:
-        ``ERFResult`` with one (H, W) map per layer.
+        ``ERFResult``: arrays by layer, their standard errors, and the numbers derived from them.
 
     Raises:
-        TypeError, ValueError: bad arguments, unknown layers, a layer without a spatial output, or gradients that are
-            all zero or not finite; the message names the layer and the likely cause.
+        TypeError, ValueError: bad arguments, unknown layers, an unclear layout, no inputs, or gradients that are all
+            zero or not finite; the message names the layer and the likely cause.
+        MemoryError: a single input does not fit into memory.
     """
-    if reduce not in REDUCTIONS:
-        raise ValueError(f"`reduce` is {reduce!r}; allowed: {', '.join(map(repr, REDUCTIONS))}.")
+    one_of("reduce", reduce, REDUCTIONS)
+    one_of("time", time, ("sum", "each"))
+    one_of("aggregate", aggregate, ("mean", "median"))
+    one_of("normalize", normalize, (None, "max", "sum"))
+    one_of("target", target, ("module", "block"))
+    if weight is not None and time != "each":
+        raise ValueError("`weight` needs time='each'; with time='sum' there is one backward for all steps and lags.")
+    if tolerance is not None and not 0 < tolerance < 1:
+        raise ValueError(f"`tolerance` is {tolerance!r}; it must be in (0, 1), such as 0.05.")
+    steps = None if time_steps is None else positive_int("time_steps", time_steps)
+    size = None if batch_size in (None, "auto") else positive_int("batch_size", batch_size)
+    places, channels = check_position(position), check_channels(channels)
     names = match_layers(model, layers)
-    device = torch.device(device) if device is not None else _device_of(model)
-    totals: dict[str, Tensor] = {}
-    count, shape = 0, None
-    with undisturbed(model), torch.enable_grad(), torch.autocast(device.type, enabled=False):
-        for images in _progress(_batches(inputs, batch_size or 8), progress):
-            if shape is not None and images.shape[1:] != shape:
-                raise ValueError(
-                    f"inputs differ in shape: {tuple(shape)} and {tuple(images.shape[1:])}; resize them to one size."
-                )
-            shape = images.shape[1:]
-            for name, total in _fields(model, images.to(device), names, position, REDUCTIONS[reduce]).items():
-                totals[name] = totals.get(name, 0) + total
-            count += len(images)
-    if not count:
-        raise ValueError("`inputs` is empty; give at least one image.")
-    spatial = {name: (total / count).float().cpu().numpy() for name, total in totals.items()}
-    for name, field in spatial.items():
-        _check_field(name, field)
-    assert shape is not None
-    info: dict[str, Any] = dict(num_inputs=count, input_shape=list(shape), position=str(position), reduce=reduce)
-    return ERFResult(list(spatial), spatial, info)
-
-
-class _Reached(Exception):
-    """All targets have been computed; the rest of the forward is not needed."""
-
-
-def _fields(model: nn.Module, images: Tensor, names: list[str], position: Position, reduction) -> dict[str, Tensor]:
-    """Sum over the batch of the reduced, channel-averaged input gradients, by target."""
-    batch = len(images)
-    if batch == 1 and images.device.type == "cpu" and any(type(m) in _STOCK_BATCH_NORMS for m in model.modules()):
-        # PyTorch's CPU BatchNorm backward is silently wrong at batch 1 for some gradient strides.
-        images = images.repeat(2, *[1] * (images.ndim - 1))
-    x = images.detach().clone().requires_grad_()
-    outputs = _capture(model, x, names)
-    sums = {}
-    targets = list(outputs.items())
-    for i, (name, y) in enumerate(targets):
-        y = _feature_map(name, y)
-        if not y.requires_grad:
-            raise ValueError(
-                f"layer {name!r}: its output does not depend on the input by gradients. Likely causes: a `no_grad` or "
-                f"`detach` inside the model, or a layer that does not see the image."
-            )
-        target = _at(y[:batch], position, name).sum()
-        (grad,) = torch.autograd.grad(target, x, retain_graph=i + 1 < len(targets), allow_unused=True)
-        grad = torch.zeros_like(x) if grad is None else grad
-        sums[name] = reduction(grad[:batch]).mean(1, dtype=torch.float64).sum(0)
-    return sums
-
-
-_STOCK_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
-
-
-def _capture(model: nn.Module, x: Tensor, names: list[str]) -> dict[str, Tensor]:
-    """Outputs of the named modules, in order of execution; the forward stops after the last of them."""
-    captured: dict[str, Tensor] = {}
-    pending = set(names)
-    modules = dict(model.named_modules())
-
-    def hook(name: str):
-        def store(module: nn.Module, arguments: Any, output: Any) -> None:
-            if name not in pending:
-                return
-            if isinstance(output, Tensor):
-                captured[name] = output
-            else:
-                for i, item in enumerate(output.values() if isinstance(output, dict) else output):
-                    if isinstance(item, Tensor):
-                        captured[f"{name}[{i}]"] = item
-            pending.discard(name)
-            if not pending:
-                raise _Reached
-
-        return store
-
-    handles = [modules[name].register_forward_hook(hook(name)) for name in names]
+    if target == "block":
+        names = enclosing_blocks(model, names)
+    home = _device_of(model)
+    place = torch.device(device) if device is not None else home
+    parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
+    dtype = parameter.dtype if parameter is not None else None
+    forward = _forward_of(model, names)
+    strides, prefix = possible_strides(model), prefix_tokens(model)
+    targets = _targets(model, names, grid, layout)
+    total = inputs.shape[inputs.ndim - 4] if isinstance(inputs, Tensor) and inputs.ndim > 3 else None
+    running = Running(aggregate, Path(state) if state is not None else None)
+    settings: Settings | None = None
+    shape, skip = None, 0
     try:
-        getattr(model, "extract_feat", model)(x)
-    except _Reached:
-        pass
+        if place != home:
+            model.to(place)
+        with (
+            undisturbed(model),
+            torch.enable_grad(),
+            torch.autocast(place.type, enabled=False),
+            Progress(progress, total) as bar,
+        ):
+            sizer = Sizer(size, place)
+            for images in batches(inputs, steps):
+                one = images.shape[:-4] + images.shape[-3:]
+                if settings is None:
+                    shape = one
+                    settings = Settings(_kinds(kinds, images), places, reduce, time, weight, channels, seed)
+                    _check_weight(weight, images)
+                    _check_size(model, (images.shape[-2], images.shape[-1]))
+                    skip = running.resume(_identity(names, one, settings, aggregate, target))
+                    bar.update(skip)
+                if one != shape and shape is not None:
+                    raise ValueError(
+                        f"inputs differ in shape: {tuple(shape)} and {tuple(one)}; resize them to one size."
+                    )
+                axis = batch_axis(images)
+                skipped = min(skip, images.shape[axis])
+                skip -= skipped
+                images = images.narrow(axis, skipped, images.shape[axis] - skipped).to(place, dtype)
+                inner = images.shape[0] if images.ndim == 5 else _inner_steps(model)
+                geometry = Geometry((images.shape[-2], images.shape[-1]), 0, inner, strides, prefix)
+
+                def work(part: Tensor, geometry: Geometry = geometry, settings: Settings = settings):
+                    return fields_of(model, _guarded(forward, geometry.size), part, targets, geometry, settings)
+
+                for count, (found, sizes) in sizer.run(images, work):
+                    running.add(found, sizes)
+                    bar.update(count)
+                    if tolerance is not None and running.count >= LEAST_INPUTS and running.error() < tolerance:
+                        break
+                else:
+                    continue
+                break
+    except KeyboardInterrupt:
+        running.save()
+        raise
     finally:
-        for handle in handles:
-            handle.remove()
-    if pending:
-        raise ValueError(f"the forward pass never reached {', '.join(sorted(pending))}; name layers that it runs.")
-    return captured
-
-
-def _feature_map(name: str, y: Tensor) -> Tensor:
-    """(B, C, h, w) of a layer's output; a leading time axis of length 1 is dropped."""
-    if y.ndim == 5 and y.shape[0] == 1:
-        y = y[0]
-    if y.ndim != 4:
-        raise ValueError(
-            f"layer {name!r} gives shape {tuple(y.shape)}; a layer with a spatial output (B, C, H, W) is needed."
-        )
-    return y
-
-
-def _at(y: Tensor, position: Position, name: str) -> Tensor:
-    h, w = y.shape[-2:]
-    if position == "all":
-        return y
-    if position == "center":
-        return y[..., h // 2, w // 2]
-    if isinstance(position, str) or len(position) != 2:
-        raise ValueError(f"`position` is {position!r}; allowed: 'center', 'all', (row, col) as ints or as fractions.")
-    row, col = (
-        p if isinstance(p, int) else min(int(p * size), size - 1) for p, size in zip(position, (h, w), strict=True)
+        if place != home:
+            model.to(home)
+    if settings is None or shape is None or not running.count:
+        raise ValueError("`inputs` is empty; give at least one image.")
+    info: dict[str, Any] = dict(
+        num_inputs=running.count,
+        input_shape=list(shape),
+        position=position if isinstance(position, str) else [list(p) for p in places],  # type: ignore[arg-type]
+        reduce=reduce,
+        kinds=list(settings.kinds),
+        time=time,
+        channels=channels,
+        aggregate=aggregate,
+        normalize=normalize,
+        target=target,
+        relative_error=running.error(),
+        map_size={name: list(running.sizes[name]) for name in running.layers},
     )
-    if not (0 <= row < h and 0 <= col < w):
-        raise ValueError(f"`position` is {position!r}, outside the {h}x{w} output of layer {name!r}.")
-    return y[..., row, col]
+    if tolerance is not None:
+        info |= dict(tolerance=tolerance, converged=running.error() < tolerance)
+    result = ERFResult.from_estimates(running.estimates, info)
+    running.remove()
+    return result
 
 
-def _check_field(name: str, field: np.ndarray) -> None:
-    if not np.isfinite(field).all():
-        raise ValueError(f"layer {name!r}: the gradients are not finite; look for NaN weights or a diverged training.")
-    if not field.any():
+def _kinds(kinds: str | Iterable[str] | None, images: Tensor) -> tuple[str, ...]:
+    if kinds is None:
+        return KINDS if images.ndim == 5 else ("spatial",)
+    chosen = (kinds,) if isinstance(kinds, str) else tuple(kinds)
+    for kind in chosen:
+        one_of("kinds", kind, KINDS)
+    if not chosen:
+        raise ValueError(f"`kinds` is empty; give any of {', '.join(KINDS)}.")
+    if images.ndim == 4 and set(chosen) - {"spatial"}:
         raise ValueError(
-            f"layer {name!r}: all gradients are zero. Likely causes: a spiking neuron without a surrogate gradient in "
-            f"eval mode, a detached or `no_grad` branch, or a dead layer."
+            f"`kinds` asks for {', '.join(k for k in chosen if k != 'spatial')}, but `inputs` (N, C, H, W) have no time "
+            f"axis. Give (T, N, C, H, W), or time_steps=T to repeat the images, to a model that takes it."
         )
+    return tuple(k for k in KINDS if k in chosen)
+
+
+def _check_weight(weight: Any, images: Tensor) -> None:
+    if weight is None:
+        return
+    steps = images.shape[0] if images.ndim == 5 else 0
+    if not steps:
+        raise ValueError("`weight` needs inputs with a time axis, (T, N, C, H, W): without it there are no lags.")
+    if not callable(weight) and np.shape(weight) != (steps, steps):
+        raise ValueError(
+            f"`weight` has shape {np.shape(weight)}; it must be a function of t and lag, or ({steps}, {steps})."
+        )
+
+
+def _check_size(model: nn.Module, size: Grid) -> None:
+    """A model that says its strides cannot see an input that is smaller than the largest of them."""
+    backbone: Any = getattr(model, "backbone", model)
+    strides = getattr(backbone, "out_strides", None)
+    info: Any = getattr(backbone, "feature_info", None)
+    if strides is None and info is not None:
+        entries = info.info if hasattr(info, "info") else info
+        strides = [e["reduction"] for e in entries if isinstance(e, dict) and "reduction" in e]
+    numbers = [n for n in strides or [] if isinstance(n, int)]
+    if numbers and min(size) < max(numbers):
+        raise ValueError(
+            f"inputs of {size[0]}x{size[1]} are smaller than the network's stride of {max(numbers)}; use larger ones."
+        )
+
+
+def _identity(names: list[str], shape: tuple, settings: Settings, aggregate: str, target: str) -> dict[str, Any]:
+    weight = "function" if callable(settings.weight) else np.asarray(settings.weight, object).tolist()
+    return dict(
+        layers=names, shape=list(shape), kinds=list(settings.kinds), position=str(settings.places), weight=weight,
+        reduce=settings.reduce, time=settings.time, channels=settings.channels, seed=settings.seed,
+        aggregate=aggregate, target=target,
+    )  # fmt: skip
+
+
+def _targets(model: nn.Module, names: list[str], grid: Any, layout: Any) -> list[Target]:
+    for value in layout.values() if isinstance(layout, Mapping) else [layout]:
+        one_of("layout", value, (None, *LAYOUTS))
+    grids = list(grid.values()) if isinstance(grid, Mapping) else [grid]
+    for value in grids:
+        if value is not None and (len(value) != 2 or not all(isinstance(n, int) and n > 0 for n in value)):
+            raise ValueError(f"`grid` is {value!r}; give (rows, columns), two ints >= 1.")
+    modules = dict(model.named_modules())
+    return [
+        Target(n, modules[n], find_windows(ancestors(model, n)), _option(grid, n), _option(layout, n)) for n in names
+    ]
+
+
+def _option(value: Any, name: str) -> Any:
+    if isinstance(value, Mapping):
+        return next((v for pattern, v in value.items() if fnmatchcase(name, pattern)), None)
+    return value
+
+
+def _forward_of(model: Any, names: list[str]) -> Callable[[Tensor], Any]:
+    """``extract_feat`` of a detector or segmentor; all of its tensor mode if a layer outside backbone and neck is asked."""
+    if not hasattr(model, "extract_feat"):
+        return model
+    inside = all(name.split(".")[0] in ("backbone", "neck") for name in names)
+    return model.extract_feat if inside else lambda x: model(x, mode="tensor")
+
+
+def _guarded(forward: Callable[[Tensor], Any], size: Grid) -> Callable[[Tensor], Any]:
+    """Errors of the model's own forward, with the input size beside them."""
+
+    def run(x: Tensor) -> Any:
+        try:
+            return forward(x)
+        except (RuntimeError, AssertionError, IndexError) as error:
+            if "memory" in str(error):
+                raise
+            line = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ValueError(
+                f"the model's forward pass fails for inputs of {size[0]}x{size[1]} (shape {tuple(x.shape)}): {line}. "
+                f"Give the size and the channels that it takes; inputs smaller than its stride are too small."
+            ) from error
+
+    return run
+
+
+def _inner_steps(model: nn.Module) -> int | None:
+    """T of a model that makes its own time axis: an attribute ``T`` above 1."""
+    for module in (model, getattr(model, "backbone", None)):
+        value = getattr(module, "T", None)
+        if isinstance(value, int) and value > 1:
+            return value
+    return None
 
 
 def _device_of(model: nn.Module) -> torch.device:
     parameter = next(model.parameters(), None)
     return torch.device("cpu") if parameter is None else parameter.device
-
-
-def _batches(inputs: Tensor | Iterable, batch_size: int) -> Iterator[Tensor]:
-    if isinstance(inputs, Tensor):
-        if inputs.ndim != 4 or not len(inputs):
-            raise ValueError(f"`inputs` has shape {tuple(inputs.shape)}; give images (N, C, H, W) with N >= 1.")
-        yield from inputs.split(batch_size)
-        return
-    for item in inputs:
-        if isinstance(item, dict):
-            item = next((item[k] for k in ("inputs", "image", "images", "img") if k in item), None)
-        elif isinstance(item, (list, tuple)):
-            item = item[0]
-        if not isinstance(item, Tensor) or item.ndim not in (3, 4):
-            raise TypeError(f"`inputs` holds {type(item).__name__}; give image tensors (N, C, H, W) or (C, H, W).")
-        yield item if item.ndim == 4 else item[None]
-
-
-def _progress(batches: Iterator[Tensor], show: bool) -> Iterable[Tensor]:
-    if not show:
-        return batches
-    from tqdm.auto import tqdm
-
-    return tqdm(batches, desc="erf", unit="batch")

@@ -1,14 +1,28 @@
-"""What an ERF computation gives back: maps by layer, numbers, a file, a picture."""
+"""What an ERF computation gives back: arrays by layer, their errors, numbers, a file, pictures."""
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from .metrics import area_ratio
+from .estimate import Estimate, jackknife
+from .lags import temporal_numbers
+from .metrics import area_ratio, spatial_numbers
+from .selection import cell
+
+
+class Number(NamedTuple):
+    """A value and its standard error (NaN where there is none)."""
+
+    value: float
+    error: float
+
+
+_FIELDS = ("spatial", "temporal", "spatiotemporal", "spatial_error", "temporal_error")
 
 
 @dataclass
@@ -17,14 +31,50 @@ class ERFResult:
 
     Attributes:
         layers: layer names, in order of execution.
-        spatial: layer -> float32 (H, W): mean over inputs of the mean over input channels of the absolute (or
+        spatial: layer -> float32 (H, W), S-ERF: mean over inputs of the mean over input channels of the absolute (or
             otherwise reduced) gradient of the layer's channel sum at the target position.
-        info: how it was computed (number of inputs, input shape, position, reduce).
+        temporal: layer -> float32 (T,), T-ERF by lag 0..T-1 of the last step, over all positions.
+        spatiotemporal: layer -> float32 (T, T, H, W), ST-ERF by output step and lag; zero where lag > step.
+        spatial_error, temporal_error: standard errors over inputs of the first two, of the same shapes.
+        info: how it was computed (number of inputs, input shape, position, reduce, ...).
     """
 
     layers: list[str]
     spatial: dict[str, np.ndarray]
     info: dict[str, Any] = field(default_factory=dict)
+    temporal: dict[str, np.ndarray] = field(default_factory=dict)
+    spatiotemporal: dict[str, np.ndarray] = field(default_factory=dict)
+    spatial_error: dict[str, np.ndarray] = field(default_factory=dict)
+    temporal_error: dict[str, np.ndarray] = field(default_factory=dict)
+    _numbers: dict[str, dict[str, Number]] = field(default_factory=dict, repr=False)
+    _left_out: dict[str, dict[str, list[np.ndarray]]] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def from_estimates(cls, estimates: dict[str, dict[str, Estimate]], info: dict[str, Any]) -> "ERFResult":
+        """The result of running estimates, by layer and kind.
+
+        Raises:
+            ValueError: an array is all zero or not finite; the message names the layer and the likely cause.
+        """
+        result = cls(list(estimates), {}, info)
+        for layer, kinds in estimates.items():
+            result._left_out[layer] = {}
+            for kind, estimate in kinds.items():
+                value, error = estimate.value(), estimate.standard_error()
+                _check(layer, kind, value)
+                scale = {None: 1.0, "max": np.abs(value).max(), "sum": np.abs(value).sum()}[info.get("normalize")]
+                getattr(result, kind)[layer] = (value / scale).astype(np.float32)
+                if error is not None:
+                    getattr(result, f"{kind}_error")[layer] = (error / scale).astype(np.float32)
+                    result._left_out[layer][kind] = [a.astype(np.float32) for a in estimate.without_groups()]
+        return result
+
+    def _layer(self, layer: str, kind: str = "spatial") -> np.ndarray:
+        if layer not in self.layers:
+            raise ValueError(f"no layer {layer!r} in this result; it has {', '.join(self.layers)}.")
+        if layer not in getattr(self, kind):
+            raise ValueError(f"this result has no {kind} field; compute it with kinds={kind!r}.")
+        return getattr(self, kind)[layer]
 
     def area_ratio(self, layer: str, share: float = 0.5) -> float:
         """Smallest share of the input's pixels that holds ``share`` of the layer's mass.
@@ -32,19 +82,73 @@ class ERFResult:
         Raises:
             ValueError: unknown layer; the message lists the layers.
         """
-        if layer not in self.spatial:
+        return area_ratio(np.abs(self._layer(layer)), share)
+
+    def numbers(self, layer: str) -> dict[str, Number]:
+        """All numbers of a layer with standard errors: see ``metrics.spatial_numbers`` and ``lags.temporal_numbers``.
+
+        The errors are those of a jackknife over ten groups of inputs; NaN for a single input.
+
+        Raises:
+            ValueError: unknown layer.
+        """
+        if layer not in self.layers:
             raise ValueError(f"no layer {layer!r} in this result; it has {', '.join(self.layers)}.")
-        return area_ratio(self.spatial[layer], share)
+        if layer not in self._numbers:
+            numbers: dict[str, Number] = {}
+            if layer in self.spatial:
+                numbers |= self._estimated(layer, "spatial", self._spatial_numbers(layer))
+            if layer in self.temporal:
+                numbers |= self._estimated(layer, "temporal", temporal_numbers)
+            self._numbers[layer] = numbers
+        return self._numbers[layer]
+
+    def _spatial_numbers(self, layer: str) -> Callable[[np.ndarray], dict[str, float]]:
+        size = self.info.get("map_size", {}).get(layer)
+        position = self.info.get("position", "center")
+        at = None
+        if size is None or position == "all" or (not isinstance(position, str) and len(position) != 1):
+            size = None  # no single target, so no cell of its own
+        else:
+            size = (size[0], size[1])
+            at = cell(layer, position if isinstance(position, str) else tuple(position[0]), size)
+        return lambda field: spatial_numbers(field, size, at)
+
+    def _estimated(self, layer: str, kind: str, compute: Callable[[np.ndarray], dict[str, float]]) -> dict[str, Number]:
+        full = compute(getattr(self, kind)[layer])
+        parts = [compute(a) for a in self._left_out.get(layer, {}).get(kind, []) if np.any(a)]
+        return {key: Number(value, jackknife(value, [p[key] for p in parts])) for key, value in full.items()}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One dict per layer: ``layer``, and for each number ``name`` and ``name_error``; for tables and CSV files."""
+        rows = []
+        for layer in self.layers:
+            row: dict[str, Any] = {"layer": layer}
+            for key, number in self.numbers(layer).items():
+                row |= {key: number.value, f"{key}_error": number.error}
+            rows.append(row)
+        return rows
 
     def save(self, path: str | os.PathLike) -> Path:
-        """Write an ``.npz``: ``layers``, ``info`` (JSON) and one array ``spatial.<i>`` per layer."""
+        """Write an ``.npz``: ``layers``, ``info`` and ``numbers`` (JSON), and one array ``<kind>.<i>`` per layer."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        arrays = {f"spatial.{i}": self.spatial[name] for i, name in enumerate(self.layers)}
+        arrays = {
+            f"{kind}.{i}": getattr(self, kind)[name]
+            for kind in _FIELDS
+            for i, name in enumerate(self.layers)
+            if name in getattr(self, kind)
+        }
+        numbers = json.dumps({layer: self.numbers(layer) for layer in self.layers})
         partial = path.with_name(path.name + ".partial")
         with open(partial, "wb") as file:
             np.savez_compressed(
-                file, layers=np.array(self.layers), info=np.array(json.dumps(self.info)), **arrays, allow_pickle=False
+                file,
+                layers=np.array(self.layers),
+                info=np.array(json.dumps(self.info)),
+                numbers=np.array(numbers),
+                allow_pickle=False,
+                **arrays,
             )
         os.replace(partial, path)
         return path
@@ -60,11 +164,33 @@ class ERFResult:
             if "layers" not in file or "info" not in file:
                 raise ValueError(f"{path} is no ERF result: it has {', '.join(file.files)}, not `layers` and `info`.")
             layers = [str(name) for name in file["layers"]]
-            spatial = {name: file[f"spatial.{i}"] for i, name in enumerate(layers)}
-            return cls(layers, spatial, json.loads(str(file["info"])))
+            result = cls(layers, {}, json.loads(str(file["info"])))
+            for kind in _FIELDS:
+                for i, name in enumerate(layers):
+                    if f"{kind}.{i}" in file:
+                        getattr(result, kind)[name] = file[f"{kind}.{i}"]
+            stored = json.loads(str(file["numbers"])) if "numbers" in file else {}
+            result._numbers = {
+                layer: {key: Number(*pair) for key, pair in numbers.items()} for layer, numbers in stored.items()
+            }
+            return result
 
     def plot(self, path: str | os.PathLike | None = None):
         """Draw the maps side by side; returns a matplotlib ``Figure``, and writes it if ``path`` is given."""
         from .plot import draw
 
         return draw(self, path)
+
+
+def _check(layer: str, kind: str, value: np.ndarray) -> None:
+    if not np.isfinite(value).all():
+        share = 1 - np.isfinite(value).mean()
+        raise ValueError(
+            f"layer {layer!r}: {share:.1%} of the gradients are not finite; look for NaN weights, NaN inputs or a diverged "
+            f"training, and for overflow of 16-bit parameters."
+        )
+    if not value.any():
+        raise ValueError(
+            f"layer {layer!r}: all gradients are zero{'' if kind == 'spatial' else f' ({kind})'}. Likely causes: a spiking "
+            f"neuron without a surrogate gradient in eval mode, a detached or `no_grad` branch, or a dead layer."
+        )

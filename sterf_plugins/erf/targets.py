@@ -56,6 +56,34 @@ def match_layers(model: nn.Module, patterns: str | Iterable[str] | None) -> list
     return [name for name in names if name in chosen]
 
 
+def enclosing_blocks(model: nn.Module, names: Iterable[str]) -> list[str]:
+    """The innermost entry of a list of blocks (``Sequential``, ``ModuleList``) that each module is in, or is.
+
+    Raises:
+        ValueError: a module is in no such list.
+    """
+    modules = dict(model.named_modules())
+    found: dict[str, None] = {}
+    for name in names:
+        parts = name.split(".")
+        for end in range(len(parts), 0, -1):
+            parent = modules[".".join(parts[: end - 1])]
+            # A list of blocks holds composite modules; a Sequential of single layers is a block's inside.
+            if isinstance(parent, (nn.Sequential, nn.ModuleList)) and any(modules[".".join(parts[:end])].children()):
+                found[".".join(parts[:end])] = None
+                break
+        else:
+            raise ValueError(f"layer {name!r} is in no list of blocks; use target='module' or name the block.")
+    return list(found)
+
+
+def ancestors(model: nn.Module, name: str) -> list[nn.Module]:
+    """The module and those around it, from the inside outwards, the model itself left out."""
+    modules = dict(model.named_modules())
+    parts = name.split(".") if name else []
+    return [modules[".".join(parts[:end])] for end in range(len(parts), 0, -1)]
+
+
 def _matches(name: str, pattern: str) -> bool:
     parts, pattern_parts = name.split("."), pattern.split(".")
     return len(parts) == len(pattern_parts) and all(map(fnmatchcase, parts, pattern_parts))

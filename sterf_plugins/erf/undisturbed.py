@@ -3,13 +3,15 @@
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
+import torch.utils.checkpoint
 from torch import nn
 
 # Flags that make a model recompute its forward in the backward: re-entrant checkpointing forbids autograd.grad, and
-# hooks would see the recomputation as a second pass.
+# recomputing once per layer costs more than it saves.
 _CHECKPOINT_FLAGS = ("with_cp", "grad_checkpointing", "use_checkpoint", "gradient_checkpointing")
 
 
@@ -17,8 +19,8 @@ _CHECKPOINT_FLAGS = ("with_cp", "grad_checkpointing", "use_checkpoint", "gradien
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """Evaluation mode, no parameter gradients and no checkpointing inside; everything as before outside.
 
-    Restores each module's own training flag (they may differ: ``norm_eval``, frozen stages), ``requires_grad``,
-    the checkpointing flags, and the random states of torch (all devices), numpy and Python.
+    Restores each module's own training flag (they may differ: ``norm_eval``, frozen stages), ``requires_grad``, the
+    checkpointing flags, the state of stateful neurons, and the random states of torch, numpy and Python.
     """
     training = [(m, m.training) for m in model.modules()]
     requires_grad = [(p, p.requires_grad) for p in model.parameters()]
@@ -28,7 +30,8 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         for name in _CHECKPOINT_FLAGS
         if isinstance(getattr(m, name, None), bool)
     ]
-    with preserved_random_state():
+    states = [(m, dict(m._memories)) for m in stateful(model)]
+    with preserved_random_state(), _no_reentrant_checkpoints():
         try:
             for m, _ in training:
                 m.training = False
@@ -44,6 +47,34 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
                 p.requires_grad_(flag)
             for m, name, flag in flags:
                 setattr(m, name, flag)
+            for m, memories in states:
+                m._memories.clear()
+                m._memories.update(memories)
+
+
+def stateful(model: nn.Module) -> list[Any]:
+    """Modules that keep a state between calls, as SpikingJelly's neurons do: ``reset()`` and ``_memories``."""
+    return [m for m in model.modules() if isinstance(getattr(m, "_memories", None), dict) and hasattr(m, "reset")]
+
+
+class _Straight:
+    """In place of torch's re-entrant checkpoint function: just run it."""
+
+    @staticmethod
+    def apply(run_function, preserve_rng_state, *args):
+        return run_function(*args)
+
+
+@contextmanager
+def _no_reentrant_checkpoints() -> Iterator[None]:
+    # Modules import `checkpoint` by name and mmengine wraps forwards, so the flags above do not cover all uses.
+    module: Any = torch.utils.checkpoint
+    original = module.CheckpointFunction
+    module.CheckpointFunction = _Straight
+    try:
+        yield
+    finally:
+        module.CheckpointFunction = original
 
 
 @contextmanager

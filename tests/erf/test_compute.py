@@ -211,9 +211,9 @@ def test_zero_gradients_are_explained():
         compute_erf(bad, torch.randn(1, 1, 4, 4), "0")
 
 
-def test_a_layer_without_a_spatial_output():
-    with pytest.raises(ValueError, match=r"layer '0' gives shape \(1, 16\)"):
-        compute_erf(nn.Sequential(nn.Flatten()), torch.randn(1, 1, 4, 4), "0")
+def test_a_layer_without_a_spatial_output_is_one_cell():
+    field = compute_erf(nn.Sequential(nn.Flatten()), torch.randn(1, 1, 4, 4), "0").spatial["0"]
+    assert np.array_equal(field, np.ones((4, 4)))
 
 
 def test_save_load_plot(tmp_path):

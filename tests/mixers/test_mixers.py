@@ -66,44 +66,6 @@ def test_layouts_have_the_same_parameters_and_are_different_functions():
     assert not torch.allclose(raster(x), channel(x))
 
 
-def support(mixer, height, width):
-    """Pixels and rows that reach the centre output pixel when spikes are replaced by the identity."""
-    for module in mixer.modules():
-        for name, child in module.named_children():
-            if isinstance(child, IntegerSpike):
-                setattr(module, name, torch.nn.Identity())
-    x = torch.randn(1, mixer_dim(mixer), height, width, dtype=torch.float64, requires_grad=True)
-    y = mixer.double().eval()(x)[0, :, height // 2, width // 2]
-    (grad,) = torch.autograd.grad(y.sum(), x)
-    return int((grad.abs().sum(1)[0] > 0).sum())
-
-
-def mixer_dim(mixer):
-    return mixer.conv1.in_channels if isinstance(mixer, ConvMixer) else mixer.dim
-
-
-@pytest.mark.parametrize(
-    ("dim", "side", "expected"),
-    [
-        # conv 3x3+3x3, MLPixer raster, MLPixer channel, SRB raster, SRB channel; specs of the published code
-        (16, 112, (25, 16, 1, 192, 9)),
-        (32, 56, (25, 32, 1, 192, 9)),
-        (64, 28, (25, 112, 1, 512, 9)),
-        (128, 28, (25, 240, 1, 784, 9)),
-    ],
-)
-def test_support_of_the_centre_pixel(dim, side, expected):
-    torch.manual_seed(0)
-    builds = [
-        lambda: ConvMixer(dim),
-        lambda: MLPixer(dim),
-        lambda: MLPixer(dim, layout="channel"),
-        lambda: SRB(dim),
-        lambda: SRB(dim, layout="channel"),
-    ]
-    assert tuple(support(build(), side, side) for build in builds) == expected
-
-
 def test_norm_hidden_wakes_the_branch_up_at_initialisation():
     """With the released initialisation and no BN the hidden spikes are all silent."""
     torch.manual_seed(0)

@@ -1,0 +1,262 @@
+"""One batch: a single forward for all layers, then a backward for each, as far as it must go."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .layouts import Geometry, Grid, Windows, to_map
+from .selection import Place, channel_vectors, select
+from .undisturbed import stateful
+
+REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "abs": torch.abs,
+    "signed": lambda g: g,
+    "square": torch.square,
+    "relu": torch.relu,
+}
+KINDS = ("spatial", "temporal", "spatiotemporal")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is computed; see ``compute_erf`` for the meaning of each."""
+
+    kinds: tuple[str, ...]
+    places: list[str | Place]
+    reduce: str
+    time: str
+    weight: Callable[[int, int], float] | np.ndarray | None
+    channels: str | int
+    seed: int
+
+
+@dataclass
+class Target:
+    """A layer to look at, and what is known about its output's layout."""
+
+    name: str
+    module: nn.Module
+    windows: Windows | None = None
+    grid: Grid | None = None
+    layout: str | None = None
+
+
+@dataclass
+class Captured:
+    """What a forward leaves of one output: (T, B, C) at each place and, for the T-ERF, summed over all places."""
+
+    places: list[list[Tensor]]
+    total: list[Tensor] = field(default_factory=list)
+    size: Grid = (0, 0)
+    steps: int = 0
+    timed: bool = False
+
+
+def fields_of(
+    model: nn.Module,
+    forward: Callable[[Tensor], Any],
+    images: Tensor,
+    targets: list[Target],
+    geometry: Geometry,
+    settings: Settings,
+) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, Grid]]:
+    """Per input, output and kind: (B, H, W), (B, T) and (B, T, T, H, W), in order of execution; and maps' sizes."""
+    timed = images.ndim == 5
+    axis = 1 if timed else 0
+    batch = images.shape[axis]
+    if batch == 1 and images.device.type == "cpu":
+        # PyTorch's CPU BatchNorm backward is silently wrong at batch 1 for some gradient strides.
+        images = torch.cat([images, images], axis)
+    geometry = Geometry(geometry.size, images.shape[axis], geometry.steps, geometry.strides, geometry.prefix)
+    x = images.detach().clone().requires_grad_()
+    neurons = stateful(model)
+    for neuron in neurons:
+        neuron.reset()
+    captured = _capture(forward, x, targets, geometry, settings)
+    sizes = {name: output.size for name, output in captured.items()}
+    results: dict[str, dict[str, np.ndarray]] = {}
+    # From the deepest output to the first, each dropped after use: its part of the graph is freed at once.
+    for name in reversed(list(captured)):
+        output = captured.pop(name)
+        results[name] = _fields(name, output, x, settings, keep=bool(captured))
+        results[name] = {kind: value[:batch] for kind, value in results[name].items()}
+        output.places.clear()
+    for neuron in neurons:
+        neuron.reset()
+    return {name: results[name] for name in sizes}, sizes
+
+
+class _Reached(Exception):
+    """All targets have been computed; the rest of the forward is not needed."""
+
+
+def _capture(
+    forward: Callable[[Tensor], Any], x: Tensor, targets: list[Target], geometry: Geometry, settings: Settings
+) -> dict[str, Captured]:
+    """Outputs of the targets, in order of execution; the forward stops after the last of them."""
+    captured: dict[str, Captured] = {}
+    pending = {t.name for t in targets}
+    # A network that loops over time calls its layers once per step.
+    steps = geometry.steps if x.ndim == 5 else 1
+
+    def hook(target: Target):
+        def store(module: nn.Module, arguments: Any, result: Any) -> None:
+            if target.name not in pending:
+                return
+            done = True
+            for name, y in _tensors(target.name, result):
+                done &= _store(captured, name, y, target, geometry, settings) >= (steps or 1)
+            if done:
+                pending.discard(target.name)
+            if not pending:
+                raise _Reached
+
+        return store
+
+    handles = [t.module.register_forward_hook(hook(t)) for t in targets]
+    try:
+        forward(x)
+    except _Reached:
+        pass
+    finally:
+        for handle in handles:
+            handle.remove()
+    absent = [t.name for t in targets if t.name in pending and not any(_belongs(n, t.name) for n in captured)]
+    if absent:
+        raise ValueError(f"the forward pass never reached {', '.join(absent)}; name layers that it runs.")
+    return captured
+
+
+def _belongs(output: str, layer: str) -> bool:
+    return output == layer or output.startswith(f"{layer}[")
+
+
+def _tensors(name: str, result: Any) -> list[tuple[str, Tensor]]:
+    """The floating-point tensors in a module's output: ``name``, or ``name[key]`` for each of several."""
+    if isinstance(result, Tensor):
+        return [(name, result)]
+    if isinstance(result, dict):
+        items = list(result.items())
+    elif isinstance(result, (list, tuple)):
+        items = list(enumerate(result))
+    else:
+        raise ValueError(f"layer {name!r} gives a {type(result).__name__}; tensors, tuples and dicts are understood.")
+    found = []
+    for key, value in items:
+        if isinstance(value, Tensor) and value.is_floating_point():
+            found.append((f"{name}[{key}]", value))
+        elif isinstance(value, (dict, list, tuple)):
+            found.extend(_tensors(f"{name}[{key}]", value))
+    if not found:
+        raise ValueError(f"layer {name!r} gives no floating-point tensor.")
+    return found
+
+
+def _store(
+    captured: dict[str, Captured], name: str, y: Tensor, target: Target, geometry: Geometry, settings: Settings
+) -> int:
+    """Keep what is needed of one output; returns how many time steps of it there are now."""
+    if not y.is_floating_point():
+        raise ValueError(f"layer {name!r} gives {y.dtype}; gradients need a floating-point output.")
+    if not y.requires_grad:
+        raise ValueError(
+            f"layer {name!r}: its output does not depend on the input by gradients. Likely causes: a `no_grad` or "
+            f"`detach` inside the model, or a layer that does not see the image."
+        )
+    output, timed = to_map(
+        name, y, target.module, geometry, windows=target.windows, grid=target.grid, layout=target.layout
+    )
+    if not output.numel():
+        raise ValueError(
+            f"layer {name!r} gives an empty {output.shape[-2]}x{output.shape[-1]} map for inputs of "
+            f"{geometry.size[0]}x{geometry.size[1]}; use larger inputs."
+        )
+    if name not in captured:
+        captured[name] = Captured([[] for _ in settings.places])
+    kept = captured[name]
+    if timed and kept.steps:
+        return kept.steps  # a second call of a shared layer
+    kept.size, kept.timed = (output.shape[-2], output.shape[-1]), timed
+    kept.steps += output.shape[0]
+    if "spatial" in settings.kinds or "spatiotemporal" in settings.kinds:
+        for selections, place in zip(kept.places, settings.places, strict=True):
+            selections.append(select(name, output, place))
+    if "temporal" in settings.kinds:
+        kept.total.append(select(name, output, "all"))
+    return kept.steps if not timed else max(kept.steps, geometry.steps or 1)
+
+
+def _fields(name: str, output: Captured, x: Tensor, settings: Settings, keep: bool) -> dict[str, np.ndarray]:
+    """All kinds of fields of one output, per input."""
+    timed = x.ndim == 5
+    kinds = settings.kinds
+    generator = torch.Generator().manual_seed(settings.seed)
+    reduction = REDUCTIONS[settings.reduce]
+    places = [torch.cat(parts) for parts in output.places if parts]
+    vectors, factor = channel_vectors(settings.channels, (places or [torch.cat(output.total)])[0], generator)
+    jobs: list[tuple[Tensor, Callable[[Tensor], None]]] = []
+    sums: dict[str, Tensor] = {}
+    batch = x.shape[1 if timed else 0]
+    steps = x.shape[0] if timed else 1
+
+    def add(kind: str, index: tuple, value: Tensor, shape: tuple[int, ...]) -> None:
+        if kind not in sums:
+            sums[kind] = torch.zeros(batch, *shape, dtype=torch.float64, device=x.device)
+        sums[kind][(slice(None), *index)] += value
+
+    size = tuple(x.shape[-2:])
+    share = factor / max(1, len(places))
+    each = "spatiotemporal" in kinds or ("spatial" in kinds and settings.time == "each")
+    for vector in vectors:
+        for y in places:
+            if each:
+                jobs.extend(_each_step(y, vector, steps, timed, settings, reduction, share, add, size))
+            if "spatial" in kinds and settings.time == "sum":
+
+                def spatial(g: Tensor, count: int = y.shape[0]) -> None:
+                    g = g.sum(0) if timed else g  # over input steps, before the absolute value
+                    add("spatial", (), reduction(g).mean(1, dtype=torch.float64) * share / count, size)
+
+                jobs.append(((y * vector).sum(), spatial))
+        if "temporal" in kinds:
+            last = torch.cat(output.total)[-1]
+
+            def temporal(g: Tensor) -> None:
+                mass = reduction(g).mean(2, dtype=torch.float64).sum((-2, -1))  # (T, B)
+                add("temporal", (), mass.flip(0).T * factor, (steps,))
+
+            jobs.append(((last * vector).sum(), temporal))
+    for i, (target, use) in enumerate(jobs):
+        retain = keep or i + 1 < len(jobs)
+        (g,) = torch.autograd.grad(target, x, retain_graph=retain, allow_unused=True)
+        use(torch.zeros_like(x) if g is None else g)
+    return {kind: sums[kind].cpu().numpy() for kind in kinds if kind in sums}
+
+
+def _each_step(y, vector, steps, timed, settings, reduction, share, add, size):
+    """Jobs of every output step alone: ST-ERF, and the S-ERF that weighs |dy[t]/dx[t - lag]| by w(t, lag)."""
+    count = y.shape[0]
+    for t in range(count):
+        out = t if count == steps or not timed else steps - 1  # an output without time axis belongs to the last step
+
+        def use(g: Tensor, t: int = t, out: int = out) -> None:
+            g = reduction(g).mean(-3, dtype=torch.float64)  # (T, B, H, W) or (B, H, W)
+            for lag in range(out + 1 if timed else 1):
+                step = g[out - lag] if timed else g
+                if "spatiotemporal" in settings.kinds:
+                    add("spatiotemporal", (out, lag), step * share, (steps, steps, *size))
+                if "spatial" in settings.kinds and settings.time == "each":
+                    add("spatial", (), step * share * weight_at(settings.weight, out + 1, lag) / count, size)
+
+        yield (y[t] * vector).sum(), use
+
+
+def weight_at(weight: Callable[[int, int], float] | np.ndarray | None, t: int, lag: int) -> float:
+    """w(t, lag), t counted from 1 as in the papers; 1 unless given."""
+    if weight is None:
+        return 1.0
+    return float(weight(t, lag)) if callable(weight) else float(weight[t - 1, lag])

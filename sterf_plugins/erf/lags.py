@@ -1,0 +1,65 @@
+"""Numbers that describe a receptive field in time: the mass at each lag, in time steps."""
+
+import numpy as np
+
+
+def lag_mass(curve: np.ndarray) -> np.ndarray:
+    """Share of the mass at each lag 0..T-1.
+
+    Raises:
+        ValueError: no curve (T,), or no mass.
+    """
+    mass = np.abs(np.asarray(curve, np.float64))
+    if mass.ndim != 1 or not mass.size or not mass.sum() > 0:
+        raise ValueError("`curve` must be (T,) with some mass.")
+    return mass / mass.sum()
+
+
+def mean_lag(curve: np.ndarray) -> float:
+    """Mean lag of the mass, in steps."""
+    mass = lag_mass(curve)
+    return float(mass @ np.arange(len(mass)))
+
+
+def half_life(curve: np.ndarray) -> float:
+    """Steps from the peak until the mass per lag has fallen to half of it, interpolated in the logarithm.
+
+    Infinite if it does not fall so far within T steps.
+    """
+    mass = lag_mass(curve)
+    peak = int(mass.argmax())
+    below = np.flatnonzero(mass[peak:] <= mass[peak] / 2)
+    if not below.size:
+        return float("inf")
+    end = peak + int(below[0])
+    high, low = mass[end - 1], mass[end]
+    if low <= 0:
+        return float(end - 1 - peak + (high - mass[peak] / 2) / high)
+    return float(end - 1 - peak + np.log(high / (mass[peak] / 2)) / np.log(high / low))
+
+
+def exponential_fit(curve: np.ndarray) -> tuple[float, float]:
+    """Time constant of ``exp(-lag / constant)`` fitted to the curve, in steps, and R^2.
+
+    A straight line through the logarithm, weighted by the squared mass (which makes it the least-squares fit of the
+    curve to first order). A curve that grows with the lag has a negative constant, a flat one an infinite one; NaN
+    below two lags with mass.
+    """
+    mass = lag_mass(curve)
+    lags = np.flatnonzero(mass > 0)
+    if lags.size < 2:
+        return float("nan"), float("nan")
+    weights = mass[lags]
+    slope, offset = np.polyfit(lags, np.log(mass[lags]), 1, w=weights)
+    fit = np.exp(offset + slope * np.arange(len(mass)))
+    spread = ((mass - mass.mean()) ** 2).sum()
+    r2 = 1 - ((mass - fit) ** 2).sum() / spread if spread > 0 else 1.0
+    return (float(-1 / slope) if abs(slope) > 1e-12 else float("inf")), float(r2)
+
+
+def temporal_numbers(curve: np.ndarray) -> dict[str, float]:
+    """All numbers of a curve (T,), by name."""
+    constant, r2 = exponential_fit(curve)
+    numbers = {"mean_lag": mean_lag(curve), "half_life": half_life(curve), "time_constant": constant}
+    numbers["exponential_r2"] = r2
+    return numbers | {f"lag_{i}": float(m) for i, m in enumerate(lag_mass(curve))}

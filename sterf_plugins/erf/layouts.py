@@ -1,0 +1,270 @@
+"""What a layer's output means: every layout people have, as one time-first map (T, B, C, h, w).
+
+Grids of tokens are inferred from the input size and the strides that the model can have, never from a square root:
+what fits twice is an error that says how to decide it.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Size, Tensor, nn
+
+LAYOUTS = ("BCHW", "BHWC", "BNC", "BCN", "BC")
+Grid = tuple[int, int]
+
+_CHANNELS_FIRST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)
+_CHANNELS_LAST = (nn.Linear, nn.LayerNorm)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What is known about a forward pass before its layers are seen.
+
+    Attributes:
+        size: (H, W) of the input.
+        batch: B, inputs in the pass.
+        steps: T of the input, or of a model that makes its own time axis (an attribute ``T``), or ``None``.
+        strides: strides that feature maps may have.
+        prefix: class and register tokens before the patches, if the model says so.
+    """
+
+    size: Grid
+    batch: int
+    steps: int | None
+    strides: tuple[int, ...]
+    prefix: int | None
+
+    def grids(self) -> set[Grid]:
+        """Sizes that a feature map may have."""
+        (h, w), s = self.size, self.strides
+        found = {(-(-h // n), -(-w // n)) for n in s} | {(h // n, w // n) for n in s}
+        return {g for g in found if min(g) > 0}
+
+
+@dataclass(frozen=True)
+class Windows:
+    """How a window attention cut its map: window size, cyclic shift, the map's size where the model says it."""
+
+    size: Grid
+    shift: Grid
+    grid: Grid | None
+    pad_first: bool
+
+
+def possible_strides(model: nn.Module) -> tuple[int, ...]:
+    """Powers of two, and those times each patch size and first stride in the model, up to 64."""
+    patches: set[int] = set()
+    for module in model.modules():
+        for value in (getattr(module, "patch_size", None), getattr(module, "stride", None)):
+            for n in value if isinstance(value, (tuple, list)) else (value,):
+                if isinstance(n, int) and not isinstance(n, bool) and 1 < n <= 64:
+                    patches.add(n)
+    strides = {2**k for k in range(7)} | {p * 2**k for p in patches for k in range(6) if p * 2**k <= 64}
+    return tuple(sorted(strides))
+
+
+def prefix_tokens(model: nn.Module) -> int | None:
+    """``num_prefix_tokens`` of a timm model, or of the first module that has it."""
+    for module in model.modules():
+        value = getattr(module, "num_prefix_tokens", None)
+        if isinstance(value, int):
+            return value
+    return None
+
+
+def find_windows(ancestors: Iterable[nn.Module]) -> Windows | None:
+    """The windows that the innermost of these modules works in; ``ancestors`` from the inside outwards.
+
+    Raises:
+        ValueError: never here; sizes are checked when the windows are put together.
+    """
+    size = shift = grid = None
+    pad_first = True
+    for module in ancestors:
+        size = size or _pair(getattr(module, "window_size", None))
+        if size and shift is None and getattr(module, "shift_size", None) is not None:
+            shift = _pair(module.shift_size)
+            grid = _pair(getattr(module, "input_resolution", None))
+            pad_first = not type(module).__module__.startswith("timm.")  # timm rolls, then pads
+    return Windows(size, shift or (0, 0), grid, pad_first) if size else None
+
+
+def _pair(value) -> Grid | None:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return (value, value)
+    if isinstance(value, (tuple, list)) and len(value) == 2 and all(isinstance(n, int) for n in value):
+        return (value[0], value[1])
+    return None
+
+
+def to_map(
+    name: str,
+    y: Tensor,
+    module: nn.Module,
+    geometry: Geometry,
+    *,
+    windows: Windows | None = None,
+    grid: Grid | None = None,
+    layout: str | None = None,
+) -> tuple[Tensor, bool]:
+    """A layer's output as (T, B, C, h, w), and whether it came with a time axis.
+
+    Args:
+        name: the layer, for messages.
+        y: (B, C, h, w), (B, h, w, C), (B, N, C), (B, C, N), (B, C), (B,), any of them with a time axis (T, B, ...),
+            flattened time (T*B, ...), or windows (T*B*windows, tokens, C).
+        module: what gave it; a Conv or Linear tells which axis is the channels'.
+        geometry: of the forward pass.
+        windows: the windows the layer works in, if it does.
+        grid: (h, w), if it is known.
+        layout: one of ``LAYOUTS`` (without the time axis), if it is known.
+
+    Raises:
+        ValueError: the layout is unclear; the message says which argument decides it.
+    """
+    timed, y = _split_time(name, y, geometry, windows)
+    if windows is not None and y.ndim == 4 and y.shape[1] != geometry.batch:  # (T, B*windows, tokens, C)
+        return _join_windows(name, y, geometry, windows, grid), timed
+    if y.shape[1] != geometry.batch:
+        raise ValueError(
+            f"layer {name!r} gives {tuple(y.shape[1:])} for a batch of {geometry.batch}; its first axes are neither "
+            f"(B, ...) nor (T, B, ...). Name another layer, such as the block around it."
+        )
+    rest = y.shape[2:]
+    if layout is None:
+        layout, grid = _guess(name, rest, module, geometry, grid)
+    expected = {"BCHW": 3, "BHWC": 3, "BNC": 2, "BCN": 2, "BC": 1}[layout]
+    if len(rest) == 0 and layout == "BC":
+        y = y[..., None]
+    elif len(rest) != expected:
+        raise ValueError(f"layer {name!r} gives {tuple(rest)} per input, which is not `layout` {layout!r}.")
+    if layout == "BC":
+        return y[..., None, None], timed
+    if layout == "BCHW":
+        return y, timed
+    if layout == "BHWC":
+        return y.movedim(-1, 2), timed
+    if layout == "BCN":
+        y = y.transpose(-1, -2)
+    grid = grid or _token_grid(name, y.shape[2], geometry)
+    h, w = grid
+    prefix = y.shape[2] - h * w
+    if prefix < 0:
+        raise ValueError(f"layer {name!r} has {y.shape[2]} tokens, fewer than the {h}x{w} of `grid`.")
+    return y[:, :, prefix:].unflatten(2, (h, w)).movedim(-1, 2), timed
+
+
+def _split_time(name: str, y: Tensor, geometry: Geometry, windows: Windows | None) -> tuple[bool, Tensor]:
+    """Whether there is a time axis, and (T, B or B*windows, ...)."""
+    batch, steps = geometry.batch, geometry.steps
+    if y.ndim == 0:
+        raise ValueError(f"layer {name!r} gives a single number for the whole batch; a value per input is needed.")
+    leads = y.ndim >= 2 and y.shape[1] == batch  # (T, B, ...), unless the channels are as many as the inputs
+    if steps is not None:
+        if leads and y.shape[0] == steps and not (steps == batch == 1 and y.ndim == 4):
+            return True, y
+        if y.shape[0] == steps * batch:
+            return True, y.unflatten(0, (steps, batch))
+        if windows is not None and steps > 1 and y.shape[0] % (steps * batch) == 0:
+            return True, y.unflatten(0, (steps, -1))
+    elif leads and (y.ndim == 5 or y.shape[0] != batch):
+        if y.ndim < 5 and y.shape[0] % batch == 0:
+            raise ValueError(
+                f"layer {name!r} gives {tuple(y.shape)} for a batch of {batch}, which may be (T, B, ...) or (T*B, ...); "
+                f"pass `inputs` with their time axis, (T, N, C, H, W), or another `batch_size`."
+            )
+        return True, y
+    elif windows is None and y.shape[0] != batch and y.shape[0] % batch == 0:
+        return True, y.unflatten(0, (-1, batch))
+    return False, y[None]
+
+
+def _guess(name: str, rest: Size, module: nn.Module, geometry: Geometry, grid: Grid | None) -> tuple[str, Grid | None]:
+    grids = {grid} if grid else geometry.grids()
+    if len(rest) <= 1:
+        return "BC", None
+    first, last = isinstance(module, _CHANNELS_FIRST), isinstance(module, _CHANNELS_LAST)
+    if len(rest) == 3:
+        if first or last:
+            return ("BCHW" if first else "BHWC"), None
+        if (rest[0], rest[1]) in grids and (rest[1], rest[2]) not in grids:
+            return "BHWC", None
+        if (rest[0], rest[1]) in grids and (rest[1], rest[2]) in grids and rest[0] != rest[2]:
+            raise ValueError(
+                f"layer {name!r} gives {tuple(rest)} per input, which fits (C, H, W) and (H, W, C); pass "
+                f"layout='BCHW' or layout='BHWC'."
+            )
+        return "BCHW", None
+    if len(rest) == 2:
+        if first or last:
+            return ("BCN" if first else "BNC"), grid
+        fits = [bool(_fitting(n, geometry, grids)) for n in rest]
+        if fits[0] and fits[1]:
+            raise ValueError(
+                f"layer {name!r} gives {tuple(rest)} per input, which fits (N, C) and (C, N); pass layout='BNC' or "
+                f"layout='BCN'."
+            )
+        return ("BCN" if fits[1] else "BNC"), grid
+    raise ValueError(
+        f"layer {name!r} gives {tuple(rest)} per input; (C, H, W), (H, W, C), (N, C), (C, N) or (C,) are understood."
+    )
+
+
+def _fitting(tokens: int, geometry: Geometry, grids: Iterable[Grid]) -> dict[Grid, int]:
+    """Grids that this number of tokens can be, with the class and register tokens that are left over."""
+    known = geometry.prefix
+    allowed = (0, 1, 2) if known is None else (known, 0)
+    found = {g: tokens - g[0] * g[1] for g in grids if tokens - g[0] * g[1] in allowed}
+    exact = {g: p for g, p in found.items() if p == allowed[0]}
+    return exact or found
+
+
+def _token_grid(name: str, tokens: int, geometry: Geometry) -> Grid:
+    found = _fitting(tokens, geometry, geometry.grids())
+    h, w = geometry.size
+    if not found:
+        raise ValueError(
+            f"layer {name!r} has {tokens} tokens, which fit no grid of a {h}x{w} input at strides "
+            f"{', '.join(map(str, geometry.strides))}; pass grid=(rows, columns)."
+        )
+    if len(found) > 1:
+        choices = ", ".join(f"{g[0]}x{g[1]}" for g in sorted(found))
+        raise ValueError(f"layer {name!r} has {tokens} tokens, which may be {choices}; pass grid=(rows, columns).")
+    return next(iter(found))
+
+
+def _join_windows(name: str, y: Tensor, geometry: Geometry, windows: Windows, grid: Grid | None) -> Tensor:
+    """(T, B, C, h, w) of (T, B*windows, tokens, C), the cyclic shift undone."""
+    wh, ww = windows.size
+    count = y.shape[1] // geometry.batch
+    if y.shape[1] % geometry.batch or y.shape[2] != wh * ww:
+        raise ValueError(
+            f"layer {name!r} gives {tuple(y.shape[1:])}, which are no windows of {wh}x{ww} for a batch of "
+            f"{geometry.batch}; name the block around it instead."
+        )
+    grid = grid or windows.grid or _window_grid(name, count, geometry, windows)
+    h, w = grid
+    rows, columns = -(-h // wh), -(-w // ww)
+    if rows * columns != count:
+        raise ValueError(f"layer {name!r} has {count} windows of {wh}x{ww}, not the {rows * columns} of a {h}x{w} map.")
+    y = y.unflatten(2, (wh, ww)).unflatten(1, (geometry.batch, rows, columns))
+    y = y.permute(0, 1, 6, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)  # (T, B, C, rows * wh, columns * ww)
+    if not windows.pad_first:
+        y = y[..., :h, :w]
+    y = torch.roll(y, windows.shift, dims=(-2, -1))
+    return y[..., :h, :w]
+
+
+def _window_grid(name: str, count: int, geometry: Geometry, windows: Windows) -> Grid:
+    wh, ww = windows.size
+    found = {g for g in geometry.grids() if -(-g[0] // wh) * -(-g[1] // ww) == count}
+    whole = {g for g in found if g[0] % wh == 0 and g[1] % ww == 0}
+    found = whole or found
+    if len(found) != 1:
+        choices = ", ".join(f"{a}x{b}" for a, b in sorted(found)) or "none"
+        raise ValueError(
+            f"layer {name!r} has {count} windows of {wh}x{ww}; maps that fit a {geometry.size} input: {choices}. "
+            f"Pass grid=(rows, columns)."
+        )
+    return next(iter(found))

@@ -1,0 +1,99 @@
+"""The estimates of all layers while inputs come in, kept in a file if asked, so that an interruption loses nothing."""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .estimate import Estimate
+
+SAVE_EVERY = 30  # seconds
+
+
+class Running:
+    """Estimates by layer and kind.
+
+    Args:
+        aggregate: "mean" or "median" over inputs.
+        path: where the state is kept; ``None`` for nowhere.
+    """
+
+    def __init__(self, aggregate: str, path: Path | None):
+        self.estimates: dict[str, dict[str, Estimate]] = {}
+        self.sizes: dict[str, tuple[int, int]] = {}
+        self.count = 0
+        self._aggregate = aggregate
+        self._path = path
+        self._identity: dict[str, Any] = {}
+        self._saved = time.monotonic()
+
+    @property
+    def layers(self) -> list[str]:
+        """Names of the outputs, in order of execution."""
+        return list(self.estimates)
+
+    def resume(self, identity: dict[str, Any]) -> int:
+        """Take over what the file holds, if it is of the same computation; returns the number of inputs in it."""
+        self._identity = identity
+        if self._path is None or not self._path.is_file():
+            return 0
+        with np.load(self._path, allow_pickle=False) as file:
+            header = json.loads(str(file["header"]))
+            if header["identity"] != json.loads(json.dumps(identity)):
+                return 0
+            self.count = header["count"]
+            for i, (name, kind) in enumerate(header["estimates"]):
+                prefix = f"{i}."
+                estimate = self._new(name, kind)
+                estimate.restore({k.removeprefix(prefix): file[k] for k in file.files if k.startswith(prefix)})
+            self.sizes = {name: (size[0], size[1]) for name, size in header["sizes"].items()}
+        return self.count
+
+    def _new(self, name: str, kind: str) -> Estimate:
+        # All steps and lags of all groups would take ten times the memory; the map and the curve carry the errors.
+        estimate = Estimate(self._aggregate, grouped=kind != "spatiotemporal")
+        self.estimates.setdefault(name, {})[kind] = estimate
+        return estimate
+
+    def add(self, found: dict[str, dict[str, np.ndarray]], sizes: dict[str, tuple[int, int]]) -> None:
+        """Take in the fields of a batch."""
+        for name, fields in found.items():
+            for kind, values in fields.items():
+                estimate = self.estimates.get(name, {}).get(kind) or self._new(name, kind)
+                estimate.add(values)
+        self.sizes |= sizes
+        self.count += len(next(iter(next(iter(found.values())).values())))
+        if self._path is not None and time.monotonic() - self._saved > SAVE_EVERY:
+            self.save()
+
+    def error(self) -> float:
+        """The worst relative standard error of the maps and curves."""
+        errors = [e.relative_error() for kinds in self.estimates.values() for e in kinds.values() if e.grouped]
+        return max(errors, default=float("inf"))
+
+    def save(self) -> None:
+        """Write the state."""
+        counts = {e.count for kinds in self.estimates.values() for e in kinds.values()}
+        if self._path is None or counts != {self.count}:  # nothing yet, or interrupted in the middle of `add`
+            return
+        pairs = [(name, kind) for name, kinds in self.estimates.items() for kind in kinds]
+        arrays = {
+            f"{i}.{key}": value
+            for i, (name, kind) in enumerate(pairs)
+            for key, value in self.estimates[name][kind].state().items()
+        }
+        header = dict(identity=self._identity, count=self.count, estimates=pairs, sizes=self.sizes)
+        partial = self._path.with_name(self._path.name + ".partial")
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        with open(partial, "wb") as file:
+            np.savez(file, header=np.array(json.dumps(header)), **arrays)  # type: ignore[arg-type]
+        os.replace(partial, self._path)
+        self._saved = time.monotonic()
+
+    def remove(self) -> None:
+        """The computation is done; its state is not needed any more."""
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)

@@ -1,0 +1,92 @@
+"""Where in a layer's output the gradient starts: positions and channels."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+Place = tuple[float, float] | tuple[int, int]
+Position = str | Place | Sequence[Place]
+
+_ALLOWED = "'center', 'all', (row, col) as ints or as fractions in [0, 1], or a list of such pairs"
+
+
+def check_position(position: Position) -> list[str | Place]:
+    """The positions as a list; "all" and "center" stay names.
+
+    Raises:
+        ValueError: not a position; the message lists what is.
+    """
+    if position in ("center", "all"):
+        return [position]  # type: ignore[list-item]
+    single = _is_place(position)
+    places = [position] if single else position
+    if isinstance(places, str) or not isinstance(places, Sequence) or not places or not all(map(_is_place, places)):
+        raise ValueError(f"`position` is {position!r}; allowed: {_ALLOWED}.")
+    return [tuple(p) for p in places]  # type: ignore[misc,arg-type]
+
+
+def _is_place(value) -> bool:
+    return (
+        isinstance(value, Sequence)
+        and not isinstance(value, str)
+        and len(value) == 2
+        and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in value)
+    )
+
+
+def cell(name: str, place: str | Place, size: tuple[int, int]) -> tuple[int, int] | None:
+    """Row and column of a place in a map of this size; ``None`` for all of it.
+
+    Raises:
+        ValueError: outside the map.
+    """
+    h, w = size
+    if place == "all":
+        return None
+    if place == "center":
+        return h // 2, w // 2
+    assert not isinstance(place, str)
+    row, col = (p if isinstance(p, int) else min(int(p * n), n - 1) for p, n in zip(place, size, strict=True))
+    if not (0 <= row < h and 0 <= col < w):
+        raise ValueError(f"`position` is {place!r}, outside the {h}x{w} output of layer {name!r}.")
+    return row, col
+
+
+def select(name: str, y: Tensor, place: str | Place) -> Tensor:
+    """(T, B, C) of a map (T, B, C, h, w) at one place, or its sum over all places.
+
+    The result never shares memory with ``y``, so that a later in-place operation of the model does not reach it.
+    """
+    at = cell(name, place, (y.shape[-2], y.shape[-1]))
+    return y.sum((-2, -1)) if at is None else y[..., at[0], at[1]].clone()
+
+
+def check_channels(channels: str | int) -> str | int:
+    """``channels`` if it is "sum", "per-channel" or a number of random projections.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if channels in ("sum", "per-channel") or (
+        isinstance(channels, int) and not isinstance(channels, bool) and channels > 0
+    ):
+        return channels
+    raise ValueError(
+        f"`channels` is {channels!r}; allowed: 'sum', 'per-channel', or an int >= 1 for that many random projections."
+    )
+
+
+def channel_vectors(channels: str | int, y: Tensor, generator: torch.Generator) -> tuple[Tensor, float]:
+    """Vectors (K, C) that the channels of ``y`` (T, B, C) are weighted with, and the weight of each one's field.
+
+    "sum": ones. "per-channel": unit vectors, whose fields are summed, so that without cancellation between channels
+    the result is that of "sum". An int: random signs, whose fields are averaged.
+    """
+    count = y.shape[2]
+    if channels == "sum":
+        return torch.ones(1, count, dtype=y.dtype, device=y.device), 1.0
+    if channels == "per-channel":
+        return torch.eye(count, dtype=y.dtype, device=y.device), 1.0
+    signs = torch.randint(0, 2, (int(channels), count), generator=generator) * 2 - 1
+    return signs.to(y), 1 / int(channels)
