@@ -48,7 +48,7 @@ def round_up_as_the_reference_did(model: SDTV3) -> None:
         (x,) = arguments
         assert abs(x[-1, 12, 1, 17] - 1.5) < 1e-6
         x = x.clone()
-        x[-1, 12, 1, 17] = 1.5 + 2e-6
+        x[-1, 12, 1, 17] += 2e-6
         return (x,)
 
     model.get_submodule("stages.2.blocks.0.mixer.spike2").register_forward_pre_hook(nudge)

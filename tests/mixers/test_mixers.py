@@ -3,7 +3,6 @@ import torch
 from torch.nn import functional as F
 
 from sterf_plugins.mixers import SRB, ConvMixer, MLPixer
-from sterf_plugins.neurons import IntegerSpike
 from sterf_plugins.testing import check_mixer
 
 MIXERS = [ConvMixer, MLPixer, SRB]
