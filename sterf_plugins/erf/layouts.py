@@ -4,7 +4,7 @@ Grids of tokens are inferred from the input size and the strides that the model 
 what fits twice is an error that says how to decide it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +14,7 @@ LAYOUTS = ("BCHW", "BHWC", "BNC", "BCN", "BC")
 Grid = tuple[int, int]
 
 _CHANNELS_FIRST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)
-_CHANNELS_LAST = (nn.Linear, nn.LayerNorm)
+_CHANNELS_LAST = (nn.Linear, nn.LayerNorm)  # these types alone: timm's LayerNorm2d is a LayerNorm with channels first
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,11 @@ class Geometry:
     strides: tuple[int, ...]
     prefix: int | None
 
-    def grids(self) -> set[Grid]:
-        """Sizes that a feature map may have."""
+    def grids(self) -> dict[Grid, int]:
+        """Sizes that a feature map may have; 0 for those that divide the input without a rest, else 1."""
         (h, w), s = self.size, self.strides
-        found = {(-(-h // n), -(-w // n)) for n in s} | {(h // n, w // n) for n in s}
-        return {g for g in found if min(g) > 0}
+        found = {g: 1 for n in s for g in ((-(-h // n), -(-w // n)), (h // n, w // n)) if min(g) > 0}
+        return found | {(h // n, w // n): 0 for n in s if h % n == 0 and w % n == 0}
 
 
 @dataclass(frozen=True)
@@ -74,20 +74,22 @@ def prefix_tokens(model: nn.Module) -> int | None:
 
 
 def find_windows(ancestors: Iterable[nn.Module]) -> Windows | None:
-    """The windows that the innermost of these modules works in; ``ancestors`` from the inside outwards.
+    """The windows that a module works in, if it is inside a window attention.
 
-    Raises:
-        ValueError: never here; sizes are checked when the windows are put together.
+    Args:
+        ancestors: the module and those around it, from the inside outwards. The attention has a ``window_size``; the
+            module around it, which cuts the windows and joins them again, a ``shift_size``.
     """
-    size = shift = grid = None
-    pad_first = True
+    size = None
     for module in ancestors:
-        size = size or _pair(getattr(module, "window_size", None))
-        if size and shift is None and getattr(module, "shift_size", None) is not None:
-            shift = _pair(module.shift_size)
+        if getattr(module, "shift_size", None) is not None:
+            if size is None:
+                return None  # the module cuts windows itself, or is beside the attention
+            shift = _pair(module.shift_size) or (0, 0)
             grid = _pair(getattr(module, "input_resolution", None))
-            pad_first = not type(module).__module__.startswith("timm.")  # timm rolls, then pads
-    return Windows(size, shift or (0, 0), grid, pad_first) if size else None
+            return Windows(size, shift, grid, pad_first=not type(module).__module__.startswith("timm."))
+        size = size or _pair(getattr(module, "window_size", None))
+    return None
 
 
 def _pair(value) -> Grid | None:
@@ -124,7 +126,7 @@ def to_map(
         ValueError: the layout is unclear; the message says which argument decides it.
     """
     timed, y = _split_time(name, y, geometry, windows)
-    if windows is not None and y.ndim == 4 and y.shape[1] != geometry.batch:  # (T, B*windows, tokens, C)
+    if windows is not None and y.ndim == 4 and y.shape[2] == windows.size[0] * windows.size[1]:
         return _join_windows(name, y, geometry, windows, grid), timed
     if y.shape[1] != geometry.batch:
         raise ValueError(
@@ -181,10 +183,10 @@ def _split_time(name: str, y: Tensor, geometry: Geometry, windows: Windows | Non
 
 
 def _guess(name: str, rest: Size, module: nn.Module, geometry: Geometry, grid: Grid | None) -> tuple[str, Grid | None]:
-    grids = {grid} if grid else geometry.grids()
+    grids = {grid: 0} if grid else geometry.grids()
     if len(rest) <= 1:
         return "BC", None
-    first, last = isinstance(module, _CHANNELS_FIRST), isinstance(module, _CHANNELS_LAST)
+    first, last = isinstance(module, _CHANNELS_FIRST), type(module) in _CHANNELS_LAST
     if len(rest) == 3:
         if first or last:
             return ("BCHW" if first else "BHWC"), None
@@ -199,39 +201,44 @@ def _guess(name: str, rest: Size, module: nn.Module, geometry: Geometry, grid: G
     if len(rest) == 2:
         if first or last:
             return ("BCN" if first else "BNC"), grid
-        fits = [bool(_fitting(n, geometry, grids)) for n in rest]
-        if fits[0] and fits[1]:
+        tokens_first, tokens_last = (min(_fitting(n, geometry, grids).values(), default=None) for n in rest)
+        if tokens_first is not None and tokens_first == tokens_last:
             raise ValueError(
                 f"layer {name!r} gives {tuple(rest)} per input, which fits (N, C) and (C, N); pass layout='BNC' or "
                 f"layout='BCN'."
             )
-        return ("BCN" if fits[1] else "BNC"), grid
+        if tokens_last is not None and (tokens_first is None or tokens_last < tokens_first):
+            return "BCN", grid
+        return "BNC", grid
     raise ValueError(
         f"layer {name!r} gives {tuple(rest)} per input; (C, H, W), (H, W, C), (N, C), (C, N) or (C,) are understood."
     )
 
 
-def _fitting(tokens: int, geometry: Geometry, grids: Iterable[Grid]) -> dict[Grid, int]:
-    """Grids that this number of tokens can be, with the class and register tokens that are left over."""
+def _fitting(tokens: int, geometry: Geometry, grids: Mapping[Grid, int]) -> dict[Grid, tuple[int, int]]:
+    """Grids that this number of tokens can be, and how far-fetched each is: rounded, tokens beside the patches."""
     known = geometry.prefix
-    allowed = (0, 1, 2) if known is None else (known, 0)
-    found = {g: tokens - g[0] * g[1] for g in grids if tokens - g[0] * g[1] in allowed}
-    exact = {g: p for g, p in found.items() if p == allowed[0]}
-    return exact or found
+    likely = (0, 1, 2) if known is None else (known, 0)  # none, a class token, a distillation token too
+    return {
+        grid: (rest, likely.index(tokens - grid[0] * grid[1]))
+        for grid, rest in grids.items()
+        if tokens - grid[0] * grid[1] in likely
+    }
 
 
 def _token_grid(name: str, tokens: int, geometry: Geometry) -> Grid:
-    found = _fitting(tokens, geometry, geometry.grids())
+    fitting = _fitting(tokens, geometry, geometry.grids())
     h, w = geometry.size
-    if not found:
+    if not fitting:
         raise ValueError(
             f"layer {name!r} has {tokens} tokens, which fit no grid of a {h}x{w} input at strides "
             f"{', '.join(map(str, geometry.strides))}; pass grid=(rows, columns)."
         )
+    found = [g for g, rank in fitting.items() if rank == min(fitting.values())]
     if len(found) > 1:
         choices = ", ".join(f"{g[0]}x{g[1]}" for g in sorted(found))
         raise ValueError(f"layer {name!r} has {tokens} tokens, which may be {choices}; pass grid=(rows, columns).")
-    return next(iter(found))
+    return found[0]
 
 
 def _join_windows(name: str, y: Tensor, geometry: Geometry, windows: Windows, grid: Grid | None) -> Tensor:

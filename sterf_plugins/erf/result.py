@@ -192,5 +192,6 @@ def _check(layer: str, kind: str, value: np.ndarray) -> None:
     if not value.any():
         raise ValueError(
             f"layer {layer!r}: all gradients are zero{'' if kind == 'spatial' else f' ({kind})'}. Likely causes: a spiking "
-            f"neuron without a surrogate gradient in eval mode, a detached or `no_grad` branch, or a dead layer."
+            f"neuron without a surrogate gradient in eval mode, a detached or `no_grad` branch, a dead layer, or a "
+            f"normalisation over channels, whose sum is constant (use channels='per-channel')."
         )

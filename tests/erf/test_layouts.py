@@ -1,0 +1,205 @@
+"""Every layout of a layer's output gives the field of the right position."""
+
+import numpy as np
+import pytest
+import timm
+import torch
+from torch import nn
+
+from sterf_plugins.erf import compute_erf
+from sterf_plugins.erf.layouts import Geometry, possible_strides
+
+
+class Reshaped(nn.Module):
+    """A 4x4 patch embedding whose output is laid out in some way; pixel sees exactly its patch."""
+
+    def __init__(self, arrange, patch=4, dim=37):
+        super().__init__()
+        self.embed = nn.Conv2d(1, dim, patch, patch)
+        nn.init.constant_(self.embed.weight, 1.0)
+        self.out = nn.Identity()
+        self.arrange = arrange
+
+    def forward(self, x):
+        return self.out(self.arrange(self.embed(x)))
+
+
+def patch_of_the_centre(field, grid, patch=4):
+    row, col = grid[0] // 2 * patch, grid[1] // 2 * patch
+    expected = np.zeros_like(field)
+    expected[row : row + patch, col : col + patch] = 1
+    return np.array_equal(field > 0, expected > 0)
+
+
+def with_prefix(count):
+    return lambda y: torch.cat([y.new_ones(len(y), count, y.shape[1]), y.flatten(2).transpose(1, 2)], 1)
+
+
+ARRANGED = {
+    "BCHW": lambda y: y,
+    "BHWC": lambda y: y.permute(0, 2, 3, 1),
+    "BNC": lambda y: y.flatten(2).transpose(1, 2),
+    "BCN": lambda y: y.flatten(2),
+    "class token": with_prefix(1),
+    "class and distillation tokens": with_prefix(2),
+    "leading T=1": lambda y: y[None],
+    "tuple": lambda y: (y, None),
+    "nested dict": lambda y: {"a": [y], "b": 3},
+}
+
+
+@pytest.mark.parametrize("name", ARRANGED)
+@pytest.mark.parametrize("size", [(32, 32), (32, 56), (40, 24)])
+def test_layouts(name, size):
+    result = compute_erf(Reshaped(ARRANGED[name]), torch.randn(3, 1, *size), "out")
+    expected = {"tuple": "out[0]", "nested dict": "out[a][0]"}.get(name, "out")
+    assert result.layers == [expected]
+    assert patch_of_the_centre(result.spatial[expected], (size[0] // 4, size[1] // 4))
+
+
+@pytest.mark.parametrize("prefix", [0, 1, 5])
+def test_a_model_may_say_how_many_tokens_are_no_patches(prefix):
+    model = Reshaped(with_prefix(prefix))
+    model.num_prefix_tokens = prefix
+    assert patch_of_the_centre(compute_erf(model, torch.randn(2, 1, 24, 40), "out").spatial["out"], (6, 10))
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("vit_tiny_patch16_224", "blocks.1.attn.proj"),  # class token
+        ("vit_tiny_patch16_224", "blocks.1"),
+        ("vit_small_patch14_reg4_dinov2", "blocks.0"),  # registers, patch 14
+        ("convnext_tiny", "stages.1.blocks.0.mlp.fc2"),  # (B, H, W, C)
+        ("pvt_v2_b0", "stages.1.blocks.0.attn.proj"),  # tokens at stride 8
+        ("mixer_s16_224", "blocks.0.mlp_tokens"),  # token mixer, channels of its inside are tokens
+        ("maxvit_tiny_rw_224", "stages.0.blocks.0"),
+    ],
+)
+def test_stock_timm_models(name, layer):
+    size = (112, 224) if name not in ("mixer_s16_224", "maxvit_tiny_rw_224") else (224, 224)
+    options = dict(img_size=size) if name.startswith("vit") else {}
+    torch.manual_seed(0)
+    model = timm.create_model(name, **options)
+    result = compute_erf(model, torch.randn(2, 3, *size), layer, batch_size=2)
+    grid = result.info["map_size"][layer]
+    assert grid[0] / grid[1] == pytest.approx(size[0] / size[1])
+    field = result.spatial[layer]
+    # The residual stream or the norm alone keeps most of the mass at the target's own patch.
+    if layer in ("blocks.1", "blocks.0"):
+        cell = (size[0] // grid[0], size[1] // grid[1])
+        peak = np.unravel_index(field.argmax(), field.shape)
+        assert (peak[0] // cell[0], peak[1] // cell[1]) == (grid[0] // 2, grid[1] // 2)
+
+
+def rows_and_columns(field):
+    return [(int(np.flatnonzero(v).min()), int(np.flatnonzero(v).max()) + 1) for v in (field.any(1), field.any(0))]
+
+
+@pytest.mark.parametrize("suffix", ["attn", "attn.proj"])
+def test_windows_of_timm_swin(suffix):
+    """56x56 at stride 4 in windows of 7: pixel 28 is the first of the window 28..34; shifted, it is in 24..30."""
+    torch.manual_seed(0)
+    model = timm.create_model("swin_tiny_patch4_window7_224")
+    layers = [f"layers.0.blocks.0.{suffix}", f"layers.0.blocks.1.{suffix}"]
+    result = compute_erf(model, torch.randn(2, 3, 224, 224), layers, batch_size=2)
+    assert result.info["map_size"][layers[0]] == [56, 56]
+    assert rows_and_columns(result.spatial[layers[0]]) == [(112, 140), (112, 140)]
+    # The windows of block 0 that 24..30 overlaps are 21..27 and 28..34.
+    assert rows_and_columns(result.spatial[layers[1]]) == [(84, 140), (84, 140)]
+
+
+def test_windows_of_mmdet_swin_with_padding():
+    """A map of 30x44 in windows of 7 is padded to 35x49 before it is shifted."""
+    import sterf_plugins
+
+    sterf_plugins.setup()
+    from mmdet.models.backbones import SwinTransformer
+
+    torch.manual_seed(0)
+    model = SwinTransformer(embed_dims=24, depths=(2, 1), num_heads=(3, 3), strides=(4, 2), out_indices=(0, 1))
+    layers = ["stages.0.blocks.0.attn.w_msa", "stages.0.blocks.1.attn.w_msa"]
+    with pytest.raises(ValueError, match=r"windows of 7x7.*Pass grid=\(rows, columns\)"):
+        compute_erf(model, torch.randn(1, 3, 24, 24), layers[0])  # 6x6, or coarser maps in the same one window
+    result = compute_erf(model, torch.randn(2, 3, 120, 176), layers, grid=(30, 44))
+    # Pixel (15, 22): in the windows 14..20 x 21..27; shifted, 10..16 x 17..23 out of 7..20 x 14..27.
+    assert rows_and_columns(result.spatial[layers[0]]) == [(56, 84), (84, 112)]
+    assert rows_and_columns(result.spatial[layers[1]]) == [(28, 84), (56, 112)]
+
+
+TIMED = {
+    "TBCHW": lambda y, t, b: y.unflatten(0, (t, b)),
+    "flattened": lambda y, t, b: y,
+    "TBNC": lambda y, t, b: y.flatten(2).transpose(1, 2).unflatten(0, (t, b)),
+    "TBCN": lambda y, t, b: y.flatten(2).unflatten(0, (t, b)),
+    "flattened tokens": lambda y, t, b: y.flatten(2).transpose(1, 2),
+    "mean over time": lambda y, t, b: y.unflatten(0, (t, b)).mean(0),
+}
+
+
+@pytest.mark.parametrize("name", TIMED)
+@pytest.mark.parametrize("batch", [1, 3, 4])
+def test_layouts_with_a_time_axis(name, batch):
+    class Timed(Reshaped):
+        def forward(self, x):
+            return self.out(TIMED[name](self.embed(x.flatten(0, 1)), *x.shape[:2]))
+
+    result = compute_erf(Timed(None), torch.randn(4, batch, 1, 32, 56), "out", batch_size=batch)
+    assert patch_of_the_centre(result.spatial["out"], (8, 14))
+    lags = result.spatiotemporal["out"].sum((-2, -1))
+    if name == "mean over time":  # belongs to the last step, and every input step counts alike
+        assert np.allclose(lags[-1], lags[-1, 0]) and not lags[:-1].any()
+    else:  # no memory: each step sees itself
+        assert np.allclose(lags, np.diag(np.zeros(4)) + np.outer(np.ones(4), [1, 0, 0, 0]) * lags[0, 0])
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_model_with_a_time_axis_of_its_own(known):
+    """As spiking transformers do: images in, repeated T times inside, (T*B, ...) or (T, B, ...) out."""
+
+    class Inner(Reshaped):
+        def forward(self, x):
+            return self.out(self.embed(x.repeat(4, 1, 1, 1)))
+
+    model = Inner(None)
+    if known:
+        model.T = 4
+    field = compute_erf(model, torch.randn(3, 1, 24, 40), "out").spatial["out"]
+    assert patch_of_the_centre(field, (6, 10))
+    assert field.max() == 37  # the mean over the four equal steps, 37 channels summed
+
+
+def test_what_fits_twice_is_an_error_that_says_how_to_decide():
+    x = torch.randn(2, 1, 32, 32)
+    square = Reshaped(lambda y: y.flatten(2).transpose(1, 2), dim=64)  # 64 tokens and 64 channels
+    with pytest.raises(ValueError, match=r"fits \(N, C\) and \(C, N\); pass layout='BNC' or"):
+        compute_erf(square, x, "out")
+    field = compute_erf(square, x, "out", layout={"o*": "BNC"}).spatial["out"]
+    assert patch_of_the_centre(field, (8, 8))
+    odd = Reshaped(lambda y: y[..., :7, :7].flatten(2).transpose(1, 2))
+    with pytest.raises(ValueError, match=r"49 tokens, which fit no grid of a 32x32 input.*pass grid=\(rows, columns\)"):
+        compute_erf(odd, x, "out")
+    assert compute_erf(odd, x, "out", grid=(7, 7)).info["map_size"]["out"] == [7, 7]
+    with pytest.raises(ValueError, match=r"has 49 tokens, fewer than the 8x8 of `grid`"):
+        compute_erf(odd, x, "out", grid={"out": (8, 8)})
+    time = Reshaped(lambda y: y.repeat(2, 1, 1, 1)[:, :2])  # 4 = 2 * 2 entries of 2 channels, batch 2
+    with pytest.raises(ValueError, match=r"may be \(T, B, ...\) or \(T\*B, ...\)"):
+        compute_erf(time, x, "out")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(layout="NCHW"), "`layout` is 'NCHW'; allowed"),
+        (dict(grid=(0, 3)), r"`grid` is \(0, 3\)"),
+        (dict(layout="BNC"), "which is not `layout` 'BNC'"),
+    ],
+)
+def test_bad_layouts(options, message):
+    with pytest.raises(ValueError, match=message):
+        compute_erf(Reshaped(lambda y: y), torch.randn(2, 1, 32, 32), "out", **options)
+
+
+def test_grids_are_never_square_roots():
+    geometry = Geometry((32, 128), 1, None, possible_strides(nn.Identity()), None)
+    assert (2, 8) in geometry.grids() and (4, 4) not in geometry.grids()
