@@ -124,6 +124,7 @@ def compute_erf(
     names = match_layers(model, layers)
     if target == "block":
         names = enclosing_blocks(model, names)
+    _check_finite(model)
     home = _device_of(model)
     place = torch.device(device) if device is not None else home
     parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
@@ -158,6 +159,8 @@ def compute_erf(
                     raise ValueError(
                         f"inputs differ in shape: {tuple(shape)} and {tuple(one)}; resize them to one size."
                     )
+                if not torch.isfinite(images).all():
+                    raise ValueError("`inputs` hold NaN or infinite values; look at the files and the normalisation.")
                 axis = batch_axis(images)
                 skipped = min(skip, images.shape[axis])
                 skip -= skipped
@@ -203,6 +206,17 @@ def compute_erf(
     result = ERFResult.from_estimates(running.estimates, info)
     running.remove()
     return result
+
+
+def _check_finite(model: nn.Module) -> None:
+    """NaN weights give zero gradients behind a spike function, which would be a misleading message."""
+    entries = [*model.named_parameters(), *model.named_buffers()]
+    broken = [name for name, t in entries if t.is_floating_point() and not torch.isfinite(t).all()]
+    if broken:
+        raise ValueError(
+            f"{len(broken)} of the model's {len(entries)} parameters and buffers are not finite, such as "
+            f"{', '.join(broken[:3])}: a diverged training or a broken checkpoint."
+        )
 
 
 def _kinds(kinds: str | Iterable[str] | None, images: Tensor) -> tuple[str, ...]:

@@ -152,13 +152,13 @@ def cell_mass(field: np.ndarray, size: tuple[int, int], at: tuple[int, int] | No
 
 
 def radial_profile(field: np.ndarray) -> np.ndarray:
-    """Mean of the map over rings one pixel wide about the centre of mass, from radius 0 to half the longer side."""
+    """Mean of the map over rings about the centre of mass, [0, 1), [1, 2), ... pixels, to half of the longer side."""
     values = np.asarray(field, np.float64)
-    rings = np.round(_radii(_mass(field))).astype(int).ravel()
+    rings = _radii(_mass(field)).astype(int).ravel()
     count = np.bincount(rings)
     longer = values.shape[0] if values.shape[0] > values.shape[1] else values.shape[1]
     profile = np.bincount(rings, values.ravel()) / np.maximum(count, 1)
-    return profile[: longer // 2 + 1]
+    return profile[: longer // 2]
 
 
 def spectrum(field: np.ndarray) -> np.ndarray:

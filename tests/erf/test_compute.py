@@ -207,7 +207,7 @@ def test_zero_gradients_are_explained():
 
     bad = nn.Sequential(nn.Conv2d(1, 1, 1))
     nn.init.constant_(bad[0].weight, float("nan"))
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(ValueError, match=r"not finite, such as 0\.weight"):
         compute_erf(bad, torch.randn(1, 1, 4, 4), "0")
 
 
