@@ -14,6 +14,7 @@ sterf_plugins.setup()
 
 from mmengine.config import ConfigDict  # noqa: E402
 
+from sterf_plugins import console  # noqa: E402
 from sterf_plugins.openmmlab import cli  # noqa: E402
 
 
@@ -101,4 +102,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run_tool(main)
+    console.run_tool(main)

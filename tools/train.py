@@ -15,6 +15,7 @@ sterf_plugins.setup()
 
 from mmengine.runner import find_latest_checkpoint  # noqa: E402
 
+from sterf_plugins import console  # noqa: E402
 from sterf_plugins.openmmlab import cli  # noqa: E402
 
 
@@ -98,4 +99,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run_tool(main)
+    console.run_tool(main)

@@ -1,7 +1,8 @@
 """Effective receptive fields of any PyTorch model. Needs torch and numpy only (matplotlib for pictures)."""
 
+from .calibrate import calibrate
 from .compute import compute_erf
 from .metrics import area_ratio
-from .result import ERFResult
+from .result import ERFResult, Number
 
-__all__ = ["ERFResult", "area_ratio", "compute_erf"]
+__all__ = ["ERFResult", "Number", "area_ratio", "calibrate", "compute_erf"]

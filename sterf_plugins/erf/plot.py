@@ -1,50 +1,232 @@
 """Pictures of receptive fields. Figures are made without pyplot, so no global state is touched."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from .gaussian import fit_gaussian
+from .lags import lag_mass
+from .metrics import radial_profile, spectrum
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from .result import ERFResult
 
-
-def display_map(field: np.ndarray) -> np.ndarray:
-    """Scale a map to [0, 1] for the eye: the cube root brings out the weak surround; numbers use the linear map."""
-    top = field.max()
-    return np.cbrt(field / top) if top > 0 else field
+Results = Mapping[str, "ERFResult"]
+_MAP = "inferno"
 
 
-def draw(result: "ERFResult", path: str | os.PathLike | None = None) -> "Figure":
-    """One panel per layer, titled with its name and its area ratios at 50 % and 90 % of the mass."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+def display_map(field: np.ndarray, top: float | None = None) -> np.ndarray:
+    """Scale a map to [0, 1] for the eye: the cube root brings out the weak surround; numbers use the linear map.
 
-    count = max(1, len(result.layers))
-    columns = min(count, 5)
-    rows = -(-count // columns)
-    figure = Figure(figsize=(2.6 * columns, 2.9 * rows), layout="constrained")
-    FigureCanvasAgg(figure)
-    for i, layer in enumerate(result.layers):
-        axes = figure.add_subplot(rows, columns, i + 1)
-        axes.imshow(display_map(result.spatial[layer]), cmap="inferno", vmin=0, vmax=1)
-        half, most = (result.area_ratio(layer, share) for share in (0.5, 0.9))
-        axes.set_title(f"{layer}\n50 %: {half:.3f}   90 %: {most:.3f}", fontsize=8)
-        axes.set_xticks([])
-        axes.set_yticks([])
-    if path is not None:
-        path = Path(path)
-        partial = path.with_name(f"{path.stem}.partial{path.suffix}")
-        figure.savefig(partial, dpi=120)
-        os.replace(partial, path)
-    return figure
+    Of a signed map the absolute value is shown.
+
+    Args:
+        field: (H, W).
+        top: the value that becomes 1; the map's own maximum unless given.
+    """
+    field = np.abs(field)
+    top = field.max() if top is None else top
+    return np.cbrt(np.minimum(field / top, 1)) if top > 0 else field
 
 
 def map_image(field: np.ndarray) -> np.ndarray:
     """One map as an (H, W, 3) uint8 RGB picture."""
     from matplotlib import colormaps
 
-    return (colormaps["inferno"](display_map(field))[..., :3] * 255).round().astype(np.uint8)
+    return (colormaps[_MAP](display_map(field))[..., :3] * 255).round().astype(np.uint8)
+
+
+def strip_image(fields: list[np.ndarray]) -> np.ndarray:
+    """Maps side by side, each scaled on its own, as an (H, n * (W + 2), 3) uint8 RGB picture."""
+    pictures = [np.pad(map_image(field), ((0, 0), (0, 2), (0, 0)), constant_values=255) for field in fields]
+    return np.concatenate(pictures, axis=1)
+
+
+def _figure(rows: int, columns: int, width: float = 2.6, height: float = 2.8) -> tuple["Figure", Any]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width * columns + 0.4, height * rows + 0.3), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def write(figure: "Figure", path: str | os.PathLike) -> Path:
+    """Save under a temporary name and rename; the suffix decides the format."""
+    path = Path(path)
+    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
+    figure.savefig(partial, dpi=120)
+    os.replace(partial, path)
+    return path
+
+
+def draw(result: "ERFResult", path: str | os.PathLike | None = None) -> "Figure":
+    """One panel per layer, titled with its name and its area ratios at 50 % and 90 % of the mass."""
+    count = max(1, len(result.layers))
+    columns = min(count, 5)
+    figure, axes = _figure(-(-count // columns), columns)
+    for ax, layer in zip(axes.flat, result.layers, strict=False):
+        _panel(ax, result, layer)
+    for ax in axes.flat[len(result.layers) :]:
+        ax.set_axis_off()
+    if path is not None:
+        write(figure, path)
+    return figure
+
+
+def _panel(ax: Any, result: "ERFResult", layer: str, top: float | None = None, label: str | None = None) -> None:
+    ax.set_xticks([])
+    ax.set_yticks([])
+    if layer not in result.spatial:
+        ax.set_axis_off()
+        return
+    ax.imshow(display_map(result.spatial[layer], top), cmap=_MAP, vmin=0, vmax=1)
+    half, most = (result.area_ratio(layer, share) for share in (0.5, 0.9))
+    ax.set_title(f"{label or layer}\n50 %: {half:.3f}   90 %: {most:.3f}", fontsize=8)
+
+
+def draw_maps(results: Results) -> "Figure":
+    """A row per model, a column per layer, every map divided by its own maximum: shapes compared on one scale."""
+    columns = max(len(r.layers) for r in results.values())
+    figure, axes = _figure(len(results), columns)
+    for row, (name, result) in zip(axes, results.items(), strict=True):
+        for i, ax in enumerate(row):
+            if i < len(result.layers):
+                _panel(ax, result, result.layers[i])
+            else:
+                ax.set_axis_off()
+        row[0].set_ylabel(name, fontsize=9)
+    return figure
+
+
+def draw_overlay(results: Results, image: np.ndarray) -> "Figure":
+    """The fields over an image (H, W, 3) in [0, 1]: where a field is weak, the image is dark."""
+    columns = max(len(r.layers) for r in results.values())
+    figure, axes = _figure(len(results), columns)
+    for row, (name, result) in zip(axes, results.items(), strict=True):
+        for i, ax in enumerate(row):
+            ax.set_xticks([])
+            ax.set_yticks([])
+            if i >= len(result.layers):
+                ax.set_axis_off()
+                continue
+            layer = result.layers[i]
+            field = display_map(result.spatial[layer])[..., None]
+            if field.shape[:2] == image.shape[:2]:
+                ax.imshow(np.clip(image * (0.15 + 0.85 * field), 0, 1))
+            else:
+                ax.imshow(field[..., 0], cmap=_MAP, vmin=0, vmax=1)
+            ax.set_title(layer, fontsize=8)
+        row[0].set_ylabel(name, fontsize=9)
+    return figure
+
+
+def draw_profiles(results: Results) -> "Figure":
+    """Centre row and column of each field, divided by the maximum, with the section of the fitted Gaussian."""
+    columns = max(len(r.layers) for r in results.values())
+    figure, axes = _figure(len(results), columns, height=2.2)
+    for row, (name, result) in zip(axes, results.items(), strict=True):
+        for i, ax in enumerate(row):
+            if i >= len(result.layers):
+                ax.set_axis_off()
+                continue
+            field = np.abs(result.spatial[result.layers[i]]).astype(np.float64)
+            field = field / field.max()
+            fit = fit_gaussian(field)
+            r, c = (min(max(round(v), 0), n - 1) for v, n in zip((fit.row, fit.column), field.shape, strict=True))
+            for values, centre, sigma, color, label in (
+                (field[r], fit.column, fit.sigma_x, "C0", "row"),
+                (field[:, c], fit.row, fit.sigma_y, "C3", "column"),
+            ):
+                x = np.arange(len(values)) - centre
+                ax.plot(x, values, color=color, lw=0.7, label=label)
+                if sigma > 0:
+                    ax.plot(x, fit.amplitude * np.exp(-((x / sigma) ** 2) / 2), color=color, lw=1.2, ls="--")
+            ax.set_title(f"{result.layers[i]}\nσ {fit.sigma_x:.1f} × {fit.sigma_y:.1f} px, R² {fit.r2:.2f}", fontsize=8)
+            ax.tick_params(labelsize=7)
+        row[0].set_ylabel(name, fontsize=9)
+    axes[0, 0].legend(fontsize=7)
+    return figure
+
+
+def _lines(results: Results, kind: str, curve, xlabel: str, ylabel: str, log: bool) -> "Figure":
+    """A panel per model, a line per layer."""
+    figure, axes = _figure(1, len(results), width=3.6, height=3.0)
+    for ax, (name, result) in zip(axes[0], results.items(), strict=True):
+        for i, layer in enumerate(result.layers):
+            if layer in getattr(result, kind):
+                values = curve(getattr(result, kind)[layer])
+                ax.plot(
+                    np.arange(len(values)),
+                    values,
+                    label=layer,
+                    color=f"C{i % 10}",
+                    marker="." if len(values) < 33 else None,
+                )
+        ax.set_title(name, fontsize=9)
+        ax.set_xlabel(xlabel, fontsize=8)
+        ax.tick_params(labelsize=7)
+        if log:
+            ax.set_yscale("log")
+        ax.legend(fontsize=6)
+    axes[0, 0].set_ylabel(ylabel, fontsize=8)
+    return figure
+
+
+def draw_radial(results: Results) -> "Figure":
+    """Mean over rings about the centre of mass, divided by the maximum; logarithmic."""
+
+    def curve(field: np.ndarray) -> np.ndarray:
+        profile = radial_profile(np.abs(field))
+        return np.maximum(profile / profile.max(), 1e-6)
+
+    return _lines(results, "spatial", curve, "radius [px]", "mean over the ring / maximum", log=True)
+
+
+def draw_lags(results: Results) -> "Figure":
+    """Share of the mass at each lag."""
+    return _lines(results, "temporal", lag_mass, "lag [steps]", "share of the mass", log=False)
+
+
+def draw_spectra(results: Results) -> "Figure":
+    """Magnitude of the 2-d Fourier transform, zero frequency in the middle."""
+    columns = max(len(r.layers) for r in results.values())
+    figure, axes = _figure(len(results), columns)
+    for row, (name, result) in zip(axes, results.items(), strict=True):
+        for i, ax in enumerate(row):
+            ax.set_xticks([])
+            ax.set_yticks([])
+            if i >= len(result.layers):
+                ax.set_axis_off()
+                continue
+            ax.imshow(display_map(spectrum(result.spatial[result.layers[i]])), cmap="viridis", vmin=0, vmax=1)
+            ax.set_title(result.layers[i], fontsize=8)
+        row[0].set_ylabel(name, fontsize=9)
+    return figure
+
+
+def draw_all(results: Results, image: np.ndarray | None = None) -> dict[str, "Figure"]:
+    """All figures that these results allow, by name.
+
+    Args:
+        results: label -> result.
+        image: (H, W, 3) in [0, 1], for the fields over an image.
+    """
+    figures: dict[str, Figure] = {}
+    spatial = {k: r for k, r in results.items() if r.spatial}
+    if spatial:
+        figures["maps"] = draw_maps(spatial)
+        if image is not None:
+            figures["overlay"] = draw_overlay(spatial, image)
+        figures["profiles"] = draw_profiles(spatial)
+        figures["radial"] = draw_radial(spatial)
+        figures["spectra"] = draw_spectra(spatial)
+    temporal = {k: r for k, r in results.items() if r.temporal}
+    if temporal:
+        figures["lags"] = draw_lags(temporal)
+    return figures

@@ -1,14 +1,8 @@
-"""What the command-line tools share: options, config preparation, and errors in one line."""
+"""What the training and test tools share: options, and configs fit for this machine."""
 
 import argparse
 import os
-import signal
-import sys
-import threading
-import warnings
-from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 
 import torch
 from mmengine.config import Config, DictAction
@@ -16,11 +10,9 @@ from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from ..console import check_writable
 from .adapt import swap_backbone
 from .configs import check_data, load_config, revert_sync_bn
-
-USER_ERRORS = (ValueError, TypeError, KeyError, OSError, ImportError, AssertionError, NotImplementedError)
-TRACEBACK = "STERF_TRACEBACK"
 
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:
@@ -60,22 +52,10 @@ def read_config(args: argparse.Namespace) -> Config:
         config.work_dir = args.work_dir
     elif not config.get("work_dir"):
         config.work_dir = str(Path("work_dirs") / Path(args.config.split("::")[-1]).stem)
-    _check_writable(Path(config.work_dir))
+    check_writable(Path(config.work_dir), "--work-dir")
     if not torch.cuda.is_available():
         _fit_cpu(config)
     return config
-
-
-def _check_writable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".write-test-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise ValueError(
-            f"--work-dir {folder} cannot be written ({error.strerror}); give a folder where you may write."
-        ) from error
 
 
 def _fit_cpu(config: Config) -> None:
@@ -138,43 +118,3 @@ def check_checkpoint(runner: Runner, path: str, strict: bool) -> None:
             f"shape, such as {', '.join(lacking[:3])}. Give the config that the checkpoint was trained with "
             f"(--backbone and --cfg-options included)."
         )
-
-
-def run_tool(main: Callable[[], None]) -> None:
-    """Run a tool: user errors become one line and exit code 2, Ctrl-C becomes 130."""
-    name = Path(sys.argv[0]).name
-    warnings.filterwarnings("ignore", message=".*pkg_resources.*")
-    signal.signal(signal.SIGINT, _interrupt)
-    try:
-        main()
-    except (Exception, KeyboardInterrupt) as error:
-        if _interrupted(error):
-            print(f"\n{name}: interrupted; go on with the same command and --resume", file=sys.stderr)
-            raise SystemExit(130) from None
-        if isinstance(error, FloatingPointError):
-            print(f"{name}: {error}", file=sys.stderr)
-            raise SystemExit(2) from error
-        if not isinstance(error, USER_ERRORS) or os.environ.get(TRACEBACK):
-            raise
-        message = error.args[0] if isinstance(error, KeyError) and error.args else error
-        print(f"{name}: error: {message}\n(set {TRACEBACK}=1 to see where it arose)", file=sys.stderr)
-        raise SystemExit(2) from None
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Ctrl-C, but after ``torch.save``: an exception below its C++ writer aborts the whole process."""
-    while frame is not None:
-        if frame.f_code is torch.save.__code__:
-            again = threading.Timer(0.05, os.kill, (os.getpid(), number))
-            again.daemon = True
-            again.start()
-            return
-        frame = frame.f_back
-    raise KeyboardInterrupt
-
-
-def _interrupted(error: BaseException | None) -> bool:
-    """Whether Ctrl-C is behind an error: mmengine's config formatter turns any exception into a SyntaxError."""
-    while error is not None and not isinstance(error, KeyboardInterrupt):
-        error = error.__cause__ or error.__context__
-    return error is not None

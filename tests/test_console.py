@@ -8,7 +8,7 @@ import pytest
 SCRIPT = """
 import io, os, signal, time
 import torch
-from sterf_plugins.openmmlab import cli
+from sterf_plugins import console
 
 class Slow(io.BytesIO):
     def write(self, data):
@@ -33,7 +33,7 @@ def in_a_loop():
     os.kill(os.getpid(), signal.SIGINT)
     time.sleep(5)
 
-cli.run_tool({})
+console.run_tool({})
 """
 
 

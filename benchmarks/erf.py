@@ -1,0 +1,214 @@
+"""Effective receptive fields: the engine against one forward and one backward per (layer, input).
+
+The published scripts run a whole forward and a whole backward, with parameter gradients, for every layer and input.
+Both sides compute the same maps here, in this process, in turn; medians and ratios are printed.
+
+    python benchmarks/erf.py --threads 2 --out benchmarks/results/erf_cpu.json
+    python benchmarks/erf.py --device cuda --out benchmarks/results/erf_cuda.json
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from plain_sdtv3 import PlainSDTV3
+from plain_spikformer import PlainSpikformer, calibrate
+
+from sterf_plugins.backbones import SDTV3
+from sterf_plugins.erf import compute_erf
+
+
+def published(model, images, modules, grid=None):
+    """Layer -> (H, W): a forward and a backward per layer and input, parameters included, as the scripts do."""
+    maps = {}
+    for name, module in modules.items():
+        total = 0
+        for i in range(len(images)):
+            x = images[i : i + 1].clone().requires_grad_()
+            kept = []
+            handle = module.register_forward_hook(lambda m, a, y, kept=kept: kept.append(y))
+            model(x)
+            handle.remove()
+            y = kept[0] if grid is None else kept[0].unflatten(-1, grid)
+            upstream = torch.zeros_like(y)
+            upstream[..., y.shape[-2] // 2, y.shape[-1] // 2] = 1
+            # The gradient enters each stock BatchNorm contiguous, or batch 1 would be wrong on a CPU.
+            y.backward(upstream)
+            total = total + x.grad[0].abs().mean(0)
+            model.zero_grad(set_to_none=True)
+        maps[name] = (total / len(images)).cpu().numpy()
+    return maps
+
+
+def synchronise(device):
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def timed(work, device):
+    synchronise(device)
+    start = time.perf_counter()
+    result = work()
+    synchronise(device)
+    return time.perf_counter() - start, result
+
+
+def contiguous_gradients(model):
+    """The workaround of the reference for PyTorch's wrong BatchNorm gradient at batch 1 on a CPU."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.register_forward_hook(_contiguous_gradient)
+
+
+def _contiguous_gradient(module, arguments, y):
+    if y.requires_grad:
+        y.register_hook(lambda g: g.contiguous())
+
+
+def compare(sides, repeats, device, inputs):
+    """Medians of the seconds per input of each side, run in turn; ``inputs`` of each side may differ."""
+    seconds, maps = {name: [] for name in sides}, {}
+    for i in range(repeats + 1):
+        for name, work in sides.items():
+            spent, maps[name] = timed(work, device)
+            if i:  # the first is warm-up
+                seconds[name].append(spent / inputs[name])
+    return {name: statistics.median(values) for name, values in seconds.items()}, maps
+
+
+def largest_difference(a, b):
+    return max(float(np.abs(a[k] - b[k]).max() / np.abs(b[k]).max()) for k in b)
+
+
+def sdtv3(args):
+    torch.manual_seed(0)
+    ours = calibrate(SDTV3("tiny", "conv"), torch.randn(8, 3, args.size, args.size)).to(args.device)
+    plain = PlainSDTV3(ours).eval()
+    contiguous_gradients(plain)
+    layers = [f"stages.{s}.blocks.{i}.attn.proj" for s, n in ((3, 6), (4, 2)) for i in range(n)]
+    images = torch.randn(args.inputs, 3, args.size, args.size, device=args.device)
+    few = images[: args.reference_inputs]
+    own, theirs = dict(ours.named_modules()), dict(plain.named_modules())
+    sides = {
+        "published method, plain model": lambda: published(plain, few, {n: theirs[f"{n}.bn"] for n in layers}),
+        "published method, our model": lambda: published(ours, few, {n: own[n] for n in layers}),
+        "engine, our model": lambda: compute_erf(ours, images, layers).spatial,
+    }
+    inputs = {name: len(few) if "published" in name else len(images) for name in sides}
+    seconds, maps = compare(sides, args.repeats, args.device, inputs)
+    same = compute_erf(ours, few, layers).spatial
+    return report(
+        "SDT-V3 tiny conv, 8 attention projections", args, seconds, largest_difference(same, maps[next(iter(sides))])
+    )
+
+
+def spikformer(args):
+    torch.manual_seed(0)
+    model = PlainSpikformer(*args.spikformer).to(args.device)
+    calibrate(model, torch.randn(2, 3, args.size, args.size, device=args.device))
+    contiguous_gradients(model)
+    layers = [f"blocks.{i}.attn.proj" for i in range(args.spikformer[0])]
+    side = args.size // 16
+    images = torch.randn(args.spikformer_inputs, 3, args.size, args.size, device=args.device)
+    few = images[: args.reference_inputs]
+    modules = dict(model.named_modules())
+
+    def reference():  # all four steps have upstream ones, as in the definition; divided by T
+        maps = published(model, few, {n: modules[n] for n in layers}, (side, side))
+        return {k: v / model.T for k, v in maps.items()}
+
+    sides = {
+        "published method": reference,
+        "engine": lambda: compute_erf(model, images, layers, layout="BCN").spatial,
+    }
+    seconds, maps = compare(
+        sides, max(1, args.repeats // 3), args.device, {"published method": len(few), "engine": len(images)}
+    )
+    same = compute_erf(model, few, layers, layout="BCN").spatial
+    name = f"Spikformer-{args.spikformer[0]}-{args.spikformer[1]}, T=4, {len(layers)} attention projections"
+    return report(name, args, seconds, largest_difference(same, maps["published method"]))
+
+
+def report(what, args, seconds, difference):
+    engine = next(v for k, v in seconds.items() if k.startswith("engine"))
+    ratios = {k: v / engine for k, v in seconds.items() if not k.startswith("engine")}
+    result = dict(
+        what=what, size=args.size, seconds_per_input=seconds, ratios=ratios, largest_relative_difference=difference
+    )
+    print(json.dumps(result, indent=1), flush=True)
+    return result
+
+
+def cost(args):
+    """Seconds by number of layers, inputs, T and image size; a linear fit in what each should be linear in."""
+    torch.manual_seed(0)
+    model = calibrate(SDTV3("tiny", "srb"), torch.randn(4, 3, args.size, args.size)).to(args.device)
+    blocks = [f"stages.3.blocks.{i}" for i in range(6)] + [f"stages.4.blocks.{i}" for i in range(2)]
+    size, few = args.size, 4
+    noise = lambda n, s=size: torch.randn(n, 3, s, s, device=args.device)  # noqa: E731
+    series = {
+        "layers": {n: (model, noise(few), blocks[-n:], {}) for n in (1, 2, 4, 8)},
+        "inputs": {n: (model, noise(n), blocks[-2:], {}) for n in (2, 4, 8, 16)},
+        "pixels": {s * s: (model, noise(few, s), blocks[-2:], {}) for s in (size // 2, size, size * 3 // 2)},
+    }
+    chain = PlainSpikformer(2, 64, 4, T=2).to(args.device)
+    calibrate(chain, noise(2, size // 2))
+    for kind in ("spatial", "temporal", "spatiotemporal"):
+        options = dict(kinds=kind, layout="BCN")
+        small = size // 2
+        series[f"T, {kind}"] = {
+            T: (chain, torch.randn(T, 2, 3, small, small, device=args.device), ["blocks.1"], options)
+            for T in (1, 2, 4, 8)
+        }
+    results = {}
+    for name, cases in series.items():
+        x, y = [], []
+        for value, (net, images, layers, options) in cases.items():
+            work = lambda: compute_erf(net, images, layers, **options)  # noqa: B023, E731
+            timed(work, args.device)
+            x.append(value)
+            y.append(statistics.median(timed(work, args.device)[0] for _ in range(args.repeats)))
+        power = 2 if name.endswith("spatiotemporal") else 1  # T outputs, each back through up to T steps
+        slope, offset = np.polyfit(np.array(x, float) ** power, y, 1)
+        fit = slope * np.array(x, float) ** power + offset
+        r2 = 1 - ((np.array(y) - fit) ** 2).sum() / ((np.array(y) - np.mean(y)) ** 2).sum()
+        results[name] = dict(values=x, seconds=y, power=power, slope=slope, offset=offset, r2=float(r2))
+        print(name, json.dumps(results[name]), flush=True)
+    return results
+
+
+PARTS = {"sdtv3": sdtv3, "spikformer": spikformer, "cost": cost}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--inputs", type=int, default=20, help="of the engine")
+    parser.add_argument("--reference-inputs", type=int, default=2, help="of the published method, whose cost is linear")
+    parser.add_argument("--spikformer", type=int, nargs=3, default=(8, 512, 8), metavar=("DEPTH", "DIM", "HEADS"))
+    parser.add_argument("--spikformer-inputs", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--out", type=Path, help="write the figures as JSON, after each part")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    hardware = torch.cuda.get_device_name() if args.device == "cuda" else platform.machine()
+    results = dict(device=args.device, hardware=hardware, threads=args.threads, torch=torch.__version__)
+    for part in args.parts:
+        results[part] = PARTS[part](args)
+        if args.out:
+            partial = args.out.with_name(args.out.name + ".partial")
+            partial.write_text(json.dumps(results, indent=1) + "\n")
+            os.replace(partial, args.out)
+
+
+if __name__ == "__main__":
+    main()

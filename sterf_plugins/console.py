@@ -1,0 +1,77 @@
+"""How command-line tools end: errors in one line, interruptions without a lost or broken file."""
+
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+import torch
+
+USER_ERRORS = (ValueError, TypeError, KeyError, OSError, ImportError, AssertionError, NotImplementedError, MemoryError)
+TRACEBACK = "STERF_TRACEBACK"
+
+
+def check_writable(folder: Path, option: str) -> None:
+    """Make the folder, and be sure that files can be written into it.
+
+    Raises:
+        ValueError: it cannot; the message names the option.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".write-test-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(
+            f"{option} {folder} cannot be written ({error.strerror}); give a folder where you may write."
+        ) from error
+
+
+def run_tool(main: Callable[[], None], again: str = "the same command and --resume") -> None:
+    """Run a tool: user errors become one line and exit code 2, Ctrl-C becomes 130.
+
+    Args:
+        main: the tool.
+        again: how to go on after an interruption.
+    """
+    name = Path(sys.argv[0]).name
+    warnings.filterwarnings("ignore", message=".*pkg_resources.*")
+    signal.signal(signal.SIGINT, _interrupt)
+    try:
+        main()
+    except (Exception, KeyboardInterrupt) as error:
+        if _interrupted(error):
+            print(f"\n{name}: interrupted; go on with {again}", file=sys.stderr)
+            raise SystemExit(130) from None
+        if isinstance(error, FloatingPointError):
+            print(f"{name}: {error}", file=sys.stderr)
+            raise SystemExit(2) from error
+        if not isinstance(error, USER_ERRORS) or os.environ.get(TRACEBACK):
+            raise
+        message = error.args[0] if isinstance(error, KeyError) and error.args else error
+        print(f"{name}: error: {message}\n(set {TRACEBACK}=1 to see where it arose)", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Ctrl-C, but after ``torch.save``: an exception below its C++ writer aborts the whole process."""
+    while frame is not None:
+        if frame.f_code is torch.save.__code__:
+            again = threading.Timer(0.05, os.kill, (os.getpid(), number))
+            again.daemon = True
+            again.start()
+            return
+        frame = frame.f_back
+    raise KeyboardInterrupt
+
+
+def _interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind an error: mmengine's config formatter turns any exception into a SyntaxError."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None

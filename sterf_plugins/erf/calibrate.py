@@ -1,0 +1,39 @@
+"""Statistics for the normalisation layers of untrained models."""
+
+import torch
+from torch import Tensor, nn
+
+
+@torch.no_grad()
+def calibrate(model: nn.Module, images: Tensor) -> nn.Module:
+    """Set the running statistics of all BatchNorms to those of these images, layer after layer; changes the model.
+
+    A random network with the initial statistics (mean 0, variance 1) lets its signal grow or die with depth, and a
+    spiking one falls silent: its receptive field would be that of the initialisation's scale.
+
+    Args:
+        model: any module; it is left in eval mode.
+        images: (N, C, H, W) or (T, N, C, H, W), N >= 2.
+
+    Raises:
+        ValueError: fewer than two images.
+    """
+    if images.shape[images.ndim - 4] < 2:
+        raise ValueError(f"`images` has shape {tuple(images.shape)}; statistics need at least two images.")
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase) and m.track_running_stats]
+    momenta = [m.momentum for m in norms]
+    model.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # cumulative
+        norm.train()
+    try:
+        getattr(model, "extract_feat", model)(images)
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        model.eval()
+        for module in model.modules():
+            if hasattr(module, "_memories") and hasattr(module, "reset"):
+                module.reset()
+    return model

@@ -1,0 +1,112 @@
+"""One folder of results: numbers as CSV, figures as PNG and PDF, and a self-contained HTML page."""
+
+import base64
+import csv
+import html
+import io
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import numpy as np
+
+from .plot import draw_all, write
+from .result import ERFResult
+
+CAPTIONS = {
+    "maps": "Spatial fields. Titles: smallest share of the image that holds 50 % and 90 % of the mass.",
+    "overlay": "The fields over the first image.",
+    "profiles": "Row and column through the centre, with the sections of the fitted Gaussian (dashed).",
+    "radial": "Mean over rings about the centre of mass.",
+    "spectra": "Magnitude of the Fourier transform of the fields, zero frequency in the middle.",
+    "lags": "Temporal fields: share of the mass at each lag, last output step.",
+}
+
+
+def write_report(
+    results: Mapping[str, ERFResult], folder: str | os.PathLike, title: str, image: np.ndarray | None = None
+) -> Path:
+    """Write ``numbers.csv``, ``<figure>.png`` and ``.pdf`` and ``report.html`` into a folder.
+
+    Args:
+        results: label of the model -> result; at least one.
+        folder: is made if it does not exist.
+        title: of the page.
+        image: (H, W, 3) in [0, 1] of the input size, for the fields over an image.
+
+    Returns:
+        Path of the page.
+    """
+    if not results:
+        raise ValueError("`results` is empty; give at least one result.")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_csv(results, folder / "numbers.csv")
+    pictures = []
+    for name, figure in draw_all(results, image).items():
+        path = write(figure, folder / f"{name}.png")
+        write(figure, folder / f"{name}.pdf")
+        data = base64.b64encode(path.read_bytes()).decode()
+        pictures.append(
+            f'<figure id="{name}"><h2>{name.capitalize()}</h2><img alt="{name}" src="data:image/png;base64,{data}">'
+            f"<figcaption>{html.escape(CAPTIONS[name])}</figcaption></figure>"
+        )
+    template = Template((Path(__file__).parent / "report.html").read_text(encoding="utf-8"))
+    head, rows = _table(results)
+    page = template.substitute(
+        title=html.escape(title), head=head, rows=rows, figures="\n".join(pictures), settings=_settings(results)
+    )
+    return _replace(folder / "report.html", page)
+
+
+def _replace(path: Path, text: str) -> Path:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+    return path
+
+
+def _write_csv(results: Mapping[str, ERFResult], path: Path) -> None:
+    rows = [{"model": label, **row} for label, result in results.items() for row in result.rows()]
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    _replace(path, text.getvalue())
+
+
+def _table(results: Mapping[str, ERFResult]) -> tuple[str, str]:
+    entries = [(label, layer, result.numbers(layer)) for label, result in results.items() for layer in result.layers]
+    keys = list(dict.fromkeys(key for _, _, numbers in entries for key in numbers))
+    head = "".join(f'<th scope="col">{html.escape(key)}</th>' for key in ("model", "layer", *keys))
+    rows = []
+    for label, layer, numbers in entries:
+        cells = [f'<td data-value="{html.escape(t, quote=True)}">{html.escape(t)}</td>' for t in (label, layer)]
+        for key in keys:
+            if key not in numbers:
+                cells.append('<td data-value="-1">–</td>')
+                continue
+            value, error = numbers[key]
+            shown = f" <small>± {error:.2g}</small>" if math.isfinite(error) else ""
+            cells.append(f'<td data-value="{value!r}">{_short(value)}{shown}</td>')
+        rows.append(f"<tr>{''.join(cells)}</tr>")
+    return head, "\n".join(rows)
+
+
+def _short(value: float) -> str:
+    if not math.isfinite(value):
+        return "∞" if math.isinf(value) else "–"
+    return f"{value:.4f}" if abs(value) < 1 else f"{value:.2f}"
+
+
+def _settings(results: Mapping[str, ERFResult]) -> str:
+    items: dict[str, Any] = {}
+    for label, result in results.items():
+        settings = {k: v for k, v in result.info.items() if k != "map_size"}
+        items[label] = ", ".join(f"{k} {json.dumps(v)}" for k, v in settings.items())
+    return "".join(f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in items.items())

@@ -1,0 +1,100 @@
+"""Images for a model: from a folder, from a config's validation set, or noise."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .loading import Loaded
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
+
+def image_files(folder: str, most: int) -> list[Path]:
+    """Up to ``most`` image files of a folder and its subfolders, evenly spread over them in order of name.
+
+    Raises:
+        ValueError: no folder, or no image in it.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise ValueError(f"--images {folder}: no such folder. Give a folder of images, 'noise' or 'val'.")
+    files = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES)
+    if not files:
+        raise ValueError(f"--images {folder}: no image in it; suffixes: {', '.join(SUFFIXES)}.")
+    count = min(most, len(files))
+    return [files[i * len(files) // count] for i in range(count)]
+
+
+def from_files(files: list[Path], loaded: Loaded, size: tuple[int, int]) -> Iterator[Tensor]:
+    """Normalised (1, C, H, W) tensors: resized to cover the size, cut around the middle.
+
+    Raises:
+        ValueError: a file is no readable image; the message names it.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    channels = len(loaded.mean)
+    for path in files:
+        try:
+            with Image.open(path) as file:
+                image = file.convert("RGB" if channels == 3 else "L")
+        except (UnidentifiedImageError, OSError, SyntaxError) as error:
+            raise ValueError(f"{path} is no readable image ({error}); remove it or give another folder.") from error
+        scale = max(size[0] / image.height, size[1] / image.width)
+        image = image.resize((max(size[1], round(image.width * scale)), max(size[0], round(image.height * scale))))
+        left, top = (image.width - size[1]) // 2, (image.height - size[0]) // 2
+        pixels = np.asarray(image.crop((left, top, left + size[1], top + size[0])), np.float32)
+        tensor = torch.from_numpy(pixels.reshape(*size, -1)).permute(2, 0, 1)
+        tensor = tensor.flip(0) if loaded.bgr else tensor
+        yield ((tensor - _column(loaded.mean)) / _column(loaded.std))[None]
+
+
+def noise(count: int, channels: int, size: tuple[int, int], seed: int) -> Iterator[Tensor]:
+    """Standard normal (1, C, H, W) tensors, the same for every model."""
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(count):
+        yield torch.randn(1, channels, *size, generator=generator)
+
+
+def from_dataset(dataset, preprocessor, count: int, size: tuple[int, int]) -> Iterator[Tensor]:
+    """Images of an OpenMMLab dataset, evenly spread, normalised by the model's preprocessor, resized; (1, C, H, W)."""
+    from mmengine.dataset import pseudo_collate
+
+    count = min(count, len(dataset))
+    for i in range(count):
+        batch = pseudo_collate([dataset[i * len(dataset) // count]])
+        with torch.no_grad():
+            image = preprocessor(batch, False)["inputs"]
+        yield F.interpolate(image.float(), size, mode="bilinear", antialias=True)
+
+
+def validation_images(loaded: Loaded, count: int, size: tuple[int, int]) -> Iterator[Tensor]:
+    """Images of the config's validation set.
+
+    Raises:
+        ValueError: no config, or no data.
+    """
+    if loaded.config is None or not loaded.config.get("val_dataloader"):
+        raise ValueError(f"--images val needs a config with a val_dataloader; {loaded.label} has none.")
+    from mmengine.registry import DATASETS
+
+    from .openmmlab.configs import check_data
+
+    check_data(loaded.config, "val")
+    dataset = DATASETS.build(loaded.config.val_dataloader.dataset)
+    return from_dataset(dataset, loaded.model.data_preprocessor, count, size)
+
+
+def displayed(tensor: Tensor, loaded: Loaded) -> np.ndarray:
+    """The first image of a batch as (H, W, 3) in [0, 1], the normalisation undone."""
+    image = tensor[0].cpu() * _column(loaded.std) + _column(loaded.mean)
+    image = (image.flip(0) if loaded.bgr else image) / 255
+    return image.expand(3, *image.shape[1:]).permute(1, 2, 0).clamp(0, 1).numpy()
+
+
+def _column(values: tuple[float, ...]) -> Tensor:
+    return torch.tensor(values).view(-1, 1, 1)

@@ -1,0 +1,281 @@
+"""Effective receptive fields of any model: numbers, pictures and a report.
+
+    python tools/erf.py sdtv3_tiny_srb --layers 'stages.*' --out work_dirs/erf
+    python tools/erf.py swin_tiny_patch4_window7_224 --pretrained --images photos/ --untrained --out work_dirs/swin
+    python tools/erf.py configs/shapes/fpn_sdtv3-t-srb_shapes.py CHECKPOINT.pth --images val --out work_dirs/fpn
+    python tools/erf.py configs/erf/lif_tau.py --out work_dirs/tau
+
+A model is a timm name, an OpenMMLab config (a path, mmdet::…, mmseg::…) or module:factory, with options in parentheses
+and a label before an equals sign if wanted: "LIF=sterf_plugins.backbones:SpikingCNN(neuron='lif', tau=4.0)". A study is
+a file with `study = dict(models=[...], ...)`, whose other keys are options of this tool.
+"""
+
+import argparse
+import ast
+import itertools
+import json
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import torch
+
+from sterf_plugins.console import check_writable, run_tool
+from sterf_plugins.erf import ERFResult, calibrate, compute_erf
+from sterf_plugins.images import displayed, from_files, image_files, noise, validation_images
+from sterf_plugins.loading import Loaded, is_config, load_model
+
+CALIBRATION = 8  # images for the statistics of untrained models
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("model", metavar="MODEL_OR_CONFIG", help="what to look at, or a study")
+    p.add_argument("checkpoint", nargs="?", metavar="CHECKPOINT", help="its weights")
+    p.add_argument("--out", required=True, metavar="DIR", help="folder of the results")
+    p.add_argument(
+        "--compare",
+        nargs="+",
+        action="append",
+        default=[],
+        metavar=("NAME", "CKPT"),
+        help="one more model; may be repeated",
+    )
+    p.add_argument(
+        "--layers", nargs="+", metavar="GLOB", help="modules (default: feature points; * stays within a level)"
+    )
+    p.add_argument("--images", default="noise", metavar="DIR|noise|val", help="inputs (default: standard normal noise)")
+    p.add_argument(
+        "--num", type=int, default=64, help="number of inputs, the most of them with --tolerance (default 64)"
+    )
+    p.add_argument("--tolerance", type=float, help="stop when the relative standard error is below this, such as 0.05")
+    p.add_argument("--input-size", type=int, nargs=2, metavar=("H", "W"), help="default: the first model's own size")
+    p.add_argument("--untrained", action="store_true", help="add each model with random weights, for comparison")
+    p.add_argument("--pretrained", action="store_true", help="timm's own weights")
+    p.add_argument("--no-calibrate", action="store_true", help="keep initial BatchNorm statistics of untrained models")
+    p.add_argument("--temporal", action="store_true", help="fields in time as well; images are held for --time-steps")
+    p.add_argument(
+        "--time-steps", type=int, metavar="T", help="T of the inputs (default with --temporal: the model's, or 4)"
+    )
+    p.add_argument("--position", default="center", help="center, all, or row,col as ints or fractions")
+    p.add_argument("--reduce", default="abs", choices=["abs", "signed", "square", "relu"])
+    p.add_argument("--channels", default="sum", metavar="sum|per-channel|K", help="K: so many random projections")
+    p.add_argument("--aggregate", default="mean", choices=["mean", "median"], help="over inputs")
+    p.add_argument(
+        "--target", default="module", choices=["module", "block"], help="block: the block around each module"
+    )
+    p.add_argument("--grid", type=int, nargs=2, metavar=("ROWS", "COLS"), help="of tokens, where it cannot be inferred")
+    p.add_argument("--layout", choices=["BCHW", "BHWC", "BNC", "BCN", "BC"], help="where it cannot be inferred")
+    p.add_argument("--seed", type=int, default=0, help="of weights, noise and projections")
+    p.add_argument("--batch-size", type=int, help="inputs per pass (default: measured)")
+    p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    p.add_argument("--title", help="of the report")
+    p.add_argument("--json", action="store_true", help="print the numbers as JSON")
+    p.add_argument("--overwrite", action="store_true", help="compute results anew that exist with other settings")
+    return p
+
+
+def arguments() -> argparse.Namespace:
+    """The command line; a study's entries are defaults that it overrides."""
+    p = parser()
+    args = p.parse_args()
+    args.models = [[args.model, args.checkpoint], *([*m, None][:2] for m in args.compare)]
+    for extra in args.compare:
+        if len(extra) > 2:
+            raise ValueError(f"--compare takes NAME and, if wanted, CKPT; got {' '.join(extra)}. Repeat the option.")
+    study = read_study(args.model)
+    if study is None:
+        return args
+    models = study.pop("models")
+    unknown = sorted(set(study) - set(vars(args)))
+    if unknown:
+        raise ValueError(f"{args.model}: `study` has unknown keys {', '.join(unknown)}; allowed: options of this tool.")
+    p.set_defaults(**study)
+    args = p.parse_args()
+    pairs = [[m, None] if isinstance(m, str) else [*m, None][:2] for m in models]
+    args.models = [*pairs, *([*m, None][:2] for m in args.compare)]
+    return args
+
+
+def read_study(name: str) -> dict | None:
+    """The ``study`` of a Python file, or ``None`` if it is no study."""
+    path = Path(name)
+    if path.suffix != ".py" or not path.is_file():
+        return None
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except SyntaxError as error:
+        raise ValueError(f"{name} cannot be read: {error}") from error
+    targets = [t.id for n in tree.body if isinstance(n, ast.Assign) for t in n.targets if isinstance(t, ast.Name)]
+    if "study" not in targets:
+        return None
+    study = dict(runpy.run_path(name)["study"])
+    if not study.get("models"):
+        raise ValueError(f"{name}: `study` needs models=[...], each a name, or a name and a checkpoint.")
+    return study
+
+
+def parse_position(text: str):
+    if text in ("center", "all"):
+        return text
+    try:
+        row, col = (ast.literal_eval(part.strip()) for part in text.split(","))
+    except (ValueError, SyntaxError) as error:
+        raise ValueError(f"--position {text}: give center, all, or row,col such as 0.5,0.25.") from error
+    return row, col
+
+
+def inputs_for(args: argparse.Namespace, loaded: Loaded, size: tuple[int, int], count: int):
+    if args.images == "noise":
+        return noise(count, len(loaded.mean), size, args.seed)
+    if args.images == "val":
+        return validation_images(loaded, count, size)
+    return from_files(image_files(args.images, count), loaded, size)
+
+
+def build(args: argparse.Namespace, spec: str, checkpoint: str | None) -> Loaded:
+    torch.manual_seed(args.seed)
+    timm_name = ":" not in spec.split("(")[0] and not is_config(spec.split("(")[0].split("=")[-1])
+    return load_model(spec, checkpoint, args.pretrained and timm_name)
+
+
+def jobs(args: argparse.Namespace):
+    """(label, specification, checkpoint, whether the weights are random) of each field to compute."""
+    found = []
+    for spec, checkpoint in args.models:
+        label = spec.split("=", 1)[0].strip() if re.match(r"^[^=()]+=", spec) else spec
+        label = Path(label).stem if label.endswith(".py") else label
+        trained = bool(checkpoint) or args.pretrained
+        found.append((label, spec, checkpoint, not trained))
+        if args.untrained and trained:
+            found.append((f"{label} (untrained)", spec, None, True))
+    labels = [label for label, *_ in found]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise ValueError(f"two models are called {label!r}; give one a label: 'LABEL=NAME'.")
+    return found
+
+
+def compute(args: argparse.Namespace, job, size: tuple[int, int], folder: Path) -> ERFResult:
+    """The result of one model: from its file if it is there, else computed and written."""
+    label, spec, checkpoint, untrained = job
+    slug = re.sub(r"[^A-Za-z0-9._-]+", "-", label).strip("-")
+    path = folder / f"{slug}.npz"
+    request = {
+        k: getattr(args, k)
+        for k in (
+            "layers", "images", "num", "tolerance", "temporal", "time_steps", "position", "reduce", "channels",
+            "aggregate", "target", "grid", "layout", "seed", "no_calibrate", "pretrained",
+        )
+    }  # fmt: skip
+    stamp = Path(checkpoint).stat().st_mtime if checkpoint and Path(checkpoint).is_file() else None
+    request |= dict(spec=spec, checkpoint=checkpoint, written=stamp, size=list(size), untrained=untrained)
+    if path.is_file():
+        result = ERFResult.load(path)
+        if result.info.get("request") == json.loads(json.dumps(request)):
+            print(f"{label}: results exist in {path}", file=sys.stderr)
+            return result
+        if not args.overwrite:
+            raise ValueError(
+                f"{path} exists and was computed with other settings; give another --out, or --overwrite to replace it."
+            )
+    args_pretrained = argparse.Namespace(**{**vars(args), "pretrained": args.pretrained and not untrained})
+    loaded = build(args_pretrained, spec, checkpoint)
+    for note in loaded.notes:
+        print(f"{label}: {note}", file=sys.stderr)
+    model = loaded.model.to(args.device)
+    steps = args.time_steps or (getattr(model, "T", None) or 4 if args.temporal else None)
+    if (
+        untrained
+        and not args.no_calibrate
+        and any(isinstance(m, torch.nn.modules.batchnorm._NormBase) for m in model.modules())
+    ):
+        images = torch.cat(list(inputs_for(args, loaded, size, CALIBRATION))).to(args.device)
+        if len(images) > 1:
+            calibrate(model, images if steps is None else images.expand(steps, *images.shape))
+            print(f"{label}: random weights, BatchNorm statistics of {len(images)} inputs", file=sys.stderr)
+    channels = args.channels if args.channels in ("sum", "per-channel") else int(args.channels)
+    result = compute_erf(
+        model,
+        inputs_for(args, loaded, size, args.num),
+        args.layers,
+        position=parse_position(args.position),
+        reduce=args.reduce,
+        channels=channels,
+        aggregate=args.aggregate,
+        target=args.target,
+        grid=tuple(args.grid) if args.grid else None,
+        layout=args.layout,
+        time_steps=steps,
+        kinds=None if args.temporal else "spatial",
+        tolerance=args.tolerance,
+        seed=args.seed,
+        batch_size=args.batch_size,
+        progress=counter(label, args.num),
+        state=folder / f".{slug}.state",
+    )
+    result.info |= dict(model=spec, checkpoint=checkpoint, request=request)
+    result.save(path)
+    print(f"{label}: {result.info['num_inputs']} inputs -> {path}", file=sys.stderr)
+    return result
+
+
+def counter(label: str, total: int):
+    """A line that counts inputs: a bar on a terminal, every tenth part otherwise."""
+    from tqdm.auto import tqdm
+
+    bar = tqdm(total=total, desc=label, unit="input", file=sys.stderr, mininterval=0.5 if sys.stderr.isatty() else 5)
+
+    def show(done: int, _: int | None) -> None:
+        bar.update(done - bar.n)
+        if done >= total:
+            bar.close()
+
+    return show
+
+
+def main() -> None:
+    args = arguments()
+    if args.num < 1:
+        raise ValueError(f"--num {args.num}: at least one input is needed.")
+    folder = Path(args.out)
+    check_writable(folder, "--out")
+    work = jobs(args)
+    first = build(args, *args.models[0])
+    size = tuple(args.input_size) if args.input_size else first.size
+    if min(size) < 1:
+        raise ValueError(f"--input-size {size[0]} {size[1]}: both must be at least 1.")
+    results = {job[0]: compute(args, job, size, folder) for job in work}
+    image = None
+    if args.images != "noise":
+        image = displayed(next(itertools.islice(inputs_for(args, first, size, 1), 1)), first)
+    from sterf_plugins.erf.report import write_report
+
+    title = args.title or f"Effective receptive fields: {', '.join(results)}"
+    page = write_report(results, folder, title, image)
+    if args.json:
+        print(json.dumps({k: {n: r.numbers(n) for n in r.layers} for k, r in results.items()}))
+    else:
+        summarise(results)
+        print(f"report: {page}")
+
+
+def summarise(results: dict[str, ERFResult]) -> None:
+    width = max(len(layer) for r in results.values() for layer in r.layers)
+    for label, result in results.items():
+        print(label)
+        for layer in result.layers:
+            numbers = result.numbers(layer)
+            parts = [
+                f"{name} {numbers[key].value:.4g} ± {numbers[key].error:.1g}"
+                for key, name in (
+                    ("area_50", "area 50 %"), ("area_90", "90 %"), ("anisotropy", "anisotropy"), ("mean_lag", "mean lag"),
+                )
+                if key in numbers
+            ]  # fmt: skip
+            print(f"  {layer:<{width}}  {', '.join(parts)}")
+
+
+if __name__ == "__main__":
+    run_tool(main, again="the same command: what is done is kept")
