@@ -54,6 +54,7 @@ def run_tool(main: Callable[[], None], again: str = "the same command and --resu
         if not isinstance(error, USER_ERRORS) or os.environ.get(TRACEBACK):
             raise
         message = error.args[0] if isinstance(error, KeyError) and error.args else error
+        message = str(message) or f"{type(error).__name__} without a message"
         print(f"{name}: error: {message}\n(set {TRACEBACK}=1 to see where it arose)", file=sys.stderr)
         raise SystemExit(2) from None
 

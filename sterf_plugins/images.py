@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from .loading import Loaded
 
@@ -60,18 +59,6 @@ def noise(count: int, channels: int, size: tuple[int, int], seed: int) -> Iterat
         yield torch.randn(1, channels, *size, generator=generator)
 
 
-def from_dataset(dataset, preprocessor, count: int, size: tuple[int, int]) -> Iterator[Tensor]:
-    """Images of an OpenMMLab dataset, evenly spread, normalised by the model's preprocessor, resized; (1, C, H, W)."""
-    from mmengine.dataset import pseudo_collate
-
-    count = min(count, len(dataset))
-    for i in range(count):
-        batch = pseudo_collate([dataset[i * len(dataset) // count]])
-        with torch.no_grad():
-            image = preprocessor(batch, False)["inputs"]
-        yield F.interpolate(image.float(), size, mode="bilinear", antialias=True)
-
-
 def validation_images(loaded: Loaded, count: int, size: tuple[int, int]) -> Iterator[Tensor]:
     """Images of the config's validation set.
 
@@ -83,10 +70,11 @@ def validation_images(loaded: Loaded, count: int, size: tuple[int, int]) -> Iter
     from mmengine.registry import DATASETS
 
     from .openmmlab.configs import check_data
+    from .openmmlab.images import from_dataset, spread
 
     check_data(loaded.config, "val")
     dataset = DATASETS.build(loaded.config.val_dataloader.dataset)
-    return from_dataset(dataset, loaded.model.data_preprocessor, count, size)
+    return from_dataset(dataset, loaded.model.data_preprocessor, spread(count, dataset), size)
 
 
 def displayed(tensor: Tensor, loaded: Loaded) -> np.ndarray:

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from .undisturbed import stateful
+
 
 @torch.no_grad()
 def calibrate(model: nn.Module, images: Tensor) -> nn.Module:
@@ -33,7 +35,6 @@ def calibrate(model: nn.Module, images: Tensor) -> nn.Module:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
         model.eval()
-        for module in model.modules():
-            if hasattr(module, "_memories") and hasattr(module, "reset"):
-                module.reset()
+        for neuron in stateful(model):
+            neuron.reset()
     return model

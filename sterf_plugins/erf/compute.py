@@ -13,7 +13,8 @@ means over input channels and inputs.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from fnmatch import fnmatchcase
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,13 @@ from torch import Tensor, nn
 from ..checks import one_of, positive_int
 from .batches import Sizer, batch_axis, batches
 from .fields import KINDS, REDUCTIONS, Settings, Target, fields_of
-from .layouts import LAYOUTS, Geometry, Grid, find_windows, possible_strides, prefix_tokens
+from .layouts import Geometry, Grid, possible_strides, prefix_tokens
+from .preparation import check_finite, check_size, device_of, find_targets, forward_of, guarded, inner_steps
 from .progress import Progress
 from .result import ERFResult
 from .running import Running
 from .selection import Position, check_channels, check_position
-from .targets import ancestors, enclosing_blocks, match_layers
+from .targets import enclosing_blocks, match_layers
 from .undisturbed import undisturbed
 
 LEAST_INPUTS = 8  # before a relative error is trusted
@@ -58,6 +60,7 @@ def compute_erf(
     device: str | torch.device | None = None,
     progress: bool | Callable[[int, int | None], None] = False,
     state: str | Path | None = None,
+    gather: Callable[[Any], list] | None = None,
 ) -> ERFResult:
     """Effective receptive fields of some layers, in input space.
 
@@ -100,6 +103,9 @@ def compute_erf(
         progress: ``True`` for a bar, or a function of inputs done and their number (``None`` if unknown).
         state: a file for the running sums, written every half minute and when interrupted. If it exists and belongs
             to the same computation, its inputs are skipped; it is removed at the end.
+        gather: of distributed processes, each with its share of the inputs: a function that returns the objects that
+            all processes give it, such as ``mmengine.dist.all_gather_object``. All get the same result, or the same
+            error. ``tolerance`` then counts the own share.
 
     Returns:
         ``ERFResult``: arrays by layer, their standard errors, and the numbers derived from them.
@@ -124,75 +130,24 @@ def compute_erf(
     names = match_layers(model, layers)
     if target == "block":
         names = enclosing_blocks(model, names)
-    _check_finite(model)
-    home = _device_of(model)
-    place = torch.device(device) if device is not None else home
-    parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
-    dtype = parameter.dtype if parameter is not None else None
-    forward = _forward_of(model, names)
-    strides, prefix = possible_strides(model), prefix_tokens(model)
-    targets = _targets(model, names, grid, layout)
-    total = inputs.shape[inputs.ndim - 4] if isinstance(inputs, Tensor) and inputs.ndim > 3 else None
+    request = _Request(
+        model, names, places, kinds, reduce, time, weight, channels, aggregate, target, steps, size, tolerance, seed
+    )
     running = Running(aggregate, Path(state) if state is not None else None)
-    settings: Settings | None = None
-    shape, skip = None, 0
-    try:
-        if place != home:
-            model.to(place)
-        with (
-            undisturbed(model),
-            torch.enable_grad(),
-            torch.autocast(place.type, enabled=False),
-            Progress(progress, total) as bar,
-        ):
-            sizer = Sizer(size, place)
-            for images in batches(inputs, steps):
-                one = images.shape[:-4] + images.shape[-3:]
-                if settings is None:
-                    shape = one
-                    settings = Settings(_kinds(kinds, images), places, reduce, time, weight, channels, seed)
-                    _check_weight(weight, images)
-                    _check_size(model, (images.shape[-2], images.shape[-1]))
-                    skip = running.resume(_identity(names, one, settings, aggregate, target))
-                    bar.update(skip)
-                if one != shape and shape is not None:
-                    raise ValueError(
-                        f"inputs differ in shape: {tuple(shape)} and {tuple(one)}; resize them to one size."
-                    )
-                if not torch.isfinite(images).all():
-                    raise ValueError("`inputs` hold NaN or infinite values; look at the files and the normalisation.")
-                axis = batch_axis(images)
-                skipped = min(skip, images.shape[axis])
-                skip -= skipped
-                images = images.narrow(axis, skipped, images.shape[axis] - skipped).to(place, dtype)
-                inner = images.shape[0] if images.ndim == 5 else _inner_steps(model)
-                geometry = Geometry((images.shape[-2], images.shape[-1]), 0, inner, strides, prefix)
-
-                def work(part: Tensor, geometry: Geometry = geometry, settings: Settings = settings):
-                    return fields_of(model, _guarded(forward, geometry.size), part, targets, geometry, settings)
-
-                for count, (found, sizes) in sizer.run(images, work):
-                    running.add(found, sizes)
-                    bar.update(count)
-                    if tolerance is not None and running.count >= LEAST_INPUTS and running.error() < tolerance:
-                        break
-                else:
-                    continue
-                break
-    except KeyboardInterrupt:
-        running.save()
-        raise
-    finally:
-        if place != home:
-            model.to(home)
-    if settings is None or shape is None or not running.count:
+    targets = find_targets(model, names, grid, layout)
+    work = partial(_collect, request, inputs, targets, running, device, progress)
+    if gather is None:
+        work()
+    else:
+        running = _gathered(work, running, gather)
+    if not running.count:
         raise ValueError("`inputs` is empty; give at least one image.")
     info: dict[str, Any] = dict(
         num_inputs=running.count,
-        input_shape=list(shape),
+        input_shape=list(running.shape),
         position=position if isinstance(position, str) else [list(p) for p in places],  # type: ignore[arg-type]
         reduce=reduce,
-        kinds=list(settings.kinds),
+        kinds=list(running.kinds),
         time=time,
         channels=channels,
         aggregate=aggregate,
@@ -208,15 +163,107 @@ def compute_erf(
     return result
 
 
-def _check_finite(model: nn.Module) -> None:
-    """NaN weights give zero gradients behind a spike function, which would be a misleading message."""
-    entries = [*model.named_parameters(), *model.named_buffers()]
-    broken = [name for name, t in entries if t.is_floating_point() and not torch.isfinite(t).all()]
-    if broken:
-        raise ValueError(
-            f"{len(broken)} of the model's {len(entries)} parameters and buffers are not finite, such as "
-            f"{', '.join(broken[:3])}: a diverged training or a broken checkpoint."
-        )
+@dataclass(frozen=True)
+class _Request:
+    """The checked arguments of ``compute_erf``."""
+
+    model: nn.Module
+    names: list[str]
+    places: list[Any]
+    kinds: Any
+    reduce: str
+    time: str
+    weight: Any
+    channels: str | int
+    aggregate: str
+    target: str
+    steps: int | None
+    batch_size: int | None
+    tolerance: float | None
+    seed: int
+
+    def settings(self, images: Tensor) -> Settings:
+        """What to compute for inputs like these."""
+        _check_weight(self.weight, images)
+        kinds = _kinds(self.kinds, images)
+        return Settings(kinds, self.places, self.reduce, self.time, self.weight, self.channels, self.seed)
+
+
+def _collect(
+    request: _Request,
+    inputs: Tensor | Iterable,
+    targets: list[Target],
+    running: Running,
+    device: str | torch.device | None,
+    progress: bool | Callable[[int, int | None], None],
+) -> None:
+    """Run all inputs through the model and add their fields to ``running``."""
+    model, names, tolerance = request.model, request.names, request.tolerance
+    check_finite(model)
+    home = device_of(model)
+    place = torch.device(device) if device is not None else home
+    parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
+    dtype = parameter.dtype if parameter is not None else None
+    forward = forward_of(model, names)
+    strides, prefix = possible_strides(model), prefix_tokens(model)
+    total = inputs.shape[inputs.ndim - 4] if isinstance(inputs, Tensor) and inputs.ndim > 3 else None
+    settings: Settings | None = None
+    skip = 0
+    try:
+        if place != home:
+            model.to(place)
+        with (
+            undisturbed(model),
+            torch.enable_grad(),
+            torch.autocast(place.type, enabled=False),
+            Progress(progress, total) as bar,
+        ):
+            sizer = Sizer(request.batch_size, place)
+            for images in batches(inputs, request.steps):
+                shape = tuple(images.shape[:-4] + images.shape[-3:])
+                if settings is None:
+                    settings = request.settings(images)
+                    check_size(model, (images.shape[-2], images.shape[-1]))
+                    skip = running.resume(_identity(request, settings, shape))
+                    running.shape, running.kinds = shape, settings.kinds
+                    bar.update(skip)
+                if shape != running.shape:
+                    raise ValueError(f"inputs differ in shape: {running.shape} and {shape}; resize them to one size.")
+                if not torch.isfinite(images).all():
+                    raise ValueError("`inputs` hold NaN or infinite values; look at the files and the normalisation.")
+                axis = batch_axis(images)
+                skipped = min(skip, images.shape[axis])
+                skip -= skipped
+                images = images.narrow(axis, skipped, images.shape[axis] - skipped).to(place, dtype)
+                inner = images.shape[0] if images.ndim == 5 else inner_steps(model)
+                geometry = Geometry((images.shape[-2], images.shape[-1]), 0, inner, strides, prefix)
+                run = guarded(forward, geometry.size)
+                work = partial(fields_of, model, run, targets=targets, geometry=geometry, settings=settings)
+                for count, (found, sizes) in sizer.run(images, work):
+                    running.add(found, sizes)
+                    bar.update(count)
+                    if tolerance is not None and running.count >= LEAST_INPUTS and running.error() < tolerance:
+                        return
+    except KeyboardInterrupt:
+        running.save()
+        raise
+    finally:
+        if place != home:
+            model.to(home)
+
+
+def _gathered(work: Callable[[], None], running: Running, gather: Callable[[Any], list]) -> Running:
+    """Estimates over the shares of all processes; an error of one is an error of all, so that none waits for it."""
+    own: Any = running
+    try:
+        work()
+    except Exception as error:
+        own = error if isinstance(error, (ValueError, TypeError)) else RuntimeError(f"{type(error).__name__}: {error}")
+    parts = gather(own)
+    for part in [own, *parts]:
+        if isinstance(part, Exception):
+            raise part
+    return Running.merged(parts)
 
 
 def _kinds(kinds: str | Iterable[str] | None, images: Tensor) -> tuple[str, ...]:
@@ -247,84 +294,12 @@ def _check_weight(weight: Any, images: Tensor) -> None:
         )
 
 
-def _check_size(model: nn.Module, size: Grid) -> None:
-    """A model that says its strides cannot see an input that is smaller than the largest of them."""
-    backbone: Any = getattr(model, "backbone", model)
-    strides = getattr(backbone, "out_strides", None)
-    info: Any = getattr(backbone, "feature_info", None)
-    if strides is None and info is not None:
-        entries = info.info if hasattr(info, "info") else info
-        strides = [e["reduction"] for e in entries if isinstance(e, dict) and "reduction" in e]
-    numbers = [n for n in strides or [] if isinstance(n, int)]
-    if numbers and min(size) < max(numbers):
-        raise ValueError(
-            f"inputs of {size[0]}x{size[1]} are smaller than the network's stride of {max(numbers)}; use larger ones."
-        )
-
-
-def _identity(names: list[str], shape: tuple, settings: Settings, aggregate: str, target: str) -> dict[str, Any]:
+def _identity(request: _Request, settings: Settings, shape: tuple) -> dict[str, Any]:
+    """What has to be the same for a state on disk to be continued."""
     weight = "function" if callable(settings.weight) else np.asarray(settings.weight, object).tolist()
+    names = ("reduce", "time", "channels", "seed", "aggregate", "target")
+    options = {name: getattr(request, name) for name in names}
+    position = str(settings.places)
     return dict(
-        layers=names, shape=list(shape), kinds=list(settings.kinds), position=str(settings.places), weight=weight,
-        reduce=settings.reduce, time=settings.time, channels=settings.channels, seed=settings.seed,
-        aggregate=aggregate, target=target,
-    )  # fmt: skip
-
-
-def _targets(model: nn.Module, names: list[str], grid: Any, layout: Any) -> list[Target]:
-    for value in layout.values() if isinstance(layout, Mapping) else [layout]:
-        one_of("layout", value, (None, *LAYOUTS))
-    grids = list(grid.values()) if isinstance(grid, Mapping) else [grid]
-    for value in grids:
-        if value is not None and (len(value) != 2 or not all(isinstance(n, int) and n > 0 for n in value)):
-            raise ValueError(f"`grid` is {value!r}; give (rows, columns), two ints >= 1.")
-    modules = dict(model.named_modules())
-    return [
-        Target(n, modules[n], find_windows(ancestors(model, n)), _option(grid, n), _option(layout, n)) for n in names
-    ]
-
-
-def _option(value: Any, name: str) -> Any:
-    if isinstance(value, Mapping):
-        return next((v for pattern, v in value.items() if fnmatchcase(name, pattern)), None)
-    return value
-
-
-def _forward_of(model: Any, names: list[str]) -> Callable[[Tensor], Any]:
-    """``extract_feat`` of a detector or segmentor; all of its tensor mode if a layer outside backbone and neck is asked."""
-    if not hasattr(model, "extract_feat"):
-        return model
-    inside = all(name.split(".")[0] in ("backbone", "neck") for name in names)
-    return model.extract_feat if inside else lambda x: model(x, mode="tensor")
-
-
-def _guarded(forward: Callable[[Tensor], Any], size: Grid) -> Callable[[Tensor], Any]:
-    """Errors of the model's own forward, with the input size beside them."""
-
-    def run(x: Tensor) -> Any:
-        try:
-            return forward(x)
-        except (RuntimeError, AssertionError, IndexError) as error:
-            if "memory" in str(error):
-                raise
-            line = (str(error).splitlines() or [type(error).__name__])[0]
-            raise ValueError(
-                f"the model's forward pass fails for inputs of {size[0]}x{size[1]} (shape {tuple(x.shape)}): {line}. "
-                f"Give the size and the channels that it takes; inputs smaller than its stride are too small."
-            ) from error
-
-    return run
-
-
-def _inner_steps(model: nn.Module) -> int | None:
-    """T of a model that makes its own time axis: an attribute ``T`` above 1."""
-    for module in (model, getattr(model, "backbone", None)):
-        value = getattr(module, "T", None)
-        if isinstance(value, int) and value > 1:
-            return value
-    return None
-
-
-def _device_of(model: nn.Module) -> torch.device:
-    parameter = next(model.parameters(), None)
-    return torch.device("cpu") if parameter is None else parameter.device
+        layers=request.names, shape=list(shape), kinds=list(settings.kinds), position=position, weight=weight, **options
+    )

@@ -43,6 +43,15 @@ class Estimate:
                 self.squares += value * value
             self.count += 1
 
+    def merge(self, other: "Estimate") -> None:
+        """Take in another estimate's inputs; its groups become parts of the groups of the same number."""
+        self.count += other.count
+        self.counts = self.counts + other.counts
+        self.values.extend(other.values)
+        if other.sums is not None:
+            self.sums = other.sums.copy() if self.sums is None else self.sums + other.sums
+            self.squares = other.squares if self.squares is None else self.squares + other.squares
+
     def value(self) -> np.ndarray:
         """The estimate; float64."""
         if self.aggregate == "median":
@@ -82,12 +91,14 @@ class Estimate:
         """The estimate with each group of inputs left out in turn; empty below two groups."""
         if not self.grouped or self.count < 2:
             return []
-        groups = range(min(GROUPS, self.count))
+        groups = range(min(GROUPS, self.count)) if self.aggregate == "median" else np.flatnonzero(self.counts)
         if self.aggregate == "median":
             values = np.stack(self.values)
             member = np.arange(self.count) % GROUPS
             return [np.median(values[member != g], axis=0).astype(np.float64) for g in groups]
         assert self.sums is not None
+        if len(groups) < 2:
+            return []
         total = self.sums.sum(0)
         return [(total - self.sums[g]) / (self.count - self.counts[g]) for g in groups]
 

@@ -25,6 +25,8 @@ class Running:
         self.estimates: dict[str, dict[str, Estimate]] = {}
         self.sizes: dict[str, tuple[int, int]] = {}
         self.count = 0
+        self.shape: tuple[int, ...] = ()
+        self.kinds: tuple[str, ...] = ()
         self._aggregate = aggregate
         self._path = path
         self._identity: dict[str, Any] = {}
@@ -68,6 +70,21 @@ class Running:
         self.count += len(next(iter(next(iter(found.values())).values())))
         if self._path is not None and time.monotonic() - self._saved > SAVE_EVERY:
             self.save()
+
+    @classmethod
+    def merged(cls, parts: list["Running"]) -> "Running":
+        """All inputs of several runs over different inputs, in their order."""
+        first = next((p for p in parts if p.count), parts[0])
+        whole = cls(first._aggregate, first._path)
+        whole.shape, whole.kinds, whole.sizes = first.shape, first.kinds, first.sizes
+        for part in parts:
+            if part.count and part.shape != whole.shape:
+                raise ValueError(f"inputs differ in shape: {whole.shape} and {part.shape}; resize them to one size.")
+            for name, kinds in part.estimates.items():
+                for kind, estimate in kinds.items():
+                    (whole.estimates.get(name, {}).get(kind) or whole._new(name, kind)).merge(estimate)
+            whole.count += part.count
+        return whole
 
     def error(self) -> float:
         """The worst relative standard error of the maps and curves."""

@@ -4,28 +4,31 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from mmengine.dataset import pseudo_collate
-from mmengine.dist import barrier, is_main_process
+from mmengine.dist import all_gather_object, get_rank, get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
-from torch.nn import functional as F
 
 from ..checks import one_of, positive_int
 from ..erf import ERFResult, compute_erf
+from ..erf.evolution import write_evolution
 from ..erf.plot import map_image
 from ..erf.targets import match_layers
 from ..erf.undisturbed import preserved_random_state
+from ..openmmlab.images import from_dataset, spread
 from ..registry import HOOKS
 
 
 @HOOKS.register_module()
 class ERFHook(Hook):
-    """Compute the spatial ERF of some layers at validations, and log it.
+    """Compute the ERF of some layers at validations, and log it.
 
-    Each time: one INFO line; the share of input pixels that holds half of the mass as scalar ``val/erf/<layer>``,
-    which reaches the log line, ``scalars.json``, TensorBoard and the other backends; one picture per layer; and
-    ``<work_dir>/<timestamp>/vis_data/erf/<step>.npz`` with the maps. The weights of a training with and without the
-    hook are bit-identical.
+    Each time: one INFO line; the share of input pixels that holds half of the mass as scalar ``val/erf/<layer>`` (and
+    the mean lag as ``val/erf_lag/<layer>``), which reaches the log line, ``scalars.json``, TensorBoard and the other
+    backends; one picture per layer; and ``<work_dir>/<timestamp>/vis_data/erf/<step>.npz`` with everything. At the end
+    of the training, all of a layer's maps in a strip and an animation beside them. The weights of a training with and
+    without the hook are bit-identical.
+
+    Under DDP each process takes its share of the images, and all have the same result.
 
     Args:
         layers: module names or globs (``backbone.stages.*``); ``None`` for the backbone's outputs.
@@ -37,6 +40,10 @@ class ERFHook(Hook):
         position: target position, see ``sterf_plugins.erf.compute_erf``.
         weights: "raw", or "ema" to look at the averaged weights of an ``EMAHook``.
         seed: of the noise.
+        kinds: "spatial", "temporal", "spatiotemporal" or several; all for a model with ``time_steps``, else the first.
+        time_steps: hold the images for so many steps and give the model (T, B, C, H, W).
+        batch_size: images per pass.
+        **options: further ones of ``compute_erf``: reduce, channels, time, target, aggregate, grid, layout.
 
     Raises:
         ValueError, TypeError: an argument is out of range, a pattern matches no module (before training starts), or
@@ -54,9 +61,16 @@ class ERFHook(Hook):
         position="center",
         weights: str = "raw",
         seed: int = 0,
+        kinds: str | Sequence[str] | None = None,
+        time_steps: int | None = None,
+        batch_size: int = 4,
+        **options,
     ):
         one_of("source", source, ("val", "noise"))
         one_of("weights", weights, ("raw", "ema"))
+        allowed = ("reduce", "channels", "time", "target", "aggregate", "grid", "layout")
+        for name in options:
+            one_of("argument of ERFHook", name, allowed)
         self.layers = layers
         self.interval = positive_int("interval", interval)
         self.num_samples = positive_int("num_samples", num_samples)
@@ -64,8 +78,15 @@ class ERFHook(Hook):
         size = (input_size, input_size) if isinstance(input_size, int) else tuple(input_size)
         self.input_size = tuple(positive_int("input_size", n) for n in size)
         self.at_start = at_start
-        self.position = position if isinstance(position, str) else tuple(position)
         self.seed = seed
+        self.options = dict(
+            options,
+            position=position if isinstance(position, str) else tuple(position),
+            kinds=kinds,
+            time_steps=time_steps,
+            batch_size=positive_int("batch_size", batch_size),
+            seed=seed,
+        )
         # EMAHook (50) swaps the averaged weights out again in after_val_epoch; LoggerHook (60) reads the scalars.
         self.priority = 45 if weights == "ema" else 55
 
@@ -79,7 +100,7 @@ class ERFHook(Hook):
 
     def before_val_epoch(self, runner) -> None:
         """Drop the last scalars, so that no log line repeats an old number."""
-        for key in [k for k in runner.message_hub.log_scalars if k.startswith("val/erf/")]:
+        for key in [k for k in runner.message_hub.log_scalars if k.startswith(("val/erf/", "val/erf_lag/"))]:
             runner.message_hub.log_scalars.pop(key)
 
     def after_val_epoch(self, runner, metrics: dict | None = None) -> None:
@@ -95,44 +116,66 @@ class ERFHook(Hook):
         if validation % self.interval == 0 or now == last:
             self._run(runner, step=now)
 
+    def after_train(self, runner) -> None:
+        """Put all maps of the training, resumed parts included, side by side and one after the other."""
+        if not is_main_process():
+            return
+        files = {int(p.stem): p for p in sorted(Path(runner.work_dir).glob("*/vis_data/erf/[0-9]*.npz"))}
+        if len(files) > 1:
+            results = {step: ERFResult.load(files[step]) for step in sorted(files)}
+            folder = Path(runner.log_dir) / "vis_data" / "erf"
+            for name, picture in write_evolution(results, folder).items():
+                runner.visualizer.add_image(f"erf-evolution-{name}".replace("/", "-"), picture, max(files))
+            runner.logger.info(f"ERF over the training: {folder}/*.gif and *.strip.png")
+
     def _run(self, runner, step: int) -> None:
-        if is_main_process():
-            result = self.compute(runner)
-            self._log(runner, result, step)
-        barrier()
+        result = self.compute(runner)
+        self._log(runner, result, step)
 
     def compute(self, runner) -> ERFResult:
-        """The ERF of the runner's model now, without a trace in the training."""
+        """The ERF of the runner's model now, without a trace in the training; a collective call under DDP."""
         model = _plain_model(runner)
         with preserved_random_state():
             images = self._images(runner, model)
-        return compute_erf(model, images, self.layers, position=self.position, batch_size=min(4, self.num_samples))
+            gather = all_gather_object if get_world_size() > 1 else None
+            return compute_erf(model, images, self.layers, gather=gather, **self.options)
 
-    def _images(self, runner, model) -> torch.Tensor:
+    def _images(self, runner, model) -> list[torch.Tensor]:
+        """This process's share, in batches."""
         device = next(model.parameters()).device
+        rank, world = get_rank(), get_world_size()
         if self.source == "noise":
             channels = getattr(getattr(model, "backbone", model), "in_chans", 3)
             generator = torch.Generator().manual_seed(self.seed)
-            return torch.randn(self.num_samples, channels, *self.input_size, generator=generator).to(device)
-        dataset = runner.val_dataloader.dataset
-        count = min(self.num_samples, len(dataset))
-        images = []
-        for i in range(count):
-            batch = pseudo_collate([dataset[i * len(dataset) // count]])
-            with torch.no_grad():
-                image = model.data_preprocessor(batch, False)["inputs"]
-            images.append(F.interpolate(image.float(), self.input_size, mode="bilinear", antialias=True))
-        return torch.cat(images)
+            whole = torch.randn(self.num_samples, channels, *self.input_size, generator=generator)
+            images = list(whole[rank::world].to(device).split(1))
+        else:
+            dataset = runner.val_dataloader.dataset
+            indices = spread(self.num_samples, dataset)[rank::world]
+            images = list(from_dataset(dataset, model.data_preprocessor, indices, self.input_size))
+        size = self.options["batch_size"]
+        return [torch.cat(images[i : i + size]) for i in range(0, len(images), size)]
 
     def _log(self, runner, result: ERFResult, step: int) -> None:
-        shares = {layer: result.area_ratio(layer, 0.5) for layer in result.layers}
-        for layer, share in shares.items():
-            runner.message_hub.update_scalar(f"val/erf/{layer}", share)
+        """Scalars in every process, so that all agree; files and pictures in the first."""
+        hub, parts = runner.message_hub, []
+        for layer in result.layers:
+            if layer in result.spatial:
+                share = result.area_ratio(layer, 0.5)
+                hub.update_scalar(f"val/erf/{layer}", share)
+                parts.append(f"{layer} {share:.4f}")
+            if layer in result.temporal:
+                lag = result.numbers(layer)["mean_lag"].value
+                hub.update_scalar(f"val/erf_lag/{layer}", lag)
+                parts.append(f"{layer} mean lag {lag:.3f}")
+        if not is_main_process():
+            return
+        for layer, field in result.spatial.items():
             name = f"erf-{layer}".replace("/", "-")  # a slash would be lost by the local backend
-            runner.visualizer.add_image(name, map_image(result.spatial[layer]), step)
+            runner.visualizer.add_image(name, map_image(field), step)
         result.info["step"] = step
         path = result.save(Path(runner.log_dir) / "vis_data" / "erf" / f"{step}.npz")
-        listing = ", ".join(f"{layer} {share:.4f}" for layer, share in shares.items())
+        listing = ", ".join(parts)
         runner.logger.info(f"ERF at {step} (share of pixels with half of the mass): {listing} -> {path}")
 
 

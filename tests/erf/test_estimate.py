@@ -154,6 +154,37 @@ def test_an_interrupted_computation_goes_on_where_it_was(tmp_path):
 
 
 @pytest.mark.parametrize("aggregate", ["mean", "median"])
+def test_processes_share_the_inputs(aggregate):
+    model, x, kept = SDTV3(NANO, "srb"), torch.randn(7, 3, 32, 32), []
+    options = dict(layers="stages.1", batch_size=2, aggregate=aggregate)
+    whole = compute_erf(model, x, **options)
+    shares = [x[:3], x[3:], []]  # more processes than inputs, too
+    for share in shares:
+        with pytest.raises(KeyboardInterrupt):  # the first pass only keeps what each process would send
+            compute_erf(model, share, gather=lambda own: kept.append(own) or stop(), **options)
+    for share in shares:
+        result = compute_erf(model, share, gather=lambda own: list(kept), **options)
+        assert result.info["num_inputs"] == 7
+        assert np.allclose(result.spatial["stages.1"], whole.spatial["stages.1"], rtol=1e-6)
+        assert np.allclose(result.spatial_error["stages.1"], whole.spatial_error["stages.1"], rtol=1e-4)
+        assert result.numbers("stages.1")["r50"].error > 0
+
+
+def stop():
+    raise KeyboardInterrupt
+
+
+def test_an_error_of_one_process_is_an_error_of_all():
+    with pytest.raises(ValueError, match="of another process"):
+        compute_erf(SDTV3(NANO), torch.randn(2, 3, 32, 32), gather=lambda own: [own, ValueError("of another process")])
+    sent = []
+    with pytest.raises(ValueError, match="inputs differ in shape"):  # the own error is sent before it is raised
+        inputs = [torch.randn(1, 3, 32, 32), torch.randn(1, 3, 48, 48)]
+        compute_erf(SDTV3(NANO), inputs, gather=lambda own: sent.append(own) or sent)
+    assert isinstance(sent[0], ValueError)
+
+
+@pytest.mark.parametrize("aggregate", ["mean", "median"])
 def test_a_result_keeps_everything_in_its_file(tmp_path, aggregate):
     x = torch.randn(3, 4, 1, 9, 9)
     result = compute_erf(nn.Sequential(nn.Conv2d(1, 1, 3)), torch.randn(4, 1, 9, 9), "0", aggregate=aggregate)

@@ -1,0 +1,98 @@
+"""What is looked up in a model and checked about it before anything is computed."""
+
+from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..checks import one_of
+from .fields import Target
+from .layouts import LAYOUTS, Grid, find_windows
+from .targets import ancestors
+
+
+def check_finite(model: nn.Module) -> None:
+    """NaN weights give zero gradients behind a spike function, which would be a misleading message."""
+    entries = [*model.named_parameters(), *model.named_buffers()]
+    broken = [name for name, t in entries if t.is_floating_point() and not torch.isfinite(t).all()]
+    if broken:
+        raise ValueError(
+            f"{len(broken)} of the model's {len(entries)} parameters and buffers are not finite, such as "
+            f"{', '.join(broken[:3])}: a diverged training or a broken checkpoint."
+        )
+
+
+def check_size(model: nn.Module, size: Grid) -> None:
+    """A model that says its strides cannot see an input that is smaller than the largest of them."""
+    backbone: Any = getattr(model, "backbone", model)
+    strides = getattr(backbone, "out_strides", None)
+    info: Any = getattr(backbone, "feature_info", None)
+    if strides is None and info is not None:
+        entries = info.info if hasattr(info, "info") else info
+        strides = [e["reduction"] for e in entries if isinstance(e, dict) and "reduction" in e]
+    numbers = [n for n in strides or [] if isinstance(n, int)]
+    if numbers and min(size) < max(numbers):
+        raise ValueError(
+            f"inputs of {size[0]}x{size[1]} are smaller than the network's stride of {max(numbers)}; use larger ones."
+        )
+
+
+def find_targets(model: nn.Module, names: list[str], grid: Any, layout: Any) -> list[Target]:
+    for value in layout.values() if isinstance(layout, Mapping) else [layout]:
+        one_of("layout", value, (None, *LAYOUTS))
+    grids = list(grid.values()) if isinstance(grid, Mapping) else [grid]
+    for value in grids:
+        if value is not None and (len(value) != 2 or not all(isinstance(n, int) and n > 0 for n in value)):
+            raise ValueError(f"`grid` is {value!r}; give (rows, columns), two ints >= 1.")
+    modules = dict(model.named_modules())
+    return [
+        Target(n, modules[n], find_windows(ancestors(model, n)), _option(grid, n), _option(layout, n)) for n in names
+    ]
+
+
+def _option(value: Any, name: str) -> Any:
+    if isinstance(value, Mapping):
+        return next((v for pattern, v in value.items() if fnmatchcase(name, pattern)), None)
+    return value
+
+
+def forward_of(model: Any, names: list[str]) -> Callable[[Tensor], Any]:
+    """``extract_feat`` of a detector or segmentor; all of its tensor mode if a layer outside backbone and neck is asked."""
+    if not hasattr(model, "extract_feat"):
+        return model
+    inside = all(name.split(".")[0] in ("backbone", "neck") for name in names)
+    return model.extract_feat if inside else lambda x: model(x, mode="tensor")
+
+
+def guarded(forward: Callable[[Tensor], Any], size: Grid) -> Callable[[Tensor], Any]:
+    """Errors of the model's own forward, with the input size beside them."""
+
+    def run(x: Tensor) -> Any:
+        try:
+            return forward(x)
+        except (RuntimeError, AssertionError, IndexError) as error:
+            if "memory" in str(error):
+                raise
+            line = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ValueError(
+                f"the model's forward pass fails for inputs of {size[0]}x{size[1]} (shape {tuple(x.shape)}): {line}. "
+                f"Give the size and the channels that it takes; inputs smaller than its stride are too small."
+            ) from error
+
+    return run
+
+
+def inner_steps(model: nn.Module) -> int | None:
+    """T of a model that makes its own time axis: an attribute ``T`` above 1."""
+    for module in (model, getattr(model, "backbone", None)):
+        value = getattr(module, "T", None)
+        if isinstance(value, int) and value > 1:
+            return value
+    return None
+
+
+def device_of(model: nn.Module) -> torch.device:
+    parameter = next(model.parameters(), None)
+    return torch.device("cpu") if parameter is None else parameter.device

@@ -1,0 +1,23 @@
+"""Images of an OpenMMLab dataset as a model sees them."""
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from mmengine.dataset import pseudo_collate
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def spread(count: int, dataset) -> list[int]:
+    """Indices of ``count`` entries, evenly spread over a dataset (all of a smaller one)."""
+    count = min(count, len(dataset))
+    return [i * len(dataset) // count for i in range(count)]
+
+
+def from_dataset(dataset, preprocessor, indices: Iterable[int], size: tuple[int, int]) -> Iterator[Tensor]:
+    """Images normalised by the model's preprocessor and resized; each (1, C, H, W)."""
+    for index in indices:
+        batch = pseudo_collate([dataset[index]])
+        with torch.no_grad():
+            image = preprocessor(batch, False)["inputs"]
+        yield F.interpolate(image.float(), size, mode="bilinear", antialias=True)
