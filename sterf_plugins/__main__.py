@@ -161,7 +161,7 @@ def _doctor_openmmlab() -> list[str]:
 def configs(args: argparse.Namespace) -> int:
     """Names of the shipped configs, as tools and ``_base_`` take them."""
     root = Path(__file__).parent / ".mim" / "configs"
-    found = sorted(p.relative_to(root).as_posix() for p in root.rglob("*.py") if "_base_" not in p.parts)
+    found = sorted(p.relative_to(root).as_posix() for p in root.rglob("*.py") if not {"_base_", "erf"} & set(p.parts))
     for name in found:
         print(f"sterf_plugins::{name}")
     return 0 if found else 1

@@ -14,7 +14,7 @@ LAYERS = [
     {"checks", "compat", "console", "plugins"},
     {"functional"},
     {"batch_norm", "neurons"},
-    {"blocks", "mixers", "stems"},
+    {"activity", "blocks", "mixers", "stems"},
     {"backbones"},
     {"testing", "timm"},
     {"registry"},

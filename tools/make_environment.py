@@ -64,7 +64,7 @@ def base_torch() -> dict[str, str]:
 
 
 def fingerprint(base: dict[str, str]) -> dict:
-    files = [ROOT / name for name in ("setup.cfg", "pyproject.toml", "tools/make_environment.py")]
+    files = [ROOT / name for name in ("setup.cfg", "setup.py", "pyproject.toml", "tools/make_environment.py")]
     digest = hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()
     return dict(files=digest, python=sys.version, prefix=sys.prefix, base=base, root=str(ROOT))
 

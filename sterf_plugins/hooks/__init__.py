@@ -2,6 +2,7 @@
 
 from .erf import ERFHook
 from .finite_loss import FiniteLossHook
+from .firing_rate import FiringRateHook
 from .random_state import RandomStateHook
 
-__all__ = ["ERFHook", "FiniteLossHook", "RandomStateHook"]
+__all__ = ["ERFHook", "FiniteLossHook", "FiringRateHook", "RandomStateHook"]

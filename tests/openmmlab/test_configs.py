@@ -17,7 +17,7 @@ from sterf_plugins.openmmlab.adapt import pyramid, swap_backbone  # noqa: E402
 from sterf_plugins.openmmlab.configs import config_path, datasets, load_config, revert_sync_bn  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIGS = sorted(p for p in (ROOT / "configs").rglob("*.py") if "_base_" not in p.parts)
+CONFIGS = sorted(p for p in (ROOT / "configs").rglob("*.py") if not {"_base_", "erf"} & set(p.parts))
 
 
 def on_small_data(config: Config, shapes: Path, work_dir: Path) -> Config:

@@ -1,0 +1,208 @@
+"""Synaptic operations and energy of a forward pass, through SpikingJelly's dispatch counter.
+
+SpikingJelly's own ``SynOpCounter`` takes binary spikes only; the rules here count an integer spike n as n
+accumulations, and tell analog operands (multiply-accumulates) from spikes.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from spikingjelly.activation_based.op_counter import DispatchCounterMode, SimpleEnergyCostConfig
+from spikingjelly.activation_based.op_counter.base import BaseCounter
+from torch import Tensor, nn
+
+from .rates import neuron_layers
+
+aten = torch.ops.aten
+ENERGY = SimpleEnergyCostConfig.fp32()  # 45 nm, Horowitz 2014: 4.6 pJ a MAC, 0.9 pJ an AC
+ASSUMPTIONS = (
+    "45 nm, 32-bit floating point (Horowitz 2014): {mac} pJ a multiply-accumulate (MAC), {ac} pJ an accumulation (AC).",
+    "An operand is a spike tensor if a neuron made it or if all its values are whole numbers of spikes; an integer "
+    "spike n counts as n ACs, everything else is analog and counts as MACs: the first layer does, as its input is an "
+    "image.",
+    "Products of two activations (attention) are listed on their own; the first spike operand drives them.",
+    "Normalisation, residual additions, neuron updates and memory access are not counted.",
+)
+
+
+@dataclass
+class LayerOperations:
+    """Operations of one module itself, without those of its children, summed over all inputs.
+
+    Attributes:
+        macs: multiply-accumulates with an analog operand.
+        acs: accumulations that spikes drive.
+        dense: MACs that the same operations would take on dense operands.
+    """
+
+    macs: int = 0
+    acs: int = 0
+    dense: int = 0
+
+    @property
+    def energy(self) -> float:
+        """In pJ."""
+        return self.macs * ENERGY.e_mac_pj + self.acs * ENERGY.e_ac_pj
+
+
+@dataclass
+class Operations:
+    """Operations by layer; products of two activations have a name that ends in " (product)"."""
+
+    layers: dict[str, LayerOperations] = field(default_factory=dict)
+    num_inputs: int = 0
+
+    @property
+    def total(self) -> LayerOperations:
+        """The sum over all layers."""
+        parts = self.layers.values()
+        return LayerOperations(sum(p.macs for p in parts), sum(p.acs for p in parts), sum(p.dense for p in parts))
+
+    @staticmethod
+    def assumptions() -> str:
+        """What the numbers stand on, in a few lines."""
+        return "\n".join(line.format(mac=ENERGY.e_mac_pj, ac=ENERGY.e_ac_pj) for line in ASSUMPTIONS)
+
+
+@torch.no_grad()
+def count_operations(model: nn.Module, *inputs: Tensor) -> Operations:
+    """Count the operations of forward passes in eval mode; the training flags are as before afterwards.
+
+    Args:
+        model: any; of an OpenMMLab detector or segmentor ``extract_feat`` runs.
+        inputs: batches, (N, C, H, W) or (T, N, C, H, W) each.
+
+    Raises:
+        ValueError: no inputs.
+    """
+    if not inputs:
+        raise ValueError("`inputs` is empty; give at least one batch.")
+    training = [(m, m.training) for m in model.modules()]
+    spikes = _Spikes(model)
+    counters = {kind: _Counter(kind, spikes) for kind in ("macs", "acs", "dense")}
+    products = {kind: _Counter(kind, spikes, products=True) for kind in counters}
+    forward = getattr(model, "extract_feat", model)
+    try:
+        model.eval()
+        with spikes, DispatchCounterMode([*counters.values(), *products.values()]):
+            for batch in inputs:
+                forward(batch)
+    finally:
+        for module, flag in training:
+            module.training = flag
+    result = Operations(num_inputs=sum(b.shape[b.ndim - 4] for b in inputs))
+    names = [name for name, _ in model.named_modules()]
+    for group, suffix in ((counters, ""), (products, " (product)")):
+        own = {kind: _exclusive(counter.totals()) for kind, counter in group.items()}
+        for name in names:
+            values = {kind: own[kind].get(name, 0) for kind in own}
+            if values["dense"]:
+                result.layers[(name or type(model).__name__) + suffix] = LayerOperations(**values)
+    return result
+
+
+class _Spikes:
+    """Which tensors are spikes, and how many each value stands for."""
+
+    def __init__(self, model: nn.Module):
+        self._neurons = neuron_layers(model)
+        self._norms = sorted({1.0, *(norm for _, _, norm in self._neurons.values())})
+        self._made: dict[int, tuple[Tensor, float]] = {}
+        self._handles: list[Any] = []
+        self.weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+
+    def __enter__(self) -> "_Spikes":
+        for module, _, norm in self._neurons.values():
+
+            def keep(module, arguments, y, norm=norm):
+                y = y if isinstance(y, Tensor) else y[0]
+                # The tensor is kept too, so that its address is not given away again.
+                self._made[y.untyped_storage().data_ptr()] = (y, norm)
+
+            self._handles.append(module.register_forward_hook(keep))
+        return self
+
+    def __exit__(self, *error) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._made.clear()
+
+    def is_weight(self, x: Tensor) -> bool:
+        return x.untyped_storage().data_ptr() in self.weights
+
+    def counts(self, x: Tensor) -> Tensor | None:
+        """Spikes at each place of a tensor; ``None`` for an analog one."""
+        if not x.is_floating_point() or self.is_weight(x) or x.min() < 0:
+            return None
+        made = self._made.get(x.untyped_storage().data_ptr())
+        for norm in [made[1]] if made else self._norms:
+            scaled = x * norm
+            if torch.equal(scaled, scaled.round()):
+                return scaled
+        return None
+
+
+class _Counter(BaseCounter):
+    """One number per operation: MACs of analog operands, ACs of spikes, or MACs as if all were dense."""
+
+    def __init__(self, kind: str, spikes: _Spikes, products: bool = False):
+        self.records: dict[str, dict[Any, int]] = defaultdict(lambda: defaultdict(int))
+        self.ignore_modules = []
+        self.rules: dict[Any, Callable] = {
+            aten.mm.default: lambda args, kwargs, out: self._matrices(args[0], args[1], out),
+            aten.addmm.default: lambda args, kwargs, out: self._matrices(args[1], args[2], out),
+            aten.bmm.default: lambda args, kwargs, out: self._matrices(args[0], args[1], out),
+            aten.baddbmm.default: lambda args, kwargs, out: self._matrices(args[1], args[2], out),
+            aten.convolution.default: self._convolution,
+        }
+        self._kind, self._spikes, self._products = kind, spikes, products
+
+    def totals(self) -> dict[str, int]:
+        return {scope: sum(values.values()) for scope, values in self.records.items()}
+
+    def _matrices(self, x: Tensor, y: Tensor, out: Tensor) -> int:
+        if self._products == (self._spikes.is_weight(x) or self._spikes.is_weight(y)):
+            return 0
+        dense = out.numel() * x.shape[-1]
+        if self._kind == "dense":
+            return dense
+        for operand, uses in ((x, y.shape[-1]), (y, x.shape[-2])):
+            counts = self._spikes.counts(operand)
+            if counts is not None:
+                return int(counts.sum(dtype=torch.float64)) * uses if self._kind == "acs" else 0
+        return dense if self._kind == "macs" else 0
+
+    def _convolution(self, args, kwargs, out: Tensor) -> int:
+        x, w, _, stride, padding, dilation, transposed, output_padding, groups = args[:9]
+        if self._products:
+            return 0
+        dense = (x.numel() if transposed else out.numel()) * w[0].numel()
+        if self._kind == "dense":
+            return dense
+        counts = self._spikes.counts(x)
+        if counts is None:
+            return dense if self._kind == "macs" else 0
+        if self._kind == "macs":
+            return 0
+        ones = torch.ones_like(w, dtype=torch.float64)
+        with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(torch._C.DispatchKey.Python)):
+            uses = aten.convolution.default(
+                counts.double(), ones, None, stride, padding, dilation, transposed, output_padding, groups
+            )
+        return int(uses.sum())
+
+
+def _exclusive(totals: dict[str, int]) -> dict[str, int]:
+    """Operations of each module without those of the modules called inside it; scopes are ``<root>.<name>``."""
+    own = {scope.partition(".")[2]: value for scope, value in totals.items() if scope != "Global"}
+    inclusive = dict(own)
+    for name, value in inclusive.items():
+        parts = name.split(".") if name else []
+        around = (".".join(parts[:end]) for end in range(len(parts) - 1, -1, -1))
+        parent = next((a for a in around if a in inclusive), None)  # containers are not called themselves
+        if name and parent is not None:
+            own[parent] -= value
+    return own

@@ -1,0 +1,95 @@
+"""Firing rates during training, as an mmengine hook."""
+
+import json
+import os
+from pathlib import Path
+
+import torch
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+
+from ..activity import FiringRates, count_operations
+from ..activity.rates import neuron_layers
+from ..checks import positive_int
+from ..erf.undisturbed import undisturbed
+from ..openmmlab.images import from_dataset, spread
+from ..registry import HOOKS
+
+
+@HOOKS.register_module()
+class FiringRateHook(Hook):
+    """Count spikes at validations: one INFO line, scalars, and a JSON file with every layer.
+
+    Scalars ``val/firing_rate`` (mean spikes over D, all neuron layers), ``val/dead_channels`` (share of channels that
+    never fired) and, with ``operations``, ``val/energy_mj`` per image (see ``sterf_plugins.activity``). The first
+    process counts; the training is not disturbed.
+
+    Args:
+        interval: every interval-th validation.
+        num_samples: validation images, evenly spread.
+        input_size: (height, width) to which they are resized; an int for squares.
+        operations: count synaptic operations too.
+
+    Raises:
+        ValueError, TypeError: an argument is out of range, or the model has no spiking neuron.
+    """
+
+    priority = 55  # before LoggerHook reads the scalars
+
+    def __init__(
+        self, interval: int = 1, num_samples: int = 8, input_size: int | tuple[int, int] = 224, operations: bool = True
+    ):
+        self.interval = positive_int("interval", interval)
+        self.num_samples = positive_int("num_samples", num_samples)
+        size = (input_size, input_size) if isinstance(input_size, int) else tuple(input_size)
+        self.input_size = tuple(positive_int("input_size", n) for n in size)
+        self.operations = operations
+        self._validations = 0
+
+    def before_train(self, runner) -> None:
+        """Find a model without neurons now rather than after the first epoch."""
+        model = _plain(runner.model)
+        if not neuron_layers(model):
+            FiringRates(model)  # raises
+        if runner._val_dataloader is None:
+            raise ValueError("FiringRateHook needs a val_dataloader in the config.")
+
+    def after_val_epoch(self, runner, metrics: dict | None = None) -> None:
+        """Count, if this validation is due."""
+        self._validations += 1
+        if self._validations % self.interval or not is_main_process():
+            return
+        model = _plain(runner.model)
+        dataset = runner.val_dataloader.dataset
+        with undisturbed(model), torch.no_grad():
+            indices = spread(self.num_samples, dataset)
+            images = list(from_dataset(dataset, model.data_preprocessor, indices, self.input_size))
+            with FiringRates(model) as rates:
+                if self.operations:
+                    operations = count_operations(model, *images)
+                else:
+                    for image in images:
+                        getattr(model, "extract_feat", model)(image)
+        scalars = {"firing_rate": rates.rate, "dead_channels": rates.dead}
+        record = dict(scalars, layers={name: layer.as_dict() for name, layer in rates.layers.items()})
+        if self.operations:
+            total = operations.total
+            scalars["energy_mj"] = total.energy / operations.num_inputs / 1e9
+            record |= dict(
+                energy_mj=scalars["energy_mj"], macs=total.macs, acs=total.acs, num_inputs=operations.num_inputs
+            )
+        for name, value in scalars.items():
+            runner.message_hub.update_scalar(f"val/{name}", value)
+        step = runner.epoch if type(runner._train_loop).__name__ == "EpochBasedTrainLoop" else runner.iter
+        path = Path(runner.log_dir) / "vis_data" / "firing_rate" / f"{step}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text(json.dumps(record))
+        os.replace(partial, path)
+        listing = ", ".join(f"{name} {value:.4g}" for name, value in scalars.items())
+        runner.logger.info(f"spikes at {step}: {listing} -> {path}")
+
+
+def _plain(model: torch.nn.Module) -> torch.nn.Module:
+    return model.module if is_model_wrapper(model) else model

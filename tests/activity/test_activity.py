@@ -1,0 +1,174 @@
+"""Spikes and operations counted by hand, and against SpikingJelly's own counters."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from sterf_plugins.activity import FiringRates, count_operations
+from sterf_plugins.backbones import SDTV3
+from sterf_plugins.neurons import IntegerSpike
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def two_layers():
+    """1x1 convolution 1 -> 2 channels with weights 1 and 2, spikes up to 4, 2x2 convolution 2 -> 3 channels."""
+    model = nn.Sequential(nn.Conv2d(1, 2, 1, bias=False), IntegerSpike(4), nn.Conv2d(2, 3, 2, bias=False))
+    model[0].weight.data = torch.tensor([1.0, 2.0]).view(2, 1, 1, 1)
+    return model
+
+
+def test_a_network_of_two_layers_counted_by_hand():
+    """Input [[0, 1], [2, 3]]: spikes [[0, 1], [2, 3]] and [[0, 2], [4, 4]], that is 16 of them.
+
+    First layer: 4 pixels x 2 channels = 8 MACs. Second: one position, every spike used once by each of 3 channels:
+    48 ACs, where a dense layer takes 2 * 4 * 3 = 24 MACs.
+    """
+    image = torch.tensor([[0.0, 1.0], [2.0, 3.0]]).view(1, 1, 2, 2)
+    model = two_layers()
+    with FiringRates(model) as rates:
+        operations = count_operations(model, image)
+    first, second = operations.layers["0"], operations.layers["2"]
+    assert (first.macs, first.acs, first.dense) == (8, 0, 8)
+    assert (second.macs, second.acs, second.dense) == (0, 48, 24)
+    assert operations.total.energy == pytest.approx(8 * 4.6 + 48 * 0.9)
+    layer = rates.layers["1"]
+    assert layer.histogram.tolist() == [2, 1, 2, 1, 2]
+    assert layer.rate == pytest.approx(16 / 8 / 4) and layer.nonzero == 6 / 8 and layer.dead == 0
+    assert "4.6 pJ" in operations.assumptions() and "integer spike n counts as n ACs" in operations.assumptions()
+
+
+def test_padding_strides_and_groups_are_exact():
+    torch.manual_seed(0)
+    for options in (dict(padding=1), dict(stride=2, padding=1), dict(groups=2), dict(dilation=2, padding=2)):
+        conv = nn.Conv2d(4, 6, 3, bias=False, **options)
+        model = nn.Sequential(IntegerSpike(4), conv)
+        x = torch.randn(2, 4, 7, 9) * 3
+        counts = (model[0](x) * 4).detach()
+        expected = nn.functional.conv2d(counts, torch.ones_like(conv.weight), None, conv.stride, conv.padding,
+                                        conv.dilation, conv.groups).sum()  # fmt: skip
+        assert count_operations(model, x).layers["1"].acs == int(expected)
+
+
+def test_binary_spikes_agree_with_spikingjelly():
+    from spikingjelly.activation_based import layer, neuron
+    from spikingjelly.activation_based.op_counter import DispatchCounterMode, SynOpCounter
+
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        layer.Conv2d(2, 4, 3, padding=1, bias=False), neuron.IFNode(), layer.Conv2d(4, 4, 3, padding=1), neuron.LIFNode(),
+        nn.Flatten(), nn.Linear(4 * 36, 5),
+    )  # fmt: skip
+    x = torch.rand(3, 2, 6, 6) * 3
+    counter = SynOpCounter()
+    with torch.no_grad(), DispatchCounterMode([counter]):
+        model(x)
+    for node in (model[1], model[3]):
+        node.reset()
+    assert count_operations(model, x).total.acs == counter.get_total() > 0
+
+
+def test_attention_products_have_names_of_their_own():
+    torch.manual_seed(0)
+    model = SDTV3(dict(embed_dims=[8, 16, 24, 32], num_heads=4), "srb")
+    x = torch.randn(2, 3, 32, 32)
+    operations = count_operations(model, x)
+    products = {k: v for k, v in operations.layers.items() if k.endswith("(product)")}
+    assert len(products) == 8 and all(".attn" in k for k in products)
+    # k^T v and q (k^T v): 4 heads, 4 tokens, 6 x 24 (8 x 32 in stage 4) channels, twice, two images.
+    assert products["stages.3.blocks.0.attn (product)"].dense == 2 * 2 * 4 * 4 * 6 * 24
+    assert operations.layers["stages.0.downsample.conv"].acs == 0  # the image is analog
+    others = [v for k, v in operations.layers.items() if k != "stages.0.downsample.conv"]
+    assert sum(v.macs for v in others) == 0  # everything else is driven by spikes
+    assert operations.total.dense == sum(v.dense for v in operations.layers.values())
+
+
+def test_dead_channels_and_time():
+    from spikingjelly.activation_based import neuron
+
+    node = neuron.IFNode(step_mode="m")
+    x = torch.zeros(4, 2, 3, 5)
+    x[:, :, 1] = 0.5  # fires every second step
+    with FiringRates(nn.Sequential(node)) as rates:
+        node(x)
+    layer = rates.layers["0"]
+    assert layer.dead == pytest.approx(2 / 3) and layer.rate == pytest.approx(1 / 6)
+    assert rates.rate == pytest.approx(layer.rate) and rates.dead == layer.dead
+    assert np.array_equal(layer.fired, [False, True, False])
+
+
+def test_the_model_is_left_as_it_was():
+    model = two_layers().train()
+    with FiringRates(model):
+        count_operations(model, torch.rand(1, 1, 4, 4))
+    assert model.training and not any(m._forward_hooks for m in model.modules())
+
+
+def test_bad_input():
+    with pytest.raises(ValueError, match="has no spiking neuron layer"):
+        FiringRates(nn.Conv2d(1, 1, 1))
+    with pytest.raises(ValueError, match="`inputs` is empty"):
+        count_operations(two_layers())
+
+
+TOOL = ROOT / "tools" / "analysis_tools" / "get_sops.py"
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, str(TOOL), *map(str, arguments)], capture_output=True, text=True, timeout=300
+    )
+
+
+def test_the_tool(tmp_path):
+    options = ["sdtv3_nano_srb", "--input-size", "64", "64", "--num", "2"]
+    result = run(*options, "--csv", tmp_path / "sops.csv")
+    assert result.returncode == 0, result.stderr
+    assert "stages.3.blocks.0.attn (product)" in result.stdout and "4.6 pJ" in result.stdout
+    assert (tmp_path / "sops.csv").read_text().startswith("layer,macs,acs,dense,energy_uj,rate")
+    record = json.loads(run(*options, "--json").stdout)
+    assert record["total"]["energy_mj"] > 0 and record["total"]["inputs"] == 2
+    assert len(record["neurons"]["stages.0.blocks.0.mixer.spike1"]["histogram"]) == 5
+    failed = run("resnet18", "--input-size", "32", "32")
+    assert failed.returncode == 2 and "no spiking neuron layer" in failed.stderr
+
+
+def test_the_hook(shapes, tmp_path):
+    import sterf_plugins
+
+    sterf_plugins.setup()
+    from mmengine.runner import Runner
+
+    from sterf_plugins.openmmlab.configs import datasets, load_config
+
+    states = []
+    for name, hooks in (
+        ("without", []),
+        ("with", [dict(type="sterf_plugins.FiringRateHook", num_samples=2, input_size=64)]),
+    ):
+        config = load_config(str(ROOT / "configs" / "shapes" / "fpn_sdtv3-t-srb_shapes.py"))
+        for _, dataset in datasets(config, "train", "val", "test"):
+            dataset.data_root = f"{shapes}/ade"
+        config.train_dataloader.batch_size = 2
+        config.train_cfg = dict(type="IterBasedTrainLoop", max_iters=2, val_interval=1)
+        config.default_hooks.pop("erf")
+        config.default_hooks.random_state = dict(type="sterf_plugins.RandomStateHook")
+        config.custom_hooks = hooks
+        config.work_dir = str(tmp_path / name)
+        config.experiment_name = config.visualizer.name = f"rate-{name}-{tmp_path.name}"
+        runner = Runner.from_cfg(config)
+        runner.train()
+        states.append({k: v.clone() for k, v in runner.model.state_dict().items()})
+    assert all(torch.equal(states[0][k], states[1][k]) for k in states[0])
+    logs = next((tmp_path / "with").glob("2*"))
+    record = json.loads((logs / "vis_data" / "firing_rate" / "2.json").read_text())
+    line = json.loads((logs / "vis_data" / "scalars.json").read_text().splitlines()[-1])
+    assert line["firing_rate"] == pytest.approx(record["firing_rate"]) and 0 < record["firing_rate"] < 1
+    assert line["energy_mj"] == pytest.approx(record["energy_mj"]) and record["num_inputs"] == 2
+    assert "backbone.stages.0.blocks.0.mixer.spike1" in record["layers"]

@@ -1,0 +1,227 @@
+"""tools/erf.py as users run it: models of all kinds, comparisons, reports, resuming, and what goes wrong."""
+
+import csv
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sterf_plugins.erf import ERFResult
+
+ROOT = Path(__file__).resolve().parents[2]
+TOOL = ROOT / "tools" / "erf.py"
+SMALL = ["--num", "2", "--input-size", "32", "48"]
+
+
+def run(*arguments, check=True, cwd=None):
+    command = [sys.executable, str(TOOL), *map(str, arguments)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=400, cwd=cwd)
+    if check:
+        assert result.returncode == 0, result.stderr[-2000:]
+    return result
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for i in range(3):
+        Image.fromarray(rng.integers(0, 255, (60 + i, 90, 3), np.uint8)).save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory, photos):
+    """Two models with a checkpoint, the untrained baseline, real images."""
+    import timm
+
+    import sterf_plugins.timm  # noqa: F401
+
+    out = tmp_path_factory.mktemp("report")
+    torch.manual_seed(1)
+    checkpoint = out / "nano.pth"
+    torch.save({"state_dict": timm.create_model("sdtv3_nano_srb").state_dict()}, checkpoint)
+    options = [*SMALL, "--images", photos, "--untrained", "--json", "--layers", "stages.0", "stages.1"]
+    arguments = ["trained=sdtv3_nano_srb", checkpoint, "--compare", "ResNet=resnet18", "--out", out / "erf", *options]
+    # resnet18 has other layers; a comparison needs patterns that both have.
+    arguments[arguments.index("ResNet=resnet18")] = "channel=sdtv3_nano_srb_ch"
+    return out / "erf", json.loads(run(*arguments).stdout), arguments
+
+
+def test_everything_is_written(report):
+    out, numbers, _ = report
+    labels = ["trained", "trained (untrained)", "channel"]
+    assert list(numbers) == labels and list(numbers["trained"]) == ["stages.0", "stages.1"]
+    figures = ["maps", "overlay", "profiles", "radial", "spectra"]
+    expected = {f"{name}.{suffix}" for name in figures for suffix in ("png", "pdf")}
+    expected |= {"trained.npz", "trained-untrained.npz", "channel.npz", "numbers.csv", "report.html"}
+    assert {p.name for p in out.iterdir()} == expected
+    rows = list(csv.DictReader((out / "numbers.csv").open()))
+    assert [r["model"] for r in rows] == [label for label in labels for _ in range(2)]
+    value, error = numbers["trained"]["stages.1"]["area_50"]
+    assert float(rows[1]["area_50"]) == value and float(rows[1]["area_50_error"]) == error > 0
+    assert ERFResult.load(out / "trained.npz").spatial["stages.1"].shape == (32, 48)
+    page = (out / "report.html").read_text()
+    assert page.count("<tr>") == 7 and page.count("data:image/png;base64,") == 5
+    assert not re.search(r'(src|href)="(?!data:)', page)  # nothing from elsewhere
+
+
+def test_a_second_call_finds_the_results(report):
+    out, numbers, arguments = report
+    before = (out / "trained.npz").stat().st_mtime_ns
+    again = run(*arguments)
+    assert json.loads(again.stdout) == numbers and again.stderr.count("results exist in") == 3
+    assert (out / "trained.npz").stat().st_mtime_ns == before
+    other = [a if a != "2" else "3" for a in arguments]
+    refused = run(*other, check=False)
+    assert refused.returncode == 2 and "exists and was computed with other settings" in refused.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1300, 400])
+def test_the_report_in_a_browser(report, tmp_path, width):
+    """Sort a column, look at errors of the console, and that nothing but the table and pictures scrolls sideways."""
+    browser = next((b for b in ("chromium", "chromium-browser", "google-chrome") if shutil.which(b)), None)
+    if browser is None:
+        pytest.skip("no Chromium here")
+    page = (report[0] / "report.html").read_text()
+    script = """<script>
+    const failures = []; window.onerror = m => failures.push(m);
+    window.addEventListener("load", () => {
+      const head = [...document.querySelectorAll("th")].find(h => h.textContent === "area_50");
+      const column = () => [...document.querySelectorAll("tbody tr")].map(r => Number(r.cells[head.cellIndex].dataset.value));
+      head.click(); const up = column(); head.click(); const down = column();
+      const sorted = a => a.every((v, i) => i === 0 || a[i - 1] <= v);
+      document.body.insertAdjacentHTML("beforeend", `<p id="verdict">${JSON.stringify({
+        failures, up: sorted(up), down: sorted([...down].reverse()), mark: head.getAttribute("aria-sort"),
+        pictures: [...document.images].every(i => i.naturalWidth > 0),
+        wide: document.documentElement.scrollWidth > window.innerWidth })}</p>`);
+    });</script>"""
+    (tmp_path / "page.html").write_text(page.replace("<head>", f"<head>{script}", 1))
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"]
+    command += [f"--user-data-dir={tmp_path}/profile", f"--window-size={width},900", f"file://{tmp_path}/page.html"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    verdict = json.loads(re.search(r'<p id="verdict">(.*?)</p>', result.stdout).group(1))
+    assert verdict == dict(failures=[], up=True, down=True, mark="descending", pictures=True, wide=False)
+    assert "CONSOLE" not in result.stderr
+
+
+def test_studies_and_fields_in_time(tmp_path):
+    result = run(ROOT / "configs" / "erf" / "neurons.py", "--num", "2", "--out", tmp_path / "out")
+    assert "LIF tau 8" in result.stdout and "mean lag" in result.stdout
+    fields = ERFResult.load(tmp_path / "out" / "LIF-tau-4.npz")
+    assert fields.temporal["layers.2"].shape == (16,)
+    assert (tmp_path / "out" / "lags.pdf").is_file()
+
+
+@pytest.mark.parametrize("study", ["activations", "surrogates"])
+def test_shipped_studies(study, tmp_path):
+    run(ROOT / "configs" / "erf" / f"{study}.py", "--num", "1", "--out", tmp_path / "out")
+    assert (tmp_path / "out" / "report.html").is_file()
+
+
+@pytest.mark.slow
+def test_configs_of_mmseg_and_mmdet(shapes, tmp_path):
+    options = {f"{p}_dataloader.dataset.data_root": f"{shapes}/ade" for p in ("val", "test")}
+    config = tmp_path / "own.py"
+    base = ROOT / "configs" / "shapes" / "fpn_sdtv3-t-srb_shapes.py"
+    data = f"dict(dataset=dict(data_root={str(shapes) + '/ade'!r}))"
+    config.write_text(f"_base_ = {str(base)!r}\nval_dataloader = {data}\n")
+    result = run(config, "--images", "val", *SMALL, "--layers", "backbone.stages.*", "neck", "--out", tmp_path / "a")
+    assert "neck[3]" in result.stdout and options
+    result = run(
+        "mmdet::retinanet/retinanet_r18_fpn_1x_coco.py", *SMALL, "--out", tmp_path / "b", "--input-size", 64, 64
+    )
+    assert "backbone[3]" in result.stdout
+
+
+@pytest.mark.slow
+def test_an_interruption_keeps_what_is_done(tmp_path):
+    arguments = ["sdtv3_nano", "--compare", "second=sdtv3_nano_srb", "--num", "400", "--input-size", "64", "64"]
+    arguments += ["--out", str(tmp_path), "--layers", "stages.1", "--batch-size", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, str(TOOL), *arguments], stderr=subprocess.PIPE, text=True, env=environment
+    )
+    deadline = time.time() + 200
+    while not (tmp_path / "sdtv3_nano.npz").is_file() and time.time() < deadline:
+        time.sleep(0.05)
+    time.sleep(3)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "what is done is kept" in errors
+    left = {p.name for p in tmp_path.iterdir()}
+    assert left - {".second.state"} == {"sdtv3_nano.npz"}
+    again = run(*arguments)
+    assert "results exist in" in again.stderr and (tmp_path / "report.html").is_file()
+    assert not (tmp_path / ".second.state").exists()
+    assert ERFResult.load(tmp_path / "second.npz").info["num_inputs"] == 400
+
+
+@pytest.fixture(scope="module")
+def bad(tmp_path_factory, photos):
+    """Files that are wrong."""
+    folder = tmp_path_factory.mktemp("bad")
+    (folder / "empty").mkdir()
+    shutil.copytree(photos, folder / "broken")
+    (folder / "broken" / "0.png").write_bytes(b"no image")
+    import timm
+
+    import sterf_plugins.timm  # noqa: F401
+
+    state = timm.create_model("sdtv3_nano").state_dict()
+    next(v for v in state.values() if v.is_floating_point()).fill_(float("nan"))
+    torch.save(state, folder / "nan.pth")
+    (folder / "text.pth").write_text("no checkpoint")
+    (folder / "study.py").write_text("study = dict(models=['sdtv3_nano'], layer=['stages.*'])\n")
+    (folder / "file").write_text("in the way")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["sdtv3_nono"], "no timm model 'sdtv3_nono'; near: sdtv3_nano"),
+        (["sdtv3_nano(levels=0)"], "`levels` is 0"),
+        (["sdtv3_nano(levels=x)"], "cannot be read; give NAME"),
+        (["nowhere:Model"], "cannot be imported"),
+        (["mmdet::nothing.py"], "mmdet has no config 'nothing.py'"),
+        (["sdtv3_nano", "--layers", "stage.*"], "'stage.*' matches no module; modules are"),
+        (["sdtv3_nano", "--layers", "head"], "never reached head"),
+        (["sdtv3_nano", "--input-size", "8", "8"], "smaller than the network's stride of 16"),
+        (["sdtv3_nano", "{bad}/nan.pth"], "hold NaN or infinite values"),
+        (["sdtv3_nano", "{bad}/text.pth"], "text.pth cannot be read"),
+        (["sdtv3_nano", "{bad}/none.pth"], "no checkpoint"),
+        (["sdtv3_tiny", "{photos}/../bad0/nan.pth"], "no checkpoint|does not fit"),
+        (["sdtv3_nano", "--num", "0"], "--num 0: at least one input"),
+        (["sdtv3_nano", "--images", "{bad}/none"], "no such folder"),
+        (["sdtv3_nano", "--images", "{bad}/empty"], "no image in it; suffixes"),
+        (["sdtv3_nano", "--images", "{bad}/broken"], "0.png is no readable image"),
+        (["sdtv3_nano", "--images", "val"], "needs a config with a val_dataloader"),
+        (["sdtv3_nano", "--out", "{bad}/file/out"], "--out .* cannot be written"),
+        (["sdtv3_nano", "--position", "corner"], "--position corner: give center, all, or row,col"),
+        (["sdtv3_nano", "--compare", "sdtv3_nano"], "two models are called 'sdtv3_nano'"),
+        (["{bad}/study.py"], "`study` has unknown keys layer"),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_written(arguments, message, tmp_path, bad, photos):
+    arguments = [a.format(bad=bad, photos=photos) for a in arguments]
+    out = [] if "--out" in arguments else ["--out", tmp_path / "out"]
+    size = [] if "--input-size" in arguments else ["--input-size", "32", "32"]
+    num = [] if "--num" in arguments else ["--num", "2"]
+    result = run(*arguments, *out, *size, *num, check=False)
+    assert result.returncode == 2, result.stderr[-1500:]
+    assert re.search(message.replace("[", r"\[") if "*'" not in message else re.escape(message), result.stderr)
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())

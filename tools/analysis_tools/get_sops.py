@@ -1,0 +1,116 @@
+"""Firing rates, synaptic operations and energy of a spiking model, by layer.
+
+    python tools/analysis_tools/get_sops.py sdtv3_tiny_srb --num 4
+    python tools/analysis_tools/get_sops.py configs/shapes/fpn_sdtv3-t-srb_shapes.py CHECKPOINT.pth --images val --csv sops.csv
+
+A model is a timm name, an OpenMMLab config or module:factory, as for tools/erf.py.
+"""
+
+import argparse
+import csv
+import io
+import json
+import os
+from pathlib import Path
+
+import torch
+
+from sterf_plugins.activity import ENERGY, FiringRates, Operations, count_operations
+from sterf_plugins.console import run_tool
+from sterf_plugins.erf import calibrate
+from sterf_plugins.images import from_files, image_files, noise, validation_images
+from sterf_plugins.loading import load_model
+
+
+def parse_args() -> argparse.Namespace:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("model", metavar="MODEL_OR_CONFIG")
+    p.add_argument("checkpoint", nargs="?", metavar="CHECKPOINT", help="its weights; random ones otherwise")
+    p.add_argument("--images", default="noise", metavar="DIR|noise|val", help="inputs (default: standard normal noise)")
+    p.add_argument("--num", type=int, default=4, help="number of inputs (default 4)")
+    p.add_argument("--input-size", type=int, nargs=2, metavar=("H", "W"), help="default: the model's own size")
+    p.add_argument("--time-steps", type=int, metavar="T", help="hold each image for T steps and give (T, B, C, H, W)")
+    p.add_argument("--pretrained", action="store_true", help="timm's own weights")
+    p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    p.add_argument("--seed", type=int, default=0, help="of weights and noise")
+    p.add_argument("--csv", type=Path, metavar="FILE", help="write the table")
+    p.add_argument("--json", action="store_true", help="print everything as JSON instead of the table")
+    return p.parse_args()
+
+
+def inputs_for(args, loaded, size):
+    if args.images == "noise":
+        return noise(args.num, len(loaded.mean), size, args.seed)
+    if args.images == "val":
+        return validation_images(loaded, args.num, size)
+    return from_files(image_files(args.images, args.num), loaded, size)
+
+
+def table(operations: Operations, rates: FiringRates, per: int) -> list[dict]:
+    """A row per layer with operations or with neurons; operations and energy per input."""
+    rows = []
+    for name, o in operations.layers.items():
+        rows.append(
+            dict(layer=name, macs=o.macs / per, acs=o.acs / per, dense=o.dense / per, energy_uj=o.energy / per / 1e6)
+        )
+    for name, r in rates.layers.items():
+        rows.append(dict(layer=name, rate=r.rate, nonzero=r.nonzero, dead=r.dead, levels=r.levels))
+    return rows
+
+
+def write_csv(rows: list[dict], path: Path) -> None:
+    text = io.StringIO()
+    columns = ["layer", "macs", "acs", "dense", "energy_uj", "rate", "nonzero", "dead", "levels"]
+    writer = csv.DictWriter(text, columns, restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text.getvalue(), encoding="utf-8")
+    os.replace(partial, path)
+
+
+def main() -> None:
+    args = parse_args()
+    if args.num < 1:
+        raise ValueError(f"--num {args.num}: at least one input is needed.")
+    torch.manual_seed(args.seed)
+    loaded = load_model(args.model, args.checkpoint, args.pretrained)
+    size = tuple(args.input_size) if args.input_size else loaded.size
+    model = loaded.model.to(args.device)
+    images = torch.cat(list(inputs_for(args, loaded, size))).to(args.device)
+    if args.time_steps:
+        images = images.expand(args.time_steps, *images.shape)
+    if not args.checkpoint and not args.pretrained and images.shape[images.ndim - 4] > 1:
+        calibrate(model, images)
+    with FiringRates(model) as rates:
+        operations = count_operations(model, images)
+    rows, total, per = table(operations, rates, operations.num_inputs), operations.total, operations.num_inputs
+    if args.csv:
+        write_csv(rows, args.csv)
+    summary = dict(
+        macs=total.macs / per, acs=total.acs / per, dense=total.dense / per, energy_mj=total.energy / per / 1e9,
+        dense_energy_mj=total.dense / per * ENERGY.e_mac_pj / 1e9, firing_rate=rates.rate, dead=rates.dead, inputs=per,
+    )  # fmt: skip
+    if args.json:
+        histograms = {name: layer.as_dict() for name, layer in rates.layers.items()}
+        print(json.dumps(dict(total=summary, layers=rows, neurons=histograms, assumptions=operations.assumptions())))
+        return
+    width = max(len(r["layer"]) for r in rows)
+    print(f"{'layer':<{width}} {'M MAC':>9} {'M AC':>9} {'M dense':>9} {'µJ':>9}")
+    for r in rows:
+        if "macs" in r:
+            numbers = (r["macs"] / 1e6, r["acs"] / 1e6, r["dense"] / 1e6, r["energy_uj"])
+            print(f"{r['layer']:<{width}} " + " ".join(f"{n:9.3f}" for n in numbers))
+    print(f"\n{'neurons':<{width}} {'rate':>9} {'non-zero':>9} {'dead':>9} {'D':>9}")
+    for r in rows:
+        if "rate" in r:
+            print(f"{r['layer']:<{width}} {r['rate']:9.4f} {r['nonzero']:9.4f} {r['dead']:9.4f} {r['levels']:9d}")
+    print(
+        f"\nper input: {summary['macs'] / 1e6:.3f} M MACs, {summary['acs'] / 1e6:.3f} M ACs, "
+        f"{summary['energy_mj']:.4f} mJ ({summary['dense_energy_mj']:.4f} mJ if all were dense MACs); "
+        f"firing rate {rates.rate:.4f}, dead channels {rates.dead:.1%}\n\n{operations.assumptions()}"
+    )
+
+
+if __name__ == "__main__":
+    run_tool(main, again="the same command")
