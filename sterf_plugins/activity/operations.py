@@ -20,9 +20,8 @@ aten = torch.ops.aten
 ENERGY = SimpleEnergyCostConfig.fp32()  # 45 nm, Horowitz 2014: 4.6 pJ a MAC, 0.9 pJ an AC
 ASSUMPTIONS = (
     "45 nm, 32-bit floating point (Horowitz 2014): {mac} pJ a multiply-accumulate (MAC), {ac} pJ an accumulation (AC).",
-    "An operand is a spike tensor if a neuron made it or if all its values are whole numbers of spikes; an integer "
-    "spike n counts as n ACs, everything else is analog and counts as MACs: the first layer does, as its input is an "
-    "image.",
+    "Behind the first neuron, an operand is a spike tensor if all its values are whole numbers of spikes; an integer "
+    "spike n counts as n ACs. Everything else is analog and counts as MACs: the first layer does, whatever the image.",
     "Products of two activations (attention) are listed on their own; the first spike operand drives them.",
     "Normalisation, residual additions, neuron updates and memory access are not counted.",
 )
@@ -89,6 +88,7 @@ def count_operations(model: nn.Module, *inputs: Tensor) -> Operations:
         model.eval()
         with spikes, DispatchCounterMode([*counters.values(), *products.values()]):
             for batch in inputs:
+                spikes.start()
                 forward(batch)
     finally:
         for module, flag in training:
@@ -130,12 +130,16 @@ class _Spikes:
             handle.remove()
         self._made.clear()
 
+    def start(self) -> None:
+        """A forward pass begins: nothing is a spike before the first neuron, even if an image has whole numbers."""
+        self._made.clear()
+
     def is_weight(self, x: Tensor) -> bool:
         return x.untyped_storage().data_ptr() in self.weights
 
     def counts(self, x: Tensor) -> Tensor | None:
         """Spikes at each place of a tensor; ``None`` for an analog one."""
-        if not x.is_floating_point() or self.is_weight(x) or x.min() < 0:
+        if not self._made or not x.is_floating_point() or self.is_weight(x) or x.min() < 0:
             return None
         made = self._made.get(x.untyped_storage().data_ptr())
         for norm in [made[1]] if made else self._norms:

@@ -99,7 +99,7 @@ def test_dead_channels_and_time():
         node(x)
     layer = rates.layers["0"]
     assert layer.dead == pytest.approx(2 / 3) and layer.rate == pytest.approx(1 / 6)
-    assert rates.rate == pytest.approx(layer.rate) and rates.dead == layer.dead
+    assert rates.rate == pytest.approx(layer.rate) and rates.dead == pytest.approx(layer.dead)
     assert np.array_equal(layer.fired, [False, True, False])
 
 
