@@ -183,7 +183,33 @@ def cost(args):
     return results
 
 
-PARTS = {"sdtv3": sdtv3, "spikformer": spikformer, "cost": cost}
+def hook(args):
+    """What an evaluation of the hook costs, in training steps of the same backbone: 16 images, four layers."""
+    torch.manual_seed(0)
+    model = SDTV3("tiny", "srb").to(args.device).train()
+    batch = torch.randn(8, 3, args.size, args.size, device=args.device)
+    samples = torch.randn(16, 3, args.size, args.size, device=args.device)
+
+    def train():
+        sum(y.square().mean() for y in model(batch)).backward()
+        model.zero_grad(set_to_none=True)
+
+    layers = [f"stages.{i}" for i in (1, 2, 3, 4)]
+    sides = {
+        "training step, batch 8": train,
+        "hook, 16 images, 4 layers": lambda: compute_erf(model, samples, layers, batch_size=4),
+    }
+    seconds, _ = compare(sides, args.repeats, args.device, dict.fromkeys(sides, 1))
+    step, evaluation = seconds.values()
+    steps = evaluation / step
+    result = dict(
+        size=args.size, seconds=seconds, training_steps=steps, share_of_an_epoch_of_1000_steps=steps / (1000 + steps)
+    )
+    print(json.dumps(result, indent=1), flush=True)
+    return result
+
+
+PARTS = {"sdtv3": sdtv3, "spikformer": spikformer, "cost": cost, "hook": hook}
 
 
 def main():
@@ -197,11 +223,14 @@ def main():
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--out", type=Path, help="write the figures as JSON, after each part")
+    parser.add_argument(
+        "--out", type=Path, help="write the figures as JSON, after each part; other parts in it are kept"
+    )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     hardware = torch.cuda.get_device_name() if args.device == "cuda" else platform.machine()
-    results = dict(device=args.device, hardware=hardware, threads=args.threads, torch=torch.__version__)
+    results = json.loads(args.out.read_text()) if args.out and args.out.is_file() else {}
+    results |= dict(device=args.device, hardware=hardware, threads=args.threads, torch=torch.__version__)
     for part in args.parts:
         results[part] = PARTS[part](args)
         if args.out:

@@ -126,4 +126,5 @@ def jackknife(full: float, left_out: list[float]) -> float:
         return float("nan")
     values = np.asarray(left_out, np.float64)
     count = len(values)
-    return float(np.sqrt((count - 1) / count * ((values - values.mean()) ** 2).sum()))
+    error = float(np.sqrt((count - 1) / count * ((values - values.mean()) ** 2).sum()))
+    return error if error > 1e-12 * np.abs(values).max() else 0.0  # equal values, rounding apart
