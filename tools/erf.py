@@ -23,6 +23,7 @@ import torch
 
 from sterf_plugins.console import check_writable, run_tool
 from sterf_plugins.erf import ERFResult, calibrate, compute_erf
+from sterf_plugins.erf.targets import match_layers
 from sterf_plugins.images import displayed, from_files, image_files, noise, validation_images
 from sterf_plugins.loading import Loaded, is_config, load_model
 
@@ -195,11 +196,14 @@ def compute(args: argparse.Namespace, job, size: tuple[int, int], folder: Path) 
         if len(images) > 1:
             calibrate(model, images if steps is None else images.expand(steps, *images.shape))
             print(f"{label}: random weights, BatchNorm statistics of {len(images)} inputs", file=sys.stderr)
+    layers = args.layers
+    if layers and len(args.models) > 1:  # models that are compared may call their layers differently
+        layers = [pattern for pattern in layers if has_layer(model, pattern, label)] or layers
     channels = args.channels if args.channels in ("sum", "per-channel") else int(args.channels)
     result = compute_erf(
         model,
         inputs_for(args, loaded, size, args.num),
-        args.layers,
+        layers,
         position=parse_position(args.position),
         reduce=args.reduce,
         channels=channels,
@@ -219,6 +223,16 @@ def compute(args: argparse.Namespace, job, size: tuple[int, int], folder: Path) 
     result.save(path)
     print(f"{label}: {result.info['num_inputs']} inputs -> {path}", file=sys.stderr)
     return result
+
+
+def has_layer(model: torch.nn.Module, pattern: str, label: str) -> bool:
+    """Whether a pattern matches; says so if it does not."""
+    try:
+        match_layers(model, pattern)
+    except ValueError:
+        print(f"{label}: no layer matches {pattern!r}", file=sys.stderr)
+        return False
+    return True
 
 
 def counter(label: str, total: int):
