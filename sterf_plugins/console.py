@@ -32,6 +32,16 @@ def check_writable(folder: Path, option: str) -> None:
         ) from error
 
 
+def check_device(name: str) -> None:
+    """Raise ``ValueError`` unless tensors can be put on the device."""
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"--device {name} cannot be used: {str(error).splitlines()[0]} Give cpu, cuda or cuda:N."
+        ) from error
+
+
 def run_tool(main: Callable[[], None], again: str = "the same command and --resume") -> None:
     """Run a tool: user errors become one line and exit code 2, Ctrl-C becomes 130.
 

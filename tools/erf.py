@@ -12,8 +12,10 @@ a file with `study = dict(models=[...], ...)`, whose other keys are options of t
 
 import argparse
 import ast
+import hashlib
 import itertools
 import json
+import math
 import re
 import runpy
 import sys
@@ -21,11 +23,12 @@ from pathlib import Path
 
 import torch
 
-from sterf_plugins.console import check_writable, run_tool
+from sterf_plugins.console import check_device, check_writable, run_tool
 from sterf_plugins.erf import ERFResult, calibrate, compute_erf
+from sterf_plugins.erf.calibrate import uncalibrated
 from sterf_plugins.erf.targets import match_layers
 from sterf_plugins.images import displayed, from_files, image_files, noise, validation_images
-from sterf_plugins.loading import Loaded, is_config, load_model
+from sterf_plugins.loading import Loaded, is_config, load_model, parse_spec
 
 CALIBRATION = 8  # images for the statistics of untrained models
 
@@ -137,8 +140,18 @@ def inputs_for(args: argparse.Namespace, loaded: Loaded, size: tuple[int, int], 
 
 def build(args: argparse.Namespace, spec: str, checkpoint: str | None) -> Loaded:
     torch.manual_seed(args.seed)
-    timm_name = ":" not in spec.split("(")[0] and not is_config(spec.split("(")[0].split("=")[-1])
-    return load_model(spec, checkpoint, args.pretrained and timm_name)
+    return load_model(spec, checkpoint, args.pretrained and is_timm(spec))
+
+
+def is_timm(spec: str) -> bool:
+    """Whether a specification names a timm model."""
+    name = parse_spec(spec)[1]
+    return ":" not in name and not is_config(name)
+
+
+def slug_of(label: str) -> str:
+    """A file name for a label."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", label).strip("-")
 
 
 def jobs(args: argparse.Namespace):
@@ -147,13 +160,13 @@ def jobs(args: argparse.Namespace):
     for spec, checkpoint in args.models:
         label = spec.split("=", 1)[0].strip() if re.match(r"^[^=()]+=", spec) else spec
         label = Path(label).stem if label.endswith(".py") else label
-        trained = bool(checkpoint) or args.pretrained
+        trained = bool(checkpoint) or (args.pretrained and is_timm(spec))
         found.append((label, spec, checkpoint, not trained))
         if args.untrained and trained:
             found.append((f"{label} (untrained)", spec, None, True))
-    labels = [label for label, *_ in found]
-    for label in labels:
-        if labels.count(label) > 1:
+    slugs = [slug_of(label) for label, *_ in found]
+    for label, *_ in found:
+        if slugs.count(slug_of(label)) > 1:
             raise ValueError(f"two models are called {label!r}; give one a label: 'LABEL=NAME'.")
     return found
 
@@ -161,7 +174,7 @@ def jobs(args: argparse.Namespace):
 def compute(args: argparse.Namespace, job, size: tuple[int, int], folder: Path) -> ERFResult:
     """The result of one model: from its file if it is there, else computed and written."""
     label, spec, checkpoint, untrained = job
-    slug = re.sub(r"[^A-Za-z0-9._-]+", "-", label).strip("-")
+    slug = slug_of(label)
     path = folder / f"{slug}.npz"
     request = {
         k: getattr(args, k)
@@ -187,11 +200,7 @@ def compute(args: argparse.Namespace, job, size: tuple[int, int], folder: Path) 
         print(f"{label}: {note}", file=sys.stderr)
     model = loaded.model.to(args.device)
     steps = args.time_steps or (getattr(model, "T", None) or 4 if args.temporal else None)
-    if (
-        untrained
-        and not args.no_calibrate
-        and any(isinstance(m, torch.nn.modules.batchnorm._NormBase) for m in model.modules())
-    ):
+    if untrained and not args.no_calibrate and uncalibrated(model):
         images = torch.cat(list(inputs_for(args, loaded, size, CALIBRATION))).to(args.device)
         if len(images) > 1:
             calibrate(model, images if steps is None else images.expand(steps, *images.shape))
@@ -217,7 +226,8 @@ def compute(args: argparse.Namespace, job, size: tuple[int, int], folder: Path) 
         seed=args.seed,
         batch_size=args.batch_size,
         progress=counter(label, args.num),
-        state=folder / f".{slug}.state",
+        # Another request never goes on with the state of this one.
+        state=folder / f".{slug}.{hashlib.sha256(json.dumps(request).encode()).hexdigest()[:12]}.state",
     )
     result.info |= dict(model=spec, checkpoint=checkpoint, request=request)
     result.save(path)
@@ -253,6 +263,7 @@ def main() -> None:
     args = arguments()
     if args.num < 1:
         raise ValueError(f"--num {args.num}: at least one input is needed.")
+    check_device(args.device)
     folder = Path(args.out)
     check_writable(folder, "--out")
     work = jobs(args)
@@ -269,7 +280,11 @@ def main() -> None:
     title = args.title or f"Effective receptive fields: {', '.join(results)}"
     page = write_report(results, folder, title, image)
     if args.json:
-        print(json.dumps({k: {n: r.numbers(n) for n in r.layers} for k, r in results.items()}))
+        finite = lambda number: [v if math.isfinite(v) else None for v in number]  # noqa: E731  (JSON has no NaN)
+        numbers = {
+            k: {n: {m: finite(v) for m, v in r.numbers(n).items()} for n in r.layers} for k, r in results.items()
+        }
+        print(json.dumps(numbers))
     else:
         summarise(results)
         print(f"report: {page}")

@@ -99,6 +99,7 @@ def main() -> None:
     if not args.tta:
         cli.check_checkpoint(runner, args.checkpoint, strict=True)
     runner.test()
+    cli.close_processes()
 
 
 if __name__ == "__main__":

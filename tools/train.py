@@ -96,6 +96,7 @@ def main() -> None:
     if config.get("load_from"):
         cli.check_checkpoint(runner, config.load_from, strict=bool(config.get("resume")))
     runner.train()
+    cli.close_processes()
 
 
 if __name__ == "__main__":

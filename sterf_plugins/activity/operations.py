@@ -14,6 +14,7 @@ from spikingjelly.activation_based.op_counter import DispatchCounterMode, Simple
 from spikingjelly.activation_based.op_counter.base import BaseCounter
 from torch import Tensor, nn
 
+from ..erf.undisturbed import stateful, undisturbed
 from .rates import neuron_layers
 
 aten = torch.ops.aten
@@ -68,7 +69,7 @@ class Operations:
 
 @torch.no_grad()
 def count_operations(model: nn.Module, *inputs: Tensor) -> Operations:
-    """Count the operations of forward passes in eval mode; the training flags are as before afterwards.
+    """Count the operations of forward passes in eval mode, neurons reset before each; the model is left as it was.
 
     Args:
         model: any; of an OpenMMLab detector or segmentor ``extract_feat`` runs.
@@ -79,20 +80,16 @@ def count_operations(model: nn.Module, *inputs: Tensor) -> Operations:
     """
     if not inputs:
         raise ValueError("`inputs` is empty; give at least one batch.")
-    training = [(m, m.training) for m in model.modules()]
     spikes = _Spikes(model)
     counters = {kind: _Counter(kind, spikes) for kind in ("macs", "acs", "dense")}
     products = {kind: _Counter(kind, spikes, products=True) for kind in counters}
     forward = getattr(model, "extract_feat", model)
-    try:
-        model.eval()
-        with spikes, DispatchCounterMode([*counters.values(), *products.values()]):
-            for batch in inputs:
-                spikes.start()
-                forward(batch)
-    finally:
-        for module, flag in training:
-            module.training = flag
+    with undisturbed(model), spikes, DispatchCounterMode([*counters.values(), *products.values()]):
+        for batch in inputs:
+            spikes.start()
+            for neuron in stateful(model):
+                neuron.reset()
+            forward(batch)
     result = Operations(num_inputs=sum(b.shape[b.ndim - 4] for b in inputs))
     names = [name for name, _ in model.named_modules()]
     for group, suffix in ((counters, ""), (products, " (product)")):

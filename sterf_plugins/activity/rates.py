@@ -100,7 +100,8 @@ class FiringRates:
             spikes = (y.detach().float() * norm).round().long().clamp_(0, levels)
             layer = self.layers.setdefault(name, LayerRate(levels, np.zeros(levels + 1, np.int64)))
             layer.histogram += torch.bincount(spikes.flatten(), minlength=levels + 1).cpu().numpy()
-            axis = min(2 if getattr(module, "step_mode", "s") == "m" else 1, spikes.ndim - 1)
+            timed = getattr(module, "step_mode", "s") == "m" or spikes.ndim == 5
+            axis = min(2 if timed else 1, spikes.ndim - 1)
             others = [i for i in range(spikes.ndim) if i != axis]
             fired = (spikes.sum(others) > 0).cpu().numpy()
             layer.fired = layer.fired | fired if layer.fired.shape == fired.shape else fired

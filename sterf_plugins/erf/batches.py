@@ -1,7 +1,7 @@
 """Inputs in whatever form they come, as batches that fit into memory."""
 
-import os
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -67,12 +67,30 @@ class Sizer:
         batch_size: a number, or ``None`` to measure: the first pass takes two inputs and counts what autograd keeps
             for them; later passes take what half of the free memory holds, 8 at most on a CPU (more gives no speed
             there) and 64 on a GPU. Either way a pass that runs out of memory is done again in halves.
+        device: where the model is.
+        extra: bytes that the results of one input take besides.
     """
 
-    def __init__(self, batch_size: int | None, device: torch.device):
+    def __init__(self, batch_size: int | None, device: torch.device, extra: int = 0):
         self.size = batch_size or 2
+        self.extra = extra
         self._measure = batch_size is None
         self._device = device
+
+    def regroup(self, stream: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Join small batches of equal shape up to the present size; larger ones pass as they are."""
+        waiting: list[Tensor] = []
+        for images in stream:
+            axis = batch_axis(images)
+            if waiting and _one(waiting[0]) != _one(images):
+                yield torch.cat(waiting, batch_axis(waiting[0]))
+                waiting = []
+            waiting.append(images)
+            if sum(w.shape[axis] for w in waiting) >= self.size:
+                yield torch.cat(waiting, axis) if len(waiting) > 1 else images
+                waiting = []
+        if waiting:
+            yield torch.cat(waiting, batch_axis(waiting[0]))
 
     def run(self, images: Tensor, work: Callable[[Tensor], Any]) -> Iterator[tuple[int, Any]]:
         """``work`` of all parts of a batch, in order, with the number of inputs of each."""
@@ -83,7 +101,7 @@ class Sizer:
             try:
                 result = self._measured(part, count, work) if self._measure else work(part)
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                if not _out_of_memory(error):
+                if not out_of_memory(error):
                     raise
                 if count == 1:
                     raise MemoryError(
@@ -107,22 +125,30 @@ class Sizer:
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             result = work(part)
-        each = max(1, sum(kept.values()) // count)
+        each = max(1, sum(kept.values()) // count + self.extra)
         most = 64 if self._device.type == "cuda" else 8
         self.size, self._measure = max(1, min(most, _free_memory(self._device) // 2 // each)), False
         return result
 
 
-def _out_of_memory(error: BaseException) -> bool:
+def _one(images: Tensor) -> tuple[int, ...]:
+    """Shape of a single input."""
+    return tuple(images.shape[:-4] + images.shape[-3:])
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error is the allocator's, PyTorch's or that of the CUDA libraries."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return "not enough memory" in str(error) or "out of memory" in str(error)
+    signs = ("not enough memory", "out of memory", "ALLOC_FAILED", "unable to find an engine", "valid cuDNN algorithm")
+    return any(sign in str(error) for sign in signs)
 
 
 def _free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):  # not Linux
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):  # not Linux
         return 4 << 30

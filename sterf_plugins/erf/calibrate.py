@@ -6,6 +6,15 @@ from torch import Tensor, nn
 from .undisturbed import stateful
 
 
+def uncalibrated(model: nn.Module) -> bool:
+    """Whether there are BatchNorms, and all of them still have their initial statistics."""
+    initial = []
+    for m in model.modules():
+        if isinstance(m, nn.modules.batchnorm._NormBase) and m.running_mean is not None and m.running_var is not None:
+            initial.append(not m.running_mean.any() and bool(torch.all(m.running_var == 1)))
+    return bool(initial) and all(initial)
+
+
 @torch.no_grad()
 def calibrate(model: nn.Module, images: Tensor) -> nn.Module:
     """Set the running statistics of all BatchNorms to those of these images, layer after layer; changes the model.

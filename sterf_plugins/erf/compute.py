@@ -32,7 +32,7 @@ from .result import ERFResult
 from .running import Running
 from .selection import Position, check_channels, check_position
 from .targets import enclosing_blocks, match_layers
-from .undisturbed import undisturbed
+from .undisturbed import exact_kernels, undisturbed
 
 LEAST_INPUTS = 8  # before a relative error is trusted
 
@@ -216,15 +216,18 @@ def _collect(
             undisturbed(model),
             torch.enable_grad(),
             torch.autocast(place.type, enabled=False),
+            exact_kernels(),
             Progress(progress, total) as bar,
         ):
             sizer = Sizer(request.batch_size, place)
-            for images in batches(inputs, request.steps):
+            for images in sizer.regroup(batches(inputs, request.steps)):
                 shape = tuple(images.shape[:-4] + images.shape[-3:])
                 if settings is None:
                     settings = request.settings(images)
                     check_size(model, (images.shape[-2], images.shape[-1]))
-                    skip = running.resume(_identity(request, settings, shape))
+                    if "spatiotemporal" in settings.kinds:
+                        sizer.extra = 8 * images.shape[0] ** 2 * images.shape[-2] * images.shape[-1] * len(targets)
+                    skip = running.resume(_identity(request, settings, shape, images, total))
                     running.shape, running.kinds = shape, settings.kinds
                     bar.update(skip)
                 if shape != running.shape:
@@ -294,12 +297,23 @@ def _check_weight(weight: Any, images: Tensor) -> None:
         )
 
 
-def _identity(request: _Request, settings: Settings, shape: tuple) -> dict[str, Any]:
-    """What has to be the same for a state on disk to be continued."""
+def _identity(request: _Request, settings: Settings, shape: tuple, images: Tensor, total: int | None) -> dict[str, Any]:
+    """What has to be the same for a state on disk to be continued: arguments, weights and the first input."""
+    first = images.select(batch_axis(images), 0).double()
+    weights = [p.double() for p in request.model.parameters()]
+    sums = [float(t.sum()) for t in (first, first.abs())]
+    sums += [sum(float(f(w).sum()) for w in weights) for f in (torch.Tensor.abs, torch.Tensor.square)]
     weight = "function" if callable(settings.weight) else np.asarray(settings.weight, object).tolist()
     names = ("reduce", "time", "channels", "seed", "aggregate", "target")
     options = {name: getattr(request, name) for name in names}
     position = str(settings.places)
     return dict(
-        layers=request.names, shape=list(shape), kinds=list(settings.kinds), position=position, weight=weight, **options
+        layers=request.names,
+        shape=list(shape),
+        kinds=list(settings.kinds),
+        position=position,
+        weight=weight,
+        total=total,
+        sums=sums,
+        **options,
     )

@@ -45,11 +45,13 @@ class Estimate:
 
     def merge(self, other: "Estimate") -> None:
         """Take in another estimate's inputs; its groups become parts of the groups of the same number."""
+        turn = self.count % GROUPS if self.grouped else 0  # as if the inputs had come one after the other
         self.count += other.count
-        self.counts = self.counts + other.counts
+        self.counts = self.counts + np.roll(other.counts, turn)
         self.values.extend(other.values)
         if other.sums is not None:
-            self.sums = other.sums.copy() if self.sums is None else self.sums + other.sums
+            sums = np.roll(other.sums, turn, axis=0)
+            self.sums = sums if self.sums is None else self.sums + sums
             self.squares = other.squares if self.squares is None else self.squares + other.squares
 
     def value(self) -> np.ndarray:

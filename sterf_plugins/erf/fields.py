@@ -68,15 +68,18 @@ def fields_of(
     timed = images.ndim == 5
     axis = 1 if timed else 0
     batch = images.shape[axis]
-    if batch == 1 and images.device.type == "cpu":
-        # PyTorch's CPU BatchNorm backward is silently wrong at batch 1 for some gradient strides.
+    if batch == 1:
+        # PyTorch's CPU BatchNorm backward is silently wrong at batch 1 for some gradient strides; and with two inputs
+        # no axis of length 1 can be taken for the batch.
         images = torch.cat([images, images], axis)
     geometry = Geometry(geometry.size, images.shape[axis], geometry.steps, geometry.strides, geometry.prefix)
     x = images.detach().clone().requires_grad_()
     neurons = stateful(model)
     for neuron in neurons:
         neuron.reset()
-    captured = _capture(forward, x, targets, geometry, settings)
+    # A network that loops over time calls its layers once per step; how often is known from T alone.
+    calls = geometry.steps or (float("inf") if neurons else 1)
+    captured = _capture(forward, x, targets, geometry, settings, calls)
     sizes = {name: output.size for name, output in captured.items()}
     results: dict[str, dict[str, np.ndarray]] = {}
     # From the deepest output to the first, each dropped after use: its part of the graph is freed at once.
@@ -95,13 +98,16 @@ class _Reached(Exception):
 
 
 def _capture(
-    forward: Callable[[Tensor], Any], x: Tensor, targets: list[Target], geometry: Geometry, settings: Settings
+    forward: Callable[[Tensor], Any],
+    x: Tensor,
+    targets: list[Target],
+    geometry: Geometry,
+    settings: Settings,
+    calls: float,
 ) -> dict[str, Captured]:
     """Outputs of the targets, in order of execution; the forward stops after the last of them."""
     captured: dict[str, Captured] = {}
     pending = {t.name for t in targets}
-    # A network that loops over time calls its layers once per step.
-    steps = geometry.steps if x.ndim == 5 else 1
 
     def hook(target: Target):
         def store(module: nn.Module, arguments: Any, result: Any) -> None:
@@ -109,7 +115,7 @@ def _capture(
                 return
             done = True
             for name, y in _tensors(target.name, result):
-                done &= _store(captured, name, y, target, geometry, settings) >= (steps or 1)
+                done &= _store(captured, name, y, target, geometry, settings, calls)
             if done:
                 pending.discard(target.name)
             if not pending:
@@ -157,9 +163,15 @@ def _tensors(name: str, result: Any) -> list[tuple[str, Tensor]]:
 
 
 def _store(
-    captured: dict[str, Captured], name: str, y: Tensor, target: Target, geometry: Geometry, settings: Settings
-) -> int:
-    """Keep what is needed of one output; returns how many time steps of it there are now."""
+    captured: dict[str, Captured],
+    name: str,
+    y: Tensor,
+    target: Target,
+    geometry: Geometry,
+    settings: Settings,
+    calls: float,
+) -> bool:
+    """Keep what is needed of one output; returns whether all its time steps are there."""
     if not y.is_floating_point():
         raise ValueError(f"layer {name!r} gives {y.dtype}; gradients need a floating-point output.")
     if not y.requires_grad:
@@ -179,7 +191,7 @@ def _store(
         captured[name] = Captured([[] for _ in settings.places])
     kept = captured[name]
     if timed and kept.steps:
-        return kept.steps  # a second call of a shared layer
+        return True  # a second call of a shared layer
     kept.size, kept.timed = (output.shape[-2], output.shape[-1]), timed
     kept.steps += output.shape[0]
     if "spatial" in settings.kinds or "spatiotemporal" in settings.kinds:
@@ -187,7 +199,7 @@ def _store(
             selections.append(select(name, output, place))
     if "temporal" in settings.kinds:
         kept.total.append(select(name, output, "all"))
-    return kept.steps if not timed else max(kept.steps, geometry.steps or 1)
+    return timed or kept.steps >= calls
 
 
 def _fields(name: str, output: Captured, x: Tensor, settings: Settings, keep: bool) -> dict[str, np.ndarray]:

@@ -178,7 +178,11 @@ def _split_time(name: str, y: Tensor, geometry: Geometry, windows: Windows | Non
             )
         return True, y
     elif windows is None and y.shape[0] != batch and y.shape[0] % batch == 0:
-        return True, y.unflatten(0, (-1, batch))
+        count = y.shape[0] // batch
+        raise ValueError(
+            f"layer {name!r} gives {tuple(y.shape)} for a batch of {batch}: {count} time steps, windows or tokens in the "
+            f"batch axis? If it is time, set the model's attribute T = {count}; otherwise name the block around it."
+        )
     return False, y[None]
 
 
@@ -196,6 +200,12 @@ def _guess(name: str, rest: Size, module: nn.Module, geometry: Geometry, grid: G
             raise ValueError(
                 f"layer {name!r} gives {tuple(rest)} per input, which fits (C, H, W) and (H, W, C); pass "
                 f"layout='BCHW' or layout='BHWC'."
+            )
+        (h, w), (height, width) = (rest[1], rest[2]), geometry.size
+        if (h, w) not in grids and not 0.5 < (h * width) / (w * height) < 2:
+            raise ValueError(
+                f"layer {name!r} gives {tuple(rest)} per input, which is no map of a {height}x{width} input; pass "
+                f"layout='BCHW' if it is, or name the block around it."
             )
         return "BCHW", None
     if len(rest) == 2:

@@ -79,7 +79,7 @@ def draw(result: "ERFResult", path: str | os.PathLike | None = None) -> "Figure"
     return figure
 
 
-def _panel(ax: Any, result: "ERFResult", layer: str, top: float | None = None, label: str | None = None) -> None:
+def _panel(ax: Any, result: "ERFResult", layer: str, top: float | None = None) -> None:
     ax.set_xticks([])
     ax.set_yticks([])
     if layer not in result.spatial:
@@ -87,17 +87,19 @@ def _panel(ax: Any, result: "ERFResult", layer: str, top: float | None = None, l
         return
     ax.imshow(display_map(result.spatial[layer], top), cmap=_MAP, vmin=0, vmax=1)
     half, most = (result.area_ratio(layer, share) for share in (0.5, 0.9))
-    ax.set_title(f"{label or layer}\n50 %: {half:.3f}   90 %: {most:.3f}", fontsize=8)
+    ax.set_title(f"{layer}\n50 %: {half:.3f}   90 %: {most:.3f}", fontsize=8)
 
 
-def draw_maps(results: Results) -> "Figure":
-    """A row per model, a column per layer, every map divided by its own maximum: shapes compared on one scale."""
+def draw_maps(results: Results, common: bool = False) -> "Figure":
+    """A row per model, a column per layer; each map over its own maximum, or all over the largest of all maps."""
+    tops = [float(np.abs(f).max()) for r in results.values() for f in r.spatial.values()]
+    top = max(tops) if common else None
     columns = max(len(r.layers) for r in results.values())
     figure, axes = _figure(len(results), columns)
     for row, (name, result) in zip(axes, results.items(), strict=True):
         for i, ax in enumerate(row):
             if i < len(result.layers):
-                _panel(ax, result, result.layers[i])
+                _panel(ax, result, result.layers[i], top)
             else:
                 ax.set_axis_off()
         row[0].set_ylabel(name, fontsize=9)
@@ -221,6 +223,8 @@ def draw_all(results: Results, image: np.ndarray | None = None) -> dict[str, "Fi
     spatial = {k: r for k, r in results.items() if r.spatial}
     if spatial:
         figures["maps"] = draw_maps(spatial)
+        if len(spatial) > 1:
+            figures["scale"] = draw_maps(spatial, common=True)
         if image is not None:
             figures["overlay"] = draw_overlay(spatial, image)
         figures["profiles"] = draw_profiles(spatial)

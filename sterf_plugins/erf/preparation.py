@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checks import one_of
+from .batches import out_of_memory
 from .fields import Target
 from .layouts import LAYOUTS, Grid, find_windows
 from .targets import ancestors
@@ -16,7 +17,9 @@ from .targets import ancestors
 def check_finite(model: nn.Module) -> None:
     """NaN weights give zero gradients behind a spike function, which would be a misleading message."""
     entries = [*model.named_parameters(), *model.named_buffers()]
-    broken = [name for name, t in entries if t.is_floating_point() and not torch.isfinite(t).all()]
+    broken = [name for name, p in model.named_parameters() if p.is_floating_point() and not torch.isfinite(p).all()]
+    # Masks among the buffers may be infinite.
+    broken += [name for name, b in model.named_buffers() if b.is_floating_point() and torch.isnan(b).any()]
     if broken:
         raise ValueError(
             f"{len(broken)} of the model's {len(entries)} parameters and buffers are not finite, such as "
@@ -73,7 +76,7 @@ def guarded(forward: Callable[[Tensor], Any], size: Grid) -> Callable[[Tensor], 
         try:
             return forward(x)
         except (RuntimeError, AssertionError, IndexError) as error:
-            if "memory" in str(error):
+            if out_of_memory(error):
                 raise
             line = (str(error).splitlines() or [type(error).__name__])[0]
             raise ValueError(

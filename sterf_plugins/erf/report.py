@@ -19,6 +19,7 @@ from .result import ERFResult
 
 CAPTIONS = {
     "maps": "Spatial fields. Titles: smallest share of the image that holds 50 % and 90 % of the mass.",
+    "scale": "The same maps on one colour scale: cube root of each over the largest value of all.",
     "overlay": "The fields over the first image.",
     "profiles": "Row and column through the centre, with the sections of the fitted Gaussian (dashed).",
     "radial": "Mean over rings about the centre of mass.",

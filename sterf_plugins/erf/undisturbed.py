@@ -78,6 +78,20 @@ def _no_reentrant_checkpoints() -> Iterator[None]:
 
 
 @contextmanager
+def exact_kernels() -> Iterator[None]:
+    """Deterministic convolutions in full float32 on CUDA; a rounded product can flip a spike."""
+    matmul = torch.backends.cuda.matmul
+    before = matmul.allow_tf32
+    cudnn = torch.backends.cudnn
+    with cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=False):
+        try:
+            matmul.allow_tf32 = False
+            yield
+        finally:
+            matmul.allow_tf32 = before
+
+
+@contextmanager
 def preserved_random_state() -> Iterator[None]:
     """Put the random states of torch, numpy and Python back at the end."""
     numpy_state, python_state = np.random.get_state(), random.getstate()

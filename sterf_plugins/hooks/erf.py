@@ -1,21 +1,24 @@
 """Effective receptive fields during training, as an mmengine hook."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 from mmengine.dist import all_gather_object, get_rank, get_world_size, is_main_process
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
+from mmengine.runner import EpochBasedTrainLoop
 
 from ..checks import one_of, positive_int
 from ..erf import ERFResult, compute_erf
 from ..erf.evolution import write_evolution
+from ..erf.fields import REDUCTIONS
 from ..erf.plot import map_image
+from ..erf.selection import check_channels, check_position
 from ..erf.targets import match_layers
 from ..erf.undisturbed import preserved_random_state
 from ..openmmlab.images import from_dataset, spread
 from ..registry import HOOKS
+from .plain_model import plain_model
 
 
 @HOOKS.register_module()
@@ -71,6 +74,9 @@ class ERFHook(Hook):
         allowed = ("reduce", "channels", "time", "target", "aggregate", "grid", "layout")
         for name in options:
             one_of("argument of ERFHook", name, allowed)
+        one_of("reduce", options.get("reduce", "abs"), REDUCTIONS)
+        check_position(position)
+        check_channels(options.get("channels", "sum"))
         self.layers = layers
         self.interval = positive_int("interval", interval)
         self.num_samples = positive_int("num_samples", num_samples)
@@ -92,7 +98,7 @@ class ERFHook(Hook):
 
     def before_train(self, runner) -> None:
         """Check the layer names now rather than after the first epoch; compute at the start if asked."""
-        match_layers(_plain_model(runner), self.layers)
+        match_layers(plain_model(runner), self.layers)
         if self.source == "val" and runner._val_dataloader is None:
             raise ValueError("ERFHook has source='val' but the config has no val_dataloader; use source='noise'.")
         if self.at_start and runner.iter == 0:
@@ -109,7 +115,7 @@ class ERFHook(Hook):
         if loop is None or isinstance(loop, dict):  # a validation outside training
             self._run(runner, step=0)
             return
-        by_epoch = loop.__class__.__name__ == "EpochBasedTrainLoop"
+        by_epoch = isinstance(loop, EpochBasedTrainLoop)
         now, last = (runner.epoch, runner.max_epochs) if by_epoch else (runner.iter, runner.max_iters)
         # From the loop's own counters, so that a resumed run keeps the rhythm.
         validation = -(-now // loop.val_interval)
@@ -120,7 +126,11 @@ class ERFHook(Hook):
         """Put all maps of the training, resumed parts included, side by side and one after the other."""
         if not is_main_process():
             return
-        files = {int(p.stem): p for p in sorted(Path(runner.work_dir).glob("*/vis_data/erf/[0-9]*.npz"))}
+        files = self._files(Path(runner.log_dir))
+        if runner._resume and files:  # the parts before; a training from the start is not mixed with older ones
+            start = min(files)
+            for folder in sorted(Path(runner.work_dir).glob("*")):
+                files = {step: p for step, p in self._files(folder).items() if step < start} | files
         if len(files) > 1:
             results = {step: ERFResult.load(files[step]) for step in sorted(files)}
             folder = Path(runner.log_dir) / "vis_data" / "erf"
@@ -128,33 +138,35 @@ class ERFHook(Hook):
                 runner.visualizer.add_image(f"erf-evolution-{name}".replace("/", "-"), picture, max(files))
             runner.logger.info(f"ERF over the training: {folder}/*.gif and *.strip.png")
 
+    @staticmethod
+    def _files(logs: Path) -> dict[int, Path]:
+        return {int(p.stem): p for p in logs.glob("vis_data/erf/[0-9]*.npz")}
+
     def _run(self, runner, step: int) -> None:
         result = self.compute(runner)
         self._log(runner, result, step)
 
     def compute(self, runner) -> ERFResult:
         """The ERF of the runner's model now, without a trace in the training; a collective call under DDP."""
-        model = _plain_model(runner)
+        model = plain_model(runner)
         with preserved_random_state():
             images = self._images(runner, model)
             gather = all_gather_object if get_world_size() > 1 else None
             return compute_erf(model, images, self.layers, gather=gather, **self.options)
 
-    def _images(self, runner, model) -> list[torch.Tensor]:
-        """This process's share, in batches."""
+    def _images(self, runner, model) -> Iterator[torch.Tensor]:
+        """This process's share. Read inside the computation, so that an unreadable file is an error of all processes."""
         device = next(model.parameters()).device
         rank, world = get_rank(), get_world_size()
         if self.source == "noise":
             channels = getattr(getattr(model, "backbone", model), "in_chans", 3)
             generator = torch.Generator().manual_seed(self.seed)
             whole = torch.randn(self.num_samples, channels, *self.input_size, generator=generator)
-            images = list(whole[rank::world].to(device).split(1))
+            yield from whole[rank::world].to(device).split(1) if len(whole) > rank else ()
         else:
             dataset = runner.val_dataloader.dataset
             indices = spread(self.num_samples, dataset)[rank::world]
-            images = list(from_dataset(dataset, model.data_preprocessor, indices, self.input_size))
-        size = self.options["batch_size"]
-        return [torch.cat(images[i : i + size]) for i in range(0, len(images), size)]
+            yield from from_dataset(dataset, model.data_preprocessor, indices, self.input_size)
 
     def _log(self, runner, result: ERFResult, step: int) -> None:
         """Scalars in every process, so that all agree; files and pictures in the first."""
@@ -177,12 +189,3 @@ class ERFHook(Hook):
         path = result.save(Path(runner.log_dir) / "vis_data" / "erf" / f"{step}.npz")
         listing = ", ".join(parts)
         runner.logger.info(f"ERF at {step} (share of pixels with half of the mass): {listing} -> {path}")
-
-
-def _plain_model(runner) -> torch.nn.Module:
-    model = runner.model
-    if type(model).__name__.endswith("FullyShardedDataParallel"):
-        raise ValueError(
-            "ERFHook cannot run under FSDP: the parameters are sharded. Compute the ERF from a checkpoint."
-        )
-    return model.module if is_model_wrapper(model) else model

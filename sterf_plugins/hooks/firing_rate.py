@@ -7,14 +7,15 @@ from pathlib import Path
 import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
+from mmengine.runner import EpochBasedTrainLoop
 
 from ..activity import FiringRates, count_operations
 from ..activity.rates import neuron_layers
 from ..checks import positive_int
-from ..erf.undisturbed import undisturbed
+from ..erf.undisturbed import stateful, undisturbed
 from ..openmmlab.images import from_dataset, spread
 from ..registry import HOOKS
+from .plain_model import plain_model
 
 
 @HOOKS.register_module()
@@ -49,18 +50,23 @@ class FiringRateHook(Hook):
 
     def before_train(self, runner) -> None:
         """Find a model without neurons now rather than after the first epoch."""
-        model = _plain(runner.model)
+        model = plain_model(runner)
         if not neuron_layers(model):
             FiringRates(model)  # raises
         if runner._val_dataloader is None:
             raise ValueError("FiringRateHook needs a val_dataloader in the config.")
+
+    def before_val_epoch(self, runner) -> None:
+        """Drop the last scalars, so that no log line repeats an old number."""
+        for name in ("firing_rate", "dead_channels", "energy_mj"):
+            runner.message_hub.log_scalars.pop(f"val/{name}", None)
 
     def after_val_epoch(self, runner, metrics: dict | None = None) -> None:
         """Count, if this validation is due."""
         self._validations += 1
         if self._validations % self.interval or not is_main_process():
             return
-        model = _plain(runner.model)
+        model = plain_model(runner)
         dataset = runner.val_dataloader.dataset
         with undisturbed(model), torch.no_grad():
             indices = spread(self.num_samples, dataset)
@@ -70,6 +76,8 @@ class FiringRateHook(Hook):
                     operations = count_operations(model, *images)
                 else:
                     for image in images:
+                        for neuron in stateful(model):
+                            neuron.reset()
                         getattr(model, "extract_feat", model)(image)
         scalars = {"firing_rate": rates.rate, "dead_channels": rates.dead}
         record = dict(scalars, layers={name: layer.as_dict() for name, layer in rates.layers.items()})
@@ -81,7 +89,7 @@ class FiringRateHook(Hook):
             )
         for name, value in scalars.items():
             runner.message_hub.update_scalar(f"val/{name}", value)
-        step = runner.epoch if type(runner._train_loop).__name__ == "EpochBasedTrainLoop" else runner.iter
+        step = runner.epoch if isinstance(runner._train_loop, EpochBasedTrainLoop) else runner.iter
         path = Path(runner.log_dir) / "vis_data" / "firing_rate" / f"{step}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(path.name + ".partial")
@@ -89,7 +97,3 @@ class FiringRateHook(Hook):
         os.replace(partial, path)
         listing = ", ".join(f"{name} {value:.4g}" for name, value in scalars.items())
         runner.logger.info(f"spikes at {step}: {listing} -> {path}")
-
-
-def _plain(model: torch.nn.Module) -> torch.nn.Module:
-    return model.module if is_model_wrapper(model) else model

@@ -80,6 +80,13 @@ def build_runner(config: Config, *phases: str) -> Runner:
     return RUNNERS.build(config) if "runner_type" in config else Runner.from_cfg(config)
 
 
+def close_processes() -> None:
+    """End distributed work together: gloo's threads abort a process that leaves while they run."""
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
 def check_checkpoint(runner: Runner, path: str, strict: bool) -> None:
     """Compare a checkpoint's keys with the runner's model before they are loaded.
 

@@ -151,6 +151,11 @@ def test_an_interrupted_computation_goes_on_where_it_was(tmp_path):
         compute_erf(model, x, layers, batch_size=2, progress=stop, state=state)
     other = compute_erf(model, x, "stages.1", batch_size=2, state=state)  # not what the file holds: from the start
     assert np.array_equal(other.spatial["stages.1"], whole.spatial["stages.1"])
+    with pytest.raises(KeyboardInterrupt):
+        compute_erf(model, x, layers, batch_size=2, progress=stop, state=state)
+    model.stages[0].downsample.conv.weight.data *= 2  # other weights: from the start, too
+    again = compute_erf(model, x, layers, batch_size=2, state=state)
+    assert np.array_equal(again.spatial["stages.1"], compute_erf(model, x, layers, batch_size=2).spatial["stages.1"])
 
 
 @pytest.mark.parametrize("aggregate", ["mean", "median"])
@@ -222,6 +227,19 @@ def test_memory_that_runs_out_halves_the_batch():
 
     with pytest.raises(RuntimeError, match="something else"):
         list(Sizer(4, torch.device("cpu")).run(torch.zeros(4, 1, 2, 2), broken))
+
+
+def test_single_images_are_joined_into_batches():
+    sizes = []
+
+    class Watch(nn.Module):
+        def forward(self, x):
+            sizes.append(len(x))
+            return x
+
+    images = [torch.randn(1, 1, 4, 4) for _ in range(7)] + [torch.randn(1, 4, 4)]
+    result = compute_erf(nn.Sequential(Watch()), images, "0", batch_size=3)
+    assert sizes == [3, 3, 2] and result.info["num_inputs"] == 8
 
 
 def test_the_batch_size_is_measured():

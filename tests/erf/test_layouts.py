@@ -162,8 +162,11 @@ def test_a_model_with_a_time_axis_of_its_own(known):
             return self.out(self.embed(x.repeat(4, 1, 1, 1)))
 
     model = Inner(None)
-    if known:
-        model.T = 4
+    if not known:
+        with pytest.raises(ValueError, match=r"4 time steps, windows or tokens in the batch axis.*attribute T = 4"):
+            compute_erf(model, torch.randn(3, 1, 24, 40), "out")
+        return
+    model.T = 4
     field = compute_erf(model, torch.randn(3, 1, 24, 40), "out").spatial["out"]
     assert patch_of_the_centre(field, (6, 10))
     assert field.max() == 37  # the mean over the four equal steps, 37 channels summed

@@ -127,6 +127,32 @@ def test_a_network_that_loops_over_time_calls_its_layers_once_per_step():
             assert np.allclose(getattr(first, kind)[layer], getattr(second, kind)[layer], atol=1e-6), (kind, layer)
 
 
+@pytest.mark.parametrize("attribute", [True, False])
+def test_images_in_and_a_loop_over_time_inside(attribute):
+    """All steps count, whether the model says its T or only has neurons with a state."""
+    from spikingjelly.activation_based import neuron
+
+    class Inside(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.node = nn.Conv2d(1, 1, 1, bias=False), neuron.LIFNode(tau=2.0, step_mode="s")
+            nn.init.constant_(self.conv.weight, 1.0)
+            if attribute:
+                self.T = 4
+
+        def forward(self, x):
+            return torch.stack([self.node(self.conv(x)) for _ in range(4)]).mean(0)
+
+    x = torch.full((2, 1, 5, 5), 0.6)
+    total = compute_erf(Inside(), x, "node").spatial["node"][2, 2]
+    leaf, model = x.clone().requires_grad_(), Inside()
+    model.T = 1
+    (grad,) = torch.autograd.grad(
+        torch.stack([model.node(model.conv(leaf)) for _ in range(4)])[:, 0, 0, 2, 2].sum(), leaf
+    )
+    assert total == pytest.approx(float(grad[0, 0, 2, 2].abs()) / 4, rel=1e-5)
+
+
 def test_states_of_neurons_are_reset_inside_and_as_before_outside():
     from spikingjelly.activation_based import layer, neuron
 

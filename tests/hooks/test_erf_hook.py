@@ -267,6 +267,8 @@ def test_ema_weights_can_be_looked_at(shapes, tmp_path):
         (dict(layers="backbone.stage.*"), r"'backbone.stage.\*' matches no module; modules in 'backbone' are"),
         (dict(interval=0), "`interval` is 0"),
         (dict(source="test"), "`source` is 'test'; allowed: 'val', 'noise'"),
+        (dict(reduce="max"), "`reduce` is 'max'; allowed"),
+        (dict(position="corner"), "`position` is 'corner'; allowed"),
         (dict(reduced="abs"), "`argument of ERFHook` is 'reduced'; allowed: 'reduce'"),
         (dict(weights="best"), "`weights` is 'best'; allowed: 'raw', 'ema'"),
     ],

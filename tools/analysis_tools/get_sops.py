@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 
 from sterf_plugins.activity import ENERGY, FiringRates, Operations, count_operations
-from sterf_plugins.console import run_tool
-from sterf_plugins.erf import calibrate
+from sterf_plugins.console import check_device, run_tool
+from sterf_plugins.erf.calibrate import calibrate, uncalibrated
 from sterf_plugins.images import from_files, image_files, noise, validation_images
 from sterf_plugins.loading import load_model
 
@@ -73,6 +73,7 @@ def main() -> None:
     args = parse_args()
     if args.num < 1:
         raise ValueError(f"--num {args.num}: at least one input is needed.")
+    check_device(args.device)
     torch.manual_seed(args.seed)
     loaded = load_model(args.model, args.checkpoint, args.pretrained)
     size = tuple(args.input_size) if args.input_size else loaded.size
@@ -80,7 +81,7 @@ def main() -> None:
     images = torch.cat(list(inputs_for(args, loaded, size))).to(args.device)
     if args.time_steps:
         images = images.expand(args.time_steps, *images.shape)
-    if not args.checkpoint and not args.pretrained and images.shape[images.ndim - 4] > 1:
+    if not args.checkpoint and uncalibrated(model) and images.shape[images.ndim - 4] > 1:
         calibrate(model, images)
     with FiringRates(model) as rates:
         operations = count_operations(model, images)
