@@ -147,7 +147,7 @@ def test_configs_of_mmseg_and_mmdet(shapes, tmp_path):
 
 @pytest.mark.slow
 def test_an_interruption_keeps_what_is_done(tmp_path):
-    arguments = ["sdtv3_nano", "--compare", "second=sdtv3_nano_srb", "--num", "400", "--input-size", "64", "64"]
+    arguments = ["sdtv3_nano", "--compare", "second=sdtv3_nano_srb", "--num", "1500", "--input-size", "64", "64"]
     arguments += ["--out", str(tmp_path), "--layers", "stages.1", "--batch-size", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
@@ -156,7 +156,7 @@ def test_an_interruption_keeps_what_is_done(tmp_path):
     deadline = time.time() + 200
     while not (tmp_path / "sdtv3_nano.npz").is_file() and time.time() < deadline:
         time.sleep(0.05)
-    time.sleep(3)
+    time.sleep(1)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
@@ -166,7 +166,7 @@ def test_an_interruption_keeps_what_is_done(tmp_path):
     again = run(*arguments)
     assert "results exist in" in again.stderr and (tmp_path / "report.html").is_file()
     assert not list(tmp_path.glob(".second.*"))
-    assert ERFResult.load(tmp_path / "second.npz").info["num_inputs"] == 400
+    assert ERFResult.load(tmp_path / "second.npz").info["num_inputs"] == 1500
 
 
 @pytest.fixture(scope="module")
