@@ -52,6 +52,19 @@ def from_files(files: list[Path], loaded: Loaded, size: tuple[int, int]) -> Iter
         yield ((tensor - _column(loaded.mean)) / _column(loaded.std))[None]
 
 
+def inputs_for(source: str, loaded: Loaded, size: tuple[int, int], count: int, seed: int) -> Iterator[Tensor]:
+    """What ``--images`` of the tools names: "noise", "val" or a folder; (1, C, H, W) tensors.
+
+    Raises:
+        ValueError: no such images.
+    """
+    if source == "noise":
+        return noise(count, len(loaded.mean), size, seed)
+    if source == "val":
+        return validation_images(loaded, count, size)
+    return from_files(image_files(source, count), loaded, size)
+
+
 def noise(count: int, channels: int, size: tuple[int, int], seed: int) -> Iterator[Tensor]:
     """Standard normal (1, C, H, W) tensors, the same for every model."""
     generator = torch.Generator().manual_seed(seed)

@@ -27,7 +27,7 @@ from sterf_plugins.console import check_device, check_writable, run_tool
 from sterf_plugins.erf import ERFResult, calibrate, compute_erf
 from sterf_plugins.erf.calibrate import uncalibrated
 from sterf_plugins.erf.targets import match_layers
-from sterf_plugins.images import displayed, from_files, image_files, noise, validation_images
+from sterf_plugins.images import displayed, inputs_for
 from sterf_plugins.loading import Loaded, is_config, load_model, parse_spec
 
 CALIBRATION = 8  # images for the statistics of untrained models
@@ -130,17 +130,9 @@ def parse_position(text: str):
     return row, col
 
 
-def inputs_for(args: argparse.Namespace, loaded: Loaded, size: tuple[int, int], count: int):
-    if args.images == "noise":
-        return noise(count, len(loaded.mean), size, args.seed)
-    if args.images == "val":
-        return validation_images(loaded, count, size)
-    return from_files(image_files(args.images, count), loaded, size)
-
-
-def build(args: argparse.Namespace, spec: str, checkpoint: str | None) -> Loaded:
-    torch.manual_seed(args.seed)
-    return load_model(spec, checkpoint, args.pretrained and is_timm(spec))
+def build(spec: str, checkpoint: str | None, pretrained: bool, seed: int) -> Loaded:
+    torch.manual_seed(seed)
+    return load_model(spec, checkpoint, pretrained and is_timm(spec))
 
 
 def is_timm(spec: str) -> bool:
@@ -158,7 +150,7 @@ def jobs(args: argparse.Namespace):
     """(label, specification, checkpoint, whether the weights are random) of each field to compute."""
     found = []
     for spec, checkpoint in args.models:
-        label = spec.split("=", 1)[0].strip() if re.match(r"^[^=()]+=", spec) else spec
+        label = parse_spec(spec)[0]
         label = Path(label).stem if label.endswith(".py") else label
         trained = bool(checkpoint) or (args.pretrained and is_timm(spec))
         found.append((label, spec, checkpoint, not trained))
@@ -194,14 +186,13 @@ def compute(args: argparse.Namespace, job, size: tuple[int, int], folder: Path) 
             raise ValueError(
                 f"{path} exists and was computed with other settings; give another --out, or --overwrite to replace it."
             )
-    args_pretrained = argparse.Namespace(**{**vars(args), "pretrained": args.pretrained and not untrained})
-    loaded = build(args_pretrained, spec, checkpoint)
+    loaded = build(spec, checkpoint, args.pretrained and not untrained, args.seed)
     for note in loaded.notes:
         print(f"{label}: {note}", file=sys.stderr)
     model = loaded.model.to(args.device)
     steps = args.time_steps or (getattr(model, "T", None) or 4 if args.temporal else None)
     if untrained and not args.no_calibrate and uncalibrated(model):
-        images = torch.cat(list(inputs_for(args, loaded, size, CALIBRATION))).to(args.device)
+        images = torch.cat(list(inputs_for(args.images, loaded, size, CALIBRATION, args.seed))).to(args.device)
         if len(images) > 1:
             calibrate(model, images if steps is None else images.expand(steps, *images.shape))
             print(f"{label}: random weights, BatchNorm statistics of {len(images)} inputs", file=sys.stderr)
@@ -211,7 +202,7 @@ def compute(args: argparse.Namespace, job, size: tuple[int, int], folder: Path) 
     channels = args.channels if args.channels in ("sum", "per-channel") else int(args.channels)
     result = compute_erf(
         model,
-        inputs_for(args, loaded, size, args.num),
+        inputs_for(args.images, loaded, size, args.num, args.seed),
         layers,
         position=parse_position(args.position),
         reduce=args.reduce,
@@ -267,14 +258,14 @@ def main() -> None:
     folder = Path(args.out)
     check_writable(folder, "--out")
     work = jobs(args)
-    first = build(args, *args.models[0])
+    first = build(*args.models[0], args.pretrained, args.seed)
     size = tuple(args.input_size) if args.input_size else first.size
     if min(size) < 1:
         raise ValueError(f"--input-size {size[0]} {size[1]}: both must be at least 1.")
     results = {job[0]: compute(args, job, size, folder) for job in work}
     image = None
     if args.images != "noise":
-        image = displayed(next(itertools.islice(inputs_for(args, first, size, 1), 1)), first)
+        image = displayed(next(itertools.islice(inputs_for(args.images, first, size, 1, args.seed), 1)), first)
     from sterf_plugins.erf.report import write_report
 
     title = args.title or f"Effective receptive fields: {', '.join(results)}"

@@ -82,7 +82,7 @@ class Sizer:
         waiting: list[Tensor] = []
         for images in stream:
             axis = batch_axis(images)
-            if waiting and _one(waiting[0]) != _one(images):
+            if waiting and single_shape(waiting[0]) != single_shape(images):
                 yield torch.cat(waiting, batch_axis(waiting[0]))
                 waiting = []
             waiting.append(images)
@@ -131,7 +131,7 @@ class Sizer:
         return result
 
 
-def _one(images: Tensor) -> tuple[int, ...]:
+def single_shape(images: Tensor) -> tuple[int, ...]:
     """Shape of a single input."""
     return tuple(images.shape[:-4] + images.shape[-3:])
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checks import one_of, positive_int
-from .batches import Sizer, batch_axis, batches
+from .batches import Sizer, batch_axis, batches, single_shape
 from .fields import KINDS, REDUCTIONS, Settings, Target, fields_of
 from .layouts import Geometry, Grid, possible_strides, prefix_tokens
 from .preparation import check_finite, check_size, device_of, find_targets, forward_of, guarded, inner_steps
@@ -221,13 +221,13 @@ def _collect(
         ):
             sizer = Sizer(request.batch_size, place)
             for images in sizer.regroup(batches(inputs, request.steps)):
-                shape = tuple(images.shape[:-4] + images.shape[-3:])
+                shape = single_shape(images)
                 if settings is None:
                     settings = request.settings(images)
                     check_size(model, (images.shape[-2], images.shape[-1]))
                     if "spatiotemporal" in settings.kinds:
                         sizer.extra = 8 * images.shape[0] ** 2 * images.shape[-2] * images.shape[-1] * len(targets)
-                    skip = running.resume(_identity(request, settings, shape, images, total))
+                    skip = running.resume(partial(_identity, request, settings, shape, images, total))
                     running.shape, running.kinds = shape, settings.kinds
                     bar.update(skip)
                 if shape != running.shape:

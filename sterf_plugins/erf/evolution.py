@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .files import replacing
 from .plot import map_image, strip_image
 from .result import ERFResult
 
@@ -26,7 +27,6 @@ def write_evolution(results: Mapping[int, ERFResult], folder: str | os.PathLike)
     from PIL import Image
 
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     last = list(results.values())[-1]
     strips: dict[str, np.ndarray] = {}
     animated: dict[str, Any] = dict(save_all=True, duration=_FRAME, loop=0)
@@ -41,7 +41,6 @@ def write_evolution(results: Mapping[int, ERFResult], folder: str | os.PathLike)
             (folder / f"{name}.strip.png", Image.fromarray(strips[layer]), {}),
             (folder / f"{name}.gif", frames[0], animated | dict(append_images=frames[1:])),
         ):
-            partial = path.with_name(f"{path.stem}.partial{path.suffix}")
-            image.save(partial, **options)
-            os.replace(partial, path)
+            with replacing(path) as partial:
+                image.save(partial, **options)
     return strips

@@ -53,7 +53,6 @@ class Captured:
     total: list[Tensor] = field(default_factory=list)
     size: Grid = (0, 0)
     steps: int = 0
-    timed: bool = False
 
 
 def fields_of(
@@ -192,7 +191,7 @@ def _store(
     kept = captured[name]
     if timed and kept.steps:
         return True  # a second call of a shared layer
-    kept.size, kept.timed = (output.shape[-2], output.shape[-1]), timed
+    kept.size = (output.shape[-2], output.shape[-1])
     kept.steps += output.shape[0]
     if "spatial" in settings.kinds or "spatiotemporal" in settings.kinds:
         for selections, place in zip(kept.places, settings.places, strict=True):

@@ -1,12 +1,13 @@
 """Pictures of receptive fields. Figures are made without pyplot, so no global state is touched."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .files import replacing
 from .gaussian import fit_gaussian
 from .lags import lag_mass
 from .metrics import radial_profile, spectrum
@@ -58,11 +59,9 @@ def _figure(rows: int, columns: int, width: float = 2.6, height: float = 2.8) ->
 
 def write(figure: "Figure", path: str | os.PathLike) -> Path:
     """Save under a temporary name and rename; the suffix decides the format."""
-    path = Path(path)
-    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
-    figure.savefig(partial, dpi=120)
-    os.replace(partial, path)
-    return path
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=120)
+    return Path(path)
 
 
 def draw(result: "ERFResult", path: str | os.PathLike | None = None) -> "Figure":
@@ -80,78 +79,77 @@ def draw(result: "ERFResult", path: str | os.PathLike | None = None) -> "Figure"
 
 
 def _panel(ax: Any, result: "ERFResult", layer: str, top: float | None = None) -> None:
-    ax.set_xticks([])
-    ax.set_yticks([])
     if layer not in result.spatial:
         ax.set_axis_off()
         return
-    ax.imshow(display_map(result.spatial[layer], top), cmap=_MAP, vmin=0, vmax=1)
     half, most = (result.area_ratio(layer, share) for share in (0.5, 0.9))
-    ax.set_title(f"{layer}\n50 %: {half:.3f}   90 %: {most:.3f}", fontsize=8)
+    title = f"{layer}\n50 %: {half:.3f}   90 %: {most:.3f}"
+    _show(ax, display_map(result.spatial[layer], top), title, cmap=_MAP, vmin=0, vmax=1)
+
+
+def _grid(
+    results: Results, paint: Callable[[Any, "ERFResult", str], None], height: float = 2.8
+) -> tuple["Figure", Any]:
+    """A row per model, a panel per layer, painted by ``paint(axes, result, layer)``."""
+    columns = max(len(r.layers) for r in results.values())
+    figure, axes = _figure(len(results), columns, height=height)
+    for row, (name, result) in zip(axes, results.items(), strict=True):
+        for i, ax in enumerate(row):
+            if i < len(result.layers):
+                paint(ax, result, result.layers[i])
+            else:
+                ax.set_axis_off()
+        row[0].set_ylabel(name, fontsize=9)
+    return figure, axes
+
+
+def _show(ax: Any, picture: np.ndarray, title: str, **options: Any) -> None:
+    ax.imshow(picture, **options)
+    ax.set_xticks([])
+    ax.set_yticks([])
+    ax.set_title(title, fontsize=8)
 
 
 def draw_maps(results: Results, common: bool = False) -> "Figure":
     """A row per model, a column per layer; each map over its own maximum, or all over the largest of all maps."""
     tops = [float(np.abs(f).max()) for r in results.values() for f in r.spatial.values()]
     top = max(tops) if common else None
-    columns = max(len(r.layers) for r in results.values())
-    figure, axes = _figure(len(results), columns)
-    for row, (name, result) in zip(axes, results.items(), strict=True):
-        for i, ax in enumerate(row):
-            if i < len(result.layers):
-                _panel(ax, result, result.layers[i], top)
-            else:
-                ax.set_axis_off()
-        row[0].set_ylabel(name, fontsize=9)
-    return figure
+    return _grid(results, lambda ax, result, layer: _panel(ax, result, layer, top))[0]
 
 
 def draw_overlay(results: Results, image: np.ndarray) -> "Figure":
     """The fields over an image (H, W, 3) in [0, 1]: where a field is weak, the image is dark."""
-    columns = max(len(r.layers) for r in results.values())
-    figure, axes = _figure(len(results), columns)
-    for row, (name, result) in zip(axes, results.items(), strict=True):
-        for i, ax in enumerate(row):
-            ax.set_xticks([])
-            ax.set_yticks([])
-            if i >= len(result.layers):
-                ax.set_axis_off()
-                continue
-            layer = result.layers[i]
-            field = display_map(result.spatial[layer])[..., None]
-            if field.shape[:2] == image.shape[:2]:
-                ax.imshow(np.clip(image * (0.15 + 0.85 * field), 0, 1))
-            else:
-                ax.imshow(field[..., 0], cmap=_MAP, vmin=0, vmax=1)
-            ax.set_title(layer, fontsize=8)
-        row[0].set_ylabel(name, fontsize=9)
-    return figure
+
+    def paint(ax: Any, result: "ERFResult", layer: str) -> None:
+        field = display_map(result.spatial[layer])
+        if field.shape == image.shape[:2]:
+            _show(ax, np.clip(image * (0.15 + 0.85 * field[..., None]), 0, 1), layer)
+        else:
+            _show(ax, field, layer, cmap=_MAP, vmin=0, vmax=1)
+
+    return _grid(results, paint)[0]
 
 
 def draw_profiles(results: Results) -> "Figure":
     """Centre row and column of each field, divided by the maximum, with the section of the fitted Gaussian."""
-    columns = max(len(r.layers) for r in results.values())
-    figure, axes = _figure(len(results), columns, height=2.2)
-    for row, (name, result) in zip(axes, results.items(), strict=True):
-        for i, ax in enumerate(row):
-            if i >= len(result.layers):
-                ax.set_axis_off()
-                continue
-            field = np.abs(result.spatial[result.layers[i]]).astype(np.float64)
-            field = field / field.max()
-            fit = fit_gaussian(field)
-            r, c = (min(max(round(v), 0), n - 1) for v, n in zip((fit.row, fit.column), field.shape, strict=True))
-            for values, centre, sigma, color, label in (
-                (field[r], fit.column, fit.sigma_x, "C0", "row"),
-                (field[:, c], fit.row, fit.sigma_y, "C3", "column"),
-            ):
-                x = np.arange(len(values)) - centre
-                ax.plot(x, values, color=color, lw=0.7, label=label)
-                if sigma > 0:
-                    ax.plot(x, fit.amplitude * np.exp(-((x / sigma) ** 2) / 2), color=color, lw=1.2, ls="--")
-            ax.set_title(f"{result.layers[i]}\nσ {fit.sigma_x:.1f} × {fit.sigma_y:.1f} px, R² {fit.r2:.2f}", fontsize=8)
-            ax.tick_params(labelsize=7)
-        row[0].set_ylabel(name, fontsize=9)
+
+    def paint(ax: Any, result: "ERFResult", layer: str) -> None:
+        field = np.abs(result.spatial[layer]).astype(np.float64)
+        field = field / field.max()
+        fit = fit_gaussian(field)
+        r, c = (min(max(round(v), 0), n - 1) for v, n in zip((fit.row, fit.column), field.shape, strict=True))
+        for values, centre, sigma, color, label in (
+            (field[r], fit.column, fit.sigma_x, "C0", "row"),
+            (field[:, c], fit.row, fit.sigma_y, "C3", "column"),
+        ):
+            x = np.arange(len(values)) - centre
+            ax.plot(x, values, color=color, lw=0.7, label=label)
+            if sigma > 0:
+                ax.plot(x, fit.amplitude * np.exp(-((x / sigma) ** 2) / 2), color=color, lw=1.2, ls="--")
+        ax.set_title(f"{layer}\nσ {fit.sigma_x:.1f} × {fit.sigma_y:.1f} px, R² {fit.r2:.2f}", fontsize=8)
+        ax.tick_params(labelsize=7)
+
+    figure, axes = _grid(results, paint, height=2.2)
     axes[0, 0].legend(fontsize=7)
     return figure
 
@@ -197,19 +195,11 @@ def draw_lags(results: Results) -> "Figure":
 
 def draw_spectra(results: Results) -> "Figure":
     """Magnitude of the 2-d Fourier transform, zero frequency in the middle."""
-    columns = max(len(r.layers) for r in results.values())
-    figure, axes = _figure(len(results), columns)
-    for row, (name, result) in zip(axes, results.items(), strict=True):
-        for i, ax in enumerate(row):
-            ax.set_xticks([])
-            ax.set_yticks([])
-            if i >= len(result.layers):
-                ax.set_axis_off()
-                continue
-            ax.imshow(display_map(spectrum(result.spatial[result.layers[i]])), cmap="viridis", vmin=0, vmax=1)
-            ax.set_title(result.layers[i], fontsize=8)
-        row[0].set_ylabel(name, fontsize=9)
-    return figure
+
+    def paint(ax: Any, result: "ERFResult", layer: str) -> None:
+        _show(ax, display_map(spectrum(result.spatial[layer])), layer, cmap="viridis", vmin=0, vmax=1)
+
+    return _grid(results, paint)[0]
 
 
 def draw_all(results: Results, image: np.ndarray | None = None) -> dict[str, "Figure"]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from .files import replacing
 from .plot import draw_all, write
 from .result import ERFResult
 
@@ -65,9 +66,8 @@ def write_report(
 
 
 def _replace(path: Path, text: str) -> Path:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
     return path
 
 

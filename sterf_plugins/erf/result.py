@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .estimate import Estimate, jackknife
+from .files import replacing
 from .lags import temporal_numbers
 from .metrics import area_ratio, spatial_numbers
 from .selection import cell
@@ -131,8 +132,6 @@ class ERFResult:
 
     def save(self, path: str | os.PathLike) -> Path:
         """Write an ``.npz``: ``layers``, ``info`` and ``numbers`` (JSON), and one array ``<kind>.<i>`` per layer."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         arrays = {
             f"{kind}.{i}": getattr(self, kind)[name]
             for kind in _FIELDS
@@ -140,8 +139,7 @@ class ERFResult:
             if name in getattr(self, kind)
         }
         numbers = json.dumps({layer: self.numbers(layer) for layer in self.layers})
-        partial = path.with_name(path.name + ".partial")
-        with open(partial, "wb") as file:
+        with replacing(path) as partial, open(partial, "wb") as file:
             np.savez_compressed(
                 file,
                 layers=np.array(self.layers),
@@ -150,8 +148,7 @@ class ERFResult:
                 allow_pickle=False,
                 **arrays,
             )
-        os.replace(partial, path)
-        return path
+        return Path(path)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "ERFResult":

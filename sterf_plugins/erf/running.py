@@ -1,14 +1,15 @@
 """The estimates of all layers while inputs come in, kept in a file if asked, so that an interruption loses nothing."""
 
 import json
-import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .estimate import Estimate
+from .files import replacing
 
 SAVE_EVERY = 30  # seconds
 
@@ -37,35 +38,43 @@ class Running:
         """Names of the outputs, in order of execution."""
         return list(self.estimates)
 
-    def resume(self, identity: dict[str, Any]) -> int:
-        """Take over what the file holds, if it is of the same computation; returns the number of inputs in it."""
-        self._identity = identity
-        if self._path is None or not self._path.is_file():
+    def resume(self, identify: Callable[[], dict[str, Any]]) -> int:
+        """Take over what the file holds, if it is of the same computation; returns the number of inputs in it.
+
+        Args:
+            identify: what has to be the same; it reads all weights, so it is asked only if a state is kept.
+        """
+        if self._path is None:
+            return 0
+        self._identity = identify()
+        if not self._path.is_file():
             return 0
         with np.load(self._path, allow_pickle=False) as file:
             header = json.loads(str(file["header"]))
-            if header["identity"] != json.loads(json.dumps(identity)):
+            if header["identity"] != json.loads(json.dumps(self._identity)):
                 return 0
             self.count = header["count"]
             for i, (name, kind) in enumerate(header["estimates"]):
                 prefix = f"{i}."
-                estimate = self._new(name, kind)
-                estimate.restore({k.removeprefix(prefix): file[k] for k in file.files if k.startswith(prefix)})
+                self._estimate(name, kind).restore(
+                    {k.removeprefix(prefix): file[k] for k in file.files if k.startswith(prefix)}
+                )
             self.sizes = {name: (size[0], size[1]) for name, size in header["sizes"].items()}
         return self.count
 
-    def _new(self, name: str, kind: str) -> Estimate:
+    def _estimate(self, name: str, kind: str) -> Estimate:
+        """The estimate of an output and kind, made when it is first asked for."""
         # All steps and lags of all groups would take ten times the memory; the map and the curve carry the errors.
-        estimate = Estimate(self._aggregate, grouped=kind != "spatiotemporal")
-        self.estimates.setdefault(name, {})[kind] = estimate
-        return estimate
+        kinds = self.estimates.setdefault(name, {})
+        if kind not in kinds:
+            kinds[kind] = Estimate(self._aggregate, grouped=kind != "spatiotemporal")
+        return kinds[kind]
 
     def add(self, found: dict[str, dict[str, np.ndarray]], sizes: dict[str, tuple[int, int]]) -> None:
         """Take in the fields of a batch."""
         for name, fields in found.items():
             for kind, values in fields.items():
-                estimate = self.estimates.get(name, {}).get(kind) or self._new(name, kind)
-                estimate.add(values)
+                self._estimate(name, kind).add(values)
         self.sizes |= sizes
         self.count += len(next(iter(next(iter(found.values())).values())))
         if self._path is not None and time.monotonic() - self._saved > SAVE_EVERY:
@@ -82,7 +91,7 @@ class Running:
                 raise ValueError(f"inputs differ in shape: {whole.shape} and {part.shape}; resize them to one size.")
             for name, kinds in part.estimates.items():
                 for kind, estimate in kinds.items():
-                    (whole.estimates.get(name, {}).get(kind) or whole._new(name, kind)).merge(estimate)
+                    whole._estimate(name, kind).merge(estimate)
             whole.count += part.count
         return whole
 
@@ -103,11 +112,8 @@ class Running:
             for key, value in self.estimates[name][kind].state().items()
         }
         header = dict(identity=self._identity, count=self.count, estimates=pairs, sizes=self.sizes)
-        partial = self._path.with_name(self._path.name + ".partial")
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial, "wb") as file:
+        with replacing(self._path) as partial, open(partial, "wb") as file:
             np.savez(file, header=np.array(json.dumps(header)), **arrays)  # type: ignore[arg-type]
-        os.replace(partial, self._path)
         self._saved = time.monotonic()
 
     def remove(self) -> None:

@@ -1,7 +1,6 @@
 """Firing rates during training, as an mmengine hook."""
 
 import json
-import os
 from pathlib import Path
 
 import torch
@@ -10,8 +9,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop
 
 from ..activity import FiringRates, count_operations
-from ..activity.rates import neuron_layers
 from ..checks import positive_int
+from ..erf.files import replacing
 from ..erf.undisturbed import stateful, undisturbed
 from ..openmmlab.images import from_dataset, spread
 from ..registry import HOOKS
@@ -50,9 +49,7 @@ class FiringRateHook(Hook):
 
     def before_train(self, runner) -> None:
         """Find a model without neurons now rather than after the first epoch."""
-        model = plain_model(runner)
-        if not neuron_layers(model):
-            FiringRates(model)  # raises
+        FiringRates(plain_model(runner))
         if runner._val_dataloader is None:
             raise ValueError("FiringRateHook needs a val_dataloader in the config.")
 
@@ -91,9 +88,7 @@ class FiringRateHook(Hook):
             runner.message_hub.update_scalar(f"val/{name}", value)
         step = runner.epoch if isinstance(runner._train_loop, EpochBasedTrainLoop) else runner.iter
         path = Path(runner.log_dir) / "vis_data" / "firing_rate" / f"{step}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(json.dumps(record))
-        os.replace(partial, path)
+        with replacing(path) as partial:
+            partial.write_text(json.dumps(record))
         listing = ", ".join(f"{name} {value:.4g}" for name, value in scalars.items())
         runner.logger.info(f"spikes at {step}: {listing} -> {path}")

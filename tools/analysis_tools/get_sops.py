@@ -10,7 +10,6 @@ import argparse
 import csv
 import io
 import json
-import os
 from pathlib import Path
 
 import torch
@@ -18,7 +17,8 @@ import torch
 from sterf_plugins.activity import ENERGY, FiringRates, Operations, count_operations
 from sterf_plugins.console import check_device, run_tool
 from sterf_plugins.erf.calibrate import calibrate, uncalibrated
-from sterf_plugins.images import from_files, image_files, noise, validation_images
+from sterf_plugins.erf.files import replacing
+from sterf_plugins.images import inputs_for
 from sterf_plugins.loading import load_model
 
 
@@ -36,14 +36,6 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--csv", type=Path, metavar="FILE", help="write the table")
     p.add_argument("--json", action="store_true", help="print everything as JSON instead of the table")
     return p.parse_args()
-
-
-def inputs_for(args, loaded, size):
-    if args.images == "noise":
-        return noise(args.num, len(loaded.mean), size, args.seed)
-    if args.images == "val":
-        return validation_images(loaded, args.num, size)
-    return from_files(image_files(args.images, args.num), loaded, size)
 
 
 def table(operations: Operations, rates: FiringRates, per: int) -> list[dict]:
@@ -64,9 +56,8 @@ def write_csv(rows: list[dict], path: Path) -> None:
     writer = csv.DictWriter(text, columns, restval="")
     writer.writeheader()
     writer.writerows(rows)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text.getvalue(), encoding="utf-8")
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        partial.write_text(text.getvalue(), encoding="utf-8")
 
 
 def main() -> None:
@@ -78,7 +69,7 @@ def main() -> None:
     loaded = load_model(args.model, args.checkpoint, args.pretrained)
     size = tuple(args.input_size) if args.input_size else loaded.size
     model = loaded.model.to(args.device)
-    images = torch.cat(list(inputs_for(args, loaded, size))).to(args.device)
+    images = torch.cat(list(inputs_for(args.images, loaded, size, args.num, args.seed))).to(args.device)
     if args.time_steps:
         images = images.expand(args.time_steps, *images.shape)
     if not args.checkpoint and uncalibrated(model) and images.shape[images.ndim - 4] > 1:
