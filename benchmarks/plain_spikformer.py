@@ -4,6 +4,7 @@
 of the forward pass.
 """
 
+import re
 from itertools import pairwise
 
 import torch
@@ -13,7 +14,7 @@ from torch import nn
 
 def lif(threshold=1.0):
     return neuron.LIFNode(
-        tau=2.0, v_threshold=threshold, surrogate_function=surrogate.ATan(), detach_reset=True, step_mode="m"
+        tau=2.0, v_threshold=threshold, surrogate_function=surrogate.Sigmoid(4.0), detach_reset=True, step_mode="m"
     )
 
 
@@ -72,6 +73,27 @@ class PlainSpikformer(nn.Module):
         self.stem = nn.Sequential(*[ConvLIF(a, b, pool=True) for a, b in pairwise(widths)])
         self.position = ConvLIF(dim, dim)
         self.blocks = nn.Sequential(*[Block(dim, heads, ratio) for _ in range(depth)])
+
+    def take(self, ours):
+        """Weights and statistics of ``sterf_plugins.backbones.Spikformer``."""
+        given = ours.state_dict()
+        state = {}
+        for key, value in self.state_dict().items():
+            name, part, rest = re.fullmatch(r"(.*)\.conv\.([01])\.(.*)", key).groups()
+            name = re.sub(r"^stem\.", "stages.0.downsample.convs.", name)
+            name = re.sub(r"^position", "stages.0.downsample.position", name)
+            name = re.sub(r"^blocks\.(\d+)\.", r"stages.\1.blocks.0.", name)
+            name = re.sub(r"mlp\.([01])$", lambda m: f"mlp.fc{int(m[1]) + 1}", name)
+            branch = re.fullmatch(r"(.*attn)\.([qkv])", name)
+            tail = f"conv_bn.{('conv', 'bn')[int(part)]}.{rest}"
+            if branch and rest != "num_batches_tracked":
+                joined = given[f"{branch[1]}.qkv.{tail}"]
+                taken = joined.chunk(3)["qkv".index(branch[2])]
+            else:
+                taken = given[f"{branch[1]}.qkv.{tail}" if branch else f"{name}.{tail}"]
+            state[key] = taken.reshape(value.shape)
+        self.load_state_dict(state)
+        return self
 
     def forward(self, x):
         functional.reset_net(self)

@@ -1,15 +1,21 @@
 """BatchNorm with a right gradient at batch 1 on the CPU (see ``functional/batch_norm.py``)."""
 
+import torch
 from torch import Tensor, nn
 
-from .functional import same_strided_grad
+from .functional import frozen_batch_norm, same_strided_grad
 
 
-def _guarded(x: Tensor, y: Tensor) -> Tensor:
-    """Guard ``y = bn(x)`` where PyTorch's kernel needs it: one sample, on the CPU, with a gradient to come."""
-    if y.requires_grad and y.device.type == "cpu" and x.shape[0] == 1:
-        return same_strided_grad(y)
-    return y
+def _norm(norm: nn.modules.batchnorm._BatchNorm, x: Tensor, forward) -> Tensor:
+    """``forward(x)``, with a right gradient; with a cheap one where the parameters are frozen, as for an ERF."""
+    if not x.requires_grad or torch.compiler.is_compiling():
+        return forward(x)
+    fixed = not norm.training and norm.running_mean is not None
+    if fixed and not (norm.affine and norm.weight.requires_grad):
+        return frozen_batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps)
+    y = forward(x)
+    # PyTorch's kernel needs the guard for one sample on the CPU.
+    return same_strided_grad(y) if y.device.type == "cpu" and x.shape[0] == 1 else y
 
 
 class BatchNorm2d(nn.BatchNorm2d):
@@ -19,11 +25,11 @@ class BatchNorm2d(nn.BatchNorm2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        return _guarded(x, super().forward(x))
+        return _norm(self, x, super().forward)
 
 
 class BatchNorm1d(nn.BatchNorm1d):
     """``nn.BatchNorm1d`` with the same guard. (N, C) or (B, C, N) in and out."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return _guarded(x, super().forward(x))
+        return _norm(self, x, super().forward)

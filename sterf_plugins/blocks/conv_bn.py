@@ -2,13 +2,42 @@
 
 from collections import OrderedDict
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from ..batch_norm import BatchNorm2d
+from ..functional import frozen_conv_bn
 
 
-def conv_bn(in_channels: int, out_channels: int, kernel: int = 1, **conv_options) -> nn.Sequential:
-    """``Conv2d`` without bias (unless given) and with same padding, then BatchNorm; (B, C_in, H, W) in."""
-    conv_options.setdefault("bias", False)
-    conv = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, **conv_options)
-    return nn.Sequential(OrderedDict(conv=conv, bn=BatchNorm2d(out_channels)))
+class ConvBN2d(nn.Sequential):
+    """``Conv2d`` without bias (unless given) and with same padding, then BatchNorm; (B, C_in, H, W) in.
+
+    With frozen parameters in eval mode, as for a receptive field, the backward pass is one convolution.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int = 1, **conv_options):
+        conv_options.setdefault("bias", False)
+        conv = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, **conv_options)
+        super().__init__(OrderedDict(conv=conv, bn=BatchNorm2d(out_channels)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self._frozen(x):
+            return frozen_conv_bn(x, self.conv, self.bn)
+        return self.bn(self.conv(x))
+
+    def _frozen(self, x: Tensor) -> bool:
+        conv, bn = self.conv, self.bn
+        return (
+            x.requires_grad
+            and type(conv) is nn.Conv2d
+            and type(bn) is BatchNorm2d
+            and not (bn.training or bn.weight.requires_grad or conv.weight.requires_grad)
+            and not (conv._forward_hooks or conv._forward_pre_hooks or bn._forward_hooks or bn._forward_pre_hooks)
+            and not torch.compiler.is_compiling()
+            and not torch.is_autocast_enabled(x.device.type)
+        )
+
+
+def conv_bn(in_channels: int, out_channels: int, kernel: int = 1, **conv_options) -> ConvBN2d:
+    """``ConvBN2d`` with these arguments."""
+    return ConvBN2d(in_channels, out_channels, kernel, **conv_options)

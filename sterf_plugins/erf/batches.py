@@ -60,13 +60,18 @@ def batch_axis(images: Tensor) -> int:
     return images.ndim - 4
 
 
+# The C allocator maps larger tensors afresh at each use, and touching new pages costs more than arithmetic on them.
+_FRESH = 32 * 2**20
+
+
 class Sizer:
     """How many inputs go through the model at once.
 
     Args:
         batch_size: a number, or ``None`` to measure: the first pass takes two inputs and counts what autograd keeps
-            for them; later passes take what half of the free memory holds, 8 at most on a CPU (more gives no speed
-            there) and 64 on a GPU. Either way a pass that runs out of memory is done again in halves.
+            for them; later passes take what half of the free memory holds, 64 at most on a GPU, 8 on a CPU, where
+            tensors also stay below 32 MB (``_FRESH``). Either way a pass that runs out of memory is done again in
+            halves.
         device: where the model is.
         extra: bytes that the results of one input take besides.
     """
@@ -126,7 +131,7 @@ class Sizer:
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             result = work(part)
         each = max(1, sum(kept.values()) // count + self.extra)
-        most = 64 if self._device.type == "cuda" else 8
+        most = 64 if self._device.type == "cuda" else max(2, min(8, _FRESH * count // max(kept.values(), default=1)))
         self.size, self._measure = max(1, min(most, _free_memory(self._device) // 2 // each)), False
         return result
 

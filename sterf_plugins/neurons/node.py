@@ -9,6 +9,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from ..checks import positive_int
+from .fused import fused_spikes, is_fusable
 
 
 class StatelessNode(nn.Module):
@@ -33,11 +34,22 @@ class StatelessNode(nn.Module):
         self.T = None if T is None else positive_int("T", T)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self._run(x) if self.T is None else self.hold(x, self.T).mean(0)
+
+    def hold(self, x: Tensor, steps: int) -> Tensor:
+        """Spikes (steps, ...) for an input (...) that is held for so many steps."""
+        return fused_spikes(self.node, x, steps) if self.fuses(x) else self._run(x.expand(steps, *x.shape))
+
+    def fuses(self, x: Tensor) -> bool:
+        """Whether ``fused_spikes`` may run in place of the node for this input."""
+        return is_fusable(self.node, x)
+
+    def _run(self, x: Tensor) -> Tensor:
+        if self.fuses(x):
+            return fused_spikes(self.node, x)
         self.node.reset()
         try:
-            if self.T is None:
-                return self.node(x)
-            return self.node(x.expand(self.T, *x.shape)).mean(0)
+            return self.node(x)
         finally:
             self.node.reset()  # no graph and no buffer outlives the call (deepcopy, pickling, memory)
 

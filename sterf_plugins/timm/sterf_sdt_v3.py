@@ -4,157 +4,17 @@ Papers: SDT-V3, arXiv:2411.16061; MLPixer and SRB, arXiv:2510.21403. No weights 
 refused by timm with its own message.
 """
 
-from collections.abc import Sequence
-
-import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
-from torch import Tensor
+from timm.models import generate_default_cfgs
 
 from .. import backbones
-from ..backbones.sdt_v3 import ARCHITECTURES, DEPTHS, STRIDES
-from ..checks import one_of
+from ..backbones.sdt_v3 import ARCHITECTURES, DEPTHS
+from .contract import TimmContract, configuration, register
 
 __all__ = ["SDTV3"]
 
 
-class SDTV3(backbones.SDTV3):
-    """``sterf_plugins.backbones.SDTV3`` under timm's model contract; (B, C, H, W) -> logits or pooled features.
-
-    Args:
-        num_classes: width of the classifier; 0 gives pooled features.
-        global_pool: "avg", or "" for the unpooled map where there is no classifier.
-        device: device of the parameters.
-        dtype: dtype of the parameters.
-        **kwargs: the backbone's arguments.
-    """
-
-    def __init__(self, num_classes: int = 1000, global_pool: str = "avg", device=None, dtype=None, **kwargs):
-        with torch.device(device or torch.get_default_device()):
-            super().__init__(num_classes=num_classes, **kwargs)
-        if dtype is not None:
-            self.to(dtype)
-        self.num_features = self.head_hidden_size = self.stage_dims[-1]
-        self.feature_info = [
-            dict(num_chs=dim, reduction=stride, module=f"stages.{i}")
-            for i, (dim, stride) in enumerate(zip(self.stage_dims, STRIDES, strict=True))
-        ]
-        self._set_pool(global_pool)
-
-    def _set_pool(self, global_pool: str) -> None:
-        one_of("global_pool", global_pool, ("avg", ""))
-        self.global_pool = global_pool
-
-    @torch.jit.ignore
-    def no_weight_decay(self) -> set[str]:
-        """Names of parameters that take no weight decay."""
-        return {name for name, _ in self.named_parameters() if "layer_scale" in name}
-
-    @torch.jit.ignore
-    def group_matcher(self, coarse: bool = False) -> dict:
-        """Patterns of layer groups for layer-wise learning rates."""
-        blocks = (
-            r"^stages\.(\d+)"
-            if coarse
-            else [
-                (r"^stages\.(\d+)\.downsample", (0,)),
-                (r"^stages\.(\d+)\.blocks\.(\d+)", None),
-            ]
-        )
-        return dict(stem=r"^stages\.0\.downsample", blocks=blocks)
-
-    @torch.jit.ignore
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute each stage in the backward pass instead of keeping its activations."""
-        self.grad_checkpointing = enable
-
-    @torch.jit.ignore
-    def get_classifier(self) -> torch.nn.Module:
-        """The linear head."""
-        return self.head
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the head; ``num_classes=0`` gives pooled features, ``global_pool=""`` the last feature map."""
-        self._set_pool(self.global_pool if global_pool is None else global_pool)
-        self.set_num_classes(num_classes)
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, d3, H/16, W/16)."""
-        return self.run_stages(x, len(self.stages) - 1)[-1]
-
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Pool, and classify unless ``pre_logits``; the classifier always pools."""
-        if self.num_classes and not pre_logits:
-            return self.classify(x)
-        return x.mean((-2, -1)) if self.global_pool else x
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.forward_head(self.forward_features(x))
-
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | Sequence[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Outputs of the chosen stages (all, the last n, or a list), as timm's models give them.
-
-        Raises:
-            ValueError: ``output_fmt`` is not "NCHW", or an index is out of range.
-        """
-        if output_fmt != "NCHW":
-            raise ValueError(f"`output_fmt` is {output_fmt!r}; allowed: 'NCHW'.")
-        take = self._stage_indices(indices)
-        outputs = self.run_stages(x, max(take) if stop_early else len(self.stages) - 1)
-        intermediates = [outputs[i] for i in take]
-        return intermediates if intermediates_only else (outputs[-1], intermediates)
-
-    def prune_intermediate_layers(
-        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
-    ) -> list[int]:
-        """Drop the stages after the last chosen one; returns the chosen ones."""
-        take = self._stage_indices(indices)
-        pruned = max(take) < len(self.stages) - 1
-        self.stages = self.stages[: max(take) + 1]
-        if pruned:
-            self.num_features = self.head_hidden_size = self.stage_dims[max(take)]
-        if prune_head or pruned:
-            self.reset_classifier(0, "")
-        return take
-
-    def _stage_indices(self, indices: int | Sequence[int] | None) -> list[int]:
-        count = len(self.stages)
-        if indices is None:
-            return list(range(count))
-        wanted = list(range(count - indices, count)) if isinstance(indices, int) else list(indices)
-        take = [count + i if i < 0 else i for i in wanted]
-        if not take or min(take) < 0 or max(take) >= count:
-            raise ValueError(f"`indices` is {indices!r}; this model has stages 0 to {count - 1}.")
-        return take
-
-
-def _filter_checkpoint(state_dict: dict, model: SDTV3) -> dict:
-    return backbones.convert_state_dict(state_dict)
-
-
-def _cfg(**kwargs) -> dict:
-    return dict(
-        url="",
-        num_classes=1000,
-        input_size=(3, 224, 224),
-        pool_size=(14, 14),
-        crop_pct=0.875,
-        interpolation="bicubic",
-        mean=IMAGENET_DEFAULT_MEAN,
-        std=IMAGENET_DEFAULT_STD,
-        first_conv="stages.0.downsample.conv",
-        classifier="head",
-        license="apache-2.0",
-        paper_ids="arXiv:2411.16061" if kwargs["mixer"] == "conv" else "arXiv:2510.21403",
-    )
+class SDTV3(TimmContract, backbones.SDTV3):
+    """``sterf_plugins.backbones.SDTV3`` under timm's model contract; (B, C, H, W) -> logits or pooled features."""
 
 
 # suffix of the name -> what the name says
@@ -171,24 +31,17 @@ VARIANTS: dict[str, dict] = {
     f"sdtv3_{arch}{suffix}": dict(arch=arch, **options) for arch in ARCHITECTURES for suffix, options in _MIXERS.items()
 }
 
-default_cfgs = generate_default_cfgs({f"{name}.untrained": _cfg(**options) for name, options in VARIANTS.items()})
+
+def _paper(mixer: str) -> str:
+    return "arXiv:2411.16061" if mixer == "conv" else "arXiv:2510.21403"
 
 
-def _register(name: str, options: dict) -> None:
-    def create(pretrained: bool = False, **kwargs) -> SDTV3:
-        return build_model_with_cfg(
-            SDTV3,
-            name,
-            pretrained,
-            pretrained_filter_fn=_filter_checkpoint,
-            feature_cfg=dict(out_indices=tuple(range(len(DEPTHS))), feature_cls="getter"),
-            **{**options, **kwargs},
-        )
-
-    create.__name__ = create.__qualname__ = name
-    create.__doc__ = f"SDT-V3 {options['arch']}, {options['mixer']} mixer: {options}."
-    register_model(create)
-
+default_cfgs = generate_default_cfgs(
+    {
+        f"{name}.untrained": configuration("stages.0.downsample.conv", _paper(options["mixer"]))
+        for name, options in VARIANTS.items()
+    }
+)
 
 for _name, _options in VARIANTS.items():
-    _register(_name, _options)
+    register(_name, SDTV3, len(DEPTHS), f"SDT-V3 {_options['arch']}, {_options['mixer']} mixer", **_options)

@@ -1,0 +1,161 @@
+"""Meta-SDT, the spike-driven transformer V2: convolutional stages, then attention with re-parameterisable projections.
+
+Paper: "Spike-driven Transformer V2: Meta Spiking Neural Network Architecture" (ICLR 2024, arXiv:2404.03663). Stages
+and strides are those of SDT-V3. Written from descriptions; no code was copied.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..batch_norm import BatchNorm2d
+from ..blocks.conv_bn import conv_bn
+from ..blocks.lif_layers import ConvBN, MembraneBlock, SelfAttention, check_heads, lif
+from ..blocks.over_time import over_time
+from ..checks import positive_int
+from .base import Stage
+from .sdt_v3 import DEPTHS, MIXER_STAGES, STRIDES
+from .temporal import TemporalBackbone
+
+
+class Downsample(nn.Module):
+    """[LIF unless first] -> convolution with bias -> BN; (T, B, C, H, W) -> (T, B, dim, H/stride, W/stride)."""
+
+    def __init__(self, in_chans: int, dim: int, kernel: int, stride: int, first: bool):
+        super().__init__()
+        self.lif = nn.Identity() if first else lif()
+        self.conv_bn = ConvBN(in_chans, dim, kernel, stride=stride, bias=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv_bn(self.lif(x))
+
+
+class SepConv(nn.Module):
+    """LIF -> 1x1 to 2*dim, BN -> LIF -> depthwise 7x7 -> 1x1 to dim, BN; the branch alone."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        hidden = 2 * dim
+        self.lif1 = lif()
+        self.pw1 = ConvBN(dim, hidden)
+        self.lif2 = lif()
+        self.dw = nn.Conv2d(hidden, hidden, 7, padding=3, groups=hidden, bias=False)
+        self.pw2 = conv_bn(hidden, dim)  # neither BN nor neuron before it
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.lif2(self.pw1(self.lif1(x)))
+        return over_time(lambda frames: self.pw2(self.dw(frames)), x)
+
+
+class ConvBlock(nn.Module):
+    """x + SepConv(x), then x + (LIF, 3x3 convolution, BN)(twice, dim -> ratio*dim -> dim)."""
+
+    def __init__(self, dim: int, ratio: int = 4):
+        super().__init__()
+        self.sep_conv = SepConv(dim)
+        self.lif1 = lif()
+        self.conv1 = ConvBN(dim, ratio * dim, 3)
+        self.lif2 = lif()
+        self.conv2 = ConvBN(ratio * dim, dim, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.sep_conv(x)
+        return x + self.conv2(self.lif2(self.conv1(self.lif1(x))))
+
+
+class BorderedBatchNorm(BatchNorm2d):
+    """BN, then a border of one pixel that holds what BN makes of zero; (B, C, H, W) -> (B, C, H + 2, W + 2).
+
+    So a 3x3 convolution behind it sees what it would see if the padding had been made before the BN, and both fold
+    into one.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        scale = self.weight.detach() / torch.sqrt(self.running_var + self.eps)
+        border = (self.bias.detach() - self.running_mean * scale).view(-1, 1, 1).to(y.dtype)
+        padded = F.pad(y.detach(), (1, 1, 1, 1)).copy_(border)
+        padded[..., 1:-1, 1:-1] = y
+        return padded
+
+
+class RepConv(nn.Sequential):
+    """1x1 convolution, BN with a border, depthwise 3x3, 1x1 convolution, BN, and a BN around it; (B, C, H, W)."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(dim, dim, 1, bias=False)
+        self.bn1 = BorderedBatchNorm(dim)
+        self.dw = nn.Conv2d(dim, dim, 3, groups=dim, bias=False)
+        self.pw = conv_bn(dim, dim)
+        self.bn2 = BatchNorm2d(dim)
+
+
+class RepAttention(nn.Module):
+    """LIF -> q, k, v (RepConv, LIF) -> q (k^T v) * 0.125 -> LIF of threshold 0.5 -> RepConv; the branch alone.
+
+    Raises:
+        ValueError: ``dim`` is not a multiple of ``num_heads``.
+    """
+
+    def __init__(self, dim: int, num_heads: int):
+        super().__init__()
+        check_heads(dim, num_heads)
+        self.lif = lif()
+        self.q, self.k, self.v = (RepConv(dim) for _ in range(3))
+        self.lif_q, self.lif_k, self.lif_v = (lif() for _ in range(3))
+        self.attend = SelfAttention(num_heads)
+        self.proj = RepConv(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.lif(x)
+        q, k, v = (
+            neuron(over_time(branch, x))
+            for branch, neuron in ((self.q, self.lif_q), (self.k, self.lif_k), (self.v, self.lif_v))
+        )
+        return over_time(self.proj, self.attend(q, k, v))
+
+
+class MetaSDT(TemporalBackbone):
+    """Meta-SDT. Feature points 0 to 4 at strides 2, 4, 8, 16, 16, as in SDT-V3.
+
+    Args:
+        embed_dims: channels of feature points 1 to 4; point 0 has half of the first.
+        num_heads: attention heads.
+        ratio: expansion of the 3x3 convolutions and of the MLPs.
+        T, keep_time, in_chans, out_indices, num_classes: see ``TemporalBackbone``.
+
+    Raises:
+        TypeError, ValueError: an argument is out of range; the message names it and what is allowed.
+    """
+
+    def __init__(
+        self,
+        embed_dims: Sequence[int] = (64, 128, 256, 360),
+        num_heads: int = 8,
+        ratio: int = 4,
+        T: int = 4,
+        keep_time: bool = False,
+        in_chans: int = 3,
+        out_indices: Sequence[int] | None = (1, 2, 3, 4),
+        num_classes: int = 0,
+    ):
+        dims = tuple(positive_int("embed_dims", d) for d in embed_dims)
+        if len(dims) != 4 or dims[0] % 2:
+            raise ValueError(f"`embed_dims` is {dims}; it must be four ints, the first even.")
+        stage_dims = (dims[0] // 2, *dims)
+        stages = []
+        before = in_chans
+        for i, (dim, depth) in enumerate(zip(stage_dims, DEPTHS, strict=True)):
+            stride = STRIDES[i] // (STRIDES[i - 1] if i else 1)
+            down = Downsample(before, dim, 3 if i else 7, stride, first=not i)
+            build = ConvBlock if i < MIXER_STAGES else _attention_block(num_heads)
+            stages.append(Stage(down, [build(dim, ratio=ratio) for _ in range(depth)]))
+            before = dim
+        super().__init__(stages, stage_dims, STRIDES, T, keep_time, in_chans, out_indices, num_classes, lif())
+
+
+def _attention_block(num_heads: int):
+    return lambda dim, ratio: MembraneBlock(dim, RepAttention(dim, num_heads), ratio)

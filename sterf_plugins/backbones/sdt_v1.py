@@ -1,0 +1,100 @@
+"""SDT-V1, the first spike-driven transformer: attention by masking, residuals of membrane potentials.
+
+Paper: "Spike-driven Transformer" (NeurIPS 2023, arXiv:2307.01694). The released model has a 1x1 convolution over the
+heads in each block ("talking heads") that no forward pass uses; it counts in its parameters and is not here. Written
+from descriptions; no code was copied.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from ..blocks.lif_layers import ConvBN, MembraneBlock, SpikingConv, check_heads, lif
+from .base import Stage
+from .spikformer import check_plain
+from .temporal import TemporalBackbone
+
+
+class SDTV1Stem(nn.Module):
+    """Three times (3x3 convolution, BN, LIF, max-pooling), a fourth without the neuron, and a position encoding.
+
+    (T, B, in_chans, H, W) -> (T, B, dim, H/16, W/16), membrane potentials.
+    """
+
+    def __init__(self, in_chans: int, dim: int):
+        super().__init__()
+        widths = (in_chans, dim // 8, dim // 4, dim // 2)
+        self.convs = nn.Sequential(
+            *[SpikingConv(a, b, 3, pool="after") for a, b in zip(widths, widths[1:], strict=False)]
+        )
+        self.last = ConvBN(dim // 2, dim, 3, pool=True)
+        self.lif = lif()
+        self.position = ConvBN(dim, dim, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.last(self.convs(x))
+        return x + self.position(self.lif(x))
+
+
+class MaskAttention(nn.Module):
+    """Spike-driven self-attention: which channels of q pass is decided by the spikes of sum_tokens(k * v).
+
+    LIF -> q, k, v (1x1 convolution, BN, LIF) -> q * LIF(sum(k * v)) -> 1x1 convolution with bias, BN. No product of
+    matrices and no scale; (T, B, C, H, W), the branch alone.
+    """
+
+    def __init__(self, dim: int, num_heads: int):
+        super().__init__()
+        check_heads(dim, num_heads)
+        self.lif = lif()
+        self.qkv = SpikingConv(dim, 3 * dim)
+        self.mask = lif(0.5)
+        self.proj = ConvBN(dim, dim, bias=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(self.lif(x)).chunk(3, 2)
+        return self.proj(q * self.mask((k * v).sum((-2, -1), keepdim=True)))
+
+
+class SDTV1(TemporalBackbone):
+    """Spike-driven transformer. Feature point i is the output of block i, all at stride 16.
+
+    Args:
+        depth: blocks.
+        dim: channels, a multiple of 8.
+        num_heads: must divide ``dim``; the masking attention itself has no heads.
+        ratio: expansion of the MLPs.
+        T, keep_time, in_chans, out_indices, num_classes: see ``TemporalBackbone``.
+
+    Raises:
+        TypeError, ValueError: an argument is out of range; the message names it and what is allowed.
+    """
+
+    def __init__(
+        self,
+        depth: int = 8,
+        dim: int = 384,
+        num_heads: int = 8,
+        ratio: int = 4,
+        T: int = 4,
+        keep_time: bool = False,
+        in_chans: int = 3,
+        out_indices: Sequence[int] | None = None,
+        num_classes: int = 0,
+    ):
+        check_plain(depth, dim)
+        stages = [
+            Stage(
+                nn.Identity() if i else SDTV1Stem(in_chans, dim),
+                [MembraneBlock(dim, MaskAttention(dim, num_heads), ratio)],
+            )
+            for i in range(depth)
+        ]
+        super().__init__(
+            stages, [dim] * depth, [16] * depth, T, keep_time, in_chans, out_indices, num_classes, lif()
+        )
+        for module in self.stages.modules():
+            if isinstance(module, nn.Conv2d):  # as released
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)

@@ -1,0 +1,190 @@
+"""The layers of spiking transformers with leaky integrate-and-fire neurons; (T, B, C, H, W) in and out.
+
+Neurons, surrogate and layout are those of the published models: tau 2, hard reset to 0 that is not differentiated,
+the derivative of a sigmoid of slope 4 as surrogate. Each neuron forgets its state at the end of a forward pass.
+"""
+
+from collections import OrderedDict
+
+from spikingjelly.activation_based import surrogate
+from torch import Tensor, nn
+
+from ..functional import linear_attention
+from ..neurons import StatelessNode, lif_node
+from ..neurons.fused import fused_spikes
+from .conv_bn import ConvBN2d
+from .over_time import is_held, over_time
+
+
+def lif(threshold: float = 1.0) -> StatelessNode:
+    """The published models' LIF neuron; 0.5 is their threshold behind attention products."""
+    return lif_node(
+        tau=2.0, v_threshold=threshold, v_reset=0.0, detach_reset=True, surrogate_function=surrogate.Sigmoid(4.0)
+    )
+
+
+class ConvBN(ConvBN2d):
+    """Convolution, BN and, if asked for, 3x3 max-pooling of stride 2, on every time step; real numbers come out.
+
+    (T, B, in_channels, H, W) -> (T, B, out_channels, H', W'). Options are those of ``ConvBN2d``.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int = 1, pool: bool = False, **options):
+        super().__init__(in_channels, out_channels, kernel, **options)
+        if pool:
+            self.pool = nn.MaxPool2d(3, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return over_time(self.step, x)
+
+    def step(self, x: Tensor) -> Tensor:
+        """One time step, (B, C, H, W)."""
+        x = super().forward(x)
+        return self.pool(x) if "pool" in self._modules else x
+
+
+class SpikingConv(nn.Sequential):
+    """Convolution, BN [, max-pooling], LIF [, max-pooling]: spikes come out.
+
+    (T, B, in_channels, H, W) -> (T, B, out_channels, H', W').
+
+    Args:
+        in_channels: of the input.
+        out_channels: of the output.
+        kernel: of the convolution, with same padding.
+        pool: "before" or "after" the neuron, or None.
+        **options: of the convolution.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int = 1, pool: str | None = None, **options):
+        parts: OrderedDict[str, nn.Module] = OrderedDict(
+            conv_bn=ConvBN(in_channels, out_channels, kernel, pool == "before", **options), lif=lif()
+        )
+        if pool == "after":
+            parts["pool"] = MaxPool()
+        super().__init__(parts)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if any(m._forward_hooks or m._forward_pre_hooks for m in self.children()):
+            return super().forward(x)  # somebody looks at the parts
+        steps = x.shape[0] if is_held(x) else None
+        x = self.conv_bn(x) if steps is None else self.conv_bn.step(x[0])
+        pool = "pool" in self._modules
+        if pool and self.lif.fuses(x):
+            return fused_spikes(self.lif.node, x, steps, pool)
+        x = self.lif(x) if steps is None else self.lif.hold(x, steps)
+        return self.pool(x) if pool else x
+
+
+class MaxPool(nn.MaxPool2d):
+    """3x3 max-pooling of stride 2 on every time step."""
+
+    def __init__(self):
+        super().__init__(3, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return over_time(super().forward, x)
+
+
+def heads(x: Tensor, number: int) -> Tensor:
+    """(T, B, C, H, W) -> (T*B, number, C / number, H*W)."""
+    return x.flatten(0, 1).unflatten(1, (number, -1)).flatten(3)
+
+
+class SelfAttention(nn.Module):
+    """Spiking self-attention without softmax: q (k^T v) * 0.125 -> LIF of threshold 0.5; spikes q, k, v in.
+
+    Three (T, B, C, H, W) -> (T, B, C, H, W).
+    """
+
+    SCALE = 0.125  # of all published models, whatever the width of a head
+
+    def __init__(self, num_heads: int):
+        super().__init__()
+        self.num_heads = num_heads
+        self.lif = lif(0.5)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        mixed = linear_attention(*(heads(t, self.num_heads) for t in (q, k, v)), self.SCALE)
+        return self.lif(mixed.reshape(q.shape))
+
+    def extra_repr(self) -> str:
+        return f"num_heads={self.num_heads}, scale={self.SCALE}"
+
+
+class SpikingMlp(nn.Sequential):
+    """(1x1 convolution with bias, BN, LIF) twice, C -> ratio*C -> C: spikes come out."""
+
+    def __init__(self, dim: int, ratio: int = 4):
+        super().__init__(
+            OrderedDict(
+                fc1=SpikingConv(dim, ratio * dim, bias=True),
+                fc2=SpikingConv(ratio * dim, dim, bias=True),
+            )
+        )
+
+
+class MembraneMlp(nn.Sequential):
+    """(LIF, 1x1 convolution with bias, BN) twice, C -> ratio*C -> C: real numbers come out."""
+
+    def __init__(self, dim: int, ratio: int = 4):
+        super().__init__(
+            OrderedDict(
+                lif1=lif(),
+                fc1=ConvBN(dim, ratio * dim, bias=True),
+                lif2=lif(),
+                fc2=ConvBN(ratio * dim, dim, bias=True),
+            )
+        )
+
+
+class SpikingAttention(nn.Module):
+    """Spiking self-attention of Spikformer: spikes in and out; (T, B, C, H, W), the branch alone.
+
+    q, k and v are one convolution to 3*dim channels, since they read the same spikes and their neurons are alike.
+
+    Raises:
+        ValueError: ``dim`` is not a multiple of ``num_heads``.
+    """
+
+    def __init__(self, dim: int, num_heads: int):
+        super().__init__()
+        check_heads(dim, num_heads)
+        self.qkv = SpikingConv(dim, 3 * dim)
+        self.attend = SelfAttention(num_heads)
+        self.proj = SpikingConv(dim, dim, bias=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(self.attend(*self.qkv(x).chunk(3, 2)))
+
+
+class SpikingBlock(nn.Module):
+    """x + attention(x), then x + MLP(x): residuals of spikes, so that values may exceed 1."""
+
+    def __init__(self, dim: int, attention: nn.Module, ratio: int = 4):
+        super().__init__()
+        self.attn = attention
+        self.mlp = SpikingMlp(dim, ratio)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(x)
+        return x + self.mlp(x)
+
+
+class MembraneBlock(nn.Module):
+    """x + attention(x), then x + MLP(x): residuals of membrane potentials; only spikes enter a weight layer."""
+
+    def __init__(self, dim: int, attention: nn.Module, ratio: int = 4):
+        super().__init__()
+        self.attn = attention
+        self.mlp = MembraneMlp(dim, ratio)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(x)
+        return x + self.mlp(x)
+
+
+def check_heads(dim: int, num_heads: int) -> None:
+    """Raise ``ValueError`` unless the heads share the channels evenly."""
+    if dim % num_heads:
+        raise ValueError(f"`dim` (={dim}) must be divisible by `num_heads` (={num_heads}).")
