@@ -71,6 +71,9 @@ class _Spikes(torch.autograd.Function):
         return found, None, None, None
 
 
+# Gradient checkpointing around the neuron must not take hold of the small graphs inside it.
+_KEEP = torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor)
+
 # Elements of a step that are worked on at once: all that one step needs stays in the cache.
 _CHUNK = 2**16
 
@@ -82,7 +85,7 @@ def _fire(node: Any, x: list[Tensor], spikes: list[Tensor], direct: list[Tensor]
         here = slice(start, start + _CHUNK)
         v = torch.full_like(x[0][here], node.v_reset or 0.0)
         for t, frame in enumerate(x):
-            with torch.enable_grad():
+            with torch.enable_grad(), _KEEP:
                 h = _charge(node, frame[here], v).detach().requires_grad_()
                 s = node.surrogate_function(h - node.v_threshold)
                 after = functional.voltage_reset(h, s, node.v_threshold, node.v_reset, node.detach_reset)

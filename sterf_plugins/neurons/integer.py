@@ -14,20 +14,24 @@ class IntegerSpike(nn.Module):
     Args:
         levels: D, the largest number of spikes.
         norm: divisor of the count; ``None`` means ``levels``.
+        eval_levels: another D in eval mode, for parity with a release that trains and evaluates differently.
 
     Raises:
-        TypeError, ValueError: ``levels`` is not an int >= 1, or ``norm`` is not positive.
+        TypeError, ValueError: a number of levels is not an int >= 1, or ``norm`` is not positive.
     """
 
-    def __init__(self, levels: int = 4, norm: float | None = None):
+    def __init__(self, levels: int = 4, norm: float | None = None, eval_levels: int | None = None):
         super().__init__()
         self.levels = positive_int("levels", levels)
         if norm is not None and norm <= 0:
             raise ValueError(f"`norm` is {norm!r}; it must be > 0, or None for `levels`.")
         self.norm = self.levels if norm is None else norm
+        self.eval_levels = None if eval_levels is None else positive_int("eval_levels", eval_levels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return integer_fire(x, self.levels, self.norm)
+        levels = self.levels if self.training or self.eval_levels is None else self.eval_levels
+        return integer_fire(x, levels, self.norm)
 
     def extra_repr(self) -> str:
-        return f"levels={self.levels}, norm={self.norm}"
+        other = "" if self.eval_levels is None else f", eval_levels={self.eval_levels}"
+        return f"levels={self.levels}, norm={self.norm}{other}"

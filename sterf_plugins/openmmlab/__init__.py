@@ -3,6 +3,8 @@
 mmengine imports this module by itself when a config names a type such as ``sterf_plugins.SDTV3``.
 """
 
+from importlib.util import find_spec
+
 from ..compat import repair_config_packages, require
 
 require("mmengine", extra="openmmlab")
@@ -13,4 +15,10 @@ provide_missing_ops()
 repair_config_packages()
 
 from .. import timm as _timm_models  # noqa: E402, F401  (names for TIMMBackbone)
-from . import atomic_backend, layers, sdt_v3, timm_backbone  # noqa: E402, F401
+from . import atomic_backend, layers, sdt_v3, simple_fpn, timm_backbone  # noqa: E402, F401
+
+# Subclasses of mmdet's and mmseg's own classes; a config that names one of a missing package is told so by mmengine.
+if find_spec("mmdet"):
+    from . import spike_detection  # noqa: F401
+if find_spec("mmseg"):
+    from . import spike_segmentation  # noqa: F401

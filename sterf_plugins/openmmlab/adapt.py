@@ -13,7 +13,7 @@ NECKS = ("FPN", "PAFPN", "ChannelMapper")
 
 @dataclass(frozen=True)
 class Pyramid:
-    """Four feature levels of a timm model."""
+    """Feature levels of a timm model, four unless it has fewer."""
 
     model_name: str
     indices: tuple[int, ...]
@@ -23,6 +23,8 @@ class Pyramid:
 
 def pyramid(model_name: str, levels: int = 4) -> Pyramid:
     """The last ``levels`` feature levels of a timm model, without building its weights.
+
+    Fewer for strides 4, 8, 16 (three) and for a plain transformer of stride 16 (its last map).
 
     Raises:
         ValueError: unknown model, no feature maps, or not a pyramid.
@@ -34,10 +36,14 @@ def pyramid(model_name: str, levels: int = 4) -> Pyramid:
     except (RuntimeError, AttributeError, NotImplementedError) as error:
         raise ValueError(f"--backbone {model_name}: timm gives no feature maps of it ({error}).") from error
     strides = [int(level["reduction"]) for level in info]
+    if len(set(strides)) == 1 and strides[0] == 16:  # a plain transformer: its last map, for a simple pyramid
+        return Pyramid(model_name, (len(info) - 1,), (int(info[-1]["num_chs"]),), (16,))
+    if strides == [4, 8, 16]:  # the neck makes the rest
+        levels = 3
     if len(info) < levels or len(set(strides)) == 1 or strides != sorted(strides):
         raise ValueError(
             f"--backbone {model_name}: its feature levels have strides {strides}; a stock neck needs {levels} levels "
-            f"of growing stride. A plain transformer needs a simple feature pyramid, which these configs lack."
+            f"of growing stride, or all of stride 16 for a simple feature pyramid."
         )
     first = len(info) - levels
     chosen = info[first:]
@@ -84,6 +90,19 @@ def swap_backbone(config: Config, model_name: str) -> None:
     )
     if model.get("pretrained"):
         model.pretrained = None  # mmseg would hand the stock backbone's weights to the new one
+    if len(new.indices) < levels and (not neck or neck.type.split(".")[-1] != "FPN" or neck.get("start_level")):
+        raise ValueError(
+            f"--backbone {model_name}: it has {len(new.indices)} feature level(s) and the config has "
+            f"{'the neck ' + neck.type if neck else 'no neck'}; only an FPN from level 0 can make up for the others."
+        )
+    if len(new.indices) == 1:
+        model.neck = ConfigDict(
+            type="sterf_plugins.SimpleFPN",
+            in_channels=new.channels[0],
+            out_channels=neck.out_channels,
+            num_outs=neck.num_outs,
+        )
+        return  # its strides are the stock ones
     if neck:
         neck.in_channels = list(new.channels)
     _set_strides(model, neck, old_strides, new)
@@ -122,7 +141,7 @@ def _set_strides(model: ConfigDict, neck: ConfigDict | None, old: list[int], new
 
     def true_strides(strides: list[int], where: str) -> list[int]:
         strides = list(strides)
-        shared = min(len(strides), len(stock))
+        shared = min(len(strides), len(stock), len(mapped))
         if strides[:shared] != stock[:shared]:
             raise ValueError(
                 f"--backbone: {where} has strides {strides}, which do not start like the stock pyramid {stock}; "

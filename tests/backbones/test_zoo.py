@@ -15,7 +15,7 @@ from sterf_plugins.testing import check_backbone
 SMALL = {
     "spikformer": lambda **o: Spikformer(depth=2, dim=32, num_heads=4, **o),
     "sdtv1": lambda **o: SDTV1(depth=2, dim=32, num_heads=4, **o),
-    "qkformer": lambda **o: QKFormer(depth=4, dim=32, num_heads=4, **o),
+    "qkformer": lambda **o: QKFormer(depth=4, dim=64, num_heads=4, **o),
     "meta_sdt": lambda **o: MetaSDT(embed_dims=(8, 16, 32, 48), num_heads=4, **o),
 }
 
