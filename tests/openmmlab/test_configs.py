@@ -20,6 +20,18 @@ ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted(p for p in (ROOT / "configs").rglob("*.py") if not {"_base_", "erf"} & set(p.parts))
 
 
+def make_small(pipeline) -> None:
+    for step in pipeline:
+        for branch in step.get("transforms", []):
+            make_small(branch)
+        if step["type"] in ("Resize", "RandomResize"):
+            step["scale"] = (96, 96)
+        if step["type"] == "RandomChoiceResize":
+            step["scales"] = [(96, 96)]
+        if step["type"] == "RandomCrop":
+            step["crop_size"] = (64, 64)
+
+
 def on_small_data(config: Config, shapes: Path, work_dir: Path) -> Config:
     """Two iterations of the config as it is, on the small real data set."""
     segmentor = config.default_scope == "mmseg"
@@ -28,13 +40,7 @@ def on_small_data(config: Config, shapes: Path, work_dir: Path) -> Config:
         dataset.data_root = f"{root}/"
         if not segmentor:
             dataset.metainfo = dict(classes=("disc", "square", "triangle", "twin_a", "twin_b"))
-        for step in dataset.pipeline:
-            if step["type"] == "Resize":
-                step["scale"] = (96, 96)
-            if step["type"] == "RandomResize":
-                step["scale"] = (96, 96)
-            if step["type"] == "RandomCrop":
-                step["crop_size"] = (64, 64)
+        make_small(dataset.pipeline)
     for loader in (config.train_dataloader, config.val_dataloader, config.test_dataloader):
         loader.update(batch_size=2, num_workers=0)
         loader.persistent_workers = False
@@ -49,7 +55,7 @@ def on_small_data(config: Config, shapes: Path, work_dir: Path) -> Config:
     config.test_cfg = config.test_dataloader = config.test_evaluator = None
     config.param_scheduler = None
     config.default_hooks.pop("erf", None)
-    config.default_hooks.checkpoint = dict(type="CheckpointHook", by_epoch=False, interval=2)
+    config.default_hooks.checkpoint = dict(type="CheckpointHook", by_epoch=False, interval=2, save_optimizer=False)
     config.log_processor = dict(by_epoch=False)
     config.work_dir = str(work_dir)
     config.env_cfg.cudnn_benchmark = False
@@ -72,10 +78,64 @@ def train_two_iterations(config: Config) -> Runner:
 def test_shipped_config_trains(path, shapes, tmp_path):
     runner = train_two_iterations(on_small_data(load_config(str(path)), shapes, tmp_path))
     backbone = runner.model.backbone
-    mixer = re.search(r"-(conv|mlpixer|srb)_", path.stem).group(1)
-    expected = {"conv": "ConvMixer", "mlpixer": "MLPixer", "srb": "SRB"}[mixer]
-    assert type(backbone.stages[0].blocks[0].mixer).__name__ == expected
-    assert backbone.out_strides == (4, 8, 16, 16)
+    name, ratio = re.search(r"-(conv|mlpixer|srb)(6?)_", path.stem).groups()
+    mixer = backbone.stages[0].blocks[0].mixer
+    assert type(mixer).__name__ == {"conv": "ConvMixer", "mlpixer": "MLPixer", "srb": "SRB"}[name]
+    hidden = mixer.conv1.out_channels if name == "conv" else mixer.hidden
+    assert hidden == (6 if ratio else 4) * backbone.stage_dims[0]
+    spiking_segmentor = "spikefpn" in path.stem and path.stem.startswith("fpn")
+    assert backbone.out_strides == ((2, 4, 8, 16) if spiking_segmentor else (4, 8, 16, 16))
+
+
+# Parameters of the whole models, measured by instantiating the released ones (specs; the corrected conv segmentors have
+# no layer scale, and the released SRB-B segmentor has 256 channels in neck and head).
+ROWS = {
+    "mask-rcnn_sdtv3-t-conv_spikefpn_ms-1x_coco": 24924368,
+    "mask-rcnn_sdtv3-t-mlpixer_spikefpn_ms-1x_coco": 24316400,
+    "mask-rcnn_sdtv3-t-mlpixer6_spikefpn_ms-1x_coco": 25049328,
+    "mask-rcnn_sdtv3-t-srb_spikefpn_ms-1x_coco": 24619856,
+    "mask-rcnn_sdtv3-b-conv_spikefpn_ms-1x_coco": 38738616,
+    "mask-rcnn_sdtv3-b-mlpixer_spikefpn_ms-1x_coco": 36310264,
+    "mask-rcnn_sdtv3-b-mlpixer6_spikefpn_ms-1x_coco": 39085016,
+    "mask-rcnn_sdtv3-b-srb_spikefpn_ms-1x_coco": 37523384,
+    "fpn_sdtv3-t-conv_spikefpn_1xb16-160k_ade20k-512x512": 6597750,
+    "fpn_sdtv3-t-conv_spikefpn_1xb16-160k_ade20k-512x512_reference": 6601206,
+    "fpn_sdtv3-t-mlpixer_spikefpn_4xb10-160k_ade20k-512x512": 5989782,
+    "fpn_sdtv3-t-mlpixer6_spikefpn_4xb10-160k_ade20k-512x512": 6722710,
+    "fpn_sdtv3-t-srb_spikefpn_4xb10-160k_ade20k-512x512": 6293238,
+    "fpn_sdtv3-b-conv_spikefpn_1xb16-160k_ade20k-512x512_reference": 20354254,
+    "fpn_sdtv3-b-mlpixer_spikefpn_4xb10-160k_ade20k-512x512": 17919134,
+    "fpn_sdtv3-b-mlpixer6_spikefpn_4xb9-160k_ade20k-512x512": 20693886,
+    "fpn_sdtv3-b-srb_spikefpn_4xb6-160k_ade20k-512x512": 19132254,
+    "fpn_sdtv3-b-srb_spikefpn_4xb6-160k_ade20k-512x512_reference": 24097118,
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_parameters_of_the_tables_rows(name):
+    import torch
+    from mmengine.registry import MODELS
+
+    (path,) = [p for p in CONFIGS if p.stem == name]
+    config = load_config(str(path))
+    revert_sync_bn(config)
+    init_default_scope(config.default_scope)
+    with torch.device("meta"):
+        model = MODELS.build(config.model)
+    assert sum(p.numel() for p in model.parameters()) == ROWS[name]
+
+
+def test_reference_variants_keep_what_the_release_does():
+    def config(name):
+        return load_config(str(ROOT / f"configs/mask_rcnn/mask-rcnn_sdtv3-t-srb_spikefpn_ms-1x_coco{name}.py"))
+
+    ours, reference = config(""), config("_reference")
+    assert ours.model.neck.get("eval_levels") is None and reference.model.neck.eval_levels == 1
+    assert ours.model.rpn_head.anchor_generator.strides == [4, 8, 16, 16, 32]
+    assert reference.model.rpn_head.anchor_generator.strides == [4, 8, 16, 32, 64]
+    assert reference.model.roi_head.mask_roi_extractor.featmap_strides == [4, 8, 16, 32]
+    assert ours.optim_wrapper.paramwise_cfg.norm_decay_mult == 0
+    assert reference.optim_wrapper.paramwise_cfg.norm_decay_mult == 1
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)

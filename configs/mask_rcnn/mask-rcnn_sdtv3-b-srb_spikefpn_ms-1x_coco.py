@@ -1,0 +1,9 @@
+# Table row of arXiv:2510.21403: SDT-V3-B, SRB e4.
+_base_ = [
+    '../_base_/models/mask-rcnn_sdtv3_spikefpn.py', '../_base_/datasets/coco_instance_ms.py',
+    '../_base_/schedules/adamw_1x.py', 'mmdet::_base_/default_runtime.py'
+]
+# Layout and dropout of the released detectors; layout='channel' is the per-pixel MLP of the paper's text.
+model = dict(
+    backbone=dict(arch='base', mixer='srb', layout='raster', drop_rate=0.2),
+    neck=dict(in_channels=[64, 128, 256, 360]))
