@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from .checkpoints import read_checkpoint
+
 CONFIG_PREFIXES = ("mmdet::", "mmseg::", "sterf_plugins::")
 _CALL = re.compile(r"^(?P<name>[^()]+?)(?:\((?P<options>.*)\))?$", re.DOTALL)
 _LABEL = re.compile(r"^(?P<label>[^=()]+)=(?P<rest>.+)$", re.DOTALL)
@@ -171,15 +173,8 @@ def _from_config(label: str, name: str, options: Mapping[str, Any]) -> Loaded:
 
 def _load_weights(model: nn.Module, path: str) -> str:
     """Load a checkpoint; all of the model's entries must be in it, apart from counters."""
-    if not Path(path).is_file():
-        raise ValueError(f"no checkpoint {path!r}.")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=False)
-    except Exception as error:
-        raise ValueError(
-            f"checkpoint {path} cannot be read: {type(error).__name__}: {error}".splitlines()[0]
-        ) from error
-    state = checkpoint
+    checkpoint = read_checkpoint(path)
+    state: Any = checkpoint
     for key in ("state_dict", "model", "state_dict_ema"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]

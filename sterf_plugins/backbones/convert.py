@@ -1,16 +1,17 @@
-"""Published SDT-V3 / MLPixer / SRB checkpoints under our parameter names.
+"""Published checkpoints under our parameter names: SDT-V3, MLPixer and SRB here, the others in ``convert_zoo.py``.
 
 Key names of the releases: specs in the papers' repositories for classification, detection and segmentation share
 one backbone naming; detectors and segmentors put it behind ``backbone.``.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from .sdt_v3 import DEPTHS, SDTV3
+from .convert_zoo import find_family, rename_zoo
+from .sdt_v3 import SDTV3
 
 # published module -> ours, applied to the start of a key
 _MODULES = [
@@ -55,7 +56,7 @@ _OTHER_PARTS = (
 
 
 def convert_state_dict(state_dict: Mapping) -> dict[str, Tensor]:
-    """Rename a published checkpoint's backbone to our names.
+    """Rename a published checkpoint's backbone to our names: SDT-V3, its mixers, and the other models of this package.
 
     Takes the published names bare, nested under ``model`` or ``state_dict``, or behind ``backbone.``; entries that
     already have our names stay. Neck, head and loss entries of detectors and segmentors are dropped, ``head.*`` of a
@@ -65,13 +66,26 @@ def convert_state_dict(state_dict: Mapping) -> dict[str, Tensor]:
         state_dict: the checkpoint as loaded.
 
     Returns:
-        Entries for ``SDTV3(...).load_state_dict(strict=True)`` of a model of that size.
+        Entries for ``load_state_dict(strict=True)`` of our model of that size. Layers that no forward pass of the
+        release uses (Spikformer's block norms, SDT-V1's talking heads) are left out.
 
     Raises:
         ValueError: an unknown key, a missing one or an inconsistent shape; the message lists what does not fit.
     """
-    converted = rename_entries(_backbone_entries(state_dict))
-    _check(converted)
+    entries = _backbone_entries(state_dict)
+    family = find_family(entries)
+    if family is None:
+        converted = rename_entries(entries)
+        build, arguments = SDTV3, infer_architecture(converted)
+    else:
+        converted, unknown = rename_zoo(entries, family)
+        if unknown:
+            raise ValueError(listing(f"the checkpoint, a {family.name} by its names, has unknown keys", unknown))
+        try:
+            build, arguments = family.build, family.arguments(converted)
+        except KeyError as error:
+            raise ValueError(f"this {family.name} is not whole: {error.args[0]!r} is missing.") from None
+    _check(converted, build, arguments)
     return converted
 
 
@@ -121,7 +135,7 @@ def rename_entries(entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
             is_conv1d = value.ndim == 3 and ".mlp.fc" in name
             renamed[name] = value.unsqueeze(-1) if is_conv1d else value
     if unknown:
-        raise ValueError(_listing("the checkpoint has unknown keys", unknown))
+        raise ValueError(listing("the checkpoint has unknown keys", unknown))
     return _join_qkv(renamed)
 
 
@@ -132,14 +146,14 @@ def _backbone_entries(state_dict: Mapping) -> dict[str, Tensor]:
             state_dict = nested
     not_tensors = [k for k, v in state_dict.items() if not isinstance(v, Tensor)]
     if not state_dict or not_tensors:
-        found = _listing("found", not_tensors) if not_tensors else "it is empty."
+        found = listing("found", not_tensors) if not_tensors else "it is empty."
         raise ValueError(f"this is no state dict of tensors, nor one under `model` or `state_dict`; {found}")
     entries = {k.removeprefix("module."): v for k, v in state_dict.items()}
     prefix = "backbone."
     if any(k.startswith(prefix) for k in entries):
         strays = [k for k in entries if not k.startswith((prefix, *_OTHER_PARTS, "data_preprocessor."))]
         if strays:
-            raise ValueError(_listing("beside `backbone.` the checkpoint has unknown keys", strays))
+            raise ValueError(listing("beside `backbone.` the checkpoint has unknown keys", strays))
         return {k.removeprefix(prefix): v for k, v in entries.items() if k.startswith(prefix)}
     return {k: v for k, v in entries.items() if not k.startswith(_OTHER_PARTS)}
 
@@ -170,9 +184,9 @@ def _join_qkv(entries: dict[str, Tensor]) -> dict[str, Tensor]:
     return joined
 
 
-def _check(converted: Mapping[str, Tensor]) -> None:
+def _check(converted: Mapping[str, Tensor], build: Callable[..., nn.Module], arguments: dict) -> None:
     with torch.device("meta"):
-        expected = SDTV3(**infer_architecture(converted)).state_dict()
+        expected = build(**arguments).state_dict()
     problems = [f"{k}: missing" for k in expected if k not in converted]
     problems += [f"{k}: not of this model" for k in converted if k not in expected]
     problems += [
@@ -181,9 +195,10 @@ def _check(converted: Mapping[str, Tensor]) -> None:
         if k in converted and converted[k].shape != v.shape
     ]
     if problems:
-        raise ValueError(_listing(f"the checkpoint does not fit a backbone of {sum(DEPTHS)} blocks", problems))
+        raise ValueError(listing(f"the checkpoint does not fit a {build.__name__} of its size", problems))
 
 
-def _listing(what: str, items: list[str], most: int = 10) -> str:
+def listing(what: str, items: list[str], most: int = 10) -> str:
+    """A message with the first items, one a line, and how many there are."""
     rest = f"\n  ... and {len(items) - most} more" if len(items) > most else ""
     return f"{what} ({len(items)}):\n  " + "\n  ".join(items[:most]) + rest

@@ -7,6 +7,7 @@ from mmengine.model import BaseModule
 from mmengine.runner import CheckpointLoader
 
 from .. import backbones
+from ..checkpoints import read_checkpoint
 from ..registry import MODELS
 
 
@@ -15,6 +16,7 @@ class SDTV3(backbones.SDTV3, BaseModule):
     """``sterf_plugins.backbones.SDTV3`` for mmdet and mmseg; (B, C, H, W) -> tuple of (B, C_i, H_i, W_i).
 
     Args:
+        pretrained: short for ``init_cfg=dict(type='Pretrained', checkpoint=pretrained)``.
         init_cfg: ``dict(type='Pretrained', checkpoint=FILE)`` loads a published SDT-V3, MLPixer or SRB checkpoint, or
             one of ours, strictly: keys that do not fit are an error, not a warning.
         **kwargs: the backbone's arguments.
@@ -23,15 +25,17 @@ class SDTV3(backbones.SDTV3, BaseModule):
         ValueError: an argument, or the checkpoint, does not fit; the message says what is allowed.
     """
 
-    def __init__(self, init_cfg: Mapping | None = None, **kwargs):
+    def __init__(self, pretrained: str | None = None, init_cfg: Mapping | None = None, **kwargs):
         super().__init__(**kwargs)
-        self.init_cfg = init_cfg
+        if pretrained and init_cfg:
+            raise ValueError("`pretrained` and `init_cfg` are both given; give one of them.")
+        self.init_cfg = dict(type="Pretrained", checkpoint=pretrained) if pretrained else init_cfg
 
     def init_weights(self) -> None:
         """Load ``init_cfg``'s checkpoint, if there is one; the constructor has initialised everything else."""
         if self.init_cfg and self.init_cfg.get("type") == "Pretrained" and not self.is_init:
             path = self.init_cfg["checkpoint"]
-            state = backbones.convert_state_dict(CheckpointLoader.load_checkpoint(path, map_location="cpu"))
+            state = backbones.convert_state_dict(_read(path))
             if not self.num_classes:
                 state = {k: v for k, v in state.items() if not k.startswith("head.")}
             self._load_strictly(state, path)
@@ -54,3 +58,14 @@ class SDTV3(backbones.SDTV3, BaseModule):
             )
         self.load_state_dict(state, strict=True)
         print_log(f"backbone weights loaded from {path} ({len(state)} tensors)", logger="current")
+
+
+def _read(path: str) -> Mapping:
+    """A local file, or what mmengine can fetch by an address such as ``https://…`` or ``torchvision://…``."""
+    if "://" not in path:
+        return read_checkpoint(path)
+    try:
+        return CheckpointLoader.load_checkpoint(path, map_location="cpu")
+    except Exception as error:
+        line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"checkpoint {path} cannot be fetched ({line}); give the path of a local file.") from error

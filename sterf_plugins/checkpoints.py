@@ -1,0 +1,66 @@
+"""Checkpoint files, read without running what is in them."""
+
+import argparse
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def read_checkpoint(path: str | Path) -> Mapping[str, Any]:
+    """A checkpoint file of ours, of mmengine, of timm or of the papers' releases, on the CPU.
+
+    Only tensors, containers, numbers and what the published files hold besides are allowed: ``argparse.Namespace``,
+    numpy arrays, mmengine's log buffers. Anything else in the pickle is refused, by name, before it is built.
+
+    Raises:
+        ValueError: no such file, a truncated one, one that wants to run code, or one that holds no mapping.
+    """
+    import torch
+
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"no checkpoint {str(path)!r}; nothing is downloaded, so give the path of a local file.")
+    try:
+        with torch.serialization.safe_globals(_allowed()):
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"(?:GLOBAL|global) ([\w.]+)", str(error))
+        if found:
+            raise ValueError(
+                f"checkpoint {path} is refused: it wants to call {found[1]}, which is neither a tensor nor one of the "
+                f"plain types that checkpoints hold. Do not load files that you do not trust."
+            ) from None
+        raise ValueError(
+            f"checkpoint {path} is refused: its pickle does more than name tensors and plain values. Do not load files "
+            f"that you do not trust."
+        ) from None
+    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+        raise ValueError(f"checkpoint {path} cannot be read, it is truncated or no checkpoint ({_line(error)}).") from None
+    if not isinstance(checkpoint, Mapping):
+        raise ValueError(f"checkpoint {path} holds a {type(checkpoint).__name__}, not tensors by name.")
+    return checkpoint
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).split('. ')[0][:100]}"
+
+
+def _allowed() -> list[Any]:
+    import numpy as np
+
+    allowed: list[Any] = [argparse.Namespace, np.ndarray, np.dtype, *(type(np.dtype(c)) for c in "?bBhHiIlLqQefdSUO")]
+    allowed += [np._core.multiarray._reconstruct, np._core.multiarray.scalar]
+    try:
+        from mmengine.logging.history_buffer import HistoryBuffer
+    except ImportError:
+        return allowed
+
+    def statistic(owner: Any, name: str) -> Any:
+        """In place of the ``getattr`` by which mmengine's log buffers name their own methods."""
+        if owner is HistoryBuffer and name in ("min", "max", "mean", "current", "global_mean"):
+            return getattr(owner, name)
+        raise pickle.UnpicklingError(f"GLOBAL builtins.getattr({owner!r}, {name!r})")
+
+    return [*allowed, HistoryBuffer, (statistic, "builtins.getattr"), (statistic, "__builtin__.getattr")]

@@ -1,0 +1,109 @@
+"""Whole detectors and segmentors of the papers' releases under our names: backbone, spiking neck and heads."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from torch import Tensor
+
+from .. import backbones
+from ..backbones.convert import listing
+
+# The released modules are (spikes, container over time, ...); some versions call the container's inside `module`.
+_T = r"\.1\.(?:module\.)?0"
+_DETECTOR = [
+    (rf"(neck\.(?:lateral|fpn)_convs\.\d+){_T}\.conv\.(.*)", r"\1.conv.\2"),
+    (rf"(rpn_head\.rpn_(?:conv|cls|reg)){_T}\.(.*)", r"\1.\2"),
+    (rf"(roi_head\.bbox_head\.shared_fcs\.\d+){_T}\.(.*)", r"\1.1.\2"),
+    (r"(roi_head\.bbox_head\.fc_(?:cls|reg))\.(.*)", r"\1.\2"),
+    (rf"(roi_head\.mask_head\.convs\.\d+){_T}\.conv\.(.*)", r"\1.conv.\2"),
+    (rf"(roi_head\.mask_head\.(?:upsample|conv_logits)){_T}\.(.*)", r"\1.\2"),
+]
+_SEGMENTOR = [
+    (r"(neck\.(?:lateral|fpn)_convs\.\d+)\.0\.(.*)", r"\1.conv.\2"),
+    (r"(neck\.(?:lateral|fpn)_convs\.\d+)\.1\.(.*)", r"\1.bn.\2"),
+    (r"(decode_head\.scale_heads\.\d+\.\d+)\.1\.(.*)", r"\1.conv.\2"),
+    (r"(decode_head\.scale_heads\.\d+\.\d+)\.2\.(.*)", r"\1.bn.\2"),
+    (r"(decode_head\.conv_seg)\.(.*)", r"\1.\2"),
+]
+_BASES = Path(__file__).resolve().parents[1] / ".mim" / "configs" / "_base_" / "models"
+
+
+def kind_of(state: Mapping[str, Any]) -> str:
+    """"detector", "segmentor" or "backbone" (a classifier too), by the keys of a state dict."""
+    if any(k.startswith("roi_head.") for k in state):
+        return "detector"
+    return "segmentor" if any(k.startswith("decode_head.") for k in state) else "backbone"
+
+
+def convert_model(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A released detector's or segmentor's state dict under our names.
+
+    Returns:
+        Entries for ``load_state_dict(strict=True)`` of the model that a config in ``configs/`` with ``spikefpn`` and
+        ``_reference`` in its name builds, for that backbone, mixer and number of classes.
+
+    Raises:
+        ValueError: an unknown key, a missing one or another shape; the message lists what does not fit.
+    """
+    kind = kind_of(state)
+    converted = {f"backbone.{k}": v for k, v in backbones.convert_state_dict(state).items()}
+    rules = _DETECTOR if kind == "detector" else _SEGMENTOR
+    unknown = []
+    for key, value in state.items():
+        if key.startswith(("backbone.", "data_preprocessor.")):
+            continue
+        rule = next(((p, r) for p, r in rules if re.fullmatch(p, key)), None)
+        if rule is None:
+            unknown.append(key)
+        else:
+            converted[re.sub(*rule, key)] = value
+    if unknown:
+        raise ValueError(listing(f"the {kind} has unknown keys", unknown))
+    _check(converted, kind)
+    return converted
+
+
+def _check(converted: Mapping[str, Tensor], kind: str) -> None:
+    """Compare with the model that the entries' widths tell."""
+    expected = _expected(converted, kind)
+    problems = [f"{k}: missing" for k in expected if k not in converted]
+    problems += [f"{k}: not of this model" for k in converted if k not in expected]
+    problems += [
+        f"{k}: shape {tuple(converted[k].shape)}, expected {tuple(v.shape)}"
+        for k, v in expected.items()
+        if k in converted and converted[k].shape != v.shape
+    ]
+    if problems:
+        raise ValueError(listing(f"the checkpoint does not fit a spiking {kind}", problems))
+
+
+def _expected(converted: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
+    inner = {k.removeprefix("backbone."): v for k, v in converted.items() if k.startswith("backbone.")}
+    found = backbones.infer_architecture(inner)
+    for name in ("num_classes", "in_chans"):
+        found.pop(name)
+    widths = [v.shape[1] for k, v in sorted(converted.items()) if re.fullmatch(r"neck\.lateral_convs\.\d+\.conv\.weight", k)]
+    outs = [v.shape[0] for k, v in converted.items() if re.fullmatch(r"neck\.fpn_convs\.0\.conv\.weight", k)]
+    if not widths or not outs:
+        raise ValueError(f"the {kind} has no neck that is known: no neck.lateral_convs and neck.fpn_convs.")
+    name = "mask-rcnn_sdtv3_spikefpn.py" if kind == "detector" else "fpn_sdtv3_spikefpn.py"
+    config = Config.fromfile(_BASES / name)
+    model = config.model
+    model.backbone.update(found)
+    model.neck.update(in_channels=widths, out_channels=outs[0])
+    if kind == "detector":
+        classes = converted["roi_head.bbox_head.fc_cls.weight"].shape[0] - 1
+        model.roi_head.bbox_head.num_classes = model.roi_head.mask_head.num_classes = classes
+    else:
+        classes = converted["decode_head.conv_seg.weight"].shape[0]
+        model.decode_head.update(
+            num_classes=classes, in_channels=[outs[0]] * len(widths), channels=outs[0], norm_cfg=dict(type="BN")
+        )
+    init_default_scope("mmdet" if kind == "detector" else "mmseg")
+    with torch.device("meta"):
+        return MODELS.build(model).state_dict()

@@ -1,0 +1,97 @@
+"""Turn a checkpoint of the papers' releases into one of ours: plain tensors, our names, and what the file cannot tell.
+
+    python tools/model_converters/convert.py V3_5.1M_1x4.pth sdtv3-t.pth --levels 4
+    python tools/model_converters/convert.py det_srb_t.pth srb-t_coco.pth --levels 4 --layout raster
+
+Reads classifiers (SDT-V3, the ST-ERF hub, Spikformer, SDT-V1, Meta-SDT, QKFormer) and whole mmdet and mmseg models of
+the release. Sizes and mixer are found in the keys; D and the token layout are in no file, so they must be given. An
+entry that fits nowhere, or that is missing, is an error.
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+import torch
+
+import sterf_plugins
+from sterf_plugins.backbones import convert_state_dict, infer_architecture
+from sterf_plugins.backbones.convert_zoo import find_family
+from sterf_plugins.checkpoints import read_checkpoint
+from sterf_plugins.console import run_tool
+
+
+def parse_args() -> argparse.Namespace:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("source", metavar="SRC", help="checkpoint of the release")
+    p.add_argument("target", metavar="DST", help="file to write")
+    p.add_argument(
+        "--levels",
+        type=int,
+        metavar="D",
+        help="integer spike levels of an SDT-V3: 4 in the released detectors, segmentors and V3_*_1x4 files, 8 in the "
+        "ST-ERF hub's definition",
+    )
+    p.add_argument("--layout", choices=["raster", "channel"], help="of MLPixer and SRB; the releases have raster")
+    p.add_argument("--overwrite", action="store_true", help="replace DST if it exists")
+    return p.parse_args()
+
+
+def state_of(checkpoint: dict) -> dict:
+    for name in ("state_dict", "model"):
+        if isinstance(checkpoint.get(name), dict):
+            checkpoint = checkpoint[name]
+    return {k.removeprefix("module."): v for k, v in checkpoint.items()}
+
+
+def convert(args: argparse.Namespace) -> tuple[dict, dict]:
+    """The converted state dict, and what is known about it."""
+    state = state_of(dict(read_checkpoint(args.source)))
+    if any(key.startswith(("roi_head.", "decode_head.")) for key in state):
+        sterf_plugins.setup()
+        from sterf_plugins.openmmlab.convert import convert_model, kind_of
+
+        kind, converted = kind_of(state), convert_model(state)
+        inner = {k.removeprefix("backbone."): v for k, v in converted.items() if k.startswith("backbone.")}
+    else:
+        converted = inner = convert_state_dict(state)
+        kind = "classifier" if "head.weight" in converted else "backbone"
+    family = find_family(inner)
+    if family is not None:
+        if args.levels is not None or args.layout is not None:
+            raise ValueError(f"--levels and --layout are of SDT-V3; {args.source} is a {family.name} with LIF neurons.")
+        return converted, dict(kind=kind, model=family.name, **family.arguments(inner))
+    found = infer_architecture(inner)
+    found["arch"].pop("num_heads")  # not in the file; 8 in all released models
+    if args.levels is None:
+        raise ValueError(
+            f"{args.source} is an SDT-V3 with {found['mixer']} mixers, and how many integer levels its spikes have is "
+            f"not in the file: give --levels 4 (released detectors, segmentors, V3_*_1x4) or 8 (the ST-ERF hub)."
+        )
+    if args.levels < 1:
+        raise ValueError(f"--levels is {args.levels}; it must be at least 1.")
+    if found["mixer"] != "conv" and args.layout is None:
+        raise ValueError(
+            f"{args.source} has {found['mixer']} mixers, and their token layout is not in the file: give --layout raster "
+            f"(all releases) or channel."
+        )
+    return converted, dict(kind=kind, model="SDT-V3", levels=args.levels, layout=args.layout or "raster", **found)
+
+
+def main() -> None:
+    args = parse_args()
+    target = Path(args.target)
+    if target.exists() and not args.overwrite:
+        raise ValueError(f"{target} exists; give another DST, or --overwrite to replace it.")
+    if not target.parent.is_dir():
+        raise ValueError(f"the folder {target.parent} does not exist.")
+    converted, facts = convert(args)
+    facts["source"] = Path(args.source).name
+    partial = target.with_name(f".{target.name}.partial")
+    torch.save(dict(state_dict=converted, meta=dict(sterf_plugins=facts)), partial)
+    os.replace(partial, target)
+    print(f"{target}: {len(converted)} tensors, {', '.join(f'{k} {v}' for k, v in facts.items())}")
+
+
+if __name__ == "__main__":
+    run_tool(main)
