@@ -1,0 +1,70 @@
+"""Inference of a folded model against the model it comes from, on one image; medians and the ratio of paired runs.
+
+    python benchmarks/deploy.py --threads 2 --out benchmarks/results/deploy_cpu.json
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from pathlib import Path
+
+import timm
+import torch
+
+import sterf_plugins.timm  # noqa: F401
+from sterf_plugins.deploy import reparameterize
+
+
+def seconds(model, x):
+    start = time.perf_counter()
+    model(x)
+    if x.is_cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def compare(name, args):
+    model = timm.create_model(name).eval().to(args.device)
+    x = torch.randn(args.batch, 3, args.size, args.size, device=args.device)
+    folded = reparameterize(model, x)
+    plain, fast = [], []
+    with torch.no_grad():
+        for i in range(args.repeats + 2):
+            pair = seconds(model, x), seconds(folded, x)
+            if i > 1:
+                plain.append(pair[0])
+                fast.append(pair[1])
+    ratios = [a / b for a, b in zip(plain, fast, strict=True)]
+    return dict(
+        seconds=statistics.median(plain), seconds_folded=statistics.median(fast), ratio=statistics.median(ratios)
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=["sdtv3_base", "sdtv3_base_mlpixer", "sdtv3_base_srb"])
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--out", type=Path, help="write the figures as JSON")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    results = dict(
+        device=args.device, hardware=platform.machine(), threads=args.threads, torch=torch.__version__, size=args.size
+    )
+    for name in args.models:
+        results[name] = compare(name, args)
+        print(name, json.dumps(results[name]), flush=True)
+    if args.out:
+        partial = args.out.with_name(args.out.name + ".partial")
+        partial.write_text(json.dumps(results, indent=1) + "\n")
+        os.replace(partial, args.out)
+
+
+if __name__ == "__main__":
+    main()

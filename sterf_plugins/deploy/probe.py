@@ -1,0 +1,63 @@
+"""One forward pass that tells in which order the layers of a model run, and on what."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass
+class Call:
+    """One call of a module. Tensors are kept, so that no address is used twice."""
+
+    name: str
+    module: nn.Module
+    input: Tensor
+    output: Tensor
+
+
+def example_for(model: nn.Module, example: Tensor | None) -> Tensor:
+    """The given example, or a random image for one of our backbones.
+
+    Raises:
+        ValueError: the model does not say how many channels it takes.
+    """
+    if example is not None:
+        return example
+    channels = getattr(model, "in_chans", None)
+    if not isinstance(channels, int):
+        raise ValueError(f"give `example`, an input of the model: {type(model).__name__} does not tell its channels.")
+    like = next(model.parameters())
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(1, channels, 64, 64, generator=generator).to(like.device, like.dtype)
+
+
+def calls_of(model: nn.Module, example: Tensor, kinds: tuple[type, ...]) -> list[Call]:
+    """Calls of modules of some kinds, in order, in eval mode and without gradients."""
+    calls: list[Call] = []
+
+    def record(name: str) -> Callable:
+        return lambda module, arguments, output: calls.append(Call(name, module, arguments[0], output))
+
+    handles = [m.register_forward_hook(record(n)) for n, m in model.named_modules() if isinstance(m, kinds)]
+    try:
+        with torch.no_grad():
+            model(example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return calls
+
+
+def replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Put a module in the place of another."""
+    parent, _, last = name.rpartition(".")
+    setattr(model.get_submodule(parent), last, module)
+
+
+def largest_error(ours: object, theirs: object) -> float:
+    """Largest difference of two outputs (a tensor or a sequence of them), over the largest absolute value."""
+    if isinstance(ours, Tensor) and isinstance(theirs, Tensor):
+        return float((ours - theirs).abs().max() / theirs.abs().max().clamp_min(1e-12))
+    return max(largest_error(a, b) for a, b in zip(ours, theirs, strict=True))  # type: ignore[call-overload]

@@ -1,0 +1,96 @@
+"""From integer spikes to binary ones: every weight layer sees zeros and ones, over D steps.
+
+Papers: "Integer-valued training and spike-driven inference" (arXiv:2407.20708); SDT-V3, arXiv:2411.16061. A count n in
+0..D is sent as D binary steps with n ones, and a linear layer gives W n = sum_t W s_t. Bias and BatchNorm come once,
+after the sum. The products of attention, q (k^T v), are of counts that have arrived in full: the sum of the products
+of single steps would be another number.
+"""
+
+import copy
+
+import torch
+from spikingjelly.activation_based.layer import SpikeCountToBinary, TemporalBinSum
+from torch import Tensor, nn
+
+from ..neurons import IntegerSpike
+from .probe import calls_of, example_for, replace
+
+_WEIGHTS = (nn.Conv1d, nn.Conv2d, nn.Linear)
+
+
+class SpikeDrivenLayer(nn.Module):
+    """A weight layer fed by counts n / norm, run on D binary steps.
+
+    Shapes are those of the layer; its weights see (D * B, ...) of zeros and ones.
+
+    Args:
+        layer: convolution or linear layer.
+        levels: D.
+        norm: what the counts that arrive were divided by.
+    """
+
+    def __init__(self, layer: nn.Module, levels: int, norm: float):
+        super().__init__()
+        self.levels, self.norm = levels, norm
+        self.expand = SpikeCountToBinary(levels, always_convert=True)
+        self.layer = copy.deepcopy(layer)
+        self.layer.bias = None
+        self.collect = TemporalBinSum(levels, always_convert=True)
+        self.bias = layer.bias
+        self._channel_axis = -1 if isinstance(layer, nn.Linear) else 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        counts = torch.round(x * self.norm)
+        steps = self.expand(counts.unsqueeze(0))
+        sums = self.collect(self.layer(steps.flatten(0, 1)).unflatten(0, (self.levels, -1))).squeeze(0)
+        y = sums / self.norm
+        if self.bias is None:
+            return y
+        shape = [1] * y.ndim
+        shape[self._channel_axis] = -1
+        return y + self.bias.view(shape)
+
+    def extra_repr(self) -> str:
+        return f"levels={self.levels}, norm={self.norm}"
+
+
+def to_spike_driven(model: nn.Module, example: Tensor | None = None) -> nn.Module:
+    """A copy of an integer-spike model whose weight layers see binary spikes over D steps.
+
+    The first layer sees the image: it stays analog, as in the papers. The copy is in eval mode; it gives the numbers
+    of the integer model up to rounding, and takes D times the operations on hardware that has no use for zeros.
+
+    Args:
+        model: an SDT-V3, or another model whose every weight layer but the first is fed by an ``IntegerSpike``; it may
+            be folded (``reparameterize``). It is left as it is.
+        example: an input; a random 64x64 image for our backbones.
+
+    Raises:
+        ValueError: no example is known, there are no integer spikes, or a weight layer besides the first is fed by
+            something else; the message names it.
+    """
+    converted = copy.deepcopy(model).eval()
+    calls = calls_of(converted, example_for(model, example), (IntegerSpike, *_WEIGHTS))
+    if not any(isinstance(call.module, IntegerSpike) for call in calls):
+        raise ValueError(f"{type(model).__name__} has no integer spikes to send as binary ones (IntegerSpike).")
+    feeding: IntegerSpike | None = None
+    first = True
+    for call in calls:
+        if isinstance(call.module, IntegerSpike):
+            feeding = call.module
+        elif first and feeding is None:
+            first = False  # the stem, on the image
+        elif feeding is None or not _are_counts(call.input, feeding):
+            raise ValueError(
+                f"layer {call.name!r} is not fed by integer spikes, so it cannot be driven by binary ones; only the "
+                f"first layer may see real numbers."
+            )
+        else:
+            first = False
+            replace(converted, call.name, SpikeDrivenLayer(call.module, feeding.levels, feeding.norm))
+    return converted
+
+
+def _are_counts(x: Tensor, spike: IntegerSpike) -> bool:
+    counts = x * spike.norm
+    return bool(((counts - counts.round()).abs() < 1e-3).all() and counts.min() >= 0 and counts.max() <= spike.levels)

@@ -1,0 +1,194 @@
+"""Folded and spike-driven models against the models that they come from."""
+
+import copy
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from sterf_plugins.backbones import SDTV1, SDTV3, MetaSDT, QKFormer, Spikformer
+from sterf_plugins.deploy import SpikeDrivenLayer, reparameterize, to_spike_driven
+from sterf_plugins.deploy.probe import largest_error
+from sterf_plugins.neurons import IntegerSpike
+
+NANO = dict(embed_dims=[8, 16, 24, 32], num_heads=4)
+VARIANTS = {
+    "conv": dict(mixer="conv"),
+    "conv-layer-scale": dict(mixer="conv", layer_scale=0.5),
+    **{
+        f"{mixer}-{layout}{'-norm' if norm else ''}": dict(mixer=mixer, layout=layout, norm_hidden=norm)
+        for mixer, layout, norm in itertools.product(("mlpixer", "srb"), ("raster", "channel"), (False, True))
+    },
+}
+
+
+def trained(num_classes=0, dtype=torch.float32, **options):
+    """Random weights that let all neurons fire, norms with statistics and slopes of their own, logits that differ."""
+    torch.manual_seed(0)
+    model = SDTV3(NANO, num_classes=num_classes, drop_rate=0.1, **options)
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, 0.2, 0.3)
+        elif isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, 0, module.in_features**-0.5)
+    with torch.no_grad():
+        for _ in range(5):
+            model.train()(torch.randn(4, 3, 64, 64))
+    return model.to(dtype).eval()
+
+
+def outputs(model, x):
+    with torch.no_grad():
+        return model(x)
+
+
+@pytest.mark.parametrize("classes", [0, 7])
+@pytest.mark.parametrize("name", VARIANTS)
+def test_folding_changes_nothing(name, classes):
+    model = trained(classes, torch.float64, **VARIANTS[name])
+    x = torch.randn(2, 3, 64, 48, dtype=torch.float64) * torch.tensor([1.0, 4.0]).view(2, 1, 1, 1)
+    before = copy.deepcopy(model.state_dict())
+    folded = reparameterize(model)
+    assert not [m for m in folded.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    assert largest_error(outputs(folded, x), outputs(model, x)) < 1e-9
+    if classes:
+        assert (outputs(model, x) - model.head.bias).abs().max() > 0  # some spikes reach the classifier
+    assert all(torch.equal(v, model.state_dict()[k]) for k, v in before.items())
+
+
+def test_folding_in_single_precision():
+    """In float32 a potential within rounding of a threshold may fire otherwise; most outputs agree to 1e-5."""
+    model = trained(mixer="srb")
+    x = torch.randn(2, 3, 64, 64)
+    for ours, theirs in zip(outputs(reparameterize(model), x), outputs(model, x), strict=True):
+        assert ((ours - theirs).abs() / theirs.abs().max()).median() < 1e-5
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: Spikformer(2, 32, 4),
+        lambda: SDTV1(2, 32, 4),
+        lambda: QKFormer(4, 64, 4),
+        lambda: MetaSDT((8, 16, 32, 48), 4),
+    ],
+    ids=["spikformer", "sdtv1", "qkformer", "meta_sdt"],
+)
+def test_folding_the_other_models(build):
+    torch.manual_seed(0)
+    model = build().double()
+    with torch.no_grad():
+        model.train()(torch.randn(4, 3, 64, 64, dtype=torch.float64))
+    x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    folded = reparameterize(model)
+    assert largest_error(outputs(folded, x), outputs(model.eval(), x)) < 1e-9
+    left = [m for m in folded.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    assert {type(m).__name__ for m in left} <= {"BorderedBatchNorm"}
+
+
+@pytest.mark.parametrize(
+    ("name", "levels"), [*((name, 4) for name in VARIANTS), ("conv", 1), ("mlpixer-raster", 8), ("srb-raster", 8)]
+)
+def test_spike_driven_inference_gives_the_same_numbers(name, levels):
+    model = trained(7, torch.float64, levels=levels, **VARIANTS[name])
+    x = torch.randn(2, 3, 64, 48, dtype=torch.float64)
+    driven, folded = to_spike_driven(model), to_spike_driven(reparameterize(model))
+    expected = outputs(model, x)
+    assert expected.abs().max() > 0
+    for other in (driven, folded):
+        assert largest_error(outputs(other, x), expected) < 1e-9
+    for ours, theirs in zip(driven.run_stages(x), model.run_stages(x), strict=True):
+        assert largest_error(ours, theirs) < 1e-9
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_in_single_precision_too(name):
+    model = trained(**VARIANTS[name])
+    x = torch.randn(1, 3, 32, 32)
+    assert largest_error(outputs(to_spike_driven(model), x), outputs(model, x)) < 1e-4
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_weight_layer_but_the_first_sees_zeros_and_ones(name):
+    model = to_spike_driven(trained(7, **VARIANTS[name]))
+    seen = {}
+
+    def look(layer):
+        def hook(module, arguments, output):
+            seen[layer] = arguments[0]
+
+        return hook
+
+    for layer, module in model.named_modules():
+        if isinstance(module, (nn.Conv2d, nn.Conv1d, nn.Linear)):
+            module.register_forward_hook(look(layer))
+    outputs(model, torch.randn(2, 3, 64, 64))
+    analog = [layer for layer, x in seen.items() if not ((x == 0) | (x == 1)).all()]
+    assert analog == ["stages.0.downsample.conv"]
+    assert len(seen) > 60 and sum(bool(x.any()) for x in seen.values()) > 0.8 * len(seen)
+    steps = {len(x) for layer, x in seen.items() if layer not in analog}
+    assert steps == {2 * 4}  # B = 2 images times D = 4 steps
+
+
+def test_bias_comes_once():
+    layer = nn.Conv2d(3, 5, 3)
+    spike = IntegerSpike(4)
+    x = spike(torch.randn(2, 3, 6, 6))
+    with torch.no_grad():
+        assert torch.allclose(SpikeDrivenLayer(layer, 4, 4)(x), layer(x), atol=1e-6)
+
+
+def test_the_sum_of_single_steps_products_is_another_number():
+    """Why attention must wait for whole counts: per-step products of the binary steps do not add up to it."""
+    from spikingjelly.activation_based.layer import SpikeCountToBinary
+
+    q, k = torch.randint(0, 5, (2, 1, 4, 6)).float()
+    steps = SpikeCountToBinary(4, always_convert=True)
+    per_step = (steps(q) @ steps(k).transpose(-1, -2)).sum(0)
+    assert not torch.allclose(per_step, (q @ k.transpose(-1, -2))[0])
+
+
+@pytest.mark.parametrize("kind", ["folded", "spike-driven"])
+@pytest.mark.parametrize("name", ["conv", "mlpixer-raster", "mlpixer-channel", "srb-raster", "srb-channel"])
+def test_torch_export(name, kind):
+    model = trained(7, **VARIANTS[name])
+    model = reparameterize(model) if kind == "folded" else to_spike_driven(model)
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        program = torch.export.export(model, (x,))
+    assert largest_error(outputs(program.module(), x), outputs(model, x)) < 1e-4
+
+
+@pytest.mark.parametrize("name", ["mlpixer-channel", "srb-raster"])
+def test_onnx(name, tmp_path):
+    runtime = pytest.importorskip("onnxruntime")
+    model = reparameterize(trained(**VARIANTS[name]))
+    x = torch.randn(1, 3, 32, 32)
+    path = str(tmp_path / "model.onnx")
+    torch.onnx.export(model, (x,), path, dynamo=True, verbose=False)
+    session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    found = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    for ours, theirs in zip(map(torch.from_numpy, found), outputs(model, x), strict=True):
+        assert largest_error(ours, theirs) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: reparameterize(nn.Sequential(nn.Conv2d(3, 4, 1))), "give `example`"),
+        (lambda: reparameterize(nn.Sequential(nn.Conv2d(3, 4, 1)), torch.randn(1, 3, 4, 4)), "no BatchNorm behind"),
+        (lambda: to_spike_driven(nn.Sequential(nn.Conv2d(3, 4, 1)), torch.randn(1, 3, 4, 4)), "no integer spikes"),
+        (
+            lambda: to_spike_driven(
+                nn.Sequential(nn.Conv2d(3, 4, 1), IntegerSpike(), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)),
+                torch.randn(1, 3, 4, 4),
+            ),
+            "layer '3' is not fed by integer spikes",
+        ),
+    ],
+)
+def test_what_cannot_be_converted(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
