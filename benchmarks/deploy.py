@@ -1,6 +1,6 @@
 """Inference of a folded model against the model it comes from, on one image; medians and the ratio of paired runs.
 
-    python benchmarks/deploy.py --threads 2 --out benchmarks/results/deploy_cpu.json
+python benchmarks/deploy.py --threads 2 --out benchmarks/results/deploy_cpu.json
 """
 
 import argparse

@@ -37,7 +37,9 @@ def read_checkpoint(path: str | Path) -> Mapping[str, Any]:
             f"that you do not trust."
         ) from None
     except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
-        raise ValueError(f"checkpoint {path} cannot be read, it is truncated or no checkpoint ({_line(error)}).") from None
+        raise ValueError(
+            f"checkpoint {path} cannot be read, it is truncated or no checkpoint ({_line(error)})."
+        ) from None
     if not isinstance(checkpoint, Mapping):
         raise ValueError(f"checkpoint {path} holds a {type(checkpoint).__name__}, not tensors by name.")
     return checkpoint

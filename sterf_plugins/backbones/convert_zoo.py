@@ -211,8 +211,10 @@ FAMILIES = (
     ),
     Family(
         "SDT-V1",
-        lambda e: _has(r"stages\.0\.downsample\.last\.")(e)
-        or ("patch_embed.rpe_conv.weight" in e and getattr(e.get("block.0.attn.q_conv.weight"), "ndim", 0) == 4),
+        lambda e: (
+            _has(r"stages\.0\.downsample\.last\.")(e)
+            or ("patch_embed.rpe_conv.weight" in e and getattr(e.get("block.0.attn.q_conv.weight"), "ndim", 0) == 4)
+        ),
         (
             (r"patch_embed\.proj_(conv|bn)\.(.*)", _STEM + r"convs.0.conv_bn.\1.\2"),
             (r"patch_embed\.proj_(conv|bn)([12])\.(.*)", _STEM + r"convs.\2.conv_bn.\1.\3"),

@@ -103,7 +103,9 @@ class QKFormer(TemporalBackbone):
         if positive_int("depth", depth) < 4:
             raise ValueError(f"`depth` is {depth}; it must be at least 4: one, two and the rest of the blocks.")
         if positive_int("dim", dim) % 8:
-            raise ValueError(f"`dim` is {dim}; it must be a multiple of 8, since the stem starts with dim / 8 channels.")
+            raise ValueError(
+                f"`dim` is {dim}; it must be a multiple of 8, since the stem starts with dim / 8 channels."
+            )
         dims = (dim // 4, dim // 2, dim)
         downs = (QKFormerStem(in_chans, dims[0]), QKFormerDownsample(*dims[:2]), QKFormerDownsample(*dims[1:]))
         kinds = (TokenAttention, TokenAttention, SpikingAttention)

@@ -6,6 +6,7 @@ from descriptions; no code was copied.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -24,9 +25,7 @@ class SDTV1Stem(nn.Module):
     def __init__(self, in_chans: int, dim: int):
         super().__init__()
         widths = (in_chans, dim // 8, dim // 4, dim // 2)
-        self.convs = nn.Sequential(
-            *[SpikingConv(a, b, 3, pool="after") for a, b in zip(widths, widths[1:], strict=False)]
-        )
+        self.convs = nn.Sequential(*[SpikingConv(a, b, 3, pool="after") for a, b in pairwise(widths)])
         self.last = ConvBN(dim // 2, dim, 3, pool=True)
         self.lif = lif()
         self.position = ConvBN(dim, dim, 3)
@@ -90,9 +89,7 @@ class SDTV1(TemporalBackbone):
             )
             for i in range(depth)
         ]
-        super().__init__(
-            stages, [dim] * depth, [16] * depth, T, keep_time, in_chans, out_indices, num_classes, lif()
-        )
+        super().__init__(stages, [dim] * depth, [16] * depth, T, keep_time, in_chans, out_indices, num_classes, lif())
         for module in self.stages.modules():
             if isinstance(module, nn.Conv2d):  # as released
                 nn.init.trunc_normal_(module.weight, std=0.02)

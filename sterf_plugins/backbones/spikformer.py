@@ -67,9 +67,7 @@ class Spikformer(TemporalBackbone):
             )
             for i in range(depth)
         ]
-        super().__init__(
-            stages, [dim] * depth, [16] * depth, T, keep_time, in_chans, out_indices, num_classes
-        )
+        super().__init__(stages, [dim] * depth, [16] * depth, T, keep_time, in_chans, out_indices, num_classes)
 
 
 def check_plain(depth: int, dim: int) -> None:

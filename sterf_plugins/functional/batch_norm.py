@@ -54,8 +54,10 @@ def frozen_batch_norm(
 
     Args:
         x: (B, C, ...).
-        mean, var: running statistics (C,).
-        weight, bias: (C,) or None; they get no gradient.
+        mean: running mean (C,).
+        var: running variance (C,).
+        weight: (C,) or None; it gets no gradient.
+        bias: (C,) or None; it gets no gradient.
         eps: added to the variance.
 
     Returns:
@@ -67,6 +69,7 @@ def frozen_batch_norm(
 class _FrozenConvBN(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, conv: torch.nn.Conv2d, bn: torch.nn.BatchNorm2d):
+        assert bn.running_var is not None
         scale = bn.weight * torch.rsqrt(bn.running_var + bn.eps)
         ctx.save_for_backward((conv.weight * scale.view(-1, 1, 1, 1)).contiguous(memory_format=torch.channels_last))
         ctx.size, ctx.options = x.shape, (conv.stride, conv.padding, conv.dilation, conv.groups)
@@ -90,7 +93,8 @@ def frozen_conv_bn(x: Tensor, conv: torch.nn.Conv2d, bn: torch.nn.BatchNorm2d) -
 
     Args:
         x: (B, C_in, H, W).
-        conv, bn: what to compute; their parameters get no gradient.
+        conv: its parameters get no gradient.
+        bn: in eval mode, with running statistics; its parameters get no gradient.
 
     Returns:
         (B, C_out, H', W').

@@ -10,7 +10,7 @@ where s' and v' are derivatives with respect to h. SpikingJelly's own charge, su
 differentiated once, in the forward pass; what is left for each backward pass is two products per step.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -112,7 +112,7 @@ def _unpooled(grad: Tensor, indices: Tensor, like: Tensor) -> Callable[[int], Te
 
 
 def _chained(direct: Tensor, carried: Tensor, frames: Callable[[int], Tensor]) -> Tensor:
-    """u (T, ...) of the module's equation, from the last step to the first."""
+    """U (T, ...) of the module's equation, from the last step to the first."""
     u = _dense(direct[0], len(direct))
     for t in range(len(direct) - 1, -1, -1):
         torch.mul(direct[t], frames(t), out=u[t])

@@ -34,7 +34,7 @@ _BASES = Path(__file__).resolve().parents[1] / ".mim" / "configs" / "_base_" / "
 
 
 def kind_of(state: Mapping[str, Any]) -> str:
-    """"detector", "segmentor" or "backbone" (a classifier too), by the keys of a state dict."""
+    """One of "detector", "segmentor" and "backbone" (a classifier too), by the keys of a state dict."""
     if any(k.startswith("roi_head.") for k in state):
         return "detector"
     return "segmentor" if any(k.startswith("decode_head.") for k in state) else "backbone"
@@ -87,7 +87,9 @@ def _expected(converted: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
     found = backbones.infer_architecture(inner)
     for name in ("num_classes", "in_chans"):
         found.pop(name)
-    widths = [v.shape[1] for k, v in sorted(converted.items()) if re.fullmatch(r"neck\.lateral_convs\.\d+\.conv\.weight", k)]
+    widths = [
+        v.shape[1] for k, v in sorted(converted.items()) if re.fullmatch(r"neck\.lateral_convs\.\d+\.conv\.weight", k)
+    ]
     outs = [v.shape[0] for k, v in converted.items() if re.fullmatch(r"neck\.fpn_convs\.0\.conv\.weight", k)]
     if not widths or not outs:
         raise ValueError(f"the {kind} has no neck that is known: no neck.lateral_convs and neck.fpn_convs.")

@@ -9,7 +9,7 @@ from timm.models import generate_default_cfgs
 from .. import backbones
 from .contract import TimmContract, configuration, register
 
-__all__ = ["MetaSDT", "QKFormer", "SDTV1", "Spikformer"]
+__all__ = ["SDTV1", "MetaSDT", "QKFormer", "Spikformer"]
 
 
 class Spikformer(TimmContract, backbones.Spikformer):

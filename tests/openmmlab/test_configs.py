@@ -74,7 +74,11 @@ def train_two_iterations(config: Config) -> Runner:
     return runner
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+# Of the reference variants, which train as the rows do, one of each task; all of them are built below.
+TRAINED = [p for p in CONFIGS if not p.stem.endswith("_reference") or "-t-srb_" in p.stem]
+
+
+@pytest.mark.parametrize("path", TRAINED, ids=lambda p: p.stem)
 def test_shipped_config_trains(path, shapes, tmp_path):
     runner = train_two_iterations(on_small_data(load_config(str(path)), shapes, tmp_path))
     backbone = runner.model.backbone
@@ -113,16 +117,28 @@ ROWS = {
 
 @pytest.mark.parametrize("name", ROWS)
 def test_parameters_of_the_tables_rows(name):
+    (path,) = [p for p in CONFIGS if p.stem == name]
+    assert count_parameters(path) == ROWS[name]
+
+
+def count_parameters(path: Path) -> int:
     import torch
     from mmengine.registry import MODELS
 
-    (path,) = [p for p in CONFIGS if p.stem == name]
     config = load_config(str(path))
     revert_sync_bn(config)
     init_default_scope(config.default_scope)
     with torch.device("meta"):
         model = MODELS.build(config.model)
-    assert sum(p.numel() for p in model.parameters()) == ROWS[name]
+    return sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("path", [p for p in CONFIGS if p.stem.endswith("_reference")], ids=lambda p: p.stem)
+def test_reference_variants_have_the_rows_parameters(path):
+    """But for the conv segmentors' layer scale and the wider SRB-B segmentor, which the table above has."""
+    row = path.stem.removesuffix("_reference")
+    if path.stem not in ROWS and row in ROWS:
+        assert count_parameters(path) == ROWS[row]
 
 
 def test_reference_variants_keep_what_the_release_does():
@@ -223,7 +239,7 @@ def test_anchors_of_all_levels_lie_on_the_image():
             "sdtv3_tiny_sbr",
             "unknown timm model 'sdtv3_tiny_sbr'; near",
         ),
-        ("mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py", "vit_tiny_patch16_224", "a stock neck needs 4 levels"),
+        ("mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py", "vit_small_patch32_224", "a stock neck needs 4 levels"),
         ("mmdet::ssd/ssd300_coco.py", "sdtv3_tiny", "the config's neck is SSDNeck"),
         ("mmdet::faster_rcnn/faster-rcnn_r50-caffe_c4-1x_coco.py", "sdtv3_tiny", "no neck and no decode head"),
     ],
@@ -256,3 +272,34 @@ def test_sync_bn_becomes_bn():
     assert revert_sync_bn(config) == 1
     assert "SyncBN" not in config.model.pretty_text if hasattr(config.model, "pretty_text") else True
     assert revert_sync_bn(config) == 0
+
+
+@pytest.mark.parametrize("name", ["spikformer_8_384", "sdtv1_8_384", "qkformer_10_384", "meta_sdt_15m"])
+@pytest.mark.parametrize(
+    "stock", ["mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py", "mmseg::sem_fpn/fpn_r50_4xb4-160k_ade20k-512x512.py"]
+)
+def test_the_other_models_in_stock_configs(stock, name):
+    """Every map has the stride that heads are told; plain models get a simple pyramid."""
+    import torch
+    from mmengine.registry import MODELS
+
+    config = load_config(stock)
+    swap_backbone(config, name)
+    revert_sync_bn(config)
+    init_default_scope(config.default_scope)
+    config.model.backbone.T = 1
+    model = MODELS.build(config.model).eval()
+    with torch.no_grad():
+        maps = model.extract_feat(torch.randn(1, 3, 64, 64))
+    if config.default_scope == "mmdet":
+        told = config.model.rpn_head.anchor_generator.strides
+    else:
+        told = config.model.decode_head.feature_strides
+    assert [64 // y.shape[-1] for y in maps] == list(told)
+    assert (config.model.neck.type == "sterf_plugins.SimpleFPN") == name.startswith(("spikformer", "sdtv1"))
+
+
+def test_a_plain_model_needs_a_neck_to_replace():
+    config = load_config("mmseg::upernet/upernet_r50_4xb4-80k_ade20k-512x512.py")
+    with pytest.raises(ValueError, match="only an FPN from level 0"):
+        swap_backbone(config, "spikformer_8_384")

@@ -73,7 +73,11 @@ def as_released(name: str, kind: str) -> str:
     ("kind", "config", "case"),
     [
         ("detector", "mask_rcnn/mask-rcnn_sdtv3-t-srb_spikefpn_ms-1x_coco_reference.py", "bb_det_srb_t8"),
-        ("segmentor", "semantic_fpn/fpn_sdtv3-t-mlpixer_spikefpn_4xb10-160k_ade20k-512x512_reference.py", "bb_seg_mlpixer_t8"),
+        (
+            "segmentor",
+            "semantic_fpn/fpn_sdtv3-t-mlpixer_spikefpn_4xb10-160k_ade20k-512x512_reference.py",
+            "bb_seg_mlpixer_t8",
+        ),
     ],
 )
 def test_a_whole_model(golden, tmp_path, kind, config, case):
@@ -192,7 +196,9 @@ def test_the_tool_takes_them_too(tmp_path):
     released = zoo_released("sdtv1", ZOO["sdtv1"][0]().state_dict())
     torch.save(dict(state_dict=released), tmp_path / "a.pth")
     assert "SDT-V1" in convert(tmp_path / "a.pth", tmp_path / "b.pth").stdout
-    assert json.loads(json.dumps(torch.load(tmp_path / "b.pth", weights_only=True)["meta"]["sterf_plugins"]))["dim"] == 32
+    assert (
+        json.loads(json.dumps(torch.load(tmp_path / "b.pth", weights_only=True)["meta"]["sterf_plugins"]))["dim"] == 32
+    )
     refused = convert(tmp_path / "a.pth", tmp_path / "c.pth", "--levels", 4, check=False)
     assert refused.returncode == 2 and "with LIF neurons" in refused.stderr
 
@@ -243,7 +249,9 @@ def test_checkpoints_of_a_real_training_are_read_safely(tmp_path):
 
     hub = MessageHub.get_instance("test_convert")
     hub.update_scalar("train/loss", 0.5)
-    torch.save(dict(state_dict={"a": torch.ones(2)}, message_hub=hub.state_dict(), meta=dict(epoch=1)), tmp_path / "e.pth")
+    torch.save(
+        dict(state_dict={"a": torch.ones(2)}, message_hub=hub.state_dict(), meta=dict(epoch=1)), tmp_path / "e.pth"
+    )
     assert torch.equal(read_checkpoint(tmp_path / "e.pth")["state_dict"]["a"], torch.ones(2))
 
 

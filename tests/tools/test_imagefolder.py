@@ -1,0 +1,80 @@
+"""docs/train_imagefolder.py on a small folder of images; its checkpoint starts a detector's backbone."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import sterf_plugins
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "docs" / "train_imagefolder.py"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Three classes of coloured noise."""
+    root = tmp_path_factory.mktemp("imagefolder")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 8), ("val", 3)):
+        for i in range(3):
+            (root / split / f"class{i}").mkdir(parents=True)
+            for n in range(count):
+                pixels = rng.integers(0, 120, (48, 48, 3), dtype=np.uint8)
+                pixels[..., i] += 120
+                Image.fromarray(pixels).save(root / split / f"class{i}" / f"{n}.png")
+    return root
+
+
+def run(*arguments, check=True):
+    done = subprocess.run([sys.executable, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True)
+    assert not check or done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("extra", [(), ("--mixup", 0.2, "--cutmix", 1.0)])
+def test_one_epoch(folder, tmp_path, extra):
+    small = ("--epochs", 1, "--batch-size", 8, "--size", 64, "--workers", 0, "--out", tmp_path)
+    told = run(folder, "--model", "sdtv3_nano_srb", *small, *extra).stdout
+    assert "epoch 1/1: loss" in told and "top-1" in told
+    sterf_plugins.setup()
+    from mmengine.registry import MODELS
+
+    path = str(tmp_path / "last.pth")
+    model = MODELS.build(dict(type="sterf_plugins.SDTV3", arch="nano", mixer="srb", pretrained=path))
+    model.init_weights()
+    saved = torch.load(path, weights_only=True)["state_dict"]
+    assert all(torch.equal(v, saved[k]) for k, v in model.state_dict().items())
+
+
+def test_the_args_file_is_of_timms_names():
+    """timm's own optimiser and scheduler take what the file says."""
+    import yaml
+
+    settings = yaml.safe_load((ROOT / "configs/imagenet/sdtv3_200e.yaml").read_text())
+    from timm.data import create_transform
+    from timm.optim import create_optimizer_v2
+    from timm.scheduler import create_scheduler_v2
+
+    optimizer = create_optimizer_v2(
+        torch.nn.Linear(2, 2), settings["opt"], lr=settings["lr_base"], weight_decay=settings["weight_decay"]
+    )
+    _, epochs = create_scheduler_v2(
+        optimizer,
+        settings["sched"],
+        num_epochs=settings["epochs"],
+        warmup_epochs=settings["warmup_epochs"],
+        min_lr=settings["min_lr"],
+    )
+    assert epochs == 200
+    assert create_transform(224, is_training=True, auto_augment=settings["aa"], re_prob=settings["reprob"])
+
+
+def test_missing_folder(tmp_path):
+    done = run(tmp_path, check=False)
+    assert done.returncode == 2 and "expected train/CLASS/*.jpg" in done.stderr
