@@ -1,4 +1,4 @@
-"""Inference of a folded model against the model it comes from, on one image; medians and the ratio of paired runs.
+"""Inference of a folded model, and a folded and packed one, against the model they come from; medians of paired runs.
 
 python benchmarks/deploy.py --threads 2 --out benchmarks/results/deploy_cpu.json
 """
@@ -15,7 +15,7 @@ import timm
 import torch
 
 import sterf_plugins.timm  # noqa: F401
-from sterf_plugins.deploy import reparameterize
+from sterf_plugins.deploy import pack_for_cpu, reparameterize
 
 
 def seconds(model, x):
@@ -30,17 +30,22 @@ def compare(name, args):
     model = timm.create_model(name).eval().to(args.device)
     x = torch.randn(args.batch, 3, args.size, args.size, device=args.device)
     folded = reparameterize(model, x)
-    plain, fast = [], []
+    models = {"model": model, "folded": folded}
+    if args.device == "cpu":
+        models["packed"] = pack_for_cpu(folded, x)
+    spent = {key: [] for key in models}
     with torch.no_grad():
         for i in range(args.repeats + 2):
-            pair = seconds(model, x), seconds(folded, x)
-            if i > 1:
-                plain.append(pair[0])
-                fast.append(pair[1])
-    ratios = [a / b for a, b in zip(plain, fast, strict=True)]
-    return dict(
-        seconds=statistics.median(plain), seconds_folded=statistics.median(fast), ratio=statistics.median(ratios)
-    )
+            for key, other in models.items():
+                value = seconds(other, x)
+                if i > 1:
+                    spent[key].append(value)
+    ratios = {
+        key: statistics.median(a / b for a, b in zip(spent["model"], values, strict=True))
+        for key, values in spent.items()
+        if key != "model"
+    }
+    return dict(seconds={key: statistics.median(values) for key, values in spent.items()}, ratios=ratios)
 
 
 def main():

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from sterf_plugins.backbones import SDTV1, SDTV3, MetaSDT, QKFormer, Spikformer
-from sterf_plugins.deploy import SpikeDrivenLayer, reparameterize, to_spike_driven
+from sterf_plugins.deploy import SpikeDrivenLayer, pack_for_cpu, reparameterize, to_spike_driven
 from sterf_plugins.deploy.probe import largest_error
 from sterf_plugins.neurons import IntegerSpike
 
@@ -172,6 +172,19 @@ def test_onnx(name, tmp_path):
     found = session.run(None, {session.get_inputs()[0].name: x.numpy()})
     for ours, theirs in zip(map(torch.from_numpy, found), outputs(model, x), strict=True):
         assert largest_error(ours, theirs) < 1e-4
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_packed_weights_give_the_same_numbers(name):
+    """D = 4 is a power of two, so dividing weights instead of spikes is exact; other sizes than the example work."""
+    model = reparameterize(trained(7, **VARIANTS[name]))
+    packed = pack_for_cpu(model)
+    assert not [m for m in packed.modules() if isinstance(m, nn.Conv2d)]
+    for x in (torch.randn(2, 3, 64, 64), torch.randn(1, 3, 48, 80)):
+        for ours, theirs in zip(packed.run_stages(x), model.run_stages(x), strict=True):
+            assert ((ours - theirs).abs() / theirs.abs().max()).median() < 1e-5
+    with pytest.raises(ValueError, match="packing is for float32 on the CPU"):
+        pack_for_cpu(model.double())
 
 
 @pytest.mark.parametrize(
