@@ -33,8 +33,8 @@ def read_checkpoint(path: str | Path) -> Mapping[str, Any]:
                 f"plain types that checkpoints hold. Do not load files that you do not trust."
             ) from None
         raise ValueError(
-            f"checkpoint {path} is refused: its pickle does more than name tensors and plain values. Do not load files "
-            f"that you do not trust."
+            f"checkpoint {path} cannot be read: it is none, or its pickle does more than name tensors and plain values. "
+            f"Do not load files that you do not trust."
         ) from None
     except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
         raise ValueError(
