@@ -5,10 +5,10 @@ one backbone naming; detectors and segmentors put it behind ``backbone.``.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .convert_zoo import find_family, rename_zoo
 from .sdt_v3 import SDTV3
@@ -85,7 +85,9 @@ def convert_state_dict(state_dict: Mapping) -> dict[str, Tensor]:
             build, arguments = family.build, family.arguments(converted)
         except KeyError as error:
             raise ValueError(f"this {family.name} is not whole: {error.args[0]!r} is missing.") from None
-    _check(converted, build, arguments)
+    with torch.device("meta"):
+        expected = build(**arguments).state_dict()
+    check_entries(converted, expected, f"{build.__name__} of its size")
     return converted
 
 
@@ -184,9 +186,8 @@ def _join_qkv(entries: dict[str, Tensor]) -> dict[str, Tensor]:
     return joined
 
 
-def _check(converted: Mapping[str, Tensor], build: Callable[..., nn.Module], arguments: dict) -> None:
-    with torch.device("meta"):
-        expected = build(**arguments).state_dict()
+def check_entries(converted: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str) -> None:
+    """Raise ``ValueError`` with a listing unless the entries have the names and shapes of the expected ones."""
     problems = [f"{k}: missing" for k in expected if k not in converted]
     problems += [f"{k}: not of this model" for k in converted if k not in expected]
     problems += [
@@ -195,7 +196,7 @@ def _check(converted: Mapping[str, Tensor], build: Callable[..., nn.Module], arg
         if k in converted and converted[k].shape != v.shape
     ]
     if problems:
-        raise ValueError(listing(f"the checkpoint does not fit a {build.__name__} of its size", problems))
+        raise ValueError(listing(f"the checkpoint does not fit a {what}", problems))
 
 
 def listing(what: str, items: list[str], most: int = 10) -> str:

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from ..blocks.lif_layers import SpikingAttention, SpikingBlock, SpikingConv, check_heads, lif
-from ..checks import positive_int
 from .base import Stage
+from .spikformer import check_size
 from .temporal import TemporalBackbone
 
 
@@ -100,12 +100,9 @@ class QKFormer(TemporalBackbone):
         out_indices: Sequence[int] | None = None,
         num_classes: int = 0,
     ):
-        if positive_int("depth", depth) < 4:
+        check_size(depth, dim)
+        if depth < 4:
             raise ValueError(f"`depth` is {depth}; it must be at least 4: one, two and the rest of the blocks.")
-        if positive_int("dim", dim) % 8:
-            raise ValueError(
-                f"`dim` is {dim}; it must be a multiple of 8, since the stem starts with dim / 8 channels."
-            )
         dims = (dim // 4, dim // 2, dim)
         downs = (QKFormerStem(in_chans, dims[0]), QKFormerDownsample(*dims[:2]), QKFormerDownsample(*dims[1:]))
         kinds = (TokenAttention, TokenAttention, SpikingAttention)

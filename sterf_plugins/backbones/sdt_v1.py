@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..blocks.lif_layers import ConvBN, MembraneBlock, SpikingConv, check_heads, lif
 from .base import Stage
-from .spikformer import check_plain
+from .spikformer import check_size
 from .temporal import TemporalBackbone
 
 
@@ -81,7 +81,7 @@ class SDTV1(TemporalBackbone):
         out_indices: Sequence[int] | None = None,
         num_classes: int = 0,
     ):
-        check_plain(depth, dim)
+        check_size(depth, dim)
         stages = [
             Stage(
                 nn.Identity() if i else SDTV1Stem(in_chans, dim),

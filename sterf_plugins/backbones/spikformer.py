@@ -59,7 +59,7 @@ class Spikformer(TemporalBackbone):
         out_indices: Sequence[int] | None = None,
         num_classes: int = 0,
     ):
-        check_plain(depth, dim)
+        check_size(depth, dim)
         stages = [
             Stage(
                 nn.Identity() if i else SpikformerStem(in_chans, dim),
@@ -70,8 +70,8 @@ class Spikformer(TemporalBackbone):
         super().__init__(stages, [dim] * depth, [16] * depth, T, keep_time, in_chans, out_indices, num_classes)
 
 
-def check_plain(depth: int, dim: int) -> None:
-    """Arguments of a plain transformer whose stem has widths dim/8, dim/4, dim/2, dim."""
+def check_size(depth: int, dim: int) -> None:
+    """Arguments of a transformer whose stem starts with dim/8 channels."""
     positive_int("depth", depth)
     if positive_int("dim", dim) % 8:
         raise ValueError(f"`dim` is {dim}; it must be a multiple of 8, since the stem starts with dim / 8 channels.")

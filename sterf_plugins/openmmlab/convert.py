@@ -11,7 +11,7 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor
 
 from .. import backbones
-from ..backbones.convert import listing
+from ..backbones.convert import check_entries, listing
 
 # The released modules are (spikes, container over time, ...); some versions call the container's inside `module`.
 _T = r"\.1\.(?:module\.)?0"
@@ -64,25 +64,12 @@ def convert_model(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             converted[re.sub(*rule, key)] = value
     if unknown:
         raise ValueError(listing(f"the {kind} has unknown keys", unknown))
-    _check(converted, kind)
+    check_entries(converted, _expected(converted, kind), f"spiking {kind}")
     return converted
 
 
-def _check(converted: Mapping[str, Tensor], kind: str) -> None:
-    """Compare with the model that the entries' widths tell."""
-    expected = _expected(converted, kind)
-    problems = [f"{k}: missing" for k in expected if k not in converted]
-    problems += [f"{k}: not of this model" for k in converted if k not in expected]
-    problems += [
-        f"{k}: shape {tuple(converted[k].shape)}, expected {tuple(v.shape)}"
-        for k, v in expected.items()
-        if k in converted and converted[k].shape != v.shape
-    ]
-    if problems:
-        raise ValueError(listing(f"the checkpoint does not fit a spiking {kind}", problems))
-
-
 def _expected(converted: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
+    """The state dict of the model that the entries' widths tell."""
     inner = {k.removeprefix("backbone."): v for k, v in converted.items() if k.startswith("backbone.")}
     found = backbones.infer_architecture(inner)
     for name in ("num_classes", "in_chans"):

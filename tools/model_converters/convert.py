@@ -9,7 +9,6 @@ entry that fits nowhere, or that is missing, is an error.
 """
 
 import argparse
-import os
 from pathlib import Path
 
 import torch
@@ -19,6 +18,7 @@ from sterf_plugins.backbones import convert_state_dict, infer_architecture
 from sterf_plugins.backbones.convert_zoo import find_family
 from sterf_plugins.checkpoints import read_checkpoint
 from sterf_plugins.console import run_tool
+from sterf_plugins.erf.files import replacing
 
 
 def parse_args() -> argparse.Namespace:
@@ -87,9 +87,8 @@ def main() -> None:
         raise ValueError(f"the folder {target.parent} does not exist.")
     converted, facts = convert(args)
     facts["source"] = Path(args.source).name
-    partial = target.with_name(f".{target.name}.partial")
-    torch.save(dict(state_dict=converted, meta=dict(sterf_plugins=facts)), partial)
-    os.replace(partial, target)
+    with replacing(target) as partial:
+        torch.save(dict(state_dict=converted, meta=dict(sterf_plugins=facts)), partial)
     print(f"{target}: {len(converted)} tensors, {', '.join(f'{k} {v}' for k, v in facts.items())}")
 
 
