@@ -36,6 +36,17 @@ class Golden:
 
 
 @pytest.fixture(scope="session")
+def covariant_golden():
+    """File name -> its arrays, of the covariant receptive fields."""
+    import numpy as np
+
+    folder = golden_folder() / "covariant"
+    if not folder.is_dir():
+        pytest.skip(f"golden arrays not found at {folder}; set STERF_GOLDEN to their folder")
+    return lambda name: dict(np.load(folder / f"{name}.npz"))
+
+
+@pytest.fixture(scope="session")
 def golden() -> Golden:
     folder = golden_folder() / "sdtv3"
     if not folder.is_dir():

@@ -4,14 +4,18 @@ from .attention import linear_attention
 from .batch_norm import frozen_batch_norm, frozen_conv_bn, same_strided_grad
 from .integer_fire import integer_fire
 from .layout import LAYOUTS, from_tokens, to_tokens
+from .leaky_integrator import decay, leaky_integrator, moving_integrator
 
 __all__ = [
     "LAYOUTS",
+    "decay",
     "from_tokens",
     "frozen_batch_norm",
     "frozen_conv_bn",
     "integer_fire",
+    "leaky_integrator",
     "linear_attention",
+    "moving_integrator",
     "same_strided_grad",
     "to_tokens",
 ]

@@ -10,7 +10,7 @@ where s' and v' are derivatives with respect to h. SpikingJelly's own charge, su
 differentiated once, in the forward pass; what is left for each backward pass is two products per step.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -51,21 +51,22 @@ class _Spikes(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, node: Any, steps: int | None, pool: bool) -> Tensor:
         frames = list(x) if steps is None else [x] * steps
-        spikes, direct, carried = (_dense(frames[0], n) for n in (len(frames), len(frames), len(frames) - 1))
-        flat = [_flat(frame, frames[0]) for frame in frames]
-        _fire(node, flat, *([_flat(t, frames[0]) for t in seq] for seq in (spikes, direct, carried)))
         ctx.held, indices = steps is not None, ()
+        spikes = _dense(frames[0], len(frames))
+        direct, carried = _fire(node, frames, spikes)
         if pool:
             pooled, found = torch.nn.functional.max_pool2d(spikes.flatten(0, 1), *_POOL, return_indices=True)
             spikes, indices = pooled.unflatten(0, spikes.shape[:2]), (found.unflatten(0, spikes.shape[:2]),)
-        ctx.save_for_backward(direct, carried, *indices)
+        ctx.steps = len(frames)
+        ctx.save_for_backward(*direct, *carried, *indices)
         return spikes
 
     @staticmethod
     def backward(ctx, grad: Tensor):
         if torch.is_grad_enabled():
             raise RuntimeError("the fused IF and LIF neurons have first derivatives only; call the node itself.")
-        direct, carried, *indices = ctx.saved_tensors
+        saved = ctx.saved_tensors
+        direct, carried, indices = saved[: ctx.steps], saved[ctx.steps : 2 * ctx.steps - 1], saved[2 * ctx.steps - 1 :]
         frames = _unpooled(grad, indices[0], direct[0]) if indices else (lambda t: grad[t])
         found = _summed(direct, carried, frames) if ctx.held else _chained(direct, carried, frames)
         return found, None, None, None
@@ -74,25 +75,22 @@ class _Spikes(torch.autograd.Function):
 # Gradient checkpointing around the neuron must not take hold of the small graphs inside it.
 _KEEP = torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor)
 
-# Elements of a step that are worked on at once: all that one step needs stays in the cache.
-_CHUNK = 2**16
 
-
-def _fire(node: Any, x: list[Tensor], spikes: list[Tensor], direct: list[Tensor], carried: list[Tensor]) -> None:
-    """Fill ``spikes``, gain * s' and leak * v' of every step; all are flat and in one order of elements."""
+def _fire(node: Any, x: list[Tensor], spikes: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """Fill ``spikes``; gain * s' of every step and leak * v' of all but the last."""
     gain, leak = (x[0].new_tensor(slope) for slope in _slopes(node))
-    for start in range(0, len(x[0]), _CHUNK):
-        here = slice(start, start + _CHUNK)
-        v = torch.full_like(x[0][here], node.v_reset or 0.0)
-        for t, frame in enumerate(x):
-            with torch.enable_grad(), _KEEP:
-                h = _charge(node, frame[here], v).detach().requires_grad_()
-                s = node.surrogate_function(h - node.v_threshold)
+    v, direct, carried = torch.full_like(x[0], node.v_reset or 0.0), [], []
+    for t, frame in enumerate(x):
+        with torch.enable_grad(), _KEEP:
+            h = _charge(node, frame, v).detach().requires_grad_()
+            s = node.surrogate_function(h - node.v_threshold)
+            if t + 1 < len(x):
                 after = functional.voltage_reset(h, s, node.v_threshold, node.v_reset, node.detach_reset)
-                if t < len(carried):
-                    carried[t][here] = torch.autograd.grad(after, h, leak.expand_as(h), retain_graph=True)[0]
-                direct[t][here] = torch.autograd.grad(s, h, gain.expand_as(h))[0]
-            spikes[t][here], v = s.detach(), after.detach()
+                carried += torch.autograd.grad(after, h, leak.expand_as(h), retain_graph=True)
+                v = after.detach()
+            direct += torch.autograd.grad(s, h, gain.expand_as(h))
+        spikes[t] = s.detach()
+    return direct, carried
 
 
 _POOL = (3, 2, 1)  # kernel, stride, padding
@@ -111,7 +109,7 @@ def _unpooled(grad: Tensor, indices: Tensor, like: Tensor) -> Callable[[int], Te
     return frame
 
 
-def _chained(direct: Tensor, carried: Tensor, frames: Callable[[int], Tensor]) -> Tensor:
+def _chained(direct: Sequence[Tensor], carried: Sequence[Tensor], frames: Callable[[int], Tensor]) -> Tensor:
     """U (T, ...) of the module's equation, from the last step to the first."""
     u = _dense(direct[0], len(direct))
     for t in range(len(direct) - 1, -1, -1):
@@ -121,7 +119,7 @@ def _chained(direct: Tensor, carried: Tensor, frames: Callable[[int], Tensor]) -
     return u
 
 
-def _summed(direct: Tensor, carried: Tensor, frames: Callable[[int], Tensor]) -> Tensor:
+def _summed(direct: Sequence[Tensor], carried: Sequence[Tensor], frames: Callable[[int], Tensor]) -> Tensor:
     """The sum of u over time, without keeping its terms."""
     later = direct[-1] * frames(len(direct) - 1)
     now, total = torch.empty_like(later), None
@@ -150,11 +148,3 @@ def _dense(like: Tensor, steps: int) -> Tensor:
     """An empty (steps, ...) of frames in the memory order of ``like``."""
     order = torch.empty_like(like)
     return like.new_empty(steps * like.numel()).as_strided((steps, *like.shape), (like.numel(), *order.stride()))
-
-
-def _flat(frame: Tensor, like: Tensor) -> Tensor:
-    """The elements of a frame in the memory order of ``like``; a view, where the frame is in this order."""
-    dense = torch.empty_like(like)
-    if frame.stride() != dense.stride():
-        frame = dense.copy_(frame)
-    return frame.as_strided((frame.numel(),), (1,))

@@ -6,6 +6,21 @@ The protocol, for our stems and for those of other packages (entry-point group `
     # (B, in_chans, H, W) -> (B, embed_dim, ceil(H / stride), ceil(W / stride))
 """
 
+from .bank import RFBank
 from .conv import ConvStem
+from .covariant import CovariantRFConv2d, CovariantStem
+from .spatio_temporal import CovariantSTStem
+from .temporal import TemporalMemory, TemporalRF, cascade_constants, detach_state, temporal_scales
 
-__all__ = ["ConvStem"]
+__all__ = [
+    "ConvStem",
+    "CovariantRFConv2d",
+    "CovariantSTStem",
+    "CovariantStem",
+    "RFBank",
+    "TemporalMemory",
+    "TemporalRF",
+    "cascade_constants",
+    "detach_state",
+    "temporal_scales",
+]

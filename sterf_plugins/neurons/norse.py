@@ -1,0 +1,48 @@
+"""norse's leaky integrator and LIF cells over a sequence (optional extra ``norse``)."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..compat import require
+
+
+def norse_sequence(
+    x: Tensor, v: Tensor, tau_inv: Tensor, dt: float, fires: bool, th: float, surrogate: Callable | None
+) -> tuple[Tensor, Tensor]:
+    """Norse's ``li_box`` or ``lif_box`` cell, a step at a time: forward Euler, hard reset to 0, strict threshold.
+
+    Args:
+        x: (T, ...).
+        v: (...) membrane potential before.
+        tau_inv: inverse time constant.
+        dt: duration of a step, in the unit of the time constant.
+        fires: LIF instead of the leaky integrator.
+        th: firing threshold.
+        surrogate: must be ``None``: norse has surrogates of its own.
+
+    Returns:
+        (T, ...) potentials or spikes, and the last potential.
+    """
+    require("norse", extra="norse")
+    from norse.torch.functional.leaky_integrator_box import LIBoxParameters, LIBoxState, li_box_feed_forward_step
+    from norse.torch.functional.lif_box import LIFBoxFeedForwardState, LIFBoxParameters, lif_box_feed_forward_step
+
+    if surrogate is not None:
+        raise ValueError("`surrogate` is SpikingJelly's; norse's cells have their own: leave it out.")
+    zero = torch.zeros((), dtype=x.dtype, device=x.device)
+    outputs = []
+    if fires:
+        parameters = LIFBoxParameters(tau_mem_inv=tau_inv, v_leak=zero, v_th=zero + th, v_reset=zero)
+        state = LIFBoxFeedForwardState(v=v)
+        for frame in x:
+            y, state = lif_box_feed_forward_step(frame, state, parameters, dt)
+            outputs.append(y)
+    else:
+        state = LIBoxState(v=v)
+        parameters = LIBoxParameters(tau_mem_inv=tau_inv, v_leak=zero)
+        for frame in x:
+            y, state = li_box_feed_forward_step(frame, state, parameters, dt)
+            outputs.append(y)
+    return torch.stack(outputs), state.v

@@ -1,0 +1,88 @@
+"""The covariant stem in space and time."""
+
+import torch
+from torch import Tensor, nn
+
+from ..batch_norm import BatchNorm2d
+from ..checks import one_of, positive_int
+from .bank import RFBank
+from .covariant import CovariantRFConv2d
+from .temporal import TemporalRF
+
+
+class CovariantSTStem(nn.Module):
+    """Spatial fields, a norm, temporal fields, an activation.
+
+    ``forward(x, state=None) -> (y, state)``, x (T, B, in_ch, H, W), y (T, B, C', H', W'); C' is ``out_ch``, times the
+    number of scales if the temporal fields are stacked. With ``combine="last"`` y is (B, C', H', W').
+
+    Leaky integrators commute with a convolution. Where only the last step is asked for, nothing lies between the two
+    and no state is given, the input is filtered first and only its K last maps are convolved.
+
+    Args:
+        in_ch: input channels.
+        out_ch: channels of the spatial fields.
+        bank: spatial fields, as of ``CovariantRFConv2d``.
+        temporal: temporal fields.
+        stride: of the convolution.
+        norm: "bn" or ``None``.
+        act: "relu" or ``None``.
+        static_T: an image (B, in_ch, H, W) is held for so many steps; ``None``: images are refused.
+        **options: of ``CovariantRFConv2d``.
+
+    Raises:
+        ValueError: the input has no time axis, or what the two fields raise.
+
+    Source: Nat. Commun. 16:8231 (2025).
+    """
+
+    def __init__(
+        self,
+        in_ch: int,
+        out_ch: int,
+        bank: RFBank | None = None,
+        temporal: TemporalRF | None = None,
+        stride: int = 1,
+        norm: str | None = "bn",
+        act: str | None = "relu",
+        static_T: int | None = None,
+        **options,
+    ):
+        super().__init__()
+        one_of("norm", norm, ("bn", None))
+        one_of("act", act, ("relu", None))
+        self.stride = stride
+        self.static_T = None if static_T is None else positive_int("static_T", static_T)
+        self.space = CovariantRFConv2d(in_ch, out_ch, bank, stride, **options)
+        self.norm = BatchNorm2d(self.space.out_ch) if norm else None
+        self.time = TemporalRF((2.0, 4.0)) if temporal is None else temporal
+        self.act = nn.ReLU() if act else nn.Identity()
+
+    def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        if x.ndim == 4 and self.static_T is not None:
+            x = x.expand(self.static_T, *x.shape)
+        if x.ndim != 5:
+            raise ValueError(
+                f"input has shape {tuple(x.shape)}; it must be (T, B, C, H, W). For images (B, C, H, W) that are held "
+                f"for T steps, build the stem with static_T=T."
+            )
+        if self._time_first(state):
+            return self._last(x), None
+        y = self.space(x)
+        if self.norm is not None:
+            y = self.norm(y.flatten(0, 1)).unflatten(0, y.shape[:2])
+        y, state = self.time(y, state)
+        return self.act(y), state
+
+    def _time_first(self, state: Tensor | None) -> bool:
+        t = self.time
+        plain = self.norm is None and t.kind == "li" and not t.channels and self.space.bias is None
+        return plain and t.combine == "last" and state is None
+
+    def _last(self, x: Tensor) -> Tensor:
+        if not len(x):
+            raise ValueError(f"input has shape {tuple(x.shape)}: T is 0; give at least one time step.")
+        weights = self.time.impulse_response(len(x)).flip(0).to(x.dtype)
+        with torch.autocast(x.device.type, enabled=False):
+            last = (weights.T @ x.flatten(1)).view(-1, *x.shape[1:])
+        return self.act(self.space(last).transpose(0, 1).flatten(1, 2))
