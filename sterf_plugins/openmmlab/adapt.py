@@ -6,6 +6,7 @@ import timm
 import torch
 from mmengine.config import Config, ConfigDict
 
+from .. import plugins
 from .timm_backbone import check_model_name
 
 NECKS = ("FPN", "PAFPN", "ChannelMapper")
@@ -109,6 +110,41 @@ def swap_backbone(config: Config, model_name: str) -> None:
     if not neck:
         for head in heads:
             _set_head_channels(head, new)
+
+
+def swap_stem(config: Config, name: str) -> None:
+    """Put a stem plugin into a config's backbone, in place.
+
+    Backbones of this package take any plugin; stock ResNets and timm models take "covariant".
+
+    Raises:
+        ValueError: unknown stem, or a backbone whose first convolution cannot be told.
+    """
+    plugins.get("stems", name)
+    backbone = (config.get("model") or {}).get("backbone")
+    if not backbone:
+        raise ValueError("--stem: the config has no model.backbone.")
+    kind = str(backbone.type).split(".")[-1]
+    own = kind == "SDTV3" or (kind == "TIMMBackbone" and str(backbone.get("model_name")).startswith("sdtv3_"))
+    if own:
+        backbone.stem = ConfigDict(type=name)
+    elif name != "covariant":
+        raise ValueError(f"--stem {name}: {backbone.type} takes the stem 'covariant' only; SDT-V3 takes any plugin.")
+    elif kind == "TIMMBackbone":
+        backbone.stem = ConfigDict(init="rf")
+    elif kind in ("ResNet", "ResNetV1c", "ResNetV1d"):
+        backbone.type = "sterf_plugins.CovariantStemResNet"
+        if kind != "ResNet":
+            backbone.update(deep_stem=True, avg_down=kind == "ResNetV1d")
+    else:
+        raise ValueError(
+            f"--stem {name}: the first convolution of {backbone.type} is not known; write "
+            f"backbone=dict(type='sterf_plugins.WithCovariantStem', backbone=dict(...), target='NAME') into the config."
+        )
+    if config.model.get("pretrained"):
+        # mmseg hands it to the backbone as init_cfg; a checkpoint of the stock backbone fits all but the stem
+        backbone.init_cfg = ConfigDict(type="Pretrained", checkpoint=config.model.pretrained)
+        config.model.pretrained = None
 
 
 def _stock_strides(backbone: ConfigDict) -> list[int]:

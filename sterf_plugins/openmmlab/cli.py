@@ -11,7 +11,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from ..console import check_writable
-from .adapt import swap_backbone
+from .adapt import swap_backbone, swap_stem
 from .configs import check_data, load_config, revert_sync_bn
 
 
@@ -30,6 +30,11 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="put this backbone into the config: any timm name, such as sdtv3_tiny_srb; sets channels and strides",
     )
+    parser.add_argument(
+        "--stem",
+        metavar="NAME",
+        help="put this stem into the backbone: covariant (stock ResNets, timm models, SDT-V3) or a plugin's (SDT-V3)",
+    )
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none", help="job launcher")
     # torch.distributed.launch of old passes --local-rank; torchrun sets the environment variable.
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
@@ -46,6 +51,8 @@ def read_config(args: argparse.Namespace) -> Config:
     config.launcher = args.launcher
     if args.backbone:
         swap_backbone(config, args.backbone)
+    if args.stem:
+        swap_stem(config, args.stem)
     if args.cfg_options:
         config.merge_from_dict(args.cfg_options)
     if args.work_dir:

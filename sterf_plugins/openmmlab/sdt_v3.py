@@ -9,6 +9,9 @@ from mmengine.runner import CheckpointLoader
 from .. import backbones
 from ..checkpoints import read_checkpoint
 from ..registry import MODELS
+from ..stems import ConvStem
+
+_STEM = "stages.0.downsample."
 
 
 @MODELS.register_module()
@@ -45,6 +48,9 @@ class SDTV3(backbones.SDTV3, BaseModule):
 
     def _load_strictly(self, state: dict, path: str) -> None:
         own = self.state_dict()
+        if not isinstance(self.stages[0].downsample, ConvStem):  # published weights know the convolution stem alone
+            state = {k: v for k, v in state.items() if not k.startswith(_STEM)}
+            state.update((k, v) for k, v in own.items() if k.startswith(_STEM))
         wrong = sorted(
             {k for k in own.keys() ^ state.keys()}
             | {k for k in own.keys() & state.keys() if own[k].shape != state[k].shape}

@@ -7,6 +7,8 @@ from mmengine.model import BaseModule
 from torch import Tensor
 
 from ..registry import MODELS
+from ..stems import RFBank
+from ..timm import swap_stem
 
 
 @MODELS.register_module()
@@ -19,6 +21,9 @@ class TIMMBackbone(BaseModule):
         checkpoint_path: local checkpoint in timm's format.
         in_channels: image channels.
         out_indices: feature levels; ``None`` for all. Checked, where timm would silently drop bad ones.
+        stem: put covariant receptive fields in place of the first convolution, after the weights are loaded:
+            arguments of ``sterf_plugins.timm.swap_stem`` as a dict, ``bank`` being arguments of ``RFBank``. Models of
+            this package take their own ``stem=``, any plugin name, through it.
         init_cfg: mmengine's initialisation.
         **kwargs: passed to ``timm.create_model``.
 
@@ -33,11 +38,14 @@ class TIMMBackbone(BaseModule):
         checkpoint_path: str = "",
         in_channels: int = 3,
         out_indices: Sequence[int] | None = None,
+        stem: Mapping | None = None,
         init_cfg: Mapping | None = None,
         **kwargs,
     ):
         super().__init__(init_cfg)
         check_model_name(model_name)
+        if stem and "type" in stem:  # a plugin: the model's own argument
+            kwargs["stem"] = dict(stem)
         if out_indices is not None:
             kwargs["out_indices"] = check_out_indices(model_name, out_indices)
         self.timm_model = timm.create_model(
@@ -48,6 +56,11 @@ class TIMMBackbone(BaseModule):
             features_only=True,
             **kwargs,
         )
+        if stem and "type" not in stem:
+            options = dict(stem)
+            if isinstance(options.get("bank"), Mapping):
+                options["bank"] = RFBank(**options["bank"])
+            swap_stem(self.timm_model, **options)
         info = self.timm_model.feature_info
         self.out_channels, self.out_strides = tuple(info.channels()), tuple(info.reduction())
         self.out_indices = tuple(info.out_indices)

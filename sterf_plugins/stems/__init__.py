@@ -10,6 +10,7 @@ from .bank import RFBank
 from .conv import ConvStem
 from .covariant import CovariantRFConv2d, CovariantStem
 from .spatio_temporal import CovariantSTStem
+from .swap import covariant_like
 from .temporal import TemporalMemory, TemporalRF, cascade_constants, detach_state, temporal_scales
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "TemporalMemory",
     "TemporalRF",
     "cascade_constants",
+    "covariant_like",
     "detach_state",
     "temporal_scales",
 ]

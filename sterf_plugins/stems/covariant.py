@@ -80,6 +80,7 @@ class CovariantRFConv2d(nn.Module):
             raise ValueError(f"`padding` is {padding!r}; it must be 'same' or an int >= 0.")
         self.padding = (pixels, pixels)
         self.groups = in_ch if mode == "depthwise" else 1
+        self.dilation, self.output_padding, self.transposed = (1, 1), (0, 0), False  # what is asked of a convolution
         self.bias = nn.Parameter(torch.zeros(self.out_ch)) if bias else None
         self._folded: tuple | None = None
 

@@ -7,5 +7,8 @@ Importing this module loads the entry-point group ``sterf_plugins.models``, this
 """
 
 from .. import plugins
+from .stems import CovariantPatchEmbed, swap_stem
+
+__all__ = ["CovariantPatchEmbed", "swap_stem"]
 
 plugins.load_all("models")

@@ -149,8 +149,13 @@ def configuration(first_conv: str, paper: str, **changes) -> dict:
     )
 
 
-def register(name: str, model: Callable[..., torch.nn.Module], points: int, description: str, **options) -> None:
-    """Register ``model(**options)`` under a timm name; ``points`` feature points."""
+def register(
+    name: str, model: Callable[..., torch.nn.Module], points: int, description: str, module: str = "", **options
+) -> None:
+    """Register ``model(**options)`` under a timm name; ``points`` feature points.
+
+    ``module`` holds the ``default_cfgs`` of the name, if this is not the model's own.
+    """
 
     def create(pretrained: bool = False, **kwargs) -> torch.nn.Module:
         return build_model_with_cfg(
@@ -163,6 +168,6 @@ def register(name: str, model: Callable[..., torch.nn.Module], points: int, desc
         )
 
     create.__name__ = create.__qualname__ = name
-    create.__module__ = model.__module__  # timm looks for `default_cfgs` there
+    create.__module__ = module or model.__module__  # timm looks for `default_cfgs` there
     create.__doc__ = f"{description}: {options}."
     register_model(create)

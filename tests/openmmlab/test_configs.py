@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 import sterf_plugins
 
@@ -13,8 +14,10 @@ from mmengine.config import Config  # noqa: E402
 from mmengine.registry import init_default_scope  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
 
-from sterf_plugins.openmmlab.adapt import pyramid, swap_backbone  # noqa: E402
+from sterf_plugins.openmmlab.adapt import pyramid, swap_backbone, swap_stem  # noqa: E402
 from sterf_plugins.openmmlab.configs import config_path, datasets, load_config, revert_sync_bn  # noqa: E402
+from sterf_plugins.registry import MODELS  # noqa: E402
+from sterf_plugins.stems import CovariantRFConv2d  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted(p for p in (ROOT / "configs").rglob("*.py") if not {"_base_", "erf"} & set(p.parts))
@@ -75,7 +78,9 @@ def train_two_iterations(config: Config) -> Runner:
 
 
 # Of the reference variants, which train as the rows do, one of each task; all of them are built below.
-TRAINED = [p for p in CONFIGS if not p.stem.endswith("_reference") or "-t-srb_" in p.stem]
+TRAINED = [
+    p for p in CONFIGS if p.parent.name != "covariant" and (not p.stem.endswith("_reference") or "-t-srb_" in p.stem)
+]
 
 
 @pytest.mark.parametrize("path", TRAINED, ids=lambda p: p.stem)
@@ -247,6 +252,51 @@ def test_anchors_of_all_levels_lie_on_the_image():
 def test_what_cannot_be_adapted_says_why(config, backbone, message):
     with pytest.raises(ValueError, match=message):
         swap_backbone(load_config(config), backbone)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "covariant").glob("*.py")), ids=lambda p: p.stem)
+def test_covariant_config_trains(path, shapes, tmp_path):
+    config = on_small_data(load_config(str(path)), shapes, tmp_path)
+    config.model.pretrained = None
+    config.model.backbone.pop("init_cfg", None)  # the stock backbone's weights are a download
+    runner = train_two_iterations(config)
+    stems = [m for m in runner.model.backbone.modules() if isinstance(m, CovariantRFConv2d)]
+    assert len(stems) == 1
+    assert stems[0].mix.grad is not None, "frozen_stages reached the new stem"
+    assert all(p.grad is not None for p in stems[0].bank.parameters())
+
+
+@pytest.mark.parametrize(
+    ("stock", "backbone"),
+    [
+        ("mmdet::retinanet/retinanet_r18_fpn_1x_coco.py", None),
+        ("mmdet::retinanet/retinanet_r18_fpn_1x_coco.py", "resnet18"),
+        ("mmdet::retinanet/retinanet_r18_fpn_1x_coco.py", "sdtv3_tiny_srb"),
+        ("mmseg::sem_fpn/fpn_r50_4xb4-160k_ade20k-512x512.py", None),
+    ],
+)
+def test_stem_option(stock, backbone):
+    config = load_config(stock)
+    if backbone:
+        swap_backbone(config, backbone)
+    swap_stem(config, "covariant")
+    config.model.backbone.pop("init_cfg", None)
+    revert_sync_bn(config)
+    init_default_scope(config.default_scope)
+    model = MODELS.build(config.model)
+    assert [m for m in model.backbone.modules() if isinstance(m, CovariantRFConv2d)]
+    assert len(model.backbone(torch.rand(1, 3, 64, 64))) == 4
+
+
+def test_stem_option_refuses_what_it_cannot_do():
+    config = load_config("mmdet::retinanet/retinanet_r18_fpn_1x_coco.py")
+    with pytest.raises(ValueError, match="'covariant' only"):
+        swap_stem(config, "conv")
+    with pytest.raises(ValueError, match="known: conv, covariant"):
+        swap_stem(config, "nothing")
+    config.model.backbone = Config(dict(type="mmdet.SwinTransformer"))._cfg_dict
+    with pytest.raises(ValueError, match="WithCovariantStem"):
+        swap_stem(config, "covariant")
 
 
 def test_any_timm_pyramid_works():

@@ -11,7 +11,7 @@ from sterf_plugins.functional import affine_gaussian as ag
 from sterf_plugins.stems import CovariantRFConv2d, RFBank
 
 ORDERS = ((0, 0), (1, 0), (0, 1), (2, 0), (1, 1), (0, 2))
-# Relative to the largest response of the order, float32 kernels, windows of 4 standard deviations, sigma2 >= 0.7.
+# Relative to the largest response of the order, float32 kernels, windows of 4 standard deviations.
 TOLERANCE = {0: 2e-4, 1: 1e-3, 2: 3e-3}
 GRID_MAPS = {
     "90 degrees": [[0, -1], [1, 0]],
@@ -26,7 +26,7 @@ SHAPES = torch.tensor(
     [[[4.0, 1.0], [1.0, 6.0]], [[7.0, -2.0], [-2.0, 5.0]], [[3.5, 0.0], [0.0, 9.0]], [[6.0, 2], [2, 8]]]
 )
 WEIGHTS = torch.tensor([1.0, -0.7, 0.8, 0.5])
-POINTS = torch.cartesian_prod(torch.arange(-3.0, 4.0), torch.arange(-3.0, 4.0))
+POINTS = torch.cartesian_prod(torch.arange(-6.0, 7.0), torch.arange(-6.0, 7.0))
 
 
 def image(at, matrix):
@@ -56,11 +56,13 @@ def errors(found, expected):
 
 
 def bank_of(sigma, ratio, phi, **options):
-    options = {"truncate": 4.0, "zero_dc": False, **options}
+    options = {"truncate": 4.0, **options}
     return RFBank([sigma], [ratio], angles=[phi], orders=ORDERS, **options)
 
 
-fields = st.tuples(st.floats(0.95, 1.8), st.floats(1.0, 1.8), st.floats(0, math.pi))
+# Minor standard deviations from 0.85: at 0.7 to 0.8 sampling aliases pure second derivatives across the grid by up to
+# 1 % (axis-aligned fields), which RFBank warns of.
+fields = st.tuples(st.floats(1.15, 1.8), st.floats(1.0, 1.8), st.floats(0, math.pi))
 IDENTITY = torch.eye(2, dtype=torch.float64)
 
 
@@ -103,7 +105,7 @@ class TestControls:
     matrix = torch.tensor(GRID_MAPS["shear"], dtype=torch.float64)
     covariance = torch.tensor([[2.25, 0.4], [0.4, 1.0]], dtype=torch.float64)
     direction = torch.tensor([math.cos(0.7), math.sin(0.7)], dtype=torch.float64)
-    options = dict(orders=ORDERS, truncate=4.0, zero_dc=False)
+    options = dict(orders=ORDERS, truncate=4.0)
 
     def bank(self, covariance, direction):
         return RFBank.from_matrices(covariance[None], direction[None], **self.options)

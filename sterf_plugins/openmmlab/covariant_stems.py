@@ -1,0 +1,239 @@
+"""Covariant stems for mmdet's and mmseg's backbones, and the covariant convolution as an mmcv layer."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+
+from mmengine.model import BaseModule
+from mmengine.registry import DefaultScope
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..registry import MODELS
+from ..stems import RFBank, covariant_like
+
+
+@MODELS.register_module()
+def CovariantConv2d(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int | tuple[int, int],
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] = 0,
+    dilation: int | tuple[int, int] = 1,
+    groups: int = 1,
+    bias: bool = True,
+    padding_mode: str = "zeros",
+    bank: Mapping | None = None,
+    init: str = "rf",
+    learn: Sequence[str] = (),
+) -> nn.Module:
+    """A convolution layer for ``conv_cfg=dict(type='sterf_plugins.CovariantConv2d')``; a plain one for 1x1.
+
+    Sizes are those of ``nn.Conv2d`` with the same arguments; windows below 7 become 7.
+
+    Args:
+        in_channels: filled in by mmcv, as are all up to ``padding_mode``.
+        out_channels: output channels.
+        kernel_size: of the convolution that it stands for.
+        stride: of the convolution.
+        padding: of the convolution that it stands for.
+        dilation: 1.
+        groups: 1.
+        bias: add a bias.
+        padding_mode: as of ``nn.Conv2d``.
+        bank: arguments of ``RFBank``; ``None``: ``RFBank.for_kernel_size``.
+        init: "rf", "rf-free" or "uniform".
+        learn: what the default bank learns.
+
+    Raises:
+        ValueError: groups or dilation are not 1, or the window cannot give these sizes.
+    """
+    options = dict(
+        stride=stride, padding=padding, dilation=dilation, groups=groups, bias=bias, padding_mode=padding_mode
+    )
+    if kernel_size in (1, (1, 1)):
+        return nn.Conv2d(in_channels, out_channels, kernel_size, **options)
+    like = nn.Conv2d(in_channels, out_channels, kernel_size, **options, device="meta")
+    layer = covariant_like(like, _bank(bank), init=init, learn=tuple(learn), where="the convolution")
+    layer.padding_mode = padding_mode
+    return layer
+
+
+def _bank(bank: Mapping | RFBank | None) -> RFBank | None:
+    return RFBank(**bank) if isinstance(bank, Mapping) else bank
+
+
+class _SwappedStem:
+    """What both backbones below share: the first convolution is a covariant one from the constructor on.
+
+    * Weights of the stock backbone load as ever (``init_cfg``): meanwhile the stock convolution is in its place. Its
+      norm starts anew, since statistics of another convolution mean nothing.
+    * ``frozen_stages`` and ``norm_eval`` leave the new stem alone unless ``freeze_stem``.
+    """
+
+    def _swap(self, root: nn.Module, conv: str, norm: str | None, options: Mapping, freeze_stem: bool) -> None:
+        options = dict(options)
+        bank = _bank(options.pop("bank", None))
+        if "learn" in options:
+            options["learn"] = tuple(options["learn"])
+        self._names, self.freeze_stem = (conv, norm), freeze_stem
+        stock = root.get_submodule(conv)
+        self._stock = [stock]  # in a list: it is no part of the model
+        _set(root, conv, covariant_like(stock, bank, where=conv, **options))
+
+    def _stem_parts(self, root: nn.Module) -> list[nn.Module]:
+        return [root.get_submodule(name) for name in self._names if name]
+
+    @contextmanager
+    def _stock_stem(self, root: nn.Module) -> Iterator[None]:
+        conv, norm = self._names
+        covariant = root.get_submodule(conv)
+        _set(root, conv, self._stock[0])
+        try:
+            yield
+        finally:
+            _set(root, conv, covariant)
+        if norm:
+            root.get_submodule(norm).reset_parameters()
+
+    @contextmanager
+    def _stem_left_alone(self, root: nn.Module) -> Iterator[None]:
+        if self.freeze_stem or not hasattr(self, "_names"):
+            yield
+            return
+        parts = self._stem_parts(root)
+        parameters = [(p, p.requires_grad) for part in parts for p in part.parameters()]
+        training = [(m, m.training) for part in parts for m in part.modules()]
+        yield
+        for p, required in parameters:
+            p.requires_grad = required
+        for m, mode in training:
+            m.training = mode
+
+
+def _set(root: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, leaf = name.rpartition(".")
+    setattr(root.get_submodule(parent), leaf, module)
+
+
+class _CovariantResNet(_SwappedStem):
+    def __init__(self, *args, stem: Mapping | None = None, freeze_stem: bool = False, **kwargs):
+        self._stem_options, self._freeze = dict(stem or {}), freeze_stem
+        super().__init__(*args, **kwargs)
+
+    def _make_stem_layer(self, in_channels: int, stem_channels: int) -> None:
+        super()._make_stem_layer(in_channels, stem_channels)
+        names = ("stem.0", "stem.1") if self.deep_stem else ("conv1", self.norm1_name)
+        self._swap(self, *names, self._stem_options, self._freeze)
+
+    def _freeze_stages(self) -> None:
+        with self._stem_left_alone(self):
+            super()._freeze_stages()
+
+    def train(self, mode: bool = True):
+        super().train(mode)
+        if mode and not self.freeze_stem:  # norm_eval would keep the start's statistics for ever
+            for part in self._stem_parts(self):
+                if isinstance(part, _BatchNorm):
+                    part.train()
+        return self
+
+    def init_weights(self) -> None:
+        with self._stock_stem(self):
+            super().init_weights()
+
+
+def _resnet_classes() -> dict[str, type]:
+    found = {}
+    if find_spec("mmdet"):
+        from mmdet.models.backbones import ResNet
+
+        found["mmdet"] = type("CovariantStemResNet", (_CovariantResNet, ResNet), {"__module__": __name__})
+    if find_spec("mmseg"):
+        from mmseg.models.backbones import ResNet
+
+        found["mmseg"] = type("CovariantStemResNet", (_CovariantResNet, ResNet), {"__module__": __name__})
+    return found
+
+
+RESNETS = _resnet_classes()
+
+
+@MODELS.register_module()
+def CovariantStemResNet(
+    depth: int, stem: Mapping | None = None, freeze_stem: bool = False, base: str | None = None, **kwargs
+) -> BaseModule:
+    """Mmdet's or mmseg's ResNet with a covariant first convolution; (B, C, H, W) -> tuple of feature maps.
+
+    ``deep_stem=True`` (with ``avg_down=True``) is their V1c (V1d), of whose stem the first convolution is replaced.
+
+    Args:
+        depth: 18, 34, 50, 101 or 152.
+        stem: ``bank`` (arguments of ``RFBank``), ``init`` ("rf", "rf-free", "uniform"), ``learn``.
+        freeze_stem: let ``frozen_stages`` and ``norm_eval`` act on the stem too.
+        base: "mmdet" or "mmseg"; ``None``: the config's ``default_scope``.
+        **kwargs: the ResNet's arguments. ``init_cfg=dict(type='Pretrained', ...)`` loads everything but the stem.
+
+    Raises:
+        ValueError: neither package is there, or an argument does not fit.
+    """
+    scope = DefaultScope.get_current_instance()
+    base = base or (scope.scope_name if scope and scope.scope_name in RESNETS else next(iter(RESNETS), None))
+    if base not in RESNETS:
+        raise ValueError(f"`base` is {base!r}; installed: {', '.join(RESNETS) or 'neither mmdet nor mmseg'}.")
+    return RESNETS[base](depth, stem=stem, freeze_stem=freeze_stem, **kwargs)
+
+
+@MODELS.register_module()
+class WithCovariantStem(_SwappedStem, BaseModule):
+    """Any backbone with its first convolution replaced; in and out as the backbone.
+
+    Args:
+        backbone: config of the backbone.
+        target: name of its first convolution, such as "conv1", "stem.0" or "patch_embed.projection".
+        norm: name of the norm behind it, to start anew and to leave out of ``norm_eval``; ``None``: there is none.
+        stem: ``bank`` (arguments of ``RFBank``), ``init``, ``learn``.
+        freeze_stem: let the backbone freeze the new stem as it would have frozen the old one.
+        init_cfg: none; the backbone's own is used.
+
+    Raises:
+        ValueError: the backbone has no such layer; the message lists what it has.
+    """
+
+    def __init__(
+        self,
+        backbone: Mapping,
+        target: str = "conv1",
+        norm: str | None = None,
+        stem: Mapping | None = None,
+        freeze_stem: bool = False,
+        init_cfg: Mapping | None = None,
+    ):
+        super().__init__(init_cfg)
+        self.backbone = MODELS.build(backbone)
+        known = dict(self.backbone.named_modules())
+        for name in filter(None, (target, norm)):
+            if name not in known:
+                convolutions = [n for n, m in known.items() if isinstance(m, nn.Conv2d)]
+                raise ValueError(f"the backbone has no layer {name!r}; its first ones are {convolutions[:3]}.")
+        self._swap(self.backbone, target, norm, stem or {}, freeze_stem)
+        self._learned = [p.requires_grad for part in self._stem_parts(self.backbone) for p in part.parameters()]
+
+    def forward(self, *args, **kwargs) -> tuple[Tensor, ...]:
+        return self.backbone(*args, **kwargs)
+
+    def train(self, mode: bool = True):
+        super().train(mode)
+        if not self.freeze_stem:
+            parts = self._stem_parts(self.backbone)
+            for part in parts:
+                part.train(mode)
+            parameters = [p for part in parts for p in part.parameters()]
+            for p, required in zip(parameters, self._learned, strict=True):
+                p.requires_grad = required
+        return self
+
+    def init_weights(self) -> None:
+        with self._stock_stem(self.backbone):
+            super().init_weights()

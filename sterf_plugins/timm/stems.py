@@ -1,0 +1,109 @@
+"""Covariant stems for timm's models: a swap for models that exist, and a patch embedding for those to be built."""
+
+from timm.layers import PatchEmbed
+from torch import nn
+
+from ..stems import RFBank, covariant_like
+
+
+def swap_stem(
+    model: nn.Module,
+    bank: RFBank | None = None,
+    in_chans: int | None = None,
+    target: str | None = None,
+    init: str = "rf",
+    learn: tuple[str, ...] = (),
+) -> nn.Module:
+    """Put covariant receptive fields in place of a model's first convolution, and keep all the rest.
+
+    Channels, stride and output size stay; even patch kernels become the next odd size at the same stride, and windows
+    below 7 become 7. Call it after ``create_model(pretrained=True)``. Models of ``features_only=True`` work too.
+
+    Args:
+        model: any timm model that names its first convolution (``pretrained_cfg["first_conv"]``), or any module with
+            ``target``.
+        bank: the fields; ``None``: ``RFBank.for_kernel_size`` of the replaced kernel.
+        in_chans: other number of input channels (event frames have 2).
+        target: name of the convolution, where the model does not tell.
+        init: "rf", "rf-free" or "uniform", as of ``CovariantRFConv2d``.
+        learn: what the default bank learns.
+
+    Returns:
+        The same model, changed.
+
+    Raises:
+        ValueError: the model has no one first convolution, or the new one would give another size.
+        TypeError: what is named is no ``nn.Conv2d``.
+    """
+    name = target or _first_conv(model)
+    try:
+        old = model.get_submodule(name)
+    except AttributeError as error:
+        raise ValueError(
+            f"`target` is {name!r}, which this model does not have; known: {_convolutions(model)}."
+        ) from error
+    new = covariant_like(old, bank, in_chans, init, learn, where=name)
+    parent, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(parent), leaf, new.to(old.weight))
+    config = getattr(model, "pretrained_cfg", None)
+    if in_chans and in_chans != old.in_channels and isinstance(config, dict) and "input_size" in config:
+        # timm shares one configuration among all models of a name
+        model.pretrained_cfg = model.default_cfg = {**config, "input_size": (in_chans, *config["input_size"][1:])}
+    return model
+
+
+def _first_conv(model: nn.Module) -> str:
+    config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None) or {}
+    name = config.get("first_conv")
+    if isinstance(name, (tuple, list)):
+        raise ValueError(
+            f"this model starts with several parallel convolutions ({', '.join(name)}), which are merged for inference; "
+            f"one bank cannot replace them. Choose a model with one first convolution, or name one by target=."
+        )
+    if not name:
+        raise ValueError(
+            f"`model` ({type(model).__name__}) does not name its first convolution; pass target=, such as one of "
+            f"{_convolutions(model)}."
+        )
+    # features_only flattens names: stem.0 becomes stem_0
+    names = dict(model.named_modules())
+    return name if name in names else name.replace(".", "_", 1) if name.replace(".", "_", 1) in names else name
+
+
+def _convolutions(model: nn.Module) -> str:
+    found = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d)]
+    return ", ".join(repr(n) for n in found[:3]) or "none: it has no nn.Conv2d"
+
+
+class CovariantPatchEmbed(PatchEmbed):
+    """timm's patch embedding with covariant receptive fields; give it as ``embed_layer=``.
+
+    >>> timm.create_model("vit_tiny_patch16_224", embed_layer=CovariantPatchEmbed)
+
+    The window is one pixel larger than an even patch, so that it has a centre; strides and grids are timm's. With
+    dynamic padding an image is padded to whole patches first.
+
+    Args:
+        *args: those of ``timm.layers.PatchEmbed``.
+        rf_bank: the fields; ``None``: ``RFBank.for_kernel_size`` of the patch.
+        rf_init: "rf", "rf-free" or "uniform".
+        **kwargs: those of ``timm.layers.PatchEmbed``.
+    """
+
+    def __init__(self, *args, rf_bank: RFBank | None = None, rf_init: str = "rf", **kwargs):
+        super().__init__(*args, **kwargs)
+        old = self.proj
+        self.proj = covariant_like(old, rf_bank, init=rf_init, where="patch_embed.proj").to(old.weight)
+
+    def set_input_size(self, img_size=None, patch_size=None):
+        """As timm's, but the patch is the window's and cannot be resampled."""
+        if patch_size is not None and tuple(_pair(patch_size)) != tuple(self.patch_size):
+            raise ValueError(
+                f"`patch_size` is {patch_size}; receptive fields cannot be resampled from {self.patch_size}: build the "
+                f"model with the patch size that you want."
+            )
+        super().set_input_size(img_size=img_size)
+
+
+def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else value

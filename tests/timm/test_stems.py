@@ -1,0 +1,86 @@
+"""Covariant stems on timm's models."""
+
+import pytest
+import timm
+import torch
+
+from sterf_plugins.stems import CovariantRFConv2d, RFBank
+from sterf_plugins.timm import CovariantPatchEmbed, swap_stem
+
+FAMILIES = {
+    "resnet18": "conv1",
+    "resnet18d": "conv1.0",
+    "convnext_atto": "stem.0",
+    "vit_tiny_patch16_224": "patch_embed.proj",
+    "swin_tiny_patch4_window7_224": "patch_embed.proj",
+    "efficientnet_b0": "conv_stem",
+    "tf_efficientnet_b0": "conv_stem",
+    "mobilenetv3_small_100": "conv_stem",
+    "regnety_002": "stem.conv",
+    "levit_128s": "stem.conv1.linear",
+    "poolformer_s12": "stem.conv",
+    "densenet121": "features.conv0",
+    "hrnet_w18_small": "conv1",
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family(name):
+    model = timm.create_model(name, num_classes=5).train()
+    kept = {k: v.clone() for k, v in model.state_dict().items()}
+    old = model.get_submodule(FAMILIES[name])
+    new = swap_stem(model).get_submodule(FAMILIES[name])
+    assert isinstance(new, CovariantRFConv2d)
+    x = torch.randn(2, 3, 224, 224)
+    assert new(x).shape == old(x).shape
+    after = model.state_dict()
+    assert all(torch.equal(after[k], v) for k, v in kept.items() if not k.startswith(FAMILIES[name]))
+    y = model.eval()(x[:1])
+    y.sum().backward()
+    assert y.shape == (1, 5)
+    assert torch.isfinite(new.mix.grad).all()
+
+
+def test_parallel_branches_are_refused():
+    with pytest.raises(ValueError, match="several parallel convolutions"):
+        swap_stem(timm.create_model("fastvit_t8"))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "convnext_atto"])
+def test_feature_models_and_other_channels(name):
+    model = timm.create_model(name, features_only=True)
+    shapes = [y.shape for y in model(torch.randn(1, 3, 64, 64))]
+    swap_stem(model, in_chans=2, learn=("sigma",))
+    assert [y.shape for y in model(torch.randn(1, 2, 64, 64))] == shapes
+    whole = swap_stem(timm.create_model(name), in_chans=16)
+    assert whole.pretrained_cfg["input_size"][0] == 16
+    assert timm.create_model(name).pretrained_cfg["input_size"][0] == 3
+
+
+def test_a_module_of_ones_own_needs_a_target():
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, 2, 1), torch.nn.ReLU())
+    with pytest.raises(ValueError, match=r"pass target=.*'0'"):
+        swap_stem(model)
+    with pytest.raises(ValueError, match="does not have"):
+        swap_stem(model, target="conv9")
+    assert swap_stem(model, RFBank.for_kernel_size(9), target="0")(torch.zeros(1, 3, 16, 16)).shape == (1, 4, 8, 8)
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
+def test_patch_embedding(name):
+    model = timm.create_model(name, embed_layer=CovariantPatchEmbed, num_classes=4)
+    assert isinstance(model.patch_embed.proj, CovariantRFConv2d)
+    assert model(torch.randn(1, 3, 224, 224)).shape == (1, 4)
+    with pytest.raises(ValueError, match="cannot be resampled"):
+        model.patch_embed.set_input_size(patch_size=8)
+
+
+@pytest.mark.parametrize("name", ["covrf_resnet18", "covrf_resnet50", "covrf_sdtv3_tiny_srb"])
+def test_registered_names(name):
+    assert name in timm.list_models("covrf_*")
+    model = timm.create_model(name, num_classes=3, in_chans=2)
+    assert model(torch.randn(2, 2, 64, 64)).shape == (2, 3)
+    features = timm.create_model(name, features_only=True)
+    found = features(torch.randn(1, 3, 64, 64))
+    assert [y.shape[1] for y in found] == features.feature_info.channels()
+    assert [64 // y.shape[2] for y in found] == features.feature_info.reduction()
