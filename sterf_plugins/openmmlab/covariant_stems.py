@@ -88,12 +88,18 @@ class _SwappedStem:
     @contextmanager
     def _stock_stem(self, root: nn.Module) -> Iterator[None]:
         conv, norm = self._names
-        covariant = root.get_submodule(conv)
-        _set(root, conv, self._stock[0])
+        covariant, (stock,) = root.get_submodule(conv), self._stock
+        # mmengine keeps account of every parameter that a running init_weights of a detector may touch.
+        account = getattr(self, "_params_init_info", None)
+        if account is not None:
+            account.update({p: dict(init_info="", tmp_mean_value=p.detach().mean()) for p in stock.parameters()})
+        _set(root, conv, stock)
         try:
             yield
         finally:
             _set(root, conv, covariant)
+            for p in stock.parameters() if account is not None else ():
+                account.pop(p, None)
         if norm:
             root.get_submodule(norm).reset_parameters()
 
