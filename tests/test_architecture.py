@@ -14,7 +14,7 @@ LAYERS = [
     {"checkpoints", "checks", "compat", "console", "plugins"},
     {"functional"},
     {"batch_norm", "neurons"},
-    {"activity", "blocks", "mixers", "stems"},
+    {"activity", "blocks", "events", "mixers", "stems"},
     {"backbones"},
     {"testing", "timm"},
     {"registry"},

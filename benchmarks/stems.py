@@ -1,0 +1,251 @@
+"""Covariant stems against nn.Conv2d, norse 1.1.0 and SpikingJelly: the goals G1 to G10, both sides in one process.
+
+    python benchmarks/stems.py --out benchmarks/results/stems_cpu.json      # needs the extra `norse`
+    python benchmarks/stems.py --device cuda --out benchmarks/results/stems_cuda.json
+
+Each number is a ratio of medians of calls that alternate between the sides; above 1 means ours is the faster one,
+except G1 and G2, which are ours / nn.Conv2d.
+"""
+
+import argparse
+import copy
+import json
+import math
+import statistics
+import time
+import warnings
+from pathlib import Path
+
+import torch
+from spikingjelly.activation_based import neuron
+from torch import nn
+
+from sterf_plugins.stems import CovariantRFConv2d, CovariantSTStem, RFBank, TemporalRF
+
+warnings.simplefilter("ignore")
+LEARN = ("sigma", "ratio", "angle")
+
+
+def seconds(device, repeats, *calls):
+    """Medians of the calls, taken in turn after a warm-up."""
+    for call in calls:
+        call()
+    times = [[] for _ in calls]
+    for _ in range(repeats):
+        for call, kept in zip(calls, times, strict=True):
+            if device == "cuda":
+                torch.cuda.synchronize()
+            start = time.perf_counter()
+            call()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            kept.append(time.perf_counter() - start)
+    return [statistics.median(kept) for kept in times]
+
+
+def step(module, x):
+    """A call that goes forward and backward through ``module(x)``; the input needs a gradient too."""
+    x = x.clone().requires_grad_()
+
+    def call():
+        y = module(x)
+        y = y[0] if isinstance(y, tuple) else y
+        y.backward(torch.ones_like(y))
+        x.grad = None
+        for p in module.parameters():
+            p.grad = None
+
+    return call
+
+
+def forward(module, x):
+    def call():
+        with torch.no_grad():
+            return module(x)
+
+    return call
+
+
+def fields_of(n):
+    """(scales, angles, ratios, derivatives) of norse whose banks have n kernels, and ours of as many."""
+    derivatives = [(0, 0), (1, 0), (0, 1), (1, 1)]
+    count = n // 4
+    sizes = [1.0 + 0.15 * i for i in range(count // 12)]
+    bank = dict(sigmas=sizes, ratios=(1.2, 1.5, 2.0), n_angles=4, orders=derivatives)
+    rows = [
+        (s * s, k * math.pi / 4, r**0.5, dx, dy)
+        for s in sizes
+        for r in bank["ratios"]
+        for k in range(4)
+        for dx, dy in derivatives
+    ]
+    return bank, torch.tensor(rows)
+
+
+def space(device, repeats):
+    from norse.torch import SpatialReceptiveField2d
+
+    results = {}
+    bank, rows = fields_of(192)
+    for name, (size, channels, out, stride, x) in {
+        "k=13, (4,2,64,64) -> 32": (13, 2, 32, 1, torch.randn(4, 2, 64, 64)),
+        "k=7, (4,3,112,112) -> 64, s2": (7, 3, 64, 2, torch.randn(4, 3, 112, 112)),
+        "k=11, (4,3,112,112) -> 64, s2": (11, 3, 64, 2, torch.randn(4, 3, 112, 112)),
+    }.items():
+        x = x.to(device)
+        plain = nn.Conv2d(channels, out, size, stride, size // 2, bias=False).to(device)
+        frozen = CovariantRFConv2d(channels, out, RFBank(**bank, kernel_size=size), stride).to(device).eval()
+        learned = CovariantRFConv2d(channels, out, RFBank(**bank, kernel_size=size, learn=LEARN), stride).to(device)
+
+        def norse(optimize, size=size, channels=channels, out=out, stride=stride):
+            field = SpatialReceptiveField2d(
+                channels, size, rows, aggregate=True, optimize_fields=optimize, stride=stride, padding=size // 2
+            )
+            return nn.Sequential(field, nn.Conv2d(len(rows), out, 1, bias=False)).to(device)
+
+        theirs, theirs_frozen = norse(True), norse(False)
+
+        def norse_step(theirs=theirs, x=x):
+            with torch.no_grad():  # as an optimiser does; without a change norse cannot go backward a second time
+                theirs[0].rf_parameters.add_(1e-6)
+            theirs[0].has_updated = True
+            leaf = x.clone().requires_grad_()
+            y = theirs(leaf)
+            y.backward(torch.ones_like(y))
+            theirs.zero_grad()
+
+        p, f, n = seconds(device, repeats, forward(plain, x), forward(frozen, x), forward(theirs_frozen, x))
+        pt, lt, nt = seconds(device, max(3, repeats // 3), step(plain, x), step(learned, x), norse_step)
+        results[name] = {
+            "G1 folded forward / Conv2d": f / p,
+            "G2 learnable step / Conv2d": lt / pt,
+            "G3 norse learnable step / ours": nt / lt,
+            "G4 norse frozen forward / ours": n / f,
+        }
+    return results
+
+
+def building(device, repeats):
+    from norse.torch.functional.receptive_field import spatial_receptive_fields_with_derivatives
+
+    bank, rows = fields_of(192)
+    ours = RFBank(**bank, kernel_size=13, learn=LEARN).to(device)
+    with torch.no_grad():
+        theirs, mine = seconds(
+            device,
+            repeats,
+            lambda: spatial_receptive_fields_with_derivatives(rows.to(device), 13, domain=8),
+            ours.kernels,
+        )
+    return {"G5 kernel build, N=192, k=13, norse / ours": theirs / mine, "ours, ms": mine * 1e3}
+
+
+def time_fields(device, repeats):
+    from norse.torch import TemporalReceptiveField
+
+    rows, forwards, steps = {}, [], []
+    for shape in ((2, 8, 32, 32), (2, 8, 11, 11), (2, 8, 8, 8)):
+        for length in (16, 64, 128):
+            x = torch.randn(length, *shape, device=device)
+            theirs = TemporalReceptiveField(shape[1:], n_scales=4, min_scale=4).to(device)
+            mine = TemporalRF((2.0, 4.0, 8.0, 16.0), method="euler").to(device)
+
+            def loop(sequence, theirs=theirs):
+                state, outputs = None, []
+                for frame in sequence:
+                    y, state = theirs(frame, state)
+                    outputs.append(y)
+                return torch.stack(outputs)
+
+            def loop_step(x=x, theirs=theirs, loop=loop):
+                leaf = x.clone().requires_grad_()
+                y = loop(leaf)
+                y.backward(torch.ones_like(y))
+
+            with torch.no_grad():
+                a, b = seconds(device, repeats, lambda x=x, loop=loop: loop(x), lambda x=x, mine=mine: mine(x))
+            c, d = seconds(device, repeats, loop_step, step(mine, x))
+            rows[f"T={length}, {math.prod(shape)} values per step"] = {"forward": a / b, "step": c / d}
+            forwards.append(a / b)
+            steps.append(c / d)
+    return {
+        "G6 norse loop forward / ours": {"least": min(forwards), "geometric mean": statistics.geometric_mean(forwards)},
+        "G7 norse loop step / ours": {"least": min(steps), "geometric mean": statistics.geometric_mean(steps)},
+        "each": rows,
+    }
+
+
+def last_step(device, repeats):
+    x = torch.randn(64, 2, 2, 64, 64, device=device)
+    bank = RFBank.for_kernel_size(13)
+    first = CovariantSTStem(2, 16, bank, TemporalRF((2.0, 8.0), combine="last"), norm=None, act=None).to(device).eval()
+    stacked = copy.deepcopy(first)
+
+    def space_first(x):
+        return stacked.time(stacked.space(x))[0]
+
+    a, b = seconds(device, repeats, forward(space_first, x), forward(first, x))
+    return {"G8 space-first / time-first, T=64": a / b}
+
+
+def lif(device, repeats):
+    rows = {}
+    for shape in ((2, 8, 32, 32), (2, 8, 8, 8)):
+        for length in (16, 64):
+            x = torch.randn(length, *shape, device=device)
+            mine = TemporalRF((4.0,), "lif", method="euler").to(device)
+            theirs = neuron.ParametricLIFNode(init_tau=4.0, step_mode="m").to(device)
+
+            def stateless(x, theirs=theirs):
+                theirs.reset()
+                return theirs(x)
+
+            stateless.parameters = theirs.parameters
+            a, b = seconds(device, repeats, step(stateless, x), step(mine, x))
+            rows[f"T={length}, {math.prod(shape)} values per step"] = a / b
+    return {"G9 SpikingJelly step / ours": {"least": min(rows.values()), "each": rows}}
+
+
+def graphs(device):
+    module = CovariantSTStem(3, 8, RFBank.for_kernel_size(7, learn=LEARN), static_T=3, stride=2).to(device)
+    passed = []
+    for x in (torch.randn(2, 3, 32, 32, device=device), torch.randn(3, 2, 3, 32, 32, device=device)):
+        torch._dynamo.reset()
+        compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+        y, _ = compiled(x)
+        y.sum().backward()
+        passed.append(bool(torch.isfinite(y).all()))
+    return {"G10 fullgraph compile, images and sequences": all(passed)}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (the goals are for one)")
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    device, n = args.device, args.repeats
+    results = {
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "threads": args.threads,
+        "torch": torch.__version__,
+        "space": space(device, n),
+        "building": building(device, n),
+        "time": time_fields(device, n),
+        "last": last_step(device, n),
+        "lif": lif(device, n),
+        "compile": graphs(device),
+    }
+    text = json.dumps(results, indent=1)
+    print(text)
+    if args.out:
+        partial = args.out.with_suffix(".part")
+        partial.write_text(text + "\n")
+        partial.replace(args.out)
+
+
+if __name__ == "__main__":
+    main()
