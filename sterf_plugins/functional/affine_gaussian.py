@@ -177,7 +177,8 @@ def stencil_derivatives(smooth: Tensor, frame: Tensor, orders: Sequence[Order]) 
     kernels = []
     for m, n in orders:
         terms = directional_coefficients(frame, (m, n))
-        kernels.append(sum(c[:, None, None] * cartesian(m + n - j, j) for j, c in enumerate(terms)))
+        parts_of_order = [c[:, None, None] * cartesian(m + n - j, j) for j, c in enumerate(terms)]
+        kernels.append(torch.stack(parts_of_order).sum(0))
     return torch.stack(kernels, 1)
 
 
