@@ -101,6 +101,31 @@ def gaussian_derivatives(covariance: Tensor, frame: Tensor, orders: Sequence[Ord
     return torch.stack([(-1) ** (m + n) * hermite(m, n) * g for m, n in orders], 1)
 
 
+def frame_derivatives(frame: Tensor, orders: Sequence[Order], x: Tensor, y: Tensor) -> Tensor:
+    """Equation (1) at given points: the derivatives of g(x; F F^T) along F; (N, orders, k, k)."""
+    (p, q), (r, s) = (row.unbind(-3) for row in frame[..., None, None].unbind(-4))
+    det = p * s - q * r
+    u, v = (s * x - q * y) / det, (p * y - r * x) / det
+    g = torch.exp((u * u + v * v) * -0.5) / (2 * math.pi * det.abs())
+    along, across = _hermite(u, max(m for m, _ in orders)), _hermite(v, max(n for _, n in orders))
+    kernels = []
+    for m, n in orders:
+        factors = [h for h, order in ((along[m], m), (across[n], n)) if order]
+        kernel = g
+        for factor in factors:
+            kernel = kernel * factor
+        kernels.append(-kernel if (m + n) % 2 else kernel)
+    return torch.stack(kernels, 1)
+
+
+def _hermite(u: Tensor, order: int) -> list[Tensor]:
+    """He_0(u) to He_order(u)."""
+    values = [torch.ones_like(u), u]
+    for k in range(1, order):
+        values.append(torch.addcmul(-k * values[k - 1], u, values[k]))
+    return values
+
+
 def integrated_derivatives(covariance: Tensor, frame: Tensor, orders: Sequence[Order], half: int) -> Tensor:
     """The derivatives integrated over each pixel's square; (N, orders, k, k)."""
     nodes, weights = (torch.from_numpy(t).to(frame) / 2 for t in np.polynomial.legendre.leggauss(_QUADRATURE))
@@ -192,7 +217,7 @@ def affine_kernels(frame: Tensor, orders: Sequence[Order], half: int, method: st
     """
     covariance = covariance_of(frame)
     if method == "sampled":
-        every = gaussian_derivatives(covariance, frame, [(0, 0), *orders], *grid(half, frame))
+        every = frame_derivatives(frame, [(0, 0), *orders], *grid(half, frame))
         return every[:, 1:] / every[:, :1].sum((-2, -1), keepdim=True)
     if method in ("integrated", "integrated_comp"):
         if method == "integrated_comp":
@@ -200,7 +225,7 @@ def affine_kernels(frame: Tensor, orders: Sequence[Order], half: int, method: st
         return integrated_derivatives(covariance, frame, orders, half)
     reach = stencil_reach(orders)
     if method == "stencil":
-        smooth = gaussian_derivatives(covariance, frame, [(0, 0)], *grid(half + reach, frame))[:, 0]
+        smooth = frame_derivatives(frame, [(0, 0)], *grid(half + reach, frame))[:, 0]
         smooth = smooth / smooth.sum((-2, -1), keepdim=True)
     else:
         smooth = semi_discrete_gaussian(covariance, half + reach)

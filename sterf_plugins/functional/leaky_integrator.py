@@ -85,13 +85,13 @@ class _Recursion(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, a: Tensor, v: Tensor, area: bool) -> Tensor:
         y = torch.empty((len(x), *v.shape), dtype=torch.promote_types(x.dtype, a.dtype), device=x.device)
-        gain = 1 - a
-        for n in range(len(x)):
+        before = v.to(y.dtype)
+        for frame, after in zip(x.to(y.dtype).unbind(0), y.unbind(0), strict=True):
             if area:
-                torch.mul(x[n], gain, out=y[n])
+                torch.lerp(frame.expand_as(v), before, a.expand_as(v), out=after)  # a v + (1 - a) x in one pass
             else:
-                y[n] = x[n]
-            y[n].addcmul_(v if n == 0 else y[n - 1], a)
+                torch.addcmul(frame, before, a, out=after)
+            before = after
         ctx.area = area
         ctx.save_for_backward(x, a, v, y)
         return y
@@ -102,15 +102,16 @@ class _Recursion(torch.autograd.Function):
         x, a, v, y = ctx.saved_tensors
         need_x, need_a, need_v, _ = ctx.needs_input_grad
         total = grad.clone(memory_format=torch.contiguous_format)  # l[n] = dL/dv[n] + a l[n+1]
-        for n in range(len(x) - 2, -1, -1):
-            total[n].addcmul_(total[n + 1], a)
+        steps = total.unbind(0)
+        for later, now in zip(steps[:0:-1], steps[-2::-1], strict=True):
+            now.addcmul_(later, a)
         gain = 1 - a
         dx = da = dv = None
         if need_a:
-            da = torch.zeros_like(v)
-            for n in range(len(x)):
-                before = v if n == 0 else y[n - 1]
-                da.addcmul_(total[n], before - x[n] if ctx.area else before)
+            da, before, difference = torch.zeros_like(v), v, torch.empty_like(v)
+            for frame, after, now in zip(x.unbind(0), y.unbind(0), steps, strict=True):
+                da.addcmul_(now, torch.sub(before, frame, out=difference) if ctx.area else before)
+                before = after
             da = da.sum_to_size(a.shape)
         if need_v:
             dv = (total[0] * a).sum_to_size(v.shape)
