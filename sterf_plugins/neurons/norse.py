@@ -32,17 +32,17 @@ def norse_sequence(
     if surrogate is not None:
         raise ValueError("`surrogate` is SpikingJelly's; norse's cells have their own: leave it out.")
     zero = torch.zeros((), dtype=x.dtype, device=x.device)
+    step, state, parameters = (
+        (
+            lif_box_feed_forward_step,
+            LIFBoxFeedForwardState(v=v),
+            LIFBoxParameters(tau_mem_inv=tau_inv, v_leak=zero, v_th=zero + th, v_reset=zero),
+        )
+        if fires
+        else (li_box_feed_forward_step, LIBoxState(v=v), LIBoxParameters(tau_mem_inv=tau_inv, v_leak=zero))
+    )
     outputs = []
-    if fires:
-        parameters = LIFBoxParameters(tau_mem_inv=tau_inv, v_leak=zero, v_th=zero + th, v_reset=zero)
-        state = LIFBoxFeedForwardState(v=v)
-        for frame in x:
-            y, state = lif_box_feed_forward_step(frame, state, parameters, dt)
-            outputs.append(y)
-    else:
-        state = LIBoxState(v=v)
-        parameters = LIBoxParameters(tau_mem_inv=tau_inv, v_leak=zero)
-        for frame in x:
-            y, state = li_box_feed_forward_step(frame, state, parameters, dt)
-            outputs.append(y)
+    for frame in x:
+        y, state = step(frame, state, parameters, dt)
+        outputs.append(y)
     return torch.stack(outputs), state.v

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from importlib.util import find_spec
 
 from mmengine.model import BaseModule
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..registry import MODELS
-from ..stems import RFBank, covariant_like
+from ..stems import covariant_like
 
 
 @MODELS.register_module()
@@ -55,13 +56,9 @@ def CovariantConv2d(
     if kernel_size in (1, (1, 1)):
         return nn.Conv2d(in_channels, out_channels, kernel_size, **options)
     like = nn.Conv2d(in_channels, out_channels, kernel_size, **options, device="meta")
-    layer = covariant_like(like, _bank(bank), init=init, learn=tuple(learn), where="the convolution")
+    layer = covariant_like(like, bank, init=init, learn=learn, where="the convolution")
     layer.padding_mode = padding_mode
     return layer
-
-
-def _bank(bank: Mapping | RFBank | None) -> RFBank | None:
-    return RFBank(**bank) if isinstance(bank, Mapping) else bank
 
 
 class _SwappedStem:
@@ -73,14 +70,10 @@ class _SwappedStem:
     """
 
     def _swap(self, root: nn.Module, conv: str, norm: str | None, options: Mapping, freeze_stem: bool) -> None:
-        options = dict(options)
-        bank = _bank(options.pop("bank", None))
-        if "learn" in options:
-            options["learn"] = tuple(options["learn"])
         self._names, self.freeze_stem = (conv, norm), freeze_stem
         stock = root.get_submodule(conv)
         self._stock = [stock]  # in a list: it is no part of the model
-        _set(root, conv, covariant_like(stock, bank, where=conv, **options))
+        root.set_submodule(conv, covariant_like(stock, where=conv, **options))
 
     def _stem_parts(self, root: nn.Module) -> list[nn.Module]:
         return [root.get_submodule(name) for name in self._names if name]
@@ -93,11 +86,11 @@ class _SwappedStem:
         account = getattr(self, "_params_init_info", None)
         if account is not None:
             account.update({p: dict(init_info="", tmp_mean_value=p.detach().mean()) for p in stock.parameters()})
-        _set(root, conv, stock)
+        root.set_submodule(conv, stock)
         try:
             yield
         finally:
-            _set(root, conv, covariant)
+            root.set_submodule(conv, covariant)
             for p in stock.parameters() if account is not None else ():
                 account.pop(p, None)
         if norm:
@@ -116,11 +109,6 @@ class _SwappedStem:
             p.requires_grad = required
         for m, mode in training:
             m.training = mode
-
-
-def _set(root: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, leaf = name.rpartition(".")
-    setattr(root.get_submodule(parent), leaf, module)
 
 
 class _CovariantResNet(_SwappedStem):
@@ -152,14 +140,9 @@ class _CovariantResNet(_SwappedStem):
 
 def _resnet_classes() -> dict[str, type]:
     found = {}
-    if find_spec("mmdet"):
-        from mmdet.models.backbones import ResNet
-
-        found["mmdet"] = type("CovariantStemResNet", (_CovariantResNet, ResNet), {"__module__": __name__})
-    if find_spec("mmseg"):
-        from mmseg.models.backbones import ResNet
-
-        found["mmseg"] = type("CovariantStemResNet", (_CovariantResNet, ResNet), {"__module__": __name__})
+    for package in filter(find_spec, ("mmdet", "mmseg")):
+        stock = import_module(f"{package}.models.backbones").ResNet
+        found[package] = type("CovariantStemResNet", (_CovariantResNet, stock), {"__module__": __name__})
     return found
 
 

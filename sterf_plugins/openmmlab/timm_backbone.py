@@ -7,7 +7,6 @@ from mmengine.model import BaseModule
 from torch import Tensor
 
 from ..registry import MODELS
-from ..stems import RFBank
 from ..timm import swap_stem
 
 
@@ -57,10 +56,7 @@ class TIMMBackbone(BaseModule):
             **kwargs,
         )
         if stem and "type" not in stem:
-            options = dict(stem)
-            if isinstance(options.get("bank"), Mapping):
-                options["bank"] = RFBank(**options["bank"])
-            swap_stem(self.timm_model, **options)
+            swap_stem(self.timm_model, **stem)
         info = self.timm_model.feature_info
         self.out_channels, self.out_strides = tuple(info.channels()), tuple(info.reduction())
         self.out_indices = tuple(info.out_indices)

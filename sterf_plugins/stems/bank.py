@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -90,7 +90,16 @@ class RFBank(nn.Module):
         )
         generators = None if "frame" in learn else values
         self._finish(
-            frames, orders, kernel_size, truncate, discretization, normalize, zero_dc, learn, bounds, generators
+            frames,
+            orders,
+            learn,
+            generators,
+            bounds,
+            kernel_size=kernel_size,
+            truncate=truncate,
+            discretization=discretization,
+            normalize=normalize,
+            zero_dc=zero_dc,
         )
 
     @classmethod
@@ -148,29 +157,29 @@ class RFBank(nn.Module):
 
     @classmethod
     def _of_frames(
-        cls,
-        frames: Tensor,
-        orders: int | Iterable[ag.Order],
-        *,
-        kernel_size: int | None = None,
-        truncate: float = 3.0,
-        discretization: str = "sampled",
-        normalize: str = "affine",
-        zero_dc: bool = True,
-        learn: Sequence[str] = (),
+        cls, frames: Tensor, orders: int | Iterable[ag.Order], *, learn: Sequence[str] = (), **sampling
     ) -> "RFBank":
         if set(learn) - {"frame"}:
             raise ValueError(f"`learn` is {tuple(learn)}; a bank made of matrices can learn ('frame',) or nothing.")
         self = cls.__new__(cls)
         nn.Module.__init__(self)
         self._index = None
-        self._finish(
-            frames, orders, kernel_size, truncate, discretization, normalize, zero_dc, learn, None, generators=None
-        )
+        self._finish(frames, orders, learn, **sampling)
         return self
 
     def _finish(
-        self, frames, orders, kernel_size, truncate, discretization, normalize, zero_dc, learn, bounds, generators
+        self,
+        frames: Tensor,
+        orders: int | Iterable[ag.Order],
+        learn: Sequence[str],
+        generators: list[Tensor] | None = None,
+        bounds: tuple[float, float] | None = None,
+        *,
+        kernel_size: int | None = None,
+        truncate: float = 3.0,
+        discretization: str = "sampled",
+        normalize: str = "affine",
+        zero_dc: bool = True,
     ) -> None:
         one_of("discretization", discretization, ag.DISCRETIZATIONS)
         one_of("normalize", normalize, NORMALIZATIONS)
@@ -253,10 +262,6 @@ class RFBank(nn.Module):
                 kernels = kernels / (lengths[:, :1] ** m * lengths[:, 1:] ** n)[..., None, None]
         return kernels.flatten(0, 1)
 
-    def l1_norms(self) -> Tensor:
-        """(N,) L1 norms of the kernels as they are."""
-        return self.kernels().abs().sum((-2, -1))
-
     def table(self) -> dict[str, list]:
         """Columns sigma, ratio, phi (of the covariance), m and n, with one entry per kernel."""
         sigma1, sigma2, phi = ag.eigen_of_covariance(self.covariances().detach())
@@ -322,6 +327,11 @@ class RFBank(nn.Module):
     def extra_repr(self) -> str:
         learned = f", learn={self.learn}" if self.learn else ""
         return f"{len(self)} kernels, kernel_size={self.kernel_size}, {self.discretization}, {self.normalize}{learned}"
+
+
+def as_bank(bank: RFBank | Mapping | None) -> RFBank | None:
+    """The bank of a config's arguments; banks and ``None`` as they are."""
+    return RFBank(**bank) if isinstance(bank, Mapping) else bank
 
 
 def _numbers(name: str, values: Sequence[float], lowest: float | None = None) -> list[float]:

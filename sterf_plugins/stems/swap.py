@@ -1,17 +1,18 @@
 """A covariant convolution in the place of a stock one."""
 
 import math
+from collections.abc import Mapping
 
 from torch import nn
 
 from ..checks import one_of, positive_int
-from .bank import RFBank
+from .bank import RFBank, as_bank
 from .covariant import INITS, CovariantRFConv2d
 
 
 def covariant_like(
     old: nn.Module,
-    bank: RFBank | None = None,
+    bank: RFBank | Mapping | None = None,
     in_chans: int | None = None,
     init: str = "rf",
     learn: tuple[str, ...] = (),
@@ -28,6 +29,7 @@ def covariant_like(
         raise TypeError(f"{where} is a {type(old).__name__}; only an nn.Conv2d can be replaced by receptive fields.")
     if old.groups != 1 or any(d != 1 for d in old.dilation):
         raise ValueError(f"{where} has groups={old.groups}, dilation={old.dilation}; both must be 1.")
+    bank = as_bank(bank)
     if bank is None:
         bank = RFBank.for_kernel_size(max(old.kernel_size), learn=learn)
     padding = _matching_padding(old, bank.kernel_size, where)

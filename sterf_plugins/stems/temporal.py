@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable, Sequence
 
 import torch
-from spikingjelly.activation_based import base, functional
+from spikingjelly.activation_based import base, functional, surrogate
 from torch import Tensor, nn
 
 from ..checks import one_of, positive_int
@@ -211,8 +211,6 @@ class TemporalRF(nn.Module):
             y = leaky_integrator(x, self._decays(x.ndim, x.dtype)[k], v, self.gain, self.backend)
             if self.kind == "li":
                 return y, y[-1]
-            from spikingjelly.activation_based import surrogate
-
             return (self.surrogate or surrogate.Sigmoid())(y - self.th), y[-1]
         # SpikingJelly's neuron has v += q (x - v) with q = sigmoid(w), or v += x - q v; q = 1 - a
         r = self.dt / self.mus[k].to(x.dtype)

@@ -1,5 +1,7 @@
 """Covariant stems for timm's models: a swap for models that exist, and a patch embedding for those to be built."""
 
+from collections.abc import Mapping
+
 from timm.layers import PatchEmbed
 from torch import nn
 
@@ -8,7 +10,7 @@ from ..stems import RFBank, covariant_like
 
 def swap_stem(
     model: nn.Module,
-    bank: RFBank | None = None,
+    bank: RFBank | Mapping | None = None,
     in_chans: int | None = None,
     target: str | None = None,
     init: str = "rf",
@@ -22,7 +24,7 @@ def swap_stem(
     Args:
         model: any timm model that names its first convolution (``pretrained_cfg["first_conv"]``), or any module with
             ``target``.
-        bank: the fields; ``None``: ``RFBank.for_kernel_size`` of the replaced kernel.
+        bank: the fields, or arguments of ``RFBank``; ``None``: ``RFBank.for_kernel_size`` of the replaced kernel.
         in_chans: other number of input channels (event frames have 2).
         target: name of the convolution, where the model does not tell.
         init: "rf", "rf-free" or "uniform", as of ``CovariantRFConv2d``.
@@ -43,8 +45,7 @@ def swap_stem(
             f"`target` is {name!r}, which this model does not have; known: {_convolutions(model)}."
         ) from error
     new = covariant_like(old, bank, in_chans, init, learn, where=name)
-    parent, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(parent), leaf, new.to(old.weight))
+    model.set_submodule(name, new.to(old.weight))
     config = getattr(model, "pretrained_cfg", None)
     if in_chans and in_chans != old.in_channels and isinstance(config, dict) and "input_size" in config:
         # timm shares one configuration among all models of a name
@@ -66,8 +67,8 @@ def _first_conv(model: nn.Module) -> str:
             f"{_convolutions(model)}."
         )
     # features_only flattens names: stem.0 becomes stem_0
-    names = dict(model.named_modules())
-    return name if name in names else name.replace(".", "_", 1) if name.replace(".", "_", 1) in names else name
+    flat = name.replace(".", "_", 1)
+    return flat if hasattr(model, flat) else name
 
 
 def _convolutions(model: nn.Module) -> str:
