@@ -5,11 +5,15 @@ errors here, so it imports mmengine only. What it registers lives in the modules
 mmengine imports on first use and whose errors it shows.
 """
 
+from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.registry import METRICS as MMENGINE_METRICS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.registry import Registry
 
+DATASETS = Registry("dataset", parent=MMENGINE_DATASETS, scope="sterf_plugins", locations=["sterf_plugins.openmmlab"])
+METRICS = Registry("metric", parent=MMENGINE_METRICS, scope="sterf_plugins", locations=["sterf_plugins.openmmlab"])
 MODELS = Registry("model", parent=MMENGINE_MODELS, scope="sterf_plugins", locations=["sterf_plugins.openmmlab"])
 HOOKS = Registry("hook", parent=MMENGINE_HOOKS, scope="sterf_plugins", locations=["sterf_plugins.hooks"])
 OPTIM_WRAPPER_CONSTRUCTORS = Registry(

@@ -5,6 +5,7 @@ from .meta_sdt import MetaSDT
 from .qkformer import QKFormer
 from .sdt_v1 import SDTV1
 from .sdt_v3 import ARCHITECTURES, SDTV3
+from .shape_tracker import ShapeTracker
 from .spikformer import Spikformer
 from .spiking_cnn import SpikingCNN
 
@@ -14,6 +15,7 @@ __all__ = [
     "SDTV3",
     "MetaSDT",
     "QKFormer",
+    "ShapeTracker",
     "Spikformer",
     "SpikingCNN",
     "convert_state_dict",

@@ -1,0 +1,41 @@
+"""Coordinates as expectations over a map, and how far a map is from a bump at its target."""
+
+import torch
+from torch import Tensor
+
+RAMPS = ("linspace", "centre")
+
+
+def coordinate_ramp(n: int, ramp: str = "linspace", like: Tensor | None = None) -> Tensor:
+    """Coordinates of n cells in [-1, 1]: "linspace" has its ends at -1 and 1, "centre" the centres of n equal cells."""
+    options = {} if like is None else dict(dtype=like.dtype, device=like.device)
+    if ramp == "linspace":
+        return torch.linspace(-1, 1, n, **options) if n > 1 else torch.zeros(1, **options)
+    return (2 * torch.arange(n, **options) + 1) / n - 1
+
+
+def soft_argmax(probabilities: Tensor, ramp: str = "linspace") -> Tensor:
+    """(..., H, W) maps that sum to 1 -> (..., 2) mean (row, column) in [-1, 1].
+
+    Source: Nibali et al., arXiv:1801.07372 (DSNT), whose ramp is "centre"; the covariant paper has "linspace".
+    """
+    rows, columns = probabilities.sum(-1), probabilities.sum(-2)
+    return torch.stack([r @ coordinate_ramp(r.shape[-1], ramp, r) for r in (rows, columns)], -1)
+
+
+def gaussian_maps(centres: Tensor, size: tuple[int, int], sigma: float, ramp: str = "linspace") -> Tensor:
+    """(..., 2) centres (row, column) in [-1, 1] -> (..., H, W) Gaussian bumps of std ``sigma`` that sum to 1."""
+    one, other = (
+        torch.softmax(-((coordinate_ramp(n, ramp, centres) - centres[..., k : k + 1]) ** 2) / (2 * sigma**2), -1)
+        for k, n in enumerate(size)
+    )
+    return one.unsqueeze(-1) * other.unsqueeze(-2)
+
+
+def js_divergence(p: Tensor, q: Tensor) -> Tensor:
+    """Jensen-Shannon divergence in nats of maps (..., H, W) that sum to 1; (...)."""
+    middle = 0.5 * (p + q)
+    tiny = torch.finfo(p.dtype).tiny
+    log_middle = middle.clamp_min(tiny).log()
+    parts = [d * (d.clamp_min(tiny).log() - log_middle) for d in (p, q)]
+    return 0.5 * (parts[0] + parts[1]).sum((-2, -1))

@@ -1,0 +1,119 @@
+"""Render event videos of moving shapes, as real files.
+
+    python tools/dataset_tools/make_events.py data/events48 --videos 250 --size 8 16 --velocity 0.32
+
+One folder per combination of size, velocity and density, one file per video:
+
+    OUT/size8-v0.32-p1.00/00000.h5   events t, x, y, p; labels: the shapes' centres; see sterf_plugins/events/files.py
+
+Videos depend on the options and the seed and on nothing else. Files appear under their names when they are whole; the
+same command goes on after an interruption, and with a larger --videos adds to what is there.
+"""
+
+import argparse
+import hashlib
+import itertools
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from sterf_plugins import console
+from sterf_plugins.events import SHAPES, Motion, render, write_events
+
+BATCH = 16  # videos rendered at once; part of what a seed means
+FORMAT_VERSION = 1
+
+
+def parse_args() -> argparse.Namespace:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("out", type=Path, help="folder to create or to add to")
+    p.add_argument("--videos", type=int, default=250, help="per combination (default: %(default)s)")
+    p.add_argument("--frames", type=int, default=128, help="per video (default: %(default)s)")
+    p.add_argument(
+        "--resolution", type=int, nargs=2, default=(48, 48), metavar=("ROWS", "COLUMNS"), help="(default: 48 48)"
+    )
+    p.add_argument("--shapes", nargs="+", default=SHAPES, choices=SHAPES, help="(default: all)")
+    p.add_argument("--size", type=float, nargs="+", help="of the shapes in pixels (default: a third of a side)")
+    p.add_argument("--velocity", type=float, nargs="+", default=[0.32], help="pixels per frame (default: 0.32)")
+    p.add_argument("--density", type=float, nargs="+", default=[1.0], help="share of events that is kept (default: 1)")
+    p.add_argument("--scale", type=float, default=0.0, help="growth in pixels per frame (default: 0)")
+    p.add_argument("--rotate", type=float, default=0.0, help="degrees per frame (default: 0)")
+    p.add_argument("--shear", type=float, default=0.0, help="degrees per frame (default: 0)")
+    p.add_argument("--background", type=float, default=0.001, help="noise (default: %(default)s)")
+    p.add_argument("--format", default="h5", choices=["h5", "npz"], help="(default: %(default)s)")
+    p.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+    p.add_argument("--device", default="cpu", help="where to render (default: %(default)s)")
+    p.add_argument("--overwrite", action="store_true", help="replace videos that were made otherwise")
+    return p.parse_args()
+
+
+def settle(args: argparse.Namespace) -> None:
+    """Make the folder and note the settings in it; refuse one that was made with others."""
+    made_with = dict(version=FORMAT_VERSION, frames=args.frames, resolution=list(args.resolution), seed=args.seed)
+    made_with |= dict(shapes=list(args.shapes), scale=args.scale, rotate=args.rotate, shear=args.shear)
+    made_with |= dict(background=args.background, format=args.format)
+    marker = args.out / "events.json"
+    if args.out.exists() and any(args.out.iterdir()):
+        found = json.loads(marker.read_text()) if marker.is_file() else None
+        if found != made_with:
+            if not args.overwrite:
+                raise ValueError(
+                    f"{args.out} exists and was not made with these settings; give another folder or --overwrite."
+                )
+            if found is None:
+                raise ValueError(f"{args.out} holds no event videos (no {marker.name}); it is not deleted.")
+            shutil.rmtree(args.out)
+    console.check_writable(args.out, "OUT")
+    if not marker.is_file():
+        partial = marker.with_suffix(".partial")
+        partial.write_text(json.dumps(made_with))
+        partial.replace(marker)
+
+
+def main() -> None:
+    args = parse_args()
+    if args.videos < 1:
+        raise ValueError(f"--videos is {args.videos}; it must be at least 1.")
+    console.check_device(args.device)
+    settle(args)
+    combinations = list(itertools.product(args.size or [None], args.velocity, args.density))
+    made = kept = 0
+    with tqdm(total=args.videos * len(combinations), unit="video", disable=None) as bar:
+        for size, velocity, density in combinations:
+            extent = min(args.resolution) / 3 if size is None else size
+            folder = args.out / f"size{extent:g}-v{velocity:.2f}-p{density:.2f}"
+            bar.set_description(folder.name)
+            for start in range(0, args.videos, BATCH):
+                files = [folder / f"{i:05d}.{args.format}" for i in range(start, min(start + BATCH, args.videos))]
+                missing = [(k, f) for k, f in enumerate(files) if not f.is_file()]
+                kept += len(files) - len(missing)
+                if missing:
+                    events, labels = render(
+                        BATCH,
+                        args.frames,
+                        tuple(args.resolution),
+                        Motion(velocity, args.scale, args.rotate, args.shear, size),
+                        tuple(args.shapes),
+                        density,
+                        args.background,
+                        seed=seed_of(args.seed, folder.name, start),
+                        device=args.device,
+                    )
+                    for k, file in missing:
+                        write_events(file, events[:, k], labels[:, k])
+                    made += len(missing)
+                bar.update(len(files))
+    print(f"{args.out}: {made} videos made, {kept} were there; {len(combinations)} combination(s)")
+
+
+def seed_of(seed: int, folder: str, start: int) -> int:
+    """One seed per batch, from what the batch is."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {folder} {start}".encode()).digest()[:7], "big")
+
+
+if __name__ == "__main__":
+    torch.set_grad_enabled(False)
+    console.run_tool(main, again="the same command")
