@@ -114,6 +114,11 @@ class ShapeTracker(nn.Module):
         self.readout = SoftArgmax2d(ramp)
         self.leaky_readout = LeakyReadout() if readout == "dsntli" else None
 
+    @property
+    def has_memory(self) -> bool:
+        """Whether earlier frames matter; without it there is no use in a warm-up."""
+        return self.unit != "relu" or self.leaky_readout is not None
+
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tracks, State]:
         if x.ndim != 5:
             raise ValueError(f"input has shape {tuple(x.shape)}; it must be (T, B, C, H, W).")

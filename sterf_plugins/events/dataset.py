@@ -72,7 +72,6 @@ class ShapeEvents(Dataset):
         poses = labels[middle - self.pose_delay : end - self.pose_delay]
         return dict(warmup=frames[start:middle], frames=frames[middle:end], poses=poses)
 
-
     def _read(self, path: Path) -> tuple[torch.Tensor, torch.Tensor]:
         if self._kept is None:
             return read_events(path)

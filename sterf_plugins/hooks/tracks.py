@@ -37,9 +37,7 @@ class TrackPictureHook(Hook):
             figure.subplots(1, count, squeeze=False)[0], data_batch["frames"], outputs, strict=False
         ):
             axes.imshow(frames[:, :2].sum((0, 1)).cpu(), cmap="Greys", vmin=0)
-            for color, found, true in zip(
-                COLORS, sample["found"].unbind(1), sample["poses"].unbind(1), strict=False
-            ):
+            for color, found, true in zip(COLORS, sample["found"].unbind(1), sample["poses"].unbind(1), strict=False):
                 axes.plot(*true.cpu().T.flip(0), color=color, linewidth=4, alpha=0.4)
                 axes.plot(*found.cpu().T.flip(0), color=color, linewidth=1, marker=".", markersize=3)
             error = (sample["found"] - sample["poses"]).norm(dim=-1).mean().item()

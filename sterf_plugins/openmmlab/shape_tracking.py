@@ -39,8 +39,10 @@ class ShapeTrackingModel(BaseModel):
 
     def forward(self, warmup: Tensor, frames: Tensor, poses: Tensor, mode: str = "tensor"):
         """Batch-first tensors, as the data set's items collate."""
-        with torch.no_grad():
-            _, state = self.tracker(warmup.transpose(0, 1))
+        state = None
+        if self.tracker.has_memory:
+            with torch.no_grad():
+                _, state = self.tracker(warmup.transpose(0, 1))
         tracks, _ = self.tracker(frames.transpose(0, 1), state)
         if mode == "tensor":
             return tracks

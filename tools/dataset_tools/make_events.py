@@ -2,7 +2,7 @@
 
     python tools/dataset_tools/make_events.py data/events48 --videos 250 --size 8 16 --velocity 0.32
 
-One folder per combination of size, velocity and density, one file per video:
+One folder per combination of size, velocity and density (and shape, with --single), one file per video:
 
     OUT/size8-v0.32-p1.00/00000.h5   events t, x, y, p; labels: the shapes' centres; see sterf_plugins/events/files.py
 
@@ -36,6 +36,7 @@ def parse_args() -> argparse.Namespace:
         "--resolution", type=int, nargs=2, default=(48, 48), metavar=("ROWS", "COLUMNS"), help="(default: 48 48)"
     )
     p.add_argument("--shapes", nargs="+", default=SHAPES, choices=SHAPES, help="(default: all)")
+    p.add_argument("--single", action="store_true", help="one shape per video, and a combination for each shape")
     p.add_argument("--size", type=float, nargs="+", help="of the shapes in pixels (default: a third of a side)")
     p.add_argument("--velocity", type=float, nargs="+", default=[0.32], help="pixels per frame (default: 0.32)")
     p.add_argument("--density", type=float, nargs="+", default=[1.0], help="share of events that is kept (default: 1)")
@@ -53,7 +54,9 @@ def parse_args() -> argparse.Namespace:
 def settle(args: argparse.Namespace) -> None:
     """Make the folder and note the settings in it; refuse one that was made with others."""
     made_with = dict(version=FORMAT_VERSION, frames=args.frames, resolution=list(args.resolution), seed=args.seed)
-    made_with |= dict(shapes=list(args.shapes), scale=args.scale, rotate=args.rotate, shear=args.shear)
+    made_with |= dict(
+        shapes=list(args.shapes), single=args.single, scale=args.scale, rotate=args.rotate, shear=args.shear
+    )
     made_with |= dict(background=args.background, format=args.format)
     marker = args.out / "events.json"
     if args.out.exists() and any(args.out.iterdir()):
@@ -79,12 +82,14 @@ def main() -> None:
         raise ValueError(f"--videos is {args.videos}; it must be at least 1.")
     console.check_device(args.device)
     settle(args)
-    combinations = list(itertools.product(args.size or [None], args.velocity, args.density))
+    shapes = [(shape,) for shape in args.shapes] if args.single else [tuple(args.shapes)]
+    combinations = list(itertools.product(shapes, args.size or [None], args.velocity, args.density))
     made = kept = 0
     with tqdm(total=args.videos * len(combinations), unit="video", disable=None) as bar:
-        for size, velocity, density in combinations:
+        for shapes, size, velocity, density in combinations:
             extent = min(args.resolution) / 3 if size is None else size
-            folder = args.out / f"size{extent:g}-v{velocity:.2f}-p{density:.2f}"
+            name = f"size{extent:g}-v{velocity:.2f}-p{density:.2f}"
+            folder = args.out / (f"{shapes[0]}-{name}" if args.single else name)
             bar.set_description(folder.name)
             for start in range(0, args.videos, BATCH):
                 files = [folder / f"{i:05d}.{args.format}" for i in range(start, min(start + BATCH, args.videos))]
@@ -96,7 +101,7 @@ def main() -> None:
                         args.frames,
                         tuple(args.resolution),
                         Motion(velocity, args.scale, args.rotate, args.shear, size),
-                        tuple(args.shapes),
+                        shapes,
                         density,
                         args.background,
                         seed=seed_of(args.seed, folder.name, start),

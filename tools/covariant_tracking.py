@@ -1,0 +1,186 @@
+"""Reproduce the covariant paper's experiment: follow moving shapes, with covariant or random receptive fields.
+
+    python tools/covariant_tracking.py                      # CPU size: makes the data, 8 networks x 5 seeds, a table
+    python tools/covariant_tracking.py --nets li relu --seeds 2
+    python tools/covariant_tracking.py --size events300     # the paper's size, for a GPU
+
+Each network is trained by tools/train.py with its config in configs/covariant/tracking. Runs that are complete are not
+repeated, an interrupted one is resumed, so that the same command goes on where it stopped. Results of all seeds:
+
+    WORK_DIR/results.json  WORK_DIR/results.md  WORK_DIR/results.png
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from sterf_plugins import console
+from sterf_plugins.erf.files import replacing
+
+ROOT = Path(__file__).resolve().parents[1]
+NETS = {"li": "leaky integrators", "lif": "LIF neurons", "relu8": "ReLU, 8 frames", "relu": "ReLU, single frame"}
+INITS = ("rf", "uniform")
+DATA = {  # arguments of make_events.py
+    "events48": "--single --shapes circle square --videos 126 --frames 33 --size 8 16 --velocity 0.2",
+    "events300": "--videos 500 --frames 128 --resolution 300 300 --size 10 20 40 80 --velocity 0.2",
+}
+
+
+def parse_args() -> argparse.Namespace:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--size", default="events48", choices=list(DATA), help="(default: %(default)s)")
+    p.add_argument("--nets", nargs="+", default=list(NETS), choices=list(NETS), help="(default: all)")
+    p.add_argument("--inits", nargs="+", default=list(INITS), choices=INITS, help="(default: both)")
+    p.add_argument("--seeds", type=int, default=5, help="how many (default: %(default)s)")
+    p.add_argument("--data", type=Path, help="folder of the event videos (default: data/SIZE; made if missing)")
+    p.add_argument("--work-dir", type=Path, help="(default: work_dirs/tracking_SIZE)")
+    p.add_argument("--jobs", type=int, default=1, help="trainings at a time, each with its share of the cores")
+    p.add_argument(
+        "--cfg-options",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="for every config, such as train_cfg.max_epochs=5",
+    )
+    return p.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    if min(args.seeds, args.jobs) < 1:
+        raise ValueError(f"--seeds is {args.seeds} and --jobs {args.jobs}; both must be at least 1.")
+    data = args.data or Path("data") / args.size
+    work_dir = args.work_dir or Path("work_dirs") / f"tracking_{args.size}"
+    console.check_writable(work_dir, "--work-dir")
+    if args.data is None:
+        _tool("tools/dataset_tools/make_events.py", str(data), *DATA[args.size].split())
+    runs = [(net, init, seed) for seed in range(args.seeds) for net in args.nets for init in args.inits]
+    with ThreadPoolExecutor(args.jobs) as pool, tqdm(total=len(runs), unit="run", disable=None) as bar:
+        waiting = {pool.submit(train, args, run, data, work_dir): run for run in runs}
+        try:
+            for done in as_completed(waiting):
+                done.result()
+                bar.set_description("-".join(map(str, waiting[done])))
+                bar.update()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+    results = {
+        f"{net}-{init}": [error_of(work_dir, net, init, s) for s in range(args.seeds)]
+        for net in args.nets
+        for init in args.inits
+    }
+    report(results, work_dir, args)
+
+
+def _folder(work_dir: Path, net: str, init: str, seed: int) -> Path:
+    return work_dir / f"{net}-{init}" / f"seed{seed}"
+
+
+def train(args: argparse.Namespace, run: tuple[str, str, int], data: Path, work_dir: Path) -> None:
+    """One training, unless it is complete."""
+    net, init, seed = run
+    folder = _folder(work_dir, *run)
+    config = ROOT / f"configs/covariant/tracking/track_{net}-{init}_{args.size}.py"
+    done = folder / "done.json"
+    wanted = dict(options=args.cfg_options, data=str(data))
+    if done.is_file():
+        found = json.loads(done.read_text())
+        if {k: found.get(k) for k in wanted} != wanted:
+            raise ValueError(f"{folder} was trained with other options or data; give another --work-dir.")
+        return
+    options = [f"randomness.seed={seed}"]
+    options += [f"{loader}_dataloader.dataset.data_root={data}" for loader in ("train", "val", "test")]
+    _tool(
+        "tools/train.py",
+        str(config),
+        "--work-dir",
+        str(folder),
+        "--resume",
+        "--cfg-options",
+        *options,
+        *args.cfg_options,
+        log=folder / "train.log",
+        threads=max(1, torch.get_num_threads() // args.jobs),
+    )
+    with replacing(done) as partial:
+        partial.write_text(json.dumps(dict(wanted, position_error=last_error(folder))))
+
+
+def _tool(script: str, *arguments: str, log: Path | None = None, threads: int | None = None) -> None:
+    """Run one of our tools.
+
+    Raises:
+        ValueError: it failed; the message ends with its last line.
+    """
+    command = [sys.executable, str(ROOT / script), *arguments]
+    environment = dict(os.environ, OMP_NUM_THREADS=str(threads)) if threads else None
+    if log is None:
+        code, place = subprocess.run(command, env=environment).returncode, script
+    else:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as file:
+            code, place = (
+                subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=environment).returncode,
+                log,
+            )
+    if code == 130 or code < 0:
+        raise KeyboardInterrupt
+    if code:
+        last = log.read_text(errors="replace").strip().splitlines()[-1:] if log else []
+        raise ValueError(f"{script} ended with code {code}; see {place}. {''.join(last)}")
+
+
+def last_error(folder: Path) -> float:
+    """Of the last validation, from the newest log."""
+    errors = []
+    for path in sorted(folder.glob("*/vis_data/scalars.json")):
+        for line in path.read_text().splitlines():
+            errors += [entry["position_error"] for entry in [json.loads(line)] if "position_error" in entry]
+    if not errors:
+        raise ValueError(f"{folder} has no validation in its logs; delete it and run again.")
+    return errors[-1]
+
+
+def error_of(work_dir: Path, net: str, init: str, seed: int) -> float:
+    """Final error of a complete run in pixels."""
+    return json.loads((_folder(work_dir, net, init, seed) / "done.json").read_text())["position_error"]
+
+
+def report(results: dict[str, list[float]], work_dir: Path, args: argparse.Namespace) -> None:
+    """Write the table, the numbers and the picture, and print the table."""
+    lines = ["| network | start | median | all seeds |", "|---|---|---|---|"]
+    for name, errors in results.items():
+        net, init = name.split("-")
+        lines.append(
+            f"| {NETS[net]} | {init} | {statistics.median(errors):.3f} | {', '.join(f'{e:.3f}' for e in errors)} |"
+        )
+    table = "\n".join(lines)
+    print(f"mean distance in pixels, {args.size}, {args.seeds} seed(s)\n{table}")
+    document = dict(size=args.size, options=args.cfg_options, torch=torch.__version__, position_error=results)
+    with replacing(work_dir / "results.json") as partial:
+        partial.write_text(json.dumps(document, indent=1))
+    with replacing(work_dir / "results.md") as partial:
+        partial.write_text(table + "\n")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(1.1 * len(results) + 1.5, 3.4), layout="constrained")
+    axes = figure.subplots()
+    axes.boxplot(list(results.values()), tick_labels=[n.replace("-", "\n") for n in results], widths=0.5)
+    for k, errors in enumerate(results.values(), 1):
+        axes.plot([k] * len(errors), errors, "o", markersize=4, alpha=0.6)
+    axes.set(ylabel="mean distance (px)", yscale="log")
+    with replacing(work_dir / "results.png") as partial:
+        figure.savefig(partial, dpi=120)
+    print(f"{work_dir}/results.json, results.md, results.png")
+
+
+if __name__ == "__main__":
+    console.run_tool(main, again="the same command")
