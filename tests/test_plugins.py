@@ -153,6 +153,25 @@ class MyMixer(nn.Module):
 '''
 
 
+MY_STEM = '''
+from torch import nn
+
+
+class MyStem(nn.Module):
+    """A third-party stem: two small convolutions."""
+
+    def __init__(self, in_chans, embed_dim, stride=2, width=8):
+        super().__init__()
+        self.stride = stride
+        self.branch = nn.Sequential(
+            nn.Conv2d(in_chans, width, 3, stride, 1), nn.ReLU(), nn.Conv2d(width, embed_dim, 3, 1, 1)
+        )
+
+    def forward(self, x):
+        return self.branch(x)
+'''
+
+
 @pytest.fixture(scope="module")
 def third_party(tmp_path_factory) -> Path:
     """A real package, built and installed by pip into a folder of its own."""
@@ -160,12 +179,14 @@ def third_party(tmp_path_factory) -> Path:
     (source / "mypkg").mkdir()
     (source / "mypkg" / "__init__.py").write_text("")
     (source / "mypkg" / "mixers.py").write_text(MY_MIXER)
+    (source / "mypkg" / "stems.py").write_text(MY_STEM)
     (source / "pyproject.toml").write_text(
         '[build-system]\nrequires = ["setuptools>=64"]\nbuild-backend = "setuptools.build_meta"\n'
     )
     (source / "setup.cfg").write_text(
         "[metadata]\nname = mypkg\nversion = 0.3\n[options]\npackages = mypkg\n[options.entry_points]\n"
         "sterf_plugins.mixers =\n    mymixer = mypkg.mixers:MyMixer\n"
+        "sterf_plugins.stems =\n    mystem = mypkg.stems:MyStem\n"
     )
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(target), str(source)]
     subprocess.run(pip, check=True, capture_output=True)
@@ -179,6 +200,23 @@ def test_a_third_party_mixer_is_listed_and_passes_the_contract(third_party):
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     # The contract finds the stock BatchNorm's wrong gradient at batch 1 where it shows, and nothing else here.
     assert "fine" in result.stdout, result.stderr
+
+
+def test_a_third_party_stem_passes_the_contract_and_carries_a_model(third_party):
+    code = """
+import timm, torch, sterf_plugins.timm
+from sterf_plugins.testing import check_stem
+check_stem("mystem", width=4)
+model = timm.create_model("sdtv3_nano", stem="mystem", num_classes=4)
+assert type(model.stages[0].downsample).__name__ == "MyStem"
+torch.nn.functional.cross_entropy(model(torch.randn(2, 3, 32, 32)), torch.tensor([0, 1])).backward()
+assert model.stages[0].downsample.branch[0].weight.grad.abs().sum() > 0
+print("fine")
+"""
+    environment = {**os.environ, "PYTHONPATH": str(third_party)}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert "fine" in result.stdout, result.stderr
+    assert "mystem" in command("list", PYTHONPATH=str(third_party)).stdout
 
 
 @pytest.mark.slow

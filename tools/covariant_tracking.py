@@ -134,7 +134,8 @@ def _tool(script: str, *arguments: str, log: Path | None = None, threads: int | 
     if code == 130 or code < 0:
         raise KeyboardInterrupt
     if code:
-        last = log.read_text(errors="replace").strip().splitlines()[-1:] if log else []
+        lines = log.read_text(errors="replace").splitlines() if log else []
+        last = [line for line in lines if ": error:" in line][-1:]
         raise ValueError(f"{script} ended with code {code}; see {place}. {''.join(last)}")
 
 
