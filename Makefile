@@ -15,11 +15,11 @@ install:  ## create or update .venv with everything (nothing to do the second ti
 demo: install  ## make data, train spiking detectors and a segmentor, evaluate, write an HTML report (about 10 minutes)
 	@$(RUN) tools/demo.py
 
-test: install  ## run all tests
-	@$(RUN) -m pytest -q
+test: install  ## run all tests, one process per core
+	@$(RUN) -m pytest -q -n auto --dist loadscope
 
 test-fast: install  ## run the tests that take seconds
-	@$(RUN) -m pytest -q -m "not slow"
+	@$(RUN) -m pytest -q -n auto --dist loadscope -m "not slow"
 
 lint: install  ## ruff and mypy
 	@$(RUN) -m ruff check . && $(RUN) -m ruff format --check sterf_plugins tests tools benchmarks && $(RUN) -m mypy

@@ -24,6 +24,7 @@ from sterf_plugins.backbones import SDTV3
 def build(args):
     torch.manual_seed(0)
     ours = SDTV3(args.arch, args.mixer, layout=args.layout).train()
+    ours.memory_efficient = args.memory_efficient
     images = torch.randn(args.batch, 3, args.size, args.size)
     return ours, PlainSDTV3(ours).train(), images
 
@@ -62,6 +63,7 @@ def peak_memory(args, side):
     command = [sys.executable, __file__, "--only-memory", side]
     for name in ("arch", "mixer", "layout", "size", "batch", "threads"):
         command += [f"--{name}", str(getattr(args, name))]
+    command += ["--memory-efficient"] * args.memory_efficient
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
@@ -74,6 +76,7 @@ def main():
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--memory-efficient", action="store_true", help="ours keeps spikes as bytes")
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     parser.add_argument("--only-memory", choices=["ours", "plain"], help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..checks import positive_int
+from ..functional import packed_spikes
 
 
 class Stage(nn.Module):
@@ -52,6 +53,7 @@ class StagedBackbone(nn.Module):
         self.in_chans = in_chans
         self.out_indices = _feature_points(out_indices, self.stage_strides)
         self.grad_checkpointing = False
+        self.memory_efficient = False
         self.num_classes = 0
         self.head: nn.Module = nn.Identity()
 
@@ -95,9 +97,10 @@ class StagedBackbone(nn.Module):
         x = self.enter(x)
         recompute = self.grad_checkpointing and torch.is_grad_enabled()
         outputs = []
-        for stage in self.stages[: None if last is None else last + 1]:
-            x = checkpoint(stage, x, use_reentrant=False) if recompute else stage(x)
-            outputs.append(x)
+        with packed_spikes(self.memory_efficient and not recompute):
+            for stage in self.stages[: None if last is None else last + 1]:
+                x = checkpoint(stage, x, use_reentrant=False) if recompute else stage(x)
+                outputs.append(x)
         return outputs
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...] | Tensor:

@@ -5,6 +5,7 @@ from .batch_norm import frozen_batch_norm, frozen_conv_bn, same_strided_grad
 from .integer_fire import integer_fire
 from .layout import LAYOUTS, from_tokens, to_tokens
 from .leaky_integrator import decay, leaky_integrator, moving_integrator
+from .packed_spikes import packed_spikes
 
 __all__ = [
     "LAYOUTS",
@@ -16,6 +17,7 @@ __all__ = [
     "leaky_integrator",
     "linear_attention",
     "moving_integrator",
+    "packed_spikes",
     "same_strided_grad",
     "to_tokens",
 ]

@@ -14,6 +14,8 @@ import math
 import torch
 from torch import Tensor
 
+from .packed_spikes import PackedFire, packing
+
 
 class _IntegerFire(torch.autograd.Function):
     @staticmethod
@@ -64,4 +66,4 @@ def integer_fire(x: Tensor, levels: int = 4, norm: float | None = None) -> Tenso
     norm = levels if norm is None else norm
     if norm <= 0:
         raise ValueError(f"`norm` is {norm!r}; it must be > 0, or None for `levels`.")
-    return _IntegerFire.apply(x, levels, norm)
+    return (PackedFire if packing(levels) else _IntegerFire).apply(x, levels, norm)

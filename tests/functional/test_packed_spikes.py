@@ -1,0 +1,141 @@
+"""Spikes kept as bytes: the same numbers in less memory, with everything people train with."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from sterf_plugins.backbones import SDTV3
+from sterf_plugins.functional import integer_fire, packed_spikes
+
+
+def saved_bytes(function, *inputs) -> int:
+    """Memory that autograd keeps for the backward pass, parameters aside."""
+    total, seen = 0, set()
+
+    def visit(node):
+        nonlocal total
+        if node is None or node in seen:
+            return
+        seen.add(node)
+        for name in dir(node):
+            if not name.startswith("_raw_saved"):
+                continue
+            saved = getattr(node, name)
+            for s in saved if isinstance(saved, (tuple, list)) else [saved]:
+                data = s.data
+                tensor = getattr(data, "levels", data)
+                if tensor is not None and tensor.untyped_storage().data_ptr() not in storages:
+                    storages.add(tensor.untyped_storage().data_ptr())
+                    total += tensor.numel() * tensor.element_size()
+        for following, _ in node.next_functions:
+            visit(following)
+
+    storages = set()
+    visit(function(*inputs).grad_fn)
+    return total
+
+
+def gradients(model, x, memory_efficient, dtype=None):
+    model.memory_efficient = memory_efficient
+    model.zero_grad(set_to_none=True)
+    x = x.clone().requires_grad_()
+    with torch.autocast("cpu", dtype, enabled=dtype is not None):
+        outputs = model(x)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    sum(y.float().square().mean() for y in outputs).backward()
+    return [x.grad, *(p.grad for p in model.parameters() if p.grad is not None), *outputs]
+
+
+@pytest.mark.parametrize("layout", ["raster", "channel"])
+@pytest.mark.parametrize("mixer", ["conv", "mlpixer", "srb"])
+def test_gradients_are_those_of_the_plain_path(mixer, layout):
+    torch.manual_seed(0)
+    model = SDTV3("nano", mixer, layout=layout, norm_hidden=True)
+    x = torch.randn(2, 3, 64, 64)
+    plain, packed = (gradients(copy.deepcopy(model), x, m) for m in (False, True))
+    assert len(plain) == len(packed)
+    for a, b in zip(plain, packed, strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-6, atol=1e-6 * a.abs().max().item())
+    assert plain[0].abs().max() > 0
+
+
+@pytest.mark.parametrize("norm", [None, 1, 3.0])
+@pytest.mark.parametrize("levels", [1, 4, 255, 300])
+def test_closed_interval_and_values(levels, norm):
+    x = torch.tensor([-1.0, -0.25, 0.0, 0.5, levels - 0.5, float(levels), levels + 0.25, levels + 2.0])
+    results = []
+    for enabled in (False, True):
+        leaf, weight = x.clone().requires_grad_(), torch.ones(8, requires_grad=True)
+        with packed_spikes(enabled):
+            y = integer_fire(leaf, levels, norm)
+            (y * weight).sum().backward()
+        results.append((y.detach(), leaf.grad, weight.grad))
+    for a, b in zip(*results, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_layer_keeps_a_byte_where_it_kept_four():
+    conv = nn.Conv2d(32, 32, 3, padding=1)
+    x = torch.randn(4, 32, 32, 32).mul(2)
+
+    def run(packed):
+        leaf = x.clone().requires_grad_()
+        with packed_spikes(packed):
+            return conv(integer_fire(leaf * 1.0, 4))
+
+    plain, packed = saved_bytes(run, False), saved_bytes(run, True)
+    weights = conv.weight.numel() * 4
+    assert plain - weights == 8 * x.numel()  # membrane and spikes
+    assert packed - weights == 2 * x.numel()  # mask and levels
+
+
+def test_memory_that_is_used_again_is_not_taken_for_spikes():
+    with packed_spikes():
+        for _ in range(50):
+            x = torch.randn(1000, requires_grad=True)
+            integer_fire(x, 4)  # dropped at once: its memory is free
+            other = torch.rand(1000) * 4  # may lie where the spikes lay
+            weight = torch.ones(1000, requires_grad=True)
+            (weight * other).sum().backward()
+            assert torch.equal(weight.grad, other)
+
+
+def test_half_precision_checkpointing_and_no_grad():
+    torch.manual_seed(0)
+    model = SDTV3("nano", "srb", norm_hidden=True)
+    x = torch.randn(2, 3, 64, 64)
+    plain, packed = (gradients(copy.deepcopy(model), x, m, torch.bfloat16) for m in (False, True))
+    for a, b in zip(plain, packed, strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-6, atol=1e-6 * a.abs().max().item())
+    recomputed = copy.deepcopy(model)
+    recomputed.grad_checkpointing = True
+    for a, b in zip(gradients(copy.deepcopy(model), x, False), gradients(recomputed, x, True), strict=True):
+        torch.testing.assert_close(b, a)
+    model.eval().memory_efficient = True
+    with torch.no_grad():
+        packed = model(x)
+    model.memory_efficient = False
+    assert all(torch.equal(a, b) for a, b in zip(packed, model(x), strict=True))
+
+
+def test_gradients_of_gradients_are_refused():
+    x = torch.tensor([0.5, 1.5], requires_grad=True)
+    with packed_spikes():
+        y = integer_fire(x, 4)
+    (g,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        g.sum().backward()
+
+
+def test_a_compiled_model_gives_the_same():
+    torch.manual_seed(0)
+    model = SDTV3("nano", "srb", norm_hidden=True)
+    x = torch.randn(2, 3, 64, 64)
+    plain = gradients(copy.deepcopy(model), x, False)
+    packed = copy.deepcopy(model)
+    packed.memory_efficient = True
+    packed.compile(backend="aot_eager", fullgraph=True)
+    for a, b in zip(plain, gradients(packed, x, True), strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-5 * a.abs().max().item())
