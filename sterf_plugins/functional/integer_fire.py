@@ -22,6 +22,9 @@ class _IntegerFire(torch.autograd.Function):
     def forward(ctx, x: Tensor, levels: int, norm: float) -> Tensor:
         ctx.save_for_backward(x)
         ctx.levels, ctx.norm = levels, norm
+        if torch.compiler.is_compiling():  # tracing loses this backward where the forward writes in place
+            y = x.clamp(0, levels).round()
+            return y if norm == 1 else y / norm
         y = x.clamp(0, levels).round_()  # half to even
         return y if norm == 1 else y.div_(norm)
 

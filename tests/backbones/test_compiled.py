@@ -1,0 +1,48 @@
+"""SDT-V3 under torch.compile: one graph, forward and backward, the plain numbers."""
+
+import copy
+
+import pytest
+import torch
+
+from sterf_plugins.backbones import SDTV3
+from sterf_plugins.functional import integer_fire
+
+SMALL = dict(embed_dims=[8, 16, 16, 24], num_heads=4)
+
+
+VARIANTS = [("conv", "raster"), ("mlpixer", "raster"), ("mlpixer", "channel"), ("srb", "raster"), ("srb", "channel")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("mixer", "layout", "memory_efficient"), [*((*v, False) for v in VARIANTS), (*VARIANTS[3], True)]
+)
+def test_every_variant_compiles_to_one_graph(mixer, layout, memory_efficient):
+    torch.manual_seed(0)
+    model = SDTV3(SMALL, mixer, layout=layout, norm_hidden=mixer != "conv").double()  # float32 flips spikes
+    model.memory_efficient = memory_efficient
+    x = torch.randn(2, 3, 32, 32).double()
+    results = []
+    compiled = copy.deepcopy(model)
+    compiled.compile(backend="aot_eager", fullgraph=True)
+    for module in (model, compiled):
+        leaf = x.clone().requires_grad_()
+        outputs = module(leaf)
+        sum(y.square().sum() for y in outputs).backward()
+        results.append([leaf.grad, *outputs, *(p.grad for p in module.parameters())])
+    assert results[0][0].abs().max() > 0
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-6, atol=1e-8 * a.abs().max().item())
+
+
+@pytest.mark.parametrize("norm", [None, 1])
+def test_the_surrogate_survives_tracing(norm):
+    x = torch.tensor([-1.0, 0.0, 1.2, 3.9, 4.0, 5.0])
+    gradients = []
+    for fire in (integer_fire, torch.compile(integer_fire, backend="aot_eager", fullgraph=True)):
+        leaf = x.clone().requires_grad_()
+        fire(leaf, 4, norm).sum().backward()
+        gradients.append(leaf.grad)
+    assert torch.equal(*gradients)
+    assert gradients[0].tolist() == [0] + [0.25 if norm is None else 1] * 4 + [0]
