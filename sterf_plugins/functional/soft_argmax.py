@@ -8,10 +8,11 @@ RAMPS = ("linspace", "centre")
 
 def coordinate_ramp(n: int, ramp: str = "linspace", like: Tensor | None = None) -> Tensor:
     """Coordinates of n cells in [-1, 1]: "linspace" has its ends at -1 and 1, "centre" the centres of n equal cells."""
-    options = {} if like is None else dict(dtype=like.dtype, device=like.device)
+    like = torch.empty(0) if like is None else like
+    cells = torch.arange(n, dtype=like.dtype, device=like.device)
     if ramp == "linspace":
-        return torch.linspace(-1, 1, n, **options) if n > 1 else torch.zeros(1, **options)
-    return (2 * torch.arange(n, **options) + 1) / n - 1
+        return 2 * cells / (n - 1) - 1 if n > 1 else cells
+    return (2 * cells + 1) / n - 1
 
 
 def soft_argmax(probabilities: Tensor, ramp: str = "linspace") -> Tensor:

@@ -42,7 +42,7 @@ def tracking_losses(
     """
     losses = dict(loss_distance=(coordinates - targets).norm(dim=-1).mean())
     if js_weight:
-        bumps = gaussian_maps(targets, probabilities.shape[-2:], js_sigma)
+        bumps = gaussian_maps(targets, (probabilities.shape[-2], probabilities.shape[-1]), js_sigma)
         losses["loss_js"] = js_weight * js_divergence(probabilities, bumps).sum(0).mean()
     if rates and rate_weight:
         losses["loss_rate"] = rate_weight * sum(((rate - r) ** 2).sum() for r in rates)
