@@ -13,10 +13,10 @@ import sterf_plugins
 
 sterf_plugins.setup()
 
-from mmengine.runner import find_latest_checkpoint  # noqa: E402
-
 from sterf_plugins import console  # noqa: E402
 from sterf_plugins.openmmlab import cli  # noqa: E402
+from sterf_plugins.openmmlab.atomic_backend import latest_checkpoint  # noqa: E402
+from sterf_plugins.openmmlab.speed import speed_up  # noqa: E402
 
 
 def parse_args() -> argparse.Namespace:
@@ -31,6 +31,15 @@ def parse_args() -> argparse.Namespace:
         const="auto",
         metavar="CHECKPOINT",
         help="go on from the latest checkpoint of the work dir, or from this one; bit-exact on a CPU with 0 workers",
+    )
+    parser.add_argument("--compile", action="store_true", help="compile the backbone with torch.compile")
+    parser.add_argument(
+        "--channels-last", action="store_true", help="weights and images channels-last (SDT-V3 always is)"
+    )
+    parser.add_argument(
+        "--memory-efficient",
+        action="store_true",
+        help="SDT-V3 keeps spikes as bytes for the backward pass; same numbers",
     )
     parser.add_argument(
         "--erf",
@@ -67,7 +76,7 @@ def prepare(config, args: argparse.Namespace) -> None:
         config.auto_scale_lr.enable = True
     if args.resume is not None:
         config.resume = True
-        config.load_from = None if args.resume == "auto" else args.resume
+        config.load_from = latest_checkpoint(config.work_dir) if args.resume == "auto" else args.resume
     _fix_seed(config)
 
 
@@ -75,7 +84,7 @@ def _fix_seed(config) -> None:
     """A seed that a resumed run finds again: the config's, the checkpoint's, or a new one that is written down."""
     randomness = dict(config.get("randomness") or {})
     if randomness.get("seed") is None:
-        latest = config.get("load_from") or (find_latest_checkpoint(config.work_dir) if config.get("resume") else None)
+        latest = config.get("load_from") or (latest_checkpoint(config.work_dir) if config.get("resume") else None)
         if config.get("resume") and latest:
             from mmengine.runner import CheckpointLoader
 
@@ -93,6 +102,7 @@ def main() -> None:
     prepare(config, args)
     phases = ("train", "val") if config.get("val_cfg") else ("train",)
     runner = cli.build_runner(config, *phases)
+    speed_up(runner.model, args.compile, args.channels_last, args.memory_efficient)
     if config.get("load_from"):
         cli.check_checkpoint(runner, config.load_from, strict=bool(config.get("resume")))
     runner.train()

@@ -56,6 +56,7 @@ class SDTV3(StagedBackbone):
         in_chans: image channels.
         out_indices: feature points to return when ``num_classes`` is 0.
         num_classes: 0 for a feature pyramid, otherwise the width of a linear head on spiked mean features.
+        memory_efficient: keep spikes as bytes for the backward pass; the numbers are the same.
 
     Raises:
         TypeError, ValueError: an argument is out of range; the message names it and what is allowed.
@@ -76,6 +77,7 @@ class SDTV3(StagedBackbone):
         in_chans: int = 3,
         out_indices: Sequence[int] = (1, 2, 3, 4),
         num_classes: int = 0,
+        memory_efficient: bool = False,
     ):
         dims, num_heads = _architecture(arch)
         ratio, levels = positive_int("ratio", ratio), positive_int("levels", levels)
@@ -103,7 +105,7 @@ class SDTV3(StagedBackbone):
             stages.append(Stage(down, blocks))
             before = dim
         super().__init__(stages, stage_dims, STRIDES, in_chans, out_indices)
-        self.levels, self.layout = levels, layout
+        self.levels, self.layout, self.memory_efficient = levels, layout, memory_efficient
         self.head_spike = IntegerSpike(levels, norm=1)
         self.set_num_classes(num_classes)
 

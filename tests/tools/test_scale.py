@@ -1,0 +1,193 @@
+"""Killed trainings, two processes against one, and the options that only change how a model computes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+SEGMENTOR = ROOT / "configs" / "shapes" / "fpn_sdtv3-t-srb_shapes.py"
+TRACKER = ROOT / "configs" / "covariant" / "tracking" / "track_li-rf_events48.py"
+
+# Forks trainings off a process that has imported everything, and kills each one while it writes a checkpoint.
+KILL = """
+import json, os, runpy, signal, sys, time
+from pathlib import Path
+import sterf_plugins; sterf_plugins.setup()
+import mmseg.datasets, sterf_plugins.openmmlab, sterf_plugins.hooks
+work, rounds, command = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
+
+def newest():
+    return max([0, *(int(p.stem.split("_")[1]) for p in work.glob("iter_*.pth"))])
+
+for attempt in range(rounds):
+    before = newest()
+    child = os.fork()
+    if not child:
+        sys.argv = command
+        sys.stdout = sys.stderr = open(work / f"log{attempt}", "w", buffering=1)
+        try:
+            runpy.run_path(command[0], run_name="__main__")
+        finally:
+            sys.stdout.flush()
+            os._exit(1)
+    deadline, killed = time.time() + 100, False
+    while time.time() < deadline and not killed and os.waitpid(child, os.WNOHANG) == (0, 0):
+        if newest() > before + attempt % 3 and list(work.glob(".*.partial")):
+            time.sleep(0.002 * (attempt % 4))
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            killed = True
+        time.sleep(0.0005)
+    half = [p.name for p in work.glob(".*.partial")]
+    print(json.dumps(dict(before=before, killed=killed, half=half, files=sorted(p.name for p in work.glob("*.pth")))))
+    if not killed:
+        break
+"""
+
+
+@pytest.mark.slow
+def test_ten_kills_never_cost_the_previous_checkpoint(shapes, tmp_path):
+    """With one checkpoint kept, mmengine alone removes it before the next is written."""
+    options = [f"{p}_dataloader.dataset.data_root={shapes}/ade" for p in ("train", "val", "test")]
+    options += ["train_dataloader.batch_size=2", "train_cfg.max_iters=100000", "train_cfg.val_interval=100000"]
+    options += ["default_hooks.checkpoint.interval=1", "default_hooks.checkpoint.max_keep_ckpts=1"]
+    options += ["default_hooks.erf.at_start=False"]
+    train = [str(ROOT / "tools" / "train.py"), str(SEGMENTOR), "--work-dir", str(tmp_path), "--resume", "--cfg-options"]
+    command = [sys.executable, "-c", KILL, str(tmp_path), "10", *train, *options]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # no threads before a fork
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=590)
+    rounds = [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
+    logs = "".join(p.read_text()[-1500:] for p in sorted(tmp_path.glob("log*"))[-1:])
+    assert len(rounds) == 10, result.stderr[-1500:] + logs
+    assert all(r["killed"] for r in rounds), logs
+    assert sum(bool(r["half"]) for r in rounds) >= 3  # really in the middle of a write
+    reached = [max(int(name.split("_")[1].split(".")[0]) for name in r["files"]) for r in rounds]
+    for r, now in zip(rounds, reached, strict=True):
+        assert now > r["before"]  # each one went on from where the one before it was killed
+    for path in tmp_path.glob("*.pth"):
+        assert torch.load(path, weights_only=False)["meta"]["iter"] == int(path.stem.split("_")[1])
+
+
+def test_what_is_resumed_without_a_note(tmp_path):
+    import sterf_plugins
+
+    sterf_plugins.setup()
+    from sterf_plugins.openmmlab.atomic_backend import AtomicLocalBackend, latest_checkpoint
+
+    assert latest_checkpoint(tmp_path) is None
+    backend = AtomicLocalBackend()
+    backend.put(b"1", tmp_path / "iter_1.pth")
+    (tmp_path / "last_checkpoint").write_text(str(tmp_path / "iter_1.pth"))
+    backend.remove(tmp_path / "iter_1.pth")
+    assert latest_checkpoint(tmp_path) == str(tmp_path / "iter_1.pth")  # still there
+    AtomicLocalBackend().put(b"2", tmp_path / "iter_2.pth")
+    assert [p.name for p in tmp_path.glob("*.pth")] == ["iter_2.pth"]
+    assert latest_checkpoint(tmp_path) == str(tmp_path / "iter_2.pth")  # the note names one that is gone
+    (tmp_path / "last_checkpoint").write_text("")
+    assert latest_checkpoint(tmp_path) == str(tmp_path / "iter_2.pth")
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("events") / "tiny"
+    tool = ROOT / "tools" / "dataset_tools" / "make_events.py"
+    options = "--single --shapes circle square --videos 10 --frames 33 --size 12 --velocity 0.4".split()  # noqa: SIM905
+    subprocess.run([sys.executable, str(tool), str(out), *options], check=True, capture_output=True)
+    return out
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one_with_the_double_batch(videos, tmp_path):
+    """No BN in this network; losses are means, so that gradients of two halves average to those of the whole."""
+    options = [f"{p}_dataloader.dataset.data_root={videos}" for p in ("train", "val", "test")]
+    options += ["train_cfg.max_epochs=2", "train_cfg.val_interval=2", "default_hooks.checkpoint.interval=2"]
+    options += ["model.tracker.norm=False", "optim_wrapper.optimizer.type=SGD", "optim_wrapper.optimizer.lr=0.5"]
+    tool = str(ROOT / "tools" / "train.py")
+    single = [sys.executable, tool, str(TRACKER), "--work-dir", str(tmp_path / "one")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PORT": "29631"}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    double = ["bash", str(ROOT / "tools" / "dist_train.sh"), str(TRACKER), "2", "--work-dir", str(tmp_path / "two")]
+    for command, batch in ((single, 8), (double, 4)):
+        settings = ["--cfg-options", *options, f"train_dataloader.batch_size={batch}"]
+        result = subprocess.run([*command, *settings], capture_output=True, text=True, env=environment, timeout=300)
+        assert result.returncode == 0, result.stderr[-3000:]
+    one, two = (torch.load(tmp_path / n / "epoch_2.pth", weights_only=False)["state_dict"] for n in ("one", "two"))
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-5, atol=1e-5)
+    errors = []
+    for name in ("one", "two"):
+        lines = next((tmp_path / name).glob("2*/vis_data/scalars.json")).read_text().splitlines()
+        errors.append(next(e["position_error"] for e in map(json.loads, lines) if "position_error" in e))
+    assert errors[0] == pytest.approx(errors[1], rel=1e-5)
+
+
+def trained(shapes, work_dir, *flags) -> dict:
+    options = [f"{p}_dataloader.dataset.data_root={shapes}/ade" for p in ("train", "val", "test")]
+    options += ["train_dataloader.batch_size=2", "train_cfg.max_iters=1", "train_cfg.val_interval=100"]
+    options += ["default_hooks.checkpoint.interval=1", "default_hooks.erf.at_start=False"]
+    options += [
+        "optim_wrapper.optimizer._delete_=True",
+        "optim_wrapper.optimizer.type=SGD",
+        "optim_wrapper.optimizer.lr=0.1",
+    ]
+    command = [sys.executable, str(ROOT / "tools" / "train.py"), str(SEGMENTOR), "--work-dir", str(work_dir), *flags]
+    result = subprocess.run([*command, "--cfg-options", *options], capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return torch.load(work_dir / "iter_1.pth", weights_only=False)["state_dict"]
+
+
+@pytest.mark.slow
+def test_memory_efficient_changes_no_number(shapes, tmp_path):
+    plain = trained(shapes, tmp_path / "plain")
+    other = trained(shapes, tmp_path / "other", "--memory-efficient")
+    assert list(plain) == list(other)
+    for name, value in plain.items():
+        torch.testing.assert_close(other[name], value, rtol=1e-5, atol=1e-6)
+
+
+def test_options_that_find_nothing_to_act_on():
+    import sterf_plugins
+
+    sterf_plugins.setup()
+    from torch import nn
+
+    from sterf_plugins.backbones import SDTV3
+    from sterf_plugins.openmmlab.speed import speed_up
+
+    with pytest.raises(ValueError, match="--memory-efficient acts on SDT-V3"):
+        speed_up(nn.Linear(2, 2), False, False, True)
+    with pytest.raises(ValueError, match="Linear has none"):
+        speed_up(nn.Linear(2, 2), True, False, False)
+    model = nn.Module()
+    model.backbone = SDTV3("nano", "srb")
+    keys = list(model.state_dict())
+    speed_up(model, True, True, True)
+    assert model.backbone.memory_efficient
+    assert model.backbone._compiled_call_impl is not None
+    assert list(model.state_dict()) == keys
+
+
+def test_channels_last_for_a_stock_backbone():
+    import sterf_plugins
+
+    sterf_plugins.setup()
+    import timm
+    from torch import nn
+
+    from sterf_plugins.openmmlab.speed import speed_up
+
+    torch.manual_seed(0)
+    model = nn.Module()
+    model.backbone = timm.create_model("resnet10t", features_only=True).eval()
+    x = torch.randn(2, 3, 64, 64)
+    before = model.backbone(x)
+    speed_up(model, False, True, False)
+    after = model.backbone(x)
+    assert after[-1].is_contiguous(memory_format=torch.channels_last)
+    for a, b in zip(before, after, strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-5)
