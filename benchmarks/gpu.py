@@ -1,0 +1,301 @@
+"""Everything worth measuring on a GPU in one go, saved after each step; needs no network.
+
+    python benchmarks/gpu.py --out benchmarks/results/gpu.json                  # parts in order, most important first
+    python benchmarks/gpu.py --out tiny.json --tiny --device cpu                # tries every part, small, on a CPU
+
+Parts: `correctness` (every variant on the device against the CPU: float64, float32, bf16, compiled, spikes as bytes),
+`table` (training step, plain and ours), `inference`, `erf` (benchmarks/erf.py), `training` (five tiny detectors on
+rendered shapes, through tools/train.py and tools/test.py). Plain is the straightforward implementation of the spec in
+the same process. A part that has its result is not repeated; give another --out to start anew.
+"""
+
+import argparse
+import copy
+import datetime
+import gc
+import itertools
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+from plain_sdtv3 import PlainSDTV3, step
+
+from sterf_plugins.backbones import SDTV3
+from sterf_plugins.deploy import reparameterize
+
+ROOT = Path(__file__).resolve().parents[1]
+MIXERS = ("conv", "mlpixer", "srb")
+VARIANTS = [("conv", "raster"), *itertools.product(MIXERS[1:], ("raster", "channel"))]
+
+
+class Results:
+    """A JSON file that is replaced after each step."""
+
+    def __init__(self, path: Path, device: str):
+        self.path, self.values = path, json.loads(path.read_text()) if path.is_file() else {}
+        hardware = torch.cuda.get_device_name() if device == "cuda" else platform.machine()
+        self.values |= dict(device=device, hardware=hardware, torch=torch.__version__, python=platform.python_version())
+        self.values |= dict(date=datetime.date.today().isoformat())
+
+    def once(self, part: str, key: str, function) -> None:
+        """Compute ``function()`` unless the file has it; a failure is kept as its message and does not end the rest."""
+        if key in self.values.setdefault(part, {}):
+            return
+        try:
+            value = function()
+        except (RuntimeError, subprocess.CalledProcessError, torch.OutOfMemoryError) as error:
+            value = dict(error=f"{type(error).__name__}: {error}".splitlines()[0])
+        self.values[part][key] = value
+        print(f"{part} {key}: {json.dumps(value)}", flush=True)
+        partial = self.path.with_name(self.path.name + ".partial")
+        partial.write_text(json.dumps(self.values, indent=1) + "\n")
+        os.replace(partial, self.path)
+        gc.collect()
+        if self.values["device"] == "cuda":
+            torch.cuda.empty_cache()
+
+
+def outputs_and_gradient(model, x, dtype=None):
+    x = x.clone().requires_grad_()
+    with torch.autocast(x.device.type, dtype, enabled=dtype is not None):
+        outputs = model(x)
+    (gradient,) = torch.autograd.grad(sum(y.float().square().mean() for y in outputs), x)
+    return [*(y.detach().double().cpu() for y in outputs), gradient.double().cpu()]
+
+
+def difference(a, b) -> float:
+    """Largest relative distance (2-norm) of outputs and input gradient."""
+    return max(((p - q).norm() / q.norm().clamp_min(1e-30)).item() for p, q in zip(a, b, strict=True))
+
+
+def correctness(results: Results, args) -> None:
+    arch, size = ("nano", 32) if args.tiny else ("tiny", 64)
+    for mixer, layout in VARIANTS:
+
+        def compare(mixer=mixer, layout=layout):
+            torch.manual_seed(0)
+            model = SDTV3(arch, mixer, layout=layout, norm_hidden=mixer != "conv").eval()
+            x = torch.randn(2, 3, size, size)
+            exact = outputs_and_gradient(copy.deepcopy(model).double(), x.double())
+            there = copy.deepcopy(model).to(args.device)
+            there64, x64 = copy.deepcopy(there).double(), x.double().to(args.device)
+            found = dict(float64=difference(outputs_and_gradient(there64, x64), exact))
+            compiled = copy.deepcopy(there64)
+            compiled.compile(fullgraph=True, backend="aot_eager" if args.tiny else "inductor")
+            found["float64_compiled"] = difference(outputs_and_gradient(compiled, x64), exact)
+            there64.memory_efficient = True
+            found["float64_memory_efficient"] = difference(outputs_and_gradient(there64, x64), exact)
+            # one flipped spike of float32 changes all behind it: these two are what to expect, not tolerances
+            found["float32"] = difference(outputs_and_gradient(there, x.to(args.device)), exact)
+            found["bfloat16"] = difference(outputs_and_gradient(there, x.to(args.device), torch.bfloat16), exact)
+            return found
+
+        results.once("correctness", f"{mixer} {layout}", compare)
+
+
+def measured(function, args) -> dict:
+    """Median seconds after warm-up, CUDA events where there are any, and the peak of allocated memory."""
+    cuda = args.device == "cuda"
+    for _ in range(1 if args.tiny else 5):
+        function()
+    if cuda:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+    seconds = []
+    for _ in range(args.repeats):
+        if cuda:
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            function()
+            end.record()
+            end.synchronize()
+            seconds.append(start.elapsed_time(end) / 1e3)
+        else:
+            start = time.perf_counter()
+            function()
+            seconds.append(time.perf_counter() - start)
+    memory = torch.cuda.max_memory_allocated() / 2**20 if cuda else None
+    return dict(seconds=statistics.median(seconds), peak_mib=memory)
+
+
+WAYS = {  # (plain?, autocast, compiled, memory efficient)
+    "plain float32": (True, None, False, False),
+    "ours float32": (False, None, False, False),
+    "ours float32 bytes": (False, None, False, True),
+    "ours bf16": (False, torch.bfloat16, False, False),
+    "ours bf16 bytes": (False, torch.bfloat16, False, True),
+    "ours bf16 compiled": (False, torch.bfloat16, True, False),
+}
+
+
+def table(results: Results, args) -> None:
+    if args.device == "cuda":  # float32 means float32
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    settings = (
+        [("nano", 64, 2)] if args.tiny else [("base", 512, 8), ("tiny", 224, 64), ("tiny", 512, 8), ("base", 224, 64)]
+    )
+    mixers = ("srb",) if args.tiny else ("srb", "conv", "mlpixer")
+    for mixer, (arch, size, batch) in itertools.product(mixers, settings):
+
+        def row(mixer=mixer, arch=arch, size=size, batch=batch):
+            found = {}
+            for name, (plain, dtype, compiled, bytes_) in WAYS.items():
+                torch.manual_seed(0)
+                model = SDTV3(arch, mixer, memory_efficient=bytes_).train()
+                model = (PlainSDTV3(model).train() if plain else model).to(args.device)
+                images = torch.randn(batch, 3, size, size, device=args.device)
+                if compiled:
+                    model.compile(backend="aot_eager" if args.tiny else "inductor")
+
+                def run(model=model, images=images, dtype=dtype):
+                    model.zero_grad(set_to_none=True)
+                    with torch.autocast(args.device, dtype, enabled=dtype is not None):
+                        step(model, images)
+
+                try:
+                    found[name] = measured(run, args)
+                    found[name]["images_per_second"] = batch / found[name]["seconds"]
+                except torch.OutOfMemoryError:
+                    found[name] = dict(error="out of memory")
+                del model, run
+                gc.collect()
+            base = found["plain float32"]
+            for value in found.values():
+                if "seconds" in value and "seconds" in base:
+                    value["speedup"] = base["seconds"] / value["seconds"]
+                if value.get("peak_mib") and base.get("peak_mib"):
+                    value["memory_ratio"] = value["peak_mib"] / base["peak_mib"]
+            return found
+
+        results.once("table", f"{arch} {mixer} {size} batch {batch}", row)
+
+
+def inference(results: Results, args) -> None:
+    arch, size, batch = ("nano", 64, 2) if args.tiny else ("tiny", 224, 64)
+
+    def row():
+        torch.manual_seed(0)
+        model = SDTV3(arch, "srb").eval()
+        images = torch.randn(batch, 3, size, size, device=args.device)
+        plain, folded = PlainSDTV3(model).eval().to(args.device), reparameterize(model).to(args.device)
+        folded.compile(backend="aot_eager" if args.tiny else "inductor")
+        found = {}
+        with torch.no_grad():
+            found["plain float32"] = measured(lambda: plain(images), args)
+            with torch.autocast(args.device, torch.bfloat16):
+                found["folded bf16 compiled"] = measured(lambda: folded(images), args)
+        found["speedup"] = found["plain float32"]["seconds"] / found["folded bf16 compiled"]["seconds"]
+        return found
+
+    results.once("inference", f"{arch} srb {size} batch {batch}", row)
+
+
+def erf(results: Results, args) -> None:
+    def row():
+        out = args.out.with_name("erf_" + args.out.name)
+        command = [sys.executable, str(ROOT / "benchmarks" / "erf.py"), "--device", args.device, "--out", str(out)]
+        if args.tiny:
+            command += [
+                "--size",
+                "64",
+                "--inputs",
+                "2",
+                "--reference-inputs",
+                "1",
+                "--repeats",
+                "1",
+                "--parts",
+                "sdtv3",
+            ]
+        subprocess.run(command, check=True)
+        return json.loads(out.read_text())
+
+    results.once("erf", "all", row)
+
+
+def training(results: Results, args) -> None:
+    """Five tiny detectors for the same number of steps; accuracy of the long-range pair by the distance of its mark."""
+    sys.path.insert(0, str(ROOT / "tools"))
+    train, size = (16, 96) if args.tiny else (8000, 128)
+    data, work = args.work / f"shapes{train}", args.work / "trainings"
+    make = [str(ROOT / "tools/dataset_tools/make_shapes.py"), str(data), "--num-train", str(train), "--size", str(size)]
+    subprocess.run([sys.executable, *make, "--num-val", str(8 if args.tiny else 500)], check=True)
+    for mixer, layout in VARIANTS:
+
+        def row(mixer=mixer, layout=layout):
+            from demo_report import average_precision, quiet_coco, scalars, twin_accuracy
+            from pycocotools.coco import COCO
+
+            folder = work / f"{mixer}_{layout}"
+            options = [f"{p}_dataloader.dataset.data_root={data}/" for p in ("train", "val", "test")]
+            truth = data / "annotations" / "instances_val2017.json"
+            options += [f"{e}_evaluator.ann_file={truth}" for e in ("val", "test")]
+            options += [f"model.backbone.mixer={mixer}", f"model.backbone.layout={layout}"]
+            epochs = 1 if args.tiny else args.epochs
+            options += [f"train_cfg.max_epochs={epochs}", f"param_scheduler.1.end={epochs}"]
+            options += ["train_dataloader.num_workers=4"] * (not args.tiny)
+            config = str(ROOT / "configs/shapes/mask-rcnn_sdtv3-t-srb_fpn_shapes.py")
+            command = [sys.executable, str(ROOT / "tools/train.py"), config, "--work-dir", str(folder), "--resume"]
+            start = time.time()
+            subprocess.run([*command, "--cfg-options", *options], check=True, timeout=args.train_limit)
+            seconds = time.time() - start
+            checkpoint = folder / f"epoch_{epochs}.pth"
+            test = [
+                sys.executable,
+                str(ROOT / "tools/test.py"),
+                config,
+                str(checkpoint),
+                "--work-dir",
+                str(folder / "test"),
+            ]
+            options.append(f"test_evaluator.outfile_prefix={folder / 'coco'}")
+            subprocess.run([*test, "--cfg-options", *options], check=True, timeout=args.train_limit)
+            coco = quiet_coco(lambda: COCO(str(truth)))
+            fields = [{k: v for k, v in line.items() if "erf" in k} for line in scalars(folder)]
+            fields = [line for line in fields if line]
+            return dict(
+                seconds=seconds,
+                box_ap50=average_precision(coco, folder / "coco.bbox.json", "bbox").by_class,
+                mask_ap50=average_precision(coco, folder / "coco.segm.json", "segm").by_class,
+                long_range=twin_accuracy(coco, folder / "coco.bbox.json"),
+                erf_before=fields[0] if fields else None,
+                erf_after=fields[-1] if fields else None,
+            )
+
+        results.once("training", f"{mixer} {layout}", row)
+
+
+PARTS = dict(correctness=correctness, table=table, inference=inference, erf=erf, training=training)
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--out", type=Path, required=True, help="JSON file; parts that it has are not repeated")
+    p.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS))
+    p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
+    p.add_argument("--tiny", action="store_true", help="small sizes, to try the script")
+    p.add_argument("--repeats", type=int, default=10, help="of each timing (default: %(default)s)")
+    p.add_argument("--epochs", type=int, default=3, help="of each training (default: %(default)s)")
+    p.add_argument("--train-limit", type=float, default=900, help="seconds for one training (default: %(default)s)")
+    p.add_argument(
+        "--work", type=Path, default=Path("work_dirs/gpu"), help="data and trainings (default: work_dirs/gpu)"
+    )
+    args = p.parse_args()
+    args.out, args.work = args.out.resolve(), args.work.resolve()
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.work.mkdir(parents=True, exist_ok=True)
+    if args.tiny:
+        args.repeats = 1
+    results = Results(args.out, args.device)
+    for part in args.parts:
+        PARTS[part](results, args)
+
+
+if __name__ == "__main__":
+    main()
