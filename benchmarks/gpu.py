@@ -257,12 +257,17 @@ def training(results: Results, args) -> None:
             options.append(f"test_evaluator.outfile_prefix={folder / 'coco'}")
             subprocess.run([*test, "--cfg-options", *options], check=True, timeout=args.train_limit)
             coco = quiet_coco(lambda: COCO(str(truth)))
+            found = {
+                f"{kind}_ap50": average_precision(coco, folder / f"coco.{name}.json", name).by_class
+                for kind, name in (("box", "bbox"), ("mask", "segm"))
+            }
+            for scores in found.values():  # a class without instances has none
+                scores.update({k: None for k, v in scores.items() if v != v})
             fields = [{k: v for k, v in line.items() if "erf" in k} for line in scalars(folder)]
             fields = [line for line in fields if line]
             return dict(
                 seconds=seconds,
-                box_ap50=average_precision(coco, folder / "coco.bbox.json", "bbox").by_class,
-                mask_ap50=average_precision(coco, folder / "coco.segm.json", "segm").by_class,
+                **found,
                 long_range=twin_accuracy(coco, folder / "coco.bbox.json"),
                 erf_before=fields[0] if fields else None,
                 erf_after=fields[-1] if fields else None,
