@@ -58,6 +58,33 @@ def golden() -> Golden:
     return Golden(folder)
 
 
+def make_events(out: Path, *options: str, check: bool = True) -> subprocess.CompletedProcess:
+    """Event videos, made by the real tool."""
+    tool = ROOT / "tools" / "dataset_tools" / "make_events.py"
+    result = subprocess.run([sys.executable, str(tool), str(out), *options], capture_output=True, text=True)
+    assert not check or result.returncode == 0, result.stderr
+    return result
+
+
+@pytest.fixture(scope="session")
+def event_videos(tmp_path_factory):
+    """Count -> a folder of so many circles and as many squares for the tracking configs of 48x48 pixels."""
+
+    def made(count: int) -> Path:
+        out = tmp_path_factory.mktemp("events") / "tiny"
+        options = f"--single --shapes circle square --videos {count} --frames 33 --size 12 --velocity 0.4"
+        make_events(out, *options.split())
+        return out
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def event_tool():
+    """``make_events.py`` as a function of its arguments."""
+    return make_events
+
+
 @pytest.fixture(scope="session")
 def shapes(tmp_path_factory) -> Path:
     """A small shapes data set in COCO and ADE20K format, made by the real tool."""

@@ -63,31 +63,28 @@ def main() -> None:
     if args.data is None:
         _tool("tools/dataset_tools/make_events.py", str(data), *DATA[args.size].split())
     runs = [(net, init, seed) for seed in range(args.seeds) for net in args.nets for init in args.inits]
+    errors: dict[tuple[str, str, int], float] = {}
     with ThreadPoolExecutor(args.jobs) as pool, tqdm(total=len(runs), unit="run", disable=None) as bar:
         waiting = {pool.submit(train, args, run, data, work_dir): run for run in runs}
         try:
             for done in as_completed(waiting):
-                done.result()
+                errors[waiting[done]] = done.result()
                 bar.set_description("-".join(map(str, waiting[done])))
                 bar.update()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
     results = {
-        f"{net}-{init}": [error_of(work_dir, net, init, s) for s in range(args.seeds)]
+        f"{net}-{init}": [errors[net, init, seed] for seed in range(args.seeds)]
         for net in args.nets
         for init in args.inits
     }
     report(results, work_dir, args)
 
 
-def _folder(work_dir: Path, net: str, init: str, seed: int) -> Path:
-    return work_dir / f"{net}-{init}" / f"seed{seed}"
-
-
-def train(args: argparse.Namespace, run: tuple[str, str, int], data: Path, work_dir: Path) -> None:
-    """One training, unless it is complete."""
+def train(args: argparse.Namespace, run: tuple[str, str, int], data: Path, work_dir: Path) -> float:
+    """The final error in pixels of one training, which runs unless it is complete."""
     net, init, seed = run
-    folder = _folder(work_dir, *run)
+    folder = work_dir / f"{net}-{init}" / f"seed{seed}"
     config = ROOT / f"configs/covariant/tracking/track_{net}-{init}_{args.size}.py"
     done = folder / "done.json"
     wanted = dict(options=args.cfg_options, data=str(data))
@@ -95,7 +92,7 @@ def train(args: argparse.Namespace, run: tuple[str, str, int], data: Path, work_
         found = json.loads(done.read_text())
         if {k: found.get(k) for k in wanted} != wanted:
             raise ValueError(f"{folder} was trained with other options or data; give another --work-dir.")
-        return
+        return found["position_error"]
     options = [f"randomness.seed={seed}"]
     options += [f"{loader}_dataloader.dataset.data_root={data}" for loader in ("train", "val", "test")]
     _tool(
@@ -110,8 +107,10 @@ def train(args: argparse.Namespace, run: tuple[str, str, int], data: Path, work_
         log=folder / "train.log",
         threads=max(1, torch.get_num_threads() // args.jobs),
     )
+    error = last_error(folder)
     with replacing(done) as partial:
-        partial.write_text(json.dumps(dict(wanted, position_error=last_error(folder))))
+        partial.write_text(json.dumps(dict(wanted, position_error=error)))
+    return error
 
 
 def _tool(script: str, *arguments: str, log: Path | None = None, threads: int | None = None) -> None:
@@ -123,20 +122,17 @@ def _tool(script: str, *arguments: str, log: Path | None = None, threads: int | 
     command = [sys.executable, str(ROOT / script), *arguments]
     environment = dict(os.environ, OMP_NUM_THREADS=str(threads)) if threads else None
     if log is None:
-        code, place = subprocess.run(command, env=environment).returncode, script
+        code = subprocess.run(command, env=environment).returncode
     else:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as file:
-            code, place = (
-                subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=environment).returncode,
-                log,
-            )
+            code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=environment).returncode
     if code == 130 or code < 0:
         raise KeyboardInterrupt
     if code:
         lines = log.read_text(errors="replace").splitlines() if log else []
         last = [line for line in lines if ": error:" in line][-1:]
-        raise ValueError(f"{script} ended with code {code}; see {place}. {''.join(last)}")
+        raise ValueError(f"{script} ended with code {code}; see {log or script}. {''.join(last)}")
 
 
 def last_error(folder: Path) -> float:
@@ -148,11 +144,6 @@ def last_error(folder: Path) -> float:
     if not errors:
         raise ValueError(f"{folder} has no validation in its logs; delete it and run again.")
     return errors[-1]
-
-
-def error_of(work_dir: Path, net: str, init: str, seed: int) -> float:
-    """Final error of a complete run in pixels."""
-    return json.loads((_folder(work_dir, net, init, seed) / "done.json").read_text())["position_error"]
 
 
 def report(results: dict[str, list[float]], work_dir: Path, args: argparse.Namespace) -> None:

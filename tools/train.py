@@ -76,20 +76,20 @@ def prepare(config, args: argparse.Namespace) -> None:
         config.auto_scale_lr.enable = True
     if args.resume is not None:
         config.resume = True
-        config.load_from = latest_checkpoint(config.work_dir) if args.resume == "auto" else args.resume
+        config.load_from = None if args.resume == "auto" else args.resume
+    if config.get("resume") and not config.get("load_from"):
+        config.load_from = latest_checkpoint(config.work_dir)
     _fix_seed(config)
 
 
 def _fix_seed(config) -> None:
     """A seed that a resumed run finds again: the config's, the checkpoint's, or a new one that is written down."""
     randomness = dict(config.get("randomness") or {})
-    if randomness.get("seed") is None:
-        latest = config.get("load_from") or (latest_checkpoint(config.work_dir) if config.get("resume") else None)
-        if config.get("resume") and latest:
-            from mmengine.runner import CheckpointLoader
+    if randomness.get("seed") is None and config.get("resume") and config.get("load_from"):
+        from mmengine.runner import CheckpointLoader
 
-            checkpoint = CheckpointLoader.load_checkpoint(latest, map_location="cpu")
-            randomness["seed"] = checkpoint.get("meta", {}).get("seed")
+        checkpoint = CheckpointLoader.load_checkpoint(config.load_from, map_location="cpu")
+        randomness["seed"] = checkpoint.get("meta", {}).get("seed")
     if randomness.get("seed") is None and config.launcher == "none":
         randomness["seed"] = random.SystemRandom().randrange(2**31)
     if randomness.get("seed") is not None:

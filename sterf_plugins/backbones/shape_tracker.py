@@ -1,6 +1,7 @@
 """The covariant paper's network: follow moving shapes in an event stream."""
 
 from collections.abc import Mapping, Sequence
+from itertools import repeat
 from typing import NamedTuple
 
 import torch
@@ -11,7 +12,7 @@ from ..blocks.readouts import LeakyReadout, SoftArgmax2d
 from ..checks import fraction, one_of, positive_int
 from ..stems.bank import as_bank
 from ..stems.covariant import CovariantRFConv2d
-from ..stems.temporal import TemporalRF
+from ..stems.temporal import TemporalRF, uniform_constants
 
 UNITS = ("li", "lif", "relu")
 READOUTS = ("dsnt", "dsntli")
@@ -88,7 +89,6 @@ class ShapeTracker(nn.Module):
         if not layers or not mus:
             raise ValueError(f"`layers` is {list(layers)} and `mus` {list(mus)}; each needs at least one entry.")
         self.unit, self.share, self.head_kind, self.dropout = unit, share, head, dropout
-        self._temporal = dict(kind=unit, th=threshold, surrogate=surrogate)
 
         widths = [in_ch, *(layer["out_ch"] for layer in layers)]
         self.convs = nn.ModuleList()  # channel after channel, layer after layer; one channel's where shared
@@ -99,12 +99,12 @@ class ShapeTracker(nn.Module):
                 self.convs.append(nn.Sequential(nn.BatchNorm2d(width), conv) if norm else conv)
         self.depth, self.count = len(layers), len(mus)
 
-        temporal_init = temporal_init or init
-        starts = _drawn(mus) if temporal_init == "uniform" else list(mus)
-        repeats = 1 if share else self.depth
-        self.units = nn.ModuleList()
+        starts = uniform_constants(mus).tolist() if (temporal_init or init) == "uniform" else mus
+        self.units = nn.ModuleList()  # likewise; one for each channel where shared
         if unit != "relu":
-            self.units.extend(TemporalRF([mu], **self._temporal) for mu in starts for _ in range(repeats))
+            options = dict(kind=unit, th=threshold, surrogate=surrogate)
+            repeats = 1 if share else self.depth
+            self.units.extend(TemporalRF([mu], **options) for mu in starts for _ in range(repeats))
         if head == "conv":
             self.head = nn.Conv2d(widths[-1] * self.count, classes, 1)
             self.head_unit = None
@@ -122,7 +122,7 @@ class ShapeTracker(nn.Module):
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tracks, State]:
         if x.ndim != 5:
             raise ValueError(f"input has shape {tuple(x.shape)}; it must be (T, B, C, H, W).")
-        before = iter(state) if state is not None else _nothing()
+        before = repeat(None) if state is None else iter(state)
         after: State = []
         rates: list[Tensor] = []
 
@@ -131,24 +131,27 @@ class ShapeTracker(nn.Module):
             after.append(last)
             return y
 
-        first = [self._drive(self.convs[k * self.depth], x) for k in range(1 if self.share else self.count)]
-        outputs = []
+        outputs: list[Tensor] = []
         for k in range(self.count):
-            y = first[0 if self.share else k]
-            for depth in range(self.depth):
-                if depth:
-                    y = self._drive(self.convs[depth if self.share else k * self.depth + depth], y)
-                if self.unit != "relu":
-                    y = over_time(self.units[k if self.share else k * self.depth + depth], y)
+            layers = slice(k * self.depth, (k + 1) * self.depth)
+            convs = self.convs if self.share else self.convs[layers]
+            units = [self.units[k]] * self.depth if self.share and self.units else self.units[layers]
+            if not outputs or not self.share:
+                first = _drive(convs[0], x)  # the same for all channels where shared
+            y = first
+            for depth, conv in enumerate(convs):
+                y = _drive(conv, y) if depth else y
+                y = over_time(units[depth], y) if units else y
                 if self.unit == "lif":
                     rates.append(y.mean((0, 1, 3, 4)))
-                y = y.relu() if self.unit != "lif" else y
+                else:
+                    y = y.relu()
             outputs.append(y)
 
         if self.head_kind == "conv":
             maps = _frames(self.head, torch.cat(outputs, 2))
         else:
-            y = torch.stack([_frames(_halved, y) for y in outputs]).mean(0)
+            y = torch.stack([_frames(nn.MaxPool2d(2), y) for y in outputs]).mean(0)
             maps = _frames(self.head, y)
             maps = maps.relu() if self.head_unit is None else over_time(self.head_unit, maps).relu()
         maps = F.dropout(maps, self.dropout, self.training)
@@ -158,25 +161,11 @@ class ShapeTracker(nn.Module):
             after.append(last)
         return Tracks(coordinates, probabilities, rates), after
 
-    def _drive(self, conv: nn.Module, x: Tensor) -> Tensor:
-        return _frames(lambda frames: conv(F.avg_pool2d(frames, 2)), x)
+
+def _drive(conv: nn.Module, x: Tensor) -> Tensor:
+    return _frames(lambda frames: conv(F.avg_pool2d(frames, 2)), x)
 
 
 def _frames(function, x: Tensor) -> Tensor:
     """A function of images applied to (T, B, C, H, W)."""
     return function(x.flatten(0, 1)).unflatten(0, x.shape[:2])
-
-
-def _halved(x: Tensor) -> Tensor:
-    return F.max_pool2d(x, 2)
-
-
-def _nothing():
-    while True:
-        yield None
-
-
-def _drawn(mus: Sequence[float]) -> list[float]:
-    """As many time constants, their inverses uniform between the smallest and largest."""
-    low, high = 1 / max(mus), 1 / min(mus)
-    return (1 / (low + (high - low) * torch.rand(len(mus)))).tolist()

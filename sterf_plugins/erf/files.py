@@ -8,9 +8,12 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
-    """A hidden temporary name of the same suffix, to be written inside; it becomes ``path`` at the end."""
+    """A hidden temporary name of the same suffix, to be written inside; it becomes ``path`` at the end, or goes."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.stem.lstrip('.')}.partial{path.suffix}")
-    yield partial
-    os.replace(partial, path)
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -8,6 +8,8 @@ one, and the result is wrong without an error. Spiking attention produces exactl
 import torch
 from torch import Tensor
 
+from .strides import restrided
+
 
 class _SameStridedGrad(torch.autograd.Function):
     @staticmethod
@@ -17,9 +19,7 @@ class _SameStridedGrad(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> Tensor:
-        if grad.stride() == ctx.stride:
-            return grad
-        return torch.empty_strided(grad.shape, ctx.stride, dtype=grad.dtype, device=grad.device).copy_(grad)
+        return restrided(grad, ctx.stride)
 
 
 def same_strided_grad(y: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .packed_spikes import PackedFire, packing
+from .strides import restrided
 
 
 class _IntegerFire(torch.autograd.Function):
@@ -33,8 +34,7 @@ class _IntegerFire(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         if torch.is_grad_enabled():  # double backward wants a differentiable expression
             return grad * ((x >= 0) & (x <= ctx.levels)) / ctx.norm, None, None
-        if grad.stride() != x.stride():
-            grad = torch.empty_strided(x.shape, x.stride(), dtype=grad.dtype, device=grad.device).copy_(grad)
+        grad = restrided(grad, x.stride())
         # hardtanh's backward is one fused pass, open at both ends; the bounds are the numbers next to 0 and D.
         number = torch.finfo(x.dtype)
         above = ctx.levels + number.eps * 2 ** (math.frexp(ctx.levels)[1] - 1)

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from .strides import restrided
+
 MAX_LEVELS = 255
 _active = local()
 
@@ -98,7 +100,5 @@ class PackedFire(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor):
         (inside,) = ctx.saved_tensors
-        if grad.stride() != inside.stride():
-            grad = torch.empty_strided(inside.shape, inside.stride(), dtype=grad.dtype, device=grad.device).copy_(grad)
-        out = grad * inside
+        out = restrided(grad, inside.stride()) * inside
         return out if ctx.norm == 1 else out.div_(ctx.norm), None, None

@@ -43,6 +43,12 @@ def cascade_constants(sigma: float, levels: int, c: float = 2**0.5, discrete: bo
     return [(math.sqrt(1 + 4 * d) - 1) / 2 if discrete else math.sqrt(d) for d in steps]
 
 
+def uniform_constants(mus: Sequence[float], dtype: torch.dtype = torch.float32) -> Tensor:
+    """As many random time constants, their inverses uniform between the smallest and the largest of ``mus``."""
+    low, high = 1 / max(mus), 1 / min(mus)
+    return 1 / (low + (high - low) * torch.rand(len(mus)).to(dtype))
+
+
 class TemporalRF(nn.Module):
     """A bank of leaky integrators or LIF neurons over time.
 
@@ -107,8 +113,7 @@ class TemporalRF(nn.Module):
         if not len(mu) or not bool((mu > 0).all()) or not dt > 0:
             raise ValueError(f"`mus` is {list(mus)} and `dt` {dt}; give at least one time constant, all > 0.")
         if init == "uniform":
-            low, high = 1 / mu.max(), 1 / mu.min()
-            mu = 1 / (low + (high - low) * torch.rand(len(mu)).double())
+            mu = uniform_constants(mu.tolist(), mu.dtype)
         self.kind, self.mode, self.dt, self.method, self.gain = kind, mode, float(dt), method, gain
         self.combine, self.th, self.reset, self.surrogate, self.backend = combine, float(th), reset, surrogate, backend
         if per_channel is True:

@@ -22,19 +22,9 @@ SMALL = [p for p in CONFIGS if p.stem.endswith("_events48")]
 LARGE = [p for p in CONFIGS if p.stem.endswith("_events300")]
 
 
-def make_events(out: Path, *options: str, check: bool = True) -> subprocess.CompletedProcess:
-    tool = ROOT / "tools" / "dataset_tools" / "make_events.py"
-    result = subprocess.run([sys.executable, str(tool), str(out), *options], capture_output=True, text=True)
-    assert not check or result.returncode == 0, result.stderr
-    return result
-
-
 @pytest.fixture(scope="session")
-def videos(tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("events") / "tiny"
-    options = "--single --shapes circle square --videos 6 --frames 33 --size 12 --velocity 0.4"
-    make_events(out, *options.split())
-    return out
+def videos(event_videos) -> Path:
+    return event_videos(6)
 
 
 def trained(path: Path, videos: Path, work_dir: Path, epochs: int = 2, **tracker) -> Runner:
@@ -98,22 +88,22 @@ def test_every_large_config_builds_and_runs(path):
     assert total.isfinite()
 
 
-def test_event_files_go_on_after_an_interruption_and_grow(tmp_path):
+def test_event_files_go_on_after_an_interruption_and_grow(event_tool, tmp_path):
     out = tmp_path / "events"
     settings = "--frames 5 --resolution 32 32 --size 8 10 --velocity 0.5 --format npz".split()  # noqa: SIM905
-    assert "6 videos made, 0 were there" in make_events(out, "--videos", "3", *settings).stdout
+    assert "6 videos made, 0 were there" in event_tool(out, "--videos", "3", *settings).stdout
     files = sorted(out.rglob("*.npz"))
     assert [f.parent.name for f in files[::3]] == ["size10-v0.50-p1.00", "size8-v0.50-p1.00"]
     before = {f: f.read_bytes() for f in files}
     files[1].unlink()
-    assert "1 videos made, 5 were there" in make_events(out, "--videos", "3", *settings).stdout
+    assert "1 videos made, 5 were there" in event_tool(out, "--videos", "3", *settings).stdout
     from sterf_plugins.events import read_events
 
     for file in files:  # a video that was made again is the one that was lost
         again = read_events(file)
         file.write_bytes(before[file])
         assert all(torch.equal(a, b) for a, b in zip(again, read_events(file), strict=True))
-    assert "2 videos made, 6 were there" in make_events(out, "--videos", "4", *settings).stdout
+    assert "2 videos made, 6 were there" in event_tool(out, "--videos", "4", *settings).stdout
 
 
 @pytest.mark.parametrize(
@@ -125,17 +115,17 @@ def test_event_files_go_on_after_an_interruption_and_grow(tmp_path):
         (["--device", "tpu"], "--device tpu cannot be used"),
     ],
 )
-def test_bad_options_of_make_events(options, message, tmp_path):
-    result = make_events(tmp_path / "events", *options, check=False)
+def test_bad_options_of_make_events(event_tool, options, message, tmp_path):
+    result = event_tool(tmp_path / "events", *options, check=False)
     assert result.returncode == 2
     assert message in result.stderr
     assert "Traceback" not in result.stderr
 
 
-def test_make_events_refuses_what_it_did_not_make(tmp_path):
+def test_make_events_refuses_what_it_did_not_make(event_tool, tmp_path):
     (tmp_path / "mine.txt").write_text("keep")
     for extra in ([], ["--overwrite"]):
-        assert make_events(tmp_path, *extra, check=False).returncode == 2
+        assert event_tool(tmp_path, *extra, check=False).returncode == 2
     assert (tmp_path / "mine.txt").read_text() == "keep"
 
 

@@ -93,12 +93,8 @@ def test_what_is_resumed_without_a_note(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def videos(tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("events") / "tiny"
-    tool = ROOT / "tools" / "dataset_tools" / "make_events.py"
-    options = "--single --shapes circle square --videos 10 --frames 33 --size 12 --velocity 0.4".split()  # noqa: SIM905
-    subprocess.run([sys.executable, str(tool), str(out), *options], check=True, capture_output=True)
-    return out
+def videos(event_videos) -> Path:
+    return event_videos(10)
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ import torch
 from tqdm import tqdm
 
 from sterf_plugins import console
+from sterf_plugins.erf.files import replacing
 from sterf_plugins.events import SHAPES, Motion, render, write_events
 
 BATCH = 16  # videos rendered at once; part of what a seed means
@@ -71,9 +72,8 @@ def settle(args: argparse.Namespace) -> None:
             shutil.rmtree(args.out)
     console.check_writable(args.out, "OUT")
     if not marker.is_file():
-        partial = marker.with_suffix(".partial")
-        partial.write_text(json.dumps(made_with))
-        partial.replace(marker)
+        with replacing(marker) as partial:
+            partial.write_text(json.dumps(made_with))
 
 
 def main() -> None:

@@ -1,0 +1,11 @@
+"""Memory order of gradients: some CPU kernels read a gradient in the order of another tensor."""
+
+import torch
+from torch import Tensor
+
+
+def restrided(x: Tensor, stride: tuple[int, ...]) -> Tensor:
+    """``x`` itself if it has these strides, else a dense copy that has them."""
+    if x.stride() == stride:
+        return x
+    return torch.empty_strided(x.shape, stride, dtype=x.dtype, device=x.device).copy_(x)
