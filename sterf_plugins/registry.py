@@ -10,6 +10,7 @@ from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import METRICS as MMENGINE_METRICS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS
+from mmengine.registry import STRATEGIES as MMENGINE_STRATEGIES
 from mmengine.registry import Registry
 
 DATASETS = Registry("dataset", parent=MMENGINE_DATASETS, scope="sterf_plugins", locations=["sterf_plugins.openmmlab"])
@@ -21,4 +22,7 @@ OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     parent=MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS,
     scope="sterf_plugins",
     locations=["sterf_plugins.openmmlab"],
+)
+STRATEGIES = Registry(
+    "strategy", parent=MMENGINE_STRATEGIES, scope="sterf_plugins", locations=["sterf_plugins.openmmlab"]
 )

@@ -16,6 +16,7 @@ sterf_plugins.setup()
 from sterf_plugins import console  # noqa: E402
 from sterf_plugins.openmmlab import cli  # noqa: E402
 from sterf_plugins.openmmlab.atomic_backend import latest_checkpoint  # noqa: E402
+from sterf_plugins.openmmlab.sharded import shard  # noqa: E402
 from sterf_plugins.openmmlab.speed import speed_up  # noqa: E402
 
 
@@ -40,6 +41,11 @@ def parse_args() -> argparse.Namespace:
         "--memory-efficient",
         action="store_true",
         help="SDT-V3 keeps spikes as bytes for the backward pass; same numbers",
+    )
+    parser.add_argument(
+        "--fsdp",
+        action="store_true",
+        help="share parameters, gradients and optimizer states out over the processes, for models too large for one GPU",
     )
     parser.add_argument(
         "--erf",
@@ -79,6 +85,8 @@ def prepare(config, args: argparse.Namespace) -> None:
         config.load_from = None if args.resume == "auto" else args.resume
     if config.get("resume") and not config.get("load_from"):
         config.load_from = latest_checkpoint(config.work_dir)
+    if args.fsdp:
+        shard(config)
     _fix_seed(config)
 
 

@@ -15,7 +15,7 @@ provide_missing_ops()
 repair_config_packages()
 
 from .. import timm as _timm_models  # noqa: E402, F401  (names for TIMMBackbone)
-from . import atomic_backend, covariant_stems, layers, sdt_v3, shape_tracking, simple_fpn, timm_backbone  # noqa: E402, F401
+from . import atomic_backend, covariant_stems, layers, sdt_v3, shape_tracking, sharded, simple_fpn, timm_backbone  # noqa: E402, F401
 
 # Subclasses of mmdet's and mmseg's own classes; a config that names one of a missing package is told so by mmengine.
 if find_spec("mmdet"):

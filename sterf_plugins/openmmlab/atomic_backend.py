@@ -36,10 +36,15 @@ class AtomicLocalBackend(LocalBackend):
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
-        for old in self._outdated:
-            if old != path:
+        self.remove_outdated(path)
+
+    @classmethod
+    def remove_outdated(cls, new: Path) -> None:
+        """Remove what ``remove`` was asked for, now that ``new`` is there."""
+        for old in cls._outdated:
+            if old != new:
                 old.unlink(missing_ok=True)
-        self._outdated.clear()
+        cls._outdated.clear()
 
 
 def latest_checkpoint(work_dir: str | Path) -> str | None:

@@ -2,12 +2,13 @@
 
 import argparse
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.logging import print_log
-from mmengine.registry import RUNNERS
+from mmengine.registry import MODELS, RUNNERS
 from mmengine.runner import Runner
 
 from ..console import check_writable
@@ -84,7 +85,10 @@ def _fit_cpu(config: Config) -> None:
 def build_runner(config: Config, *phases: str) -> Runner:
     """Check the data sets of the phases, then build the runner that the config names."""
     check_data(config, *phases)
-    return RUNNERS.build(config) if "runner_type" in config else Runner.from_cfg(config)
+    runner = RUNNERS.build(config) if "runner_type" in config else Runner.from_cfg(config)
+    if isinstance(runner.model, Mapping):  # FlexibleRunner builds it at the last moment
+        runner.model = MODELS.build(runner.model)
+    return runner
 
 
 def close_processes() -> None:

@@ -1,10 +1,12 @@
 """SDT-V3 as an mmengine backbone."""
 
 from collections.abc import Mapping
+from typing import Self
 
 from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from mmengine.runner import CheckpointLoader
+from torch import nn
 
 from .. import backbones
 from ..checkpoints import read_checkpoint
@@ -22,14 +24,31 @@ class SDTV3(backbones.SDTV3, BaseModule):
         pretrained: short for ``init_cfg=dict(type='Pretrained', checkpoint=pretrained)``.
         init_cfg: ``dict(type='Pretrained', checkpoint=FILE)`` loads a published SDT-V3, MLPixer or SRB checkpoint, or
             one of ours, strictly: keys that do not fit are an error, not a warning.
+        frozen_stages: stages 0 to this one are not trained; -1 trains all.
+        norm_eval: BatchNorm keeps its statistics during training, as is usual with few images per GPU.
         **kwargs: the backbone's arguments.
 
     Raises:
         ValueError: an argument, or the checkpoint, does not fit; the message says what is allowed.
     """
 
-    def __init__(self, pretrained: str | None = None, init_cfg: Mapping | None = None, **kwargs):
+    def __init__(
+        self,
+        pretrained: str | None = None,
+        init_cfg: Mapping | None = None,
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
+        if isinstance(frozen_stages, bool) or frozen_stages not in range(-1, len(self.stages)):
+            raise ValueError(
+                f"`frozen_stages` is {frozen_stages!r}; give the last stage that is not trained, 0 to "
+                f"{len(self.stages) - 1}, or -1 to train all."
+            )
+        self.frozen_stages, self.norm_eval = frozen_stages, norm_eval
+        self.stages[: frozen_stages + 1].requires_grad_(False)
+        self.train()
         if pretrained and init_cfg:
             raise ValueError("`pretrained` and `init_cfg` are both given; give one of them.")
         self.init_cfg = dict(type="Pretrained", checkpoint=pretrained) if pretrained else init_cfg
@@ -45,6 +64,15 @@ class SDTV3(backbones.SDTV3, BaseModule):
             self.is_init = True
             return
         super().init_weights()
+
+    def train(self, mode: bool = True) -> Self:
+        """As ``nn.Module.train``, but for frozen stages and, with ``norm_eval``, BatchNorm."""
+        super().train(mode)
+        self.stages[: self.frozen_stages + 1].eval()
+        for module in self.modules() if self.norm_eval else ():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+        return self
 
     def _load_strictly(self, state: dict, path: str) -> None:
         own = self.state_dict()

@@ -1,0 +1,66 @@
+"""Parameters, gradients and optimizer states shared out over the processes: FSDP, by mmengine's FlexibleRunner."""
+
+import os
+from pathlib import Path
+
+import torch
+from mmengine._strategy import FSDPStrategy
+from mmengine.config import Config
+from mmengine.dist import is_main_process
+
+from ..registry import STRATEGIES
+from .atomic_backend import AtomicLocalBackend
+
+
+@STRATEGIES.register_module()
+class ShardedStrategy(FSDPStrategy):
+    """mmengine's ``FSDPStrategy`` whose checkpoints are those of an unsharded training: one file, whole or not there.
+
+    Args:
+        min_num_params: modules with so many parameters become a unit that is gathered, used and dropped together.
+        **kwargs: arguments of ``FSDPStrategy``.
+    """
+
+    def __init__(self, min_num_params: int = 1_000_000, **kwargs):
+        policy = dict(
+            type="torch.distributed.fsdp.wrap.size_based_auto_wrap_policy", min_num_params=int(min_num_params)
+        )
+        wrapper = dict(type="MMFullyShardedDataParallel", auto_wrap_policy=policy)
+        if not torch.cuda.is_available():
+            wrapper["device_id"] = torch.device("cpu")
+        kwargs = dict(model_wrapper=wrapper, state_dict_cfg="full") | kwargs
+        super().__init__(**kwargs)
+
+    def save_checkpoint(self, filename: str, **kwargs) -> None:
+        """Every process takes part; the main one writes."""
+        path = Path(filename)
+        partial = path.with_name(f".{path.name}.partial")
+        try:
+            super().save_checkpoint(str(partial), **kwargs)
+            if is_main_process():
+                os.replace(partial, path)
+                AtomicLocalBackend.remove_outdated(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def shard(config: Config) -> None:
+    """Turn a config into one that trains with ``ShardedStrategy``.
+
+    Raises:
+        ValueError: a single process has nothing to share, or a hook of this package would need the whole model.
+    """
+    if config.launcher == "none":
+        raise ValueError(
+            "--fsdp shares a model out over processes; start several: bash tools/dist_train.sh CONFIG GPUS --fsdp"
+        )
+    hooks = {name: h for name, h in (config.get("default_hooks") or {}).items() if h}
+    hooks |= {f"custom_hooks[{i}]": h for i, h in enumerate(config.get("custom_hooks") or [])}
+    for name, hook in hooks.items():
+        if str(hook.get("type")).split(".")[-1] in ("ERFHook", "FiringRateHook"):
+            raise ValueError(
+                f"{hook.type} ({name}) cannot run under FSDP, where no process has the whole model. Leave it out "
+                f"(--cfg-options default_hooks.erf=None) and analyse a checkpoint with tools/erf.py."
+            )
+    config.runner_type = "FlexibleRunner"
+    config.strategy = dict(type="sterf_plugins.ShardedStrategy")
