@@ -56,6 +56,7 @@ def read_config(args: argparse.Namespace) -> Config:
         swap_stem(config, args.stem)
     if args.cfg_options:
         config.merge_from_dict(args.cfg_options)
+    _leave_out_hooks(config)
     if args.work_dir:
         config.work_dir = args.work_dir
     elif not config.get("work_dir"):
@@ -64,6 +65,14 @@ def read_config(args: argparse.Namespace) -> Config:
     if not torch.cuda.is_available():
         _fit_cpu(config)
     return config
+
+
+def _leave_out_hooks(config: Config) -> None:
+    """``default_hooks.NAME=None`` leaves any hook out; mmengine's runners take it for their own six only."""
+    own = ("runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint")
+    hooks = config.get("default_hooks") or {}
+    for name in [n for n, hook in hooks.items() if hook is None and n not in own]:
+        del hooks[name]
 
 
 def _fit_cpu(config: Config) -> None:

@@ -7,6 +7,7 @@ import torch
 from mmengine._strategy import FSDPStrategy
 from mmengine.config import Config
 from mmengine.dist import is_main_process
+from torch.distributed.fsdp import FullyShardedDataParallel
 
 from ..registry import STRATEGIES
 from .atomic_backend import AtomicLocalBackend
@@ -26,10 +27,17 @@ class ShardedStrategy(FSDPStrategy):
             type="torch.distributed.fsdp.wrap.size_based_auto_wrap_policy", min_num_params=int(min_num_params)
         )
         wrapper = dict(type="MMFullyShardedDataParallel", auto_wrap_policy=policy)
+        whole: str | dict = "full"
         if not torch.cuda.is_available():
             wrapper["device_id"] = torch.device("cpu")
-        kwargs = dict(model_wrapper=wrapper, state_dict_cfg="full") | kwargs
-        super().__init__(**kwargs)
+            # Offloading to the CPU copies nothing there: weights would be freed under the state dict, and Adam's two
+            # moments would be saved from one buffer.
+            whole = dict(
+                state_dict_type="FULL_STATE_DICT",
+                state_dict_config=dict(type="FullStateDictConfig", rank0_only=True, offload_to_cpu=False),
+                optim_state_dict_config=dict(type="FullOptimStateDictConfig", rank0_only=True, offload_to_cpu=False),
+            )
+        super().__init__(**dict(model_wrapper=wrapper, state_dict_cfg=whole) | kwargs)
 
     def save_checkpoint(self, filename: str, **kwargs) -> None:
         """Every process takes part; the main one writes."""
@@ -42,6 +50,13 @@ class ShardedStrategy(FSDPStrategy):
                 AtomicLocalBackend.remove_outdated(path)
         finally:
             partial.unlink(missing_ok=True)
+
+    def load_optim_state_dict(self, state_dict: dict) -> None:
+        """As mmengine's, which gives PyTorch's arguments in the order that they had before PyTorch 2.1."""
+        sharded = FullyShardedDataParallel.optim_state_dict_to_load(
+            model=self.model, optim=self.optim_wrapper.optimizer, optim_state_dict=state_dict
+        )
+        self.optim_wrapper.load_state_dict(sharded)
 
 
 def shard(config: Config) -> None:
@@ -63,4 +78,4 @@ def shard(config: Config) -> None:
                 f"(--cfg-options default_hooks.erf=None) and analyse a checkpoint with tools/erf.py."
             )
     config.runner_type = "FlexibleRunner"
-    config.strategy = dict(type="sterf_plugins.ShardedStrategy")
+    config.strategy = dict(type="sterf_plugins.ShardedStrategy", **(config.get("strategy") or {}))

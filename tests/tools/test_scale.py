@@ -11,7 +11,6 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 SEGMENTOR = ROOT / "configs" / "shapes" / "fpn_sdtv3-t-srb_shapes.py"
-TRACKER = ROOT / "configs" / "covariant" / "tracking" / "track_li-rf_events48.py"
 
 # Forks trainings off a process that has imported everything, and kills each one while it writes a checkpoint.
 KILL = """
@@ -92,34 +91,71 @@ def test_what_is_resumed_without_a_note(tmp_path):
     assert latest_checkpoint(tmp_path) == str(tmp_path / "iter_2.pth")
 
 
-@pytest.fixture(scope="module")
-def videos(event_videos) -> Path:
-    return event_videos(10)
+FIXED = {  # nothing random, and BatchNorm with fixed statistics: then a batch is the sum of its parts
+    "model.backbone.norm_eval": True,
+    "model.neck.norm_cfg": None,
+    "model.decode_head.norm_cfg": None,
+    "train_dataloader.dataset.pipeline.3.prob": 0.0,
+    "train_cfg.max_iters": 2,
+    "train_cfg.val_interval": 100,
+    "default_hooks.checkpoint.interval": 1,
+    "default_hooks.erf": None,
+    "optim_wrapper.optimizer.lr": 1e-3,
+    "optim_wrapper.optimizer.eps": 1e-3,  # Adam divides by the gradient's size, and would enlarge rounding
+    "param_scheduler": None,
+}
+
+
+def segment(work_dir, shapes, processes: int, *flags, **changes) -> dict:
+    """Train the segmentor with a total batch of four; the last checkpoint."""
+    options = {f"{p}_dataloader.dataset.data_root": f"{shapes}/ade" for p in ("train", "val", "test")}
+    options |= {**FIXED, "train_dataloader.batch_size": 4 // processes, **changes}
+    tool = [sys.executable, str(ROOT / "tools" / "train.py"), str(SEGMENTOR)]
+    if processes > 1:
+        tool = ["bash", str(ROOT / "tools" / "dist_train.sh"), str(SEGMENTOR), str(processes)]
+    command = [*tool, "--work-dir", str(work_dir), *flags, "--cfg-options", *(f"{k}={v}" for k, v in options.items())]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PORT": "29641"}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return torch.load(max(work_dir.glob("iter_*.pth")), weights_only=False)
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one_with_the_double_batch(videos, tmp_path):
-    """No BN in this network; losses are means, so that gradients of two halves average to those of the whole."""
-    options = [f"{p}_dataloader.dataset.data_root={videos}" for p in ("train", "val", "test")]
-    options += ["train_cfg.max_epochs=2", "train_cfg.val_interval=2", "default_hooks.checkpoint.interval=2"]
-    options += ["model.tracker.norm=False", "optim_wrapper.optimizer.type=SGD", "optim_wrapper.optimizer.lr=0.5"]
-    tool = str(ROOT / "tools" / "train.py")
-    single = [sys.executable, tool, str(TRACKER), "--work-dir", str(tmp_path / "one")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PORT": "29631"}
-    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
-    double = ["bash", str(ROOT / "tools" / "dist_train.sh"), str(TRACKER), "2", "--work-dir", str(tmp_path / "two")]
-    for command, batch in ((single, 8), (double, 4)):
-        settings = ["--cfg-options", *options, f"train_dataloader.batch_size={batch}"]
-        result = subprocess.run([*command, *settings], capture_output=True, text=True, env=environment, timeout=300)
-        assert result.returncode == 0, result.stderr[-3000:]
-    one, two = (torch.load(tmp_path / n / "epoch_2.pth", weights_only=False)["state_dict"] for n in ("one", "two"))
-    for name, value in one.items():
-        torch.testing.assert_close(two[name], value, rtol=1e-5, atol=1e-5)
-    errors = []
-    for name in ("one", "two"):
-        lines = next((tmp_path / name).glob("2*/vis_data/scalars.json")).read_text().splitlines()
-        errors.append(next(e["position_error"] for e in map(json.loads, lines) if "position_error" in e))
-    assert errors[0] == pytest.approx(errors[1], rel=1e-5)
+def test_one_process_ddp_and_fsdp_train_the_same_weights(shapes, tmp_path):
+    one = segment(tmp_path / "one", shapes, 1)
+    ddp = segment(tmp_path / "ddp", shapes, 2)
+    units = {"strategy.min_num_params": 10_000}
+    segment(tmp_path / "fsdp", shapes, 2, "--fsdp", **units, **{"train_cfg.max_iters": 1})
+    fsdp = segment(tmp_path / "fsdp", shapes, 2, "--fsdp", "--resume", **units)
+    assert fsdp["meta"]["iter"] == 2
+    assert not list((tmp_path / "fsdp").glob(".*.partial"))
+    before = torch.load(tmp_path / "one" / "iter_1.pth", weights_only=False)["state_dict"]
+    moved = [k for k, v in one["state_dict"].items() if (v - before[k]).abs().max() > 1e-5]
+    assert any(k.startswith("backbone.stages.1.") for k in moved)
+    for other in (ddp, fsdp):
+        assert list(other["state_dict"]) == list(one["state_dict"])
+        for name, value in one["state_dict"].items():
+            torch.testing.assert_close(other["state_dict"][name], value, rtol=1e-5, atol=1e-5, msg=name)
+
+
+def test_fsdp_says_what_it_needs():
+    import sterf_plugins
+
+    sterf_plugins.setup()
+    from mmengine.config import Config
+
+    from sterf_plugins.openmmlab.sharded import shard
+
+    with pytest.raises(ValueError, match=r"start several: bash tools/dist_train\.sh"):
+        shard(Config(dict(launcher="none")))
+    hooks = dict(erf=dict(type="sterf_plugins.ERFHook"), timer=None)
+    with pytest.raises(ValueError, match=r"ERFHook \(erf\) cannot run under FSDP.*default_hooks.erf=None"):
+        shard(Config(dict(launcher="pytorch", default_hooks=hooks)))
+    config = Config(dict(launcher="pytorch", default_hooks=dict(timer=None), strategy=dict(min_num_params=7)))
+    shard(config)
+    assert config.runner_type == "FlexibleRunner"
+    assert config.strategy == dict(type="sterf_plugins.ShardedStrategy", min_num_params=7)
 
 
 def trained(shapes, work_dir, *flags) -> dict:

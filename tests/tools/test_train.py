@@ -197,6 +197,22 @@ def test_resume_continues_bit_exactly(shapes, tmp_path, task):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("task", ["mask-rcnn", "fpn"])
+def test_a_published_row_learns(task, shapes, tmp_path):
+    """The tiny SRB row with spiking neck and heads, on the shapes."""
+    config = ROOT / "configs" / "shapes" / f"{task}_sdtv3-t-srb_spikefpn_shapes.py"
+    options = detection_data(shapes) if task == "mask-rcnn" else segmentation_data(shapes)
+    options |= {"default_hooks__logger__interval": 2, "train_cfg__val_interval": 100}
+    options |= {"train_cfg__max_epochs": 3} if task == "mask-rcnn" else {"train_cfg__max_iters": 18}
+    if task == "fpn":
+        options["default_hooks__erf"] = None
+    run(ROOT / "tools" / "train.py", config, "--work-dir", tmp_path, **options)
+    losses = [entry["loss"] for entry in scalars(tmp_path) if "loss" in entry]
+    assert len(losses) == 9
+    assert sum(losses[-3:]) < 0.85 * sum(losses[:3]), losses
+
+
+@pytest.mark.slow
 def test_two_processes_train_the_same_config(shapes, tmp_path):
     """torchrun with gloo; SyncBN of the config becomes BN and is mentioned."""
     script = ROOT / "tools" / "dist_train.sh"
