@@ -9,7 +9,7 @@ from spikingjelly.activation_based import neuron, surrogate
 
 from sterf_plugins.blocks.lif_layers import SpikingConv
 from sterf_plugins.neurons import StatelessNode, lif_node
-from sterf_plugins.neurons.fused import is_fusable
+from sterf_plugins.neurons.fused import _SURROGATES, is_fusable
 
 KINDS = [
     (neuron.LIFNode, dict(tau=2.0)),
@@ -37,6 +37,17 @@ def test_values_and_gradients_are_spikingjellys(kind, options, shape):
         assert torch.equal(ours, theirs)
         assert ours.numel() < 10 or 0 < ours.mean() < 1
         assert torch.allclose(a, b, atol=2e-6)
+
+
+@pytest.mark.parametrize("kind", _SURROGATES)
+def test_every_surrogate(kind):
+    node = neuron.LIFNode(v_reset=0.0, detach_reset=False, surrogate_function=kind(), step_mode="m", v_threshold=0.5)
+    x = torch.randn(4, 2, 3, 5, requires_grad=True)
+    assert is_fusable(node, x)
+    ours, theirs = StatelessNode(node)(x), node(x)
+    upstream = torch.randn_like(ours)
+    (a,), (b,) = (torch.autograd.grad(y, x, upstream) for y in (ours, theirs))
+    assert torch.equal(ours, theirs) and torch.allclose(a, b, atol=2e-6)
 
 
 @pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
