@@ -4,17 +4,20 @@ Autograd replays every elementwise operation of every time step: about twenty pa
 dynamics are one chain, charge ``h[t] = leak * v[t-1] + gain * x[t]``, spike ``s[t] = fire(h[t])``, reset
 ``v[t] = reset(h[t], s[t])``, so that with ``u[t] = dL/dx[t]``
 
-    u[t] = gain * s'[t] * dL/ds[t]  +  leak * v'[t] * u[t + 1]
+    u[t] = d[t] * dL/ds[t] + c[t] * u[t + 1],    d[t] = gain * s'[t],    c[t] = leak * v'[t]
 
 where s' is the surrogate's derivative at h - threshold, SpikingJelly's own function, and v' follows from the reset:
 
     hard, to r:  v = (1 - s) h + s r,   v' = 1 - s  [+ (r - h) s' unless the reset is detached]
     soft:        v = h - threshold s,   v' = 1      [- threshold s' unless the reset is detached]
 
-Both are found in the forward pass; what is left for each backward pass is two products per step.
+d and c are found in the forward pass; what is left for each backward pass is two products per step. An input that is
+held for all steps gets the sum of u, which is one product per step:
+
+    sum_t u[t] = sum_t w[t] d[t] * dL/ds[t],    w[0] = 1,    w[t] = 1 + c[t - 1] w[t - 1]
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -71,57 +74,65 @@ def fused_spikes(node: Any, x: Tensor, steps: int | None = None, pool: bool = Fa
 class _Spikes(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, node: Any, steps: int | None, pool: bool) -> Tensor:
-        frames = list(x) if steps is None else [x] * steps
-        ctx.held, indices = steps is not None, ()
+        ctx.held, ctx.frame, indices = steps is not None, x.shape, ()
+        frames = [x] * steps if steps is not None else list(x)
         spikes = _dense(frames[0], len(frames))
-        ctx.leak, direct, carried = _fire(node, frames, spikes)
+        direct, carried = _fire(node, frames, spikes, ctx.held)
         if pool:
             pooled, found = torch.nn.functional.max_pool2d(spikes.flatten(0, 1), *_POOL, return_indices=True)
-            spikes, indices = pooled.unflatten(0, spikes.shape[:2]), (found.unflatten(0, spikes.shape[:2]),)
-        ctx.steps = len(frames)
+            spikes, indices = pooled.unflatten(0, spikes.shape[:2]), found.unflatten(0, spikes.shape[:2])
+            if ctx.held:  # only what the pooling lets through has a gradient
+                direct = [_gathered(d, i) for d, i in zip(direct, indices, strict=True)]
         ctx.save_for_backward(*direct, *carried, *indices)
+        ctx.steps = len(frames)
         return spikes
 
     @staticmethod
     def backward(ctx, grad: Tensor):
         if torch.is_grad_enabled():
             raise RuntimeError("the fused IF and LIF neurons have first derivatives only; call the node itself.")
-        saved = ctx.saved_tensors
-        direct, carried, indices = saved[: ctx.steps], saved[ctx.steps : 2 * ctx.steps - 1], saved[2 * ctx.steps - 1 :]
-        frames = _unpooled(grad, indices[0], direct[0]) if indices else (lambda t: grad[t])
-        found = (_summed if ctx.held else _chained)(ctx.leak, direct, carried, frames)
+        saved, steps = ctx.saved_tensors, ctx.steps
+        direct, rest = saved[:steps], saved[steps:]
+        if ctx.held:
+            found = _pooled_sum(direct, rest, grad, ctx.frame) if rest else _sum(direct, grad)
+        else:
+            carried, indices = rest[: steps - 1], rest[steps - 1 :]
+            found = _chain(direct, carried, _unpooled(grad, indices, direct[0]) if indices else grad)
         return found, None, None, None
 
 
-def _fire(node: Any, x: list[Tensor], spikes: Tensor) -> tuple[float, list[Tensor], list[Tensor | None]]:
-    """Fill ``spikes``; leak, gain * s' of every step, and v' of all but the last (None where it is 1).
+def _fire(node: Any, x: list[Tensor], spikes: Tensor, held: bool) -> tuple[list[Tensor], list[Tensor]]:
+    """Fill ``spikes``; d of every step and c of all but the last, or for a held input w d alone.
 
     The operations are SpikingJelly's, in its order, so that spikes are bit-equal; without its copies.
     """
     function, reset, threshold = node.surrogate_function, node.v_reset, node.v_threshold
     leak, gain = _slopes(node)
     h, excess = torch.empty_like(x[0]), torch.empty_like(x[0])
-    v, direct, carried = None, [], []
-    upstream = x[0].new_tensor(gain)
+    v, w, direct, carried = None, None, [], []
+    upstream, constant = x[0].new_tensor(gain), x[0].new_tensor(leak)
     for t, frame in enumerate(x):
         _charge(node, frame, v, h)
         s = torch.ge(h, threshold, out=spikes[t])
-        slope = type(function).backward(upstream, torch.sub(h, threshold, out=excess), *function._sg_params.values())
-        direct.append(slope)
+        d = type(function).backward(upstream, torch.sub(h, threshold, out=excess), *function._sg_params.values())
+        direct.append(d if w is None else d * w)
         if t + 1 == len(x):
             break
         if reset is None:
-            after = None if node.detach_reset else torch.mul(slope, -threshold / gain).add_(1.0)
             v = torch.sub(h, s, alpha=threshold, out=v)
+            c = constant if node.detach_reset else torch.mul(d, -threshold * leak / gain).add_(leak)
         else:
-            after = 1.0 - s
-            v = torch.mul(h, after, out=v)
+            v = torch.addcmul(h, h, s, value=-1.0, out=v)
             if reset:
                 v.add_(s, alpha=reset)
+            c = torch.rsub(s, leak, alpha=leak)
             if not node.detach_reset:
-                after.addcmul_(slope, excess.sub_(reset - threshold), value=-1.0 / gain)
-        carried.append(after)
-    return leak, direct, carried
+                c.addcmul_(d, excess.sub_(reset - threshold), value=-leak / gain)
+        if held:
+            w = 1.0 + (c if w is None else c * w)
+        else:
+            carried.append(c)
+    return direct, carried
 
 
 def _charge(node: Any, x: Tensor, v: Tensor | None, h: Tensor) -> None:
@@ -148,45 +159,55 @@ def _slopes(node: Any) -> tuple[float, float]:
 _POOL = (3, 2, 1)  # kernel, stride, padding
 
 
-def _unpooled(grad: Tensor, indices: Tensor, like: Tensor) -> Callable[[int], Tensor]:
-    """The gradient in front of the pooling, a step at a time, in one buffer: fresh memory costs a CPU most."""
-    buffer = torch.empty_like(like)
+def _gathered(x: Tensor, indices: Tensor) -> Tensor:
+    """The elements of frames (B, C, H, W) that pooling has found, (B, C, H', W')."""
+    if x.stride(1) == 1:  # channels-last: no copy either way
+        rows = x.movedim(1, -1).flatten(1, 2).gather(1, indices.movedim(1, -1).flatten(1, 2))
+        return rows.unflatten(1, indices.shape[2:]).movedim(-1, 1)
+    return x.flatten(2).gather(2, indices.flatten(2)).unflatten(2, indices.shape[2:])
+
+
+def _unpool(grad: Tensor, indices: Tensor, out: Tensor) -> Tensor:
+    """The gradient in front of the pooling, into ``out``."""
     kernel, stride, padding = _POOL
-    unpool = torch.ops.aten.max_pool2d_with_indices_backward.grad_input
-
-    def frame(t: int) -> Tensor:
-        pairs = [kernel] * 2, [stride] * 2, [padding] * 2, [1, 1]
-        return unpool(grad[t], like, *pairs, False, indices[t], grad_input=buffer)
-
-    return frame
+    pairs = [kernel] * 2, [stride] * 2, [padding] * 2, [1, 1]
+    return torch.ops.aten.max_pool2d_with_indices_backward.grad_input(grad, out, *pairs, False, indices, grad_input=out)
 
 
-_Slopes = Sequence[Tensor | None]
+def _unpooled(grad: Tensor, indices: Sequence[Tensor], like: Tensor) -> Iterator[Tensor]:
+    """Frames of the gradient in front of the pooling, the last first, in one buffer: fresh memory costs a CPU most."""
+    buffer = torch.empty_like(like)
+    for t in range(len(indices) - 1, -1, -1):
+        yield _unpool(grad[t], indices[t], buffer)
 
 
-def _carry(u: Tensor, leak: float, slope: Tensor | None, later: Tensor) -> Tensor:
-    return u.add_(later, alpha=leak) if slope is None else u.addcmul_(slope, later, value=leak)
-
-
-def _chained(leak: float, direct: _Slopes, carried: _Slopes, frames: Callable[[int], Tensor]) -> Tensor:
-    """U (T, ...) of the module's equation, from the last step to the first."""
-    u = _dense(direct[0], len(direct))
-    for t in range(len(direct) - 1, -1, -1):
-        torch.mul(direct[t], frames(t), out=u[t])
-        if t < len(carried):
-            _carry(u[t], leak, carried[t], u[t + 1])
+def _chain(direct: Sequence[Tensor], carried: Sequence[Tensor], grad: Tensor | Iterator[Tensor]) -> Tensor:
+    """U (T, ...) of the module's equation; frames of the gradient, or an iterator from the last to the first."""
+    u, last = _dense(direct[0], len(direct)), len(direct) - 1
+    for t in range(last, -1, -1):
+        torch.mul(direct[t], grad[t] if isinstance(grad, Tensor) else next(grad), out=u[t])
+        if t < last:
+            u[t].addcmul_(carried[t], u[t + 1])
     return u
 
 
-def _summed(leak: float, direct: _Slopes, carried: _Slopes, frames: Callable[[int], Tensor]) -> Tensor:
-    """The sum of u over time, without keeping its terms."""
-    later = direct[-1] * frames(len(direct) - 1)
-    now, total = torch.empty_like(later), None
-    for t in range(len(direct) - 2, -1, -1):
-        _carry(torch.mul(direct[t], frames(t), out=now), leak, carried[t], later)
-        total = now + later if total is None else total.add_(now)
-        now, later = later, now
-    return later if total is None else total
+def _sum(direct: Sequence[Tensor], grad: Tensor) -> Tensor:
+    """The gradient of a held input."""
+    total = direct[0] * grad[0]
+    for d, g in zip(direct[1:], grad[1:], strict=True):
+        total.addcmul_(d, g)
+    return total
+
+
+def _pooled_sum(direct: Sequence[Tensor], indices: Sequence[Tensor], grad: Tensor, frame: torch.Size) -> Tensor:
+    """The gradient of a held input of shape ``frame`` in front of the pooling."""
+    order = torch.channels_last if direct[0].stride(1) == 1 else torch.contiguous_format
+    total = torch.empty(frame, dtype=grad.dtype, memory_format=order)
+    _unpool(direct[0] * grad[0], indices[0], total)
+    buffer = torch.empty_like(total)
+    for d, g, i in zip(direct[1:], grad[1:], indices[1:], strict=True):
+        total.add_(_unpool(d * g, i, buffer))
+    return total
 
 
 def _dense(like: Tensor, steps: int) -> Tensor:
