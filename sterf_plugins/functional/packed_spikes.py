@@ -64,12 +64,19 @@ def packed_spikes(enabled: bool = True) -> Iterator[None]:
     """Inside, ``integer_fire`` and what uses its spikes keep bytes for the backward pass.
 
     Gradients of gradients are refused inside; levels above 255 are kept as they are. Nothing changes while gradients
-    are off or a compiler traces.
+    are off or a compiler traces. ``packed_spikes(False)`` is a region without packing inside one with it.
     """
-    if not enabled or not torch.is_grad_enabled() or torch.compiler.is_compiling():
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
         yield
         return
     before = getattr(_active, "registry", None)
+    if not enabled:
+        _active.registry = None
+        try:
+            yield
+        finally:
+            _active.registry = before
+        return
     _active.registry = _Registry()
     try:
         with torch.autograd.graph.saved_tensors_hooks(_active.registry.pack, _unpack):

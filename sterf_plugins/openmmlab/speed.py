@@ -1,9 +1,13 @@
 """Options of the training tool that change how a model computes, and not what."""
 
+from contextlib import AbstractContextManager
+
 import torch
 from torch import nn
 
-from ..backbones import SDTV3
+from ..backbones.base import StagedBackbone
+from ..functional import packed_spikes
+from ..neurons import IntegerSpike
 
 
 def speed_up(model: nn.Module, compiled: bool, channels_last: bool, memory_efficient: bool) -> None:
@@ -19,13 +23,16 @@ def speed_up(model: nn.Module, compiled: bool, channels_last: bool, memory_effic
             f"--compile and --channels-last act on the model's backbone; {type(inner).__name__} has none. Leave them out."
         )
     if memory_efficient:
-        packing = [m for m in inner.modules() if isinstance(m, SDTV3)]
-        if not packing:
+        if not any(isinstance(m, IntegerSpike) for m in inner.modules()):
             raise ValueError(
-                "--memory-efficient acts on SDT-V3, which the model does not have; use --backbone sdtv3_… or leave it out."
+                "--memory-efficient acts on integer spikes, which the model does not have; use --backbone sdtv3_… or "
+                "leave it out."
             )
-        for module in packing:
-            module.memory_efficient = True
+        for module in inner.modules():
+            if isinstance(module, StagedBackbone):
+                module.memory_efficient = True
+        inner.register_forward_pre_hook(_open_region)  # spiking necks and heads too
+        inner.register_forward_hook(_close_region, always_call=True)
     if channels_last:
         inner.to(memory_format=torch.channels_last)
         backbone.register_forward_pre_hook(_to_channels_last)
@@ -38,3 +45,15 @@ def _to_channels_last(module: nn.Module, inputs: tuple) -> tuple:
         x.contiguous(memory_format=torch.channels_last) if isinstance(x, torch.Tensor) and x.ndim == 4 else x
         for x in inputs
     )
+
+
+_regions: list[AbstractContextManager] = []
+
+
+def _open_region(module: nn.Module, inputs: tuple) -> None:
+    _regions.append(packed_spikes())
+    _regions[-1].__enter__()
+
+
+def _close_region(module: nn.Module, inputs: tuple, output: object) -> None:
+    _regions.pop().__exit__(None, None, None)

@@ -1,5 +1,7 @@
 """Spiking necks and heads: what their layers see, time, and the released mismatch."""
 
+from collections import Counter
+
 import pytest
 import torch
 from torch import nn
@@ -10,6 +12,7 @@ sterf_plugins.setup()
 
 from mmengine.registry import init_default_scope  # noqa: E402
 
+from sterf_plugins.neurons import IntegerSpike  # noqa: E402
 from sterf_plugins.openmmlab.configs import load_config, revert_sync_bn  # noqa: E402
 from sterf_plugins.registry import MODELS  # noqa: E402
 
@@ -146,3 +149,51 @@ def test_bad_arguments(settings, message):
     init_default_scope("mmdet")
     with pytest.raises(Exception, match=message):
         MODELS.build(settings)
+
+
+def functions_behind(loss) -> Counter:
+    """How often each autograd function is in the graph."""
+    seen, waiting = set(), [loss.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            waiting += [following for following, _ in node.next_functions]
+    return Counter(type(node).__name__ for node in seen)
+
+
+def test_spikes_as_bytes_in_a_whole_detector():
+    """``--memory-efficient``: backbone, neck and heads keep bytes, and every gradient is the same."""
+    import copy
+
+    from mmdet.testing import demo_mm_inputs
+    from mmdet.utils import register_all_modules
+    from mmengine.registry import MODELS as ROOT_MODELS
+
+    from sterf_plugins.openmmlab import speed
+
+    register_all_modules(init_default_scope=True)
+    config = load_config("sterf_plugins::shapes/mask-rcnn_sdtv3-t-srb_spikefpn_shapes.py").model
+    torch.manual_seed(0)
+    plain = ROOT_MODELS.build(config).train()
+    packed = copy.deepcopy(plain)
+    speed.speed_up(packed, False, False, True)
+    copied = copy.deepcopy(packed)  # what mmengine's EMA does
+    batch = demo_mm_inputs(1, (3, 64, 64), [3], num_classes=5, with_mask=True)
+    fired, gradients = [], []
+    for model in (plain, packed, copied):
+        torch.manual_seed(1)
+        loss, _ = model.parse_losses(model(**model.data_preprocessor(batch, True), mode="loss"))
+        fired.append(functions_behind(loss))
+        loss.backward()
+        gradients.append({k: p.grad for k, p in model.named_parameters() if p.grad is not None})
+    neurons = sum(isinstance(m, IntegerSpike) for m in plain.modules())
+    assert fired[0]["_IntegerFireBackward"] >= neurons and not fired[0]["PackedFireBackward"]
+    assert fired[1]["PackedFireBackward"] == fired[2]["PackedFireBackward"] == fired[0]["_IntegerFireBackward"]
+    assert gradients[0].keys() == gradients[1].keys() == gradients[2].keys()
+    for name, value in gradients[0].items():
+        for other in gradients[1:]:
+            torch.testing.assert_close(other[name], value, rtol=1e-5, atol=1e-6 * value.abs().max().item(), msg=name)
+    with pytest.raises(TypeError):
+        packed(mode="loss")
+    assert not speed._regions

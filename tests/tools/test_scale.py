@@ -191,7 +191,7 @@ def test_options_that_find_nothing_to_act_on():
     from sterf_plugins.backbones import SDTV3
     from sterf_plugins.openmmlab.speed import speed_up
 
-    with pytest.raises(ValueError, match="--memory-efficient acts on SDT-V3"):
+    with pytest.raises(ValueError, match="--memory-efficient acts on integer spikes"):
         speed_up(nn.Linear(2, 2), False, False, True)
     with pytest.raises(ValueError, match="Linear has none"):
         speed_up(nn.Linear(2, 2), True, False, False)
