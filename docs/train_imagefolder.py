@@ -7,7 +7,6 @@ Expects DIR/train/CLASS/*.jpg and DIR/val/CLASS/*.jpg. Defaults are the papers' 
 """
 
 import argparse
-import os
 from pathlib import Path
 
 import timm
@@ -20,6 +19,7 @@ from timm.utils import AverageMeter, accuracy
 
 import sterf_plugins.timm  # noqa: F401
 from sterf_plugins.console import check_device, run_tool
+from sterf_plugins.erf.files import replacing
 
 
 def parse_args() -> argparse.Namespace:
@@ -100,9 +100,8 @@ def main() -> None:
                 (right,) = accuracy(model(images.to(args.device)), targets.to(args.device))
                 top1.update(right.item(), len(images))
         print(f"epoch {epoch + 1}/{epochs}: loss {losses.avg:.4f}, top-1 {top1.avg:.2f} %", flush=True)
-        partial = args.out / ".last.pth"
-        torch.save(dict(state_dict=model.state_dict(), epoch=epoch, arch=args.model), partial)
-        os.replace(partial, args.out / "last.pth")
+        with replacing(args.out / "last.pth") as partial:
+            torch.save(dict(state_dict=model.state_dict(), epoch=epoch, arch=args.model), partial)
 
 
 if __name__ == "__main__":

@@ -66,3 +66,11 @@ def _allowed() -> list[Any]:
         raise pickle.UnpicklingError(f"GLOBAL builtins.getattr({owner!r}, {name!r})")
 
     return [*allowed, HistoryBuffer, (statistic, "builtins.getattr"), (statistic, "__builtin__.getattr")]
+
+
+def entries_of(checkpoint: Mapping) -> dict:
+    """The state dict in a checkpoint, bare or under ``state_dict`` or ``model``, without DDP's ``module.``."""
+    for name in ("state_dict", "model"):
+        if isinstance(checkpoint.get(name), Mapping):
+            checkpoint = checkpoint[name]
+    return {str(k).removeprefix("module."): v for k, v in checkpoint.items()}

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from ..checkpoints import entries_of
 from .convert_zoo import find_family, rename_zoo
 from .sdt_v3 import SDTV3
 
@@ -142,15 +143,11 @@ def rename_entries(entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _backbone_entries(state_dict: Mapping) -> dict[str, Tensor]:
-    for name in ("state_dict", "model"):
-        nested = state_dict.get(name)
-        if isinstance(nested, Mapping):
-            state_dict = nested
-    not_tensors = [k for k, v in state_dict.items() if not isinstance(v, Tensor)]
-    if not state_dict or not_tensors:
+    entries = entries_of(state_dict)
+    not_tensors = [k for k, v in entries.items() if not isinstance(v, Tensor)]
+    if not entries or not_tensors:
         found = listing("found", not_tensors) if not_tensors else "it is empty."
         raise ValueError(f"this is no state dict of tensors, nor one under `model` or `state_dict`; {found}")
-    entries = {k.removeprefix("module."): v for k, v in state_dict.items()}
     prefix = "backbone."
     if any(k.startswith(prefix) for k in entries):
         strays = [k for k in entries if not k.startswith((prefix, *_OTHER_PARTS, "data_preprocessor."))]

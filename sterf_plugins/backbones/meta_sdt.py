@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..batch_norm import BatchNorm2d
-from ..blocks.conv_bn import conv_bn
+from ..blocks.conv_bn import ConvBN2d
 from ..blocks.lif_layers import ConvBN, MembraneBlock, SelfAttention, check_heads, lif
 from ..blocks.over_time import over_time
 from ..checks import positive_int
@@ -42,7 +42,7 @@ class SepConv(nn.Module):
         self.pw1 = ConvBN(dim, hidden)
         self.lif2 = lif()
         self.dw = nn.Conv2d(hidden, hidden, 7, padding=3, groups=hidden, bias=False)
-        self.pw2 = conv_bn(hidden, dim)  # neither BN nor neuron before it
+        self.pw2 = ConvBN2d(hidden, dim)  # neither BN nor neuron before it
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.lif2(self.pw1(self.lif1(x)))
@@ -89,7 +89,7 @@ class RepConv(nn.Sequential):
         self.conv1 = nn.Conv2d(dim, dim, 1, bias=False)
         self.bn1 = BorderedBatchNorm(dim)
         self.dw = nn.Conv2d(dim, dim, 3, groups=dim, bias=False)
-        self.pw = conv_bn(dim, dim)
+        self.pw = ConvBN2d(dim, dim)
         self.bn2 = BatchNorm2d(dim)
 
 

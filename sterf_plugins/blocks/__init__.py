@@ -1,7 +1,7 @@
 """Building blocks of the spiking backbones."""
 
 from .attention import SpikeAttention
-from .conv_bn import conv_bn
+from .conv_bn import ConvBN2d
 from .downsample import Downsample
 from .mixer_block import MixerBlock
 from .mlp import SpikeMlp
@@ -10,6 +10,7 @@ from .separable_conv import SepConv
 from .transformer import TransformerBlock
 
 __all__ = [
+    "ConvBN2d",
     "Downsample",
     "LeakyReadout",
     "MixerBlock",
@@ -18,5 +19,4 @@ __all__ = [
     "SpikeAttention",
     "SpikeMlp",
     "TransformerBlock",
-    "conv_bn",
 ]

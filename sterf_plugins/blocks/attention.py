@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from ..functional import linear_attention
 from ..neurons import IntegerSpike
-from .conv_bn import conv_bn
+from .conv_bn import ConvBN2d
 
 # v has four times the channels of q and k.
 V_EXPANSION = 4
@@ -36,10 +36,10 @@ class SpikeAttention(nn.Module):
         self.split = (dim, dim, V_EXPANSION * dim)
         self.scale = factor / math.sqrt(dim // num_heads)
         self.spike_in = IntegerSpike(levels)
-        self.qkv = conv_bn(dim, sum(self.split))
+        self.qkv = ConvBN2d(dim, sum(self.split))
         self.spike_qkv = IntegerSpike(levels)
         self.spike_out = IntegerSpike(levels)
-        self.proj = conv_bn(V_EXPANSION * dim, dim)
+        self.proj = ConvBN2d(V_EXPANSION * dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         b, _, h, w = x.shape

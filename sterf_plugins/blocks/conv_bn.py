@@ -36,8 +36,3 @@ class ConvBN2d(nn.Sequential):
             and not torch.compiler.is_compiling()
             and not torch.is_autocast_enabled(x.device.type)
         )
-
-
-def conv_bn(in_channels: int, out_channels: int, kernel: int = 1, **conv_options) -> ConvBN2d:
-    """``ConvBN2d`` with these arguments."""
-    return ConvBN2d(in_channels, out_channels, kernel, **conv_options)

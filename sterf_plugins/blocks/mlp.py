@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from ..neurons import IntegerSpike
-from .conv_bn import conv_bn
+from .conv_bn import ConvBN2d
 
 
 class SpikeMlp(nn.Module):
@@ -15,9 +15,9 @@ class SpikeMlp(nn.Module):
     def __init__(self, dim: int, ratio: int = 4, levels: int = 4):
         super().__init__()
         self.spike1 = IntegerSpike(levels)
-        self.fc1 = conv_bn(dim, ratio * dim, bias=True)
+        self.fc1 = ConvBN2d(dim, ratio * dim, bias=True)
         self.spike2 = IntegerSpike(levels)
-        self.fc2 = conv_bn(ratio * dim, dim, bias=True)
+        self.fc2 = ConvBN2d(ratio * dim, dim, bias=True)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(self.spike2(self.fc1(self.spike1(x))))

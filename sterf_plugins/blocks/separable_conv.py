@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from ..neurons import IntegerSpike
-from .conv_bn import conv_bn
+from .conv_bn import ConvBN2d
 
 
 class SepConv(nn.Module):
@@ -21,11 +21,11 @@ class SepConv(nn.Module):
         super().__init__()
         hidden = 2 * dim
         self.spike1 = IntegerSpike(levels)
-        self.pw1 = conv_bn(dim, hidden)
+        self.pw1 = ConvBN2d(dim, hidden)
         self.spike2 = IntegerSpike(levels)
-        self.dw = conv_bn(hidden, hidden, kernel, groups=hidden)
+        self.dw = ConvBN2d(hidden, hidden, kernel, groups=hidden)
         self.spike3 = IntegerSpike(levels)
-        self.pw2 = conv_bn(hidden, dim)
+        self.pw2 = ConvBN2d(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.pw1(self.spike1(x))

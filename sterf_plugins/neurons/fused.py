@@ -114,7 +114,7 @@ def _fire(node: Any, x: list[Tensor], spikes: Tensor, held: bool) -> tuple[list[
     for t, frame in enumerate(x):
         _charge(node, frame, v, h)
         s = torch.ge(h, threshold, out=spikes[t])
-        d = type(function).backward(upstream, torch.sub(h, threshold, out=excess), *function._sg_params.values())
+        d = _derivative(function, torch.sub(h, threshold, out=excess), upstream)
         direct.append(d if w is None else d * w)
         if t + 1 == len(x):
             break
@@ -133,6 +133,14 @@ def _fire(node: Any, x: list[Tensor], spikes: Tensor, held: bool) -> tuple[list[
         else:
             carried.append(c)
     return direct, carried
+
+
+def _derivative(function: surrogate.SurrogateFunctionBase, excess: Tensor, upstream: Tensor) -> Tensor:
+    """``upstream`` times the surrogate's derivative."""
+    if type(function) is surrogate.Sigmoid:  # that of the published models: one pass for the three products
+        y = (excess * function.alpha).sigmoid_()
+        return torch.ops.aten.sigmoid_backward.grad_input(upstream * function.alpha, y, grad_input=y)
+    return type(function).backward(upstream, excess, *function._sg_params.values())
 
 
 def _charge(node: Any, x: Tensor, v: Tensor | None, h: Tensor) -> None:

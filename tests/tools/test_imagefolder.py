@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
+import yaml
 from PIL import Image
 
 import sterf_plugins
@@ -54,8 +56,6 @@ def test_one_epoch(folder, tmp_path, extra):
 
 def test_the_args_file_is_of_timms_names():
     """timm's own optimiser and scheduler take what the file says."""
-    import yaml
-
     settings = yaml.safe_load((ROOT / "configs/imagenet/sdtv3_200e.yaml").read_text())
     from timm.data import create_transform
     from timm.optim import create_optimizer_v2
@@ -78,3 +78,13 @@ def test_the_args_file_is_of_timms_names():
 def test_missing_folder(tmp_path):
     done = run(tmp_path, check=False)
     assert done.returncode == 2 and "expected train/CLASS/*.jpg" in done.stderr
+
+
+def test_the_distilled_recipe_is_the_recipe_and_a_teacher():
+    plain, distilled = (
+        yaml.safe_load((ROOT / f"configs/imagenet/sdtv3_200e{kind}.yaml").read_text()) for kind in ("", "_distilled")
+    )
+    extra = {k: v for k, v in distilled.items() if k not in plain}
+    assert {k: v for k, v in distilled.items() if k in plain} == plain
+    assert extra.pop("kd_model_name").split(".")[0] in timm.list_models()
+    assert extra == dict(kd_distill_type="logit", kd_temperature=1.0, distill_loss_weight=0.5, task_loss_weight=0.5)

@@ -124,7 +124,7 @@ def segment(work_dir, shapes, processes: int, *flags, **changes) -> dict:
 @pytest.mark.slow
 def test_one_process_ddp_and_fsdp_train_the_same_weights(shapes, tmp_path):
     one = segment(tmp_path / "one", shapes, 1)
-    ddp = segment(tmp_path / "ddp", shapes, 2)
+    ddp = segment(tmp_path / "ddp", shapes, 2, "--memory-efficient")
     units = {"strategy.min_num_params": 10_000}
     segment(tmp_path / "fsdp", shapes, 2, "--fsdp", **units, **{"train_cfg.max_iters": 1})
     fsdp = segment(tmp_path / "fsdp", shapes, 2, "--fsdp", "--resume", **units)

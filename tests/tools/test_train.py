@@ -44,7 +44,8 @@ def detection_data(shapes) -> dict:
     options = {f"{p}_dataloader__dataset__data_root": f"{shapes}/" for p in ("train", "val", "test")}
     annotations = f"{shapes}/annotations/instances_val2017.json"
     options |= {f"{p}_evaluator__ann_file": annotations for p in ("val", "test")}
-    return {**options, "train_dataloader__batch_size": 2}
+    # as little work as data
+    return {**options, "train_dataloader__batch_size": 2, "model__train_cfg__rcnn__sampler__num": 32}
 
 
 SHORT = {
@@ -217,7 +218,9 @@ def test_two_processes_train_the_same_config(shapes, tmp_path):
     """torchrun with gloo; SyncBN of the config becomes BN and is mentioned."""
     script = ROOT / "tools" / "dist_train.sh"
     options = {**SHORT, **segmentation_data(shapes), "model__decode_head__norm_cfg__type": "SyncBN"}
-    command = ["bash", str(script), str(SEGMENTOR), "2", "--work-dir", str(tmp_path), "--cfg-options"]
+    options |= {"auto_scale_lr__base_batch_size": 1, "default_hooks__logger__interval": 1}
+    command = ["bash", str(script), str(SEGMENTOR), "2", "--work-dir", str(tmp_path)]
+    command += ["--auto-scale-lr", "--cfg-options"]
     command += [f"{k.replace('__', '.')}={v}" for k, v in options.items()]
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {**os.environ, "PORT": "29611", "OMP_NUM_THREADS": "1", "PATH": path}
@@ -225,6 +228,8 @@ def test_two_processes_train_the_same_config(shapes, tmp_path):
     assert result.returncode == 0, result.stderr[-3000:]
     assert "SyncBN settings of the model become BN" in result.stdout + result.stderr
     assert (tmp_path / "iter_2.pth").is_file()
+    rates = [entry["lr"] for entry in scalars(tmp_path) if "lr" in entry]
+    assert rates[0] == pytest.approx(4 * 0.02 * 3e-3)  # two processes of two images, for a rate of one image; warm-up
     assert len(list(tmp_path.glob("2*/vis_data/erf/*.npz"))) == 2  # rank 0 alone computes: start and end
 
 

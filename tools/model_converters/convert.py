@@ -16,7 +16,7 @@ import torch
 import sterf_plugins
 from sterf_plugins.backbones import convert_state_dict, infer_architecture
 from sterf_plugins.backbones.convert_zoo import find_family
-from sterf_plugins.checkpoints import read_checkpoint
+from sterf_plugins.checkpoints import entries_of, read_checkpoint
 from sterf_plugins.console import run_tool
 from sterf_plugins.erf.files import replacing
 
@@ -37,16 +37,9 @@ def parse_args() -> argparse.Namespace:
     return p.parse_args()
 
 
-def state_of(checkpoint: dict) -> dict:
-    for name in ("state_dict", "model"):
-        if isinstance(checkpoint.get(name), dict):
-            checkpoint = checkpoint[name]
-    return {k.removeprefix("module."): v for k, v in checkpoint.items()}
-
-
 def convert(args: argparse.Namespace) -> tuple[dict, dict]:
     """The converted state dict, and what is known about it."""
-    state = state_of(dict(read_checkpoint(args.source)))
+    state = entries_of(read_checkpoint(args.source))
     if any(key.startswith(("roi_head.", "decode_head.")) for key in state):
         sterf_plugins.setup()
         from sterf_plugins.openmmlab.convert import convert_model, kind_of
