@@ -43,11 +43,13 @@ class ShardedStrategy(FSDPStrategy):
         """Every process takes part; the main one writes."""
         path = Path(filename)
         partial = path.with_name(f".{path.name}.partial")
+        if not is_main_process():
+            super().save_checkpoint(str(partial), **kwargs)
+            return
         try:
             super().save_checkpoint(str(partial), **kwargs)
-            if is_main_process():
-                os.replace(partial, path)
-                AtomicLocalBackend.remove_outdated(path)
+            os.replace(partial, path)
+            AtomicLocalBackend.remove_outdated(path)
         finally:
             partial.unlink(missing_ok=True)
 
@@ -63,7 +65,8 @@ def shard(config: Config) -> None:
     """Turn a config into one that trains with ``ShardedStrategy``.
 
     Raises:
-        ValueError: a single process has nothing to share, or a hook of this package would need the whole model.
+        ValueError: a single process has nothing to share, a hook of this package would need the whole model, or the
+            config has a strategy of its own.
     """
     if config.launcher == "none":
         raise ValueError(
@@ -77,5 +80,9 @@ def shard(config: Config) -> None:
                 f"{hook.type} ({name}) cannot run under FSDP, where no process has the whole model. Leave it out "
                 f"(--cfg-options default_hooks.erf=None) and analyse a checkpoint with tools/erf.py."
             )
-    config.runner_type = "FlexibleRunner"
-    config.strategy = dict(type="sterf_plugins.ShardedStrategy", **(config.get("strategy") or {}))
+    strategy = dict(config.get("strategy") or {})
+    if strategy.setdefault("type", "sterf_plugins.ShardedStrategy") != "sterf_plugins.ShardedStrategy":
+        raise ValueError(
+            f"the config has a strategy of its own, {strategy['type']}; leave out --fsdp, or the strategy's type."
+        )
+    config.runner_type, config.strategy = "FlexibleRunner", strategy

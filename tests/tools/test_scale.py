@@ -156,6 +156,9 @@ def test_fsdp_says_what_it_needs():
     shard(config)
     assert config.runner_type == "FlexibleRunner"
     assert config.strategy == dict(type="sterf_plugins.ShardedStrategy", min_num_params=7)
+    config.strategy.type = "DeepSpeedStrategy"
+    with pytest.raises(ValueError, match="a strategy of its own, DeepSpeedStrategy"):
+        shard(config)
 
 
 def trained(shapes, work_dir, *flags) -> dict:
