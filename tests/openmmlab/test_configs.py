@@ -53,8 +53,9 @@ def on_small_data(config: Config, shapes: Path, work_dir: Path) -> Config:
     else:
         for evaluator in (config.val_evaluator, config.test_evaluator):
             evaluator.ann_file = f"{shapes}/annotations/instances_val2017.json"
-        if "rcnn" in (config.model.get("train_cfg") or {}):
-            config.model.train_cfg.rcnn.sampler.num = 32  # as little work as data
+        stages = (config.model.get("train_cfg") or {}).get("rcnn", [])
+        for stage in stages if isinstance(stages, list) else [stages]:  # a cascade has several
+            stage.sampler.num = 32  # as little work as data
     config.train_cfg = dict(type="IterBasedTrainLoop", max_iters=2, val_interval=100)
     config.val_cfg = config.val_dataloader = config.val_evaluator = None
     config.test_cfg = config.test_dataloader = config.test_evaluator = None
