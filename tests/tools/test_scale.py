@@ -11,6 +11,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 SEGMENTOR = ROOT / "configs" / "shapes" / "fpn_sdtv3-t-srb_shapes.py"
+TRACKER = ROOT / "configs" / "covariant" / "tracking" / "track_li-rf_events48.py"
 
 # Forks trainings off a process that has imported everything, and kills each one while it writes a checkpoint.
 KILL = """
@@ -159,6 +160,36 @@ def test_fsdp_says_what_it_needs():
     config.strategy.type = "DeepSpeedStrategy"
     with pytest.raises(ValueError, match="a strategy of its own, DeepSpeedStrategy"):
         shard(config)
+
+
+@pytest.fixture(scope="module")
+def videos(event_videos) -> Path:
+    return event_videos(10)
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one_with_the_double_batch(videos, tmp_path):
+    """No BN in this network; losses are means, so that gradients of two halves average to those of the whole."""
+    options = [f"{p}_dataloader.dataset.data_root={videos}" for p in ("train", "val", "test")]
+    options += ["train_cfg.max_epochs=2", "train_cfg.val_interval=2", "default_hooks.checkpoint.interval=2"]
+    options += ["model.tracker.norm=False", "optim_wrapper.optimizer.type=SGD", "optim_wrapper.optimizer.lr=0.5"]
+    tool = str(ROOT / "tools" / "train.py")
+    single = [sys.executable, tool, str(TRACKER), "--work-dir", str(tmp_path / "one")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PORT": "29631"}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    double = ["bash", str(ROOT / "tools" / "dist_train.sh"), str(TRACKER), "2", "--work-dir", str(tmp_path / "two")]
+    for command, batch in ((single, 8), (double, 4)):
+        settings = ["--cfg-options", *options, f"train_dataloader.batch_size={batch}"]
+        result = subprocess.run([*command, *settings], capture_output=True, text=True, env=environment, timeout=300)
+        assert result.returncode == 0, result.stderr[-3000:]
+    one, two = (torch.load(tmp_path / n / "epoch_2.pth", weights_only=False)["state_dict"] for n in ("one", "two"))
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-5, atol=1e-5)
+    errors = []
+    for name in ("one", "two"):
+        lines = next((tmp_path / name).glob("2*/vis_data/scalars.json")).read_text().splitlines()
+        errors.append(next(e["position_error"] for e in map(json.loads, lines) if "position_error" in e))
+    assert errors[0] == pytest.approx(errors[1], rel=1e-5)
 
 
 def trained(shapes, work_dir, *flags) -> dict:
