@@ -99,6 +99,7 @@ def main() -> None:
     if not args.tta:
         cli.check_checkpoint(runner, args.checkpoint, strict=True)
     runner.test()
+    del runner
     cli.close_processes()
 
 

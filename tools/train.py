@@ -114,6 +114,7 @@ def main() -> None:
     if config.get("load_from"):
         cli.check_checkpoint(runner, config.load_from, strict=bool(config.get("resume")))
     runner.train()
+    del runner
     cli.close_processes()
 
 

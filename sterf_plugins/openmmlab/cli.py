@@ -1,11 +1,13 @@
 """What the training and test tools share: options, and configs fit for this machine."""
 
 import argparse
+import gc
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+import torch.distributed.nn  # before a process group exists, which its functions' default arguments would hold for good
 from mmengine.config import Config, DictAction
 from mmengine.logging import print_log
 from mmengine.registry import MODELS, RUNNERS
@@ -101,9 +103,15 @@ def build_runner(config: Config, *phases: str) -> Runner:
 
 
 def close_processes() -> None:
-    """End distributed work together: gloo's threads abort a process that leaves while they run."""
+    """End distributed work together, and gloo's threads, which may abort a process that leaves while they run.
+
+    They end with the last reference to the process group; a DDP model is one, so drop the runner before.
+    """
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
+        for _ in range(5):  # FSDP's tensors take two rounds
+            if not gc.collect():
+                break
         torch.distributed.destroy_process_group()
 
 

@@ -107,6 +107,17 @@ FIXED = {  # nothing random, and BatchNorm with fixed statistics: then a batch i
 }
 
 
+THREADS_AT_EXIT = """
+import atexit, os
+from pathlib import Path
+def note():
+    names = [(p / "comm").read_text().strip() for p in Path("/proc/self/task").iterdir()]
+    Path({folder!r}, "threads-" + os.environ["LOCAL_RANK"]).write_text(" ".join(names))
+if "LOCAL_RANK" in os.environ:
+    atexit.register(note)
+"""
+
+
 def segment(work_dir, shapes, processes: int, *flags, **changes) -> dict:
     """Train the segmentor with a total batch of four; the last checkpoint."""
     options = {f"{p}_dataloader.dataset.data_root": f"{shapes}/ade" for p in ("train", "val", "test")}
@@ -117,8 +128,14 @@ def segment(work_dir, shapes, processes: int, *flags, **changes) -> dict:
     command = [*tool, "--work-dir", str(work_dir), *flags, "--cfg-options", *(f"{k}={v}" for k, v in options.items())]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PORT": "29641"}
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    work_dir.mkdir(exist_ok=True)
+    (work_dir / "sitecustomize.py").write_text(THREADS_AT_EXIT.format(folder=str(work_dir)))
+    environment["PYTHONPATH"] = str(work_dir)
     result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert result.returncode == 0, result.stderr[-3000:]
+    if processes > 1:  # a thread of gloo's that outlives the interpreter may abort the process
+        threads = [(work_dir / f"threads-{rank}").read_text() for rank in range(processes)]
+        assert not [names for names in threads if "gloo" in names], threads
     return torch.load(max(work_dir.glob("iter_*.pth")), weights_only=False)
 
 
