@@ -52,7 +52,7 @@ def build(side: str) -> torch.nn.Module:
     torch.manual_seed(0)
     model = MODELS.build(config.model).train()
     if efficient:
-        speed_up(model, False, False, True)
+        speed_up(model, memory_efficient=True)
     return model
 
 

@@ -13,6 +13,8 @@ ROOT = Path(__file__).resolve().parents[1]
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # processes that share the cores, here and in the tools they start
     threads = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+if not Path("/dev/nvidia0").exists():  # before Triton is imported: its kernels run in its interpreter
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 def golden_folder() -> Path:

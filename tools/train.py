@@ -43,6 +43,11 @@ def parse_args() -> argparse.Namespace:
         help="SDT-V3 keeps spikes as bytes for the backward pass; same numbers",
     )
     parser.add_argument(
+        "--fuse-norms",
+        action="store_true",
+        help="BatchNorm and the spikes behind it in one pass each way, by a Triton kernel; acts on a GPU",
+    )
+    parser.add_argument(
         "--fsdp",
         action="store_true",
         help="share parameters, gradients and optimizer states out over the processes, for models too large for one GPU",
@@ -110,7 +115,13 @@ def main() -> None:
     prepare(config, args)
     phases = ("train", "val") if config.get("val_cfg") else ("train",)
     runner = cli.build_runner(config, *phases)
-    speed_up(runner.model, args.compile, args.channels_last, args.memory_efficient)
+    speed_up(
+        runner.model,
+        compiled=args.compile,
+        channels_last=args.channels_last,
+        memory_efficient=args.memory_efficient,
+        fused=args.fuse_norms,
+    )
     if config.get("load_from"):
         cli.check_checkpoint(runner, config.load_from, strict=bool(config.get("resume")))
     runner.train()

@@ -20,4 +20,4 @@ class SpikeMlp(nn.Module):
         self.fc2 = ConvBN2d(ratio * dim, dim, bias=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.spike2(self.fc1(self.spike1(x))))
+        return self.fc2(self.spike2.after(self.fc1, self.spike1(x)))

@@ -28,6 +28,6 @@ class SepConv(nn.Module):
         self.pw2 = ConvBN2d(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.pw1(self.spike1(x))
-        x = self.dw(self.spike2(x))
-        return self.pw2(self.spike3(x))
+        x = self.spike2.after(self.pw1, self.spike1(x))
+        x = self.spike3.after(self.dw, x)
+        return self.pw2(x)

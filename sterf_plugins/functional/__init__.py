@@ -5,10 +5,12 @@ from .batch_norm import frozen_batch_norm, frozen_conv_bn, same_strided_grad
 from .integer_fire import integer_fire
 from .layout import LAYOUTS, from_tokens, to_tokens
 from .leaky_integrator import decay, leaky_integrator, moving_integrator
+from .norm_fire import can_norm_fire, norm_fire
 from .packed_spikes import packed_spikes
 
 __all__ = [
     "LAYOUTS",
+    "can_norm_fire",
     "decay",
     "from_tokens",
     "frozen_batch_norm",
@@ -17,6 +19,7 @@ __all__ = [
     "leaky_integrator",
     "linear_attention",
     "moving_integrator",
+    "norm_fire",
     "packed_spikes",
     "same_strided_grad",
     "to_tokens",

@@ -90,6 +90,11 @@ def packing(levels: int) -> bool:
     return getattr(_active, "registry", None) is not None and levels <= MAX_LEVELS
 
 
+def keep_counts(spikes: Tensor, counts: Tensor, norm: float) -> None:
+    """Let whatever saves these spikes in this region save their counts, which are bytes, instead."""
+    _active.registry.add(spikes, counts, norm)
+
+
 class PackedFire(torch.autograd.Function):
     """``integer_fire`` that keeps a byte per element."""
 
@@ -98,7 +103,7 @@ class PackedFire(torch.autograd.Function):
         y = x.clamp(0, levels)
         inside = y == x
         y.round_()  # half to even
-        _active.registry.add(y, y.to(torch.uint8), norm)
+        keep_counts(y, y.to(torch.uint8), norm)
         ctx.save_for_backward(inside)
         ctx.norm = norm
         return y if norm == 1 else y.div_(norm)

@@ -47,5 +47,5 @@ class ConvMixer(nn.Module):
         self.bn2 = BatchNorm2d(dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.bn1(self.conv1(self.spike1(x)))
-        return self.bn2(self.conv2(self.spike2(x)))
+        x = self.spike2.after(self.bn1, self.conv1(self.spike1(x)))
+        return self.bn2(self.conv2(x))

@@ -1,9 +1,10 @@
 """Integer spikes as a module."""
 
+import torch
 from torch import Tensor, nn
 
 from ..checks import positive_int
-from ..functional import integer_fire
+from ..functional import can_norm_fire, integer_fire, norm_fire
 
 
 class IntegerSpike(nn.Module):
@@ -18,7 +19,12 @@ class IntegerSpike(nn.Module):
 
     Raises:
         TypeError, ValueError: a number of levels is not an int >= 1, or ``norm`` is not positive.
+
+    Attributes:
+        fuse_norm: whether ``after`` may compute a norm and the spikes in one pass; see ``fuse_norms``.
     """
+
+    fuse_norm = False
 
     def __init__(self, levels: int = 4, norm: float | None = None, eval_levels: int | None = None):
         super().__init__()
@@ -29,9 +35,40 @@ class IntegerSpike(nn.Module):
         self.eval_levels = None if eval_levels is None else positive_int("eval_levels", eval_levels)
 
     def forward(self, x: Tensor) -> Tensor:
-        levels = self.levels if self.training or self.eval_levels is None else self.eval_levels
-        return integer_fire(x, levels, self.norm)
+        return integer_fire(x, self._levels(), self.norm)
+
+    def after(self, layer: nn.Module, x: Tensor) -> Tensor:
+        """``self(layer(x))`` for a BatchNorm, or an ``nn.Sequential`` that ends in one."""
+        if not self.fuse_norm or torch.compiler.is_compiling():
+            return self(layer(x))
+        *front, norm = layer if isinstance(layer, nn.Sequential) else (layer,)
+        if any(_watched(module) for module in (self, layer, norm)):
+            return self(layer(x))
+        for module in front:
+            x = module(x)
+        if can_norm_fire(x, norm):
+            return norm_fire(x, norm, self._levels(), self.norm)
+        return self(norm(x))
+
+    def _levels(self) -> int:
+        return self.levels if self.training or self.eval_levels is None else self.eval_levels
 
     def extra_repr(self) -> str:
         other = "" if self.eval_levels is None else f", eval_levels={self.eval_levels}"
         return f"levels={self.levels}, norm={self.norm}{other}"
+
+
+def _watched(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
+
+
+def fuse_norms(model: nn.Module, fuse: bool = True) -> int:
+    """Let a model compute BatchNorm and the integer spikes behind it in one pass each way on a GPU (``norm_fire``).
+
+    Returns:
+        Number of spike layers; elsewhere than on a GPU nothing changes.
+    """
+    layers = [module for module in model.modules() if isinstance(module, IntegerSpike)]
+    for layer in layers:
+        layer.fuse_norm = fuse
+    return len(layers)

@@ -7,11 +7,20 @@ from torch import nn
 
 from ..backbones.base import StagedBackbone
 from ..functional import packed_spikes
-from ..neurons import IntegerSpike
+from ..neurons import IntegerSpike, fuse_norms
 
 
-def speed_up(model: nn.Module, compiled: bool, channels_last: bool, memory_efficient: bool) -> None:
-    """Apply ``--compile``, ``--channels-last`` and ``--memory-efficient`` to a model, wrapped for DDP or not.
+def speed_up(
+    model: nn.Module,
+    *,
+    compiled: bool = False,
+    channels_last: bool = False,
+    memory_efficient: bool = False,
+    fused: bool = False,
+) -> None:
+    """Apply ``--compile``, ``--channels-last``, ``--memory-efficient`` and ``--fuse-norms`` to a model.
+
+    The model may be wrapped for DDP.
 
     Raises:
         ValueError: the model has nothing that an option could act on.
@@ -22,12 +31,14 @@ def speed_up(model: nn.Module, compiled: bool, channels_last: bool, memory_effic
         raise ValueError(
             f"--compile and --channels-last act on the model's backbone; {type(inner).__name__} has none. Leave them out."
         )
+    if (memory_efficient or fused) and not any(isinstance(m, IntegerSpike) for m in inner.modules()):
+        raise ValueError(
+            "--memory-efficient and --fuse-norms act on integer spikes, which the model does not have; use --backbone "
+            "sdtv3_… or leave them out."
+        )
+    if fused:
+        fuse_norms(inner)
     if memory_efficient:
-        if not any(isinstance(m, IntegerSpike) for m in inner.modules()):
-            raise ValueError(
-                "--memory-efficient acts on integer spikes, which the model does not have; use --backbone sdtv3_… or "
-                "leave it out."
-            )
         for module in inner.modules():
             if isinstance(module, StagedBackbone):
                 module.memory_efficient = True

@@ -177,7 +177,7 @@ def test_spikes_as_bytes_in_a_whole_detector():
     torch.manual_seed(0)
     plain = ROOT_MODELS.build(config).train()
     packed = copy.deepcopy(plain)
-    speed.speed_up(packed, False, False, True)
+    speed.speed_up(packed, memory_efficient=True)
     copied = copy.deepcopy(packed)  # what mmengine's EMA does
     batch = demo_mm_inputs(1, (3, 64, 64), [3], num_classes=5, with_mask=True)
     fired, gradients = [], []

@@ -242,14 +242,14 @@ def test_options_that_find_nothing_to_act_on():
     from sterf_plugins.backbones import SDTV3
     from sterf_plugins.openmmlab.speed import speed_up
 
-    with pytest.raises(ValueError, match="--memory-efficient acts on integer spikes"):
-        speed_up(nn.Linear(2, 2), False, False, True)
+    with pytest.raises(ValueError, match="--memory-efficient and --fuse-norms act on integer spikes"):
+        speed_up(nn.Linear(2, 2), memory_efficient=True)
     with pytest.raises(ValueError, match="Linear has none"):
-        speed_up(nn.Linear(2, 2), True, False, False)
+        speed_up(nn.Linear(2, 2), compiled=True)
     model = nn.Module()
     model.backbone = SDTV3("nano", "srb")
     keys = list(model.state_dict())
-    speed_up(model, True, True, True)
+    speed_up(model, compiled=True, channels_last=True, memory_efficient=True, fused=True)
     assert model.backbone.memory_efficient
     assert model.backbone._compiled_call_impl is not None
     assert list(model.state_dict()) == keys
@@ -269,7 +269,7 @@ def test_channels_last_for_a_stock_backbone():
     model.backbone = timm.create_model("resnet10t", features_only=True).eval()
     x = torch.randn(2, 3, 64, 64)
     before = model.backbone(x)
-    speed_up(model, False, True, False)
+    speed_up(model, channels_last=True)
     after = model.backbone(x)
     assert after[-1].is_contiguous(memory_format=torch.channels_last)
     for a, b in zip(before, after, strict=True):

@@ -1,0 +1,110 @@
+"""BatchNorm and the integer spikes behind it, in one pass over memory each way (Triton), on a GPU.
+
+Plain, the norm's output is written, read by the spikes, and kept for the mask of their gradient. Here it never gets to
+memory: the backward pass computes it again from the norm's input, which the norm keeps anyway.
+"""
+
+import functools
+import importlib.util
+import os
+import warnings
+
+import torch
+from torch import Tensor, nn
+
+from .packed_spikes import keep_counts, packing
+from .strides import restrided
+
+
+@functools.cache
+def _kernels():
+    if importlib.util.find_spec("triton") is None:
+        warnings.warn("fused norms need Triton (pip install triton): the plain passes are used", stacklevel=3)
+        return None
+    from . import norm_fire_kernels
+
+    return norm_fire_kernels
+
+
+def can_norm_fire(x: Tensor, norm: nn.Module) -> bool:
+    """Whether ``norm_fire`` takes this norm and its input; otherwise the plain passes are the way.
+
+    Yes for a ``BatchNorm2d`` with weight and bias (no ``SyncBatchNorm``) on a GPU, or anywhere in Triton's interpreter
+    (``TRITON_INTERPRET=1``), and channels-last images. No for a norm whose parameters are frozen and whose gradient is
+    wanted, as for a receptive field: that is one product (``frozen_batch_norm``).
+    """
+    return (
+        isinstance(norm, nn.BatchNorm2d)
+        and norm.affine
+        and (x.is_cuda or os.environ.get("TRITON_INTERPRET") == "1")
+        and x.ndim == 4
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and (norm.training or norm.weight.requires_grad or not x.requires_grad)
+        and _kernels() is not None
+    )
+
+
+class _NormFire(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, invstd: Tensor, training, levels, norm):
+        keep = packing(levels)
+        y, counts = _kernels().fire(x, (mean, invstd), (weight, bias), levels, norm, keep)
+        if counts is not None:
+            keep_counts(y, counts, norm)
+        ctx.save_for_backward(x, weight, bias, mean, invstd)
+        ctx.options = levels, norm, training
+        return y
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor):
+        x, weight, bias, mean, invstd = ctx.saved_tensors
+        grad = restrided(grad, x.stride())
+        out, of_weight, of_bias = _kernels().gradients(grad, x, (mean, invstd), (weight, bias), *ctx.options)
+        return out, of_weight.to(weight.dtype), of_bias.to(bias.dtype), None, None, None, None, None
+
+
+def norm_fire(x: Tensor, norm: nn.BatchNorm2d, levels: int, divisor: float) -> Tensor:
+    """``integer_fire(norm(x), levels, divisor)``, where ``can_norm_fire`` says that it can be.
+
+    The norm's running statistics are updated as PyTorch updates them. Numbers differ from the plain passes by
+    rounding. There are no gradients of gradients.
+
+    Args:
+        x: (B, C, H, W), channels-last.
+        norm: in training or evaluation.
+        levels: D, the largest number of spikes.
+        divisor: of the counts.
+
+    Returns:
+        (B, C, H, W), channels-last, of the dtype of ``x``.
+
+    Raises:
+        ValueError: a single value per channel in training.
+    """
+    training = norm.training or norm.running_mean is None
+    if training:
+        count = x.numel() // x.shape[1]
+        if count == 1:
+            raise ValueError(
+                f"BatchNorm in training needs more than one value per channel; the input is {tuple(x.shape)}. "
+                f"Give more images or larger ones."
+            )
+        with torch.no_grad():
+            mean, variance = _kernels().statistics(x)
+            _update(norm, mean, variance, count)
+    else:
+        mean, variance = norm.running_mean, norm.running_var
+    invstd = torch.rsqrt(variance + norm.eps)
+    return _NormFire.apply(x, norm.weight, norm.bias, mean, invstd, training, levels, float(divisor))
+
+
+def _update(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: int) -> None:
+    """Running statistics, as PyTorch has them: the unbiased variance; a plain mean over all batches without momentum."""
+    if norm.running_mean is None or norm.running_var is None or norm.num_batches_tracked is None:
+        return
+    if norm.training:
+        norm.num_batches_tracked += 1
+        factor = 1 / int(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
+        norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), factor)
+        norm.running_var.lerp_((variance * (count / (count - 1))).to(norm.running_var.dtype), factor)
