@@ -3,7 +3,8 @@
     python benchmarks/gpu.py --out benchmarks/results/gpu.json                  # parts in order, most important first
     python benchmarks/gpu.py --out tiny.json --tiny --device cpu                # tries every part, small, on a CPU
 
-Parts: `correctness` (every variant on the device against the CPU: float64, float32, bf16, compiled, spikes as bytes),
+Parts: `correctness` (every variant on the device against the CPU: float64, float32, bf16, compiled, spikes as bytes,
+fused norms; on a CPU fused norms need `TRITON_INTERPRET=1`, or else are the plain passes),
 `table` (training step, plain and ours), `inference`, `erf` (benchmarks/erf.py), `training` (five tiny detectors on
 rendered shapes, through tools/train.py and tools/test.py). Plain is the straightforward implementation of the spec in
 the same process. A part that has its result is not repeated; give another --out to start anew.
@@ -28,6 +29,7 @@ from plain_sdtv3 import PlainSDTV3, step
 
 from sterf_plugins.backbones import SDTV3
 from sterf_plugins.deploy import reparameterize
+from sterf_plugins.neurons import fuse_norms
 
 ROOT = Path(__file__).resolve().parents[1]
 MIXERS = ("conv", "mlpixer", "srb")
@@ -91,6 +93,13 @@ def correctness(results: Results, args) -> None:
             found["float64_compiled"] = difference(outputs_and_gradient(compiled, x64), exact)
             there64.memory_efficient = True
             found["float64_memory_efficient"] = difference(outputs_and_gradient(there64, x64), exact)
+            there64.memory_efficient = False
+            fuse_norms(there64)
+            found["float64_fused"] = difference(outputs_and_gradient(there64, x64), exact)
+            there64.train()
+            fused = outputs_and_gradient(there64, x64)
+            fuse_norms(there64, False)
+            found["float64_fused_training"] = difference(fused, outputs_and_gradient(there64, x64))
             # one flipped spike of float32 changes all behind it: these two are what to expect, not tolerances
             found["float32"] = difference(outputs_and_gradient(there, x.to(args.device)), exact)
             found["bfloat16"] = difference(outputs_and_gradient(there, x.to(args.device), torch.bfloat16), exact)
@@ -124,13 +133,15 @@ def measured(function, args) -> dict:
     return dict(seconds=statistics.median(seconds), peak_mib=memory)
 
 
-WAYS = {  # (plain?, autocast, compiled, memory efficient)
-    "plain float32": (True, None, False, False),
-    "ours float32": (False, None, False, False),
-    "ours float32 bytes": (False, None, False, True),
-    "ours bf16": (False, torch.bfloat16, False, False),
-    "ours bf16 bytes": (False, torch.bfloat16, False, True),
-    "ours bf16 compiled": (False, torch.bfloat16, True, False),
+WAYS = {  # (autocast, compiled, options of the model; None: the plain implementation)
+    "plain float32": (None, False, None),
+    "ours float32": (None, False, {}),
+    "ours float32 fused": (None, False, dict(fuse_norms=True)),
+    "ours float32 fused bytes": (None, False, dict(fuse_norms=True, memory_efficient=True)),
+    "ours bf16": (torch.bfloat16, False, {}),
+    "ours bf16 fused": (torch.bfloat16, False, dict(fuse_norms=True)),
+    "ours bf16 fused bytes": (torch.bfloat16, False, dict(fuse_norms=True, memory_efficient=True)),
+    "ours bf16 compiled": (torch.bfloat16, True, {}),
 }
 
 
@@ -145,10 +156,10 @@ def table(results: Results, args) -> None:
 
         def row(mixer=mixer, arch=arch, size=size, batch=batch):
             found = {}
-            for name, (plain, dtype, compiled, bytes_) in WAYS.items():
+            for name, (dtype, compiled, options) in WAYS.items():
                 torch.manual_seed(0)
-                model = SDTV3(arch, mixer, memory_efficient=bytes_).train()
-                model = (PlainSDTV3(model).train() if plain else model).to(args.device)
+                model = SDTV3(arch, mixer, **(options or {})).train()
+                model = (PlainSDTV3(model).train() if options is None else model).to(args.device)
                 images = torch.randn(batch, 3, size, size, device=args.device)
                 if compiled:
                     model.compile(backend="aot_eager" if args.tiny else "inductor")

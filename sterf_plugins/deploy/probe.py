@@ -50,6 +50,33 @@ def calls_of(model: nn.Module, example: Tensor, kinds: tuple[type, ...]) -> list
     return calls
 
 
+def readers_of(model: nn.Module, example: Tensor, kind: type) -> dict[str, int]:
+    """Number of operations that read the output of each module of a kind, in eval mode: autograd's graph tells."""
+    nodes: dict[object, str] = {}
+
+    def record(name: str) -> Callable:
+        return lambda module, arguments, output: nodes.update({output.grad_fn: name})
+
+    handles = [m.register_forward_hook(record(n)) for n, m in model.named_modules() if isinstance(m, kind)]
+    try:
+        with torch.enable_grad():
+            outputs = model(example.detach().clone().requires_grad_())
+    finally:
+        for handle in handles:
+            handle.remove()
+    readers = dict.fromkeys(nodes.values(), 0)
+    waiting = [y.grad_fn for y in ([outputs] if isinstance(outputs, Tensor) else outputs) if y.grad_fn is not None]
+    seen = set(waiting)
+    while waiting:
+        for read, _ in waiting.pop().next_functions:
+            if read in nodes:
+                readers[nodes[read]] += 1
+            if read is not None and read not in seen:
+                seen.add(read)
+                waiting.append(read)
+    return readers
+
+
 def replace(model: nn.Module, name: str, module: nn.Module) -> None:
     """Put a module in the place of another."""
     parent, _, last = name.rpartition(".")

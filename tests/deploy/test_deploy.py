@@ -9,7 +9,9 @@ from torch import nn
 
 from sterf_plugins.backbones import SDTV1, SDTV3, MetaSDT, QKFormer, Spikformer
 from sterf_plugins.deploy import SpikeDrivenLayer, pack_for_cpu, reparameterize, to_spike_driven
+from sterf_plugins.deploy.pack import PackedConv2d
 from sterf_plugins.deploy.probe import largest_error
+from sterf_plugins.deploy.winograd import WinogradConv2d, winograd_gains
 from sterf_plugins.neurons import IntegerSpike
 
 NANO = dict(embed_dims=[8, 16, 24, 32], num_heads=4)
@@ -23,10 +25,10 @@ VARIANTS = {
 }
 
 
-def trained(num_classes=0, dtype=torch.float32, **options):
+def trained(num_classes=0, dtype=torch.float32, arch=NANO, **options):
     """Random weights that let all neurons fire, norms with statistics and slopes of their own, logits that differ."""
     torch.manual_seed(0)
-    model = SDTV3(NANO, num_classes=num_classes, drop_rate=0.1, **options)
+    model = SDTV3(arch, num_classes=num_classes, drop_rate=0.1, **options)
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -185,6 +187,63 @@ def test_packed_weights_give_the_same_numbers(name):
             assert ((ours - theirs).abs() / theirs.abs().max()).median() < 1e-5
     with pytest.raises(ValueError, match="packing is for float32 on the CPU"):
         pack_for_cpu(model.double())
+
+
+@pytest.mark.parametrize("size", [(28, 28), (14, 14), (9, 30)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_winograd_is_the_convolution(size, bias):
+    torch.manual_seed(0)
+    conv = nn.Conv2d(64, 72, 3, padding=1, bias=bias)
+    x = torch.randint(0, 5, (2, 64, *size)).float().contiguous(memory_format=torch.channels_last)
+    assert winograd_gains(conv, x)
+    fast = WinogradConv2d(conv, divisor=2)
+    with torch.no_grad():
+        y, expected = fast(x), copy.deepcopy(conv).double()(x.double() / 2)  # the divisor is the weights' alone
+        assert (y - expected).abs().max() < 1e-5 * expected.abs().max()
+        fast.most = 0.5
+        assert torch.equal(fast(x), y.clamp(0, 0.5))
+
+
+def test_where_winograd_stays_out():
+    x = torch.zeros(1, 64, 28, 28)
+    assert not winograd_gains(nn.Conv2d(64, 64, 3, stride=2, padding=1), x)
+    assert not winograd_gains(nn.Conv2d(64, 64, 3), x)
+    assert not winograd_gains(nn.Conv2d(64, 64, 3, padding=1, groups=64), x)
+    assert not winograd_gains(nn.Conv2d(64, 64, 1), x)
+    assert not winograd_gains(nn.Conv2d(64, 32, 3, padding=1), x)
+    assert not winograd_gains(nn.Conv2d(64, 64, 3, padding=1), torch.zeros(1, 64, 224, 224))
+
+
+def test_a_packed_model_takes_winograd_and_clamps_in_front_of_spikes():
+    model = reparameterize(trained(7, arch=dict(embed_dims=[8, 64, 64, 72], num_heads=4), mixer="conv"))
+    packed = pack_for_cpu(model)
+    kinds = [type(m) for m in packed.modules()]
+    assert kinds.count(WinogradConv2d) == 5  # two mixers of 64 channels, and the last downsampling, whose stride is 1
+    assert (
+        sum(m.most is not None for m in packed.modules() if isinstance(m, (WinogradConv2d, PackedConv2d)))
+        == 4 * 3 + 8 * 4
+    )  # per mixer block and per transformer block
+    x = torch.randn(2, 3, 64, 64)
+    for ours, theirs in zip(packed.run_stages(x), model.run_stages(x), strict=True):
+        assert ((ours - theirs).abs() / theirs.abs().max()).median() < 1e-5
+
+
+def test_spikes_with_another_reader_keep_their_divisor():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.spike, self.conv = nn.Conv2d(3, 8, 1), IntegerSpike(), nn.Conv2d(8, 8, 1)
+
+        def forward(self, x):
+            spikes = self.spike(self.stem(x))
+            return self.conv(spikes) + spikes
+
+    torch.manual_seed(0)
+    model, x = Twice().eval(), torch.rand(1, 3, 8, 8) * 20
+    packed = pack_for_cpu(model, x)
+    assert isinstance(packed.conv, PackedConv2d) and packed.spike.norm == 4
+    with torch.no_grad():
+        torch.testing.assert_close(packed(x), model(x))
 
 
 @pytest.mark.parametrize(
