@@ -9,12 +9,13 @@ from torch import Tensor, nn
 
 @dataclass
 class Call:
-    """One call of a module. Tensors are kept, so that no address is used twice."""
+    """One call of a module. Tensors are kept, so that no address is used twice; others may overwrite them later."""
 
     name: str
     module: nn.Module
     input: Tensor
     output: Tensor
+    writes: tuple[int, int]  # how often input and output had been written to
 
 
 def example_for(model: nn.Module, example: Tensor | None) -> Tensor:
@@ -38,7 +39,10 @@ def calls_of(model: nn.Module, example: Tensor, kinds: tuple[type, ...]) -> list
     calls: list[Call] = []
 
     def record(name: str) -> Callable:
-        return lambda module, arguments, output: calls.append(Call(name, module, arguments[0], output))
+        def hook(module: nn.Module, arguments: tuple, output: Tensor) -> None:
+            calls.append(Call(name, module, arguments[0], output, (arguments[0]._version, output._version)))
+
+        return hook
 
     handles = [m.register_forward_hook(record(n)) for n, m in model.named_modules() if isinstance(m, kinds)]
     try:
@@ -50,14 +54,14 @@ def calls_of(model: nn.Module, example: Tensor, kinds: tuple[type, ...]) -> list
     return calls
 
 
-def readers_of(model: nn.Module, example: Tensor, kind: type) -> dict[str, int]:
-    """Number of operations that read the output of each module of a kind, in eval mode: autograd's graph tells."""
+def readers_of(model: nn.Module, example: Tensor, kinds: type | tuple[type, ...]) -> dict[str, int]:
+    """Number of operations that read the output of each module of some kinds, in eval mode: autograd's graph tells."""
     nodes: dict[object, str] = {}
 
     def record(name: str) -> Callable:
         return lambda module, arguments, output: nodes.update({output.grad_fn: name})
 
-    handles = [m.register_forward_hook(record(n)) for n, m in model.named_modules() if isinstance(m, kind)]
+    handles = [m.register_forward_hook(record(n)) for n, m in model.named_modules() if isinstance(m, kinds)]
     try:
         with torch.enable_grad():
             outputs = model(example.detach().clone().requires_grad_())

@@ -4,6 +4,7 @@ import copy
 import itertools
 
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -202,6 +203,44 @@ def test_winograd_is_the_convolution(size, bias):
         assert (y - expected).abs().max() < 1e-5 * expected.abs().max()
         fast.most = 0.5
         assert torch.equal(fast(x), y.clamp(0, 0.5))
+
+
+def test_activations_that_overwrite():
+    """Behind the norm they do not matter; between layer and norm there is no pair."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 64, 64)
+    stock = timm.create_model("resnet10t", num_classes=3).eval()
+    for module in stock.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean)
+    folded = reparameterize(stock, x)
+    assert not [m for m in folded.modules() if isinstance(m, nn.BatchNorm2d)]
+    with torch.no_grad():
+        assert largest_error(folded(x), stock(x)) < 1e-5
+        assert largest_error(pack_for_cpu(folded, x)(x), stock(x)) < 1e-4
+    between = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(inplace=True), nn.BatchNorm2d(4)).eval()
+    with pytest.raises(ValueError, match="no BatchNorm behind"):
+        reparameterize(between, x)
+
+
+def test_a_layer_with_another_reader_keeps_its_norm():
+    class Shortcut(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.bn = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+            self.conv2, self.bn2 = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+
+        def forward(self, x):
+            y = self.conv(x)
+            return self.bn2(self.conv2(y + self.bn(y)))
+
+    torch.manual_seed(0)
+    model, x = Shortcut().eval(), torch.randn(2, 3, 8, 8)
+    nn.init.normal_(model.bn.running_mean)
+    folded = reparameterize(model, x)
+    assert isinstance(folded.bn, nn.BatchNorm2d) and isinstance(folded.bn2, nn.Identity)
+    with torch.no_grad():
+        torch.testing.assert_close(folded(x), model(x))
 
 
 def test_where_winograd_stays_out():

@@ -3,7 +3,8 @@
     python tools/model_converters/deploy.py sdtv3_tiny_srb ours.pth --out work_dirs/deploy --onnx
     python tools/model_converters/deploy.py 'sdtv3_base(num_classes=0)' --out work_dirs/deploy --spike-driven
 
-Writes NAME.pt2 (torch.export), and NAME.onnx on request; each is loaded again and compared with the model.
+Writes NAME.pt2 (torch.export), and NAME.onnx on request; each is loaded again and compared with the model. "packed" in
+the timings is `sterf_plugins.deploy.pack_for_cpu(folded)`, for inference in PyTorch on a CPU; it has no file format.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import torch
 
 from sterf_plugins.compat import require
 from sterf_plugins.console import check_writable, run_tool
-from sterf_plugins.deploy import reparameterize, to_spike_driven
+from sterf_plugins.deploy import pack_for_cpu, reparameterize, to_spike_driven
 from sterf_plugins.deploy.probe import largest_error
 from sterf_plugins.loading import load_model
 
@@ -63,6 +64,8 @@ def main() -> None:
     x = torch.randn(args.batch, len(loaded.mean), *size)
     models = {"model": loaded.model, "folded": reparameterize(loaded.model, x)}
     target = models["folded"]
+    if torch.backends.mkldnn.is_available():
+        models["packed"] = pack_for_cpu(target, x)
     if args.spike_driven:
         target = models["spike-driven"] = to_spike_driven(target, x)
     name = re.sub(r"\W+", "_", loaded.label).strip("_")
