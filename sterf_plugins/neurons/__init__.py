@@ -1,6 +1,6 @@
 """Spiking activations: stateless integer spikes, and SpikingJelly's nodes behind a stateless interface."""
 
-from .integer import IntegerSpike, fuse_norms
+from .integer import IntegerSpike, fuse_norms, spikes_after
 from .node import StatelessNode, if_node, ilif_node, izhikevich_node, lif_node, plif_node
 
 __all__ = [
@@ -12,4 +12,5 @@ __all__ = [
     "izhikevich_node",
     "lif_node",
     "plif_node",
+    "spikes_after",
 ]

@@ -58,6 +58,11 @@ class IntegerSpike(nn.Module):
         return f"levels={self.levels}, norm={self.norm}{other}"
 
 
+def spikes_after(spike: nn.Module, layer: nn.Module, x: Tensor) -> Tensor:
+    """``spike(layer(x))`` by ``IntegerSpike.after``; for any other module in the place of spikes, just that."""
+    return spike.after(layer, x) if isinstance(spike, IntegerSpike) else spike(layer(x))
+
+
 def _watched(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
 
