@@ -88,6 +88,38 @@ def event_tool():
 
 
 @pytest.fixture(scope="session")
+def forked(tmp_path_factory):
+    """``forked(tool, *arguments, cwd=None)``: run a tool in a process of its own that need not import the libraries.
+
+    Returns a ``subprocess.CompletedProcess`` with its text.
+    """
+    folder = tmp_path_factory.mktemp("forked")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # no threads before a fork
+    server = subprocess.Popen(
+        [sys.executable, str(ROOT / "tests" / "fork_server.py")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=environment,
+    )
+
+    def run(*command, cwd=None) -> subprocess.CompletedProcess:
+        argv = [str(c) for c in command]
+        out, err = (folder / name for name in ("out", "err"))
+        out.unlink(missing_ok=True)
+        err.unlink(missing_ok=True)
+        job = dict(argv=argv, cwd=str(cwd or Path.cwd()), out=str(out), err=str(err))
+        print(json.dumps(job), file=server.stdin, flush=True)
+        code = int(server.stdout.readline())
+        return subprocess.CompletedProcess(argv, code, out.read_text(), err.read_text())
+
+    yield run
+    server.stdin.close()
+    server.wait(timeout=60)
+
+
+@pytest.fixture(scope="session")
 def shapes(tmp_path_factory) -> Path:
     """A small shapes data set in COCO and ADE20K format, made by the real tool."""
     out = tmp_path_factory.mktemp("data") / "shapes"

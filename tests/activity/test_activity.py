@@ -1,8 +1,6 @@
 """Spikes and operations counted by hand, and against SpikingJelly's own counters."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -120,22 +118,16 @@ def test_bad_input():
 TOOL = ROOT / "tools" / "analysis_tools" / "get_sops.py"
 
 
-def run(*arguments):
-    return subprocess.run(
-        [sys.executable, str(TOOL), *map(str, arguments)], capture_output=True, text=True, timeout=300
-    )
-
-
-def test_the_tool(tmp_path):
+def test_the_tool(forked, tmp_path):
     options = ["sdtv3_nano_srb", "--input-size", "64", "64", "--num", "2"]
-    result = run(*options, "--csv", tmp_path / "sops.csv")
+    result = forked(TOOL, *options, "--csv", tmp_path / "sops.csv")
     assert result.returncode == 0, result.stderr
     assert "stages.3.blocks.0.attn (product)" in result.stdout and "4.6 pJ" in result.stdout
     assert (tmp_path / "sops.csv").read_text().startswith("layer,macs,acs,dense,energy_uj,rate")
-    record = json.loads(run(*options, "--json").stdout)
+    record = json.loads(forked(TOOL, *options, "--json").stdout)
     assert record["total"]["energy_mj"] > 0 and record["total"]["inputs"] == 2
     assert len(record["neurons"]["stages.0.blocks.0.mixer.spike1"]["histogram"]) == 5
-    failed = run("resnet18", "--input-size", "32", "32")
+    failed = forked(TOOL, "resnet18", "--input-size", "32", "32")
     assert failed.returncode == 2 and "no spiking neuron layer" in failed.stderr
 
 

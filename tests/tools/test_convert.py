@@ -4,8 +4,6 @@ import argparse
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,17 +18,21 @@ TOOL = ROOT / "tools" / "model_converters" / "convert.py"
 NANO = dict(embed_dims=[8, 16, 24, 32], num_heads=4)
 
 
-def convert(*arguments, check=True):
-    done = subprocess.run([sys.executable, str(TOOL), *map(str, arguments)], capture_output=True, text=True)
-    assert not check or done.returncode == 0, done.stderr
-    return done
+@pytest.fixture(scope="module")
+def convert(forked):
+    def run_tool(*arguments, check=True):
+        done = forked(TOOL, *arguments)
+        assert not check or done.returncode == 0, done.stderr
+        return done
+
+    return run_tool
 
 
 def published(golden, name):
     return golden.case(name)[2]
 
 
-def test_a_classifier_in_its_published_container(golden, tmp_path):
+def test_a_classifier_in_its_published_container(convert, golden, tmp_path):
     """With optimiser, epoch and the pickled namespace of the arguments, as the training script saves it."""
     state = published(golden, "bb_cls_base_t8")
     source, target = tmp_path / "V3.pth", tmp_path / "ours.pth"
@@ -80,7 +82,7 @@ def as_released(name: str, kind: str) -> str:
         ),
     ],
 )
-def test_a_whole_model(golden, tmp_path, kind, config, case):
+def test_a_whole_model(convert, golden, tmp_path, kind, config, case):
     sterf_plugins.setup()
     from mmengine.registry import MODELS, init_default_scope
 
@@ -192,7 +194,7 @@ def test_the_other_models(kind):
         convert_state_dict(lacking)
 
 
-def test_the_tool_takes_them_too(tmp_path):
+def test_the_tool_takes_them_too(convert, tmp_path):
     released = zoo_released("sdtv1", ZOO["sdtv1"][0]().state_dict())
     torch.save(dict(state_dict=released), tmp_path / "a.pth")
     assert "SDT-V1" in convert(tmp_path / "a.pth", tmp_path / "b.pth").stdout
@@ -211,7 +213,7 @@ class Runs:
         return os.system, ("echo this must not run > ran.txt",)
 
 
-def test_bad_files_and_arguments(golden, tmp_path):
+def test_bad_files_and_arguments(convert, golden, tmp_path):
     state = published(golden, "bb_det_mlpixer_t8")
     good, out = tmp_path / "good.pth", tmp_path / "out.pth"
     torch.save(dict(model=state), good)

@@ -25,12 +25,14 @@ TOOL = ROOT / "tools" / "erf.py"
 SMALL = ["--num", "2", "--input-size", "32", "48"]
 
 
-def run(*arguments, check=True, cwd=None):
-    command = [sys.executable, str(TOOL), *map(str, arguments)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=400, cwd=cwd)
-    if check:
-        assert result.returncode == 0, result.stderr[-2000:]
-    return result
+@pytest.fixture(scope="module")
+def run(forked):
+    def run_tool(*arguments, check=True, cwd=None):
+        result = forked(TOOL, *arguments, cwd=cwd)
+        assert not check or result.returncode == 0, result.stderr[-2000:]
+        return result
+
+    return run_tool
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,7 @@ def photos(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory, photos):
+def report(run, tmp_path_factory, photos):
     """Two models with a checkpoint, the untrained baseline, real images."""
     import timm
 
@@ -77,7 +79,7 @@ def test_everything_is_written(report):
     assert not re.search(r'(src|href)="(?!data:)', page)  # nothing from elsewhere
 
 
-def test_a_second_call_finds_the_results(report):
+def test_a_second_call_finds_the_results(run, report):
     out, numbers, arguments = report
     before = (out / "trained.npz").stat().st_mtime_ns
     again = run(*arguments)
@@ -117,7 +119,7 @@ def test_the_report_in_a_browser(report, tmp_path, width):
     assert "CONSOLE" not in result.stderr
 
 
-def test_studies_and_fields_in_time(tmp_path):
+def test_studies_and_fields_in_time(run, tmp_path):
     result = run(ROOT / "configs" / "erf" / "neurons.py", "--num", "2", "--out", tmp_path / "out")
     assert "LIF tau 8" in result.stdout and "mean lag" in result.stdout
     fields = ERFResult.load(tmp_path / "out" / "LIF-tau-4.npz")
@@ -126,13 +128,13 @@ def test_studies_and_fields_in_time(tmp_path):
 
 
 @pytest.mark.parametrize("study", ["activations", "surrogates"])
-def test_shipped_studies(study, tmp_path):
+def test_shipped_studies(run, study, tmp_path):
     run(ROOT / "configs" / "erf" / f"{study}.py", "--num", "1", "--out", tmp_path / "out")
     assert (tmp_path / "out" / "report.html").is_file()
 
 
 @pytest.mark.slow
-def test_configs_of_mmseg_and_mmdet(shapes, tmp_path):
+def test_configs_of_mmseg_and_mmdet(run, shapes, tmp_path):
     config = tmp_path / "own.py"
     base = ROOT / "configs" / "shapes" / "fpn_sdtv3-t-srb_shapes.py"
     data = f"dict(dataset=dict(data_root={str(shapes) + '/ade'!r}))"
@@ -146,7 +148,7 @@ def test_configs_of_mmseg_and_mmdet(shapes, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_interruption_keeps_what_is_done(tmp_path):
+def test_an_interruption_keeps_what_is_done(run, tmp_path):
     arguments = ["sdtv3_nano", "--compare", "second=sdtv3_nano_srb", "--num", "1500", "--input-size", "64", "64"]
     arguments += ["--out", str(tmp_path), "--layers", "stages.1", "--batch-size", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -251,18 +251,24 @@ def test_an_interrupted_training_says_how_to_go_on_and_leaves_whole_files(shapes
         torch.load(checkpoint, weights_only=False)
 
 
-def failing(shapes, tmp_path, config=SEGMENTOR, arguments=(), tool="train.py", **options):
+@pytest.fixture
+def failing(shapes, tmp_path, forked):
     """One clear line on stderr, exit code 2, nothing written but logs."""
-    data = segmentation_data(shapes) if config == SEGMENTOR else detection_data(shapes)
-    options = {**(SHORT if config == SEGMENTOR else {}), **data, **options}
-    arguments = list(arguments)
-    if "--work-dir" not in arguments:
-        arguments += ["--work-dir", tmp_path / "work"]
-    result = run(ROOT / "tools" / tool, config, *arguments, check=False, **options)
-    assert result.returncode == 2, result.stderr[-2000:]
-    assert "Traceback" not in result.stderr
-    assert not list((tmp_path / "work").glob("*.pth"))
-    return result.stderr
+
+    def fail(config=SEGMENTOR, arguments=(), tool="train.py", **options) -> str:
+        data = segmentation_data(shapes) if config == SEGMENTOR else detection_data(shapes)
+        options = {**(SHORT if config == SEGMENTOR else {}), **data, **options}
+        arguments = list(arguments)
+        if "--work-dir" not in arguments:
+            arguments += ["--work-dir", tmp_path / "work"]
+        options = [f"{k.replace('__', '.')}={v}" for k, v in options.items()]
+        result = forked(ROOT / "tools" / tool, config, *arguments, "--cfg-options", *options)
+        assert result.returncode == 2, result.stderr[-2000:]
+        assert "Traceback" not in result.stderr
+        assert not list((tmp_path / "work").glob("*.pth"))
+        return result.stderr
+
+    return fail
 
 
 BAD = {
@@ -291,13 +297,13 @@ BAD = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_gets_one_clear_message(shapes, tmp_path, case):
+def test_bad_input_gets_one_clear_message(failing, case):
     options, message = BAD[case]
-    assert message in failing(shapes, tmp_path, **options)
+    assert message in failing(**options)
 
 
-def test_missing_data_says_what_is_expected_where_and_how_to_make_it(shapes, tmp_path):
-    message = failing(shapes, tmp_path, DETECTOR, train_dataloader__dataset__data_root="/nowhere/coco/")
+def test_missing_data_says_what_is_expected_where_and_how_to_make_it(failing):
+    message = failing(DETECTOR, train_dataloader__dataset__data_root="/nowhere/coco/")
     assert "/nowhere/coco/annotations/instances_train2017.json does not exist" in message
     assert "annotations/instances_{train,val}2017.json beside train2017/ and val2017/" in message
     assert "make_shapes.py data/shapes" in message
@@ -316,42 +322,42 @@ def test_missing_data_says_what_is_expected_where_and_how_to_make_it(shapes, tmp
         ),
     ],
 )
-def test_annotation_files_that_are_no_coco_files(shapes, tmp_path, content, message):
+def test_annotation_files_that_are_no_coco_files(failing, shapes, tmp_path, content, message):
     broken = tmp_path / "broken"
     shutil.copytree(shapes, broken)
     (broken / "annotations" / "instances_train2017.json").write_text(content)
-    assert message in failing(shapes, tmp_path, DETECTOR, train_dataloader__dataset__data_root=f"{broken}/")
+    assert message in failing(DETECTOR, train_dataloader__dataset__data_root=f"{broken}/")
 
 
-def test_empty_image_folder(shapes, tmp_path):
+def test_empty_image_folder(failing, shapes, tmp_path):
     broken = tmp_path / "broken"
     shutil.copytree(shapes / "ade", broken)
     shutil.rmtree(broken / "images" / "training")
     (broken / "images" / "training").mkdir()
-    assert "is empty" in failing(shapes, tmp_path, train_dataloader__dataset__data_root=str(broken))
+    assert "is empty" in failing(train_dataloader__dataset__data_root=str(broken))
 
 
-def test_checkpoint_with_other_keys(shapes, tmp_path):
+def test_checkpoint_with_other_keys(failing, tmp_path):
     other = tmp_path / "other.pth"
     torch.save({"state_dict": {"layer1.weight": torch.ones(2)}, "meta": {}}, other)
-    message = failing(shapes, tmp_path, arguments=(other,), tool="test.py")
+    message = failing(arguments=(other,), tool="test.py")
     assert "does not fit the model" in message and "Give the config that the checkpoint was trained with" in message
     other.write_bytes(b"not a checkpoint")
-    assert "cannot be read" in failing(shapes, tmp_path, arguments=(other,), tool="test.py")
-    assert "cannot be read" in failing(shapes, tmp_path, arguments=(tmp_path / "none.pth",), tool="test.py")
+    assert "cannot be read" in failing(arguments=(other,), tool="test.py")
+    assert "cannot be read" in failing(arguments=(tmp_path / "none.pth",), tool="test.py")
 
 
-def test_work_dir_that_cannot_be_written(shapes, tmp_path):
+def test_work_dir_that_cannot_be_written(failing, tmp_path):
     (tmp_path / "file").write_text("")
-    message = failing(shapes, tmp_path, arguments=("--work-dir", tmp_path / "file" / "inside"))
+    message = failing(arguments=("--work-dir", tmp_path / "file" / "inside"))
     assert "cannot be written" in message and "give a folder where you may write" in message
 
 
 @pytest.mark.parametrize(
     "tool", ["train.py", "test.py", "dataset_tools/make_shapes.py", "make_environment.py", "demo.py"]
 )
-def test_help(tool):
-    result = run(ROOT / "tools" / tool, "--help")
+def test_help(tool, forked):
+    result = forked(ROOT / "tools" / tool, "--help")
     assert "usage:" in result.stdout
 
 
