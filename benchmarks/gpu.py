@@ -36,6 +36,14 @@ MIXERS = ("conv", "mlpixer", "srb")
 VARIANTS = [("conv", "raster"), *itertools.product(MIXERS[1:], ("raster", "channel"))]
 
 
+def attempted(function) -> dict:
+    """The result, or any failure as its message, so that it does not end the rest."""
+    try:
+        return function()
+    except Exception as error:
+        return dict(error=f"{type(error).__name__}: {error}".splitlines()[0])
+
+
 class Results:
     """A JSON file that is replaced after each step."""
 
@@ -46,13 +54,10 @@ class Results:
         self.values |= dict(date=datetime.date.today().isoformat())
 
     def once(self, part: str, key: str, function) -> None:
-        """Compute ``function()`` unless the file has it; a failure is kept as its message and does not end the rest."""
-        if key in self.values.setdefault(part, {}):
+        """Compute ``function()`` unless the file has it; a failure is kept as its message until the next call."""
+        if "error" not in self.values.setdefault(part, {}).get(key, dict(error="not run")):
             return
-        try:
-            value = function()
-        except (RuntimeError, subprocess.CalledProcessError, torch.OutOfMemoryError) as error:
-            value = dict(error=f"{type(error).__name__}: {error}".splitlines()[0])
+        value = attempted(function)
         self.values[part][key] = value
         print(f"{part} {key}: {json.dumps(value)}", flush=True)
         partial = self.path.with_name(self.path.name + ".partial")
@@ -76,6 +81,15 @@ def difference(a, b) -> float:
     return max(((p - q).norm() / q.norm().clamp_min(1e-30)).item() for p, q in zip(a, b, strict=True))
 
 
+def fused(model, x, exact) -> dict:
+    """Norms and spikes in one pass: in evaluation against the CPU, in training against the plain passes."""
+    fuse_norms(model)
+    found = dict(float64_fused=difference(outputs_and_gradient(model, x), exact))
+    training = outputs_and_gradient(model.train(), x)
+    fuse_norms(model, False)
+    return found | dict(float64_fused_training=difference(training, outputs_and_gradient(model, x)))
+
+
 def correctness(results: Results, args) -> None:
     arch, size = ("nano", 32) if args.tiny else ("tiny", 64)
     for mixer, layout in VARIANTS:
@@ -93,17 +107,11 @@ def correctness(results: Results, args) -> None:
             found["float64_compiled"] = difference(outputs_and_gradient(compiled, x64), exact)
             there64.memory_efficient = True
             found["float64_memory_efficient"] = difference(outputs_and_gradient(there64, x64), exact)
-            there64.memory_efficient = False
-            fuse_norms(there64)
-            found["float64_fused"] = difference(outputs_and_gradient(there64, x64), exact)
-            there64.train()
-            fused = outputs_and_gradient(there64, x64)
-            fuse_norms(there64, False)
-            found["float64_fused_training"] = difference(fused, outputs_and_gradient(there64, x64))
             # one flipped spike of float32 changes all behind it: these two are what to expect, not tolerances
             found["float32"] = difference(outputs_and_gradient(there, x.to(args.device)), exact)
             found["bfloat16"] = difference(outputs_and_gradient(there, x.to(args.device), torch.bfloat16), exact)
-            return found
+            there64.memory_efficient = False
+            return found | attempted(lambda: fused(there64, x64, exact))
 
         results.once("correctness", f"{mixer} {layout}", compare)
 
@@ -136,12 +144,13 @@ def measured(function, args) -> dict:
 WAYS = {  # (autocast, compiled, options of the model; None: the plain implementation)
     "plain float32": (None, False, None),
     "ours float32": (None, False, {}),
-    "ours float32 fused": (None, False, dict(fuse_norms=True)),
-    "ours float32 fused bytes": (None, False, dict(fuse_norms=True, memory_efficient=True)),
+    "ours float32 bytes": (None, False, dict(memory_efficient=True)),
     "ours bf16": (torch.bfloat16, False, {}),
+    "ours bf16 bytes": (torch.bfloat16, False, dict(memory_efficient=True)),
+    "ours bf16 compiled": (torch.bfloat16, True, {}),
+    "ours float32 fused": (None, False, dict(fuse_norms=True)),
     "ours bf16 fused": (torch.bfloat16, False, dict(fuse_norms=True)),
     "ours bf16 fused bytes": (torch.bfloat16, False, dict(fuse_norms=True, memory_efficient=True)),
-    "ours bf16 compiled": (torch.bfloat16, True, {}),
 }
 
 
@@ -169,11 +178,9 @@ def table(results: Results, args) -> None:
                     with torch.autocast(args.device, dtype, enabled=dtype is not None):
                         step(model, images)
 
-                try:
-                    found[name] = measured(run, args)
+                found[name] = attempted(lambda run=run: measured(run, args))
+                if "seconds" in found[name]:
                     found[name]["images_per_second"] = batch / found[name]["seconds"]
-                except torch.OutOfMemoryError:
-                    found[name] = dict(error="out of memory")
                 del model, run
                 gc.collect()
             base = found["plain float32"]

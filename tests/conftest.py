@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # processes that share the cores, here and in the tools they start
     threads = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-if not Path("/dev/nvidia0").exists():  # before Triton is imported: its kernels run in its interpreter
+if not Path("/dev/nvidiactl").exists():  # before Triton is imported: its kernels run in its interpreter
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
@@ -89,7 +89,9 @@ def event_tool():
 
 @pytest.fixture(scope="session")
 def forked(tmp_path_factory):
-    """``forked(tool, *arguments, cwd=None)``: run a tool in a process of its own that need not import the libraries.
+    """``forked(tool, *arguments, cwd=None, fresh=False)``: run a tool in a process that need not import the libraries.
+
+    A tool that forgot an import would not be noticed: ``fresh=True`` is an ordinary process.
 
     Returns a ``subprocess.CompletedProcess`` with its text.
     """
@@ -99,19 +101,23 @@ def forked(tmp_path_factory):
         [sys.executable, str(ROOT / "tests" / "fork_server.py")],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=(folder / "server").open("w"),
         text=True,
         env=environment,
     )
 
-    def run(*command, cwd=None) -> subprocess.CompletedProcess:
+    def run(*command, cwd=None, fresh=False) -> subprocess.CompletedProcess:
         argv = [str(c) for c in command]
+        if fresh:
+            return subprocess.run([sys.executable, *argv], cwd=cwd, capture_output=True, text=True, timeout=400)
         out, err = (folder / name for name in ("out", "err"))
         out.unlink(missing_ok=True)
         err.unlink(missing_ok=True)
         job = dict(argv=argv, cwd=str(cwd or Path.cwd()), out=str(out), err=str(err))
         print(json.dumps(job), file=server.stdin, flush=True)
-        code = int(server.stdout.readline())
+        answer = server.stdout.readline()
+        assert answer, (folder / "server").read_text()[-2000:]
+        code = int(answer)
         return subprocess.CompletedProcess(argv, code, out.read_text(), err.read_text())
 
     yield run

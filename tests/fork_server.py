@@ -6,6 +6,7 @@ Reads jobs from standard input, one JSON object per line (argv, cwd, out, err), 
 import json
 import os
 import runpy
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -23,6 +24,7 @@ import sterf_plugins.timm  # noqa: E402
 
 def work(job: dict) -> int:
     """The tool in this process, as ``python argv[0] argv[1:]`` runs it."""
+    signal.alarm(400)
     os.chdir(job["cwd"])
     for number, path in ((0, os.devnull), (1, job["out"]), (2, job["err"])):
         os.dup2(os.open(path, os.O_RDWR | os.O_CREAT), number)

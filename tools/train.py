@@ -120,7 +120,7 @@ def main() -> None:
         compiled=args.compile,
         channels_last=args.channels_last,
         memory_efficient=args.memory_efficient,
-        fused=args.fuse_norms,
+        fuse_norms=args.fuse_norms,
     )
     if config.get("load_from"):
         cli.check_checkpoint(runner, config.load_from, strict=bool(config.get("resume")))

@@ -15,6 +15,8 @@ class ConvBN2d(nn.Sequential):
     With frozen parameters in eval mode, as for a receptive field, the backward pass is one convolution.
     """
 
+    runs_in_a_row = True  # see IntegerSpike.after
+
     def __init__(self, in_channels: int, out_channels: int, kernel: int = 1, **conv_options):
         conv_options.setdefault("bias", False)
         conv = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, **conv_options)

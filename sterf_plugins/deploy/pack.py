@@ -37,46 +37,46 @@ class PackedSpike(IntegerSpike):
     """Integer spikes without a gradient.
 
     Attributes:
-        alone: nothing else uses the input (``after``), so that it is overwritten.
-        clamped: the layer in front has clamped it.
+        clamped: the layer in front has clamped its output, and only these spikes read it: it is overwritten.
     """
 
     def __init__(self, spike: IntegerSpike):
         super().__init__(spike.eval_levels or spike.levels, spike.norm)
-        self.alone = self.clamped = False
-
-    def after(self, layer: nn.Module, x: Tensor) -> Tensor:
-        self.alone = True
-        return self(layer(x))
+        self.clamped = False
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x if self.clamped else (x.clamp_ if self.alone else x.clamp)(0, self.levels)
-        y = y.round_()
+        y = (x if self.clamped else x.clamp(0, self.levels)).round_()
         return y if self.norm == 1 else y.div_(self.norm)
 
 
+@torch.inference_mode(False)
 def pack_for_cpu(model: nn.Module, example: Tensor | None = None) -> nn.Module:
-    """A copy of a folded model (``reparameterize``) that infers faster on a CPU; it cannot be trained or exported.
+    """A copy of a folded model (``reparameterize``) that infers faster on a CPU; it cannot be trained, copied or exported.
 
-    Weights are laid out once; where spikes are divided by D for a convolution alone, its weights are instead; spikes
-    overwrite what only they read, and a convolution in front of them clamps its output; 3x3 convolutions of small maps
-    with many channels use Winograd's algorithm. Numbers differ by rounding.
+    Weights are laid out once; where spikes are divided by D for a convolution alone, its weights are instead; a
+    convolution whose output only spikes read clamps it, and they overwrite it; with an ``example``, 3x3 convolutions of
+    small maps with many channels use Winograd's algorithm, which keeps four times their weights. Finite numbers differ
+    by rounding.
 
     Args:
         model: in float32 on the CPU; it is left as it is.
-        example: an input of the size to expect; a random 64x64 image for our backbones.
+        example: an input of the size to expect; other sizes work, too. For our backbones a random 64x64 image, which
+            chooses no algorithm.
 
     Raises:
-        ValueError: the model is elsewhere or of another dtype, PyTorch has no oneDNN, or no example is known.
+        ValueError: the model is elsewhere, of another dtype or packed already, PyTorch has no oneDNN, or no example is known.
     """
     first = next(model.parameters())
     if first.device.type != "cpu" or first.dtype != torch.float32:
         raise ValueError(f"the model is {first.dtype} on {first.device}; packing is for float32 on the CPU.")
     if not torch.backends.mkldnn.is_available():
         raise ValueError("this PyTorch has no oneDNN (torch.backends.mkldnn), which packing is for.")
+    if any(isinstance(module, PackedConv2d) for module in model.modules()):
+        raise ValueError("the model is packed already.")
     packed = copy.deepcopy(model).eval()
+    choose = example is not None
     example = example_for(model, example)
-    readers = readers_of(packed, example, IntegerSpike)
+    readers = readers_of(packed, example, (IntegerSpike, nn.Conv2d))
     for name, module in list(packed.named_modules()):
         if type(module) is IntegerSpike:
             replace(packed, name, PackedSpike(module))
@@ -85,21 +85,21 @@ def pack_for_cpu(model: nn.Module, example: Tensor | None = None) -> nn.Module:
     calls = [call for call in calls if names.count(call.name) == 1]
     spikes = [call for call in calls if isinstance(call.module, PackedSpike)]
     fed = {id(call.input): call.module for call in spikes}
-    fired = {id(call.output): call.module for call in spikes if readers[call.name] == 1}
+    fired = {id(call.output): call.module for call in spikes if readers.get(call.name) == 1}
     for call in calls:
         conv = call.module
-        if not isinstance(conv, nn.Conv2d) or conv.padding_mode != "zeros":
+        if type(conv) is not nn.Conv2d or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
             continue
         divisor = 1.0
         if (before := fired.get(id(call.input))) is not None:
             divisor, before.norm = before.norm, 1
-        layer = (
-            WinogradConv2d(conv, divisor)
-            if winograd_gains(conv, call.input)
-            else PackedConv2d(conv, call.input, divisor)
-        )
+        layer: WinogradConv2d | PackedConv2d
+        if choose and winograd_gains(conv, call.input):
+            layer = WinogradConv2d(conv, divisor)
+        else:
+            layer = PackedConv2d(conv, call.input, divisor)
         behind = fed.get(id(call.output))
-        if behind is not None and behind.alone:
+        if behind is not None and readers.get(call.name) == 1:
             layer.most, behind.clamped = float(behind.levels), True
         replace(packed, call.name, layer)
     return packed

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 
 @dataclass
@@ -54,30 +55,39 @@ def calls_of(model: nn.Module, example: Tensor, kinds: tuple[type, ...]) -> list
     return calls
 
 
-def readers_of(model: nn.Module, example: Tensor, kinds: type | tuple[type, ...]) -> dict[str, int]:
-    """Number of operations that read the output of each module of some kinds, in eval mode: autograd's graph tells."""
+def readers_of(model: nn.Module, example: Tensor, kinds: tuple[type, ...]) -> dict[str, int]:
+    """How many operations read the output of each module of some kinds, and whether the model returns it (one more).
+
+    Autograd's graph tells, in eval mode. Modules that it does not reach, behind a cut gradient, are left out.
+    """
     nodes: dict[object, str] = {}
 
     def record(name: str) -> Callable:
-        return lambda module, arguments, output: nodes.update({output.grad_fn: name})
+        def hook(module: nn.Module, arguments: tuple, output: Tensor) -> None:
+            if output.grad_fn is not None:
+                nodes[output.grad_fn] = name
+
+        return hook
 
     handles = [m.register_forward_hook(record(n)) for n, m in model.named_modules() if isinstance(m, kinds)]
     try:
         with torch.enable_grad():
-            outputs = model(example.detach().clone().requires_grad_())
+            outputs = model(example.detach().requires_grad_(example.is_floating_point()).clone())
     finally:
         for handle in handles:
             handle.remove()
-    readers = dict.fromkeys(nodes.values(), 0)
-    waiting = [y.grad_fn for y in ([outputs] if isinstance(outputs, Tensor) else outputs) if y.grad_fn is not None]
-    seen = set(waiting)
+    returned = [y.grad_fn for y in tree_leaves(outputs) if isinstance(y, Tensor) and y.grad_fn is not None]
+    readers: dict[str, int] = {}
+    waiting, seen = list(dict.fromkeys(returned)), set(returned)
+    read = list(returned)
     while waiting:
-        for read, _ in waiting.pop().next_functions:
-            if read in nodes:
-                readers[nodes[read]] += 1
-            if read is not None and read not in seen:
-                seen.add(read)
-                waiting.append(read)
+        following = [node for node, _ in waiting.pop().next_functions if node is not None]
+        read += following
+        waiting += [node for node in dict.fromkeys(following) if node not in seen]
+        seen.update(following)
+    for node in read:
+        if node in nodes:
+            readers[nodes[node]] = readers.get(nodes[node], 0) + 1
     return readers
 
 

@@ -12,6 +12,7 @@ _FOLDED = (nn.Conv1d, nn.Conv2d, nn.Linear)
 _NORMS = nn.modules.batchnorm._BatchNorm
 
 
+@torch.inference_mode(False)
 def reparameterize(model: nn.Module, example: Tensor | None = None, tolerance: float = 1e-5) -> nn.Module:
     """A copy of a model for inference, with convolution-BN and linear-BN pairs as single layers.
 

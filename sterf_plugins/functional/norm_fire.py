@@ -27,21 +27,20 @@ def _kernels():
 
 
 def can_norm_fire(x: Tensor, norm: nn.Module) -> bool:
-    """Whether ``norm_fire`` takes this norm and its input; otherwise the plain passes are the way.
+    """Whether ``norm_fire`` takes this norm for inputs like this one; otherwise the plain passes are the way.
 
-    Yes for a ``BatchNorm2d`` with weight and bias (no ``SyncBatchNorm``) on a GPU, or anywhere in Triton's interpreter
-    (``TRITON_INTERPRET=1``), and channels-last images. No for a norm whose parameters are frozen and whose gradient is
+    Yes for images on a GPU, or anywhere in Triton's interpreter (``TRITON_INTERPRET=1``), and a ``BatchNorm2d`` with
+    weight and bias; the caller answers for subclasses. No for a norm whose parameters are frozen where a gradient is
     wanted, as for a receptive field: that is one product (``frozen_batch_norm``).
     """
-    return (
-        isinstance(norm, nn.BatchNorm2d)
-        and norm.affine
-        and (x.is_cuda or os.environ.get("TRITON_INTERPRET") == "1")
-        and x.ndim == 4
-        and x.is_contiguous(memory_format=torch.channels_last)
-        and (norm.training or norm.weight.requires_grad or not x.requires_grad)
-        and _kernels() is not None
-    )
+    if not (x.is_cuda or "TRITON_INTERPRET" in os.environ) or x.ndim != 4 or not x.numel():
+        return False
+    if not isinstance(norm, nn.BatchNorm2d) or not norm.affine:
+        return False
+    if x.requires_grad and not norm.training and not norm.weight.requires_grad:
+        return False
+    kernels = _kernels()
+    return kernels is not None and (x.is_cuda or kernels.INTERPRETED)
 
 
 class _NormFire(torch.autograd.Function):
@@ -71,7 +70,7 @@ def norm_fire(x: Tensor, norm: nn.BatchNorm2d, levels: int, divisor: float) -> T
     rounding. There are no gradients of gradients.
 
     Args:
-        x: (B, C, H, W), channels-last.
+        x: (B, C, H, W); a copy is made unless it is channels-last.
         norm: in training or evaluation.
         levels: D, the largest number of spikes.
         divisor: of the counts.
@@ -82,6 +81,7 @@ def norm_fire(x: Tensor, norm: nn.BatchNorm2d, levels: int, divisor: float) -> T
     Raises:
         ValueError: a single value per channel in training.
     """
+    x = x.contiguous(memory_format=torch.channels_last)
     training = norm.training or norm.running_mean is None
     if training:
         count = x.numel() // x.shape[1]
@@ -95,16 +95,19 @@ def norm_fire(x: Tensor, norm: nn.BatchNorm2d, levels: int, divisor: float) -> T
             _update(norm, mean, variance, count)
     else:
         mean, variance = norm.running_mean, norm.running_var
-    invstd = torch.rsqrt(variance + norm.eps)
+    wide = torch.promote_types(variance.dtype, torch.float32)
+    invstd = torch.rsqrt(variance.to(wide) + norm.eps)
     return _NormFire.apply(x, norm.weight, norm.bias, mean, invstd, training, levels, float(divisor))
 
 
 def _update(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: int) -> None:
     """Running statistics, as PyTorch has them: the unbiased variance; a plain mean over all batches without momentum."""
-    if norm.running_mean is None or norm.running_var is None or norm.num_batches_tracked is None:
+    if not norm.training or not norm.track_running_stats or norm.running_mean is None or norm.running_var is None:
         return
-    if norm.training:
+    factor = norm.momentum or 0.0
+    if norm.num_batches_tracked is not None:
         norm.num_batches_tracked += 1
-        factor = 1 / int(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
-        norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), factor)
-        norm.running_var.lerp_((variance * (count / (count - 1))).to(norm.running_var.dtype), factor)
+        if norm.momentum is None:
+            factor = 1 / int(norm.num_batches_tracked)
+    norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), factor)
+    norm.running_var.lerp_((variance * (count / (count - 1))).to(norm.running_var.dtype), factor)

@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+INTERPRETED = triton.knobs.runtime.interpret  # then the kernels run anywhere, slowly
 TILES = 8  # tiles of rows that one program walks over where it sums
 
 
@@ -126,7 +127,8 @@ def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     rows, columns, block = _blocks(x)
     grid = _grid(rows, columns, block, TILES)
     means, squares = torch.empty((2, grid[0], columns), dtype=_wide(x), device=x.device)
-    _statistics[grid](x, means, squares, rows, columns, TILES=TILES, **block)
+    with torch.cuda.device_of(x):  # Triton launches on the current device
+        _statistics[grid](x, means, squares, rows, columns, TILES=TILES, **block)
     counts = torch.full((grid[0], 1), block["BR"] * TILES, dtype=means.dtype, device=x.device)
     counts[-1] = rows - (grid[0] - 1) * block["BR"] * TILES
     mean = (means * counts).sum(0) / rows
@@ -143,7 +145,8 @@ def fire(
     magic = 1.5 * 2.0 ** (52 if x.dtype == torch.float64 else 23)
     options = dict(LEVELS=levels, SCALE=1 / norm, MAGIC=magic, KEEP_COUNTS=keep)
     where = y if counts is None else counts
-    _fire[_grid(rows, columns, block)](x, *moments, *affine, y, where, rows, columns, **options, **block)
+    with torch.cuda.device_of(x):
+        _fire[_grid(rows, columns, block)](x, *moments, *affine, y, where, rows, columns, **options, **block)
     return y, counts
 
 
@@ -161,9 +164,10 @@ def gradients(
     grid = _grid(rows, columns, block, TILES)
     sums, products = torch.empty((2, grid[0], columns), dtype=_wide(x), device=x.device)
     options = dict(LEVELS=levels, SCALE=1 / norm)
-    _sums[grid](grad, x, *moments, *affine, sums, products, rows, columns, TILES=TILES, **options, **block)
-    total, product = sums.sum(0), products.sum(0)
-    out = torch.empty_like(x)
-    arguments = (grad, x, *moments, *affine, total, product, out, rows, columns)
-    _input_gradient[_grid(rows, columns, block)](*arguments, TRAINING=training, **options, **block)
+    with torch.cuda.device_of(x):
+        _sums[grid](grad, x, *moments, *affine, sums, products, rows, columns, TILES=TILES, **options, **block)
+        total, product = sums.sum(0), products.sum(0)
+        out = torch.empty_like(x)
+        arguments = (grad, x, *moments, *affine, total, product, out, rows, columns)
+        _input_gradient[_grid(rows, columns, block)](*arguments, TRAINING=training, **options, **block)
     return out, product, total

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from ..batch_norm import BatchNorm2d
 from ..checks import positive_int
 from ..functional import can_norm_fire, integer_fire, norm_fire
 
@@ -38,17 +39,16 @@ class IntegerSpike(nn.Module):
         return integer_fire(x, self._levels(), self.norm)
 
     def after(self, layer: nn.Module, x: Tensor) -> Tensor:
-        """``self(layer(x))`` for a BatchNorm, or an ``nn.Sequential`` that ends in one."""
+        """``self(layer(x))`` for a BatchNorm, or for layers in a row that end in one."""
         if not self.fuse_norm or torch.compiler.is_compiling():
             return self(layer(x))
-        *front, norm = layer if isinstance(layer, nn.Sequential) else (layer,)
-        if any(_watched(module) for module in (self, layer, norm)):
+        *front, norm = _in_a_row(layer)
+        ours = type(norm) in (nn.BatchNorm2d, BatchNorm2d) and type(self).forward is IntegerSpike.forward
+        if not ours or not can_norm_fire(x, norm) or any(_watched(module) for module in (self, layer, norm)):
             return self(layer(x))
         for module in front:
             x = module(x)
-        if can_norm_fire(x, norm):
-            return norm_fire(x, norm, self._levels(), self.norm)
-        return self(norm(x))
+        return norm_fire(x, norm, self._levels(), self.norm)
 
     def _levels(self) -> int:
         return self.levels if self.training or self.eval_levels is None else self.eval_levels
@@ -63,8 +63,16 @@ def spikes_after(spike: nn.Module, layer: nn.Module, x: Tensor) -> Tensor:
     return spike.after(layer, x) if isinstance(spike, IntegerSpike) else spike(layer(x))
 
 
+def _in_a_row(layer: nn.Module) -> list[nn.Module]:
+    """The modules that a layer runs one after another: itself, unless it says so or is a plain ``nn.Sequential``."""
+    if type(layer) is nn.Sequential or getattr(layer, "runs_in_a_row", False):
+        return list(layer.children())
+    return [layer]
+
+
 def _watched(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return any(hooks) or torch.nn.modules.module._has_any_global_hook()
 
 
 def fuse_norms(model: nn.Module, fuse: bool = True) -> int:

@@ -5,9 +5,10 @@ from contextlib import AbstractContextManager
 import torch
 from torch import nn
 
+from .. import neurons
 from ..backbones.base import StagedBackbone
 from ..functional import packed_spikes
-from ..neurons import IntegerSpike, fuse_norms
+from ..neurons import IntegerSpike
 
 
 def speed_up(
@@ -16,7 +17,7 @@ def speed_up(
     compiled: bool = False,
     channels_last: bool = False,
     memory_efficient: bool = False,
-    fused: bool = False,
+    fuse_norms: bool = False,
 ) -> None:
     """Apply ``--compile``, ``--channels-last``, ``--memory-efficient`` and ``--fuse-norms`` to a model.
 
@@ -31,13 +32,15 @@ def speed_up(
         raise ValueError(
             f"--compile and --channels-last act on the model's backbone; {type(inner).__name__} has none. Leave them out."
         )
-    if (memory_efficient or fused) and not any(isinstance(m, IntegerSpike) for m in inner.modules()):
+    if (memory_efficient or fuse_norms) and not any(isinstance(m, IntegerSpike) for m in inner.modules()):
         raise ValueError(
             "--memory-efficient and --fuse-norms act on integer spikes, which the model does not have; use --backbone "
             "sdtv3_… or leave them out."
         )
-    if fused:
-        fuse_norms(inner)
+    if fuse_norms and compiled:
+        raise ValueError("--compile fuses norms and spikes by itself; leave out --fuse-norms.")
+    if fuse_norms:
+        neurons.fuse_norms(inner)
     if memory_efficient:
         for module in inner.modules():
             if isinstance(module, StagedBackbone):

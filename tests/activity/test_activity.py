@@ -120,7 +120,7 @@ TOOL = ROOT / "tools" / "analysis_tools" / "get_sops.py"
 
 def test_the_tool(forked, tmp_path):
     options = ["sdtv3_nano_srb", "--input-size", "64", "64", "--num", "2"]
-    result = forked(TOOL, *options, "--csv", tmp_path / "sops.csv")
+    result = forked(TOOL, *options, "--csv", tmp_path / "sops.csv", fresh=True)
     assert result.returncode == 0, result.stderr
     assert "stages.3.blocks.0.attn (product)" in result.stdout and "4.6 pJ" in result.stdout
     assert (tmp_path / "sops.csv").read_text().startswith("layer,macs,acs,dense,energy_uj,rate")

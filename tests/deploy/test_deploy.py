@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from sterf_plugins.backbones import SDTV1, SDTV3, MetaSDT, QKFormer, Spikformer
 from sterf_plugins.deploy import SpikeDrivenLayer, pack_for_cpu, reparameterize, to_spike_driven
@@ -255,7 +256,8 @@ def test_where_winograd_stays_out():
 
 def test_a_packed_model_takes_winograd_and_clamps_in_front_of_spikes():
     model = reparameterize(trained(7, arch=dict(embed_dims=[8, 64, 64, 72], num_heads=4), mixer="conv"))
-    packed = pack_for_cpu(model)
+    assert not [m for m in pack_for_cpu(model).modules() if isinstance(m, WinogradConv2d)]  # size not known
+    packed = pack_for_cpu(model, torch.randn(1, 3, 64, 64))
     kinds = [type(m) for m in packed.modules()]
     assert kinds.count(WinogradConv2d) == 5  # two mixers of 64 channels, and the last downsampling, whose stride is 1
     clamping = [m for m in packed.modules() if getattr(m, "most", None) is not None]
@@ -265,22 +267,55 @@ def test_a_packed_model_takes_winograd_and_clamps_in_front_of_spikes():
         assert ((ours - theirs).abs() / theirs.abs().max()).median() < 1e-5
 
 
-def test_spikes_with_another_reader_keep_their_divisor():
-    class Twice(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.stem, self.spike, self.conv = nn.Conv2d(3, 8, 1), IntegerSpike(), nn.Conv2d(8, 8, 1)
+class Twice(nn.Module):
+    """A convolution, and spikes, that something else reads, too, or that are returned."""
 
-        def forward(self, x):
-            spikes = self.spike(self.stem(x))
-            return self.conv(spikes) + spikes
+    def __init__(self, returned: bool):
+        super().__init__()
+        self.stem, self.spike, self.conv = nn.Conv2d(3, 8, 1), IntegerSpike(), nn.Conv2d(8, 8, 1)
+        self.returned = returned
 
+    def forward(self, x):
+        stem = self.stem(x)
+        spikes = self.spike(stem)
+        y = self.conv(spikes)
+        return dict(y=y, features=[stem, (spikes,)]) if self.returned else dict(y=y + spikes + stem)
+
+
+@pytest.mark.parametrize("returned", [False, True])
+def test_what_has_another_reader_is_packed_as_it_is(returned):
     torch.manual_seed(0)
-    model, x = Twice().eval(), torch.rand(1, 3, 8, 8) * 20
+    model, x = Twice(returned).eval(), torch.rand(1, 3, 8, 8) * 20
     packed = pack_for_cpu(model, x)
     assert isinstance(packed.conv, PackedConv2d) and packed.spike.norm == 4
+    assert packed.stem.most is None and not packed.spike.clamped
     with torch.no_grad():
-        torch.testing.assert_close(packed(x), model(x))
+        for ours, theirs in zip(tree_leaves(packed(x)), tree_leaves(model(x)), strict=True):
+            torch.testing.assert_close(ours, theirs)
+
+
+def test_packing_inside_inference_mode_and_twice():
+    model = reparameterize(trained(7))
+    x = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        packed = pack_for_cpu(reparameterize(trained(7)))
+        found = packed(x)
+    assert not any(p.is_inference() for p in packed.parameters())
+    with torch.no_grad():
+        assert ((found - model(x)).abs() / model(x).abs().max()).median() < 1e-5
+    with pytest.raises(ValueError, match="packed already"):
+        pack_for_cpu(packed)
+
+
+def test_other_convolutions_are_left_alone():
+    class Halved(nn.Conv2d):
+        def forward(self, x):
+            return super().forward(x) / 2
+
+    model = nn.Sequential(Halved(3, 4, 3), nn.Conv2d(4, 4, 3, padding="same")).eval()
+    x = torch.randn(1, 3, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(pack_for_cpu(model, x)(x), model(x))
 
 
 @pytest.mark.parametrize(

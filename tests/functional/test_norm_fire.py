@@ -62,7 +62,7 @@ def test_the_plain_numbers(shape, dtype, training):
 @pytest.mark.parametrize("options", [dict(momentum=None), dict(track_running_stats=False)])
 def test_running_statistics_as_pytorch_has_them(options):
     torch.manual_seed(0)
-    fused, plain = a_norm(8, torch.float64, **options), None
+    fused = a_norm(8, torch.float64, **options)
     plain = copy.deepcopy(fused)
     for _ in range(3):
         x = an_input(2, 8, 6, 5, dtype=torch.float64)
@@ -133,7 +133,8 @@ def test_a_single_value_per_channel():
 def test_what_takes_the_plain_passes():
     x, norm = an_input(2, 4, 5, 5).requires_grad_(), a_norm(4)
     assert can_norm_fire(x, norm)
-    assert not can_norm_fire(x.contiguous(), norm)
+    assert not can_norm_fire(x[:0], norm)
+    assert not can_norm_fire(x[0], norm)
     assert not can_norm_fire(x, nn.SyncBatchNorm(4))
     assert not can_norm_fire(x, nn.Identity())
     assert not can_norm_fire(x, nn.BatchNorm2d(4, affine=False))
@@ -174,6 +175,16 @@ def test_layers_that_someone_watches_run_themselves(monkeypatch):
     expected = spike(layer(x))
     torch.testing.assert_close(spike.after(layer, x), expected)
     torch.testing.assert_close(spike.after(layer[1], layer[0](x)), expected)
+    assert len(used) == 2
+
+    class Other(nn.BatchNorm2d):
+        def forward(self, x):
+            return super().forward(x) + 1
+
+    other = Other(3, device=DEVICE)
+    assert torch.equal(spike.after(other, x), spike(other(x)))
+    frozen = copy.deepcopy(layer).eval().requires_grad_(False)
+    assert torch.equal(spike.after(frozen, x.clone().requires_grad_()), spike(frozen(x)))
     assert len(used) == 2
     for module in (spike, layer, layer[1]):
         seen = []

@@ -20,8 +20,8 @@ NANO = dict(embed_dims=[8, 16, 24, 32], num_heads=4)
 
 @pytest.fixture(scope="module")
 def convert(forked):
-    def run_tool(*arguments, check=True):
-        done = forked(TOOL, *arguments)
+    def run_tool(*arguments, check=True, fresh=False):
+        done = forked(TOOL, *arguments, fresh=fresh)
         assert not check or done.returncode == 0, done.stderr
         return done
 
@@ -38,7 +38,7 @@ def test_a_classifier_in_its_published_container(convert, golden, tmp_path):
     source, target = tmp_path / "V3.pth", tmp_path / "ours.pth"
     args = argparse.Namespace(lr=6e-4, data_path=None)
     torch.save(dict(model=state, optimizer=dict(state={}, param_groups=[]), epoch=199, scaler={}, args=args), source)
-    told = convert(source, target, "--levels", 4)
+    told = convert(source, target, "--levels", 4, fresh=True)
     assert "classifier" in told.stdout and "levels 4" in told.stdout
     saved = torch.load(target, weights_only=True)
     facts = saved["meta"]["sterf_plugins"]

@@ -248,8 +248,10 @@ def test_options_that_find_nothing_to_act_on():
         speed_up(nn.Linear(2, 2), compiled=True)
     model = nn.Module()
     model.backbone = SDTV3("nano", "srb")
+    with pytest.raises(ValueError, match="leave out --fuse-norms"):
+        speed_up(model, compiled=True, fuse_norms=True)
     keys = list(model.state_dict())
-    speed_up(model, compiled=True, channels_last=True, memory_efficient=True, fused=True)
+    speed_up(model, compiled=True, channels_last=True, memory_efficient=True)
     assert model.backbone.memory_efficient
     assert model.backbone._compiled_call_impl is not None
     assert list(model.state_dict()) == keys

@@ -255,14 +255,14 @@ def test_an_interrupted_training_says_how_to_go_on_and_leaves_whole_files(shapes
 def failing(shapes, tmp_path, forked):
     """One clear line on stderr, exit code 2, nothing written but logs."""
 
-    def fail(config=SEGMENTOR, arguments=(), tool="train.py", **options) -> str:
+    def fail(config=SEGMENTOR, arguments=(), tool="train.py", fresh=False, **options) -> str:
         data = segmentation_data(shapes) if config == SEGMENTOR else detection_data(shapes)
         options = {**(SHORT if config == SEGMENTOR else {}), **data, **options}
         arguments = list(arguments)
         if "--work-dir" not in arguments:
             arguments += ["--work-dir", tmp_path / "work"]
         options = [f"{k.replace('__', '.')}={v}" for k, v in options.items()]
-        result = forked(ROOT / "tools" / tool, config, *arguments, "--cfg-options", *options)
+        result = forked(ROOT / "tools" / tool, config, *arguments, "--cfg-options", *options, fresh=fresh)
         assert result.returncode == 2, result.stderr[-2000:]
         assert "Traceback" not in result.stderr
         assert not list((tmp_path / "work").glob("*.pth"))
@@ -299,7 +299,7 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_gets_one_clear_message(failing, case):
     options, message = BAD[case]
-    assert message in failing(**options)
+    assert message in failing(fresh=case == "backbone", **options)
 
 
 def test_missing_data_says_what_is_expected_where_and_how_to_make_it(failing):

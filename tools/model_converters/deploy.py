@@ -63,13 +63,15 @@ def main() -> None:
     size = tuple(args.input_size) if args.input_size else loaded.size
     x = torch.randn(args.batch, len(loaded.mean), *size)
     models = {"model": loaded.model, "folded": reparameterize(loaded.model, x)}
+    facts: dict = dict(model=args.model, checkpoint=args.checkpoint, input=list(x.shape))
     target = models["folded"]
     if torch.backends.mkldnn.is_available():
         models["packed"] = pack_for_cpu(target, x)
+        with torch.no_grad():
+            facts["packed_error"] = largest_error(models["packed"](x), target(x))
     if args.spike_driven:
         target = models["spike-driven"] = to_spike_driven(target, x)
     name = re.sub(r"\W+", "_", loaded.label).strip("_")
-    facts: dict = dict(model=args.model, checkpoint=args.checkpoint, input=list(x.shape))
     facts["milliseconds"] = milliseconds(models, x, args.repeats)
     facts["speed_up"] = facts["milliseconds"]["model"] / facts["milliseconds"]["folded"]
     print(f"{args.model}: folded is {facts['speed_up']:.2f}x as fast as the model ({list(x.shape)}, medians, ms: "
