@@ -50,6 +50,7 @@ def test_the_jackknife_error_of_a_mean_is_its_standard_error():
 
 
 def test_errors_of_numbers_shrink_with_the_inputs():
+    torch.manual_seed(0)
     model = SDTV3(NANO, "conv")
     x = torch.randn(40, 3, 48, 48, generator=torch.Generator().manual_seed(0))
     few, many = (compute_erf(model, x[:n], "stages.1").numbers("stages.1") for n in (10, 40))
