@@ -7,7 +7,7 @@ Parts: `correctness` (every variant on the device against the CPU: float64, floa
 fused norms; on a CPU fused norms need `TRITON_INTERPRET=1`, or else are the plain passes),
 `table` (training step, plain and ours), `inference`, `erf` (benchmarks/erf.py), `training` (five tiny detectors on
 rendered shapes, through tools/train.py and tools/test.py). Plain is the straightforward implementation of the spec in
-the same process. A part that has its result is not repeated; give another --out to start anew.
+the same process. A part that has its result is not repeated, a failed one is; give another --out to start anew.
 """
 
 import argparse

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..neurons import IntegerSpike
-from .probe import calls_of, example_for, readers_of, replace
+from .probe import called_once, calls_of, example_for, readers_of, replace
 from .winograd import WinogradConv2d, winograd_gains
 
 
@@ -80,9 +80,7 @@ def pack_for_cpu(model: nn.Module, example: Tensor | None = None) -> nn.Module:
     for name, module in list(packed.named_modules()):
         if type(module) is IntegerSpike:
             replace(packed, name, PackedSpike(module))
-    calls = calls_of(packed, example, (PackedSpike, nn.Conv2d))
-    names = [call.name for call in calls]
-    calls = [call for call in calls if names.count(call.name) == 1]
+    calls = called_once(calls_of(packed, example, (PackedSpike, nn.Conv2d)))
     spikes = [call for call in calls if isinstance(call.module, PackedSpike)]
     fed = {id(call.input): call.module for call in spikes}
     fired = {id(call.output): call.module for call in spikes if readers.get(call.name) == 1}

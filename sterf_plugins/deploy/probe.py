@@ -1,5 +1,6 @@
 """One forward pass that tells in which order the layers of a model run, and on what."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -53,6 +54,12 @@ def calls_of(model: nn.Module, example: Tensor, kinds: tuple[type, ...]) -> list
         for handle in handles:
             handle.remove()
     return calls
+
+
+def called_once(calls: list[Call]) -> list[Call]:
+    """Calls of the modules that run once in a forward pass, in order."""
+    counts = Counter(call.name for call in calls)
+    return [call for call in calls if counts[call.name] == 1]
 
 
 def readers_of(model: nn.Module, example: Tensor, kinds: tuple[type, ...]) -> dict[str, int]:

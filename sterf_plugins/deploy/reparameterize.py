@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from .probe import calls_of, example_for, largest_error, readers_of, replace
+from .probe import called_once, calls_of, example_for, largest_error, readers_of, replace
 
 _FOLDED = (nn.Conv1d, nn.Conv2d, nn.Linear)
 _NORMS = nn.modules.batchnorm._BatchNorm
@@ -52,12 +52,9 @@ def reparameterize(model: nn.Module, example: Tensor | None = None, tolerance: f
 
 def _pairs(model: nn.Module, example: Tensor) -> list[tuple[str, str, Tensor, torch.Size]]:
     """(layer, norm, the layer's input, the shape of the norm's) of every pair."""
-    calls = calls_of(model, example, (*_FOLDED, _NORMS))
+    calls = called_once(calls_of(model, example, (*_FOLDED, _NORMS)))
     made = {call.output.data_ptr(): call for call in calls if isinstance(call.module, _FOLDED)}
     readers = readers_of(model, example, _FOLDED)
-    uses: dict[str, int] = {}
-    for call in calls:
-        uses[call.name] = uses.get(call.name, 0) + 1
     pairs = []
     for call in calls:
         layer = made.get(call.input.data_ptr())
@@ -65,6 +62,6 @@ def _pairs(model: nn.Module, example: Tensor) -> list[tuple[str, str, Tensor, to
             continue
         untouched = layer.writes[1] == call.writes[0] and readers.get(layer.name, 1) == 1
         same_size = call.output.shape == call.input.shape
-        if untouched and same_size and uses[call.name] == uses[layer.name] == 1:
+        if untouched and same_size:
             pairs.append((layer.name, call.name, layer.input, call.input.shape))
     return pairs

@@ -358,6 +358,7 @@ def test_work_dir_that_cannot_be_written(failing, tmp_path):
 )
 def test_help(tool, forked):
     result = forked(ROOT / "tools" / tool, "--help")
+    assert result.returncode == 0, result.stderr[-2000:]
     assert "usage:" in result.stdout
 
 
