@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from ..batch_norm import BatchNorm2d
 from ..blocks.conv_bn import ConvBN2d
+from ..blocks.depthwise import DepthwiseConv2d
 from ..blocks.lif_layers import ConvBN, MembraneBlock, SelfAttention, check_heads, lif
 from ..blocks.over_time import over_time
 from ..checks import positive_int
@@ -41,7 +42,7 @@ class SepConv(nn.Module):
         self.lif1 = lif()
         self.pw1 = ConvBN(dim, hidden)
         self.lif2 = lif()
-        self.dw = nn.Conv2d(hidden, hidden, 7, padding=3, groups=hidden, bias=False)
+        self.dw = DepthwiseConv2d(hidden, 7)
         self.pw2 = ConvBN2d(hidden, dim)  # neither BN nor neuron before it
 
     def forward(self, x: Tensor) -> Tensor:

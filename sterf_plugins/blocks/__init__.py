@@ -2,6 +2,7 @@
 
 from .attention import SpikeAttention
 from .conv_bn import ConvBN2d
+from .depthwise import DepthwiseConv2d
 from .downsample import Downsample
 from .mixer_block import MixerBlock
 from .mlp import SpikeMlp
@@ -11,6 +12,7 @@ from .transformer import TransformerBlock
 
 __all__ = [
     "ConvBN2d",
+    "DepthwiseConv2d",
     "Downsample",
     "LeakyReadout",
     "MixerBlock",

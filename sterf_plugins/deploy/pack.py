@@ -5,6 +5,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from ..blocks import DepthwiseConv2d
 from ..neurons import IntegerSpike
 from .probe import called_once, calls_of, example_for, readers_of, replace
 from .winograd import WinogradConv2d, winograd_gains
@@ -86,7 +87,11 @@ def pack_for_cpu(model: nn.Module, example: Tensor | None = None) -> nn.Module:
     fired = {id(call.output): call.module for call in spikes if readers.get(call.name) == 1}
     for call in calls:
         conv = call.module
-        if type(conv) is not nn.Conv2d or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
+        if (
+            type(conv) not in (nn.Conv2d, DepthwiseConv2d)
+            or conv.padding_mode != "zeros"
+            or isinstance(conv.padding, str)
+        ):
             continue
         divisor = 1.0
         if (before := fired.get(id(call.input))) is not None:

@@ -2,6 +2,7 @@
 
 from .attention import linear_attention
 from .batch_norm import frozen_batch_norm, frozen_conv_bn, same_strided_grad
+from .depthwise import depthwise_conv2d, splits_weight_gradient
 from .integer_fire import integer_fire
 from .layout import LAYOUTS, from_tokens, to_tokens
 from .leaky_integrator import decay, leaky_integrator, moving_integrator
@@ -12,6 +13,7 @@ __all__ = [
     "LAYOUTS",
     "can_norm_fire",
     "decay",
+    "depthwise_conv2d",
     "from_tokens",
     "frozen_batch_norm",
     "frozen_conv_bn",
@@ -22,5 +24,6 @@ __all__ = [
     "norm_fire",
     "packed_spikes",
     "same_strided_grad",
+    "splits_weight_gradient",
     "to_tokens",
 ]

@@ -85,6 +85,11 @@ def packed_spikes(enabled: bool = True) -> Iterator[None]:
         _active.registry = before
 
 
+def count_dtype(levels: int) -> torch.dtype:
+    """The 8-bit type of the counts: int8 where they fit, which a CPU converts several times faster than uint8."""
+    return torch.int8 if levels <= torch.iinfo(torch.int8).max else torch.uint8
+
+
 def packing(levels: int) -> bool:
     """Whether spikes of so many levels are packed here."""
     return getattr(_active, "registry", None) is not None and levels <= MAX_LEVELS
@@ -96,15 +101,19 @@ def keep_counts(spikes: Tensor, counts: Tensor, norm: float) -> None:
 
 
 class PackedFire(torch.autograd.Function):
-    """``integer_fire`` that keeps a byte per element."""
+    """``integer_fire`` that keeps a byte per element.
+
+    All passes are vectorised ones of PyTorch: on a CPU, comparing and multiplying with booleans takes 5 to 10 times as
+    long as what stands here instead.
+    """
 
     @staticmethod
     def forward(ctx, x: Tensor, levels: int, norm: float) -> Tensor:
         y = x.clamp(0, levels)
-        inside = y == x
+        outside = torch.sub(x, y).sign_().to(torch.int8)  # x - clamp(x) is exactly 0 in [0, levels] and nowhere else
+        ctx.save_for_backward(outside.abs_().neg_().add_(1))
         y.round_()  # half to even
-        keep_counts(y, y.to(torch.uint8), norm)
-        ctx.save_for_backward(inside)
+        keep_counts(y, y.to(count_dtype(levels)), norm)
         ctx.norm = norm
         return y if norm == 1 else y.div_(norm)
 
@@ -112,5 +121,5 @@ class PackedFire(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor):
         (inside,) = ctx.saved_tensors
-        out = restrided(grad, inside.stride()) * inside
+        out = inside.to(grad.dtype).mul_(restrided(grad, inside.stride()))
         return out if ctx.norm == 1 else out.div_(ctx.norm), None, None

@@ -1,0 +1,76 @@
+"""Depthwise convolution with a fast weight gradient on the CPU.
+
+oneDNN's kernel for the weight gradient of depthwise convolutions takes up to three columns of weights. Wider ones go
+through the kernel for dense convolutions, which computes eight times as much: 7x7 weights took a tenth of a training
+step of SDT-V3. Here they are computed three columns at a time, each from an image moved by that many columns.
+"""
+
+import torch
+from torch import Tensor
+
+_COLUMNS = 3  # what oneDNN's depthwise kernel takes
+
+
+def _gradients(grad: Tensor, x: Tensor, weight: Tensor, padding: tuple[int, int], wanted: tuple[bool, bool]):
+    options = ((1, 1), padding, (1, 1), False, (0, 0), x.shape[1])
+    return torch.ops.aten.convolution_backward(grad, x, weight, None, *options, (*wanted, False))[:2]
+
+
+def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    height, width = weight.shape[-2:]
+    side = (width - _COLUMNS) // 2  # the middle columns need no moved image
+    starts = [*range(0, side, _COLUMNS), side, *range(side + _COLUMNS, width, _COLUMNS)]
+    parts = []
+    for start, end in zip(starts, [*starts[1:], width], strict=True):
+        left = width // 2 - start
+        right = end - start - 1 - left
+        padding = (height // 2, left if left == right else 0)
+        moved = x if left == right else torch.nn.functional.pad(x, (left, right))
+        parts.append(_gradients(grad, moved, weight[..., start:end], padding, (False, True))[1])
+    return torch.cat(parts, -1)
+
+
+class _DepthwiseConv(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.padding = (weight.shape[-2] // 2, weight.shape[-1] // 2)
+        return torch.nn.functional.conv2d(x, weight, None, 1, ctx.padding, 1, x.shape[1])
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        x, weight = ctx.saved_tensors
+        wanted = ctx.needs_input_grad
+        if torch.is_grad_enabled() or not wanted[1]:  # double backward wants PyTorch's own differentiable operation
+            return _gradients(grad, x, weight, ctx.padding, wanted)
+        of_x = _gradients(grad, x, weight, ctx.padding, (True, False))[0] if wanted[0] else None
+        return of_x, _weight_gradient(grad, x, weight)
+
+
+def depthwise_conv2d(x: Tensor, weight: Tensor) -> Tensor:
+    """Depthwise convolution of stride 1 with same padding; the values of ``torch.nn.functional.conv2d``.
+
+    Its weight gradient differs from PyTorch's by rounding, and takes a half to a fifth of the time where it has more
+    than three columns (CPU). Gradients of gradients are PyTorch's.
+
+    Args:
+        x: (B, C, H, W).
+        weight: (C, 1, kh, kw), both odd.
+
+    Returns:
+        (B, C, H, W).
+    """
+    return _DepthwiseConv.apply(x, weight)
+
+
+def splits_weight_gradient(x: Tensor, weight: Tensor) -> bool:
+    """Whether ``depthwise_conv2d`` is the faster way to this gradient."""
+    return (
+        weight.shape[-1] > _COLUMNS
+        and weight.requires_grad
+        and torch.is_grad_enabled()
+        and x.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+    )

@@ -1,0 +1,77 @@
+"""Depthwise convolution: PyTorch's numbers, whatever the kernel, the memory order and what wants a gradient."""
+
+import copy
+
+import pytest
+import torch
+from torch.autograd import gradcheck, gradgradcheck
+from torch.nn import functional as F
+
+from sterf_plugins.blocks import DepthwiseConv2d, SepConv
+from sterf_plugins.functional import depthwise_conv2d, packed_spikes, splits_weight_gradient
+
+
+def results(function, x, weight, grad):
+    x, weight = x.clone().requires_grad_(), weight.clone().requires_grad_()
+    y = function(x, weight)
+    return [y.detach(), *torch.autograd.grad(y, (x, weight), grad)]
+
+
+@pytest.mark.parametrize("order", [torch.channels_last, torch.contiguous_format])
+@pytest.mark.parametrize("kernel", [(7, 7), (5, 5), (9, 9), (11, 11), (1, 5), (7, 3), (3, 3), (3, 15)])
+def test_numbers_are_those_of_pytorch(kernel, order):
+    torch.manual_seed(0)
+    x = torch.randn(2, 12, 13, 10, dtype=torch.float64).to(memory_format=order)
+    grad = torch.randn_like(x).contiguous()  # another order than the input's
+    weight = torch.randn(12, 1, *kernel, dtype=torch.float64)
+    padding = tuple(k // 2 for k in kernel)
+    expected = results(lambda x, w: F.conv2d(x, w, None, 1, padding, 1, 12), x, weight, grad)
+    for a, b in zip(results(depthwise_conv2d, x, weight, grad), expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+    single = results(depthwise_conv2d, x.float(), weight.float(), grad.float())
+    for a, b in zip(single, expected, strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=1e-5, atol=1e-5)
+
+
+def test_first_and_second_gradients():
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 4, 5, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(3, 1, 5, 5, dtype=torch.float64, requires_grad=True)
+    assert gradcheck(depthwise_conv2d, (x, weight))
+    assert gradgradcheck(depthwise_conv2d, (x, weight))
+
+
+@pytest.mark.parametrize("wanted", [(True, False), (False, True)])
+def test_only_what_wants_a_gradient_gets_one(wanted):
+    x, weight = torch.randn(1, 4, 9, 9), torch.randn(4, 1, 7, 7)
+    x.requires_grad_(wanted[0])
+    weight.requires_grad_(wanted[1])
+    depthwise_conv2d(x, weight).sum().backward()
+    assert ((x.grad is not None), (weight.grad is not None)) == wanted
+
+
+def test_where_it_is_the_faster_way():
+    layer, x = DepthwiseConv2d(8, 7), torch.randn(1, 8, 16, 16)
+    assert splits_weight_gradient(x, layer.weight)
+    assert type(layer(x).grad_fn).__name__ == "_DepthwiseConvBackward"
+    assert not splits_weight_gradient(x, DepthwiseConv2d(8, 3).weight)
+    assert not splits_weight_gradient(x.double(), layer.weight)
+    with torch.no_grad():
+        assert not splits_weight_gradient(x, layer.weight)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(x).dtype == torch.bfloat16
+    assert not splits_weight_gradient(x, layer.weight.detach())
+
+
+def test_spikes_are_kept_as_bytes_through_it():
+    torch.manual_seed(0)
+    block = SepConv(8, 7)
+    x = torch.randn(2, 8, 20, 20)
+    gradients = []
+    for packed in (False, True):
+        model = copy.deepcopy(block)
+        with packed_spikes(packed):
+            y = model(x)
+        y.square().mean().backward()
+        gradients.append(model.dw.conv.weight.grad)
+    torch.testing.assert_close(*gradients, rtol=1e-6, atol=1e-7)
