@@ -11,7 +11,7 @@ def _norm(norm: nn.modules.batchnorm._BatchNorm, x: Tensor, forward) -> Tensor:
     if not x.requires_grad or torch.compiler.is_compiling():
         return forward(x)
     fixed = not norm.training and norm.running_mean is not None
-    if fixed and not (norm.affine and norm.weight.requires_grad):
+    if fixed and not any(p.requires_grad for p in norm.parameters()):
         return frozen_batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps)
     y = forward(x)
     # PyTorch's kernel needs the guard for one sample on the CPU.

@@ -69,7 +69,8 @@ def prepare(config, args: argparse.Namespace) -> None:
     hooks = config.default_hooks
     hooks.setdefault("random_state", dict(type="sterf_plugins.RandomStateHook"))
     hooks.setdefault("finite_loss", dict(type="sterf_plugins.FiniteLossHook"))
-    if hooks.get("checkpoint"):
+    hooks.setdefault("checkpoint", dict(type="CheckpointHook", interval=1))  # mmengine's default
+    if hooks["checkpoint"]:
         hooks["checkpoint"].setdefault("backend_args", dict(backend="atomic_local"))
     if args.erf is not None:
         hooks["erf"] = dict(hooks.get("erf", {}), type="sterf_plugins.ERFHook", interval=args.erf)
@@ -91,7 +92,13 @@ def prepare(config, args: argparse.Namespace) -> None:
     if config.get("resume") and not config.get("load_from"):
         config.load_from = latest_checkpoint(config.work_dir)
     if args.fsdp:
+        if args.compile:
+            raise ValueError("--compile and --fsdp do not go together yet; leave one of them out.")
         shard(config)
+    if args.memory_efficient and (config.get("strategy") or {}).get("activation_checkpointing"):
+        raise ValueError(
+            "--memory-efficient keeps little, and the strategy's activation_checkpointing keeps nothing: use one of them."
+        )
     _fix_seed(config)
 
 

@@ -1,6 +1,7 @@
 """What the backbones share: stages in a row, a feature point after each, a linear head on request."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -99,7 +100,7 @@ class StagedBackbone(nn.Module):
         outputs = []
         with packed_spikes(self.memory_efficient and not recompute):
             for stage in self.stages[: None if last is None else last + 1]:
-                x = checkpoint(stage, x, use_reentrant=False) if recompute else stage(x)
+                x = _recomputed(stage, x) if recompute else stage(x)
                 outputs.append(x)
         return outputs
 
@@ -120,3 +121,23 @@ def _feature_points(out_indices: Sequence[int] | None, strides: Sequence[int]) -
             f"(strides {', '.join(map(str, strides))})."
         )
     return points
+
+
+def _recomputed(stage: nn.Module, x: Tensor) -> Tensor:
+    """``stage(x)`` that is computed again in the backward pass, where BatchNorm must not count the images again."""
+    if torch.compiler.is_compiling():  # a compiler takes no contexts
+        return checkpoint(stage, x, use_reentrant=False)
+    return checkpoint(stage, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _kept_statistics(stage)))
+
+
+@contextmanager
+def _kept_statistics(module: nn.Module) -> Iterator[None]:
+    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count

@@ -42,7 +42,7 @@ class SepConv(nn.Module):
         self.lif1 = lif()
         self.pw1 = ConvBN(dim, hidden)
         self.lif2 = lif()
-        self.dw = DepthwiseConv2d(hidden, 7)
+        self.dw = DepthwiseConv2d(hidden, hidden, 7, padding=3, groups=hidden, bias=False)
         self.pw2 = ConvBN2d(hidden, dim)  # neither BN nor neuron before it
 
     def forward(self, x: Tensor) -> Tensor:

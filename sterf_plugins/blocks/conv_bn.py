@@ -13,18 +13,15 @@ from .depthwise import DepthwiseConv2d
 class ConvBN2d(nn.Sequential):
     """``Conv2d`` without bias (unless given) and with same padding, then BatchNorm; (B, C_in, H, W) in.
 
-    ``depthwise`` means a filter per channel. With frozen parameters in eval mode, as for a receptive field, the
-    backward pass is one convolution.
+    With frozen parameters in eval mode, as for a receptive field, the backward pass is one convolution.
     """
 
     runs_in_a_row = True  # see IntegerSpike.after
 
-    def __init__(self, in_channels: int, out_channels: int, kernel: int = 1, depthwise: bool = False, **conv_options):
+    def __init__(self, in_channels: int, out_channels: int, kernel: int = 1, **conv_options):
         conv_options.setdefault("bias", False)
-        if depthwise:
-            conv: nn.Conv2d = DepthwiseConv2d(in_channels, kernel)
-        else:
-            conv = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, **conv_options)
+        kind = DepthwiseConv2d if conv_options.get("groups", 1) > 1 else nn.Conv2d
+        conv = kind(in_channels, out_channels, kernel, padding=kernel // 2, **conv_options)
         super().__init__(OrderedDict(conv=conv, bn=BatchNorm2d(out_channels)))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -38,7 +35,9 @@ class ConvBN2d(nn.Sequential):
             x.requires_grad
             and type(conv) in (nn.Conv2d, DepthwiseConv2d)
             and type(bn) is BatchNorm2d
-            and not (bn.training or bn.weight.requires_grad or conv.weight.requires_grad)
+            and not bn.training
+            and not any(p.requires_grad for p in (*conv.parameters(), *bn.parameters()))
+            and conv.padding_mode == "zeros"
             and not (conv._forward_hooks or conv._forward_pre_hooks or bn._forward_hooks or bn._forward_pre_hooks)
             and not torch.compiler.is_compiling()
             and not torch.is_autocast_enabled(x.device.type)

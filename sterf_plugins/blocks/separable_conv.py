@@ -23,7 +23,7 @@ class SepConv(nn.Module):
         self.spike1 = IntegerSpike(levels)
         self.pw1 = ConvBN2d(dim, hidden)
         self.spike2 = IntegerSpike(levels)
-        self.dw = ConvBN2d(hidden, hidden, kernel, depthwise=True)
+        self.dw = ConvBN2d(hidden, hidden, kernel, groups=hidden)
         self.spike3 = IntegerSpike(levels)
         self.pw2 = ConvBN2d(hidden, dim)
 

@@ -2,6 +2,8 @@
 
 from torch import Tensor
 
+from .packed_spikes import rearranged
+
 
 def linear_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     """``(q k^T) v * scale`` computed as ``q (k^T v) * scale``.
@@ -20,5 +22,6 @@ def linear_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
 
     Source: SDT-V3, arXiv:2411.16061 (linear spiking attention).
     """
+    q, k, v = (rearranged(x, Tensor.contiguous) for x in (q, k, v))  # the product would copy, too
     vk = v @ k.transpose(-2, -1)  # (B, heads, e, d)
     return (vk @ q) * scale

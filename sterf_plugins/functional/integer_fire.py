@@ -37,8 +37,9 @@ class _IntegerFire(torch.autograd.Function):
         grad = restrided(grad, x.stride())
         # hardtanh's backward is one fused pass, open at both ends; the bounds are the numbers next to 0 and D.
         number = torch.finfo(x.dtype)
+        below = number.tiny * (number.eps if x.dtype == torch.float16 else 1)  # wider types may flush what is smaller
         above = ctx.levels + number.eps * 2 ** (math.frexp(ctx.levels)[1] - 1)
-        out = torch.ops.aten.hardtanh_backward(grad, x, -number.tiny, above)
+        out = torch.ops.aten.hardtanh_backward(grad, x, -below, above)
         return out if ctx.norm == 1 else out.div_(ctx.norm), None, None
 
 

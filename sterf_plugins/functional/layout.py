@@ -14,6 +14,8 @@ size see other groups at another.
 
 from torch import Tensor
 
+from .packed_spikes import rearranged
+
 LAYOUTS = ("raster", "channel")
 
 
@@ -22,7 +24,7 @@ def to_tokens(x: Tensor, layout: str) -> Tensor:
     if layout == "channel":
         return x.permute(0, 2, 3, 1).flatten(1, 2)
     b, c, h, w = x.shape
-    return x.reshape(b, h * w, c)
+    return rearranged(x, lambda t: t.reshape(b, h * w, c))
 
 
 def from_tokens(tokens: Tensor, size: tuple[int, int], layout: str) -> Tensor:

@@ -5,7 +5,6 @@ memory: the backward pass computes it again from the norm's input, which the nor
 """
 
 import functools
-import importlib.util
 import os
 import warnings
 
@@ -18,11 +17,11 @@ from .strides import restrided
 
 @functools.cache
 def _kernels():
-    if importlib.util.find_spec("triton") is None:
-        warnings.warn("fused norms need Triton (pip install triton): the plain passes are used", stacklevel=3)
+    try:
+        from . import norm_fire_kernels
+    except (ImportError, AttributeError) as error:  # none, or one older than what the kernels use
+        warnings.warn(f"fused norms need a recent Triton ({error}): the plain passes are used", stacklevel=3)
         return None
-    from . import norm_fire_kernels
-
     return norm_fire_kernels
 
 
@@ -37,7 +36,7 @@ def can_norm_fire(x: Tensor, norm: nn.Module) -> bool:
         return False
     if not isinstance(norm, nn.BatchNorm2d) or not norm.affine:
         return False
-    if x.requires_grad and not norm.training and not norm.weight.requires_grad:
+    if x.requires_grad and not norm.training and not any(p.requires_grad for p in norm.parameters()):
         return False
     kernels = _kernels()
     return kernels is not None and (x.is_cuda or kernels.INTERPRETED)

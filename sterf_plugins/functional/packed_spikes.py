@@ -10,7 +10,7 @@ recognise the memory of a tensor of spikes. The region must not contain activati
 worth packing.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import local
 
@@ -36,23 +36,30 @@ class _Packed:
 
 
 class _Registry:
-    """Which storage holds spikes, for as long as it lives."""
+    """Which storage holds spikes, for as long as it lives and nobody writes into it."""
 
     def __init__(self) -> None:
-        self.entries: dict[int, tuple[StorageWeakRef, Tensor, float]] = {}
+        self.entries: dict[int, tuple[StorageWeakRef, int, Tensor, float]] = {}
 
     def add(self, spikes: Tensor, levels: Tensor, norm: float) -> None:
         storage = spikes.untyped_storage()
-        self.entries[storage.data_ptr()] = (StorageWeakRef(storage), levels, norm)
+        self.entries[storage.data_ptr()] = (StorageWeakRef(storage), spikes._version, levels, norm)
         if len(self.entries) > 64:  # spikes that are gone: the levels that something saved live on by themselves
             self.entries = {k: e for k, e in self.entries.items() if not e[0].expired()}
 
-    def pack(self, tensor: Tensor) -> Tensor | _Packed:
+    def find(self, tensor: Tensor) -> tuple[Tensor, float] | None:
+        """Levels of a view of spikes, and what they are divided by."""
         entry = self.entries.get(tensor.untyped_storage().data_ptr())
-        if entry is None or entry[0].expired() or not tensor.is_floating_point():
-            return tensor
-        _, levels, norm = entry
-        return _Packed(levels.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset()), norm, tensor.dtype)
+        if entry is None or not tensor.is_floating_point():
+            return None
+        storage, version, levels, norm = entry
+        if storage.expired() or tensor._version != version:
+            return None
+        return levels.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset()), norm
+
+    def pack(self, tensor: Tensor) -> Tensor | _Packed:
+        found = self.find(tensor)
+        return tensor if found is None else _Packed(*found, tensor.dtype)
 
 
 def _unpack(saved: Tensor | _Packed) -> Tensor:
@@ -69,7 +76,7 @@ def packed_spikes(enabled: bool = True) -> Iterator[None]:
     if not torch.is_grad_enabled() or torch.compiler.is_compiling():
         yield
         return
-    before = getattr(_active, "registry", None)
+    before = _registry()
     if not enabled:
         _active.registry = None
         try:
@@ -92,12 +99,30 @@ def count_dtype(levels: int) -> torch.dtype:
 
 def packing(levels: int) -> bool:
     """Whether spikes of so many levels are packed here."""
-    return getattr(_active, "registry", None) is not None and levels <= MAX_LEVELS
+    return not torch.compiler.is_compiling() and _registry() is not None and levels <= MAX_LEVELS
+
+
+def _registry() -> "_Registry | None":
+    return getattr(_active, "registry", None)
 
 
 def keep_counts(spikes: Tensor, counts: Tensor, norm: float) -> None:
-    """Let whatever saves these spikes in this region save their counts, which are bytes, instead."""
+    """Let whatever saves these spikes in this region save their counts, which are bytes, instead.
+
+    Spikes that are changed afterwards are saved as they are.
+    """
     _active.registry.add(spikes, counts, norm)
+
+
+def rearranged(x: Tensor, rearrange: Callable[[Tensor], Tensor]) -> Tensor:
+    """``rearrange(x)``, which may copy; a copy of spikes is saved as bytes in this region, too."""
+    y = rearrange(x)
+    registry = None if torch.compiler.is_compiling() else _registry()
+    found = None if registry is None else registry.find(x)
+    if registry is not None and found is not None and registry.find(y) is None:
+        with torch.no_grad():
+            registry.add(y, rearrange(found[0]), found[1])
+    return y
 
 
 class PackedFire(torch.autograd.Function):
@@ -112,10 +137,12 @@ class PackedFire(torch.autograd.Function):
         y = x.clamp(0, levels)
         outside = torch.sub(x, y).sign_().to(torch.int8)  # x - clamp(x) is exactly 0 in [0, levels] and nowhere else
         ctx.save_for_backward(outside.abs_().neg_().add_(1))
-        y.round_()  # half to even
-        keep_counts(y, y.to(count_dtype(levels)), norm)
+        counts = y.round_().to(count_dtype(levels))  # half to even
+        if norm != 1:
+            y.div_(norm)
+        keep_counts(y, counts, norm)
         ctx.norm = norm
-        return y if norm == 1 else y.div_(norm)
+        return y
 
     @staticmethod
     @torch.autograd.function.once_differentiable

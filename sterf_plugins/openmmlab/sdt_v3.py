@@ -26,6 +26,7 @@ class SDTV3(backbones.SDTV3, BaseModule):
             one of ours, strictly: keys that do not fit are an error, not a warning.
         frozen_stages: stages 0 to this one are not trained; -1 trains all.
         norm_eval: BatchNorm keeps its statistics during training, as is usual with few images per GPU.
+        with_cp: compute each stage again in the backward pass instead of keeping its tensors: less memory, more time.
         **kwargs: the backbone's arguments.
 
     Raises:
@@ -38,9 +39,11 @@ class SDTV3(backbones.SDTV3, BaseModule):
         init_cfg: Mapping | None = None,
         frozen_stages: int = -1,
         norm_eval: bool = False,
+        with_cp: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
+        self.grad_checkpointing = with_cp
         if isinstance(frozen_stages, bool) or frozen_stages not in range(-1, len(self.stages)):
             raise ValueError(
                 f"`frozen_stages` is {frozen_stages!r}; give the last stage that is not trained, 0 to "

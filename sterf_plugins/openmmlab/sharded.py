@@ -53,6 +53,13 @@ class ShardedStrategy(FSDPStrategy):
         finally:
             partial.unlink(missing_ok=True)
 
+    def build_optim_wrapper(self, optim_wrapper, model=None):
+        """As mmengine's, which would clip each process's share of the gradients by the norm of that share alone."""
+        wrapper = super().build_optim_wrapper(optim_wrapper, model)
+        if getattr(wrapper, "clip_func", None) is torch.nn.utils.clip_grad_norm_:
+            wrapper.clip_func = lambda parameters, **options: self.model.clip_grad_norm_(**options)
+        return wrapper
+
     def load_optim_state_dict(self, state_dict: dict) -> None:
         """As mmengine's, which gives PyTorch's arguments in the order that they had before PyTorch 2.1."""
         sharded = FullyShardedDataParallel.optim_state_dict_to_load(

@@ -1,3 +1,4 @@
+import copy
 import json
 from collections import OrderedDict
 
@@ -5,6 +6,7 @@ import pytest
 import torch
 
 from sterf_plugins.backbones import SDTV3, convert_state_dict, infer_architecture
+from sterf_plugins.blocks import ConvBN2d
 from sterf_plugins.testing import check_backbone, check_stem
 
 NANO = dict(embed_dims=[8, 16, 24, 32], num_heads=4)
@@ -117,6 +119,24 @@ def test_checkpointing_changes_nothing():
         sum(y.square().sum() for y in model(x)).backward()
         grads.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(*grads, strict=True))
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_checkpointing_counts_images_once(momentum):
+    torch.manual_seed(0)
+    model, x = SDTV3(NANO, "srb", norm_hidden=True).train(), torch.randn(2, 3, 64, 64)
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.momentum = momentum
+    states = []
+    for flag in (False, True):
+        trained = copy.deepcopy(model)
+        trained.grad_checkpointing = flag
+        for _ in range(2):
+            sum(y.square().mean() for y in trained(x)).backward()
+        states.append([*trained.state_dict().values(), *(p.grad for p in trained.parameters() if p.grad is not None)])
+    for a, b in zip(*states, strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-6)
 
 
 def test_ratio_in_the_mixer_dict_sets_the_mixers_alone():
@@ -239,3 +259,19 @@ def test_full_size_names_and_shapes(golden):
         model.load_state_dict(converted, strict=True, assign=True)
         checked += 1
     assert checked >= 4
+
+
+def test_frozen_weights_leave_biases_their_gradient():
+    block = ConvBN2d(4, 8, 3, bias=True).eval()
+    for parameter in (block.conv.weight, block.bn.weight):
+        parameter.requires_grad_(False)
+    block(torch.randn(2, 4, 8, 8, requires_grad=True)).square().sum().backward()
+    assert block.conv.bias.grad.abs().max() > 0
+    assert block.bn.bias.grad.abs().max() > 0
+
+
+def test_frozen_convolutions_keep_their_padding():
+    block = ConvBN2d(4, 8, 3, padding_mode="reflect").eval()
+    x = torch.randn(2, 4, 8, 8, requires_grad=True)
+    before = block(x)
+    assert torch.equal(block.requires_grad_(False)(x), before)

@@ -51,10 +51,10 @@ def test_only_what_wants_a_gradient_gets_one(wanted):
 
 
 def test_where_it_is_the_faster_way():
-    layer, x = DepthwiseConv2d(8, 7), torch.randn(1, 8, 16, 16)
+    layer, x = DepthwiseConv2d(8, 8, 7, padding=3, groups=8, bias=False), torch.randn(1, 8, 16, 16)
     assert splits_weight_gradient(x, layer.weight)
     assert type(layer(x).grad_fn).__name__ == "_DepthwiseConvBackward"
-    assert not splits_weight_gradient(x, DepthwiseConv2d(8, 3).weight)
+    assert not splits_weight_gradient(x, torch.randn(8, 1, 3, 3, requires_grad=True))
     assert not splits_weight_gradient(x.double(), layer.weight)
     with torch.no_grad():
         assert not splits_weight_gradient(x, layer.weight)
@@ -75,3 +75,26 @@ def test_spikes_are_kept_as_bytes_through_it():
         y.square().mean().backward()
         gradients.append(model.dw.conv.weight.grad)
     torch.testing.assert_close(*gradients, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(bias=True),
+        dict(stride=2),
+        dict(dilation=2),
+        dict(padding=1),
+        dict(padding="same"),
+        dict(padding_mode="reflect"),
+        dict(groups=4),
+        dict(out_channels=16),
+    ],
+)
+def test_other_convolutions_are_left_to_pytorch(options):
+    torch.manual_seed(0)
+    arguments = dict(in_channels=8, out_channels=8, kernel_size=7, padding=3, groups=8, bias=False) | options
+    layer, stock = DepthwiseConv2d(**arguments), torch.nn.Conv2d(**arguments)
+    stock.load_state_dict(layer.state_dict())
+    x = torch.randn(2, 8, 16, 16)
+    assert torch.equal(layer(x), stock(x))
+    assert type(layer(x).grad_fn).__name__ != "_DepthwiseConvBackward"

@@ -95,3 +95,12 @@ def test_does_not_change_its_input():
 def test_bad_input(call, message):
     with pytest.raises((TypeError, ValueError), match=message):
         call()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_interval_ends_at_zero_and_at_levels_for_every_type(dtype):
+    number = torch.finfo(dtype)
+    least = number.tiny * number.eps if dtype == torch.float16 else number.tiny
+    x = torch.tensor([-least, 0.0, 4.0, 4 * (1 + number.eps)], dtype=dtype, requires_grad=True)
+    (gradient,) = torch.autograd.grad(integer_fire(x, 4).sum(), x)
+    assert gradient.tolist() == [0, 0.25, 0.25, 0]

@@ -7,34 +7,31 @@ import torch
 from torch import nn
 
 from sterf_plugins.backbones import SDTV3
+from sterf_plugins.blocks import SepConv, SpikeAttention
 from sterf_plugins.functional import integer_fire, packed_spikes
+from sterf_plugins.mixers import SRB, MLPixer
+
+
+def saved_tensors(node) -> list[torch.Tensor]:
+    """What autograd keeps for the backward pass from a node on, as it keeps it."""
+    found, nodes, seen = [], [node], set()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        for name in dir(node):
+            if name.startswith("_raw_saved"):
+                saved = getattr(node, name)
+                found += [s.data for s in (saved if isinstance(saved, (tuple, list)) else [saved])]
+        nodes += [following for following, _ in node.next_functions]
+    tensors = [getattr(data, "levels", data) for data in found if data is not None]
+    return list({t.untyped_storage().data_ptr(): t for t in tensors}.values())
 
 
 def saved_bytes(function, *inputs) -> int:
-    """Memory that autograd keeps for the backward pass, parameters aside."""
-    total, seen = 0, set()
-
-    def visit(node):
-        nonlocal total
-        if node is None or node in seen:
-            return
-        seen.add(node)
-        for name in dir(node):
-            if not name.startswith("_raw_saved"):
-                continue
-            saved = getattr(node, name)
-            for s in saved if isinstance(saved, (tuple, list)) else [saved]:
-                data = s.data
-                tensor = getattr(data, "levels", data)
-                if tensor is not None and tensor.untyped_storage().data_ptr() not in storages:
-                    storages.add(tensor.untyped_storage().data_ptr())
-                    total += tensor.numel() * tensor.element_size()
-        for following, _ in node.next_functions:
-            visit(following)
-
-    storages = set()
-    visit(function(*inputs).grad_fn)
-    return total
+    """Memory that autograd keeps for the backward pass."""
+    return sum(t.numel() * t.element_size() for t in saved_tensors(function(*inputs).grad_fn))
 
 
 def gradients(model, x, memory_efficient, dtype=None):
@@ -89,6 +86,49 @@ def test_a_layer_keeps_a_byte_where_it_kept_four():
     weights = conv.weight.numel() * 4
     assert plain - weights == pytest.approx(8 * x.numel(), abs=64)  # membrane and spikes
     assert packed - weights == pytest.approx(2 * x.numel(), abs=64)  # mask and levels
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: SRB(16, norm_hidden=True),
+        lambda: MLPixer(16, norm_hidden=True),
+        lambda: SpikeAttention(16),
+        lambda: SepConv(16, 7),
+    ],
+    ids=["srb", "mlpixer", "attention", "depthwise"],
+)
+def test_no_layer_keeps_floats_of_spikes(layer):
+    """Linear on raster tokens and products of attention rearrange spikes first: their copies are bytes, too."""
+    torch.manual_seed(0)
+    module = layer()
+    x = torch.randn(2, 16, 16, 16).mul(2).contiguous(memory_format=torch.channels_last)
+    results = []
+    for enabled in (False, True):
+        leaf = x.clone().requires_grad_()
+        with packed_spikes(enabled):
+            y = module(leaf)
+        y.square().mean().backward()
+        results.append([y.detach(), leaf.grad, *(p.grad.clone() for p in module.parameters())])
+        module.zero_grad()
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-6, atol=1e-6 * a.abs().max().item())
+    with packed_spikes():
+        y = module(x.clone().requires_grad_())
+    floats = [t for t in saved_tensors(y.grad_fn) if t.is_floating_point() and t.numel() >= x.numel()]
+    levels = torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0])
+    assert not [t.shape for t in floats if torch.isin(t, levels).all()]
+
+
+def test_spikes_that_are_changed_are_kept_as_they_are():
+    x, weight = torch.rand(50).mul(4), torch.ones(50, requires_grad=True)
+    gradients = []
+    for enabled in (False, True):
+        with packed_spikes(enabled):
+            y = integer_fire(x.clone().requires_grad_(), 4).mul_(10)
+            gradients.append(torch.autograd.grad((y * weight).sum(), weight)[0])
+    assert torch.equal(*gradients)
+    assert gradients[0].max() == 10
 
 
 def test_memory_that_is_used_again_is_not_taken_for_spikes():
