@@ -9,8 +9,6 @@ Both sides compute the same maps here, in this process, in turn; medians and rat
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import time
 from pathlib import Path
@@ -19,6 +17,7 @@ import numpy as np
 import torch
 from plain_sdtv3 import PlainSDTV3
 from plain_spikformer import PlainSpikformer, calibrate
+from saved import attempted, facts, write
 
 from sterf_plugins.backbones import SDTV3, Spikformer
 from sterf_plugins.erf import compute_erf
@@ -89,7 +88,7 @@ def largest_difference(a, b):
 def sdtv3(args):
     torch.manual_seed(0)
     ours = calibrate(SDTV3("tiny", "conv"), torch.randn(8, 3, args.size, args.size)).to(args.device)
-    plain = PlainSDTV3(ours).eval()
+    plain = PlainSDTV3(ours).to(args.device).eval()
     contiguous_gradients(plain)
     layers = [f"stages.{s}.blocks.{i}.attn.proj" for s, n in ((3, 6), (4, 2)) for i in range(n)]
     images = torch.randn(args.inputs, 3, args.size, args.size, device=args.device)
@@ -232,15 +231,16 @@ def main():
     )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    hardware = torch.cuda.get_device_name() if args.device == "cuda" else platform.machine()
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # as the engine on both sides
     results = json.loads(args.out.read_text()) if args.out and args.out.is_file() else {}
-    results |= dict(device=args.device, hardware=hardware, threads=args.threads, torch=torch.__version__)
+    results |= facts(args.device, threads=args.threads)
     for part in args.parts:
-        results[part] = PARTS[part](args)
+        results[part] = attempted(lambda part=part: PARTS[part](args))
         if args.out:
-            partial = args.out.with_name(args.out.name + ".partial")
-            partial.write_text(json.dumps(results, indent=1) + "\n")
-            os.replace(partial, args.out)
+            write(args.out, results)
+    failed = [f"{part}: {results[part]['error']}" for part in args.parts if "error" in results[part]]
+    if failed:
+        raise SystemExit("\n".join(failed))
 
 
 if __name__ == "__main__":

@@ -1,23 +1,23 @@
-"""What a forward pass and a training step of SDT-V3 cost at least on this machine, and what they cost.
+"""What a forward pass and a training step of SDT-V3 cost at least on this machine, what they cost, and where it goes.
 
 Counts operations (torch.utils.flop_counter, multiply and add are two; a step has three products of the forward's size
 per layer, but for the first one, whose images need no gradient) and the bytes that separate passes have to move
 (each convolution, linear, norm and spike layer reads its inputs and writes its outputs once per pass), measures the
 machine's matrix product and copy, and times the model. The floor is the larger of operations / peak and
-bytes / bandwidth; the sum of both is what passes that do not overlap would take.
+bytes / bandwidth; the sum of both is what passes that do not overlap would take. The profile is PyTorch's: the share of
+each kind of operation, in time of the CPU or of the GPU's kernels.
 
     python benchmarks/floor.py --archs tiny base --sizes 224 512
 """
 
 import argparse
-import json
-import platform
 import statistics
 import sys
 import time
 from pathlib import Path
 
 import torch
+from saved import facts, write
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -65,25 +65,68 @@ def count(model: nn.Module, x: torch.Tensor) -> dict:
     )
 
 
-def median(function, repeats: int) -> float:
+def median(function, repeats: int, device: str) -> float:
+    def wait():
+        if device == "cuda":
+            torch.cuda.synchronize()
+
     function()
     times = []
     for _ in range(repeats):
+        wait()
         start = time.perf_counter()
         function()
+        wait()
         times.append(time.perf_counter() - start)
     return statistics.median(times)
 
 
-def machine(repeats: int) -> dict:
-    """GFLOP/s of a matrix product, GB/s of a copy (bytes read and written)."""
-    a, b = torch.randn(2, 2048, 2048)
-    source = torch.randn(64 * 2**20)
+def machine(repeats: int, device: str) -> dict:
+    """GFLOP/s of a matrix product in float32 (and on a GPU in bfloat16), GB/s of a copy (bytes read and written)."""
+    n, words = (8192, 2**28) if device == "cuda" else (2048, 2**26)
+    a, b = torch.randn(2, n, n, device=device)
+    source = torch.randn(words, device=device)
     target = torch.empty_like(source)
-    return dict(
-        gflops=2 * 2048**3 / median(lambda: a @ b, repeats) / 1e9,
-        gbytes=2 * 4 * source.numel() / median(lambda: target.copy_(source), repeats) / 1e9,
+    found = dict(
+        gflops=2 * n**3 / median(lambda: a @ b, repeats, device) / 1e9,
+        gbytes=2 * 4 * words / median(lambda: target.copy_(source), repeats, device) / 1e9,
     )
+    if device == "cuda":
+        a, b = a.bfloat16(), b.bfloat16()
+        found["gflops_bf16"] = 2 * n**3 / median(lambda: a @ b, repeats, device) / 1e9
+    return found
+
+
+# kind -> what the names of its operations hold; the first that fits counts
+KINDS = {
+    "convolutions, backward": ("convolution_backward",),
+    "convolutions, forward": ("conv",),
+    "norms": ("batch_norm",),
+    "spikes": ("clamp", "round", "hardtanh", "div_", "IntegerFire", "PackedFire", "sign", "NormFire"),
+    "products": ("mm", "linear"),
+    "sums": ("add",),
+    "copies": ("copy_", "cat"),
+}
+
+
+def profile(function, device: str) -> dict:
+    """Share of each kind of operation in the time of one call."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if device == "cuda":
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    with torch.profiler.profile(activities=activities, acc_events=True) as trace:
+        function()
+        if device == "cuda":
+            torch.cuda.synchronize()
+    spent = dict.fromkeys((*KINDS, "others"), 0.0)
+    for event in trace.key_averages():
+        if event.device_type != torch.autograd.DeviceType.CPU:
+            continue  # a kernel's time is its operation's
+        own = event.self_device_time_total if device == "cuda" else event.self_cpu_time_total
+        kind = next((k for k, parts in KINDS.items() if any(part in event.key for part in parts)), "others")
+        spent[kind] += own
+    total = sum(spent.values()) or 1.0
+    return {kind: own / total for kind, own in spent.items()}
 
 
 def main() -> None:
@@ -94,17 +137,20 @@ def main() -> None:
     p.add_argument("--pixels", type=int, default=8 * 224 * 224, help="of a batch; the batch follows from the size")
     p.add_argument("--threads", type=int, default=torch.get_num_threads())
     p.add_argument("--repeats", type=int, default=5)
-    p.add_argument("--out", type=Path, help="write the figures as JSON")
+    p.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    p.add_argument("--out", type=Path, help="write the figures as JSON, after each row")
     args = p.parse_args()
     torch.set_num_threads(args.threads)
-    limits = machine(args.repeats)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    limits = machine(args.repeats, args.device)
     print(f"product {limits['gflops']:.0f} GFLOP/s, copy {limits['gbytes']:.1f} GB/s, {args.threads} thread(s)")
-    rows = []
+    result = dict(facts(args.device, threads=args.threads, mixer=args.mixer), limits=limits, rows=[])
     for arch in args.archs:
         for size in args.sizes:
             torch.manual_seed(0)
             batch = max(1, round(args.pixels / size**2))
-            model, x = SDTV3(arch, args.mixer).train(), torch.randn(batch, 3, size, size)
+            model = SDTV3(arch, args.mixer).to(args.device).train()
+            x = torch.randn(batch, 3, size, size, device=args.device)
             found = count(model, x)
 
             def forward(model=model, x=x):
@@ -115,24 +161,32 @@ def main() -> None:
                 sum(y.square().mean() for y in model(x)).backward()
 
             for name, function in (("forward", forward), ("step", step)):
-                compute, memory = found["gflop"][name] / limits["gflops"], found["gbyte"][name] / limits["gbytes"]
-                seconds = median(function, args.repeats)
-                rows.append(
-                    dict(
-                        arch=arch, size=size, batch=batch, what=name, gflop=found["gflop"][name],
-                        gbyte=found["gbyte"][name], compute=compute, memory=memory, seconds=seconds,
-                        per_pixel=seconds / batch / size**2,
-                    )
-                )  # fmt: skip
+                row = measure(name, function, found, limits, args)
+                result["rows"].append(dict(arch=arch, size=size, batch=batch, **row))
+                result["rows"][-1]["per_pixel"] = row["seconds"] / batch / size**2
+                shares = ", ".join(f"{k} {v:.0%}" for k, v in row["profile"].items())
                 print(
-                    f"{arch:6s} {size:4d}^2 batch {batch:2d} {name:8s} {found['gflop'][name]:7.1f} GFLOP {compute:6.3f} s"
-                    f"  {found['gbyte'][name]:6.2f} GB {memory:6.3f} s  measured {seconds:6.3f} s"
-                    f"  = {seconds / max(compute, memory):.2f} x floor, {seconds / (compute + memory):.2f} x sum",
+                    f"{arch:6s} {size:4d}^2 batch {batch:2d} {name:8s} {row['gflop']:7.1f} GFLOP {row['compute']:6.3f} s"
+                    f"  {row['gbyte']:6.2f} GB {row['memory']:6.3f} s  measured {row['seconds']:6.3f} s"
+                    f"  = {row['seconds'] / max(row['compute'], row['memory']):.2f} x floor, "
+                    f"{row['seconds'] / (row['compute'] + row['memory']):.2f} x sum\n    {shares}",
                     flush=True,
                 )
-    result = dict(threads=args.threads, torch=torch.__version__, machine=platform.machine(), limits=limits, rows=rows)
-    if args.out:
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
+                if args.out:
+                    write(args.out, result)
+
+
+def measure(name: str, function, found: dict, limits: dict, args) -> dict:
+    gflop, gbyte = found["gflop"][name], found["gbyte"][name]
+    return dict(
+        what=name,
+        gflop=gflop,
+        gbyte=gbyte,
+        compute=gflop / limits["gflops"],
+        memory=gbyte / limits["gbytes"],
+        seconds=median(function, args.repeats, args.device),
+        profile=profile(function, args.device),
+    )
 
 
 if __name__ == "__main__":

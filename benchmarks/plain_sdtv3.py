@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from sterf_plugins.blocks import DepthwiseConv2d
+
 
 class Round(torch.autograd.Function):
     @staticmethod
@@ -105,15 +107,22 @@ class PlainTransformer(nn.Module):
         return x + tokens.reshape(b, c, h, w)
 
 
-def plain_batch_norms(module):
-    """Stock BatchNorm in place of ours."""
+def plain_layers(module):
+    """Stock BatchNorm and depthwise convolution in place of ours."""
     for name, child in module.named_children():
+        if isinstance(child, DepthwiseConv2d):
+            new = nn.Conv2d(
+                child.in_channels, child.out_channels, child.kernel_size, padding=child.padding, groups=child.groups,
+                bias=False,
+            )  # fmt: skip
+            new.load_state_dict(child.state_dict())
+            setattr(module, name, new)
         for stock in (nn.BatchNorm2d, nn.BatchNorm1d):
             if isinstance(child, stock) and type(child) is not stock:
                 new = stock(child.num_features)
                 new.load_state_dict(child.state_dict())
                 setattr(module, name, new)
-        plain_batch_norms(getattr(module, name))
+        plain_layers(getattr(module, name))
     return module
 
 
@@ -124,7 +133,7 @@ class PlainSDTV3(nn.Module):
         super().__init__()
         import copy
 
-        ours = plain_batch_norms(copy.deepcopy(ours))
+        ours = plain_layers(copy.deepcopy(ours))
         self.out_indices, self.stages = ours.out_indices, ours.stages
         for stage in self.stages[3:]:
             stage.blocks = nn.Sequential(*[PlainTransformer(b) for b in stage.blocks])

@@ -1,5 +1,7 @@
 """Killed trainings, two processes against one, and the options that only change how a model computes."""
 
+import argparse
+import importlib.util
 import json
 import os
 import subprocess
@@ -178,6 +180,41 @@ def test_fsdp_says_what_it_needs():
     config.strategy.type = "DeepSpeedStrategy"
     with pytest.raises(ValueError, match="a strategy of its own, DeepSpeedStrategy"):
         shard(config)
+
+
+@pytest.fixture(scope="module")
+def train_tool():
+    spec = importlib.util.spec_from_file_location("train_tool", ROOT / "tools" / "train.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def prepared(train_tool, config: dict, **flags):
+    from mmengine.config import Config
+
+    names = ("erf", "amp", "auto_scale_lr", "resume", "fsdp", "compile", "memory_efficient")
+    config = Config(dict(launcher="none", work_dir="nowhere") | config)
+    train_tool.prepare(config, argparse.Namespace(**dict.fromkeys(names) | flags))
+    return config
+
+
+def test_checkpoints_are_written_whole_whatever_the_config_says_of_them(train_tool):
+    atomic = dict(backend="atomic_local")
+    for hooks in ({}, dict(default_hooks=None), dict(default_hooks=dict(timer=dict(type="IterTimerHook")))):
+        found = prepared(train_tool, hooks).default_hooks.checkpoint
+        assert found == dict(type="CheckpointHook", interval=1, backend_args=atomic)
+    given = dict(type="CheckpointHook", interval=7, backend_args=dict(backend="local"))
+    assert prepared(train_tool, dict(default_hooks=dict(checkpoint=given))).default_hooks.checkpoint == given
+    assert prepared(train_tool, dict(default_hooks=dict(checkpoint=None))).default_hooks.checkpoint is None
+
+
+def test_options_that_do_not_go_together(train_tool):
+    with pytest.raises(ValueError, match="--compile and --fsdp do not go together"):
+        prepared(train_tool, {}, fsdp=True, compile=True)
+    with pytest.raises(ValueError, match=r"activation_checkpointing keeps nothing: use one"):
+        strategy = dict(type="FSDPStrategy", activation_checkpointing=dict(check_fn="x"))
+        prepared(train_tool, dict(strategy=strategy), memory_efficient=True)
 
 
 @pytest.fixture(scope="module")

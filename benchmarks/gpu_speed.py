@@ -1,0 +1,166 @@
+"""Training steps, inference and receptive fields on a device: plain and ours, from one process."""
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from gpu_correctness import compiled
+from plain_sdtv3 import PlainSDTV3, step
+from saved import attempted
+
+from sterf_plugins.backbones import SDTV3
+from sterf_plugins.deploy import reparameterize
+
+HERE = Path(__file__).resolve().parent
+
+
+def measured(function, args) -> dict:
+    """Median seconds after warm-up, CUDA events where there are any, and the peak of allocated memory."""
+    cuda = args.device == "cuda"
+    for _ in range(1 if args.tiny else 5):
+        function()
+    if cuda:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+    seconds = []
+    for _ in range(args.repeats):
+        if cuda:
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            function()
+            end.record()
+            end.synchronize()
+            seconds.append(start.elapsed_time(end) / 1e3)
+        else:
+            start = time.perf_counter()
+            function()
+            seconds.append(time.perf_counter() - start)
+    memory = torch.cuda.max_memory_allocated() / 2**20 if cuda else None
+    return dict(seconds=statistics.median(seconds), peak_mib=memory)
+
+
+class Way(NamedTuple):
+    dtype: torch.dtype | None = None  # of autocast
+    mode: str | None = None  # of torch.compile, which is left out without
+    options: dict | None = None  # of our model; the plain implementation without
+
+
+PLAIN = "plain float32"
+BOTH = dict(fuse_norms=True, memory_efficient=True)
+WAYS = {
+    PLAIN: Way(),
+    "ours bf16 compiled": Way(torch.bfloat16, "default", {}),
+    "ours float32 fused bytes": Way(options=BOTH),
+    "ours float32": Way(options={}),
+    "ours float32 bytes": Way(options=dict(memory_efficient=True)),
+    "ours float32 fused": Way(options=dict(fuse_norms=True)),
+    "ours float32 compiled": Way(mode="default", options={}),
+    "ours bf16": Way(torch.bfloat16, options={}),
+    "ours bf16 bytes": Way(torch.bfloat16, options=dict(memory_efficient=True)),
+    "ours bf16 fused bytes": Way(torch.bfloat16, options=BOTH),
+    "ours bf16 CUDA graphs": Way(torch.bfloat16, "reduce-overhead", {}),
+    "plain bf16": Way(torch.bfloat16),
+}
+FIRST = list(WAYS)[:3]  # of every row; the first two rows have all
+
+
+def train_step(arch: str, mixer: str, size: int, batch: int, way: Way, args) -> dict:
+    torch.manual_seed(0)
+    model = SDTV3(arch, mixer, **(way.options or {})).train()
+    model = (PlainSDTV3(model).train() if way.options is None else model).to(args.device)
+    images = torch.randn(batch, 3, size, size, device=args.device)
+    if way.mode:
+        compiled(model, args, way.mode)
+
+    def run():
+        model.zero_grad(set_to_none=True)
+        with torch.autocast(args.device, way.dtype, enabled=way.dtype is not None):
+            step(model, images)
+
+    found = measured(run, args)
+    return found | dict(images_per_second=batch / found["seconds"])
+
+
+def compare(results, keys: tuple[str, ...], ways: dict) -> None:
+    """Each way's figures, saved one by one, with their ratios to the plain one's from this process."""
+    if all(results.has(*keys, name) for name in ways):
+        return
+    base = results.save(attempted(ways[PLAIN]), *keys, PLAIN)
+    for name, function in ways.items():
+        if name == PLAIN or results.has(*keys, name):
+            continue
+        found = attempted(function)
+        if "error" not in found and "error" not in base:
+            found["speedup"] = base["seconds"] / found["seconds"]
+            if base["peak_mib"]:
+                found["memory_ratio"] = found["peak_mib"] / base["peak_mib"]
+        results.save(found, *keys, name)
+
+
+def table(results, args) -> None:
+    rows = [("base", "srb", 512, 8), ("tiny", "srb", 224, 64)]
+    for arch, size, batch in (("base", 512, 8), ("tiny", 224, 64), ("tiny", 512, 8), ("base", 224, 64)):
+        rows += [row for mixer in ("srb", "conv", "mlpixer") if (row := (arch, mixer, size, batch)) not in rows]
+    if args.tiny:
+        rows = [("nano", "srb", 64, 2)]
+    for number, row in enumerate(rows):
+        arch, mixer, size, batch = row
+        ways = {
+            name: lambda row=row, way=way: train_step(*row, way, args)
+            for name, way in WAYS.items()
+            if number < 2 or name in FIRST
+        }
+        compare(results, ("table", f"{arch} {mixer} {size} batch {batch}"), ways)
+
+
+def inference(results, args) -> None:
+    arch, size, batch = ("nano", 64, 2) if args.tiny else ("tiny", 224, 64)
+
+    def run(kind: str, dtype: torch.dtype | None, mode: str | None):
+        torch.manual_seed(0)
+        model = SDTV3(arch, "srb").eval()
+        images = torch.randn(batch, 3, size, size, device=args.device)
+        model = {"plain": PlainSDTV3, "ours": lambda m: m, "folded": reparameterize}[kind](model)
+        model = model.eval().to(args.device)
+        if mode:
+            compiled(model, args, mode)
+        with torch.no_grad(), torch.autocast(args.device, dtype, enabled=dtype is not None):
+            found = measured(lambda: model(images), args)
+        return found | dict(images_per_second=batch / found["seconds"])
+
+    bf16 = torch.bfloat16
+    ways = {
+        PLAIN: ("plain", None, None),
+        "folded bf16 compiled": ("folded", bf16, "default"),
+        "folded bf16 CUDA graphs": ("folded", bf16, "reduce-overhead"),
+        "folded float32": ("folded", None, None),
+        "folded bf16": ("folded", bf16, None),
+        "ours float32": ("ours", None, None),
+        "ours bf16 compiled": ("ours", bf16, "default"),
+    }
+    functions = {name: lambda way=way: run(*way) for name, way in ways.items()}
+    compare(results, ("inference", f"{arch} srb {size} batch {batch}"), functions)
+
+
+def script(results, args, name: str, *options: str) -> dict:
+    """Another benchmark of this folder, on the same device, with a file of its own that it adds to."""
+    out = args.out.with_name(f"{name}_{args.out.name}")
+    command = [sys.executable, str(HERE / f"{name}.py"), "--device", args.device, "--out", str(out), *options]
+    status = subprocess.run(command, check=False).returncode
+    found = json.loads(out.read_text()) if out.is_file() else {}
+    return found | (dict(error=f"{name}.py ended with code {status}") if status else {})
+
+
+def floor(results, args) -> None:
+    sizes = ["--archs", "nano", "--sizes", "64", "--pixels", "8192", "--repeats", "1"] if args.tiny else []
+    results.once(lambda: script(results, args, "floor", *sizes), "floor", "all")
+
+
+def erf(results, args) -> None:
+    few = ["--size", "64", "--inputs", "2", "--reference-inputs", "1", "--repeats", "1", "--parts", "sdtv3"]
+    results.once(lambda: script(results, args, "erf", *(few if args.tiny else [])), "erf", "all")

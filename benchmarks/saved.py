@@ -1,0 +1,88 @@
+"""Results that are saved after each step: a JSON file that is replaced as a whole."""
+
+import datetime
+import gc
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+
+def facts(device: str, **others) -> dict:
+    """What a figure depends on: hardware, versions, settings, date."""
+    cuda = device == "cuda"
+    found = dict(
+        device=device,
+        hardware=torch.cuda.get_device_name() if cuda else platform.machine(),
+        **others,
+        date=datetime.date.today().isoformat(),
+        python=platform.python_version(),
+        torch=torch.__version__,
+        spikingjelly=importlib.metadata.version("spikingjelly"),
+    )
+    if cuda:
+        found |= dict(cuda=torch.version.cuda, cudnn=torch.backends.cudnn.version())
+        found |= dict(triton=importlib.metadata.version("triton"))
+    return found
+
+
+def attempted(function: Callable[[], dict]) -> dict:
+    """The result, or any failure as its message, so that it does not end the rest."""
+    try:
+        return function()
+    except Exception as error:
+        return dict(error=f"{type(error).__name__}: {error}".splitlines()[0])
+    finally:
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def write(path: Path, values: dict) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(values, indent=1) + "\n")
+    os.replace(partial, path)
+
+
+class Results:
+    """Parts and their entries; what a file already has is kept, what failed is done again.
+
+    A file of another device or of other settings is refused: its figures would be taken for this device's.
+    """
+
+    def __init__(self, path: Path, known: dict, same: tuple[str, ...] = ("device", "hardware", "tiny", "torch")):
+        self.path = path
+        self.values = json.loads(path.read_text()) if path.is_file() else dict(known)
+        for name in same:
+            if self.values.get(name) != known.get(name):
+                print(
+                    f"{path} holds results with {name}={self.values.get(name)!r}, and this is {known.get(name)!r}; "
+                    f"give another --out.",
+                    file=sys.stderr,
+                )
+                raise SystemExit(2)
+
+    def has(self, *keys: str) -> bool:
+        value = self.values
+        for key in keys:
+            value = value.get(key, {})
+        return bool(value) and "error" not in value
+
+    def save(self, value: dict, *keys: str) -> dict:
+        place = self.values
+        for key in keys[:-1]:
+            place = place.setdefault(key, {})
+        place[keys[-1]] = value
+        print(f"{' / '.join(keys)}: {json.dumps(value)}", flush=True)
+        write(self.path, self.values)
+        return value
+
+    def once(self, function: Callable[[], dict], *keys: str) -> None:
+        """Compute and save ``function()`` unless the file has it; a failure is kept as its message."""
+        if not self.has(*keys):
+            self.save(attempted(function), *keys)
