@@ -122,3 +122,22 @@ def test_a_checkpoint_of_another_model_is_refused(golden, tmp_path):
     torch.save({"state_dict": {"layer1.0.weight": torch.ones(1)}}, path)
     with pytest.raises(ValueError, match="unknown keys"):
         net.init_weights()
+
+
+def test_frozen_stages_fixed_norms_and_checkpointing():
+    torch.manual_seed(0)
+    backbone = MODELS.build(
+        dict(type="sterf_plugins.SDTV3", arch="nano", frozen_stages=1, norm_eval=True, with_cp=True)
+    )
+    before = {name: value.clone() for name, value in backbone.named_buffers()}
+    backbone.train()
+    assert not backbone.stages[1].training
+    assert backbone.stages[2].training
+    assert backbone.grad_checkpointing
+    sum(y.square().mean() for y in backbone(torch.randn(2, 3, 64, 64))).backward()
+    for name, parameter in backbone.named_parameters():
+        assert (parameter.grad is None) == name.startswith(("stages.0.", "stages.1.")), name
+    for name, value in backbone.named_buffers():
+        assert torch.equal(value, before[name]), name
+    with pytest.raises(ValueError, match=r"`frozen_stages` is 5; give the last stage that is not trained, 0 to 4"):
+        MODELS.build(dict(type="sterf_plugins.SDTV3", arch="nano", frozen_stages=5))
