@@ -8,6 +8,8 @@ from pathlib import Path
 
 from gpu_correctness import VARIANTS
 
+from sterf_plugins.erf import ERFResult
+
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = str(ROOT / "configs/shapes/mask-rcnn_sdtv3-t-srb_fpn_shapes.py")
 TINY_ARCH = ["model.backbone.arch=tiny", "model.neck.in_channels=[32,64,128,192]"]  # the config's is narrower
@@ -51,7 +53,7 @@ def train_and_test(folder: Path, data: Path, mixer: str, layout: str, args) -> d
 
 
 def scores(folder: Path, truth: Path) -> dict:
-    from demo_report import average_precision, quiet_coco, scalars, twin_accuracy
+    from demo_report import average_precision, quiet_coco, twin_accuracy
     from pycocotools.coco import COCO
 
     coco = quiet_coco(lambda: COCO(str(truth)))
@@ -67,13 +69,18 @@ def scores(folder: Path, truth: Path) -> dict:
         )
     test = json.loads(max((folder / "test").glob("2*/2*.json")).read_text())
     found["ap"] = {k.split("/")[-1]: v for k, v in test.items() if k.endswith("mAP")}
-    fields = [{k: v for k, v in line.items() if "erf" in k} for line in scalars(folder)]
-    fields = [line for line in fields if line]
+    fields = sorted(folder.glob("2*/vis_data/erf/*.npz"), key=lambda path: int(path.stem))
     return found | dict(
         long_range_by_distance=[
             dict(zip(("distance", "objects", "found", "right"), row, strict=True))
             for row in twin_accuracy(coco, folder / "coco.bbox.json")
         ],
-        erf_before=fields[0] if fields else None,
-        erf_after=fields[-1] if fields else None,
+        erf_before=shares(fields[0]),
+        erf_after=shares(fields[-1]),
     )
+
+
+def shares(path: Path) -> dict[str, dict[str, float]]:
+    """Share of input pixels that holds half and nine tenths of the receptive field's mass, by layer."""
+    result = ERFResult.load(path)
+    return {layer: {f"{mass:.0%}": result.area_ratio(layer, mass) for mass in (0.5, 0.9)} for layer in result.spatial}
