@@ -7,6 +7,7 @@ process per side (resident set growth during the step).
 """
 
 import argparse
+import copy
 import json
 import platform
 import statistics
@@ -30,18 +31,20 @@ def build(args):
 
 
 def check_equal(ours, plain, images):
-    """Both sides give the same features and input gradients (float rounding aside), or there is nothing to compare."""
+    """Both sides give the same features and input gradients, or there is nothing to compare.
+
+    In float64: in float32 a spike that rounding flips changes all behind it.
+    """
     results = []
-    for model in (ours, plain):
-        model.eval()
-        x = images[:2].clone().requires_grad_()
+    for side in (ours, plain):
+        model = copy.deepcopy(side).double().eval()
+        x = images[:2, :, :96, :96].double().requires_grad_()
         outputs = model(x)
         (grad,) = torch.autograd.grad(sum(y.square().sum() for y in outputs), x)
         results.append((*[y.detach() for y in outputs], grad))
-        model.train()
     for a, b in zip(*results, strict=True):
         error = ((a - b).norm() / b.norm()).item()
-        if error > 1e-4:
+        if error > 1e-9:
             raise SystemExit(f"the two sides differ by {error:.2e} relative; the comparison would be void")
 
 
