@@ -158,6 +158,7 @@ def main() -> None:
                     model(x)
 
             def step(model=model, x=x):
+                model.zero_grad(set_to_none=True)
                 sum(y.square().mean() for y in model(x)).backward()
 
             for name, function in (("forward", forward), ("step", step)):

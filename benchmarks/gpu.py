@@ -42,7 +42,7 @@ def main() -> None:
     if args.tiny:
         args.repeats, args.epochs = 1, 1
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # float32 means float32
-    results = Results(args.out, facts(args.device, tiny=args.tiny, epochs=args.epochs))
+    results = Results(args.out, facts(args.device, tiny=args.tiny, epochs=args.epochs, repeats=args.repeats))
     for part in args.parts:
         PARTS[part](results, args)
 

@@ -43,13 +43,15 @@ def train_and_test(folder: Path, data: Path, mixer: str, layout: str, args) -> d
         command = [sys.executable, str(ROOT / "tools" / name), CONFIG, *arguments]
         subprocess.run([*command, "--cfg-options", *options], check=True, timeout=args.train_limit)
 
-    resumed = (folder / "last_checkpoint").is_file()
+    spent = folder / "seconds"  # of a training that was not cut off
+    whole = not (folder / "last_checkpoint").is_file()
     start = time.time()
     tool("train.py", "--work-dir", str(folder), "--resume")
-    seconds = time.time() - start
+    if whole:
+        spent.write_text(f"{time.time() - start}")
     options.append(f"test_evaluator.outfile_prefix={folder / 'coco'}")
     tool("test.py", str(folder / f"epoch_{args.epochs}.pth"), "--work-dir", str(folder / "test"))
-    return dict(seconds=None if resumed else seconds, **scores(folder, truth))
+    return dict(seconds=float(spent.read_text()) if spent.is_file() else None, **scores(folder, truth))
 
 
 def scores(folder: Path, truth: Path) -> dict:

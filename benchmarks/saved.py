@@ -27,7 +27,6 @@ def facts(device: str, **others) -> dict:
     )
     if cuda:
         found |= dict(cuda=torch.version.cuda, cudnn=torch.backends.cudnn.version())
-        found |= dict(triton=importlib.metadata.version("triton"))
     return found
 
 
@@ -43,6 +42,11 @@ def attempted(function: Callable[[], dict]) -> dict:
             torch.cuda.empty_cache()
 
 
+def failed(value: object) -> bool:
+    """Whether a result, or a part of it, is a failure's message."""
+    return isinstance(value, dict) and ("error" in value or any(failed(v) for v in value.values()))
+
+
 def write(path: Path, values: dict) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_text(json.dumps(values, indent=1) + "\n")
@@ -55,7 +59,12 @@ class Results:
     A file of another device or of other settings is refused: its figures would be taken for this device's.
     """
 
-    def __init__(self, path: Path, known: dict, same: tuple[str, ...] = ("device", "hardware", "tiny", "torch")):
+    def __init__(
+        self,
+        path: Path,
+        known: dict,
+        same: tuple[str, ...] = ("device", "hardware", "tiny", "epochs", "repeats", "torch"),
+    ):
         self.path = path
         self.values = json.loads(path.read_text()) if path.is_file() else dict(known)
         for name in same:
@@ -71,7 +80,7 @@ class Results:
         value = self.values
         for key in keys:
             value = value.get(key, {})
-        return bool(value) and "error" not in value
+        return bool(value) and not failed(value)
 
     def save(self, value: dict, *keys: str) -> dict:
         place = self.values

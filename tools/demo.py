@@ -1,4 +1,4 @@
-"""The main job from end to end, sized for two CPU cores (about ten minutes).
+"""The main job from end to end, sized for two CPU cores (10 to 15 minutes).
 
     make demo        or        python tools/demo.py [--out work_dirs/demo]
 

@@ -1,7 +1,7 @@
 """What the backbones share: stages in a row, a feature point after each, a linear head on request."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -127,17 +127,21 @@ def _recomputed(stage: nn.Module, x: Tensor) -> Tensor:
     """``stage(x)`` that is computed again in the backward pass, where BatchNorm must not count the images again."""
     if torch.compiler.is_compiling():  # a compiler takes no contexts
         return checkpoint(stage, x, use_reentrant=False)
-    return checkpoint(stage, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _kept_statistics(stage)))
+    return checkpoint(stage, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _KeptStatistics(stage)))
 
 
-@contextmanager
-def _kept_statistics(module: nn.Module) -> Iterator[None]:
-    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, None
-    try:
-        yield
-    finally:
-        for norm, (momentum, count) in zip(norms, before, strict=True):
+class _KeptStatistics:
+    """BatchNorm's running statistics stay as they are inside; entered once per backward pass of the graph."""
+
+    def __init__(self, module: nn.Module):
+        self.norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+
+    def __enter__(self) -> None:
+        self.before = [(norm.momentum, norm.num_batches_tracked) for norm in self.norms]
+        for norm in self.norms:
+            count = norm.num_batches_tracked
+            norm.momentum, norm.num_batches_tracked = 0.0, None if count is None else count.clone()
+
+    def __exit__(self, *error: object) -> None:
+        for norm, (momentum, count) in zip(self.norms, self.before, strict=True):
             norm.momentum, norm.num_batches_tracked = momentum, count

@@ -20,7 +20,8 @@ class ConvBN2d(nn.Sequential):
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int = 1, **conv_options):
         conv_options.setdefault("bias", False)
-        kind = DepthwiseConv2d if conv_options.get("groups", 1) > 1 else nn.Conv2d
+        depthwise = conv_options.get("groups", 1) == in_channels == out_channels
+        kind = DepthwiseConv2d if depthwise else nn.Conv2d
         conv = kind(in_channels, out_channels, kernel, padding=kernel // 2, **conv_options)
         super().__init__(OrderedDict(conv=conv, bn=BatchNorm2d(out_channels)))
 

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from .packed_spikes import rearranged
+from .packed_spikes import copied_as_bytes
 
 
 def linear_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
@@ -22,6 +22,6 @@ def linear_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
 
     Source: SDT-V3, arXiv:2411.16061 (linear spiking attention).
     """
-    q, k, v = (rearranged(x, Tensor.contiguous) for x in (q, k, v))  # the product would copy, too
+    q, k, v = (copied_as_bytes(x) for x in (q, k, v))
     vk = v @ k.transpose(-2, -1)  # (B, heads, e, d)
     return (vk @ q) * scale

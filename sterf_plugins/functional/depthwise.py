@@ -41,7 +41,8 @@ class _DepthwiseConv(torch.autograd.Function):
     def backward(ctx, grad: Tensor):
         x, weight = ctx.saved_tensors
         wanted = ctx.needs_input_grad
-        if torch.is_grad_enabled() or not wanted[1]:  # double backward wants PyTorch's own differentiable operation
+        # Double backward wants PyTorch's own differentiable operation; few columns need no parts.
+        if torch.is_grad_enabled() or not wanted[1] or not _COLUMNS < weight.shape[-1] <= x.shape[-1]:
             return _gradients(grad, x, weight, ctx.padding, wanted)
         of_x = _gradients(grad, x, weight, ctx.padding, (True, False))[0] if wanted[0] else None
         return of_x, _weight_gradient(grad, x, weight)
@@ -50,8 +51,8 @@ class _DepthwiseConv(torch.autograd.Function):
 def depthwise_conv2d(x: Tensor, weight: Tensor) -> Tensor:
     """Depthwise convolution of stride 1 with same padding; the values of ``torch.nn.functional.conv2d``.
 
-    Its weight gradient differs from PyTorch's by rounding, and takes a half to a fifth of the time where it has more
-    than three columns (CPU). Gradients of gradients are PyTorch's.
+    Its weight gradient differs from PyTorch's by rounding, and is 1.7 to 5 times as fast where it has more than three
+    columns (oneDNN on a CPU; docs/performance.md). Gradients of gradients are PyTorch's.
 
     Args:
         x: (B, C, H, W).
@@ -65,12 +66,8 @@ def depthwise_conv2d(x: Tensor, weight: Tensor) -> Tensor:
 
 def splits_weight_gradient(x: Tensor, weight: Tensor) -> bool:
     """Whether ``depthwise_conv2d`` is the faster way to this gradient."""
-    return (
-        weight.shape[-1] > _COLUMNS
-        and weight.requires_grad
-        and torch.is_grad_enabled()
-        and x.device.type == "cpu"
-        and x.dtype == weight.dtype == torch.float32
-        and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
-    )
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled() or not weight.requires_grad:
+        return False
+    plain = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    onednn = torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)
+    return plain and onednn and x.ndim == 4 and weight.shape[-1] > _COLUMNS

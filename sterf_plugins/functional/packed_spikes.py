@@ -76,7 +76,7 @@ def packed_spikes(enabled: bool = True) -> Iterator[None]:
     if not torch.is_grad_enabled() or torch.compiler.is_compiling():
         yield
         return
-    before = _registry()
+    before = _current()
     if not enabled:
         _active.registry = None
         try:
@@ -99,10 +99,10 @@ def count_dtype(levels: int) -> torch.dtype:
 
 def packing(levels: int) -> bool:
     """Whether spikes of so many levels are packed here."""
-    return not torch.compiler.is_compiling() and _registry() is not None and levels <= MAX_LEVELS
+    return not torch.compiler.is_compiling() and _current() is not None and levels <= MAX_LEVELS
 
 
-def _registry() -> "_Registry | None":
+def _current() -> _Registry | None:
     return getattr(_active, "registry", None)
 
 
@@ -117,26 +117,38 @@ def keep_counts(spikes: Tensor, counts: Tensor, norm: float) -> None:
 def rearranged(x: Tensor, rearrange: Callable[[Tensor], Tensor]) -> Tensor:
     """``rearrange(x)``, which may copy; a copy of spikes is saved as bytes in this region, too."""
     y = rearrange(x)
-    registry = None if torch.compiler.is_compiling() else _registry()
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return y
+    registry = _current()
     found = None if registry is None else registry.find(x)
     if registry is not None and found is not None and registry.find(y) is None:
-        with torch.no_grad():
-            registry.add(y, rearrange(found[0]), found[1])
+        registry.add(y, rearrange(found[0]), found[1])
     return y
 
 
-class PackedFire(torch.autograd.Function):
-    """``integer_fire`` that keeps a byte per element.
+def copied_as_bytes(x: Tensor) -> Tensor:
+    """``x`` in its own order, for a product that would copy it and save the copy; as it is outside of such a region."""
+    return x if _current() is None else rearranged(x, Tensor.contiguous)
 
-    All passes are vectorised ones of PyTorch: on a CPU, comparing and multiplying with booleans takes 5 to 10 times as
-    long as what stands here instead.
+
+def _inside(x: Tensor, clamped: Tensor) -> Tensor:
+    """Where clamping changed nothing, in a byte per element.
+
+    On a CPU, comparing and multiplying with booleans takes 5 to 10 times as long as PyTorch's vectorised passes.
     """
+    if x.device.type != "cpu":
+        return clamped == x
+    outside = torch.sub(x, clamped).sign_().to(torch.int8)  # the difference is exactly 0 inside and nowhere else
+    return outside.abs_().bitwise_xor_(1)
+
+
+class PackedFire(torch.autograd.Function):
+    """``integer_fire`` that keeps a byte per element."""
 
     @staticmethod
     def forward(ctx, x: Tensor, levels: int, norm: float) -> Tensor:
         y = x.clamp(0, levels)
-        outside = torch.sub(x, y).sign_().to(torch.int8)  # x - clamp(x) is exactly 0 in [0, levels] and nowhere else
-        ctx.save_for_backward(outside.abs_().neg_().add_(1))
+        ctx.save_for_backward(_inside(x, y))
         counts = y.round_().to(count_dtype(levels))  # half to even
         if norm != 1:
             y.div_(norm)
@@ -148,5 +160,6 @@ class PackedFire(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor):
         (inside,) = ctx.saved_tensors
-        out = inside.to(grad.dtype).mul_(restrided(grad, inside.stride()))
+        grad = restrided(grad, inside.stride())
+        out = grad * inside if inside.dtype == torch.bool else inside.to(grad.dtype).mul_(grad)
         return out if ctx.norm == 1 else out.div_(ctx.norm), None, None

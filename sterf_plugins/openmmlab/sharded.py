@@ -1,12 +1,14 @@
 """Parameters, gradients and optimizer states shared out over the processes: FSDP, by mmengine's FlexibleRunner."""
 
 import os
+from functools import partial
 from pathlib import Path
 
 import torch
 from mmengine._strategy import FSDPStrategy
 from mmengine.config import Config
 from mmengine.dist import is_main_process
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from ..registry import STRATEGIES
@@ -56,8 +58,11 @@ class ShardedStrategy(FSDPStrategy):
     def build_optim_wrapper(self, optim_wrapper, model=None):
         """As mmengine's, which would clip each process's share of the gradients by the norm of that share alone."""
         wrapper = super().build_optim_wrapper(optim_wrapper, model)
-        if getattr(wrapper, "clip_func", None) is torch.nn.utils.clip_grad_norm_:
-            wrapper.clip_func = lambda parameters, **options: self.model.clip_grad_norm_(**options)
+        several = isinstance(wrapper, OptimWrapperDict)
+        for one in wrapper.optim_wrappers.values() if several else [wrapper]:
+            if one.clip_grad_kwargs and one.clip_func is torch.nn.utils.clip_grad_norm_:
+                _check_clipping(one.clip_grad_kwargs, several)
+                one._clip_grad = partial(_clip_whole_gradient, one, self.model)
         return wrapper
 
     def load_optim_state_dict(self, state_dict: dict) -> None:
@@ -66,6 +71,22 @@ class ShardedStrategy(FSDPStrategy):
             model=self.model, optim=self.optim_wrapper.optimizer, optim_state_dict=state_dict
         )
         self.optim_wrapper.load_state_dict(sharded)
+
+
+def _check_clipping(options: dict, several: bool) -> None:
+    wrong = sorted(set(options) - {"max_norm", "norm_type"})
+    if several or wrong:
+        what = "several optimizers that clip" if several else f"clip_grad options {', '.join(wrong)}"
+        raise ValueError(
+            f"--fsdp cannot work with {what}: the norm is that of all processes' gradients together. Give one optimizer "
+            f"with clip_grad=dict(max_norm=…, norm_type=…), or none to clip (--cfg-options optim_wrapper.clip_grad=None)."
+        )
+
+
+def _clip_whole_gradient(wrapper: OptimWrapper, model: FullyShardedDataParallel) -> None:
+    """Every process takes part, also one whose share of the parameters has no gradient."""
+    norm = model.clip_grad_norm_(**wrapper.clip_grad_kwargs)
+    wrapper.message_hub.update_scalar(f"train/{wrapper.grad_name}", float(norm))
 
 
 def shard(config: Config) -> None:

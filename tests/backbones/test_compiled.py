@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sterf_plugins.backbones import SDTV3, sdt_v3
-from sterf_plugins.blocks import SepConv
+from sterf_plugins.blocks import MixerBlock, SepConv
 from sterf_plugins.functional import integer_fire, packed_spikes
 from sterf_plugins.neurons import fuse_norms
 
@@ -23,6 +23,9 @@ def test_every_variant_compiles_to_one_graph(mixer, layout, option, monkeypatch)
     if not option:  # a block of each kind; tracing takes seconds for each
         monkeypatch.setattr(sdt_v3, "DEPTHS", (1, 1, 1, 1, 1))
     model = SDTV3(SMALL, mixer, layout=layout, norm_hidden=not option, num_classes=5 if option else 0)
+    for block in model.modules():
+        if option and isinstance(block, MixerBlock):  # new weights without a norm behind would give no spikes
+            block.mixer.fc1.weight.data.mul_(30)
     model.double()  # float32 flips spikes
     model.memory_efficient = bool(option)
     x = torch.randn(2, 3, 32, 32).double()

@@ -121,19 +121,23 @@ def test_checkpointing_changes_nothing():
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(*grads, strict=True))
 
 
-@pytest.mark.parametrize("momentum", [0.1, None])
-def test_checkpointing_counts_images_once(momentum):
+@pytest.mark.parametrize("kind", ["momentum", "cumulative", "sync"])
+def test_checkpointing_counts_images_once(kind):
     torch.manual_seed(0)
     model, x = SDTV3(NANO, "srb", norm_hidden=True).train(), torch.randn(2, 3, 64, 64)
+    if kind == "sync":
+        model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
     for module in model.modules():
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
-            module.momentum = momentum
+            module.momentum = None if kind == "cumulative" else 0.1
     states = []
     for flag in (False, True):
         trained = copy.deepcopy(model)
         trained.grad_checkpointing = flag
         for _ in range(2):
-            sum(y.square().mean() for y in trained(x)).backward()
+            first, *others = trained(x)
+            first.square().mean().backward(retain_graph=True)
+            sum(y.square().mean() for y in others).backward()
         states.append([*trained.state_dict().values(), *(p.grad for p in trained.parameters() if p.grad is not None)])
     for a, b in zip(*states, strict=True):
         torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-6)

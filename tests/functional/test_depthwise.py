@@ -18,7 +18,7 @@ def results(function, x, weight, grad):
 
 
 @pytest.mark.parametrize("order", [torch.channels_last, torch.contiguous_format])
-@pytest.mark.parametrize("kernel", [(7, 7), (5, 5), (9, 9), (11, 11), (1, 5), (7, 3), (3, 3), (3, 15)])
+@pytest.mark.parametrize("kernel", [(7, 7), (5, 5), (9, 9), (11, 11), (1, 5), (7, 3), (3, 3), (3, 15), (7, 1), (1, 1)])
 def test_numbers_are_those_of_pytorch(kernel, order):
     torch.manual_seed(0)
     x = torch.randn(2, 12, 13, 10, dtype=torch.float64).to(memory_format=order)
@@ -63,7 +63,21 @@ def test_where_it_is_the_faster_way():
     assert not splits_weight_gradient(x, layer.weight.detach())
 
 
-def test_spikes_are_kept_as_bytes_through_it():
+@pytest.mark.parametrize("width", [1, 2, 3, 6, 7])
+def test_maps_narrower_than_the_kernel(width):
+    torch.manual_seed(0)
+    x, weight = torch.randn(2, 4, 9, width), torch.randn(4, 1, 7, 7)
+    expected = results(lambda x, w: F.conv2d(x, w, None, 1, 3, 1, 4), x, weight, torch.ones_like(x))
+    for a, b in zip(results(depthwise_conv2d, x, weight, torch.ones_like(x)), expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_a_single_image_without_a_batch():
+    layer = DepthwiseConv2d(8, 8, 7, padding=3, groups=8, bias=False)
+    assert layer(torch.randn(8, 12, 12)).shape == (8, 12, 12)
+
+
+def test_packed_spikes_give_it_the_same_gradient():
     torch.manual_seed(0)
     block = SepConv(8, 7)
     x = torch.randn(2, 8, 20, 20)

@@ -113,11 +113,15 @@ def test_no_layer_keeps_floats_of_spikes(layer):
         module.zero_grad()
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(b, a, rtol=1e-6, atol=1e-6 * a.abs().max().item())
-    with packed_spikes():
-        y = module(x.clone().requires_grad_())
-    floats = [t for t in saved_tensors(y.grad_fn) if t.is_floating_point() and t.numel() >= x.numel()]
     levels = torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0])
-    assert not [t.shape for t in floats if torch.isin(t, levels).all()]
+    spikes = []
+    for enabled in (False, True):
+        with packed_spikes(enabled):
+            y = module(x.clone().requires_grad_())
+        floats = [t for t in saved_tensors(y.grad_fn) if t.is_floating_point() and t.numel() >= x.numel()]
+        spikes.append([t.shape for t in floats if torch.isin(t, levels).all()])
+    assert len(spikes[0]) >= 2
+    assert not spikes[1]
 
 
 def test_spikes_that_are_changed_are_kept_as_they_are():

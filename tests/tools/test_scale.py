@@ -199,7 +199,7 @@ def prepared(train_tool, config: dict, **flags):
     return config
 
 
-def test_checkpoints_are_written_whole_whatever_the_config_says_of_them(train_tool):
+def test_checkpoints_are_written_whole_unless_the_config_says_otherwise(train_tool):
     atomic = dict(backend="atomic_local")
     for hooks in ({}, dict(default_hooks=None), dict(default_hooks=dict(timer=dict(type="IterTimerHook")))):
         found = prepared(train_tool, hooks).default_hooks.checkpoint
