@@ -40,8 +40,9 @@ def test_every_variant_compiles_to_one_graph(mixer, layout, option, monkeypatch)
         sum(y.square().sum() for y in outputs).backward()
         results.append([leaf.grad, *outputs, *(p.grad for p in module.parameters())])
     assert results[0][0].abs().max() > 0
+    rounding = 1e-14 * max(a.abs().max().item() for a in results[0])  # biases in front of norms have no gradient
     for a, b in zip(*results, strict=True):
-        torch.testing.assert_close(b, a, rtol=1e-6, atol=1e-8 * a.abs().max().item())
+        torch.testing.assert_close(b, a, rtol=1e-6, atol=1e-8 * a.abs().max().item() + rounding)
 
 
 def test_one_graph_where_spikes_are_kept_as_bytes_around_it():
