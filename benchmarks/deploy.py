@@ -5,7 +5,6 @@ python benchmarks/deploy.py --threads 2 --out benchmarks/results/deploy_cpu.json
 
 import argparse
 import json
-import os
 import platform
 import statistics
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import timm
 import torch
+from saved import write
 
 import sterf_plugins.timm  # noqa: F401
 from sterf_plugins.deploy import pack_for_cpu, reparameterize
@@ -66,9 +66,7 @@ def main():
         results[name] = compare(name, args)
         print(name, json.dumps(results[name]), flush=True)
     if args.out:
-        partial = args.out.with_name(args.out.name + ".partial")
-        partial.write_text(json.dumps(results, indent=1) + "\n")
-        os.replace(partial, args.out)
+        write(args.out, results)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 import torch
+from saved import write
 from training_step import resident
 
 import sterf_plugins
@@ -124,7 +125,7 @@ def main() -> None:
     )
     print(json.dumps(result, indent=1))
     if args.out:
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
+        write(args.out, result)
 
 
 if __name__ == "__main__":

@@ -4,13 +4,14 @@ import datetime
 import gc
 import importlib.metadata
 import json
-import os
 import platform
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+
+from sterf_plugins.erf.files import replacing
 
 
 def facts(device: str, **others) -> dict:
@@ -48,9 +49,8 @@ def failed(value: object) -> bool:
 
 
 def write(path: Path, values: dict) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(values, indent=1) + "\n")
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(values, indent=1) + "\n")
 
 
 class Results:
@@ -59,15 +59,12 @@ class Results:
     A file of another device or of other settings is refused: its figures would be taken for this device's.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        known: dict,
-        same: tuple[str, ...] = ("device", "hardware", "tiny", "epochs", "repeats", "torch"),
-    ):
+    SAME = ("device", "hardware", "torch", "tiny", "epochs", "repeats")
+
+    def __init__(self, path: Path, known: dict):
         self.path = path
         self.values = json.loads(path.read_text()) if path.is_file() else dict(known)
-        for name in same:
+        for name in self.SAME:
             if self.values.get(name) != known.get(name):
                 print(
                     f"{path} holds results with {name}={self.values.get(name)!r}, and this is {known.get(name)!r}; "

@@ -5,13 +5,13 @@ python benchmarks/spikformer_step.py --threads 2 --out benchmarks/results/spikfo
 
 import argparse
 import json
-import os
 import platform
 import statistics
 import time
 from pathlib import Path
 
 import torch
+from saved import write
 from spikingjelly.activation_based import functional
 from spikingjelly.activation_based.model.spikformer import Spikformer as Theirs
 
@@ -63,9 +63,7 @@ def main():
     )
     print(json.dumps(result, indent=1))
     if args.out:
-        partial = args.out.with_name(args.out.name + ".partial")
-        partial.write_text(json.dumps(result, indent=1) + "\n")
-        os.replace(partial, args.out)
+        write(args.out, result)
 
 
 def theirs_repeat(model, x):

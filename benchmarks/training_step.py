@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 from plain_sdtv3 import PlainSDTV3, step
+from saved import write
 
 from sterf_plugins.backbones import SDTV3
 
@@ -115,7 +116,7 @@ def main():
     }
     print(json.dumps(result, indent=1))
     if args.out:
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
+        write(args.out, result)
 
 
 if __name__ == "__main__":

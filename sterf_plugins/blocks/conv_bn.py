@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ..batch_norm import BatchNorm2d
 from ..functional import frozen_conv_bn
-from .depthwise import DepthwiseConv2d
+from .depthwise import PLAIN_CONVOLUTIONS, DepthwiseConv2d
 
 
 class ConvBN2d(nn.Sequential):
@@ -34,7 +34,7 @@ class ConvBN2d(nn.Sequential):
         conv, bn = self.conv, self.bn
         return (
             x.requires_grad
-            and type(conv) in (nn.Conv2d, DepthwiseConv2d)
+            and type(conv) in PLAIN_CONVOLUTIONS
             and type(bn) is BatchNorm2d
             and not bn.training
             and not any(p.requires_grad for p in (*conv.parameters(), *bn.parameters()))

@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from ..blocks import DepthwiseConv2d
+from ..blocks.depthwise import PLAIN_CONVOLUTIONS
 from ..neurons import IntegerSpike
 from .probe import called_once, calls_of, example_for, readers_of, replace
 from .winograd import WinogradConv2d, winograd_gains
@@ -87,11 +87,7 @@ def pack_for_cpu(model: nn.Module, example: Tensor | None = None) -> nn.Module:
     fired = {id(call.output): call.module for call in spikes if readers.get(call.name) == 1}
     for call in calls:
         conv = call.module
-        if (
-            type(conv) not in (nn.Conv2d, DepthwiseConv2d)
-            or conv.padding_mode != "zeros"
-            or isinstance(conv.padding, str)
-        ):
+        if type(conv) not in PLAIN_CONVOLUTIONS or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
             continue
         divisor = 1.0
         if (before := fired.get(id(call.input))) is not None:

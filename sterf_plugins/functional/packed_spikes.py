@@ -99,11 +99,12 @@ def count_dtype(levels: int) -> torch.dtype:
 
 def packing(levels: int) -> bool:
     """Whether spikes of so many levels are packed here."""
-    return not torch.compiler.is_compiling() and _current() is not None and levels <= MAX_LEVELS
+    return _current() is not None and levels <= MAX_LEVELS
 
 
 def _current() -> _Registry | None:
-    return getattr(_active, "registry", None)
+    """The region's registry; none outside of one, and none for a compiler, which keeps what it likes."""
+    return None if torch.compiler.is_compiling() else getattr(_active, "registry", None)
 
 
 def keep_counts(spikes: Tensor, counts: Tensor, norm: float) -> None:
@@ -117,11 +118,11 @@ def keep_counts(spikes: Tensor, counts: Tensor, norm: float) -> None:
 def rearranged(x: Tensor, rearrange: Callable[[Tensor], Tensor]) -> Tensor:
     """``rearrange(x)``, which may copy; a copy of spikes is saved as bytes in this region, too."""
     y = rearrange(x)
-    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
-        return y
     registry = _current()
-    found = None if registry is None else registry.find(x)
-    if registry is not None and found is not None and registry.find(y) is None:
+    if registry is None or not torch.is_grad_enabled():
+        return y
+    found = registry.find(x)
+    if found is not None and registry.find(y) is None:
         registry.add(y, rearrange(found[0]), found[1])
     return y
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sterf_plugins.backbones import SDTV3, sdt_v3
-from sterf_plugins.blocks import MixerBlock, SepConv
+from sterf_plugins.blocks import MixerBlock, SepConv, SpikeAttention
 from sterf_plugins.functional import integer_fire, packed_spikes
 from sterf_plugins.neurons import fuse_norms
 
@@ -45,10 +45,11 @@ def test_every_variant_compiles_to_one_graph(mixer, layout, option, monkeypatch)
         torch.testing.assert_close(b, a, rtol=1e-6, atol=1e-8 * a.abs().max().item() + rounding)
 
 
-def test_one_graph_where_spikes_are_kept_as_bytes_around_it():
+@pytest.mark.parametrize("kind", [lambda: SepConv(8, 7), lambda: SpikeAttention(8, 4)], ids=["depthwise", "attention"])
+def test_one_graph_where_spikes_are_kept_as_bytes_around_it(kind):
     """As in a detector trained with --compile --memory-efficient: the compiler keeps what it likes."""
     torch.manual_seed(0)
-    block, x = SepConv(8, 7), torch.randn(2, 8, 12, 12)
+    block, x = kind(), torch.randn(2, 8, 12, 12)
     gradients = []
     for module in (block, torch.compile(copy.deepcopy(block), backend="aot_eager", fullgraph=True)):
         with packed_spikes():
