@@ -1,12 +1,17 @@
-"""Inference of a folded model, and a folded and packed one, against the model they come from; medians of paired runs.
+"""Inference on a CPU: a model as trained, folded, and folded in ONNX Runtime and OpenVINO; medians of paired runs.
 
-python benchmarks/deploy.py --threads 2 --out benchmarks/results/deploy_cpu.json
+    pip install "sterf-plugins[deploy]" openvino
+    python benchmarks/deploy.py --threads 2 --out benchmarks/results/deploy_cpu.json
+
+The norms have the statistics of random images, so that all layers fire. Each runtime's output is compared with the
+folded model's: the median of the differences over the largest value, since rounding may flip a spike in float32.
 """
 
 import argparse
 import json
 import platform
 import statistics
+import tempfile
 import time
 from pathlib import Path
 
@@ -15,52 +20,86 @@ import torch
 from saved import write
 
 import sterf_plugins.timm  # noqa: F401
-from sterf_plugins.deploy import pack_for_cpu, reparameterize
+from sterf_plugins.deploy import reparameterize
+from sterf_plugins.erf import calibrate
 
 
-def seconds(model, x):
-    start = time.perf_counter()
-    model(x)
-    if x.is_cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+def onnx_file(model, x, folder: Path) -> Path:
+    path = folder / "model.onnx"
+    torch.onnx.export(model, (x,), str(path), dynamo=True, verbose=False, external_data=False)
+    return path
 
 
-def compare(name, args):
-    model = timm.create_model(name).eval().to(args.device)
-    x = torch.randn(args.batch, 3, args.size, args.size, device=args.device)
+def onnx_runtime(path: Path, threads: int):
+    """A function of an image as a numpy array, run by ONNX Runtime."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda x: session.run(None, {name: x})[0]
+
+
+def open_vino(path: Path, threads: int):
+    """A function of an image as a numpy array, run by OpenVINO in float32; ``None`` where it is not installed."""
+    try:
+        import openvino
+    except ImportError:
+        return None
+    core = openvino.Core()
+    settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    model = core.compile_model(core.read_model(str(path)), "CPU", settings)
+    return lambda x: model(x)[0]
+
+
+def compare(name: str, args: argparse.Namespace) -> dict:
+    torch.manual_seed(0)
+    x = torch.randn(args.batch, 3, args.size, args.size)
+    model = calibrate(timm.create_model(name), torch.randn(4, 3, args.size, args.size))
     folded = reparameterize(model, x)
-    models = {"model": model, "folded": folded}
-    if args.device == "cpu":
-        models["packed"] = pack_for_cpu(folded, x)
-    spent = {key: [] for key in models}
-    with torch.no_grad():
-        for i in range(args.repeats + 2):
-            for key, other in models.items():
-                value = seconds(other, x)
-                if i > 1:
-                    spent[key].append(value)
+    expected = folded.forward_features(x)
+    if float(expected.std(0).mean() if args.batch > 1 else expected.std()) == 0:
+        raise SystemExit(f"{name}: the features are constant; the comparison would be void")
+    features = {"as trained": model.forward_features, "folded": folded.forward_features}
+    folded.forward = folded.forward_features
+    ways = {key: (lambda x, run=run: run(torch.from_numpy(x)).numpy()) for key, run in features.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        path = onnx_file(folded, x, Path(folder))
+        ways["ONNX Runtime"] = onnx_runtime(path, args.threads)
+        if (run := open_vino(path, args.threads)) is not None:
+            ways["OpenVINO"] = run
+    image, spent = x.numpy(), {key: [] for key in ways}
+    for i in range(args.repeats + 2):
+        for key, run in ways.items():
+            start = time.perf_counter()
+            run(image)
+            if i > 1:  # the first two are warm-up
+                spent[key].append(time.perf_counter() - start)
     ratios = {
-        key: statistics.median(a / b for a, b in zip(spent["model"], values, strict=True))
+        key: statistics.median(a / b for a, b in zip(spent["as trained"], values, strict=True))
         for key, values in spent.items()
-        if key != "model"
+        if key != "as trained"
     }
-    return dict(seconds={key: statistics.median(values) for key, values in spent.items()}, ratios=ratios)
+    scale = float(expected.abs().max())
+    differences = {k: float((torch.from_numpy(run(image)) - expected).abs().median()) / scale for k, run in ways.items()}
+    seconds = {key: statistics.median(values) for key, values in spent.items()}
+    return dict(seconds=seconds, ratios=ratios, median_differences=differences, largest_value=scale)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=["sdtv3_base", "sdtv3_base_mlpixer", "sdtv3_base_srb"])
+    parser.add_argument("--models", nargs="+", default=["sdtv3_base", "sdtv3_base_mlpixer", "sdtv3_base_srb", "sdtv3_tiny_srb"])
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    torch.set_grad_enabled(False)
     results = dict(
-        device=args.device, hardware=platform.machine(), threads=args.threads, torch=torch.__version__, size=args.size
+        device="cpu", hardware=platform.machine(), threads=args.threads, torch=torch.__version__, size=args.size
     )
     for name in args.models:
         results[name] = compare(name, args)

@@ -40,12 +40,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--memory-efficient",
         action="store_true",
-        help="SDT-V3 keeps spikes as bytes for the backward pass; same numbers",
-    )
-    parser.add_argument(
-        "--fuse-norms",
-        action="store_true",
-        help="BatchNorm and the spikes behind it in one pass each way, by a Triton kernel; acts on a GPU",
+        help="the backbone keeps results of convolutions and products alone for the backward pass, and computes norms "
+        "and spikes again; same numbers",
     )
     parser.add_argument(
         "--fsdp",
@@ -127,7 +123,6 @@ def main() -> None:
         compiled=args.compile,
         channels_last=args.channels_last,
         memory_efficient=args.memory_efficient,
-        fuse_norms=args.fuse_norms,
     )
     if config.get("load_from"):
         cli.check_checkpoint(runner, config.load_from, strict=bool(config.get("resume")))

@@ -1,14 +1,12 @@
 """What the backbones share: stages in a row, a feature point after each, a linear head on request."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ..checks import positive_int
-from ..functional import packed_spikes
+from .recompute import PRODUCTS, recomputed
 
 
 class Stage(nn.Module):
@@ -19,7 +17,21 @@ class Stage(nn.Module):
         self.downsample = downsample
         self.blocks = nn.Sequential(*blocks)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, recompute: str = "nothing") -> Tensor:
+        """The stage's output; ``recompute`` says what the backward pass computes again.
+
+        "nothing": all that it needs is kept. "cheap": results of convolutions and matrix products are kept, norms and
+        spikes of one block after the other are computed again. "everything": only the stage's input is kept.
+        """
+        if recompute == "nothing" or not torch.is_grad_enabled():
+            return self._run(x)
+        if recompute == "everything":
+            return recomputed(self._run, x, self)
+        for part in (self.downsample, *self.blocks):
+            x = recomputed(part, x, part, PRODUCTS)
+        return x
+
+    def _run(self, x: Tensor) -> Tensor:
         return self.blocks(self.downsample(x))
 
 
@@ -96,12 +108,11 @@ class StagedBackbone(nn.Module):
     def run_stages(self, x: Tensor, last: int | None = None) -> list[Tensor]:
         """Outputs of stages 0 to ``last`` (all by default)."""
         x = self.enter(x)
-        recompute = self.grad_checkpointing and torch.is_grad_enabled()
+        recompute = "everything" if self.grad_checkpointing else "cheap" if self.memory_efficient else "nothing"
         outputs = []
-        with packed_spikes(self.memory_efficient and not recompute):
-            for stage in self.stages[: None if last is None else last + 1]:
-                x = _recomputed(stage, x) if recompute else stage(x)
-                outputs.append(x)
+        for stage in self.stages[: None if last is None else last + 1]:
+            x = stage(x, recompute)
+            outputs.append(x)
         return outputs
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...] | Tensor:
@@ -121,27 +132,3 @@ def _feature_points(out_indices: Sequence[int] | None, strides: Sequence[int]) -
             f"(strides {', '.join(map(str, strides))})."
         )
     return points
-
-
-def _recomputed(stage: nn.Module, x: Tensor) -> Tensor:
-    """``stage(x)`` that is computed again in the backward pass, where BatchNorm must not count the images again."""
-    if torch.compiler.is_compiling():  # a compiler takes no contexts
-        return checkpoint(stage, x, use_reentrant=False)
-    return checkpoint(stage, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _KeptStatistics(stage)))
-
-
-class _KeptStatistics:
-    """BatchNorm's running statistics stay as they are inside; entered once per backward pass of the graph."""
-
-    def __init__(self, module: nn.Module):
-        self.norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-
-    def __enter__(self) -> None:
-        self.before = [(norm.momentum, norm.num_batches_tracked) for norm in self.norms]
-        for norm in self.norms:
-            count = norm.num_batches_tracked
-            norm.momentum, norm.num_batches_tracked = 0.0, None if count is None else count.clone()
-
-    def __exit__(self, *error: object) -> None:
-        for norm, (momentum, count) in zip(self.norms, self.before, strict=True):
-            norm.momentum, norm.num_batches_tracked = momentum, count

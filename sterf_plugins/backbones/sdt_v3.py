@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from .. import neurons, plugins
+from .. import plugins
 from ..blocks import Downsample, MixerBlock, TransformerBlock
 from ..checks import fraction, one_of, positive_int
 from ..functional import LAYOUTS
@@ -56,8 +56,8 @@ class SDTV3(StagedBackbone):
         in_chans: image channels.
         out_indices: feature points to return when ``num_classes`` is 0.
         num_classes: 0 for a feature pyramid, otherwise the width of a linear head on spiked mean features.
-        memory_efficient: keep spikes as bytes for the backward pass; the numbers are the same.
-        fuse_norms: on a GPU, compute a BatchNorm and the spikes behind it in one pass; the same up to rounding.
+        memory_efficient: keep the results of convolutions and products alone for the backward pass, which computes
+            norms and spikes again: less memory, the same numbers.
 
     Raises:
         TypeError, ValueError: an argument is out of range; the message names it and what is allowed.
@@ -79,7 +79,6 @@ class SDTV3(StagedBackbone):
         out_indices: Sequence[int] = (1, 2, 3, 4),
         num_classes: int = 0,
         memory_efficient: bool = False,
-        fuse_norms: bool = False,
     ):
         dims, num_heads = _architecture(arch)
         ratio, levels = positive_int("ratio", ratio), positive_int("levels", levels)
@@ -110,8 +109,6 @@ class SDTV3(StagedBackbone):
         self.levels, self.layout, self.memory_efficient = levels, layout, memory_efficient
         self.head_spike = IntegerSpike(levels, norm=1)
         self.set_num_classes(num_classes)
-        if fuse_norms:
-            neurons.fuse_norms(self)
 
     def enter(self, x: Tensor) -> Tensor:
         """Check the images and turn them channels-last.

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checks import positive_int
+from ..functional.still import repeat_still
 from .base import StagedBackbone
 
 
@@ -55,7 +56,7 @@ class TemporalBackbone(StagedBackbone):
         if x.ndim == 5:
             return x.flatten(0, 1).contiguous(memory_format=torch.channels_last).unflatten(0, x.shape[:2])
         x = x.contiguous(memory_format=torch.channels_last)
-        return x.expand(self.T, *x.shape)
+        return repeat_still(x, self.T)
 
     def leave(self, x: Tensor) -> Tensor:
         """(T, B, C, H, W) -> its mean over time, or all of it."""

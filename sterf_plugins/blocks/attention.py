@@ -5,7 +5,7 @@ import math
 from torch import Tensor, nn
 
 from ..functional import linear_attention
-from ..neurons import IntegerSpike, spikes_after
+from ..neurons import IntegerSpike
 from .conv_bn import ConvBN2d
 
 # v has four times the channels of q and k.
@@ -43,7 +43,7 @@ class SpikeAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         b, _, h, w = x.shape
-        qkv = spikes_after(self.spike_qkv, self.qkv, self.spike_in(x))
+        qkv = self.spike_qkv(self.qkv(self.spike_in(x)))
         q, k, v = (t.unflatten(1, (self.num_heads, -1)).flatten(3) for t in qkv.split(self.split, 1))
         out = linear_attention(q, k, v, self.scale).reshape(b, -1, h, w)
         return self.proj(self.spike_out(out))

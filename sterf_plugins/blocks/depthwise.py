@@ -23,5 +23,3 @@ class DepthwiseConv2d(nn.Conv2d):
             and self.padding == tuple(k // 2 for k in kernel)
         )
 
-
-PLAIN_CONVOLUTIONS = (nn.Conv2d, DepthwiseConv2d)  # types, not their subclasses, that compute what nn.Conv2d does

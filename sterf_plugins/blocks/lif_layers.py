@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from ..functional import linear_attention
 from ..neurons import StatelessNode, lif_node
-from ..neurons.fused import fused_spikes
 from .conv_bn import ConvBN2d
-from .over_time import is_held, over_time
+from .over_time import over_time
 
 
 def lif(threshold: float = 1.0) -> StatelessNode:
@@ -32,15 +31,10 @@ class ConvBN(ConvBN2d):
     def __init__(self, in_channels: int, out_channels: int, kernel: int = 1, pool: bool = False, **options):
         super().__init__(in_channels, out_channels, kernel, **options)
         if pool:
-            self.pool = nn.MaxPool2d(3, 2, 1)
+            self.add_module("pool", nn.MaxPool2d(3, 2, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return over_time(self.step, x)
-
-    def step(self, x: Tensor) -> Tensor:
-        """One time step, (B, C, H, W)."""
-        x = super().forward(x)
-        return self.pool(x) if "pool" in self._modules else x
+        return over_time(super().forward, x)
 
 
 class SpikingConv(nn.Sequential):
@@ -63,17 +57,6 @@ class SpikingConv(nn.Sequential):
         if pool == "after":
             parts["pool"] = MaxPool()
         super().__init__(parts)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if any(m._forward_hooks or m._forward_pre_hooks for m in self.children()):
-            return super().forward(x)  # somebody looks at the parts
-        steps = x.shape[0] if is_held(x) else None
-        x = self.conv_bn(x) if steps is None else self.conv_bn.step(x[0])
-        pool = "pool" in self._modules
-        if pool and self.lif.fuses(x):
-            return fused_spikes(self.lif.node, x, steps, pool)
-        x = self.lif(x) if steps is None else self.lif.hold(x, steps)
-        return self.pool(x) if pool else x
 
 
 class MaxPool(nn.MaxPool2d):

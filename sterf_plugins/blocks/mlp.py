@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from ..neurons import IntegerSpike, spikes_after
+from ..neurons import IntegerSpike
 from .conv_bn import ConvBN2d
 
 
@@ -20,4 +20,4 @@ class SpikeMlp(nn.Module):
         self.fc2 = ConvBN2d(ratio * dim, dim, bias=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(spikes_after(self.spike2, self.fc1, self.spike1(x)))
+        return self.fc2(self.spike2(self.fc1(self.spike1(x))))

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from ..neurons import IntegerSpike, spikes_after
+from ..neurons import IntegerSpike
 from .conv_bn import ConvBN2d
 
 
@@ -28,6 +28,6 @@ class SepConv(nn.Module):
         self.pw2 = ConvBN2d(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = spikes_after(self.spike2, self.pw1, self.spike1(x))
-        x = spikes_after(self.spike3, self.dw, x)
-        return self.pw2(x)
+        x = self.pw1(self.spike1(x))
+        x = self.dw(self.spike2(x))
+        return self.pw2(self.spike3(x))

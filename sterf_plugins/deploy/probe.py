@@ -1,23 +1,21 @@
 """One forward pass that tells in which order the layers of a model run, and on what."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 
 @dataclass
 class Call:
-    """One call of a module. Tensors are kept, so that no address is used twice; others may overwrite them later."""
+    """One call of a module. The tensors are kept, so that no memory address is used twice within one forward pass."""
 
     name: str
     module: nn.Module
     input: Tensor
     output: Tensor
-    writes: tuple[int, int]  # how often input and output had been written to
 
 
 def example_for(model: nn.Module, example: Tensor | None) -> Tensor:
@@ -37,12 +35,12 @@ def example_for(model: nn.Module, example: Tensor | None) -> Tensor:
 
 
 def calls_of(model: nn.Module, example: Tensor, kinds: tuple[type, ...]) -> list[Call]:
-    """Calls of modules of some kinds, in order, in eval mode and without gradients."""
+    """Calls of modules of some kinds, in order, without gradients."""
     calls: list[Call] = []
 
     def record(name: str) -> Callable:
         def hook(module: nn.Module, arguments: tuple, output: Tensor) -> None:
-            calls.append(Call(name, module, arguments[0], output, (arguments[0]._version, output._version)))
+            calls.append(Call(name, module, arguments[0], output))
 
         return hook
 
@@ -62,50 +60,30 @@ def called_once(calls: list[Call]) -> list[Call]:
     return [call for call in calls if counts[call.name] == 1]
 
 
-def readers_of(model: nn.Module, example: Tensor, kinds: tuple[type, ...]) -> dict[str, int]:
-    """How many operations read the output of each module of some kinds, and whether the model returns it (one more).
-
-    Autograd's graph tells, in eval mode. Modules that it does not reach, behind a cut gradient, are left out.
-    """
-    nodes: dict[object, str] = {}
-
-    def record(name: str) -> Callable:
-        def hook(module: nn.Module, arguments: tuple, output: Tensor) -> None:
-            if output.grad_fn is not None:
-                nodes[output.grad_fn] = name
-
-        return hook
-
-    handles = [m.register_forward_hook(record(n)) for n, m in model.named_modules() if isinstance(m, kinds)]
-    try:
-        with torch.enable_grad():
-            outputs = model(example.detach().requires_grad_(example.is_floating_point()).clone())
-    finally:
-        for handle in handles:
-            handle.remove()
-    returned = [y.grad_fn for y in tree_leaves(outputs) if isinstance(y, Tensor) and y.grad_fn is not None]
-    readers: dict[str, int] = {}
-    waiting, seen = list(dict.fromkeys(returned)), set(returned)
-    read = list(returned)
-    while waiting:
-        following = [node for node, _ in waiting.pop().next_functions if node is not None]
-        read += following
-        waiting += [node for node in dict.fromkeys(following) if node not in seen]
-        seen.update(following)
-    for node in read:
-        if node in nodes:
-            readers[nodes[node]] = readers.get(nodes[node], 0) + 1
-    return readers
-
-
 def replace(model: nn.Module, name: str, module: nn.Module) -> None:
     """Put a module in the place of another."""
     parent, _, last = name.rpartition(".")
     setattr(model.get_submodule(parent), last, module)
 
 
+def tensors_in(output: object) -> list[Tensor]:
+    """The floating-point tensors of a model's output: a tensor, or sequences and mappings of such outputs, in order."""
+    if isinstance(output, Tensor):
+        return [output] if output.is_floating_point() else []
+    if isinstance(output, Mapping):
+        return [tensor for value in output.values() for tensor in tensors_in(value)]
+    if isinstance(output, (list, tuple)):
+        return [tensor for value in output for tensor in tensors_in(value)]
+    return []
+
+
 def largest_error(ours: object, theirs: object) -> float:
-    """Largest difference of two outputs (a tensor or a sequence of them), over the largest absolute value."""
-    if isinstance(ours, Tensor) and isinstance(theirs, Tensor):
-        return float((ours - theirs).abs().max() / theirs.abs().max().clamp_min(1e-12))
-    return max(largest_error(a, b) for a, b in zip(ours, theirs, strict=True))  # type: ignore[call-overload]
+    """Largest difference of two outputs, each tensor's over its own largest absolute value.
+
+    Raises:
+        ValueError: the outputs have not the same number of tensors, or none.
+    """
+    pairs = list(zip(tensors_in(ours), tensors_in(theirs), strict=True))
+    if not pairs:
+        raise ValueError(f"an output of type {type(theirs).__name__} holds no floating-point tensor to compare.")
+    return max(float((a - b).abs().max() / b.abs().max().clamp_min(1e-12)) for a, b in pairs)

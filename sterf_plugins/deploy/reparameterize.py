@@ -1,67 +1,119 @@
 """Fold each BatchNorm into the convolution or linear layer whose output it is given."""
 
 import copy
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from .probe import called_once, calls_of, example_for, largest_error, readers_of, replace
+from .probe import called_once, calls_of, example_for, largest_error, replace, tensors_in
 
 _FOLDED = (nn.Conv1d, nn.Conv2d, nn.Linear)
-_NORMS = nn.modules.batchnorm._BatchNorm
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
+
+
+class Pair(NamedTuple):
+    """Names of a layer and of the norm behind it."""
+
+    layer: str
+    norm: str
 
 
 @torch.inference_mode(False)
-def reparameterize(model: nn.Module, example: Tensor | None = None, tolerance: float = 1e-5) -> nn.Module:
+def reparameterize(model: nn.Module, example: Tensor | None = None, tolerance: float = 1e-9) -> nn.Module:
     """A copy of a model for inference, with convolution-BN and linear-BN pairs as single layers.
 
-    Pairs are found by running the model: a norm whose input is a layer's output, which nothing else reads. Norms that add a
-    border (Meta-SDT's ``RepConv``) stay. The copy is in eval mode.
+    Candidates are found by running the model: a norm whose input is a layer's output. What is folded is proved on the
+    **whole model**: its outputs, and what stands in the place of each norm, must not change on the example. A norm that
+    fails the proof (something else reads the layer's output, the layer computes its weight anew)
+    stays. The proof is in float64: in float32 the rounding of folded weights may flip a spike, which changes all that
+    follows, and would hide or fake an error. The copy has the model's own dtype, and is in eval mode.
 
     Args:
-        model: any model whose norms follow layers without anything between; it is left as it is.
+        model: any model whose norms follow layers without anything between; it is left as it is. Norms with an
+            activation of their own (timm's ``BatchNormAct2d``) leave that activation behind.
         example: an input; a random 64x64 image for our backbones.
-        tolerance: of the check that a layer alone, on the input that it had, gives what the pair gave.
+        tolerance: largest allowed difference, relative to the largest value of each compared tensor.
 
     Returns:
         The folded copy.
 
     Raises:
-        ValueError: no example is known for the model, no pair is found, or a pair does not fold exactly.
+        ValueError: no example is known for the model, or no norm can be folded.
     """
-    folded = copy.deepcopy(model).eval()
-    example = example_for(model, example)
-    count = 0
-    while pairs := _pairs(folded, example):
-        for layer, norm, given, shape in pairs:
-            inner, outer = folded.get_submodule(layer), folded.get_submodule(norm)
-            fuse = fuse_linear_bn_eval if isinstance(inner, nn.Linear) else fuse_conv_bn_eval
-            fused = fuse(inner, outer)
-            with torch.no_grad():
-                error = largest_error(fused(given).reshape(shape), outer(inner(given).reshape(shape)))
-            if not error <= tolerance:
-                raise ValueError(f"{layer} and {norm} do not fold: the outputs differ by {error:.1e} of the largest.")
-            replace(folded, layer, fused)
-            replace(folded, norm, nn.Identity())
-        count += len(pairs)
-    if not count:
-        raise ValueError(f"{type(model).__name__} has no BatchNorm behind a convolution or linear layer to fold.")
-    return folded
+    example = example_for(model, example).double()
+    dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
+    folded = copy.deepcopy(model).eval().double()
+    norms = [name for name, module in folded.named_modules() if isinstance(module, _NORMS)]
+    expected = _observed(folded, example, norms)
+
+    def proved(candidate: nn.Module) -> bool:
+        return largest_error(_observed(candidate, example, norms), expected) <= tolerance
+
+    done: set[Pair] = set()
+    refused: set[Pair] = set()
+    while pairs := [pair for pair in _pairs(folded, example) if pair not in refused]:
+        together = _fold(folded, pairs)
+        if proved(together):
+            folded, done = together, done | set(pairs)
+            continue
+        for pair in pairs:
+            single = _fold(folded, [pair])
+            if proved(single):
+                folded = single
+                done.add(pair)
+            else:
+                refused.add(pair)
+    if not done:
+        raise ValueError(
+            f"{type(model).__name__} has no BatchNorm behind a convolution or linear layer that could be folded without "
+            f"changing the model ({len(refused)} tried)."
+        )
+    return folded.to(dtype)
 
 
-def _pairs(model: nn.Module, example: Tensor) -> list[tuple[str, str, Tensor, torch.Size]]:
-    """(layer, norm, the layer's input, the shape of the norm's) of every pair."""
-    calls = called_once(calls_of(model, example, (*_FOLDED, _NORMS)))
+def _pairs(model: nn.Module, example: Tensor) -> list[Pair]:
+    """Layers and norms that run once, the norm on the memory of the layer's output."""
+    calls = called_once(calls_of(model, example, (*_FOLDED, *_NORMS)))
     made = {call.output.data_ptr(): call for call in calls if isinstance(call.module, _FOLDED)}
-    readers = readers_of(model, example, _FOLDED)
     pairs = []
     for call in calls:
         layer = made.get(call.input.data_ptr())
         if not isinstance(call.module, _NORMS) or layer is None or call.input.numel() != layer.output.numel():
             continue
-        untouched = layer.writes[1] == call.writes[0] and readers.get(layer.name, 1) == 1
-        same_size = call.output.shape == call.input.shape
-        if untouched and same_size:
-            pairs.append((layer.name, call.name, layer.input, call.input.shape))
+        if call.output.shape == call.input.shape:  # Meta-SDT's first norm of a RepConv adds a border
+            pairs.append(Pair(layer.name, call.name))
     return pairs
+
+
+def _fold(model: nn.Module, pairs: list[Pair]) -> nn.Module:
+    """A copy of the model with these pairs as single layers."""
+    model = copy.deepcopy(model)
+    for pair in pairs:
+        layer, norm = model.get_submodule(pair.layer), model.get_submodule(pair.norm)
+        fuse = fuse_linear_bn_eval if isinstance(layer, nn.Linear) else fuse_conv_bn_eval
+        replace(model, pair.layer, fuse(layer, norm))
+        replace(model, pair.norm, _what_remains(norm))
+    return model
+
+
+def _what_remains(norm: nn.Module) -> nn.Module:
+    """What a norm does besides normalising: nothing, or the dropout and the activation of a timm ``BatchNormAct2d``."""
+    parts = [getattr(norm, name) for name in ("drop", "act") if isinstance(getattr(norm, name, None), nn.Module)]
+    return nn.Sequential(*parts) if parts else nn.Identity()
+
+
+def _observed(model: nn.Module, example: Tensor, norms: list[str]) -> list[Tensor]:
+    """The model's outputs, and the outputs of what stands in the place of each norm, in order of execution."""
+    seen: list[Tensor] = []
+    handles = [
+        model.get_submodule(name).register_forward_hook(lambda module, inputs, output: seen.append(output.clone()))
+        for name in norms
+    ]
+    try:
+        with torch.no_grad():
+            return tensors_in(model(example)) + seen
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -12,7 +12,7 @@ from torch import nn
 
 # Flags that make a model recompute its forward in the backward: re-entrant checkpointing forbids autograd.grad, and
 # recomputing once per layer costs more than it saves.
-_CHECKPOINT_FLAGS = ("with_cp", "grad_checkpointing", "use_checkpoint", "gradient_checkpointing")
+_CHECKPOINT_FLAGS = ("with_cp", "grad_checkpointing", "use_checkpoint", "gradient_checkpointing", "memory_efficient")
 
 
 @contextmanager

@@ -2,8 +2,6 @@
 
 from torch import Tensor
 
-from .packed_spikes import copied_as_bytes
-
 
 def linear_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     """``(q k^T) v * scale`` computed as ``q (k^T v) * scale``.
@@ -22,6 +20,5 @@ def linear_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
 
     Source: SDT-V3, arXiv:2411.16061 (linear spiking attention).
     """
-    q, k, v = (copied_as_bytes(x) for x in (q, k, v))
     vk = v @ k.transpose(-2, -1)  # (B, heads, e, d)
     return (vk @ q) * scale

@@ -14,7 +14,6 @@ import math
 import torch
 from torch import Tensor
 
-from .packed_spikes import PackedFire, packing
 from .strides import restrided
 
 
@@ -70,4 +69,4 @@ def integer_fire(x: Tensor, levels: int = 4, norm: float | None = None) -> Tenso
     norm = levels if norm is None else norm
     if norm <= 0:
         raise ValueError(f"`norm` is {norm!r}; it must be > 0, or None for `levels`.")
-    return (PackedFire if packing(levels) else _IntegerFire).apply(x, levels, norm)
+    return _IntegerFire.apply(x, levels, norm)

@@ -14,8 +14,6 @@ size see other groups at another.
 
 from torch import Tensor
 
-from .packed_spikes import rearranged
-
 LAYOUTS = ("raster", "channel")
 
 
@@ -24,7 +22,7 @@ def to_tokens(x: Tensor, layout: str) -> Tensor:
     if layout == "channel":
         return x.permute(0, 2, 3, 1).flatten(1, 2)
     b, c, h, w = x.shape
-    return rearranged(x, lambda t: t.reshape(b, h * w, c))
+    return x.reshape(b, h * w, c)
 
 
 def from_tokens(tokens: Tensor, size: tuple[int, int], layout: str) -> Tensor:

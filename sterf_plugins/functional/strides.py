@@ -9,3 +9,9 @@ def restrided(x: Tensor, stride: tuple[int, ...]) -> Tensor:
     if x.stride() == stride:
         return x
     return torch.empty_strided(x.shape, stride, dtype=x.dtype, device=x.device).copy_(x)
+
+
+def empty_frames(like: Tensor, steps: int) -> Tensor:
+    """An uninitialised tensor (steps, ...) each of whose frames has the memory order of the frame ``like``."""
+    order = torch.empty_like(like).stride()
+    return like.new_empty(steps * like.numel()).as_strided((steps, *like.shape), (like.numel(), *order))

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from ..batch_norm import BatchNorm2d
 from ..checks import fraction, one_of, positive_int
 from ..functional import LAYOUTS
-from ..neurons import IntegerSpike, spikes_after
+from ..neurons import IntegerSpike
 
 
 class ConvMixer(nn.Module):
@@ -47,5 +47,5 @@ class ConvMixer(nn.Module):
         self.bn2 = BatchNorm2d(dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = spikes_after(self.spike2, self.bn1, self.conv1(self.spike1(x)))
-        return self.bn2(self.conv2(x))
+        x = self.bn1(self.conv1(self.spike1(x)))
+        return self.bn2(self.conv2(self.spike2(x)))

@@ -33,9 +33,7 @@ class TokenExpansion(nn.Module):
 
     def expand(self, x: Tensor) -> Tensor:
         tokens = self.fc1(to_tokens(self.spike1(x), self.layout))
-        if not isinstance(self.bn1, nn.Identity):
-            tokens = self.bn1(tokens.flatten(0, 1)).view_as(tokens)
-        return self.drop1(tokens)
+        return self.drop1(self.bn1(tokens.flatten(0, 1)).view_as(tokens))
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}, hidden={self.hidden}, layout={self.layout!r}"

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from ..checks import positive_int
-from .fused import fused_spikes, is_fusable
+from ..functional.still import repeat_still
+from .fused import IFNode, LIFNode
 
 
 class StatelessNode(nn.Module):
@@ -34,19 +35,11 @@ class StatelessNode(nn.Module):
         self.T = None if T is None else positive_int("T", T)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._run(x) if self.T is None else self.hold(x, self.T).mean(0)
-
-    def hold(self, x: Tensor, steps: int) -> Tensor:
-        """Spikes (steps, ...) for an input (...) that is held for so many steps."""
-        return fused_spikes(self.node, x, steps) if self.fuses(x) else self._run(x.expand(steps, *x.shape))
-
-    def fuses(self, x: Tensor) -> bool:
-        """Whether ``fused_spikes`` may run in place of the node for this input."""
-        return is_fusable(self.node, x)
+        if self.T is None:
+            return self._run(x)
+        return self._run(repeat_still(x, self.T)).mean(0)
 
     def _run(self, x: Tensor) -> Tensor:
-        if self.fuses(x):
-            return fused_spikes(self.node, x)
         self.node.reset()
         try:
             return self.node(x)
@@ -57,19 +50,19 @@ class StatelessNode(nn.Module):
         return f"T={self.T}"
 
 
-def _factory(class_name: str) -> Callable[..., StatelessNode]:
+def _factory(class_name: str, own: type | None = None) -> Callable[..., StatelessNode]:
     def build(T: int | None = None, **kwargs) -> StatelessNode:
         from spikingjelly.activation_based import neuron
 
-        return StatelessNode(getattr(neuron, class_name)(step_mode="m", **kwargs), T)
+        return StatelessNode((own or getattr(neuron, class_name))(step_mode="m", **kwargs), T)
 
     build.__name__ = build.__qualname__ = class_name
     build.__doc__ = f"SpikingJelly's ``{class_name}``, stateless between calls; keyword arguments are passed on."
     return build
 
 
-if_node = _factory("IFNode")
-lif_node = _factory("LIFNode")
+if_node = _factory("IFNode", IFNode)
+lif_node = _factory("LIFNode", LIFNode)
 plif_node = _factory("ParametricLIFNode")
 ilif_node = _factory("ILIFNode")
 izhikevich_node = _factory("IzhikevichNode")

@@ -82,13 +82,12 @@ class CovariantRFConv2d(nn.Module):
         self.groups = in_ch if mode == "depthwise" else 1
         self.dilation, self.output_padding, self.transposed = (1, 1), (0, 0), False  # what is asked of a convolution
         self.bias = nn.Parameter(torch.zeros(self.out_ch)) if bias else None
-        self._folded: tuple | None = None
 
         self.bank: RFBank | None = bank
         if mode == "mix":
             self.mix = nn.Parameter(_mixture(self.out_ch, in_ch, bank, mix_init))
         if init != "rf":
-            weight = self._fold().detach().clone()
+            weight = self.folded().detach().clone()
             if init == "uniform":
                 nn.init.kaiming_uniform_(weight, a=5**0.5)
             self.bank = None
@@ -96,7 +95,10 @@ class CovariantRFConv2d(nn.Module):
                 del self.mix
             self.weight = nn.Parameter(weight)
 
-    def _fold(self) -> Tensor:
+    def folded(self) -> Tensor:
+        """The weight (out, in / groups, k, k) of the one convolution that this layer is, from its parameters as they are."""
+        if self.bank is None:
+            return self.weight
         kernels = self.bank.kernels().flip((-2, -1))  # conv2d correlates
         if self.mode == "mix":
             mix = self.mix.to(kernels.dtype)
@@ -104,20 +106,6 @@ class CovariantRFConv2d(nn.Module):
                 return (mix.flatten(0, 1) @ kernels.flatten(1)).view(self.out_ch, self.in_ch, *self.kernel_size)
         kernels = kernels.unsqueeze(1)
         return kernels.repeat(self.in_ch, 1, 1, 1) if self.mode == "depthwise" else kernels
-
-    def folded(self) -> Tensor:
-        """The weight of the one convolution, (out, in / groups, k, k); kept while no gradient can flow into it."""
-        if self.bank is None:
-            return self.weight
-        if torch.compiler.is_compiling() or (
-            torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
-        ):
-            return self._fold()
-        sources = [*self.bank.parameters(), *self.bank.buffers(), *([self.mix] if self.mode == "mix" else [])]
-        key = tuple((id(p), p._version, p.dtype, p.device) for p in sources)
-        if self._folded is None or self._folded[0] != key:
-            self._folded = key, self._fold()
-        return self._folded[1]
 
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim not in (4, 5) or x.shape[-3] != self.in_ch:
@@ -161,22 +149,6 @@ class CovariantRFConv2d(nn.Module):
             if self.bias is not None:
                 conv.bias.copy_(self.bias)
         return conv.train(self.training)
-
-    # The kept weight belongs to these tensors in this state: nothing of it goes into copies and files.
-    def train(self, mode: bool = True) -> "CovariantRFConv2d":
-        self._folded = None
-        return super().train(mode)
-
-    def _apply(self, *args, **kwargs):
-        self._folded = None
-        return super()._apply(*args, **kwargs)
-
-    def _load_from_state_dict(self, *args, **kwargs) -> None:
-        self._folded = None
-        super()._load_from_state_dict(*args, **kwargs)
-
-    def __getstate__(self) -> dict:
-        return {**super().__getstate__(), "_folded": None}
 
     def extra_repr(self) -> str:
         return (

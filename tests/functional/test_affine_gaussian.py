@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from sterf_plugins.functional import affine_gaussian as ag
-from sterf_plugins.functional import gaussian_1d
 
 
 def frame(sigma1, sigma2, phi):
@@ -95,22 +94,6 @@ def test_stencil_kernels(covariant_golden):
 def test_half_widths(covariant_golden):
     for dimensions, order, sigma, epsilon, expected in covariant_golden("truncation")["table"]:
         assert ag.half_width(sigma, int(order), epsilon, int(dimensions)) == expected
-
-
-@pytest.mark.parametrize("sigma", [0.3, 0.5, 0.8, 1.0, 1.6, 3.0])
-def test_one_dimensional_filters(covariant_golden, sigma):
-    data = covariant_golden("gauss1d")
-    kinds = dict(disc="discrete", sampl="sampled", normsampl="normalized", int="integrated", linint="linear")
-    for short, kind in kinds.items():
-        for epsilon in ("1e-08", "0.001"):
-            expected = torch.from_numpy(data[f"{short}_s{sigma:g}_eps{epsilon}"])
-            close(gaussian_1d.gaussian_filter(sigma, kind, float(epsilon)), expected)
-    for order in range(5):
-        for short, kind in dict(samplder="sampled", intder="integrated", discder="discrete").items():
-            expected = torch.from_numpy(data[f"{short}{order}_s{sigma:g}"])
-            found = gaussian_1d.gaussian_derivative_filter(sigma, order, kind, len(expected) // 2)
-            inner = slice(2, -2) if kind == "discrete" else slice(None)
-            close(found[inner], expected[inner])
 
 
 sigmas, ratios, angles = st.floats(0.8, 2.0), st.floats(1.0, 2.0), st.floats(0, math.pi)

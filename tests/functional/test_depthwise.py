@@ -8,7 +8,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.nn import functional as F
 
 from sterf_plugins.blocks import DepthwiseConv2d, SepConv
-from sterf_plugins.functional import depthwise_conv2d, packed_spikes, splits_weight_gradient
+from sterf_plugins.functional import depthwise_conv2d, splits_weight_gradient
 
 
 def results(function, x, weight, grad):
@@ -75,20 +75,6 @@ def test_maps_narrower_than_the_kernel(width):
 def test_a_single_image_without_a_batch():
     layer = DepthwiseConv2d(8, 8, 7, padding=3, groups=8, bias=False)
     assert layer(torch.randn(8, 12, 12)).shape == (8, 12, 12)
-
-
-def test_packed_spikes_give_it_the_same_gradient():
-    torch.manual_seed(0)
-    block = SepConv(8, 7)
-    x = torch.randn(2, 8, 20, 20)
-    gradients = []
-    for packed in (False, True):
-        model = copy.deepcopy(block)
-        with packed_spikes(packed):
-            y = model(x)
-        y.square().mean().backward()
-        gradients.append(model.dw.conv.weight.grad)
-    torch.testing.assert_close(*gradients, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize(

@@ -280,14 +280,12 @@ def test_options_that_find_nothing_to_act_on():
     from sterf_plugins.backbones import SDTV3
     from sterf_plugins.openmmlab.speed import speed_up
 
-    with pytest.raises(ValueError, match="--memory-efficient and --fuse-norms act on integer spikes"):
+    with pytest.raises(ValueError, match="--memory-efficient acts on a backbone of this package"):
         speed_up(nn.Linear(2, 2), memory_efficient=True)
     with pytest.raises(ValueError, match="Linear has none"):
         speed_up(nn.Linear(2, 2), compiled=True)
     model = nn.Module()
     model.backbone = SDTV3("nano", "srb")
-    with pytest.raises(ValueError, match="leave out --fuse-norms"):
-        speed_up(model, compiled=True, fuse_norms=True)
     keys = list(model.state_dict())
     speed_up(model, compiled=True, channels_last=True, memory_efficient=True)
     assert model.backbone.memory_efficient

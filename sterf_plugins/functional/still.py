@@ -1,0 +1,32 @@
+"""A still image over time: one frame in memory that stands for all time steps."""
+
+import torch
+from torch import Tensor
+
+
+class _Repeat(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, frame: Tensor, steps: int) -> Tensor:
+        return frame.expand(steps, *frame.shape)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        if len(grad) == 1 or torch.is_grad_enabled():
+            return grad.sum(0), None
+        if is_still(grad):
+            return grad[0] * len(grad), None
+        # Frame by frame: PyTorch's sum over the first axis is several times slower for channels-last frames.
+        total = grad[0] + grad[1]
+        for frame in grad[2:]:
+            total += frame
+        return total, None
+
+
+def repeat_still(frame: Tensor, steps: int) -> Tensor:
+    """(steps, *frame.shape) without a copy: a time axis of stride 0."""
+    return _Repeat.apply(frame, steps) if not torch.compiler.is_compiling() else frame.expand(steps, *frame.shape)
+
+
+def is_still(x: Tensor) -> bool:
+    """Whether all steps of (T, ...) are one frame in memory."""
+    return x.shape[0] > 1 and x.stride(0) == 0
