@@ -82,14 +82,18 @@ def compare(name: str, args: argparse.Namespace) -> dict:
         if key != "as trained"
     }
     scale = float(expected.abs().max())
-    differences = {k: float((torch.from_numpy(run(image)) - expected).abs().median()) / scale for k, run in ways.items()}
+    differences = {
+        k: float((torch.from_numpy(run(image)) - expected).abs().median()) / scale for k, run in ways.items()
+    }
     seconds = {key: statistics.median(values) for key, values in spent.items()}
     return dict(seconds=seconds, ratios=ratios, median_differences=differences, largest_value=scale)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=["sdtv3_base", "sdtv3_base_mlpixer", "sdtv3_base_srb", "sdtv3_tiny_srb"])
+    parser.add_argument(
+        "--models", nargs="+", default=["sdtv3_base", "sdtv3_base_mlpixer", "sdtv3_base_srb", "sdtv3_tiny_srb"]
+    )
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=20)

@@ -35,6 +35,7 @@ from sterf_plugins.openmmlab.speed import speed_up  # noqa: E402
 
 STOCK = "mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py"
 ROW = "sterf_plugins::mask_rcnn/mask-rcnn_sdtv3-t-srb_spikefpn_ms-1x_coco.py"
+# side -> (config, backbone to put into it or None for its own, memory_efficient)
 SIDES = {
     "ResNet-18": (STOCK, "resnet18", False),
     "SDT-V3 tiny SRB": (STOCK, "sdtv3_tiny_srb", False),
@@ -45,6 +46,7 @@ SIDES = {
 
 
 def build(side: str) -> torch.nn.Module:
+    """The detector of one side, in training mode, with random weights."""
     name, backbone, efficient = SIDES[side]
     config = load_config(name)
     if backbone:
@@ -58,7 +60,7 @@ def build(side: str) -> torch.nn.Module:
 
 
 def iteration(model: torch.nn.Module, batch: dict) -> float:
-    """One SGD step; seconds."""
+    """Run one SGD step and return its seconds."""
     torch.manual_seed(1)  # the samplers' choice of boxes
     start = time.perf_counter()
     data = model.data_preprocessor(batch, True)
@@ -73,10 +75,12 @@ def iteration(model: torch.nn.Module, batch: dict) -> float:
 
 
 def data(size: int, batch: int) -> dict:
+    """Random images with eight boxes and masks each, as a dataloader gives them."""
     return demo_mm_inputs(batch, (3, size, size), [8] * batch, num_classes=80, with_mask=True)
 
 
 def peak(args, side: str) -> float:
+    """Growth of the peak resident set over one iteration, in MiB, measured in a fresh process."""
     command = [sys.executable, __file__, "--only-memory", side]
     for name in ("size", "batch", "threads"):
         command += [f"--{name}", str(getattr(args, name))]

@@ -24,7 +24,7 @@ from sterf_plugins.erf import compute_erf
 
 
 def published(model, images, modules, grid=None):
-    """Layer -> (H, W): a forward and a backward per layer and input, parameters included, as the scripts do."""
+    """Layer -> map (H, W), by a whole forward and backward per layer and input, with parameter gradients."""
     maps = {}
     for name, module in modules.items():
         total = 0
@@ -51,6 +51,7 @@ def synchronise(device):
 
 
 def timed(work, device):
+    """Seconds that ``work()`` takes, and its result."""
     synchronise(device)
     start = time.perf_counter()
     result = work()
@@ -71,7 +72,7 @@ def _contiguous_gradient(module, arguments, y):
 
 
 def compare(sides, repeats, device, inputs):
-    """Medians of the seconds per input of each side, run in turn; ``inputs`` of each side may differ."""
+    """Median seconds per input, and the maps, of each side, run in turn; ``inputs`` counts the inputs of each."""
     seconds, maps = {name: [] for name in sides}, {}
     for i in range(repeats + 1):
         for name, work in sides.items():
@@ -82,10 +83,12 @@ def compare(sides, repeats, device, inputs):
 
 
 def largest_difference(a, b):
+    """Largest difference between the maps of both sides, relative to the maximum of each map of ``b``."""
     return max(float(np.abs(a[k] - b[k]).max() / np.abs(b[k]).max()) for k in b)
 
 
 def sdtv3(args):
+    """SDT-V3: the published method against the engine, at eight attention projections."""
     torch.manual_seed(0)
     ours = calibrate(SDTV3("tiny", "conv"), torch.randn(8, 3, args.size, args.size)).to(args.device)
     plain = PlainSDTV3(ours).to(args.device).eval()
@@ -108,10 +111,11 @@ def sdtv3(args):
 
 
 def spikformer(args):
+    """Spikformer: the published method against the engine, at the attention projections of all blocks."""
     torch.manual_seed(0)
     depth, dim, heads = args.spikformer
     ours = calibrate(Spikformer(depth, dim, heads), torch.randn(2, 3, args.size, args.size)).to(args.device)
-    plain = PlainSpikformer(depth, dim, heads).take(ours).to(args.device).eval()
+    plain = PlainSpikformer(depth, dim, heads).copy_weights(ours).to(args.device).eval()
     contiguous_gradients(plain)
     layers = {f"stages.{i}.blocks.0.attn.proj": f"blocks.{i}.attn.proj" for i in range(depth)}
     side = args.size // 16
@@ -119,7 +123,7 @@ def spikformer(args):
     few = images[: args.reference_inputs]
     modules = dict(plain.named_modules())
 
-    def reference():  # all four steps have upstream ones, as in the definition; divided by T
+    def reference():  # by definition, the upstream gradient is one at all T steps, and the sum is divided by T
         maps = published(plain, few, {own: modules[name] for own, name in layers.items()}, (side, side))
         return {k: v / plain.T for k, v in maps.items()}
 
@@ -139,6 +143,7 @@ def spikformer(args):
 
 
 def report(what, args, seconds, difference):
+    """Print and return the figures of a comparison, with the ratios of the other sides to the engine on our model."""
     engine = seconds["engine, our model"]
     ratios = {k: v / engine for k, v in seconds.items() if v is not engine}
     result = dict(
@@ -149,7 +154,7 @@ def report(what, args, seconds, difference):
 
 
 def cost(args):
-    """Seconds by number of layers, inputs, T and image size; a linear fit in what each should be linear in."""
+    """Seconds for several numbers of layers, inputs, pixels and time steps, each with a fit of the expected growth."""
     torch.manual_seed(0)
     model = calibrate(SDTV3("tiny", "srb"), torch.randn(4, 3, args.size, args.size)).to(args.device)
     blocks = [f"stages.3.blocks.{i}" for i in range(6)] + [f"stages.4.blocks.{i}" for i in range(2)]
@@ -219,8 +224,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--inputs", type=int, default=20, help="of the engine")
-    parser.add_argument("--reference-inputs", type=int, default=2, help="of the published method, whose cost is linear")
+    parser.add_argument("--inputs", type=int, default=20, help="inputs for the engine")
+    parser.add_argument(
+        "--reference-inputs", type=int, default=2, help="inputs for the published method, whose cost is linear"
+    )
     parser.add_argument("--spikformer", type=int, nargs=3, default=(8, 512, 8), metavar=("DEPTH", "DIM", "HEADS"))
     parser.add_argument("--spikformer-inputs", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=5)

@@ -24,7 +24,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from sterf_plugins.backbones import SDTV3
 from sterf_plugins.neurons import IntegerSpike
 
-# reads and writes of whole tensors, forward and backward: (of the input, of the output)
+# Kind of layer -> for the forward and the backward pass, how often they read or write a tensor of the size of (the
+# input, the output).
 PASSES = {
     "conv": ((1, 1), (2, 2)),  # backward: gradient of the input and of the weight
     "norm": ((2, 1), (2, 3)),  # statistics and values; two sums and values
@@ -33,6 +34,7 @@ PASSES = {
 
 
 def kind_of(module: nn.Module) -> str | None:
+    """Key of ``PASSES`` for a layer, or ``None`` if its passes are not counted."""
     if isinstance(module, (nn.Conv2d, nn.Linear)):
         return "conv"
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -66,6 +68,8 @@ def count(model: nn.Module, x: torch.Tensor) -> dict:
 
 
 def median(function, repeats: int, device: str) -> float:
+    """Median seconds of ``function()`` after one warm-up call."""
+
     def wait():
         if device == "cuda":
             torch.cuda.synchronize()
@@ -87,17 +91,17 @@ def machine(repeats: int, device: str) -> dict:
     a, b = torch.randn(2, n, n, device=device)
     source = torch.randn(words, device=device)
     target = torch.empty_like(source)
-    found = dict(
+    rates = dict(
         gflops=2 * n**3 / median(lambda: a @ b, repeats, device) / 1e9,
         gbytes=2 * 4 * words / median(lambda: target.copy_(source), repeats, device) / 1e9,
     )
     if device == "cuda":
         a, b = a.bfloat16(), b.bfloat16()
-        found["gflops_bf16"] = 2 * n**3 / median(lambda: a @ b, repeats, device) / 1e9
-    return found
+        rates["gflops_bf16"] = 2 * n**3 / median(lambda: a @ b, repeats, device) / 1e9
+    return rates
 
 
-# kind -> what the names of its operations hold; the first that fits counts
+# kind -> parts of its operations' names; an operation belongs to the first kind that fits
 KINDS = {
     "convolutions, backward": ("convolution_backward",),
     "convolutions, forward": ("conv",),
@@ -121,7 +125,7 @@ def profile(function, device: str) -> dict:
     spent = dict.fromkeys((*KINDS, "others"), 0.0)
     for event in trace.key_averages():
         if event.device_type != torch.autograd.DeviceType.CPU:
-            continue  # a kernel's time is its operation's
+            continue  # the time of a kernel is counted with the operation that launched it
         own = event.self_device_time_total if device == "cuda" else event.self_cpu_time_total
         kind = next((k for k, parts in KINDS.items() if any(part in event.key for part in parts)), "others")
         spent[kind] += own
@@ -134,7 +138,7 @@ def main() -> None:
     p.add_argument("--archs", nargs="+", default=["tiny", "base"])
     p.add_argument("--mixer", default="srb")
     p.add_argument("--sizes", type=int, nargs="+", default=[224, 512])
-    p.add_argument("--pixels", type=int, default=8 * 224 * 224, help="of a batch; the batch follows from the size")
+    p.add_argument("--pixels", type=int, default=8 * 224 * 224, help="pixels of a batch; sets the batch of each size")
     p.add_argument("--threads", type=int, default=torch.get_num_threads())
     p.add_argument("--repeats", type=int, default=5)
     p.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
@@ -151,7 +155,7 @@ def main() -> None:
             batch = max(1, round(args.pixels / size**2))
             model = SDTV3(arch, args.mixer).to(args.device).train()
             x = torch.randn(batch, 3, size, size, device=args.device)
-            found = count(model, x)
+            counts = count(model, x)
 
             def forward(model=model, x=x):
                 with torch.no_grad():
@@ -162,7 +166,7 @@ def main() -> None:
                 sum(y.square().mean() for y in model(x)).backward()
 
             for name, function in (("forward", forward), ("step", step)):
-                row = measure(name, function, found, limits, args)
+                row = measure(name, function, counts, limits, args)
                 result["rows"].append(dict(arch=arch, size=size, batch=batch, **row))
                 result["rows"][-1]["per_pixel"] = row["seconds"] / batch / size**2
                 shares = ", ".join(f"{k} {v:.0%}" for k, v in row["profile"].items())
@@ -177,8 +181,9 @@ def main() -> None:
                     write(args.out, result)
 
 
-def measure(name: str, function, found: dict, limits: dict, args) -> dict:
-    gflop, gbyte = found["gflop"][name], found["gbyte"][name]
+def measure(name: str, function, counts: dict, limits: dict, args) -> dict:
+    """One row: operations and bytes, the least seconds for each, the measured seconds, and the profile."""
+    gflop, gbyte = counts["gflop"][name], counts["gbyte"][name]
     return dict(
         what=name,
         gflop=gflop,

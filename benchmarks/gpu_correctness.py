@@ -17,13 +17,14 @@ VARIANTS = [("conv", "raster"), *itertools.product(("mlpixer", "srb"), ("raster"
 
 def compiled(model, args, mode=None):
     """The model as one graph for one size; a compilation that fails, or falls apart, is an error."""
-    torch._dynamo.reset()  # else the ninth model of a kind is quietly not compiled
+    torch._dynamo.reset()  # or else torch would silently not compile the ninth model of a kind
     options = dict(backend="aot_eager") if args.tiny else dict(backend="inductor", mode=mode)
     model.compile(fullgraph=True, dynamic=False, **options)
     return model
 
 
 def outputs_and_gradients(model, x, dtype=None):
+    """Outputs, the input's gradient and all parameters' gradients in one vector, as float64 on the CPU."""
     model.zero_grad(set_to_none=True)
     x = x.clone().requires_grad_()
     with torch.autocast(x.device.type, dtype, enabled=dtype is not None):
@@ -46,7 +47,7 @@ def difference(found, exact) -> dict[str, float]:
 
 def compare(model, x, args, options: dict) -> dict:
     """Differences in training and in evaluation, for each way to compute."""
-    for norm in model.modules():  # norms of a new model would leave most layers without spikes in evaluation
+    for norm in model.modules():  # initial statistics would leave most layers without spikes in evaluation
         if isinstance(norm, torch.nn.modules.batchnorm._BatchNorm):
             norm.momentum = 1.0
     with torch.no_grad():
@@ -59,14 +60,14 @@ def compare(model, x, args, options: dict) -> dict:
         def function():
             worst = {}
             for training in modes:
-                there = prepare(copy.deepcopy(model).to(args.device, kind).train(training))
-                found = outputs_and_gradients(there, x.to(args.device, kind), dtype)
+                candidate = prepare(copy.deepcopy(model).to(args.device, kind).train(training))
+                found = outputs_and_gradients(candidate, x.to(args.device, kind), dtype)
                 worst["training" if training else "evaluation"] = difference(found, exact[training])
             return worst
 
         return attempted(function)
 
-    # One spike that flips in float32 changes all behind it: these two are what to expect, and no tolerances.
+    # A spike that rounding flips changes all that follows: float32 and bf16 show what to expect and are no tolerances.
     found = dict(
         float64=differs(), float32=differs(kind=torch.float32), bf16=differs(kind=torch.float32, dtype=torch.bfloat16)
     )
@@ -86,6 +87,7 @@ def with_fused_norms(model):
 
 
 def correctness(results, args) -> None:
+    """Compare every variant of SDT-V3, computed in each way, and every registered model."""
     size = 32 if args.tiny else 64
     ways = dict(bytes=with_bytes, fused=with_fused_norms, compiled=lambda model: compiled(model, args))
     for mixer, layout in VARIANTS:

@@ -45,9 +45,11 @@ def measured(function, args) -> dict:
 
 
 class Way(NamedTuple):
-    dtype: torch.dtype | None = None  # of autocast
-    mode: str | None = None  # of torch.compile, which is left out without
-    options: dict | None = None  # of our model; the plain implementation without
+    """One way to compute a training step."""
+
+    dtype: torch.dtype | None = None  # of autocast, which is off if ``None``
+    mode: str | None = None  # of torch.compile, which is left out if ``None``
+    options: dict | None = None  # of our model; the plain implementation if ``None``
 
 
 PLAIN = "plain float32"
@@ -66,10 +68,11 @@ WAYS = {
     "ours bf16 CUDA graphs": Way(torch.bfloat16, "reduce-overhead", {}),
     "plain bf16": Way(torch.bfloat16),
 }
-FIRST = list(WAYS)[:3]  # of every row; the first two rows have all
+FIRST = list(WAYS)[:3]  # ways that every row of the table has; its first two rows have all ways
 
 
 def train_step(arch: str, mixer: str, size: int, batch: int, way: Way, args) -> dict:
+    """Seconds, peak memory and images per second of a training step."""
     torch.manual_seed(0)
     model = SDTV3(arch, mixer, **(way.options or {})).train()
     model = (PlainSDTV3(model).train() if way.options is None else model).to(args.device)
@@ -95,7 +98,7 @@ def compare(results, keys: tuple[str, ...], ways: dict) -> None:
         if name == PLAIN or results.has(*keys, name):
             continue
         found = attempted(function)
-        torch._dynamo.reset()  # the memory of a CUDA graph is not the next way's
+        torch._dynamo.reset()  # frees the memory of a CUDA graph before the next way
         if "error" not in found and "error" not in base:
             found |= dict(plain_seconds=base["seconds"], speedup=base["seconds"] / found["seconds"])
             if base["peak_mib"]:
@@ -104,6 +107,7 @@ def compare(results, keys: tuple[str, ...], ways: dict) -> None:
 
 
 def table(results, args) -> None:
+    """Training steps of several models and sizes, in each way."""
     rows = [("base", "srb", 512, 8), ("tiny", "srb", 224, 64)]
     for arch, size, batch in (("base", 512, 8), ("tiny", 224, 64), ("tiny", 512, 8), ("base", 224, 64)):
         rows += [row for mixer in ("srb", "conv", "mlpixer") if (row := (arch, mixer, size, batch)) not in rows]
@@ -120,6 +124,7 @@ def table(results, args) -> None:
 
 
 def inference(results, args) -> None:
+    """Inference of one model: plain, ours and folded, in each way."""
     arch, size, batch = ("nano", 64, 2) if args.tiny else ("tiny", 224, 64)
 
     def run(kind: str, dtype: torch.dtype | None, mode: str | None):
@@ -149,7 +154,7 @@ def inference(results, args) -> None:
 
 
 def script(results, args, name: str, *options: str) -> dict:
-    """Another benchmark of this folder, on the same device, with a file of its own that it adds to."""
+    """Run another benchmark of this folder on the same device, and return the figures from its own result file."""
     out = args.out.with_name(f"{name}_{args.out.name}")
     command = [sys.executable, str(HERE / f"{name}.py"), "--device", args.device, "--out", str(out), *options]
     status = subprocess.run(command, check=False).returncode

@@ -16,6 +16,7 @@ TINY_ARCH = ["model.backbone.arch=tiny", "model.neck.in_channels=[32,64,128,192]
 
 
 def training(results, args) -> None:
+    """Render the shapes, then train and test a detector with each mixer and layout."""
     sys.path.insert(0, str(ROOT / "tools"))
     train, size = (16, 96) if args.tiny else (8000, 128)
     data = args.work / f"shapes{train}"
@@ -31,6 +32,7 @@ def training(results, args) -> None:
 
 
 def train_and_test(folder: Path, data: Path, mixer: str, layout: str, args) -> dict:
+    """Train one detector, or go on with it, and test it; seconds and scores."""
     truth = data / "annotations" / "instances_val2017.json"
     options = [f"{p}_dataloader.dataset.data_root={data}/" for p in ("train", "val", "test")]
     options += [f"{e}_evaluator.ann_file={truth}" for e in ("val", "test")]
@@ -43,18 +45,19 @@ def train_and_test(folder: Path, data: Path, mixer: str, layout: str, args) -> d
         command = [sys.executable, str(ROOT / "tools" / name), CONFIG, *arguments]
         subprocess.run([*command, "--cfg-options", *options], check=True, timeout=args.train_limit)
 
-    spent = folder / "seconds"  # of a training that was not cut off
-    whole = not (folder / "last_checkpoint").is_file()
+    seconds_file = folder / "seconds"  # written only if the training ran in one piece
+    from_start = not (folder / "last_checkpoint").is_file()
     start = time.time()
     tool("train.py", "--work-dir", str(folder), "--resume")
-    if whole:
-        spent.write_text(f"{time.time() - start}")
+    if from_start:
+        seconds_file.write_text(f"{time.time() - start}")
     options.append(f"test_evaluator.outfile_prefix={folder / 'coco'}")
     tool("test.py", str(folder / f"epoch_{args.epochs}.pth"), "--work-dir", str(folder / "test"))
-    return dict(seconds=float(spent.read_text()) if spent.is_file() else None, **scores(folder, truth))
+    return dict(seconds=float(seconds_file.read_text()) if seconds_file.is_file() else None, **scores(folder, truth))
 
 
 def scores(folder: Path, truth: Path) -> dict:
+    """Average precision by class and by distance of twins, and the receptive fields before and after the training."""
     from demo_report import average_precision, quiet_coco, twin_accuracy
     from pycocotools.coco import COCO
 

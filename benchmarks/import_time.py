@@ -18,6 +18,7 @@ CASES = {
 
 
 def seconds(statement: str) -> float:
+    """Seconds of a fresh interpreter that runs a statement."""
     start = time.perf_counter()
     subprocess.run([sys.executable, "-c", statement], check=True)
     return time.perf_counter() - start

@@ -1,7 +1,8 @@
 """SDT-V3 written the straightforward way, as the other side of the benchmarks.
 
-float32, contiguous NCHW, the spike function as a division outside a custom autograd function that keeps its input,
-separate q, k, v convolutions, Conv1d MLPs, and (q k^T) v with its (N, N) scores. Takes the weights of ours.
+It computes in float32 on contiguous NCHW tensors. A spike is a custom autograd function that keeps its input, and a
+division behind it; q, k and v have separate convolutions, MLPs are Conv1d, and attention is (q k^T) v with its (N, N)
+scores. The weights are copied from our model.
 """
 
 import torch
@@ -12,6 +13,8 @@ from sterf_plugins.blocks import DepthwiseConv2d
 
 
 class Round(torch.autograd.Function):
+    """Round to 0..levels; the gradient is passed on where the input lies in this range."""
+
     @staticmethod
     def forward(ctx, x, levels):
         ctx.save_for_backward(x)
@@ -25,16 +28,19 @@ class Round(torch.autograd.Function):
 
 
 def spike(x, levels=4):
+    """Integer spikes divided by ``levels``."""
     return Round.apply(x, levels) / levels
 
 
 def sep_conv(m, x):
+    """The branch of a separable convolution ``m``."""
     for part in (m.pw1, m.dw, m.pw2):
         x = part.bn(part.conv(spike(x)))
     return x
 
 
 def mixer(m, x):
+    """The branch of a channel mixer ``m``: ConvMixer, SRB or MLPixer, in either layout."""
     b, c, h, w = x.shape
     kind = type(m).__name__
     if kind == "ConvMixer":
@@ -52,6 +58,8 @@ def mixer(m, x):
 
 
 class PlainAttention(nn.Module):
+    """Spiking attention with separate q, k and v convolutions and with (N, N) scores."""
+
     def __init__(self, ours):
         super().__init__()
         self.heads, self.scale, self.proj = ours.num_heads, ours.scale, ours.proj
@@ -80,6 +88,8 @@ class PlainAttention(nn.Module):
 
 
 class PlainLinearBN(nn.Module):
+    """A linear layer as Conv1d, then BatchNorm1d; (B, C, N) in."""
+
     def __init__(self, ours):
         super().__init__()
         self.conv = nn.Conv1d(ours.conv.in_channels, ours.conv.out_channels, 1)
@@ -94,6 +104,8 @@ class PlainLinearBN(nn.Module):
 
 
 class PlainTransformer(nn.Module):
+    """A transformer block of the plain layers; (B, C, H, W) in and out."""
+
     def __init__(self, ours):
         super().__init__()
         self.sep_conv, self.attn = ours.sep_conv, PlainAttention(ours.attn)

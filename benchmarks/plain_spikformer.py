@@ -1,7 +1,7 @@
 """A Spikformer of the published size, with SpikingJelly's neurons, as something to measure.
 
-(T, B, 3, H, W) or (B, 3, H, W), repeated T times -> (T, B, N, C) after every block. Every neuron is reset at the start
-of the forward pass.
+(T, B, 3, H, W), or (B, 3, H, W) that is repeated T times -> (T, B, dim, N), with N = H W / 256 positions. Every neuron
+is reset at the start of the forward pass.
 """
 
 import re
@@ -13,21 +13,25 @@ from torch import nn
 
 
 def lif(threshold=1.0):
+    """A multi-step LIF layer with the published constants."""
     return neuron.LIFNode(
         tau=2.0, v_threshold=threshold, surrogate_function=surrogate.Sigmoid(4.0), detach_reset=True, step_mode="m"
     )
 
 
 def over_time(module, x):
+    """Apply a module without a time axis to x (T, B, ...)."""
     return module(x.flatten(0, 1)).unflatten(0, x.shape[:2])
 
 
 class ConvLIF(nn.Module):
-    def __init__(self, inside, outside, kind=nn.Conv2d, bias=False, pool=False, threshold=1.0):
+    """Convolution, BatchNorm and LIF neurons, then max-pooling if asked for; (T, B, C, ...) in."""
+
+    def __init__(self, in_dim, out_dim, kind=nn.Conv2d, bias=False, pool=False, threshold=1.0):
         super().__init__()
         kernel = 3 if kind is nn.Conv2d else 1
         norm = nn.BatchNorm2d if kind is nn.Conv2d else nn.BatchNorm1d
-        self.conv = nn.Sequential(kind(inside, outside, kernel, padding=kernel // 2, bias=bias), norm(outside))
+        self.conv = nn.Sequential(kind(in_dim, out_dim, kernel, padding=kernel // 2, bias=bias), norm(out_dim))
         self.lif = lif(threshold)
         self.pool = nn.MaxPool2d(3, 2, 1) if pool else None
 
@@ -37,6 +41,8 @@ class ConvLIF(nn.Module):
 
 
 class Attention(nn.Module):
+    """Spiking self-attention without softmax; (T, B, C, N) in and out."""
+
     def __init__(self, dim, heads):
         super().__init__()
         self.heads = heads
@@ -51,6 +57,8 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
+    """Attention and MLP, each with a residual; (T, B, C, N) in and out."""
+
     def __init__(self, dim, heads, ratio):
         super().__init__()
         self.attn = Attention(dim, heads)
@@ -74,9 +82,9 @@ class PlainSpikformer(nn.Module):
         self.position = ConvLIF(dim, dim)
         self.blocks = nn.Sequential(*[Block(dim, heads, ratio) for _ in range(depth)])
 
-    def take(self, ours):
-        """Weights and statistics of ``sterf_plugins.backbones.Spikformer``."""
-        given = ours.state_dict()
+    def copy_weights(self, ours):
+        """Take over weights and statistics of a ``sterf_plugins.backbones.Spikformer``, and return the model."""
+        weights = ours.state_dict()
         state = {}
         for key, value in self.state_dict().items():
             name, part, rest = re.fullmatch(r"(.*)\.conv\.([01])\.(.*)", key).groups()
@@ -87,10 +95,10 @@ class PlainSpikformer(nn.Module):
             branch = re.fullmatch(r"(.*attn)\.([qkv])", name)
             tail = f"conv_bn.{('conv', 'bn')[int(part)]}.{rest}"
             if branch and rest != "num_batches_tracked":
-                joined = given[f"{branch[1]}.qkv.{tail}"]
+                joined = weights[f"{branch[1]}.qkv.{tail}"]
                 taken = joined.chunk(3)["qkv".index(branch[2])]
             else:
-                taken = given[f"{branch[1]}.qkv.{tail}" if branch else f"{name}.{tail}"]
+                taken = weights[f"{branch[1]}.qkv.{tail}" if branch else f"{name}.{tail}"]
             state[key] = taken.reshape(value.shape)
         self.load_state_dict(state)
         return self
@@ -104,7 +112,7 @@ class PlainSpikformer(nn.Module):
 
 @torch.no_grad()
 def calibrate(model, images):
-    """Weights that let the neurons fire, and the BatchNorm statistics of these images."""
+    """Set weights that let the neurons fire, and BatchNorm statistics of these images; the model in eval mode."""
     for module in model.modules():
         if isinstance(module, (nn.Conv2d, nn.Conv1d)):
             nn.init.kaiming_normal_(module.weight)

@@ -17,7 +17,7 @@ from sterf_plugins.erf.files import replacing
 def facts(device: str, **others) -> dict:
     """What a figure depends on: hardware, versions, settings, date."""
     cuda = device == "cuda"
-    found = dict(
+    record = dict(
         device=device,
         hardware=torch.cuda.get_device_name() if cuda else platform.machine(),
         **others,
@@ -27,12 +27,12 @@ def facts(device: str, **others) -> dict:
         spikingjelly=importlib.metadata.version("spikingjelly"),
     )
     if cuda:
-        found |= dict(cuda=torch.version.cuda, cudnn=torch.backends.cudnn.version())
-    return found
+        record |= dict(cuda=torch.version.cuda, cudnn=torch.backends.cudnn.version())
+    return record
 
 
 def attempted(function: Callable[[], dict]) -> dict:
-    """The result, or any failure as its message, so that it does not end the rest."""
+    """The result of ``function()``, or ``dict(error=message)`` if it fails, so that other parts go on."""
     try:
         return function()
     except Exception as error:
@@ -49,6 +49,7 @@ def failed(value: object) -> bool:
 
 
 def write(path: Path, values: dict) -> None:
+    """Write values as JSON; the file is replaced as a whole."""
     with replacing(path) as partial:
         partial.write_text(json.dumps(values, indent=1) + "\n")
 
@@ -59,6 +60,7 @@ class Results:
     A file of another device or of other settings is refused: its figures would be taken for this device's.
     """
 
+    # Facts that must be equal for results to share a file.
     SAME = ("device", "hardware", "torch", "tiny", "epochs", "repeats")
 
     def __init__(self, path: Path, known: dict):
@@ -74,16 +76,18 @@ class Results:
                 raise SystemExit(2)
 
     def has(self, *keys: str) -> bool:
+        """Whether the file has an entry that is not a failure."""
         value = self.values
         for key in keys:
             value = value.get(key, {})
         return bool(value) and not failed(value)
 
     def save(self, value: dict, *keys: str) -> dict:
-        place = self.values
+        """Save an entry under nested keys, print it, and return it."""
+        parent = self.values
         for key in keys[:-1]:
-            place = place.setdefault(key, {})
-        place[keys[-1]] = value
+            parent = parent.setdefault(key, {})
+        parent[keys[-1]] = value
         print(f"{' / '.join(keys)}: {json.dumps(value)}", flush=True)
         write(self.path, self.values)
         return value

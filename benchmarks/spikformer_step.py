@@ -18,11 +18,11 @@ from spikingjelly.activation_based.model.spikformer import Spikformer as Theirs
 from sterf_plugins.backbones import Spikformer
 
 
-def step(model, x, y, held):
-    """Forward, backward and gradients dropped; ``held`` inputs are repeated by the model itself."""
+def step(model, x, y, repeats_images):
+    """Seconds of a forward and backward pass; ``repeats_images`` if the model itself repeats images over time."""
     start = time.perf_counter()
     functional.reset_net(model)
-    logits = model(x) if held else model(x.expand(4, *x.shape))
+    logits = model(x) if repeats_images else model(x.expand(4, *x.shape))
     logits = logits if logits.ndim == 2 else logits.mean(0)
     torch.nn.functional.cross_entropy(logits, y).backward()
     model.zero_grad(set_to_none=True)
@@ -49,8 +49,8 @@ def main():
     ours = Spikformer(args.depth, args.dim, 8, num_classes=1000).to(args.device).train()
     x = torch.randn(args.batch, 3, args.size, args.size, device=args.device)
     y = torch.zeros(args.batch, dtype=torch.long, device=args.device)
-    held = theirs_repeat(theirs, x)
-    seconds = [(step(theirs, x, y, held), step(ours, x, y, True)) for _ in range(args.repeats + 1)][1:]
+    theirs_repeats = repeats_images_itself(theirs, x)
+    seconds = [(step(theirs, x, y, theirs_repeats), step(ours, x, y, True)) for _ in range(args.repeats + 1)][1:]
     result = dict(
         device=args.device,
         hardware=platform.machine(),
@@ -66,8 +66,8 @@ def main():
         write(args.out, result)
 
 
-def theirs_repeat(model, x):
-    """Whether SpikingJelly's class repeats a still image itself."""
+def repeats_images_itself(model, x):
+    """Whether a model repeats images over time by itself; versions of SpikingJelly's class differ in this."""
     functional.reset_net(model)
     try:
         with torch.no_grad():

@@ -59,6 +59,8 @@ def step(module, x):
 
 
 def forward(module, x):
+    """A call that goes forward through ``module(x)`` without gradients."""
+
     def call():
         with torch.no_grad():
             return module(x)
@@ -67,7 +69,7 @@ def forward(module, x):
 
 
 def fields_of(n):
-    """(scales, angles, ratios, derivatives) of norse whose banks have n kernels, and ours of as many."""
+    """Arguments of our bank of ``n`` kernels, and norse's rows (scale, angle, ratio, derivatives) of as many."""
     derivatives = [(0, 0), (1, 0), (0, 1), (1, 1)]
     count = n // 4
     sizes = [1.0 + 0.15 * i for i in range(count // 12)]
@@ -83,6 +85,7 @@ def fields_of(n):
 
 
 def space(device, repeats):
+    """G1 to G4: the convolution by receptive fields, frozen and learned."""
     from norse.torch import SpatialReceptiveField2d
 
     results = {}
@@ -126,6 +129,7 @@ def space(device, repeats):
 
 
 def building(device, repeats):
+    """G5: the computation of the kernels from their parameters."""
     from norse.torch.functional.receptive_field import spatial_receptive_fields_with_derivatives
 
     bank, rows = fields_of(192)
@@ -141,6 +145,7 @@ def building(device, repeats):
 
 
 def time_fields(device, repeats):
+    """G6 and G7: temporal fields, a sequence at once against norse's loop over its steps."""
     from norse.torch import TemporalReceptiveField
 
     rows, forwards, steps = {}, [], []
@@ -176,6 +181,7 @@ def time_fields(device, repeats):
 
 
 def last_step(device, repeats):
+    """G8: only the last step is asked for; time before space against space before time."""
     x = torch.randn(64, 2, 2, 64, 64, device=device)
     bank = RFBank.for_kernel_size(13)
     first = CovariantSTStem(2, 16, bank, TemporalRF((2.0, 8.0), combine="last"), norm=None, act=None).to(device).eval()
@@ -189,6 +195,7 @@ def last_step(device, repeats):
 
 
 def lif(device, repeats):
+    """G9: a training step of spiking temporal fields against SpikingJelly's neuron."""
     rows = {}
     for shape in ((2, 8, 32, 32), (2, 8, 8, 8)):
         for length in (16, 64):
@@ -207,6 +214,7 @@ def lif(device, repeats):
 
 
 def graphs(device):
+    """G10: whether one stem compiles to one graph for images and for sequences."""
     module = CovariantSTStem(3, 8, RFBank.for_kernel_size(7, learn=LEARN), static_T=3, stride=2).to(device)
     passed = []
     for x in (torch.randn(2, 3, 32, 32, device=device), torch.randn(3, 2, 3, 32, 32, device=device)):

@@ -24,6 +24,7 @@ from sterf_plugins.backbones import SDTV3
 
 
 def build(args):
+    """Our model, the plain model with the same weights, and random images."""
     torch.manual_seed(0)
     ours = SDTV3(args.arch, args.mixer, layout=args.layout).train()
     ours.memory_efficient = args.memory_efficient
@@ -50,6 +51,7 @@ def check_equal(ours, plain, images):
 
 
 def timed(model, images):
+    """Seconds of one training step."""
     model.zero_grad(set_to_none=True)
     start = time.perf_counter()
     step(model, images)

@@ -9,7 +9,7 @@ from . import __version__, compat, plugins
 
 
 def list_plugins(args: argparse.Namespace) -> int:
-    """Every plugin: kind, name, who brings it, and whether it loads."""
+    """List every plugin: its kind, its name, the distribution that provides it, and whether it loads."""
     rows = [("kind", "name", "distribution", "status")]
     failed = 0
     for kind in plugins.KINDS:
@@ -27,7 +27,7 @@ def list_plugins(args: argparse.Namespace) -> int:
 
 
 def info(args: argparse.Namespace) -> int:
-    """One plugin or timm model: where it comes from, its arguments, what it says of itself."""
+    """Describe one plugin or timm model: where it comes from, its arguments, and its docstring."""
     import inspect
 
     found = False
@@ -51,6 +51,7 @@ def info(args: argparse.Namespace) -> int:
 
 
 def _model_info(name: str) -> bool:
+    """Print what is known of a timm model; return whether timm has it."""
     import timm
     import torch
 
@@ -81,14 +82,14 @@ def _model_info(name: str) -> bool:
 
 
 def doctor(args: argparse.Namespace) -> int:
-    """Versions, where mmcv's ops come from, which OpenCV is active, whether config bases resolve."""
+    """Check the installation: versions, the origin of mmcv's ops, the active OpenCV, config bases and plugins."""
     problems = []
     print(f"sterf-plugins {__version__} at {Path(__file__).parent}")
     print(f"Python {sys.version.split()[0]} at {sys.prefix}")
-    for module, found in compat.versions().items():
-        print(f"  {module:12} {found}")
-        if module in ("mmengine", "mmcv", "mmdet", "mmseg") and "," in found:
-            problems.append(f"{module} is installed twice ({found}); they overwrite each other. Keep the onedl- one.")
+    for module, version in compat.versions().items():
+        print(f"  {module:12} {version}")
+        if module in ("mmengine", "mmcv", "mmdet", "mmseg") and "," in version:
+            problems.append(f"{module} is installed twice ({version}); they overwrite each other. Keep the onedl- one.")
     problems += _doctor_torch()
     problems += _doctor_opencv()
     if importlib.util.find_spec("mmengine"):
@@ -105,6 +106,7 @@ def doctor(args: argparse.Namespace) -> int:
 
 
 def _doctor_torch() -> list[str]:
+    """Print torch's version; return the problems."""
     import torch
 
     print(f"torch: {torch.__version__}, CUDA {'available' if torch.cuda.is_available() else 'not available'}")
@@ -118,6 +120,7 @@ def _doctor_torch() -> list[str]:
 
 
 def _doctor_opencv() -> list[str]:
+    """Print OpenCV's version; return the problems."""
     try:
         import cv2
     except ImportError as error:
@@ -132,6 +135,7 @@ def _doctor_opencv() -> list[str]:
 
 
 def _doctor_openmmlab() -> list[str]:
+    """Print where mmcv's ops come from, and try the config bases; return the problems."""
     compat.repair_config_packages()
     problems = []
     from mmengine.hub import get_config
@@ -159,15 +163,16 @@ def _doctor_openmmlab() -> list[str]:
 
 
 def configs(args: argparse.Namespace) -> int:
-    """Names of the shipped configs, as tools and ``_base_`` take them."""
+    """List the shipped configs, under the names that tools and ``_base_`` take."""
     root = Path(__file__).parent / ".mim" / "configs"
-    found = sorted(p.relative_to(root).as_posix() for p in root.rglob("*.py") if not {"_base_", "erf"} & set(p.parts))
-    for name in found:
+    names = sorted(p.relative_to(root).as_posix() for p in root.rglob("*.py") if not {"_base_", "erf"} & set(p.parts))
+    for name in names:
         print(f"sterf_plugins::{name}")
-    return 0 if found else 1
+    return 0 if names else 1
 
 
 def main() -> int:
+    """Run the command that the command line names, and return its exit code."""
     parser = argparse.ArgumentParser(prog="python -m sterf_plugins", description="What is installed, and does it work?")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, function in {"list": list_plugins, "info": info, "doctor": doctor, "configs": configs}.items():

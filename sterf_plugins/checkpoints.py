@@ -9,13 +9,13 @@ from typing import Any
 
 
 def read_checkpoint(path: str | Path) -> Mapping[str, Any]:
-    """A checkpoint file of ours, of mmengine, of timm or of the papers' releases, on the CPU.
+    """Read a checkpoint file of ours, of mmengine, of timm or of the papers' releases, to the CPU.
 
     Only tensors, containers, numbers and what the published files hold besides are allowed: ``argparse.Namespace``,
     numpy arrays, mmengine's log buffers. Anything else in the pickle is refused, by name, before it is built.
 
     Raises:
-        ValueError: no such file, a truncated one, one that wants to run code, or one that holds no mapping.
+        ValueError: the file is missing or truncated, would run code when loaded, or does not hold a mapping.
     """
     import torch
 
@@ -26,10 +26,10 @@ def read_checkpoint(path: str | Path) -> Mapping[str, Any]:
         with torch.serialization.safe_globals(_allowed()):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        found = re.search(r"(?:GLOBAL|global) ([\w.]+)", str(error))
-        if found:
+        match = re.search(r"(?:GLOBAL|global) ([\w.]+)", str(error))
+        if match:
             raise ValueError(
-                f"checkpoint {path} is refused: it wants to call {found[1]}, which is neither a tensor nor one of the "
+                f"checkpoint {path} is refused: it wants to call {match[1]}, which is neither a tensor nor one of the "
                 f"plain types that checkpoints hold. Do not load files that you do not trust."
             ) from None
         raise ValueError(
@@ -46,10 +46,12 @@ def read_checkpoint(path: str | Path) -> Mapping[str, Any]:
 
 
 def _line(error: Exception) -> str:
+    """An error's type and the start of its message."""
     return f"{type(error).__name__}: {str(error).split('. ')[0][:100]}"
 
 
 def _allowed() -> list[Any]:
+    """Classes and functions that a checkpoint's pickle may name, in addition to those that PyTorch allows."""
     import numpy as np
 
     allowed: list[Any] = [argparse.Namespace, np.ndarray, np.dtype, *(type(np.dtype(c)) for c in "?bBhHiIlLqQefdSUO")]
@@ -60,7 +62,7 @@ def _allowed() -> list[Any]:
         return allowed
 
     def statistic(owner: Any, name: str) -> Any:
-        """In place of the ``getattr`` by which mmengine's log buffers name their own methods."""
+        """Stands in for ``getattr``, by which mmengine's pickled log buffers name their methods; nothing else may."""
         if owner is HistoryBuffer and name in ("min", "max", "mean", "current", "global_mean"):
             return getattr(owner, name)
         raise pickle.UnpicklingError(f"GLOBAL builtins.getattr({owner!r}, {name!r})")
@@ -69,7 +71,7 @@ def _allowed() -> list[Any]:
 
 
 def entries_of(checkpoint: Mapping) -> dict:
-    """The state dict in a checkpoint, bare or under ``state_dict`` or ``model``, without DDP's ``module.``."""
+    """The state dict in a checkpoint, bare or under ``state_dict`` or ``model``, without DDP's prefix ``module.``."""
     for name in ("state_dict", "model"):
         if isinstance(checkpoint.get(name), Mapping):
             checkpoint = checkpoint[name]

@@ -33,18 +33,18 @@ def repair_config_packages() -> None:
 
 
 def opencv_repair() -> str:
-    """The command that leaves the headless OpenCV in place."""
+    """The command that removes the OpenCV with windows and installs the headless one again."""
     try:
-        wanted = version("opencv-python-headless")
+        headless = version("opencv-python-headless")
     except PackageNotFoundError:
-        wanted = "4.12.0.88"
-    return OPENCV_REPAIR.format(version=wanted)
+        headless = "4.12.0.88"
+    return OPENCV_REPAIR.format(version=headless)
 
 
 def versions() -> dict[str, str]:
-    """Import name -> installed version (and distribution, where the name differs), "not installed" otherwise."""
+    """Import name -> name and version of the distributions that provide it, or "not installed"."""
     distributions = packages_distributions()
-    found = {}
+    installed = {}
     for module in (
         "torch",
         "torchvision",
@@ -60,7 +60,7 @@ def versions() -> dict[str, str]:
     ):
         names = sorted(set(distributions.get(module, [])))
         try:
-            found[module] = ", ".join(f"{name} {version(name)}" for name in names) or "not installed"
+            installed[module] = ", ".join(f"{name} {version(name)}" for name in names) or "not installed"
         except PackageNotFoundError:
-            found[module] = "not installed"
-    return found
+            installed[module] = "not installed"
+    return installed

@@ -11,15 +11,21 @@ from types import FrameType
 
 import torch
 
+# Errors that the user can mend; they are shown in one line, without a traceback.
 USER_ERRORS = (ValueError, TypeError, KeyError, OSError, ImportError, AssertionError, NotImplementedError, MemoryError)
+# Environment variable; if it is set, these errors have their traceback too.
 TRACEBACK = "STERF_TRACEBACK"
 
 
 def check_writable(folder: Path, option: str) -> None:
-    """Make the folder, and be sure that files can be written into it.
+    """Make the folder, and check that files can be written into it.
+
+    Args:
+        folder: the folder, which need not exist.
+        option: command-line option that names it, for the message.
 
     Raises:
-        ValueError: it cannot; the message names the option.
+        ValueError: the folder cannot be made or written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -33,7 +39,7 @@ def check_writable(folder: Path, option: str) -> None:
 
 
 def check_device(name: str) -> None:
-    """Raise ``ValueError`` unless tensors can be put on the device."""
+    """Raise ``ValueError`` unless tensors can be put on the device (cpu, cuda or cuda:N)."""
     try:
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as error:
@@ -43,11 +49,11 @@ def check_device(name: str) -> None:
 
 
 def run_tool(main: Callable[[], None], again: str = "the same command and --resume") -> None:
-    """Run a tool: user errors become one line and exit code 2, Ctrl-C becomes 130.
+    """Run a tool: user errors become one line and exit code 2, Ctrl-C becomes exit code 130.
 
     Args:
-        main: the tool.
-        again: how to go on after an interruption.
+        main: the tool's main function.
+        again: what to run to go on after an interruption, for the message.
     """
     name = Path(sys.argv[0]).name
     warnings.filterwarnings("ignore", message=".*pkg_resources.*")
@@ -70,12 +76,12 @@ def run_tool(main: Callable[[], None], again: str = "the same command and --resu
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Ctrl-C, but after ``torch.save``: an exception below its C++ writer aborts the whole process."""
+    """Raise ``KeyboardInterrupt``, but never inside ``torch.save``, whose C++ writer would abort the process."""
     while frame is not None:
         if frame.f_code is torch.save.__code__:
-            again = threading.Timer(0.05, os.kill, (os.getpid(), number))
-            again.daemon = True
-            again.start()
+            retry = threading.Timer(0.05, os.kill, (os.getpid(), number))
+            retry.daemon = True
+            retry.start()
             return
         frame = frame.f_back
     raise KeyboardInterrupt

@@ -12,11 +12,11 @@ from .loading import Loaded
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
-def image_files(folder: str, most: int) -> list[Path]:
-    """Up to ``most`` image files of a folder and its subfolders, evenly spread over them in order of name.
+def image_files(folder: str, limit: int) -> list[Path]:
+    """Up to ``limit`` image files of a folder and its subfolders, evenly spread over them in order of name.
 
     Raises:
-        ValueError: no folder, or no image in it.
+        ValueError: there is no such folder, or no image in it.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -24,15 +24,15 @@ def image_files(folder: str, most: int) -> list[Path]:
     files = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES)
     if not files:
         raise ValueError(f"--images {folder}: no image in it; suffixes: {', '.join(SUFFIXES)}.")
-    count = min(most, len(files))
+    count = min(limit, len(files))
     return [files[i * len(files) // count] for i in range(count)]
 
 
 def from_files(files: list[Path], loaded: Loaded, size: tuple[int, int]) -> Iterator[Tensor]:
-    """Normalised (1, C, H, W) tensors: resized to cover the size, cut around the middle.
+    """The images as normalised (1, C, H, W) tensors, resized to cover ``size`` (H, W) and cropped to its middle.
 
     Raises:
-        ValueError: a file is no readable image; the message names it.
+        ValueError: a file is not a readable image; the message names it.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -53,10 +53,17 @@ def from_files(files: list[Path], loaded: Loaded, size: tuple[int, int]) -> Iter
 
 
 def inputs_for(source: str, loaded: Loaded, size: tuple[int, int], count: int, seed: int) -> Iterator[Tensor]:
-    """What ``--images`` of the tools names: "noise", "val" or a folder; (1, C, H, W) tensors.
+    """The images that ``--images`` of a tool names, as (1, C, H, W) tensors.
+
+    Args:
+        source: "noise", "val" for the config's validation set, or a folder.
+        loaded: the model, which decides on normalisation and channels.
+        size: (H, W) to which images are resized.
+        count: number of images, or fewer if there are not so many.
+        seed: seed of the noise.
 
     Raises:
-        ValueError: no such images.
+        ValueError: the folder has no readable images, or the model comes without validation data.
     """
     if source == "noise":
         return noise(count, len(loaded.mean), size, seed)
@@ -66,17 +73,17 @@ def inputs_for(source: str, loaded: Loaded, size: tuple[int, int], count: int, s
 
 
 def noise(count: int, channels: int, size: tuple[int, int], seed: int) -> Iterator[Tensor]:
-    """Standard normal (1, C, H, W) tensors, the same for every model."""
+    """``count`` standard normal (1, C, H, W) tensors; the same ones for every model with the same channels and size."""
     generator = torch.Generator().manual_seed(seed)
     for _ in range(count):
         yield torch.randn(1, channels, *size, generator=generator)
 
 
 def validation_images(loaded: Loaded, count: int, size: tuple[int, int]) -> Iterator[Tensor]:
-    """Images of the config's validation set.
+    """Up to ``count`` images of the config's validation set, evenly spread over it, as (1, C, H, W) tensors.
 
     Raises:
-        ValueError: no config, or no data.
+        ValueError: the model does not come from a config with a validation set, or the data is missing.
     """
     if loaded.config is None or not loaded.config.get("val_dataloader"):
         raise ValueError(f"--images val needs a config with a val_dataloader; {loaded.label} has none.")
@@ -91,7 +98,7 @@ def validation_images(loaded: Loaded, count: int, size: tuple[int, int]) -> Iter
 
 
 def displayed(tensor: Tensor, loaded: Loaded) -> np.ndarray:
-    """The first image of a batch as (H, W, 3) in [0, 1], the normalisation undone."""
+    """The first image of a normalised batch (B, C, H, W), as an RGB picture (H, W, 3) with values in [0, 1]."""
     image = tensor[0].cpu() * _column(loaded.std) + _column(loaded.mean)
     image = (image.flip(0) if loaded.bgr else image) / 255
     return image.expand(3, *image.shape[1:]).permute(1, 2, 0).clamp(0, 1).numpy()

@@ -23,13 +23,14 @@ class Loaded:
     """A model in eval mode, and how its inputs are made.
 
     Attributes:
-        label: what it is called in results.
+        label: name of the model in results.
         model: the model.
-        size: (H, W) that it was made for.
-        mean, std: of the normalisation, for RGB (or BGR) values in 0..255, by channel.
-        bgr: the model takes BGR.
-        config: the OpenMMLab config, if it came from one.
-        notes: what was done, one line each.
+        size: (H, W) of the inputs that it was made for.
+        mean, std: mean and standard deviation of the normalisation for each channel, in the model's order of channels,
+            for pixel values of 0 to 255.
+        bgr: whether the model takes BGR instead of RGB images.
+        config: the OpenMMLab config, if the model came from one.
+        notes: remarks for the user, one line each, such as which checkpoint was loaded.
     """
 
     label: str
@@ -46,7 +47,7 @@ def parse_spec(spec: str) -> tuple[str, str, dict[str, Any]]:
     """Label, name and options of ``[LABEL=]NAME[(option=value, ...)]``; values are Python literals.
 
     Raises:
-        ValueError: not of this form.
+        ValueError: ``spec`` is not of this form.
     """
     label, rest = spec, spec.strip()
     if match := _LABEL.match(rest):
@@ -73,13 +74,13 @@ def is_config(name: str) -> bool:
 
 
 def load_model(spec: str, checkpoint: str | None = None, pretrained: bool = False) -> Loaded:
-    """A model by its specification.
+    """Build a model from its specification, load its weights, and put it in eval mode.
 
     Args:
         spec: a timm name (ours included), an OpenMMLab config (a path, ``mmdet::…``, ``mmseg::…``) or
             ``module:factory``; with options in parentheses, and a label before an equals sign, if wanted.
         checkpoint: weights, as saved by mmengine, timm or ``torch.save(model.state_dict())``.
-        pretrained: timm's own weights.
+        pretrained: load timm's pretrained weights; ignored for models that are not timm's.
 
     Raises:
         ValueError: unknown model, bad options, or a checkpoint that is unreadable or does not fit.
@@ -123,6 +124,7 @@ def _from_timm(label: str, name: str, options: Mapping[str, Any], pretrained: bo
 
 
 def _from_factory(label: str, name: str, options: Mapping[str, Any]) -> Loaded:
+    """A model of ``module:factory``, of which nothing is known: 224x224 images, normalised to [-1, 1], are assumed."""
     module_name, _, attribute = name.partition(":")
     try:
         factory = getattr(importlib.import_module(module_name), attribute)
@@ -171,7 +173,7 @@ def _from_config(label: str, name: str, options: Mapping[str, Any]) -> Loaded:
 
 
 def _load_weights(model: nn.Module, path: str) -> str:
-    """Load a checkpoint; all of the model's entries must be in it, apart from counters."""
+    """Load a checkpoint, which must hold all of the model's entries but BatchNorm's counters; return a note on it."""
     checkpoint = read_checkpoint(path)
     state: Any = checkpoint
     for key in ("state_dict", "model", "state_dict_ema"):

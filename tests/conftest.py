@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # processes that share the cores, here and in the tools they start
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # the test processes, and the tools that they start, share the cores
     threads = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
 if not Path("/dev/nvidiactl").exists():  # before Triton is imported: its kernels run in its interpreter
@@ -18,11 +18,12 @@ if not Path("/dev/nvidiactl").exists():  # before Triton is imported: its kernel
 
 
 def golden_folder() -> Path:
+    """Folder of the golden arrays; the environment variable ``STERF_GOLDEN`` overrides it."""
     return Path(os.environ.get("STERF_GOLDEN", ROOT.parent / "shared" / "golden"))
 
 
 class Golden:
-    """Cases of one golden folder, by id."""
+    """The cases of one golden folder; ``cases`` maps their ids to their descriptions."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -43,7 +44,7 @@ class Golden:
 
 @pytest.fixture(scope="session")
 def covariant_golden():
-    """File name -> its arrays, of the covariant receptive fields."""
+    """A function from a file's name to its golden arrays of the covariant receptive fields."""
     import numpy as np
 
     folder = golden_folder() / "covariant"
@@ -61,7 +62,7 @@ def golden() -> Golden:
 
 
 def make_events(out: Path, *options: str, check: bool = True) -> subprocess.CompletedProcess:
-    """Event videos, made by the real tool."""
+    """Write event videos into ``out`` with the real tool; ``options`` are its command-line options."""
     tool = ROOT / "tools" / "dataset_tools" / "make_events.py"
     result = subprocess.run([sys.executable, str(tool), str(out), *options], capture_output=True, text=True)
     assert not check or result.returncode == 0, result.stderr
@@ -70,15 +71,15 @@ def make_events(out: Path, *options: str, check: bool = True) -> subprocess.Comp
 
 @pytest.fixture(scope="session")
 def event_videos(tmp_path_factory):
-    """Count -> a folder of so many circles and as many squares for the tracking configs of 48x48 pixels."""
+    """A function that makes a folder of ``count`` circles and as many squares for the 48x48 tracking configs."""
 
-    def made(count: int) -> Path:
+    def make(count: int) -> Path:
         out = tmp_path_factory.mktemp("events") / "tiny"
         options = f"--single --shapes circle square --videos {count} --frames 33 --size 12 --velocity 0.4"
         make_events(out, *options.split())
         return out
 
-    return made
+    return make
 
 
 @pytest.fixture(scope="session")
@@ -89,14 +90,13 @@ def event_tool():
 
 @pytest.fixture(scope="session")
 def forked(tmp_path_factory):
-    """``forked(tool, *arguments, cwd=None, fresh=False)``: run a tool in a process that need not import the libraries.
+    """``forked(tool, *arguments, cwd=None, fresh=False)``: run a tool in a fork that has the libraries imported.
 
-    A tool that forgot an import would not be noticed: ``fresh=True`` is an ordinary process.
-
-    Returns a ``subprocess.CompletedProcess`` with its text.
+    This saves the seconds of the imports, but hides an import that the tool lacks: ``fresh=True`` runs it in an
+    ordinary process. Returns a ``subprocess.CompletedProcess`` with the tool's output as text.
     """
     folder = tmp_path_factory.mktemp("forked")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # no threads before a fork
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # a process with threads must not be forked
     server = subprocess.Popen(
         [sys.executable, str(ROOT / "tests" / "fork_server.py")],
         stdin=subprocess.PIPE,

@@ -22,9 +22,9 @@ import mmseg.models  # noqa: E402, F401
 import sterf_plugins.timm  # noqa: E402
 
 
-def work(job: dict) -> int:
-    """The tool in this process, as ``python argv[0] argv[1:]`` runs it."""
-    signal.alarm(400)
+def run_job(job: dict) -> int:
+    """Run the tool in this process as ``python argv[0] argv[1:]`` would, and return its exit code."""
+    signal.alarm(400)  # seconds after which a tool that hangs is ended
     os.chdir(job["cwd"])
     for number, path in ((0, os.devnull), (1, job["out"]), (2, job["err"])):
         os.dup2(os.open(path, os.O_RDWR | os.O_CREAT), number)
@@ -45,7 +45,7 @@ def work(job: dict) -> int:
 for line in sys.stdin:
     child = os.fork()
     if child == 0:
-        code = work(json.loads(line))
+        code = run_job(json.loads(line))
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -1,4 +1,4 @@
-"""What the backbones share: stages in a row, a feature point after each, a linear head on request."""
+"""What the backbones share: stages in a row, a feature point after each stage, and an optional linear head."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,14 @@ from .recompute import PRODUCTS, recomputed
 
 
 class Stage(nn.Module):
-    """A stem or downsampling, then blocks."""
+    """A stem or downsampling, then blocks that keep the size.
+
+    Takes (B, C, H, W), or (T, B, C, H, W) in models with a time axis, and returns the stage's channels at its stride.
+
+    Args:
+        downsample: the stem in the first stage, a downsampling or ``nn.Identity`` in the others.
+        blocks: modules that run one after another on the result.
+    """
 
     def __init__(self, downsample: nn.Module, blocks: Sequence[nn.Module]):
         super().__init__()
@@ -18,10 +25,13 @@ class Stage(nn.Module):
         self.blocks = nn.Sequential(*blocks)
 
     def forward(self, x: Tensor, recompute: str = "nothing") -> Tensor:
-        """The stage's output; ``recompute`` says what the backward pass computes again.
+        """Run the stage.
 
-        "nothing": all that it needs is kept. "cheap": results of convolutions and matrix products are kept, norms and
-        spikes of one block after the other are computed again. "everything": only the stage's input is kept.
+        Args:
+            x: output of the stage before, or the prepared input of the model.
+            recompute: what the backward pass computes again instead of keeping it in memory. "nothing": every tensor
+                that it needs is kept. "cheap": only the results of convolutions and matrix products are kept; norms
+                and spikes are computed again, one block at a time. "everything": only ``x`` is kept.
         """
         if recompute == "nothing" or not torch.is_grad_enabled():
             return self._run(x)
@@ -38,15 +48,15 @@ class Stage(nn.Module):
 class StagedBackbone(nn.Module):
     """Stages in a row; feature point i is the output of the submodule ``stages.i``.
 
-    Subclasses say how an input enters (``enter``), what a stage's output is outside (``leave``) and how the last one
-    is classified (``classify``).
+    Subclasses define three steps: ``enter`` brings an input into the form that the first stage takes, ``leave`` turns a
+    stage's output into the feature map that a user gets, and ``classify`` turns the last stage's output into logits.
 
     Args:
-        stages: the stages.
-        dims: channels after each stage.
-        strides: true stride after each stage.
-        in_chans: image channels.
-        out_indices: feature points to return when there is no classifier.
+        stages: modules that are called as ``stage(x, recompute)`` one after another, such as ``Stage``.
+        dims: number of channels after each stage.
+        strides: pixels of the input per pixel of the map after each stage, in height and in width.
+        in_chans: number of image channels.
+        out_indices: feature points to return when there is no classifier, in ascending order; ``None`` for all.
 
     Raises:
         TypeError, ValueError: an argument is out of range; the message names it and what is allowed.
@@ -81,7 +91,11 @@ class StagedBackbone(nn.Module):
         return tuple(self.stage_strides[i] for i in self.out_indices)
 
     def set_num_classes(self, num_classes: int) -> None:
-        """Replace the linear head; 0 removes it."""
+        """Put a new linear head of this width in place of the old one; 0 removes the head.
+
+        Raises:
+            TypeError, ValueError: ``num_classes`` is not an int >= 0.
+        """
         if num_classes:
             positive_int("num_classes", num_classes)
         self.num_classes = num_classes
@@ -98,11 +112,11 @@ class StagedBackbone(nn.Module):
         raise NotImplementedError
 
     def leave(self, x: Tensor) -> Tensor:
-        """A stage's output as a feature map."""
+        """Turn a stage's output into the feature map that a user gets; unchanged unless a subclass differs."""
         return x
 
     def classify(self, x: Tensor) -> Tensor:
-        """Logits from the last stage's output."""
+        """Logits (B, num_classes) from the last stage's output."""
         raise NotImplementedError
 
     def run_stages(self, x: Tensor, last: int | None = None) -> list[Tensor]:
@@ -124,6 +138,7 @@ class StagedBackbone(nn.Module):
 
 
 def _feature_points(out_indices: Sequence[int] | None, strides: Sequence[int]) -> tuple[int, ...]:
+    """Check ``out_indices`` and return them as a tuple; ``None`` stands for every stage."""
     points = tuple(range(len(strides))) if out_indices is None else tuple(out_indices)
     allowed = range(len(strides))
     if not points or any(i not in allowed for i in points) or list(points) != sorted(set(points)):

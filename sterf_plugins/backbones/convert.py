@@ -1,7 +1,7 @@
 """Published checkpoints under our parameter names: SDT-V3, MLPixer and SRB here, the others in ``convert_zoo.py``.
 
-Key names of the releases: specs in the papers' repositories for classification, detection and segmentation share
-one backbone naming; detectors and segmentors put it behind ``backbone.``.
+The releases for classification, detection and segmentation name the backbone's parameters alike; detectors and
+segmentors put ``backbone.`` in front of each name.
 """
 
 import re
@@ -43,7 +43,7 @@ _LAYERS = [
     (r"mlp\.fc([12])_(conv|bn)\.", r"mlp.fc\1.\2."),
     (r"layer_scale([123])$", r"layer_scale\1"),
 ]
-# What detectors and segmentors carry besides the backbone, and a classifier does not.
+# Beginnings of keys that belong to parts of detectors and segmentors other than the backbone; they are dropped.
 _OTHER_PARTS = (
     "neck.",
     "rpn_head.",
@@ -64,7 +64,7 @@ def convert_state_dict(state_dict: Mapping) -> dict[str, Tensor]:
     classifier is kept.
 
     Args:
-        state_dict: the checkpoint as loaded.
+        state_dict: the checkpoint as ``torch.load`` returned it.
 
     Returns:
         Entries for ``load_state_dict(strict=True)`` of our model of that size. Layers that no forward pass of the
@@ -93,12 +93,19 @@ def convert_state_dict(state_dict: Mapping) -> dict[str, Tensor]:
 
 
 def infer_architecture(converted: Mapping[str, Tensor]) -> dict:
-    """Constructor arguments of ``SDTV3`` that a converted state dict tells.
+    """Read off a converted state dict the constructor arguments of the ``SDTV3`` that it fits.
 
-    D (``levels``), the layout, the attention factor, the number of heads and the dropout are not in a checkpoint.
+    D (``levels``), the layout, the attention factor, the number of heads and the dropout are not in a checkpoint. The
+    result has ``num_heads`` 1, which gives the right shapes, and leaves the others out.
+
+    Args:
+        converted: entries under our names, as ``convert_state_dict`` returns them.
+
+    Returns:
+        Keyword arguments of ``SDTV3``.
 
     Raises:
-        ValueError: the entries are of no mixer we know.
+        ValueError: an entry that every SDT-V3 has is missing, or the mixer is neither conv, MLPixer nor SRB.
     """
     try:
         dims = [converted[f"stages.{i}.downsample.conv.weight"].shape[0] for i in range(1, 5)]
@@ -123,10 +130,15 @@ def infer_architecture(converted: Mapping[str, Tensor]) -> dict:
 
 
 def rename_entries(entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename backbone entries and join what we keep as one tensor (q, k, v; 1-d convolutions become 2-d).
+    """Rename the entries of an SDT-V3 backbone and give them the shapes of our layers.
+
+    The three layers q, k and v are one here, and the 1-d convolutions of the MLPs are 2-d ones.
+
+    Args:
+        entries: published keys (ours are kept) without ``backbone.``, and their tensors.
 
     Raises:
-        ValueError: an unknown key.
+        ValueError: a key is unknown, or ``k`` or ``v`` is missing where there is a ``q``.
     """
     renamed: dict[str, Tensor] = {}
     unknown = []
@@ -143,6 +155,7 @@ def rename_entries(entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _backbone_entries(state_dict: Mapping) -> dict[str, Tensor]:
+    """The backbone's entries of a checkpoint, without the prefix ``backbone.``."""
     entries = entries_of(state_dict)
     not_tensors = [k for k, v in entries.items() if not isinstance(v, Tensor)]
     if not entries or not_tensors:
@@ -158,6 +171,7 @@ def _backbone_entries(state_dict: Mapping) -> dict[str, Tensor]:
 
 
 def _rename(key: str) -> str | None:
+    """Our name of a published key, or ``None`` if no rule fits it."""
     if key in ("head.weight", "head.bias") or key.startswith("stages."):
         return key
     for module, ours in _MODULES:
@@ -172,6 +186,7 @@ def _rename(key: str) -> str | None:
 
 
 def _join_qkv(entries: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Concatenate the entries of the layers q, k and v into those of the one layer ``qkv`` that we have."""
     joined = {k: v for k, v in entries.items() if not re.search(r"\.attn\.[qkv]\.", k)}
     for key, q in entries.items():
         if ".attn.q." not in key:
@@ -184,7 +199,16 @@ def _join_qkv(entries: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def check_entries(converted: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str) -> None:
-    """Raise ``ValueError`` with a listing unless the entries have the names and shapes of the expected ones."""
+    """Check that the entries have the names and shapes of the expected ones.
+
+    Args:
+        converted: entries of a checkpoint under our names.
+        expected: the state dict of the model that they are for.
+        what: the model's name in the error message.
+
+    Raises:
+        ValueError: entries are missing, unexpected or of another shape; the message lists them.
+    """
     problems = [f"{k}: missing" for k in expected if k not in converted]
     problems += [f"{k}: not of this model" for k in converted if k not in expected]
     problems += [
@@ -196,7 +220,7 @@ def check_entries(converted: Mapping[str, Tensor], expected: Mapping[str, Tensor
         raise ValueError(listing(f"the checkpoint does not fit a {what}", problems))
 
 
-def listing(what: str, items: list[str], most: int = 10) -> str:
-    """A message with the first items, one a line, and how many there are."""
-    rest = f"\n  ... and {len(items) - most} more" if len(items) > most else ""
-    return f"{what} ({len(items)}):\n  " + "\n  ".join(items[:most]) + rest
+def listing(what: str, items: list[str], limit: int = 10) -> str:
+    """An error message: ``what``, the number of items, and the first ``limit`` of them, one a line."""
+    rest = f"\n  ... and {len(items) - limit} more" if len(items) > limit else ""
+    return f"{what} ({len(items)}):\n  " + "\n  ".join(items[:limit]) + rest

@@ -20,32 +20,38 @@ class Family:
     """How the releases of one model name their parameters.
 
     Attributes:
-        name: of the model.
-        is_one: whether these published entries are of this family.
-        rules: published key (the whole of it) -> ours, in order.
-        dead: published keys of layers that no forward pass uses.
-        arguments: constructor arguments that converted entries tell; the number of heads is in none.
-        build: the model.
+        name: the model's name in messages.
+        matches: a function that says whether entries are of this family, be it under the published names or ours.
+        rules: pairs of a regular expression that fits the whole published key, and our name for it; the first pair
+            that fits counts.
+        unused: regular expression of the published keys of layers that no forward pass uses.
+        arguments: a function that reads the constructor arguments off converted entries. The number of heads is in no
+            checkpoint; 1 stands for it, which gives the right shapes.
+        build: the model's class.
     """
 
     name: str
-    is_one: Callable[[Entries], bool]
+    matches: Callable[[Entries], bool]
     rules: tuple[tuple[str, str], ...]
-    dead: str
+    unused: str
     arguments: Callable[[Entries], dict]
     build: Callable[..., nn.Module]
 
 
 def find_family(entries: Entries) -> Family | None:
-    """The family whose published names or whose own names (ours) these are."""
-    return next((family for family in FAMILIES if family.is_one(entries)), None)
+    """The family whose published names, or whose names here, the entries have; ``None`` if there is none."""
+    return next((family for family in FAMILIES if family.matches(entries)), None)
 
 
 def rename_zoo(entries: Entries, family: Family) -> tuple[dict[str, Tensor], list[str]]:
-    """Our names, and the published keys that fit no rule."""
+    """Rename entries of a family and join q, k and v, which are one layer here.
+
+    Returns:
+        The entries under our names (those that already have them are kept), and the keys that fit no rule.
+    """
     renamed, unknown = {}, []
     for key, value in entries.items():
-        if re.fullmatch(family.dead, key):
+        if re.fullmatch(family.unused, key):
             continue
         if key.startswith(("stages.", "head.")):
             renamed[key] = value
@@ -61,7 +67,7 @@ def rename_zoo(entries: Entries, family: Family) -> tuple[dict[str, Tensor], lis
 
 
 def _joined(entries: dict[str, Tensor]) -> dict[str, Tensor]:
-    """q, k (and v) that are one convolution in our blocks: names ``attn.<q|k|v>`` followed by ``conv_bn``."""
+    """Concatenate the ``conv_bn`` of ``attn.q``, ``attn.k`` and, where there is one, ``attn.v``: one layer here."""
     joined: dict[str, Tensor] = {}
     for key, value in entries.items():
         match = re.fullmatch(r"(.*\.attn\.)([qkv])(\.conv_bn\..*)", key)
@@ -75,26 +81,31 @@ def _joined(entries: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _has(pattern: str) -> Callable[[Entries], bool]:
+    """A function that says whether any key of some entries starts with the pattern."""
     return lambda entries: any(re.match(pattern, key) for key in entries)
 
 
 def _blocks(entries: Entries) -> int:
+    """Number of stages, which in the plain transformers is the number of blocks."""
     return 1 + max((int(m[1]) for m in (re.match(r"stages\.(\d+)\.", key) for key in entries) if m), default=-1)
 
 
 def _classes(entries: Entries) -> int:
+    """Width of the classifier, 0 if there is none."""
     return entries["head.weight"].shape[0] if "head.weight" in entries else 0
 
 
-def _plain_arguments(position: str, first: str, ratio: str) -> Callable[[Entries], dict]:
+def _plain_arguments(position: str, first_conv: str, first_mlp: str) -> Callable[[Entries], dict]:
+    """A reader of the arguments of Spikformer or SDT-V1, given the keys of the three weights whose shapes tell them."""
+
     def arguments(entries: Entries) -> dict:
         dim = entries[position].shape[0]
         return dict(
             depth=_blocks(entries),
             dim=dim,
             num_heads=1,
-            ratio=entries[ratio].shape[0] // dim,
-            in_chans=entries[first].shape[1],
+            ratio=entries[first_mlp].shape[0] // dim,
+            in_chans=entries[first_conv].shape[1],
             num_classes=_classes(entries),
         )
 
@@ -103,9 +114,9 @@ def _plain_arguments(position: str, first: str, ratio: str) -> Callable[[Entries
 
 def _qkformer_arguments(entries: Entries) -> dict:
     dim = entries["stages.2.downsample.conv2.conv_bn.conv.weight"].shape[0]
-    last = 1 + max(int(m[1]) for m in (re.match(r"stages\.2\.blocks\.(\d+)\.", key) for key in entries) if m)
+    last_blocks = 1 + max(int(m[1]) for m in (re.match(r"stages\.2\.blocks\.(\d+)\.", key) for key in entries) if m)
     return dict(
-        depth=3 + last,
+        depth=3 + last_blocks,  # the first two stages have one block and two
         dim=dim,
         num_heads=1,
         ratio=entries["stages.2.blocks.0.mlp.fc1.conv_bn.conv.weight"].shape[0] // dim,
@@ -126,7 +137,8 @@ def _meta_arguments(entries: Entries) -> dict:
 
 
 _STEM = r"stages.0.downsample."
-_NOTHING = r"(?!)"
+_NOTHING = r"(?!)"  # a pattern that fits no key
+# published module of Meta-SDT -> ours
 _META_STAGES = {
     "downsample1_1": "stages.0.downsample",
     "downsample1_2": "stages.1.downsample",
@@ -168,6 +180,8 @@ def _meta_rules() -> tuple[tuple[str, str], ...]:
     return tuple(rules)
 
 
+# The first family that matches counts. SDT-V1 stands before Spikformer, whose test it would pass as well: most of their
+# names agree, but q is a convolution over maps (a weight of 4 axes) in SDT-V1, and over tokens (3 axes) in Spikformer.
 FAMILIES = (
     Family(
         "QKFormer",

@@ -22,7 +22,10 @@ from .temporal import TemporalBackbone
 
 
 class Downsample(nn.Module):
-    """[LIF unless first] -> convolution with bias -> BN; (T, B, C, H, W) -> (T, B, dim, H/stride, W/stride)."""
+    """LIF (left out in front of the image) -> convolution with bias -> BN.
+
+    (T, B, in_chans, H, W) -> (T, B, dim, H/stride, W/stride), sizes rounded up.
+    """
 
     def __init__(self, in_chans: int, dim: int, kernel: int, stride: int, first: bool):
         super().__init__()
@@ -34,7 +37,10 @@ class Downsample(nn.Module):
 
 
 class SepConv(nn.Module):
-    """LIF -> 1x1 to 2*dim, BN -> LIF -> depthwise 7x7 -> 1x1 to dim, BN; the branch alone."""
+    """LIF -> 1x1 convolution to 2*dim, BN -> LIF -> depthwise 7x7 convolution -> 1x1 convolution to dim, BN.
+
+    (T, B, dim, H, W) in and out; the branch alone, without the residual.
+    """
 
     def __init__(self, dim: int):
         super().__init__()
@@ -43,7 +49,7 @@ class SepConv(nn.Module):
         self.pw1 = ConvBN(dim, hidden)
         self.lif2 = lif()
         self.dw = DepthwiseConv2d(hidden, hidden, 7, padding=3, groups=hidden, bias=False)
-        self.pw2 = ConvBN2d(hidden, dim)  # neither BN nor neuron before it
+        self.pw2 = ConvBN2d(hidden, dim)  # as published, neither a BN nor a neuron stands before it
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.lif2(self.pw1(self.lif1(x)))
@@ -51,7 +57,10 @@ class SepConv(nn.Module):
 
 
 class ConvBlock(nn.Module):
-    """x + SepConv(x), then x + (LIF, 3x3 convolution, BN)(twice, dim -> ratio*dim -> dim)."""
+    """x + SepConv(x), then x + branch(x); the branch is (LIF, 3x3 convolution, BN) twice, dim -> ratio*dim -> dim.
+
+    (T, B, dim, H, W) in and out.
+    """
 
     def __init__(self, dim: int, ratio: int = 4):
         super().__init__()
@@ -69,8 +78,8 @@ class ConvBlock(nn.Module):
 class BorderedBatchNorm(BatchNorm2d):
     """BN, then a border of one pixel that holds what BN makes of zero; (B, C, H, W) -> (B, C, H + 2, W + 2).
 
-    So a 3x3 convolution behind it sees what it would see if the padding had been made before the BN, and both fold
-    into one.
+    A 3x3 convolution behind it therefore sees what it would see if the map had been padded with zeros before the BN,
+    so that the two could be folded into one layer for inference (``deploy.reparameterize`` leaves them as they are).
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -95,7 +104,9 @@ class RepConv(nn.Sequential):
 
 
 class RepAttention(nn.Module):
-    """LIF -> q, k, v (RepConv, LIF) -> q (k^T v) * 0.125 -> LIF of threshold 0.5 -> RepConv; the branch alone.
+    """LIF -> q, k, v (RepConv, LIF) -> q (k^T v) * 0.125 -> LIF of threshold 0.5 -> RepConv.
+
+    (T, B, dim, H, W) in and out; the branch alone, without the residual.
 
     Raises:
         ValueError: ``dim`` is not a multiple of ``num_heads``.
@@ -123,8 +134,8 @@ class MetaSDT(TemporalBackbone):
     """Meta-SDT. Feature points 0 to 4 at strides 2, 4, 8, 16, 16, as in SDT-V3.
 
     Args:
-        embed_dims: channels of feature points 1 to 4; point 0 has half of the first.
-        num_heads: attention heads.
+        embed_dims: number of channels at feature points 1 to 4; point 0 has half as many as point 1.
+        num_heads: number of attention heads; it must divide the last two of ``embed_dims``.
         ratio: expansion of the 3x3 convolutions and of the MLPs.
         T, keep_time, in_chans, out_indices, num_classes: see ``TemporalBackbone``.
 
@@ -148,15 +159,16 @@ class MetaSDT(TemporalBackbone):
             raise ValueError(f"`embed_dims` is {dims}; it must be four ints, the first even.")
         stage_dims = (dims[0] // 2, *dims)
         stages = []
-        before = in_chans
+        previous_dim = in_chans
         for i, (dim, depth) in enumerate(zip(stage_dims, DEPTHS, strict=True)):
             stride = STRIDES[i] // (STRIDES[i - 1] if i else 1)
-            down = Downsample(before, dim, 3 if i else 7, stride, first=not i)
+            down = Downsample(previous_dim, dim, 3 if i else 7, stride, first=not i)
             build = ConvBlock if i < MIXER_STAGES else _attention_block(num_heads)
             stages.append(Stage(down, [build(dim, ratio=ratio) for _ in range(depth)]))
-            before = dim
+            previous_dim = dim
         super().__init__(stages, stage_dims, STRIDES, T, keep_time, in_chans, out_indices, num_classes, lif())
 
 
 def _attention_block(num_heads: int):
+    """A function ``(dim, ratio) -> block``, to be called like the class ``ConvBlock``."""
     return lambda dim, ratio: MembraneBlock(dim, RepAttention(dim, num_heads), ratio)

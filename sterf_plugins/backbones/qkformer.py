@@ -15,7 +15,9 @@ from .temporal import TemporalBackbone
 
 
 class QKFormerStem(nn.Module):
-    """Two convolutions with pooling and one without, beside a 1x1 shortcut of stride 2 from the first; spikes add up.
+    """Three spiking convolutions, of which the first two pool; a 1x1 shortcut of stride 2 skips the last two.
+
+    The spikes of both paths are added.
 
     (T, B, in_chans, H, W) -> (T, B, dim, H/4, W/4).
     """
@@ -33,7 +35,7 @@ class QKFormerStem(nn.Module):
 
 
 class QKFormerDownsample(nn.Module):
-    """A convolution with pooling and one without, beside a 1x1 shortcut of stride 2.
+    """Two spiking convolutions, of which the first pools, beside a 1x1 shortcut of stride 2; their spikes are added.
 
     (T, B, in_chans, H, W) -> (T, B, dim, H/2, W/2).
     """
@@ -78,9 +80,9 @@ class QKFormer(TemporalBackbone):
     """QKFormer. Feature points 0, 1, 2 at strides 4, 8, 16 with dim/4, dim/2, dim channels.
 
     Args:
-        depth: blocks in all: one, two and the rest.
-        dim: channels of the last stage, a multiple of 8.
-        num_heads: attention heads, the same in all stages.
+        depth: number of blocks, at least 4: the first stage has one, the second has two, the third has the others.
+        dim: number of channels of the last stage, a multiple of 8.
+        num_heads: number of attention heads in every stage; it must divide dim / 4.
         ratio: expansion of the MLPs.
         T, keep_time, in_chans, out_indices, num_classes: see ``TemporalBackbone``.
 

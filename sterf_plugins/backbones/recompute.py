@@ -1,8 +1,9 @@
-"""Less memory in training: what the backward pass needs is computed again there instead of being kept.
+"""Less memory in training: tensors for the backward pass are computed again there instead of being kept.
 
-PyTorch's activation checkpointing does the work; this module says what is kept. Convolutions and matrix products take
-two thirds of a forward pass and are one of the three tensors that a spiking layer needs for its gradients. The other
-two, the norm's output and the spikes, are cheap to compute again. ``PRODUCTS`` keeps the first and drops the others.
+PyTorch's activation checkpointing does the work; this module says what is kept. A spiking layer needs three tensors for
+its gradients: the result of its convolution or matrix product, the norm's output, and the spikes. The first takes two
+thirds of the time of a forward pass; the other two are cheap to compute again. ``PRODUCTS`` therefore keeps the first
+alone.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 _aten = torch.ops.aten
+# operators whose results are worth keeping: convolutions and matrix products
 PRODUCTS = (
     _aten.convolution.default,
     _aten.mm.default,
@@ -22,27 +24,28 @@ PRODUCTS = (
 )
 
 
-def recomputed(function: Callable[[Tensor], Tensor], x: Tensor, inside: nn.Module, kept: Sequence = ()) -> Tensor:
-    """``function(x)``, of which only ``x`` and the results of some operations are kept for the backward pass.
+def recomputed(function: Callable[[Tensor], Tensor], x: Tensor, module: nn.Module, kept: Sequence = ()) -> Tensor:
+    """Compute ``function(x)`` and keep only ``x`` and the results of some operators for the backward pass.
 
-    BatchNorm counts the images once: its statistics stay as they are while the forward pass is repeated. A compiler
-    chooses by itself what to keep, so ``kept`` has no effect while it traces.
+    The backward pass runs ``function`` a second time. BatchNorm's running statistics do not change then, so that every
+    image counts once. While ``torch.compile`` traces, ``kept`` has no effect, since the compiler itself chooses what to
+    keep.
 
     Args:
-        function: a part of a network, (B, C, H, W) -> (B, C', H', W').
+        function: a part of a network, a function of one tensor; it has no side effects besides BatchNorm's.
         x: its input.
-        inside: the module whose norms ``function`` runs.
+        module: the module that ``function`` runs; its BatchNorms are the ones that are protected.
         kept: operators whose results are kept, such as ``PRODUCTS``.
     """
-    if torch.compiler.is_compiling():  # a compiler takes no contexts
+    if torch.compiler.is_compiling():  # our contexts cannot be traced
         return function(x) if kept else checkpoint(function, x, use_reentrant=False)
-    return checkpoint(function, x, use_reentrant=False, context_fn=lambda: _contexts(inside, kept))
+    return checkpoint(function, x, use_reentrant=False, context_fn=lambda: _contexts(module, kept))
 
 
-def _contexts(inside: nn.Module, kept: Sequence) -> tuple[AbstractContextManager, AbstractContextManager]:
-    """Contexts of the forward pass and of its repetition."""
+def _contexts(module: nn.Module, kept: Sequence) -> tuple[AbstractContextManager, AbstractContextManager]:
+    """The context in which the forward pass runs, and the one in which it is repeated."""
     forward, repetition = create_selective_checkpoint_contexts(list(kept)) if kept else (nullcontext(), nullcontext())
-    return forward, _Repetition(inside, repetition)
+    return forward, _Repetition(module, repetition)
 
 
 class _Repetition:
@@ -57,6 +60,7 @@ class _Repetition:
         self.stack = ExitStack()
         self.stack.enter_context(self.context)
         for norm in self.norms:
+            # Momentum 0 leaves the statistics as they are; the counter is replaced by a copy that is thrown away.
             momentum, count = norm.momentum, norm.num_batches_tracked
             self.stack.callback(setattr, norm, "momentum", momentum)
             self.stack.callback(setattr, norm, "num_batches_tracked", count)

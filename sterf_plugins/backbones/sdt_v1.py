@@ -19,7 +19,7 @@ from .temporal import TemporalBackbone
 class SDTV1Stem(nn.Module):
     """Three times (3x3 convolution, BN, LIF, max-pooling), a fourth without the neuron, and a position encoding.
 
-    (T, B, in_chans, H, W) -> (T, B, dim, H/16, W/16), membrane potentials.
+    (T, B, in_chans, H, W) -> (T, B, dim, H/16, W/16), real numbers: the membrane potentials of the residual stream.
     """
 
     def __init__(self, in_chans: int, dim: int):
@@ -38,8 +38,12 @@ class SDTV1Stem(nn.Module):
 class MaskAttention(nn.Module):
     """Spike-driven self-attention: which channels of q pass is decided by the spikes of sum_tokens(k * v).
 
-    LIF -> q, k, v (1x1 convolution, BN, LIF) -> q * LIF(sum(k * v)) -> 1x1 convolution with bias, BN. No product of
-    matrices and no scale; (T, B, C, H, W), the branch alone.
+    LIF -> q, k, v (1x1 convolution, BN, LIF) -> q * LIF(sum(k * v)) -> 1x1 convolution with bias, BN. There is no
+    matrix product, no scale, and no difference between heads. (T, B, dim, H, W) in and out; the branch alone, without
+    the residual.
+
+    Raises:
+        ValueError: ``dim`` is not a multiple of ``num_heads``.
     """
 
     def __init__(self, dim: int, num_heads: int):
@@ -59,9 +63,10 @@ class SDTV1(TemporalBackbone):
     """Spike-driven transformer. Feature point i is the output of block i, all at stride 16.
 
     Args:
-        depth: blocks.
-        dim: channels, a multiple of 8.
-        num_heads: must divide ``dim``; the masking attention itself has no heads.
+        depth: number of transformer blocks.
+        dim: number of channels, a multiple of 8.
+        num_heads: number of attention heads, which must divide ``dim``; it changes nothing, since the masking attention
+            treats all channels alike.
         ratio: expansion of the MLPs.
         T, keep_time, in_chans, out_indices, num_classes: see ``TemporalBackbone``.
 
@@ -91,7 +96,7 @@ class SDTV1(TemporalBackbone):
         ]
         super().__init__(stages, [dim] * depth, [16] * depth, T, keep_time, in_chans, out_indices, num_classes, lif())
         for module in self.stages.modules():
-            if isinstance(module, nn.Conv2d):  # as released
+            if isinstance(module, nn.Conv2d):  # the released code starts all weights so
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)

@@ -1,8 +1,8 @@
 """SDT-V3 with a choice of channel mixers: 3x3 convolution, MLPixer or SRB.
 
-Papers: SDT-V3, arXiv:2411.16061; MLPixer and SRB, arXiv:2510.21403. Differences from the authors' releases, each
-selectable where published weights need it: true pyramid strides are reported (4, 8, 16, 16), the spike function is
-the same in train and eval, the attention multiplies in the order that is linear in the tokens. Written from
+Papers: SDT-V3, arXiv:2411.16061; MLPixer and SRB, arXiv:2510.21403. What differs from the authors' releases: the true
+pyramid strides are reported (4, 8, 16, 16), the spike function is the same in train and eval mode, and the attention
+multiplies in the order that is linear in the tokens. ``convert_state_dict`` makes published weights fit. Written from
 descriptions; no code was copied.
 
 There is no time axis: ``levels`` (D) is the number of integer spike levels, which the papers' tables list as "T".
@@ -33,11 +33,11 @@ STRIDES = (2, 4, 8, 16, 16)
 
 
 class SDTV3(StagedBackbone):
-    """Spike-driven transformer V3.
+    """Spike-driven transformer V3: images (B, in_chans, H, W) of any size in, feature maps or logits out.
 
-    (B, in_chans, H, W), any H and W -> with ``num_classes=0`` a tuple of (B, C_i, H_i, W_i) for i in ``out_indices``:
-    0 at stride 2, 1 at 4, 2 at 8, 3 and 4 at 16 (sizes rounded up), real-valued residual streams; else (B,
-    num_classes) logits.
+    With ``num_classes=0`` the output is a tuple of feature maps (B, C_i, H_i, W_i), one for each i in ``out_indices``.
+    They are the real-valued residual streams after the stages; feature point 0 has stride 2, point 1 has 4, point 2 has
+    8, points 3 and 4 have 16, and sizes are rounded up. Otherwise the output is logits (B, num_classes).
 
     Args:
         arch: "nano", "tiny", "medium", "base", or a dict with ``embed_dims`` (four ints, the first even) and
@@ -45,19 +45,22 @@ class SDTV3(StagedBackbone):
         mixer: channel mixer of stages 0-2: "conv", "mlpixer", "srb" or any name of the entry-point group
             ``sterf_plugins.mixers``; a dict with ``type`` and options; or a factory ``mixer(dim, ratio, **options)``.
         ratio: expansion of the mixers *and* of the transformers' MLPs, as published.
-        levels: D, integer spike levels.
+        levels: D, the largest count that a neuron can send.
         layout: token layout of MLPixer and SRB. "raster" is what the released code computes; it groups raster
             neighbours instead of channels, and it is not resolution-consistent. "channel" is a per-pixel MLP.
         norm_hidden: BN after the first Linear of MLPixer and SRB.
-        layer_scale: initial per-channel factor of the transformer branches, or None.
-        attn_factor: numerator of the attention scale (2 in the released models).
+        layer_scale: initial value of a learned factor for each channel of each transformer branch; ``None`` for no
+            factors.
+        attn_factor: factor of the attention's scale, attn_factor / sqrt(channels per head); 2 in the released models.
         drop_rate: dropout in MLPixer and SRB (0.2 in the released detectors and segmentors).
-        stem: first layer, a name of the group ``sterf_plugins.stems``, a dict or a factory.
-        in_chans: image channels.
+        stem: first layer: a name of the entry-point group ``sterf_plugins.stems``; a dict with ``type`` and options; or
+            a factory ``stem(in_chans, embed_dim, stride, **options)``.
+        in_chans: number of image channels.
         out_indices: feature points to return when ``num_classes`` is 0.
-        num_classes: 0 for a feature pyramid, otherwise the width of a linear head on spiked mean features.
-        memory_efficient: keep the results of convolutions and products alone for the backward pass, which computes
-            norms and spikes again: less memory, the same numbers.
+        num_classes: 0 for feature maps, otherwise the width of a linear head, which gets the last map's mean over
+            pixels as integer spikes.
+        memory_efficient: keep only the results of convolutions and matrix products for the backward pass, and compute
+            norms and spikes again there; this takes less memory and gives the same numbers.
 
     Raises:
         TypeError, ValueError: an argument is out of range; the message names it and what is allowed.
@@ -87,16 +90,16 @@ class SDTV3(StagedBackbone):
         make_mixer = plugins.resolve("mixers", mixer, **options)
         mixer_ratio = ratio
         if isinstance(mixer, Mapping) and "ratio" in mixer:
-            mixer_ratio = make_mixer.keywords.pop("ratio")
+            mixer_ratio = make_mixer.keywords.pop("ratio")  # it is passed by position below
         make_stem = plugins.resolve("stems", stem)
 
         in_chans = positive_int("in_chans", in_chans)
         stage_dims = (dims[0] // 2, *dims)
         stages: list[nn.Module] = []
-        before = in_chans
+        previous_dim = in_chans
         for i, (dim, depth) in enumerate(zip(stage_dims, DEPTHS, strict=True)):
             stride = STRIDES[i] // (STRIDES[i - 1] if i else 1)
-            down = Downsample(before, dim, stride, levels) if i else make_stem(before, dim, stride)
+            down = Downsample(previous_dim, dim, stride, levels) if i else make_stem(previous_dim, dim, stride)
             blocks: list[nn.Module]
             if i < MIXER_STAGES:
                 blocks = [MixerBlock(dim, make_mixer(dim, mixer_ratio), levels) for _ in range(depth)]
@@ -104,7 +107,7 @@ class SDTV3(StagedBackbone):
                 arguments = (dim, num_heads, ratio, levels, attn_factor, layer_scale)
                 blocks = [TransformerBlock(*arguments) for _ in range(depth)]
             stages.append(Stage(down, blocks))
-            before = dim
+            previous_dim = dim
         super().__init__(stages, stage_dims, STRIDES, in_chans, out_indices)
         self.levels, self.layout, self.memory_efficient = levels, layout, memory_efficient
         self.head_spike = IntegerSpike(levels, norm=1)
@@ -113,8 +116,11 @@ class SDTV3(StagedBackbone):
     def enter(self, x: Tensor) -> Tensor:
         """Check the images and turn them channels-last.
 
-        One conversion here, and every convolution and elementwise pass below runs channels-last: 1.7x faster on a CPU
-        than NCHW. Logical shapes and values are the same.
+        After this one conversion every convolution and elementwise pass below runs channels-last, which is 1.7 times as
+        fast on a CPU as NCHW. Shapes and values are the same.
+
+        Raises:
+            ValueError: the input is not (B, in_chans, H, W).
         """
         if x.ndim != 4 or x.shape[1] != self.in_chans:
             raise ValueError(
@@ -124,11 +130,12 @@ class SDTV3(StagedBackbone):
         return x.contiguous(memory_format=torch.channels_last)
 
     def classify(self, x: Tensor) -> Tensor:
-        """Logits from the last stage's output: mean over pixels, integer spikes, linear; (B, C, H, W) in."""
+        """Logits (B, num_classes) of the last stage's output (B, C, H, W): mean over pixels, integer spikes, linear."""
         return self.head(self.head_spike(x.mean((-2, -1))))
 
 
 def _architecture(arch: str | Mapping) -> tuple[tuple[int, ...], int]:
+    """The checked ``embed_dims`` and ``num_heads`` of a named or described architecture."""
     if isinstance(arch, str):
         one_of("arch", arch, ARCHITECTURES, "Or give dict(embed_dims=[32, 64, 128, 192], num_heads=8).")
         arch = ARCHITECTURES[arch]

@@ -37,9 +37,9 @@ class Spikformer(TemporalBackbone):
     """Spikformer. Feature point i is the output of block i, all at stride 16; see ``TemporalBackbone`` for shapes.
 
     Args:
-        depth: blocks.
-        dim: channels, a multiple of 8.
-        num_heads: attention heads.
+        depth: number of transformer blocks.
+        dim: number of channels, a multiple of 8.
+        num_heads: number of attention heads; it must divide ``dim``.
         ratio: expansion of the MLPs.
         T, keep_time, in_chans, out_indices, num_classes: see ``TemporalBackbone``.
 
@@ -71,7 +71,11 @@ class Spikformer(TemporalBackbone):
 
 
 def check_size(depth: int, dim: int) -> None:
-    """Arguments of a transformer whose stem starts with dim/8 channels."""
+    """Check the arguments of a transformer whose stem starts with dim / 8 channels.
+
+    Raises:
+        TypeError, ValueError: ``depth`` is not an int >= 1, or ``dim`` is not a multiple of 8.
+    """
     positive_int("depth", depth)
     if positive_int("dim", dim) % 8:
         raise ValueError(f"`dim` is {dim}; it must be a multiple of 8, since the stem starts with dim / 8 channels.")

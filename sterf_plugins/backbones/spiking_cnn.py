@@ -1,4 +1,8 @@
-"""A chain of convolutions with one neuron after each: the small networks whose receptive fields the papers draw."""
+"""A chain of convolutions with one neuron after each.
+
+Papers on receptive fields draw the fields of such small networks, which show what a neuron or a surrogate does to them.
+The studies in ``configs/erf`` use this class.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,20 +21,22 @@ class SpikingCNN(nn.Module):
 
     Args:
         depth: number of layers.
-        channels: of the hidden layers and the output.
-        kernel_size: odd; the padding keeps the size.
+        channels: number of output channels of every layer.
+        kernel_size: width of the square kernels, an odd number; the padding keeps the size of the maps.
         neuron: "none", "relu", the name of a neuron plugin ("integer", "if", "lif", "plif", "ilif", "izhikevich", ...),
             or a function that returns a module.
-        T: time steps for which images without a time axis are held; ``None`` for networks without one.
-        in_chans: of the input.
-        bias: of the convolutions.
-        mean, std: of the normal distribution of the weights; ``mean=None`` for ``1 / kernel_size**2 / channels in``.
-        surrogate: a SpikingJelly surrogate by class name ("ATan", "Sigmoid", "Rect", "PiecewiseQuadratic", ...).
-        alpha: of the surrogate.
-        **options: of the neuron, such as ``tau=2.0``.
+        T: number of time steps for which an image without a time axis is held; ``None`` to take such an image as it is.
+        in_chans: number of input channels.
+        bias: whether the convolutions have a bias, which starts at 0.
+        mean, std: mean and standard deviation of the normal distribution from which the weights are drawn;
+            ``mean=None`` for 1 / (kernel_size**2 * input channels of the layer).
+        surrogate: class name of a SpikingJelly surrogate ("ATan", "Sigmoid", "Rect", "PiecewiseQuadratic", ...);
+            ``None`` for the neuron's own.
+        alpha: the surrogate's parameter ``alpha``; it has no effect without ``surrogate``.
+        **options: arguments of the neuron, such as ``tau=2.0``.
 
-    Shapes: (B, C, H, W) -> (B, channels, H, W) without ``T``, else (T, B, channels, H, W); (T, B, C, H, W) ->
-    (T, B, channels, H, W).
+    Shapes: an image (B, in_chans, H, W) gives (B, channels, H, W) if ``T`` is ``None`` and (T, B, channels, H, W)
+    otherwise; a sequence (T, B, in_chans, H, W) gives (T, B, channels, H, W).
 
     Raises:
         ValueError, TypeError: a number below 1, an even kernel, an unknown neuron or surrogate.
@@ -87,6 +93,7 @@ class _Layer(nn.Module):
 
 
 def _activation(neuron: str | Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    """The function that builds one neuron from the options."""
     plain: dict[Any, Callable[..., nn.Module]] = {"none": nn.Identity, "relu": nn.ReLU}
     if neuron in plain:
         return plain[neuron]

@@ -11,20 +11,24 @@ from .base import StagedBackbone
 
 
 class TemporalBackbone(StagedBackbone):
-    """Stages on (T, B, C, H, W).
+    """Stages that run on sequences (T, B, C, H, W), for images and for event frames.
 
-    (B, in_chans, H, W) images, held for T steps, or (T, B, in_chans, H, W) event frames of any number of steps -> with
-    ``num_classes=0`` a tuple of feature maps, their mean over time (B, C_i, H_i, W_i), or all steps (T, B, C_i, H_i,
-    W_i) with ``keep_time``; else (B, num_classes) logits, the mean over time.
+    An image (B, in_chans, H, W) is held for ``T`` steps; event frames (T, B, in_chans, H, W) may have any number of
+    steps. With ``num_classes=0`` the output is a tuple of feature maps: their means over time (B, C_i, H_i, W_i), or
+    all of their steps (T, B, C_i, H_i, W_i) with ``keep_time``. Otherwise it is logits (B, num_classes), the mean over
+    time.
 
     Args:
         stages, dims, strides: as in ``StagedBackbone``.
-        T: time steps for which an image is held.
-        keep_time: give feature maps of all steps.
-        in_chans: image channels.
+        T: number of time steps for which an image is held.
+        keep_time: return feature maps of all time steps instead of their mean.
+        in_chans: number of image channels.
         out_indices: feature points to return when ``num_classes`` is 0; ``None`` for all.
         num_classes: 0 for feature maps, otherwise the width of a linear head.
-        head_neuron: a neuron between the pooled features and the linear head.
+        head_neuron: neuron between the pooled features and the linear head; ``None`` for none.
+
+    Raises:
+        TypeError, ValueError: an argument is out of range; the message names it and what is allowed.
     """
 
     def __init__(
@@ -46,7 +50,11 @@ class TemporalBackbone(StagedBackbone):
         self.set_num_classes(num_classes)
 
     def enter(self, x: Tensor) -> Tensor:
-        """Check the input, turn it channels-last and give it a time axis."""
+        """Check the input, turn it channels-last and give it a time axis.
+
+        Raises:
+            ValueError: the input has neither of the two shapes, or another number of channels.
+        """
         if x.ndim not in (4, 5) or x.shape[-3] != self.in_chans:
             raise ValueError(
                 f"input has shape {tuple(x.shape)}; this model takes images (B, {self.in_chans}, H, W) or event frames "
@@ -59,9 +67,12 @@ class TemporalBackbone(StagedBackbone):
         return repeat_still(x, self.T)
 
     def leave(self, x: Tensor) -> Tensor:
-        """(T, B, C, H, W) -> its mean over time, or all of it."""
+        """(T, B, C, H, W) -> its mean over time (B, C, H, W), or all of it with ``keep_time``."""
         return x if self.keep_time else x.mean(0)
 
     def classify(self, x: Tensor) -> Tensor:
-        """Mean over pixels [, neuron], linear, mean over time; (T, B, C, H, W) in."""
+        """Logits (B, num_classes) from the last stage's output (T, B, C, H, W).
+
+        Mean over pixels, the head's neuron where there is one, the linear head, mean over time.
+        """
         return self.head(self.head_neuron(x.mean((-2, -1)))).mean(0)

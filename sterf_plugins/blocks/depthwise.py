@@ -22,4 +22,3 @@ class DepthwiseConv2d(nn.Conv2d):
             and all(k % 2 for k in kernel)
             and self.padding == tuple(k // 2 for k in kernel)
         )
-

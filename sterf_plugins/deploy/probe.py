@@ -35,7 +35,7 @@ def example_for(model: nn.Module, example: Tensor | None) -> Tensor:
 
 
 def calls_of(model: nn.Module, example: Tensor, kinds: tuple[type, ...]) -> list[Call]:
-    """Calls of modules of some kinds, in order, without gradients."""
+    """Run the model once without gradients; return the calls of all modules of these types, in order of execution."""
     calls: list[Call] = []
 
     def record(name: str) -> Callable:
@@ -61,7 +61,7 @@ def called_once(calls: list[Call]) -> list[Call]:
 
 
 def replace(model: nn.Module, name: str, module: nn.Module) -> None:
-    """Put a module in the place of another."""
+    """Put ``module`` in the place of the model's submodule ``name``."""
     parent, _, last = name.rpartition(".")
     setattr(model.get_submodule(parent), last, module)
 

@@ -21,12 +21,13 @@ _WEIGHTS = (nn.Conv1d, nn.Conv2d, nn.Linear)
 class SpikeDrivenLayer(nn.Module):
     """A weight layer fed by counts n / norm, run on D binary steps.
 
-    Shapes are those of the layer; its weights see (D * B, ...) of zeros and ones.
+    Input and output have the shapes of the layer. The layer runs once on a batch of D * B binary tensors, its results
+    are summed over the D steps, and the bias is added after that.
 
     Args:
-        layer: convolution or linear layer.
-        levels: D.
-        norm: what the counts that arrive were divided by.
+        layer: convolution or linear layer, which is left as it is.
+        levels: D, the largest count and the number of binary steps.
+        norm: the number by which the neuron before the layer divides its counts.
     """
 
     def __init__(self, layer: nn.Module, levels: int, norm: float):
@@ -63,7 +64,11 @@ def to_spike_driven(model: nn.Module, example: Tensor | None = None) -> nn.Modul
     Args:
         model: an SDT-V3, or another model whose every weight layer but the first is fed by an ``IntegerSpike``; it may
             be folded (``reparameterize``). It is left as it is.
-        example: an input; a random 64x64 image for our backbones.
+        example: an input of the model, with which the layers and what feeds them are found; ``None`` for a random 64x64
+            image, which works for the backbones of this package.
+
+    Returns:
+        The converted copy.
 
     Raises:
         ValueError: no example is known, there are no integer spikes, or a weight layer besides the first is fed by
@@ -79,7 +84,7 @@ def to_spike_driven(model: nn.Module, example: Tensor | None = None) -> nn.Modul
         if isinstance(call.module, IntegerSpike):
             feeding = call.module
         elif first and feeding is None:
-            first = False  # the stem, on the image
+            first = False  # this is the stem, which sees the image and stays as it is
         elif feeding is None or not _are_counts(call.input, feeding):
             raise ValueError(
                 f"layer {call.name!r} is not fed by integer spikes, so it cannot be driven by binary ones; only the "
@@ -92,5 +97,6 @@ def to_spike_driven(model: nn.Module, example: Tensor | None = None) -> nn.Modul
 
 
 def _are_counts(x: Tensor, spike: IntegerSpike) -> bool:
+    """Whether the numbers in ``x`` can be spikes of this neuron: 0 to D, divided by its norm."""
     counts = x * spike.norm
     return bool(((counts - counts.round()).abs() < 1e-3).all() and counts.min() >= 0 and counts.max() <= spike.levels)

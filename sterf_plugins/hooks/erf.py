@@ -23,28 +23,29 @@ from .plain_model import plain_model
 
 @HOOKS.register_module()
 class ERFHook(Hook):
-    """Compute the ERF of some layers at validations, and log it.
+    """Compute the effective receptive field (ERF) of some layers at validations, and log it.
 
-    Each time: one INFO line; the share of input pixels that holds half of the mass as scalar ``val/erf/<layer>`` (and
-    the mean lag as ``val/erf_lag/<layer>``), which reaches the log line, ``scalars.json``, TensorBoard and the other
-    backends; one picture per layer; and ``<work_dir>/<timestamp>/vis_data/erf/<step>.npz`` with everything. At the end
-    of the training, all of a layer's maps in a strip and an animation beside them. The weights of a training with and
-    without the hook are bit-identical.
+    Each time it writes one INFO line, one picture per layer, and the whole result to
+    ``<work_dir>/<timestamp>/vis_data/erf/<step>.npz``. The share of input pixels that holds half of the ERF's mass is
+    the scalar ``val/erf/<layer>``, and the mean lag in time steps is ``val/erf_lag/<layer>``; they reach the log line,
+    ``scalars.json``, TensorBoard and the other backends. At the end of the training, all maps of a layer are joined to
+    a strip and an animation beside these files. The weights of a training with and without the hook are bit-identical.
 
-    Under DDP each process takes its share of the images, and all have the same result.
+    Under DDP the images are divided among the processes, and all processes have the same result.
 
     Args:
         layers: module names or globs (``backbone.stages.*``); ``None`` for the backbone's outputs.
-        interval: every interval-th validation.
+        interval: compute at every ``interval``-th validation, and at the last one.
         num_samples: images to average over.
         source: "val" for normalised validation images, "noise" for standard normal noise.
         input_size: (height, width) to which images are resized; an int for squares.
         at_start: also compute it before the first iteration.
         position: target position, see ``sterf_plugins.erf.compute_erf``.
         weights: "raw", or "ema" to look at the averaged weights of an ``EMAHook``.
-        seed: of the noise.
-        kinds: "spatial", "temporal", "spatiotemporal" or several; all for a model with ``time_steps``, else the first.
-        time_steps: hold the images for so many steps and give the model (T, B, C, H, W).
+        seed: seed of the noise and of ``compute_erf``.
+        kinds: "spatial", "temporal", "spatiotemporal" or several of them; ``None`` for all if ``time_steps`` is given,
+            else the first.
+        time_steps: repeat the images for so many time steps, and give the model (T, B, C, H, W).
         batch_size: images per pass.
         **options: further ones of ``compute_erf``: reduce, channels, time, target, aggregate, grid, layout.
 
@@ -97,7 +98,7 @@ class ERFHook(Hook):
         self.priority = 45 if weights == "ema" else 55
 
     def before_train(self, runner) -> None:
-        """Check the layer names now rather than after the first epoch; compute at the start if asked."""
+        """Check the layer names now rather than after the first epoch; with ``at_start``, compute the first ERF."""
         match_layers(plain_model(runner), self.layers)
         if self.source == "val" and runner._val_dataloader is None:
             raise ValueError("ERFHook has source='val' but the config has no val_dataloader; use source='noise'.")
@@ -105,19 +106,19 @@ class ERFHook(Hook):
             self._run(runner, step=0)
 
     def before_val_epoch(self, runner) -> None:
-        """Drop the last scalars, so that no log line repeats an old number."""
+        """Remove the scalars of the previous computation, so that no log line repeats them."""
         for key in [k for k in runner.message_hub.log_scalars if k.startswith(("val/erf/", "val/erf_lag/"))]:
             runner.message_hub.log_scalars.pop(key)
 
     def after_val_epoch(self, runner, metrics: dict | None = None) -> None:
-        """Compute and log, if this validation is due."""
+        """Compute the ERF and log it, if ``interval`` says so or the training ends."""
         loop = runner._train_loop
         if loop is None or isinstance(loop, dict):  # a validation outside training
             self._run(runner, step=0)
             return
         by_epoch = isinstance(loop, EpochBasedTrainLoop)
         now, last = (runner.epoch, runner.max_epochs) if by_epoch else (runner.iter, runner.max_iters)
-        # From the loop's own counters, so that a resumed run keeps the rhythm.
+        # Counted from the loop's own counters, so that a resumed run computes at the same steps.
         validation = -(-now // loop.val_interval)
         if validation % self.interval == 0 or now == last:
             self._run(runner, step=now)
@@ -127,7 +128,7 @@ class ERFHook(Hook):
         if not is_main_process():
             return
         files = self._files(Path(runner.log_dir))
-        if runner._resume and files:  # the parts before; a training from the start is not mixed with older ones
+        if runner._resume and files:  # the parts before; a new training is not mixed with older ones in the same folder
             start = min(files)
             for folder in sorted(Path(runner.work_dir).glob("*")):
                 files = {step: p for step, p in self._files(folder).items() if step < start} | files
@@ -140,6 +141,7 @@ class ERFHook(Hook):
 
     @staticmethod
     def _files(logs: Path) -> dict[int, Path]:
+        """Step -> file of its result, in the folder of one run's logs."""
         return {int(p.stem): p for p in logs.glob("vis_data/erf/[0-9]*.npz")}
 
     def _run(self, runner, step: int) -> None:
@@ -147,7 +149,7 @@ class ERFHook(Hook):
         self._log(runner, result, step)
 
     def compute(self, runner) -> ERFResult:
-        """The ERF of the runner's model now, without a trace in the training; a collective call under DDP."""
+        """The ERF of the runner's model now; the training is not disturbed. Under DDP, all processes must call this."""
         model = plain_model(runner)
         with preserved_random_state():
             images = self._images(runner, model)
@@ -155,7 +157,7 @@ class ERFHook(Hook):
             return compute_erf(model, images, self.layers, gather=gather, **self.options)
 
     def _images(self, runner, model) -> Iterator[torch.Tensor]:
-        """This process's share. Read inside the computation, so that an unreadable file is an error of all processes."""
+        """This process's images (1, C, H, W), read lazily, so that an unreadable file is an error of all processes."""
         device = next(model.parameters()).device
         rank, world = get_rank(), get_world_size()
         if self.source == "noise":
@@ -169,7 +171,7 @@ class ERFHook(Hook):
             yield from from_dataset(dataset, model.data_preprocessor, indices, self.input_size)
 
     def _log(self, runner, result: ERFResult, step: int) -> None:
-        """Scalars in every process, so that all agree; files and pictures in the first."""
+        """Log scalars in every process, so that all have the same; write files and pictures in the first one."""
         hub, parts = runner.message_hub, []
         for layer in result.layers:
             if layer in result.spatial:

@@ -21,22 +21,22 @@ class FiniteLossHook(Hook):
 
     def __init__(self, interval: int = 50):
         self.interval = interval
-        self._last: dict | None = None
+        self._last_outputs: dict | None = None
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
         """Check the losses of this iteration."""
-        self._last = outputs
+        self._last_outputs = outputs
         loss = (outputs or {}).get("loss")
         on_cpu = isinstance(loss, torch.Tensor) and loss.device.type == "cpu"
         if on_cpu or self.every_n_train_iters(runner, self.interval):
             self._check(runner)
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Never let a checkpoint of a diverged training be written."""
+        """Check the last losses, so that no checkpoint of a diverged training is written."""
         self._check(runner)
 
     def _check(self, runner) -> None:
-        values = {k: v for k, v in (self._last or {}).items() if isinstance(v, torch.Tensor) and v.numel() == 1}
+        values = {k: v for k, v in (self._last_outputs or {}).items() if isinstance(v, torch.Tensor) and v.numel() == 1}
         bad = [f"{name}={value.item()}" for name, value in values.items() if not torch.isfinite(value)]
         if bad:
             raise FloatingPointError(

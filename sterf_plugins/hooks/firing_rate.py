@@ -21,13 +21,13 @@ from .plain_model import plain_model
 class FiringRateHook(Hook):
     """Count spikes at validations: one INFO line, scalars, and a JSON file with every layer.
 
-    Scalars ``val/firing_rate`` (mean spikes over D, all neuron layers), ``val/dead_channels`` (share of channels that
-    never fired) and, with ``operations``, ``val/energy_mj`` per image (see ``sterf_plugins.activity``). The first
-    process counts; the training is not disturbed.
+    The scalars are ``val/firing_rate`` (spikes divided by D, mean over all neuron layers), ``val/dead_channels`` (share
+    of channels that never fired) and, with ``operations``, ``val/energy_mj``, the energy per image in millijoules (see
+    ``sterf_plugins.activity``). Only the first process counts; the training is not disturbed.
 
     Args:
-        interval: every interval-th validation.
-        num_samples: validation images, evenly spread.
+        interval: count at every ``interval``-th validation.
+        num_samples: number of validation images, evenly spread over the data set.
         input_size: (height, width) to which they are resized; an int for squares.
         operations: count synaptic operations too.
 
@@ -48,18 +48,18 @@ class FiringRateHook(Hook):
         self._validations = 0
 
     def before_train(self, runner) -> None:
-        """Find a model without neurons now rather than after the first epoch."""
+        """Refuse a model without neurons, or a config without validation data, now and not after the first epoch."""
         FiringRates(plain_model(runner))
         if runner._val_dataloader is None:
             raise ValueError("FiringRateHook needs a val_dataloader in the config.")
 
     def before_val_epoch(self, runner) -> None:
-        """Drop the last scalars, so that no log line repeats an old number."""
+        """Remove the scalars of the previous count, so that no log line repeats them."""
         for name in ("firing_rate", "dead_channels", "energy_mj"):
             runner.message_hub.log_scalars.pop(f"val/{name}", None)
 
     def after_val_epoch(self, runner, metrics: dict | None = None) -> None:
-        """Count, if this validation is due."""
+        """Count the spikes and log them, at every ``interval``-th validation."""
         self._validations += 1
         if self._validations % self.interval or not is_main_process():
             return

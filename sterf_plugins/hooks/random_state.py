@@ -44,11 +44,11 @@ class RandomStateHook(Hook):
             self._resumed = None
 
     def before_val(self, runner) -> None:
-        """Remember the training's states."""
+        """Remember the training's random states."""
         self._before_val = get_states()
 
     def after_val(self, runner) -> None:
-        """Continue the training's states."""
+        """Put back the training's random states."""
         if self._before_val is not None:
             set_states(self._before_val)
             self._before_val = None
@@ -71,7 +71,7 @@ def get_states() -> dict:
 
 
 def set_states(states: dict) -> None:
-    """Put back what ``get_states`` gave."""
+    """Put back states from ``get_states``; those of CUDA only if there are as many GPUs as then."""
     torch.set_rng_state(states["torch"].cpu())
     if torch.cuda.is_available() and len(states["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all([s.cpu() for s in states["cuda"]])
@@ -82,7 +82,7 @@ def set_states(states: dict) -> None:
 
 
 def _diverge(rank: int) -> None:
-    """Different, reproducible states on the ranks that wrote no checkpoint."""
+    """Set different, reproducible states on the ranks that wrote no checkpoint."""
     seed = (torch.initial_seed() + int(torch.randint(2**31, ())) + rank) % 2**32
     torch.manual_seed(seed)
     np.random.seed(seed)

@@ -19,7 +19,7 @@ class TrackPictureHook(Hook):
     The picture is ``<work_dir>/<timestamp>/vis_data/tracks/<step>.png``.
 
     Args:
-        samples: videos of the first batch to draw.
+        samples: number of videos to draw, from the first batch.
     """
 
     def __init__(self, samples: int = 4):

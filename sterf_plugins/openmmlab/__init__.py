@@ -14,10 +14,11 @@ from .mmcv_ops import provide_missing_ops  # noqa: E402
 provide_missing_ops()
 repair_config_packages()
 
-from .. import timm as _timm_models  # noqa: E402, F401  (names for TIMMBackbone)
+from .. import timm as _timm_models  # noqa: E402, F401  (registers names for TIMMBackbone)
 from . import atomic_backend, covariant_stems, layers, sdt_v3, shape_tracking, sharded, simple_fpn, timm_backbone  # noqa: E402, F401
 
-# Subclasses of mmdet's and mmseg's own classes; a config that names one of a missing package is told so by mmengine.
+# These modules subclass mmdet's and mmseg's classes and need those packages. Without them, mmengine reports a config
+# that names one of the subclasses.
 if find_spec("mmdet"):
     from . import spike_detection  # noqa: F401
 if find_spec("mmseg"):

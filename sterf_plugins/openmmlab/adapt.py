@@ -1,4 +1,4 @@
-"""Put another backbone into a stock config: channels, strides, and what stock heads derive from them."""
+"""Put another backbone or stem into a stock config, and adapt the settings of neck and heads that depend on it."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,14 @@ NECKS = ("FPN", "PAFPN", "ChannelMapper")
 
 @dataclass(frozen=True)
 class Pyramid:
-    """Feature levels of a timm model, four unless it has fewer."""
+    """Feature levels of a timm model that a neck or a head takes.
+
+    Attributes:
+        model_name: timm's name of the model.
+        indices: which of the model's feature levels they are, counted as in ``out_indices``.
+        channels: channels of each level.
+        strides: stride of each level, in pixels of the image.
+    """
 
     model_name: str
     indices: tuple[int, ...]
@@ -23,12 +30,13 @@ class Pyramid:
 
 
 def pyramid(model_name: str, levels: int = 4) -> Pyramid:
-    """The last ``levels`` feature levels of a timm model, without building its weights.
+    """The last ``levels`` feature levels of a timm model, found without allocating its weights.
 
-    Fewer for strides 4, 8, 16 (three) and for a plain transformer of stride 16 (its last map).
+    Two kinds of model give fewer: one with the strides 4, 8 and 16 gives these three levels, and a plain transformer,
+    whose levels all have stride 16, gives the last one.
 
     Raises:
-        ValueError: unknown model, no feature maps, or not a pyramid.
+        ValueError: timm does not know the model, or the model has no feature maps or no levels of growing stride.
     """
     check_model_name(model_name)
     try:
@@ -37,9 +45,9 @@ def pyramid(model_name: str, levels: int = 4) -> Pyramid:
     except (RuntimeError, AttributeError, NotImplementedError) as error:
         raise ValueError(f"--backbone {model_name}: timm gives no feature maps of it ({error}).") from error
     strides = [int(level["reduction"]) for level in info]
-    if len(set(strides)) == 1 and strides[0] == 16:  # a plain transformer: its last map, for a simple pyramid
+    if len(set(strides)) == 1 and strides[0] == 16:  # a plain transformer: SimpleFPN needs its last map
         return Pyramid(model_name, (len(info) - 1,), (int(info[-1]["num_chs"]),), (16,))
-    if strides == [4, 8, 16]:  # the neck makes the rest
+    if strides == [4, 8, 16]:  # the neck makes the coarser ones
         levels = 3
     if len(info) < levels or len(set(strides)) == 1 or strides != sorted(strides):
         raise ValueError(
@@ -57,10 +65,15 @@ def pyramid(model_name: str, levels: int = 4) -> Pyramid:
 
 
 def swap_backbone(config: Config, model_name: str) -> None:
-    """Replace the backbone of a detector's or segmentor's config in place, and all that depends on it.
+    """Replace the backbone of a detector's or segmentor's config in place, and adapt all that depends on it.
 
-    Sets the neck's (or the head's) input channels; the true strides of anchor generators, point heads, RoI extractors
-    and FPN decode heads; the stock anchor sizes through ``base_sizes``; FCOS's ``regress_ranges`` stay per level.
+    These are the input channels of the neck (of the decode heads, if there is no neck), and the strides of anchor
+    generators, point heads, RoI extractors and FPN decode heads. Anchors keep their stock sizes in pixels, which are
+    written to ``base_sizes``. FCOS's ``regress_ranges`` are left as they are, one for each level.
+
+    Args:
+        config: config of mmdet or mmseg, changed in place.
+        model_name: any timm name, this package's included.
 
     Raises:
         ValueError: the model is unknown, or the config is of a kind that cannot be adapted; the message says why.
@@ -103,7 +116,7 @@ def swap_backbone(config: Config, model_name: str) -> None:
             out_channels=neck.out_channels,
             num_outs=neck.num_outs,
         )
-        return  # its strides are the stock ones
+        return  # SimpleFPN gives the stock strides, so nothing else changes
     if neck:
         neck.in_channels = list(new.channels)
     _set_strides(model, neck, old_strides, new)
@@ -115,18 +128,18 @@ def swap_backbone(config: Config, model_name: str) -> None:
 def swap_stem(config: Config, name: str) -> None:
     """Put a stem plugin into a config's backbone, in place.
 
-    Backbones of this package take any plugin; stock ResNets and timm models take "covariant".
+    SDT-V3 backbones take any stem plugin; stock ResNets and other timm models take "covariant" only.
 
     Raises:
-        ValueError: unknown stem, or a backbone whose first convolution cannot be told.
+        ValueError: the stem is unknown, or which layer is the backbone's first convolution is not known.
     """
     plugins.get("stems", name)
     backbone = (config.get("model") or {}).get("backbone")
     if not backbone:
         raise ValueError("--stem: the config has no model.backbone.")
     kind = str(backbone.type).split(".")[-1]
-    own = kind == "SDTV3" or (kind == "TIMMBackbone" and str(backbone.get("model_name")).startswith("sdtv3_"))
-    if own:
+    any_stem = kind == "SDTV3" or (kind == "TIMMBackbone" and str(backbone.get("model_name")).startswith("sdtv3_"))
+    if any_stem:
         backbone.stem = ConfigDict(type=name)
     elif name != "covariant":
         raise ValueError(f"--stem {name}: {backbone.type} takes the stem 'covariant' only; SDT-V3 takes any plugin.")
@@ -154,6 +167,7 @@ def _stock_strides(backbone: ConfigDict) -> list[int]:
 
 
 def _decode_heads(model: ConfigDict) -> list[ConfigDict]:
+    """The decode head and the auxiliary heads of a segmentor, as one list."""
     heads = []
     for name in ("decode_head", "auxiliary_head"):
         value = model.get(name)
@@ -162,6 +176,7 @@ def _decode_heads(model: ConfigDict) -> list[ConfigDict]:
 
 
 def _set_head_channels(head: ConfigDict, new: Pyramid) -> None:
+    """Set the input channels of a decode head that takes the backbone's levels directly."""
     index = head.get("in_index", -1)
     if isinstance(index, (list, tuple)):
         head.in_channels = [new.channels[i] for i in index]
@@ -170,20 +185,24 @@ def _set_head_channels(head: ConfigDict, new: Pyramid) -> None:
 
 
 def _set_strides(model: ConfigDict, neck: ConfigDict | None, old: list[int], new: Pyramid) -> None:
-    """Walk the heads; every list of strides that starts like the stock pyramid gets the true ones."""
+    """Replace the stock strides by the new backbone's in every list of strides in the heads' configs.
+
+    Raises:
+        ValueError: a list does not start with the strides of the stock pyramid.
+    """
     start = neck.get("start_level", 0) if neck else 0
-    mapped = list(new.strides[start:])
+    actual = list(new.strides[start:])
     stock = old[start:]
 
     def true_strides(strides: list[int], where: str) -> list[int]:
         strides = list(strides)
-        shared = min(len(strides), len(stock), len(mapped))
+        shared = min(len(strides), len(stock), len(actual))
         if strides[:shared] != stock[:shared]:
             raise ValueError(
                 f"--backbone: {where} has strides {strides}, which do not start like the stock pyramid {stock}; "
                 f"what they mean for another backbone cannot be told."
             )
-        result = mapped[:shared]
+        result = actual[:shared]
         while len(result) < len(strides):  # extra levels of the neck halve the last one
             result.append(result[-1] * 2)
         return result

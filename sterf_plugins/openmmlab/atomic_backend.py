@@ -1,7 +1,7 @@
-"""A local file backend for checkpoints: whole files only, and never fewer than before.
+"""A local file backend for checkpoints with which a killed training always leaves a complete checkpoint.
 
-mmengine's CheckpointHook removes the checkpoint that is to go *before* it writes the new one, and notes the newest in a
-file that it empties first. A process that is killed in between leaves nothing to resume from; here it does.
+mmengine's CheckpointHook removes the outdated checkpoint *before* it writes the new one, and empties the file that
+names the newest checkpoint before it writes the new name. A process killed in between leaves nothing to resume from.
 """
 
 import os
@@ -12,19 +12,19 @@ from mmengine.fileio import LocalBackend, register_backend
 
 
 class AtomicLocalBackend(LocalBackend):
-    """``LocalBackend`` that writes to a temporary name and renames, and removes files once the next one is written.
+    """``LocalBackend`` that writes under a temporary name first, and removes a file only after the next one is written.
 
     Use it for checkpoints: ``default_hooks=dict(checkpoint=dict(backend_args=dict(backend='atomic_local')))``.
     """
 
-    _outdated: ClassVar[list[Path]] = []  # of all instances: the hook removes with one and saves with another
+    _outdated: ClassVar[list[Path]] = []  # of all instances: the hook removes through one and saves through another
 
     def remove(self, filepath: str | Path) -> None:
-        """Remove a file after the next ``put``."""
+        """Mark a file as outdated; the next ``put`` removes it."""
         self._outdated.append(Path(filepath))
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
-        """Write bytes; the file appears complete or not at all."""
+        """Write bytes to a file that appears complete or not at all, then remove the outdated files."""
         path = Path(filepath)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.partial")
@@ -40,7 +40,7 @@ class AtomicLocalBackend(LocalBackend):
 
     @classmethod
     def remove_outdated(cls, new: Path) -> None:
-        """Remove what ``remove`` was asked for, now that ``new`` is there."""
+        """Remove the files that ``remove`` marked, except ``new``, which has just been written."""
         for old in cls._outdated:
             if old != new:
                 old.unlink(missing_ok=True)
@@ -48,7 +48,10 @@ class AtomicLocalBackend(LocalBackend):
 
 
 def latest_checkpoint(work_dir: str | Path) -> str | None:
-    """The checkpoint that a training goes on from: the noted one, or the newest if the note is missing or outdated."""
+    """Path of the checkpoint from which a training in ``work_dir`` goes on, or ``None`` if there is none.
+
+    It is the one that the file ``last_checkpoint`` names, or the newest if that file is missing or names a removed one.
+    """
     folder, note = Path(work_dir), Path(work_dir) / "last_checkpoint"
     noted = Path(note.read_text().strip()) if note.is_file() else Path()
     if noted.is_file():

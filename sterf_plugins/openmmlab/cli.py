@@ -1,4 +1,4 @@
-"""What the training and test tools share: options, and configs fit for this machine."""
+"""Shared by the training and test tools: command-line options, and configs that fit this machine."""
 
 import argparse
 import gc
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-import torch.distributed.nn  # before a process group exists, which its functions' default arguments would hold for good
+import torch.distributed.nn  # imported before any process group exists: default arguments would keep it alive
 from mmengine.config import Config, DictAction
 from mmengine.logging import print_log
 from mmengine.registry import MODELS, RUNNERS
@@ -19,7 +19,7 @@ from .configs import check_data, load_config, revert_sync_bn
 
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:
-    """Options that the stock train and test tools of mmdet and mmseg share, and ours."""
+    """Add the options of the stock train and test tools of mmdet and mmseg, and ``--backbone`` and ``--stem``."""
     parser.add_argument("--work-dir", help="folder of logs, checkpoints and results (default: work_dirs/<config>)")
     parser.add_argument(
         "--cfg-options",
@@ -39,12 +39,12 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
         help="put this stem into the backbone: covariant (stock ResNets, timm models, SDT-V3) or a plugin's (SDT-V3)",
     )
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none", help="job launcher")
-    # torch.distributed.launch of old passes --local-rank; torchrun sets the environment variable.
+    # Old versions of torch.distributed.launch pass --local-rank; torchrun sets the environment variable instead.
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
 
 
 def read_config(args: argparse.Namespace) -> Config:
-    """The config with the command line's changes, fit for this machine.
+    """Read the config, apply the command line's changes, and fit it to this machine (BN and gloo without a GPU).
 
     Raises:
         ValueError: the config, an option or the work directory cannot be used.
@@ -70,15 +70,15 @@ def read_config(args: argparse.Namespace) -> Config:
 
 
 def _leave_out_hooks(config: Config) -> None:
-    """``default_hooks.NAME=None`` leaves any hook out; mmengine's runners take it for their own six only."""
-    own = ("runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint")
+    """Remove every default hook that is set to ``None``; mmengine itself allows ``None`` for its own six only."""
+    mmengine_hooks = ("runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint")
     hooks = config.get("default_hooks") or {}
-    for name in [n for n, hook in hooks.items() if hook is None and n not in own]:
+    for name in [n for n, hook in hooks.items() if hook is None and n not in mmengine_hooks]:
         del hooks[name]
 
 
 def _fit_cpu(config: Config) -> None:
-    """SyncBN and NCCL exist on GPUs only, and mmengine's launcher takes a GPU for granted."""
+    """Replace SyncBN and NCCL, which need a GPU, by BN and gloo; mmengine's own launcher would require a GPU."""
     count = revert_sync_bn(config)
     if count:
         print_log(f"no GPU: {count} SyncBN settings of the model become BN", logger="current")
@@ -94,22 +94,31 @@ def _fit_cpu(config: Config) -> None:
 
 
 def build_runner(config: Config, *phases: str) -> Runner:
-    """Check the data sets of the phases, then build the runner that the config names."""
+    """Check the data sets of the phases, then build the runner that the config names.
+
+    Args:
+        config: a complete config, as ``read_config`` returns it.
+        *phases: "train", "val" and "test", as far as the tool needs their data.
+
+    Raises:
+        ValueError: a data set is missing, empty or not in the format that its class reads.
+    """
     check_data(config, *phases)
     runner = RUNNERS.build(config) if "runner_type" in config else Runner.from_cfg(config)
-    if isinstance(runner.model, Mapping):  # FlexibleRunner builds it at the last moment
+    if isinstance(runner.model, Mapping):  # FlexibleRunner would build it only when training starts
         runner.model = MODELS.build(runner.model)
     return runner
 
 
 def close_processes() -> None:
-    """End distributed work together, and gloo's threads, which may abort a process that leaves while they run.
+    """Wait for the other processes of a distributed run, then end the process group and its threads.
 
-    They end with the last reference to the process group; a DDP model is one, so drop the runner before.
+    A process that exits while gloo's threads run may abort. The threads end with the last reference to the process
+    group; a DDP model holds one, so drop the runner before.
     """
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
-        for _ in range(5):  # FSDP's tensors take two rounds
+        for _ in range(5):  # FSDP's tensors are freed after two rounds only
             if not gc.collect():
                 break
         torch.distributed.destroy_process_group()
@@ -119,10 +128,10 @@ def check_checkpoint(runner: Runner, path: str, strict: bool) -> None:
     """Compare a checkpoint's keys with the runner's model before they are loaded.
 
     Args:
-        runner: holds the model.
+        runner: the runner whose model will load the checkpoint.
         path: checkpoint file.
-        strict: refuse any missing key or other shape (testing); otherwise only a checkpoint without any key in
-            common (fine-tuning changes heads).
+        strict: refuse a checkpoint that lacks an entry of the model or has it in another shape (for testing);
+            otherwise refuse only one without any fitting entry, since fine-tuning changes heads.
 
     Raises:
         ValueError: the file is no checkpoint, or does not fit.

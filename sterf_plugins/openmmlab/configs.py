@@ -9,7 +9,7 @@ from mmengine.config import Config, ConfigDict
 
 PACKAGES = ("mmdet", "mmseg", "sterf_plugins")
 MAKE_SHAPES = "python tools/dataset_tools/make_shapes.py data/shapes"
-# Larger annotation files are not read twice.
+# Larger annotation files are not checked, since reading them twice takes long.
 PROBE_BYTES = 64 * 2**20
 
 
@@ -17,7 +17,7 @@ def config_path(name: str) -> Path:
     """The file of a config given as a path or as ``mmdet::…``, ``mmseg::…`` or ``sterf_plugins::…``.
 
     Raises:
-        ValueError: unknown package, or no such config; the message names near ones.
+        ValueError: the package is unknown or not installed, or it has no such config; the message lists similar names.
     """
     if "::" not in name:
         path = Path(name)
@@ -42,7 +42,15 @@ def config_path(name: str) -> Path:
 
 
 def load_config(name: str, options: dict | None = None) -> Config:
-    """Read a config and merge ``--cfg-options``."""
+    """Read a config and merge options into it.
+
+    Args:
+        name: path or ``package::path``, see ``config_path``.
+        options: values by dotted key, as ``--cfg-options`` gives them.
+
+    Raises:
+        ValueError: there is no such config, or it cannot be read.
+    """
     try:
         config = Config.fromfile(config_path(name))
     except (SyntaxError, NameError, KeyError) as error:
@@ -53,7 +61,10 @@ def load_config(name: str, options: dict | None = None) -> Config:
 
 
 def datasets(config: Config, *phases: str) -> Iterator[tuple[str, ConfigDict]]:
-    """(dataloader's name, innermost dataset) for each phase's loader."""
+    """Each data set of the phases' dataloaders, as (name of the dataloader, config of the data set).
+
+    Wrappers such as ``RepeatDataset`` and ``ConcatDataset`` are replaced by the data sets inside.
+    """
     for phase in phases:
         loader = config.get(f"{phase}_dataloader")
         stack = [loader.dataset] if loader and loader.get("dataset") else []
@@ -66,33 +77,34 @@ def datasets(config: Config, *phases: str) -> Iterator[tuple[str, ConfigDict]]:
 
 
 def check_data(config: Config, *phases: str) -> None:
-    """Raise one clear ``ValueError`` where a data set is missing, empty or no COCO file."""
+    """Raise ``ValueError`` if a data set of the phases is missing, empty or no COCO file where one is expected."""
     for loader, dataset in datasets(config, *phases):
         root = Path(dataset.get("data_root") or "")
         annotation = dataset.get("ann_file")
         if annotation:
             path = _under(root, annotation)
-            _exists(path, loader, dataset)
+            _check_exists(path, loader, dataset)
             if path.suffix == ".json" and "Coco" in str(dataset.type):
                 _check_coco(path, dataset)
         for prefix in (dataset.get("data_prefix") or {}).values():
             path = _under(root, prefix)
-            _exists(path, loader, dataset)
+            _check_exists(path, loader, dataset)
             if path.is_dir() and next(path.iterdir(), None) is None:
                 raise ValueError(f"{loader}: the folder {path} is empty. {_fix(dataset)}")
 
 
 def _under(root: Path, path: str) -> Path:
-    """As the data set classes join: a path that is not absolute lies under the root."""
+    """Join as the data set classes do: a relative path lies under the root."""
     return Path(path) if Path(path).is_absolute() else root / path
 
 
-def _exists(path: Path, loader: str, dataset: ConfigDict) -> None:
+def _check_exists(path: Path, loader: str, dataset: ConfigDict) -> None:
     if "://" not in str(path) and not path.exists():
         raise ValueError(f"{loader}: {path} does not exist. {_fix(dataset)}")
 
 
 def _fix(dataset: ConfigDict) -> str:
+    """What an error message tells the user to do: the files that the data set expects, and a small data set to try."""
     kind = str(dataset.type).split(".")[-1]
     root = dataset.get("data_root") or "the paths of the config"
     expected = (
@@ -107,6 +119,7 @@ def _fix(dataset: ConfigDict) -> str:
 
 
 def _check_coco(path: Path, dataset: ConfigDict) -> None:
+    """Raise ``ValueError`` unless the file is a COCO annotation file with images and a class that the config names."""
     if path.stat().st_size > PROBE_BYTES:
         return
     try:
@@ -119,12 +132,12 @@ def _check_coco(path: Path, dataset: ConfigDict) -> None:
         raise ValueError(f"{path} is no COCO annotation file: it has no list {', '.join(map(repr, missing))}.")
     if not document["images"]:
         raise ValueError(f"{path} lists no images; the data set is empty. {_fix(dataset)}")
-    wanted = (dataset.get("metainfo") or {}).get("classes")
-    found = {c.get("name") for c in document["categories"]}
-    if wanted and not found & set(wanted):
+    classes = (dataset.get("metainfo") or {}).get("classes")
+    names = {c.get("name") for c in document["categories"]}
+    if classes and not names & set(classes):
         raise ValueError(
-            f"{path} has the categories {', '.join(sorted(map(str, found)))}, and the config's metainfo.classes are "
-            f"{', '.join(wanted)}: none in common. Set metainfo=dict(classes=...) of the data sets."
+            f"{path} has the categories {', '.join(sorted(map(str, names)))}, and the config's metainfo.classes are "
+            f"{', '.join(classes)}: none in common. Set metainfo=dict(classes=...) of the data sets."
         )
 
 

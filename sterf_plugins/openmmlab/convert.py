@@ -1,4 +1,4 @@
-"""Whole detectors and segmentors of the papers' releases under our names: backbone, spiking neck and heads."""
+"""Convert released checkpoints of whole detectors and segmentors (backbone, spiking neck, heads) to our key names."""
 
 import re
 from collections.abc import Mapping
@@ -13,15 +13,16 @@ from torch import Tensor
 from .. import backbones
 from ..backbones.convert import check_entries, listing
 
-# The released modules are (spikes, container over time, ...); some versions call the container's inside `module`.
-_T = r"\.1\.(?:module\.)?0"
+# Rules are (pattern of a released key, our key). A released detector's layer is a sequence of spikes (0) and a
+# container (1) that applies the layer (0) to all time steps; some versions have a `module` between these two.
+_IN_CONTAINER = r"\.1\.(?:module\.)?0"
 _DETECTOR = [
-    (rf"(neck\.(?:lateral|fpn)_convs\.\d+){_T}\.conv\.(.*)", r"\1.conv.\2"),
-    (rf"(rpn_head\.rpn_(?:conv|cls|reg)){_T}\.(.*)", r"\1.\2"),
-    (rf"(roi_head\.bbox_head\.shared_fcs\.\d+){_T}\.(.*)", r"\1.1.\2"),
+    (rf"(neck\.(?:lateral|fpn)_convs\.\d+){_IN_CONTAINER}\.conv\.(.*)", r"\1.conv.\2"),
+    (rf"(rpn_head\.rpn_(?:conv|cls|reg)){_IN_CONTAINER}\.(.*)", r"\1.\2"),
+    (rf"(roi_head\.bbox_head\.shared_fcs\.\d+){_IN_CONTAINER}\.(.*)", r"\1.1.\2"),
     (r"(roi_head\.bbox_head\.fc_(?:cls|reg))\.(.*)", r"\1.\2"),
-    (rf"(roi_head\.mask_head\.convs\.\d+){_T}\.conv\.(.*)", r"\1.conv.\2"),
-    (rf"(roi_head\.mask_head\.(?:upsample|conv_logits)){_T}\.(.*)", r"\1.\2"),
+    (rf"(roi_head\.mask_head\.convs\.\d+){_IN_CONTAINER}\.conv\.(.*)", r"\1.conv.\2"),
+    (rf"(roi_head\.mask_head\.(?:upsample|conv_logits)){_IN_CONTAINER}\.(.*)", r"\1.\2"),
 ]
 _SEGMENTOR = [
     (r"(neck\.(?:lateral|fpn)_convs\.\d+)\.0\.(.*)", r"\1.conv.\2"),
@@ -34,21 +35,24 @@ _BASES = Path(__file__).resolve().parents[1] / ".mim" / "configs" / "_base_" / "
 
 
 def kind_of(state: Mapping[str, Any]) -> str:
-    """One of "detector", "segmentor" and "backbone" (a classifier too), by the keys of a state dict."""
+    """Tell by its keys whether a state dict is of a "detector", a "segmentor" or a "backbone" (or classifier)."""
     if any(k.startswith("roi_head.") for k in state):
         return "detector"
     return "segmentor" if any(k.startswith("decode_head.") for k in state) else "backbone"
 
 
 def convert_model(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A released detector's or segmentor's state dict under our names.
+    """Rename the entries of a released detector's or segmentor's state dict to our names.
+
+    Args:
+        state: the released state dict, without enclosing ``state_dict`` or ``model`` entries.
 
     Returns:
         Entries for ``load_state_dict(strict=True)`` of the model that a config in ``configs/`` with ``spikefpn`` and
         ``_reference`` in its name builds, for that backbone, mixer and number of classes.
 
     Raises:
-        ValueError: an unknown key, a missing one or another shape; the message lists what does not fit.
+        ValueError: a key is unknown or missing, or a tensor has another shape; the message lists what does not fit.
     """
     kind = kind_of(state)
     converted = {f"backbone.{k}": v for k, v in backbones.convert_state_dict(state).items()}
@@ -69,11 +73,11 @@ def convert_model(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _expected(converted: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
-    """The state dict of the model that the entries' widths tell."""
+    """State dict, without data, of the model whose widths and number of classes the converted entries have."""
     inner = {k.removeprefix("backbone."): v for k, v in converted.items() if k.startswith("backbone.")}
-    found = backbones.infer_architecture(inner)
+    backbone_options = backbones.infer_architecture(inner)
     for name in ("num_classes", "in_chans"):
-        found.pop(name)
+        backbone_options.pop(name)
     widths = [
         v.shape[1] for k, v in sorted(converted.items()) if re.fullmatch(r"neck\.lateral_convs\.\d+\.conv\.weight", k)
     ]
@@ -83,7 +87,7 @@ def _expected(converted: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
     name = "mask-rcnn_sdtv3_spikefpn.py" if kind == "detector" else "fpn_sdtv3_spikefpn.py"
     config = Config.fromfile(_BASES / name)
     model = config.model
-    model.backbone.update(found)
+    model.backbone.update(backbone_options)
     model.neck.update(in_channels=widths, out_channels=outs[0])
     if kind == "detector":
         classes = converted["roi_head.bbox_head.fc_cls.weight"].shape[0] - 1

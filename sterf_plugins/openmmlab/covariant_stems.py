@@ -29,26 +29,27 @@ def CovariantConv2d(
     init: str = "rf",
     learn: Sequence[str] = (),
 ) -> nn.Module:
-    """A convolution layer for ``conv_cfg=dict(type='sterf_plugins.CovariantConv2d')``; a plain one for 1x1.
+    """A covariant convolution for ``conv_cfg=dict(type='sterf_plugins.CovariantConv2d')``; for 1x1 a plain one.
 
-    Sizes are those of ``nn.Conv2d`` with the same arguments; windows below 7 become 7.
+    (B, in_channels, H, W) -> (B, out_channels, H', W'), where H' and W' are those of ``nn.Conv2d`` with the same
+    arguments if H and W are multiples of the stride. Kernels of the default bank are at least 7x7.
 
     Args:
-        in_channels: filled in by mmcv, as are all up to ``padding_mode``.
+        in_channels: input channels; mmcv fills in this and every argument up to ``padding_mode``.
         out_channels: output channels.
-        kernel_size: of the convolution that it stands for.
-        stride: of the convolution.
-        padding: of the convolution that it stands for.
-        dilation: 1.
-        groups: 1.
+        kernel_size: kernel size of the convolution that is replaced.
+        stride: stride of the convolution.
+        padding: padding of the convolution that is replaced.
+        dilation: must be 1, except for a 1x1 convolution.
+        groups: must be 1, except for a 1x1 convolution.
         bias: add a bias.
-        padding_mode: as of ``nn.Conv2d``.
-        bank: arguments of ``RFBank``; ``None``: ``RFBank.for_kernel_size``.
-        init: "rf", "rf-free" or "uniform".
-        learn: what the default bank learns.
+        padding_mode: as in ``nn.Conv2d``.
+        bank: arguments of ``RFBank``; ``None`` takes ``RFBank.for_kernel_size``.
+        init: "rf", "rf-free" or "uniform", see ``CovariantRFConv2d``.
+        learn: parameters of the default bank that are learned, such as ("sigma", "ratio", "angle").
 
     Raises:
-        ValueError: groups or dilation are not 1, or the window cannot give these sizes.
+        ValueError: groups or dilation are not 1, or no padding gives the bank's kernel these output sizes.
     """
     options = dict(
         stride=stride, padding=padding, dilation=dilation, groups=groups, bias=bias, padding_mode=padding_mode
@@ -62,17 +63,17 @@ def CovariantConv2d(
 
 
 class _SwappedStem:
-    """What both backbones below share: the first convolution is a covariant one from the constructor on.
+    """What both backbones below share: the constructor replaces the first convolution by a covariant one.
 
-    * Weights of the stock backbone load as ever (``init_cfg``): meanwhile the stock convolution is in its place. Its
-      norm starts anew, since statistics of another convolution mean nothing.
-    * ``frozen_stages`` and ``norm_eval`` leave the new stem alone unless ``freeze_stem``.
+    * ``init_weights`` puts the stock convolution back while it loads a checkpoint of the stock backbone. Then the norm
+      behind the convolution is reset, since its statistics are those of another convolution.
+    * ``frozen_stages`` and ``norm_eval`` leave the new stem alone unless ``freeze_stem`` is set.
     """
 
     def _swap(self, root: nn.Module, conv: str, norm: str | None, options: Mapping, freeze_stem: bool) -> None:
         self._names, self.freeze_stem = (conv, norm), freeze_stem
         stock = root.get_submodule(conv)
-        self._stock = [stock]  # in a list: it is no part of the model
+        self._stock = [stock]  # in a list, so that it is not registered as a part of the model
         root.set_submodule(conv, covariant_like(stock, where=conv, **options))
 
     def _stem_parts(self, root: nn.Module) -> list[nn.Module]:
@@ -80,24 +81,26 @@ class _SwappedStem:
 
     @contextmanager
     def _stock_stem(self, root: nn.Module) -> Iterator[None]:
+        """The stock convolution is in its old place inside the block; afterwards the norm is reset."""
         conv, norm = self._names
         covariant, (stock,) = root.get_submodule(conv), self._stock
-        # mmengine keeps account of every parameter that a running init_weights of a detector may touch.
-        account = getattr(self, "_params_init_info", None)
-        if account is not None:
-            account.update({p: dict(init_info="", tmp_mean_value=p.detach().mean()) for p in stock.parameters()})
+        # While a detector's init_weights runs, mmengine refuses parameters that are not in this dict.
+        init_info = getattr(self, "_params_init_info", None)
+        if init_info is not None:
+            init_info.update({p: dict(init_info="", tmp_mean_value=p.detach().mean()) for p in stock.parameters()})
         root.set_submodule(conv, stock)
         try:
             yield
         finally:
             root.set_submodule(conv, covariant)
-            for p in stock.parameters() if account is not None else ():
-                account.pop(p, None)
+            for p in stock.parameters() if init_info is not None else ():
+                init_info.pop(p, None)
         if norm:
             root.get_submodule(norm).reset_parameters()
 
     @contextmanager
     def _stem_left_alone(self, root: nn.Module) -> Iterator[None]:
+        """Undo what the block does to the stem's ``requires_grad`` and training modes, unless ``freeze_stem``."""
         if self.freeze_stem or not hasattr(self, "_names"):
             yield
             return
@@ -112,6 +115,8 @@ class _SwappedStem:
 
 
 class _CovariantResNet(_SwappedStem):
+    """To be combined with mmdet's or mmseg's ResNet as the second base class."""
+
     def __init__(self, *args, stem: Mapping | None = None, freeze_stem: bool = False, **kwargs):
         self._stem_options, self._freeze = dict(stem or {}), freeze_stem
         super().__init__(*args, **kwargs)
@@ -127,7 +132,7 @@ class _CovariantResNet(_SwappedStem):
 
     def train(self, mode: bool = True):
         super().train(mode)
-        if mode and not self.freeze_stem:  # norm_eval would keep the start's statistics for ever
+        if mode and not self.freeze_stem:  # norm_eval would keep the initial statistics for ever
             for part in self._stem_parts(self):
                 if isinstance(part, _BatchNorm):
                     part.train()
@@ -139,11 +144,12 @@ class _CovariantResNet(_SwappedStem):
 
 
 def _resnet_classes() -> dict[str, type]:
-    found = {}
+    """For each of mmdet and mmseg that is installed, a subclass of its ResNet with a covariant stem."""
+    classes = {}
     for package in filter(find_spec, ("mmdet", "mmseg")):
         stock = import_module(f"{package}.models.backbones").ResNet
-        found[package] = type("CovariantStemResNet", (_CovariantResNet, stock), {"__module__": __name__})
-    return found
+        classes[package] = type("CovariantStemResNet", (_CovariantResNet, stock), {"__module__": __name__})
+    return classes
 
 
 RESNETS = _resnet_classes()
@@ -155,17 +161,19 @@ def CovariantStemResNet(
 ) -> BaseModule:
     """Mmdet's or mmseg's ResNet with a covariant first convolution; (B, C, H, W) -> tuple of feature maps.
 
-    ``deep_stem=True`` (with ``avg_down=True``) is their V1c (V1d), of whose stem the first convolution is replaced.
+    ``deep_stem=True`` gives their ResNetV1c, and ``avg_down=True`` in addition ResNetV1d; of the three convolutions
+    of their stems the first is replaced.
 
     Args:
         depth: 18, 34, 50, 101 or 152.
-        stem: ``bank`` (arguments of ``RFBank``), ``init`` ("rf", "rf-free", "uniform"), ``learn``.
+        stem: options ``bank`` (arguments of ``RFBank``), ``init`` ("rf", "rf-free", "uniform") and ``learn`` of the
+            covariant convolution, see ``CovariantConv2d``.
         freeze_stem: let ``frozen_stages`` and ``norm_eval`` act on the stem too.
-        base: "mmdet" or "mmseg"; ``None``: the config's ``default_scope``.
+        base: package of the ResNet, "mmdet" or "mmseg"; ``None`` takes the config's ``default_scope``.
         **kwargs: the ResNet's arguments. ``init_cfg=dict(type='Pretrained', ...)`` loads everything but the stem.
 
     Raises:
-        ValueError: neither package is there, or an argument does not fit.
+        ValueError: the package is not installed, or the stem's options do not fit.
     """
     scope = DefaultScope.get_current_instance()
     base = base or (scope.scope_name if scope and scope.scope_name in RESNETS else next(iter(RESNETS), None))
@@ -176,15 +184,16 @@ def CovariantStemResNet(
 
 @MODELS.register_module()
 class WithCovariantStem(_SwappedStem, BaseModule):
-    """Any backbone with its first convolution replaced; in and out as the backbone.
+    """Any backbone with its first convolution replaced by a covariant one; it takes and returns what the backbone does.
 
     Args:
         backbone: config of the backbone.
         target: name of its first convolution, such as "conv1", "stem.0" or "patch_embed.projection".
-        norm: name of the norm behind it, to start anew and to leave out of ``norm_eval``; ``None``: there is none.
-        stem: ``bank`` (arguments of ``RFBank``), ``init``, ``learn``.
+        norm: name of the norm behind it, which is reset after weights are loaded and which ``norm_eval`` does not
+            freeze; ``None`` if there is none.
+        stem: options ``bank`` (arguments of ``RFBank``), ``init`` and ``learn``, see ``CovariantConv2d``.
         freeze_stem: let the backbone freeze the new stem as it would have frozen the old one.
-        init_cfg: none; the backbone's own is used.
+        init_cfg: leave it out; initialisation is set in the backbone's own ``init_cfg``.
 
     Raises:
         ValueError: the backbone has no such layer; the message lists what it has.

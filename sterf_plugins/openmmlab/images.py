@@ -15,7 +15,7 @@ def spread(count: int, dataset) -> list[int]:
 
 
 def from_dataset(dataset, preprocessor, indices: Iterable[int], size: tuple[int, int]) -> Iterator[Tensor]:
-    """Images normalised by the model's preprocessor and resized; each (1, C, H, W)."""
+    """Images at ``indices``, normalised by the model's preprocessor, resized to ``size`` (H, W); each (1, C, H, W)."""
     for index in indices:
         batch = pseudo_collate([dataset[index]])
         with torch.no_grad():

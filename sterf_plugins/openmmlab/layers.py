@@ -20,7 +20,7 @@ class MixerPlugin(nn.Module):
     Args:
         in_channels: channels, filled in by mmcv.
         mixer: name in the group ``sterf_plugins.mixers``, a dict with ``type``, or a factory.
-        ratio: expansion.
+        ratio: the mixer has ``ratio * in_channels`` hidden channels.
         **options: the mixer's options, such as ``levels``, ``layout``, ``norm_hidden``, ``drop``.
     """
 
@@ -59,11 +59,12 @@ class SRBPlugin(MixerPlugin):
 class SpikingAct(nn.Module):
     """A spiking neuron as an mmcv activation layer, ``act_cfg=dict(type='sterf_plugins.SpikingAct')``.
 
-    Any shape in and out. It spikifies whatever takes an ``act_cfg``: ConvModule, FPN, FCNMaskHead, decode heads.
+    The output has the shape of the input. It makes any module with an ``act_cfg`` spiking, such as ConvModule, FPN,
+    FCNMaskHead and decode heads.
 
     Args:
         neuron: name in the group ``sterf_plugins.neurons``, a dict with ``type``, or a factory. Neurons with
-            dynamics need ``T``, the number of steps for which the input is held.
+            dynamics need ``T``, the number of time steps for which the input is repeated.
         inplace: accepted for mmcv, which passes it to every activation; there is nothing to do in place.
         **options: the neuron's options, such as ``levels``.
     """

@@ -28,7 +28,10 @@ _vision = torch.ops.torchvision
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
-    """Indices of the kept boxes, (N, 4) and (N,) -> (K,), best first; ``offset`` 1 counts end pixels in."""
+    """Non-maximum suppression of boxes (N, 4) with scores (N,); indices (K,) of the kept boxes, best first.
+
+    ``offset`` 1 means that a box includes its last pixels: its width is x2 - x1 + 1.
+    """
     if offset:
         boxes = boxes + boxes.new_tensor([0, 0, offset, offset])
     return _vision.nms(boxes, scores, iou_threshold)
@@ -52,7 +55,10 @@ def roi_align_forward(
     pool_mode: int,
     aligned: bool,
 ) -> None:
-    """(B, C, H, W) and (K, 5) -> ``output`` (K, C, h, w), average mode only."""
+    """RoIAlign of maps (B, C, H, W) for ``rois`` (K, 5) into ``output`` (K, C, h, w), average mode only.
+
+    A row of ``rois`` is (index in the batch, x1, y1, x2, y2), in pixels of the image.
+    """
     _average_only(pool_mode)
     size = (aligned_height, aligned_width)
     output.copy_(_vision.roi_align(input, rois, spatial_scale, *size, sampling_ratio, aligned))
@@ -88,7 +94,7 @@ def roi_pool_forward(
     pooled_width: int,
     spatial_scale: float,
 ) -> None:
-    """(B, C, H, W) and (K, 5) -> ``output`` and ``argmax`` (K, C, h, w)."""
+    """RoIPool of maps (B, C, H, W) for ``rois`` (K, 5) into ``output`` and ``argmax`` (K, C, h, w)."""
     pooled, indices = _vision.roi_pool(input, rois, spatial_scale, pooled_height, pooled_width)
     output.copy_(pooled)
     argmax.copy_(indices)
@@ -127,7 +133,7 @@ def deform_conv_backward_input(
     input, offset, grad_output, grad_input, grad_offset, weight, columns, *,
     kW, kH, dW, dH, padW, padH, dilationW, dilationH, group, deformable_group, im2col_step,
 ) -> None:  # fmt: skip
-    """Gradients of deformable convolution v1 with respect to input and offset, added."""
+    """Gradients of deformable convolution v1 with respect to input and offset, added to ``grad_*``."""
     geometry = (dH, dW, padH, padW, dilationH, dilationW, group, deformable_group)
     grads = _vision._deform_conv2d_backward(
         grad_output, input, weight, offset, *_unmodulated(offset, weight), *geometry, False
@@ -140,7 +146,7 @@ def deform_conv_backward_parameters(
     input, offset, grad_output, grad_weight, columns, ones, *,
     kW, kH, dW, dH, padW, padH, dilationW, dilationH, group, deformable_group, scale, im2col_step,
 ) -> None:  # fmt: skip
-    """Gradient of deformable convolution v1 with respect to the weight, times ``scale``, added."""
+    """Gradient of deformable convolution v1 with respect to the weight, times ``scale``, added to ``grad_weight``."""
     geometry = (dH, dW, padH, padW, dilationH, dilationW, group, deformable_group)
     grads = _vision._deform_conv2d_backward(
         grad_output, input, grad_weight, offset, *_unmodulated(offset, grad_weight), *geometry, False
@@ -209,7 +215,7 @@ def _softmax_weights(target: Tensor, weight: Tensor) -> Tensor | float:
 def softmax_focal_loss_forward(
     input: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float, alpha: float
 ) -> None:
-    """Focal loss of (N, classes) *probabilities* and (N,) labels into ``output`` (N,); negative labels count 0."""
+    """Focal loss of (N, classes) *probabilities* and (N,) labels into ``output`` (N,); 0 for negative labels."""
     p = input.gather(1, target.clamp(min=0)[:, None])[:, 0]
     loss = -alpha * (1 - p) ** gamma * p.clamp(min=torch.finfo(p.dtype).tiny).log()
     output.copy_(torch.where(target >= 0, loss * _softmax_weights(target, weight), 0))

@@ -21,7 +21,7 @@ class SDTV3(backbones.SDTV3, BaseModule):
     """``sterf_plugins.backbones.SDTV3`` for mmdet and mmseg; (B, C, H, W) -> tuple of (B, C_i, H_i, W_i).
 
     Args:
-        pretrained: short for ``init_cfg=dict(type='Pretrained', checkpoint=pretrained)``.
+        pretrained: path of a checkpoint; short for ``init_cfg=dict(type='Pretrained', checkpoint=pretrained)``.
         init_cfg: ``dict(type='Pretrained', checkpoint=FILE)`` loads a published SDT-V3, MLPixer or SRB checkpoint, or
             one of ours, strictly: keys that do not fit are an error, not a warning.
         frozen_stages: stages 0 to this one are not trained; -1 trains all.
@@ -69,7 +69,7 @@ class SDTV3(backbones.SDTV3, BaseModule):
         super().init_weights()
 
     def train(self, mode: bool = True) -> Self:
-        """As ``nn.Module.train``, but for frozen stages and, with ``norm_eval``, BatchNorm."""
+        """As ``nn.Module.train``, but frozen stages and, with ``norm_eval``, every BatchNorm stay in eval mode."""
         super().train(mode)
         self.stages[: self.frozen_stages + 1].eval()
         for module in self.modules() if self.norm_eval else ():
@@ -78,8 +78,9 @@ class SDTV3(backbones.SDTV3, BaseModule):
         return self
 
     def _load_strictly(self, state: dict, path: str) -> None:
+        """Load converted weights; ``ValueError`` if a key or a shape differs, except in the stem of a plugin."""
         own = self.state_dict()
-        if not isinstance(self.stages[0].downsample, ConvStem):  # published weights know the convolution stem alone
+        if not isinstance(self.stages[0].downsample, ConvStem):  # released weights fit ConvStem only
             state = {k: v for k, v in state.items() if not k.startswith(_STEM)}
             state.update((k, v) for k, v in own.items() if k.startswith(_STEM))
         wrong = sorted(
@@ -87,10 +88,10 @@ class SDTV3(backbones.SDTV3, BaseModule):
             | {k for k in own.keys() & state.keys() if own[k].shape != state[k].shape}
         )
         if wrong:
-            found = backbones.infer_architecture(state)
+            stored = backbones.infer_architecture(state)
             raise ValueError(
-                f"the checkpoint {path} holds embed_dims={found['arch']['embed_dims']}, mixer={found['mixer']!r}, "
-                f"ratio={found['ratio']}, layer_scale={'yes' if found['layer_scale'] else 'no'}, which is not this "
+                f"the checkpoint {path} holds embed_dims={stored['arch']['embed_dims']}, mixer={stored['mixer']!r}, "
+                f"ratio={stored['ratio']}, layer_scale={'yes' if stored['layer_scale'] else 'no'}, which is not this "
                 f"backbone: {len(wrong)} entries differ, such as {wrong[0]!r}. Change the backbone's arguments."
             )
         self.load_state_dict(state, strict=True)
@@ -98,7 +99,7 @@ class SDTV3(backbones.SDTV3, BaseModule):
 
 
 def _read(path: str) -> Mapping:
-    """A local file, or what mmengine can fetch by an address such as ``https://…`` or ``torchvision://…``."""
+    """Read a local file, or let mmengine fetch an address such as ``https://…`` or ``torchvision://…``."""
     if "://" not in path:
         return read_checkpoint(path)
     try:

@@ -1,4 +1,7 @@
-"""The covariant paper's experiment for mmengine's Runner: model, data set and metric."""
+"""The shape tracking experiment of the covariant paper for mmengine's Runner: model, data set and metric.
+
+Paper: Nat. Commun. 16:8231 (2025).
+"""
 
 from collections.abc import Sequence
 
@@ -15,12 +18,12 @@ from ..registry import DATASETS, METRICS, MODELS
 
 @MODELS.register_module()
 class ShapeTrackingModel(BaseModel):
-    """``ShapeTracker`` with the paper's losses; states are warmed up without gradients.
+    """``ShapeTracker`` with the paper's losses; its state is prepared on warm-up frames, without gradients.
 
     Args:
         resolution: (rows, columns) of the videos.
-        tracker: arguments of ``ShapeTracker``.
-        losses: weights, arguments of ``functional.tracking.tracking_losses``.
+        tracker: arguments of ``ShapeTracker`` as a dict.
+        losses: arguments of ``functional.tracking.tracking_losses`` as a dict, such as the weights of the losses.
         data_preprocessor, init_cfg: as in every mmengine model.
     """
 
@@ -38,7 +41,15 @@ class ShapeTrackingModel(BaseModel):
         self.losses = dict(losses or {})
 
     def forward(self, warmup: Tensor, frames: Tensor, poses: Tensor, mode: str = "tensor"):
-        """Batch-first tensors, as the data set's items collate."""
+        """Follow the shapes in a batch of videos; tensors are batch-first, as the data set's items collate.
+
+        Args:
+            warmup: (B, T, C, H, W) event frames before those that count; they set the tracker's state.
+            frames: (B, T, C, H, W) event frames that count.
+            poses: (B, T, classes, 2) true positions in pixels, (row, column).
+            mode: "tensor" returns the tracks, "loss" the losses, and "predict" for each video the found and the true
+                positions in pixels, both (T, classes, 2).
+        """
         state = None
         if self.tracker.has_memory:
             with torch.no_grad():
@@ -58,7 +69,12 @@ DATASETS.register_module(name="ShapeEvents", module=ShapeEvents)
 
 @METRICS.register_module()
 class PositionError(BaseMetric):
-    """Mean distance between found and true centres in pixels: ``position_error``, and per class where named."""
+    """Mean distance between found and true positions in pixels: ``position_error``, and one value for each named class.
+
+    Args:
+        classes: names of all classes, in the order of the data set; none by default.
+        **options: arguments of mmengine's ``BaseMetric``.
+    """
 
     default_prefix = None
 

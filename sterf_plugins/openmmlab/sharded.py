@@ -1,4 +1,4 @@
-"""Parameters, gradients and optimizer states shared out over the processes: FSDP, by mmengine's FlexibleRunner."""
+"""Training with FSDP in mmengine's FlexibleRunner: each process has a share of parameters, gradients and states."""
 
 import os
 from functools import partial
@@ -17,10 +17,11 @@ from .atomic_backend import AtomicLocalBackend
 
 @STRATEGIES.register_module()
 class ShardedStrategy(FSDPStrategy):
-    """mmengine's ``FSDPStrategy`` whose checkpoints are those of an unsharded training: one file, whole or not there.
+    """mmengine's ``FSDPStrategy``, but with checkpoints like those of an unsharded training: one file, always complete.
 
     Args:
-        min_num_params: modules with so many parameters become a unit that is gathered, used and dropped together.
+        min_num_params: a module with at least so many parameters becomes a unit, whose parameters are gathered
+            together from all processes before they are used, and freed after it.
         **kwargs: arguments of ``FSDPStrategy``.
     """
 
@@ -29,20 +30,20 @@ class ShardedStrategy(FSDPStrategy):
             type="torch.distributed.fsdp.wrap.size_based_auto_wrap_policy", min_num_params=int(min_num_params)
         )
         wrapper = dict(type="MMFullyShardedDataParallel", auto_wrap_policy=policy)
-        whole: str | dict = "full"
+        state_dict_cfg: str | dict = "full"
         if not torch.cuda.is_available():
             wrapper["device_id"] = torch.device("cpu")
-            # Offloading to the CPU copies nothing there: weights would be freed under the state dict, and Adam's two
-            # moments would be saved from one buffer.
-            whole = dict(
+            # On a CPU, offloading to the CPU makes no copy: weights in the state dict would be freed before they are
+            # written, and both of Adam's moments would be saved from the same buffer.
+            state_dict_cfg = dict(
                 state_dict_type="FULL_STATE_DICT",
                 state_dict_config=dict(type="FullStateDictConfig", rank0_only=True, offload_to_cpu=False),
                 optim_state_dict_config=dict(type="FullOptimStateDictConfig", rank0_only=True, offload_to_cpu=False),
             )
-        super().__init__(**dict(model_wrapper=wrapper, state_dict_cfg=whole) | kwargs)
+        super().__init__(**dict(model_wrapper=wrapper, state_dict_cfg=state_dict_cfg) | kwargs)
 
     def save_checkpoint(self, filename: str, **kwargs) -> None:
-        """Every process takes part; the main one writes."""
+        """Save a complete checkpoint: every process must call this, and the main one writes the file."""
         path = Path(filename)
         partial = path.with_name(f".{path.name}.partial")
         if not is_main_process():
@@ -56,7 +57,10 @@ class ShardedStrategy(FSDPStrategy):
             partial.unlink(missing_ok=True)
 
     def build_optim_wrapper(self, optim_wrapper, model=None):
-        """As mmengine's, which would clip each process's share of the gradients by the norm of that share alone."""
+        """As in mmengine, but gradients are clipped by their norm over all processes.
+
+        mmengine would clip each process's share of the gradients by the norm of that share alone.
+        """
         wrapper = super().build_optim_wrapper(optim_wrapper, model)
         several = isinstance(wrapper, OptimWrapperDict)
         for one in wrapper.optim_wrappers.values() if several else [wrapper]:
@@ -66,7 +70,7 @@ class ShardedStrategy(FSDPStrategy):
         return wrapper
 
     def load_optim_state_dict(self, state_dict: dict) -> None:
-        """As mmengine's, which gives PyTorch's arguments in the order that they had before PyTorch 2.1."""
+        """As in mmengine, which however passes PyTorch's arguments in the order that they had before PyTorch 2.1."""
         sharded = FullyShardedDataParallel.optim_state_dict_to_load(
             model=self.model, optim=self.optim_wrapper.optimizer, optim_state_dict=state_dict
         )
@@ -74,6 +78,7 @@ class ShardedStrategy(FSDPStrategy):
 
 
 def _check_clipping(options: dict, several: bool) -> None:
+    """Raise ``ValueError`` for clipping by other than the norm of one optimizer's gradients."""
     wrong = sorted(set(options) - {"max_norm", "norm_type"})
     if several or wrong:
         what = "several optimizers that clip" if several else f"clip_grad options {', '.join(wrong)}"
@@ -84,7 +89,7 @@ def _check_clipping(options: dict, several: bool) -> None:
 
 
 def _clip_whole_gradient(wrapper: OptimWrapper, model: FullyShardedDataParallel) -> None:
-    """Every process takes part, also one whose share of the parameters has no gradient."""
+    """Clip by the norm over all processes; each must call this, even if its share of the parameters has no gradient."""
     norm = model.clip_grad_norm_(**wrapper.clip_grad_kwargs)
     wrapper.message_hub.update_scalar(f"train/{wrapper.grad_name}", float(norm))
 
@@ -93,8 +98,8 @@ def shard(config: Config) -> None:
     """Turn a config into one that trains with ``ShardedStrategy``.
 
     Raises:
-        ValueError: a single process has nothing to share, a hook of this package would need the whole model, or the
-            config has a strategy of its own.
+        ValueError: there is one process only, a hook of this package needs the whole model, or the config has a
+            strategy of its own.
     """
     if config.launcher == "none":
         raise ValueError(

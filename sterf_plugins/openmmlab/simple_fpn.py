@@ -18,13 +18,14 @@ from ..registry import MODELS
 class SimpleFPN(BaseModule):
     """Strides 4, 8, 16, 32 from one map at stride 16: up by transposed convolutions, down by pooling.
 
-    (B, C, H, W), or a sequence of maps whose last is taken -> a tuple of ``num_outs`` maps of ``out_channels``.
+    (B, in_channels, H, W), or a sequence of maps of which the last is used -> a tuple of ``num_outs`` maps
+    (B, out_channels, H_i, W_i).
 
     Args:
-        in_channels: C.
-        out_channels: of every level.
-        num_outs: levels; those after the fourth halve the one before.
-        norm_cfg: norm behind each convolution; GN needs channels in multiples of its groups.
+        in_channels: channels of the backbone's map, a multiple of 4.
+        out_channels: channels of every output map.
+        num_outs: number of output maps, at least 4; each map after the fourth has half the size of the one before.
+        norm_cfg: norm behind each convolution; by default GN with 32 groups, which needs channels in multiples of 32.
         act_cfg: activation between the two transposed convolutions; ``dict(type='sterf_plugins.SpikingAct')`` spikes.
         init_cfg: mmengine's initialisation.
 

@@ -13,7 +13,7 @@ from mmdet.models.necks import FPN
 from torch import Tensor, nn
 
 from ..registry import MODELS
-from .spike_layers import has_time, integers, over_time, spike_first
+from .spike_layers import has_time, over_time, spike_first, undivided_spike
 
 
 @MODELS.register_module()
@@ -22,15 +22,15 @@ class SpikeFPN(FPN):
 
     Args:
         *args, **kwargs: those of mmdet's ``FPN``.
-        levels: D of the spikes.
-        eval_levels: D in eval mode. The released detectors train with 4 and evaluate with 1, which changes their
-            features by 77 % (relative L2, random input); ``None``, the default, is the same in both.
+        levels: D, the largest number of spikes of a neuron.
+        eval_levels: D in eval mode; ``None``, the default, keeps ``levels``. The released detectors train with 4 and
+            evaluate with 1, which changes their features by 77 % (relative L2, random input).
     """
 
     def __init__(self, *args, levels: int = 4, eval_levels: int | None = None, **kwargs):
         super().__init__(*args, **kwargs)
         for conv in (*self.lateral_convs, *self.fpn_convs):
-            spike_first(conv, integers(levels, eval_levels))
+            spike_first(conv, undivided_spike(levels, eval_levels))
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         return over_time(super().forward, inputs)
@@ -42,7 +42,7 @@ class SpikeRPNHead(RPNHead):
 
     Args:
         *args, **kwargs: those of mmdet's ``RPNHead``, with one convolution.
-        levels: D of the spikes.
+        levels: D, the largest number of spikes of a neuron.
 
     Raises:
         ValueError: ``num_convs`` is not 1.
@@ -52,7 +52,7 @@ class SpikeRPNHead(RPNHead):
         super().__init__(*args, **kwargs)
         if self.num_convs != 1:
             raise ValueError(f"`num_convs` is {self.num_convs}; the spiking RPN head has one convolution.")
-        self.spike1, self.spike2 = integers(levels), integers(levels)
+        self.spike1, self.spike2 = undivided_spike(levels), undivided_spike(levels)
 
     def forward_single(self, x: Tensor) -> tuple[Tensor, Tensor]:
         steps = x.shape[0] if x.ndim == 5 else 1
@@ -92,10 +92,12 @@ def _batch_first(x: Sequence[Tensor]) -> Sequence[Tensor]:
 
 
 def _steps(x: Sequence[Tensor]) -> list[Sequence[Tensor]]:
+    """The features of each time step, from (B, T, C, H, W); without a time axis they count as one step."""
     return [tuple(f[:, t] for f in x) for t in range(x[0].shape[1])] if has_time(x) else [x]
 
 
 def _mean(results: list[dict]) -> dict:
+    """Mean of each entry over the time steps' results."""
     if len(results) == 1:
         return results[0]
     return {key: torch.stack([r[key] for r in results]).mean(0) for key in results[0]}
@@ -107,12 +109,12 @@ class SpikeShared2FCBBoxHead(Shared2FCBBoxHead):
 
     Args:
         *args, **kwargs: those of mmdet's ``Shared2FCBBoxHead``.
-        levels: D of the spikes.
+        levels: D, the largest number of spikes of a neuron.
     """
 
     def __init__(self, *args, levels: int = 4, **kwargs):
         super().__init__(*args, **kwargs)
-        self.shared_fcs = nn.ModuleList([nn.Sequential(integers(levels), fc) for fc in self.shared_fcs])
+        self.shared_fcs = nn.ModuleList([nn.Sequential(undivided_spike(levels), fc) for fc in self.shared_fcs])
         self.relu = nn.Identity()
 
 
@@ -124,10 +126,10 @@ class SpikeFCNMaskHead(FCNMaskHead):
 
     Args:
         *args, **kwargs: those of mmdet's ``FCNMaskHead``, with ``upsample_cfg=dict(type='deconv', ...)``.
-        levels: D of the spikes.
+        levels: D, the largest number of spikes of a neuron.
 
     Raises:
-        ValueError: another kind of upsampling.
+        ValueError: ``upsample_cfg`` names another kind of upsampling.
     """
 
     def __init__(self, *args, levels: int = 4, **kwargs):
@@ -135,8 +137,8 @@ class SpikeFCNMaskHead(FCNMaskHead):
         if self.upsample_method != "deconv":
             raise ValueError(f"`upsample_cfg` has type {self.upsample_method!r}; the spiking mask head has 'deconv'.")
         for conv in self.convs:
-            spike_first(conv, integers(levels))
-        self.spike1, self.spike2 = integers(levels), integers(levels)
+            spike_first(conv, undivided_spike(levels))
+        self.spike1, self.spike2 = undivided_spike(levels), undivided_spike(levels)
 
     def forward(self, x: Tensor) -> Tensor:
         for conv in self.convs:

@@ -16,18 +16,18 @@ def spike_first(conv: ConvModule, spike: IntegerSpike) -> ConvModule:
     return conv
 
 
-def integers(levels: int = 4, eval_levels: int | None = None) -> IntegerSpike:
-    """The spikes of the released necks and heads: counts 0..D that are not divided by D."""
+def undivided_spike(levels: int = 4, eval_levels: int | None = None) -> IntegerSpike:
+    """A neuron as in the released necks and heads: its spike counts 0..D are not divided by D."""
     return IntegerSpike(levels, norm=1, eval_levels=eval_levels)
 
 
 def has_time(features: Sequence[Tensor]) -> bool:
-    """Whether features are (T, B, C, H, W) and not (B, C, H, W)."""
+    """Whether features have a time axis, (T, B, C, H, W), rather than (B, C, H, W)."""
     return features[0].ndim == 5
 
 
 def over_time(function: Callable, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """``function(list of maps) -> maps`` on every time step, if there are any."""
+    """Apply ``function(list of maps) -> maps`` to maps (B, C, H, W), or to maps (T, B, C, H, W) at every step."""
     if not has_time(features):
         return function(features)
     steps = features[0].shape[0]

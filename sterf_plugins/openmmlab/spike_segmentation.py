@@ -13,7 +13,7 @@ from mmseg.models.necks import FPN
 from torch import Tensor, nn
 
 from ..registry import MODELS
-from .spike_layers import has_time, integers, over_time, spike_first
+from .spike_layers import has_time, over_time, spike_first, undivided_spike
 
 
 @MODELS.register_module()
@@ -22,8 +22,8 @@ class SpikeSegFPN(FPN):
 
     Args:
         *args, **kwargs: those of mmseg's ``FPN``.
-        levels: D of the spikes.
-        norm_cfg: BN in the released segmentors.
+        levels: D, the largest number of spikes of a neuron.
+        norm_cfg: norm behind each convolution; ``None`` is BN, as in the released segmentors.
     """
 
     def __init__(self, *args, levels: int = 4, norm_cfg: dict | None = None, **kwargs):
@@ -31,14 +31,17 @@ class SpikeSegFPN(FPN):
         super().__init__(*args, norm_cfg=norm_cfg, **kwargs)
         for convs in (self.lateral_convs, self.fpn_convs):
             for i, conv in enumerate(convs):
-                convs[i] = spike_first(_with_bias(conv, norm_cfg), integers(levels))
+                convs[i] = spike_first(_with_bias(conv, norm_cfg), undivided_spike(levels))
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         return over_time(super().forward, inputs)
 
 
 def _with_bias(conv: ConvModule, norm_cfg: dict) -> ConvModule:
-    """The released convolutions have a bias in front of their norm; ``ConvModule`` leaves it out, or warns of it."""
+    """Rebuild ``conv`` with a bias, which the released convolutions have in front of their norm.
+
+    ``ConvModule`` leaves such a bias out by default, and warns if it is asked for.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return ConvModule(
@@ -58,7 +61,7 @@ class SpikeFPNHead(FPNHead):
     """mmseg's FPNHead as chains of spike -> 3x3 convolution -> norm -> upsampling, and spikes before the classifier.
 
     Args:
-        levels: D of the spikes.
+        levels: D, the largest number of spikes of a neuron.
         **kwargs: those of mmseg's ``FPNHead``.
     """
 
@@ -66,8 +69,8 @@ class SpikeFPNHead(FPNHead):
         super().__init__(**kwargs)
         for module in self.scale_heads.modules():
             if isinstance(module, ConvModule):
-                spike_first(module, integers(levels))
-        self.spike: nn.Module = integers(levels)
+                spike_first(module, undivided_spike(levels))
+        self.spike: nn.Module = undivided_spike(levels)
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         if not has_time(inputs):
@@ -76,5 +79,5 @@ class SpikeFPNHead(FPNHead):
         return logits.unflatten(0, (inputs[0].shape[0], -1)).mean(0)
 
     def cls_seg(self, feat: Tensor) -> Tensor:
-        """Classify each pixel of the spikes."""
+        """Logits (B, classes, H, W) from the spikes of the features ``feat`` (B, C, H, W)."""
         return super().cls_seg(self.spike(feat))

@@ -19,10 +19,11 @@ class TIMMBackbone(BaseModule):
         pretrained: load timm's pretrained weights.
         checkpoint_path: local checkpoint in timm's format.
         in_channels: image channels.
-        out_indices: feature levels; ``None`` for all. Checked, where timm would silently drop bad ones.
-        stem: put covariant receptive fields in place of the first convolution, after the weights are loaded:
-            arguments of ``sterf_plugins.timm.swap_stem`` as a dict, ``bank`` being arguments of ``RFBank``. Models of
-            this package take their own ``stem=``, any plugin name, through it.
+        out_indices: feature levels to return; ``None`` for all. A level that the model lacks is an error, whereas timm
+            would silently drop it.
+        stem: a dict without ``type`` holds arguments of ``sterf_plugins.timm.swap_stem`` (``bank`` being arguments of
+            ``RFBank``), which puts covariant receptive fields in place of the first convolution after the weights are
+            loaded. A dict with ``type``, the name of any stem plugin, is passed on to a model of this package.
         init_cfg: mmengine's initialisation.
         **kwargs: passed to ``timm.create_model``.
 
@@ -60,7 +61,7 @@ class TIMMBackbone(BaseModule):
         info = self.timm_model.feature_info
         self.out_channels, self.out_strides = tuple(info.channels()), tuple(info.reduction())
         self.out_indices = tuple(info.out_indices)
-        # Many timm models have an `init_weights` of their own, which mmengine would call after the weights are there.
+        # Many timm models have an `init_weights` of their own, which mmengine would call after the weights are loaded.
         self.timm_model.is_init = True
         if pretrained or checkpoint_path:
             self.is_init = True
@@ -70,7 +71,7 @@ class TIMMBackbone(BaseModule):
 
 
 def check_model_name(name: str) -> None:
-    """Raise ``ValueError`` with the nearest names unless timm knows the model."""
+    """Raise ``ValueError``, which lists similar names, unless timm knows the model."""
     if timm.is_model(name.split(".")[0]) or name.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
         return
     import difflib
@@ -84,7 +85,7 @@ def check_model_name(name: str) -> None:
 
 
 def check_out_indices(model_name: str, out_indices: Sequence[int]) -> tuple[int, ...]:
-    """Return the levels as a tuple if the model has them all, ``ValueError`` otherwise."""
+    """Return the levels as a tuple; raise ``ValueError`` unless the model has them all."""
     import torch
 
     with torch.device("meta"):

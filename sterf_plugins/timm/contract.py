@@ -15,11 +15,15 @@ class TimmContract:
     """Mixin for a ``StagedBackbone``: what timm expects of its models.
 
     Args:
-        num_classes: width of the classifier; 0 gives pooled features.
-        global_pool: "avg", or "" for the unpooled map where there is no classifier.
+        num_classes: width of the classifier; 0 gives pooled features (B, C).
+        global_pool: "avg" for the mean over pixels; "" for the last feature map itself (B, C, H, W), where there is no
+            classifier.
         device: device of the parameters.
         dtype: dtype of the parameters.
         **kwargs: the backbone's arguments.
+
+    Raises:
+        TypeError, ValueError: an argument is out of range; the message names it and what is allowed.
     """
 
     def __init__(self, num_classes: int = 1000, global_pool: str = "avg", device=None, dtype=None, **kwargs):
@@ -45,7 +49,10 @@ class TimmContract:
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict:
-        """Patterns of layer groups for layer-wise learning rates."""
+        """Regular expressions by which timm sorts parameters into groups, for learning rates that differ by depth.
+
+        With ``coarse`` a group is a stage, otherwise a block.
+        """
         blocks = (
             r"^stages\.(\d+)"
             if coarse
@@ -94,7 +101,15 @@ class TimmContract:
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Outputs of the chosen stages (all, the last n, or a list), as timm's models give them.
+        """The last stage's output and those of the chosen stages, as timm's models give them.
+
+        Args:
+            x: images (B, C, H, W), or event frames (T, B, C, H, W) for a model with a time axis.
+            indices: the stages: a list, an int n for the last n, or ``None`` for all.
+            norm: accepted for timm's signature; there is no final norm.
+            stop_early: do not run the stages after the last chosen one.
+            output_fmt: "NCHW", the only format.
+            intermediates_only: return the list of feature maps (B, C_i, H_i, W_i) alone.
 
         Raises:
             ValueError: ``output_fmt`` is not "NCHW", or an index is out of range.
@@ -109,7 +124,19 @@ class TimmContract:
     def prune_intermediate_layers(
         self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drop the stages after the last chosen one; returns the chosen ones."""
+        """Drop the stages after the last chosen one, for feature extraction.
+
+        Args:
+            indices: the chosen stages, as in ``forward_intermediates``.
+            prune_norm: accepted for timm's signature; there is no final norm.
+            prune_head: remove the classifier too; this happens anyway where a stage is dropped.
+
+        Returns:
+            The chosen stages as indices from 0.
+
+        Raises:
+            ValueError: an index is out of range.
+        """
         take = self._stage_indices(indices)
         pruned = max(take) < len(self.stages) - 1
         self.stages = self.stages[: max(take) + 1]
@@ -120,6 +147,7 @@ class TimmContract:
         return take
 
     def _stage_indices(self, indices: int | Sequence[int] | None) -> list[int]:
+        """Turn timm's ways to name stages (all, the last n, a list with negative indices) into indices from 0."""
         count = len(self.stages)
         if indices is None:
             return list(range(count))
@@ -131,7 +159,13 @@ class TimmContract:
 
 
 def configuration(first_conv: str, paper: str, **changes) -> dict:
-    """A model's ``default_cfg``: ImageNet at 224x224, no weights."""
+    """A model's ``default_cfg``: ImageNet at 224x224, no weights.
+
+    Args:
+        first_conv: name of the model's first convolution, which timm and ``swap_stem`` look up.
+        paper: arXiv id, such as "arXiv:2411.16061", or "".
+        **changes: further entries.
+    """
     return dict(
         url="",
         num_classes=1000,
@@ -150,11 +184,17 @@ def configuration(first_conv: str, paper: str, **changes) -> dict:
 
 
 def register(
-    name: str, model: Callable[..., torch.nn.Module], points: int, description: str, module: str = "", **options
+    name: str, model: Callable[..., torch.nn.Module], num_points: int, description: str, module: str = "", **options
 ) -> None:
-    """Register ``model(**options)`` under a timm name; ``points`` feature points.
+    """Register ``model(**options)`` with timm, so that ``timm.create_model(name)`` builds it.
 
-    ``module`` holds the ``default_cfgs`` of the name, if this is not the model's own.
+    Args:
+        name: the timm name.
+        model: a class with timm's contract.
+        num_points: number of feature points; ``features_only=True`` gives all of them by default.
+        description: beginning of the docstring of the registered function; the options follow it.
+        module: name of the Python module that holds the ``default_cfgs`` of the name; the model's own by default.
+        **options: arguments of the model that the name stands for; arguments of ``create_model`` replace them.
     """
 
     def create(pretrained: bool = False, **kwargs) -> torch.nn.Module:
@@ -163,7 +203,7 @@ def register(
             name,
             pretrained,
             pretrained_filter_fn=lambda state, built: backbones.convert_state_dict(state),
-            feature_cfg=dict(out_indices=tuple(range(points)), feature_cls="getter"),
+            feature_cfg=dict(out_indices=tuple(range(num_points)), feature_cls="getter"),
             **{**options, **kwargs},
         )
 

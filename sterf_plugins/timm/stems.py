@@ -24,18 +24,22 @@ def swap_stem(
     Args:
         model: any timm model that names its first convolution (``pretrained_cfg["first_conv"]``), or any module with
             ``target``.
-        bank: the fields, or arguments of ``RFBank``; ``None``: ``RFBank.for_kernel_size`` of the replaced kernel.
-        in_chans: other number of input channels (event frames have 2).
-        target: name of the convolution, where the model does not tell.
-        init: "rf", "rf-free" or "uniform", as of ``CovariantRFConv2d``.
-        learn: what the default bank learns.
+        bank: the receptive fields, as an ``RFBank`` or as a dict of its arguments; ``None`` for the bank that fits the
+            replaced kernel, ``RFBank.for_kernel_size``.
+        in_chans: number of input channels (event frames have 2); ``None`` for as many as before.
+        target: name of the convolution to replace; needed where the model does not name its first one.
+        init: how the weights start and whether they stay fields: "rf", "rf-free" or "uniform", see
+            ``CovariantRFConv2d``.
+        learn: which parameters of the default bank are learned, see ``RFBank``; no effect where ``bank`` is given.
 
     Returns:
-        The same model, changed.
+        The same model, changed in place.
 
     Raises:
-        ValueError: the model has no one first convolution, or the new one would give another size.
-        TypeError: what is named is no ``nn.Conv2d``.
+        ValueError: the model does not have exactly one first convolution, or the new one would give another size.
+        TypeError: the named module is not an ``nn.Conv2d``.
+
+    Source: Nat. Commun. 16:8231 (2025), spatial receptive fields.
     """
     name = target or _first_conv(model)
     try:
@@ -48,12 +52,13 @@ def swap_stem(
     model.set_submodule(name, new.to(old.weight))
     config = getattr(model, "pretrained_cfg", None)
     if in_chans and in_chans != old.in_channels and isinstance(config, dict) and "input_size" in config:
-        # timm shares one configuration among all models of a name
+        # A changed copy, since timm shares one configuration among all models of a name.
         model.pretrained_cfg = model.default_cfg = {**config, "input_size": (in_chans, *config["input_size"][1:])}
     return model
 
 
 def _first_conv(model: nn.Module) -> str:
+    """Name of the convolution that timm's configuration of the model gives as its first."""
     config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None) or {}
     name = config.get("first_conv")
     if isinstance(name, (tuple, list)):
@@ -72,8 +77,9 @@ def _first_conv(model: nn.Module) -> str:
 
 
 def _convolutions(model: nn.Module) -> str:
-    found = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d)]
-    return ", ".join(repr(n) for n in found[:3]) or "none: it has no nn.Conv2d"
+    """The names of the first three convolutions, for error messages."""
+    names = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d)]
+    return ", ".join(repr(n) for n in names[:3]) or "none: it has no nn.Conv2d"
 
 
 class CovariantPatchEmbed(PatchEmbed):
@@ -85,10 +91,13 @@ class CovariantPatchEmbed(PatchEmbed):
     dynamic padding an image is padded to whole patches first.
 
     Args:
-        *args: those of ``timm.layers.PatchEmbed``.
-        rf_bank: the fields; ``None``: ``RFBank.for_kernel_size`` of the patch.
-        rf_init: "rf", "rf-free" or "uniform".
-        **kwargs: those of ``timm.layers.PatchEmbed``.
+        *args: positional arguments of ``timm.layers.PatchEmbed``.
+        rf_bank: the receptive fields; ``None`` for the bank that fits the patch, ``RFBank.for_kernel_size``.
+        rf_init: how the weights start: "rf", "rf-free" or "uniform", see ``CovariantRFConv2d``.
+        **kwargs: keyword arguments of ``timm.layers.PatchEmbed``.
+
+    Raises:
+        ValueError: the window of ``rf_bank`` would give another grid of patches.
     """
 
     def __init__(self, *args, rf_bank: RFBank | None = None, rf_init: str = "rf", **kwargs):
@@ -97,7 +106,11 @@ class CovariantPatchEmbed(PatchEmbed):
         self.proj = covariant_like(old, rf_bank, init=rf_init, where="patch_embed.proj").to(old.weight)
 
     def set_input_size(self, img_size=None, patch_size=None):
-        """As timm's, but the patch is the window's and cannot be resampled."""
+        """Change the image size, as timm does; the patch size cannot be changed.
+
+        Raises:
+            ValueError: ``patch_size`` differs from the present one, and receptive fields cannot be resampled.
+        """
         if patch_size is not None and tuple(_pair(patch_size)) != tuple(self.patch_size):
             raise ValueError(
                 f"`patch_size` is {patch_size}; receptive fields cannot be resampled from {self.patch_size}: build the "

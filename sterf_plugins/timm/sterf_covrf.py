@@ -22,10 +22,13 @@ default_cfgs = generate_default_cfgs(
 
 
 def _stock(name: str):
+    """Register ``covrf_<name>``: timm's model of that name with receptive fields as its stem."""
+
     def create(
         pretrained: bool = False, in_chans: int = 3, rf_init: str = "rf", rf_learn: tuple[str, ...] = (), **kwargs
     ) -> nn.Module:
-        for key in ("pretrained_cfg", "pretrained_cfg_overlay"):  # of the new name; the stock model has its own
+        # timm passes the configuration of the new name; the stock model needs its own.
+        for key in ("pretrained_cfg", "pretrained_cfg_overlay"):
             kwargs.pop(key, None)
         model = timm.create_model(name, pretrained=pretrained, **kwargs)
         return swap_stem(model, in_chans=in_chans, init=rf_init, learn=rf_learn)

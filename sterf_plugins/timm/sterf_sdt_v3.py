@@ -17,7 +17,7 @@ class SDTV3(TimmContract, backbones.SDTV3):
     """``sterf_plugins.backbones.SDTV3`` under timm's model contract; (B, C, H, W) -> logits or pooled features."""
 
 
-# suffix of the name -> what the name says
+# suffix of a timm name -> constructor arguments that it stands for
 _MIXERS: dict[str, dict] = {
     "": dict(mixer="conv", ratio=4),
     "_mlpixer": dict(mixer="mlpixer", ratio=4, layout="raster"),

@@ -223,7 +223,8 @@ def test_a_layer_with_another_reader_keeps_its_norm(reader):
 
 
 @pytest.mark.parametrize(
-    "name", ["resnet10t", "tf_efficientnet_lite0", "mobilenetv3_small_050", "regnetx_002", "densenet121", "legacy_xception"]
+    "name",
+    ["resnet10t", "tf_efficientnet_lite0", "mobilenetv3_small_050", "regnetx_002", "densenet121", "legacy_xception"],
 )
 def test_stock_models_of_timm(name):
     """Their norms have activations of their own, and statistics that are not those of a new model."""

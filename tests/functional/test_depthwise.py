@@ -1,13 +1,11 @@
 """Depthwise convolution: PyTorch's numbers, whatever the kernel, the memory order and what wants a gradient."""
 
-import copy
-
 import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 from torch.nn import functional as F
 
-from sterf_plugins.blocks import DepthwiseConv2d, SepConv
+from sterf_plugins.blocks import DepthwiseConv2d
 from sterf_plugins.functional import depthwise_conv2d, splits_weight_gradient
 
 

@@ -1,7 +1,5 @@
 """Spiking necks and heads: what their layers see, time, and the released mismatch."""
 
-from collections import Counter
-
 import pytest
 import torch
 from torch import nn
@@ -12,7 +10,6 @@ sterf_plugins.setup()
 
 from mmengine.registry import init_default_scope  # noqa: E402
 
-from sterf_plugins.neurons import IntegerSpike  # noqa: E402
 from sterf_plugins.openmmlab.configs import load_config, revert_sync_bn  # noqa: E402
 from sterf_plugins.registry import MODELS  # noqa: E402
 
