@@ -29,9 +29,9 @@ from mmdet.testing import demo_mm_inputs  # noqa: E402
 from mmdet.utils import register_all_modules  # noqa: E402
 from mmengine.registry import MODELS  # noqa: E402
 
-from sterf_plugins.openmmlab.adapt import swap_backbone  # noqa: E402
-from sterf_plugins.openmmlab.configs import load_config  # noqa: E402
-from sterf_plugins.openmmlab.speed import speed_up  # noqa: E402
+from sterf_plugins.openmmlab.configs.adapt import swap_backbone  # noqa: E402
+from sterf_plugins.openmmlab.configs.reading import load_config  # noqa: E402
+from sterf_plugins.openmmlab.runtime.speed import speed_up  # noqa: E402
 
 STOCK = "mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py"
 ROW = "sterf_plugins::mask_rcnn/mask-rcnn_sdtv3-t-srb_spikefpn_ms-1x_coco.py"

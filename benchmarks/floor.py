@@ -22,7 +22,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from sterf_plugins.backbones import SDTV3
-from sterf_plugins.neurons import IntegerSpike
+from sterf_plugins.layers import IntegerSpike
 
 # Kind of layer -> for the forward and the backward pass, how often they read or write a tensor of the size of (the
 # input, the output).

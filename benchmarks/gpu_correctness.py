@@ -10,7 +10,7 @@ from saved import attempted
 
 import sterf_plugins.timm  # noqa: F401  (registers the models)
 from sterf_plugins.backbones import SDTV3
-from sterf_plugins.neurons import fuse_norms
+from sterf_plugins.layers import fuse_norms
 
 VARIANTS = [("conv", "raster"), *itertools.product(("mlpixer", "srb"), ("raster", "channel"))]
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sterf_plugins.blocks import DepthwiseConv2d
+from sterf_plugins.layers import DepthwiseConv2d
 
 
 class Round(torch.autograd.Function):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from sterf_plugins.erf.files import replacing
+from sterf_plugins.files import replacing
 
 
 def facts(device: str, **others) -> dict:

@@ -18,8 +18,8 @@ from timm.scheduler import create_scheduler_v2
 from timm.utils import AverageMeter, accuracy
 
 import sterf_plugins.timm  # noqa: F401
-from sterf_plugins.console import check_device, run_tool
-from sterf_plugins.erf.files import replacing
+from sterf_plugins.cli.console import check_device, run_tool
+from sterf_plugins.files import replacing
 
 
 def parse_args() -> argparse.Namespace:

@@ -20,8 +20,7 @@ def setup() -> None:
     Raises:
         ImportError: the ``openmmlab`` extra is not installed; the message says how to install it.
     """
-    from . import compat
+    from .checks import require
 
-    compat.require("mmengine", extra="openmmlab")
-    compat.repair_config_packages()
+    require("mmengine", extra="openmmlab")
     from . import openmmlab  # noqa: F401  (importing registers)

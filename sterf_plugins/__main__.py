@@ -5,7 +5,9 @@ import importlib.util
 import sys
 from pathlib import Path
 
-from . import __version__, compat, plugins
+from . import __version__, plugins
+from .checks import EXTRAS_HINT
+from .cli.versions import opencv_repair, versions
 
 
 def list_plugins(args: argparse.Namespace) -> int:
@@ -86,7 +88,7 @@ def doctor(args: argparse.Namespace) -> int:
     problems = []
     print(f"sterf-plugins {__version__} at {Path(__file__).parent}")
     print(f"Python {sys.version.split()[0]} at {sys.prefix}")
-    for module, version in compat.versions().items():
+    for module, version in versions().items():
         print(f"  {module:12} {version}")
         if module in ("mmengine", "mmcv", "mmdet", "mmseg") and "," in version:
             problems.append(f"{module} is installed twice ({version}); they overwrite each other. Keep the onedl- one.")
@@ -95,7 +97,7 @@ def doctor(args: argparse.Namespace) -> int:
     if importlib.util.find_spec("mmengine"):
         problems += _doctor_openmmlab()
     else:
-        print(f"OpenMMLab: not installed; {compat.EXTRAS_HINT.format(extra='openmmlab')}")
+        print(f"OpenMMLab: not installed; {EXTRAS_HINT.format(extra='openmmlab')}")
     errors = plugins.load_all("mixers", "stems", "neurons", "models")
     print(f"plugins: {sum(len(plugins.discover(k)) for k in plugins.KINDS)}, {len(errors)} broken")
     problems += [str(error) for error in errors]
@@ -126,7 +128,7 @@ def _doctor_opencv() -> list[str]:
     except ImportError as error:
         if importlib.util.find_spec("cv2") is None:
             return []
-        return [f"cv2 cannot be imported ({error}). Repair: {compat.opencv_repair()}"]
+        return [f"cv2 cannot be imported ({error}). Repair: {opencv_repair()}"]
     gui = next(
         (line.split(":", 1)[1].strip() for line in cv2.getBuildInformation().splitlines() if "GUI:" in line), "?"
     )
@@ -136,12 +138,14 @@ def _doctor_opencv() -> list[str]:
 
 def _doctor_openmmlab() -> list[str]:
     """Print where mmcv's ops come from, and try the config bases; return the problems."""
-    compat.repair_config_packages()
+    from .openmmlab.configs.packages import repair_config_packages
+
+    repair_config_packages()
     problems = []
     from mmengine.hub import get_config
 
     if importlib.util.find_spec("mmcv"):
-        from .openmmlab import mmcv_ops
+        from .openmmlab.runtime import mmcv_ops
 
         if mmcv_ops.compiled_ops_available():
             print("mmcv ops: compiled")

@@ -1,10 +1,19 @@
 """Argument checks whose messages name the argument, the value, what is allowed and the fix."""
 
+import importlib.util
 from collections.abc import Iterable
+
+EXTRAS_HINT = 'pip install "sterf-plugins[{extra}]"'
+
+
+def require(module: str, extra: str) -> None:
+    """Raise an ``ImportError`` that names the extra to install, unless ``module`` can be imported."""
+    if importlib.util.find_spec(module) is None:
+        raise ImportError(f"this needs the package {module!r}: {EXTRAS_HINT.format(extra=extra)}")
 
 
 def one_of(name: str, value: object, allowed: Iterable[object], hint: str = "") -> None:
-    """Raise ``ValueError`` unless ``value`` is one of ``allowed``."""
+    """Raise ``ValueError`` unless ``value`` is one of ``allowed``; ``hint`` is added to the message."""
     allowed = tuple(allowed)
     if value not in allowed:
         choices = ", ".join(repr(a) for a in allowed)
@@ -12,11 +21,11 @@ def one_of(name: str, value: object, allowed: Iterable[object], hint: str = "") 
 
 
 def positive_int(name: str, value: object) -> int:
-    """Return ``value`` as an int of at least 1.
+    """Return ``value`` as an int of at least 1; ``name`` is what the messages call it.
 
     Raises:
-        TypeError: not a whole number.
-        ValueError: below 1.
+        TypeError: it is not a whole number.
+        ValueError: it is below 1.
     """
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise TypeError(f"`{name}` is {value!r} ({type(value).__name__}); it must be an int >= 1.")
@@ -27,11 +36,11 @@ def positive_int(name: str, value: object) -> int:
 
 
 def fraction(name: str, value: float) -> float:
-    """Return ``value`` as a float in [0, 1).
+    """Return ``value`` as a float in [0, 1); ``name`` is what the messages call it.
 
     Raises:
-        TypeError: not a number.
-        ValueError: outside [0, 1).
+        TypeError: it is not a number.
+        ValueError: it is outside [0, 1).
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"`{name}` is {value!r} ({type(value).__name__}); it must be a number in [0, 1).")

@@ -29,7 +29,7 @@ class PluginError(ValueError):
 
 @dataclass(frozen=True)
 class Plugin:
-    """One entry point: what it is called, and which distribution brings it."""
+    """One entry point: its kind and name, and the distribution that provides it."""
 
     kind: str
     name: str
@@ -39,17 +39,19 @@ class Plugin:
 
     @property
     def origin(self) -> str:
+        """The distribution and its version, such as ``sterf-plugins==1.0``."""
         return f"{self.distribution}=={self.version}"
 
     @property
     def own(self) -> bool:
+        """Whether this package itself provides the plugin."""
         return self.distribution.replace("_", "-") == "sterf-plugins"
 
     def load(self) -> object:
-        """Import the plugin.
+        """Import the plugin and return its factory (or, for models, its module).
 
         Raises:
-            PluginError: the import failed; the cause is chained.
+            PluginError: the import failed; ``__cause__`` is the original error.
         """
         try:
             return self.entry_point.load()
@@ -61,31 +63,34 @@ class Plugin:
 
 
 def _names(variable: str) -> set[str]:
+    """The comma-separated names in an environment variable."""
     return {name.strip() for name in os.environ.get(variable, "").split(",") if name.strip()}
 
 
 def _listed(kind: str, name: str, names: set[str]) -> bool:
+    """Whether ``names`` has the plugin, with or without its kind."""
     return name in names or f"{kind}:{name}" in names
 
 
 @cache
 def _scan(kind: str) -> dict[str, tuple[Plugin, ...]]:
-    found: dict[str, dict[tuple[str, str], Plugin]] = {}
+    """The providers of each name, switched-off names included."""
+    providers: dict[str, dict[tuple[str, str], Plugin]] = {}
     for ep in sorted(entry_points(group=f"sterf_plugins.{kind}"), key=lambda e: (e.name, e.value)):
         dist = ep.dist
         plugin = Plugin(kind, ep.name, ep, dist.name if dist else "?", dist.version if dist else "?")
         # One distribution seen twice on sys.path (an editable install beside its build) is one plugin.
-        found.setdefault(ep.name, {}).setdefault((plugin.distribution, ep.value), plugin)
-    return {name: tuple(candidates.values()) for name, candidates in found.items()}
+        providers.setdefault(ep.name, {}).setdefault((plugin.distribution, ep.value), plugin)
+    return {name: tuple(candidates.values()) for name, candidates in providers.items()}
 
 
 def rescan() -> None:
-    """Forget what was found, so that packages installed since are seen (notebooks, tests)."""
+    """Forget the plugins found so far, so that packages installed since are seen (notebooks, tests)."""
     _scan.cache_clear()
 
 
 def discover(kind: str) -> dict[str, tuple[Plugin, ...]]:
-    """Names of a kind and who provides them, in alphabetical order, without importing any.
+    """The plugins of a kind by name, in alphabetical order; none is imported.
 
     More than one provider under a name is a conflict; ``get`` refuses it.
 
@@ -106,7 +111,8 @@ def get(kind: str, name: str) -> Plugin:
     """The one plugin of that kind and name.
 
     Raises:
-        PluginError: unknown (the message lists the names), disabled, or provided by two distributions.
+        PluginError: the name is unknown (the message lists the known ones), switched off, or provided more than once.
+        ValueError: ``kind`` is not one of ``KINDS``.
     """
     candidates = discover(kind).get(name, ())
     if len(candidates) > 1:
@@ -139,6 +145,7 @@ def load_all(*kinds: str) -> list[PluginError]:
     return errors
 
 
+# What a user may give for a mixer, a stem or a neuron; see ``resolve``.
 Spec = str | Mapping | Callable
 
 
@@ -148,15 +155,15 @@ def resolve(kind: str, spec: Spec, **offered) -> Callable:
     Args:
         kind: group of the plugin, such as "mixers".
         spec: a plugin name; a dict with ``type`` (a name or a callable) and options; or a callable.
-        offered: options of the caller; the factory receives those that its signature names, and an option of the
-            same name in the dict wins.
+        **offered: options that the caller has to offer; the factory receives those that its signature names. Options
+            of the same name in the dict take precedence.
 
     Returns:
         A callable that takes the positional arguments of the kind's protocol.
 
     Raises:
-        PluginError: no plugin of that name can be loaded.
-        TypeError: ``spec`` is none of the three.
+        PluginError: no plugin of that name can be loaded, or a dict has no ``type``.
+        TypeError: ``spec`` is neither a name, nor a dict, nor a callable.
     """
     options: dict = {}
     if isinstance(spec, Mapping):
@@ -175,7 +182,7 @@ def resolve(kind: str, spec: Spec, **offered) -> Callable:
 
 
 def _accepted(factory: Callable) -> set[str] | None:
-    """Keyword names of a factory; None if it takes any."""
+    """Names of the keyword arguments that a factory accepts; ``None`` if it accepts any."""
     parameters = inspect.signature(factory).parameters.values()
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return None

@@ -16,7 +16,7 @@ from mmengine.registry import Registry
 DATASETS = Registry("dataset", parent=MMENGINE_DATASETS, scope="sterf_plugins", locations=["sterf_plugins.openmmlab"])
 METRICS = Registry("metric", parent=MMENGINE_METRICS, scope="sterf_plugins", locations=["sterf_plugins.openmmlab"])
 MODELS = Registry("model", parent=MMENGINE_MODELS, scope="sterf_plugins", locations=["sterf_plugins.openmmlab"])
-HOOKS = Registry("hook", parent=MMENGINE_HOOKS, scope="sterf_plugins", locations=["sterf_plugins.hooks"])
+HOOKS = Registry("hook", parent=MMENGINE_HOOKS, scope="sterf_plugins", locations=["sterf_plugins.openmmlab"])
 OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     "optimizer wrapper constructor",
     parent=MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS,

@@ -1,7 +1,9 @@
-"""Contract checks for third parties: is my mixer, stem or backbone fit for use here?
+"""Contract checks for plugin authors: can my mixer, stem or backbone be used here?
 
-from sterf_plugins.testing import check_mixer
-check_mixer(MyMixer)          # silent, or an AssertionError that says what is wrong and how to mend it
+Each check passes silently, or raises an ``AssertionError`` that says what is wrong and how to mend it::
+
+    from sterf_plugins.testing import check_mixer
+    check_mixer(MyMixer)
 """
 
 import copy
@@ -16,9 +18,9 @@ from . import plugins
 def check_mixer(mixer: str | Callable, dims: Sequence[int] = (8, 12), ratio: int = 4, **options) -> None:
     """Check a channel mixer against the protocol ``mixer(dim, ratio, **options)``.
 
-    Shapes are kept for even, odd and non-square maps; the branch is without state and leaves its input alone; every
-    parameter gets a gradient; the input gets one in eval mode; one sample alone has the gradient it has in a batch;
-    it survives deepcopy and a state_dict round trip.
+    The mixer keeps the shape of even, odd and non-square maps, keeps no state and does not change its input. Each
+    parameter gets a gradient, and so does the input in eval mode. A single sample has the gradient that it has in a
+    batch. A deep copy that loads the state dict gives the same output.
 
     Args:
         mixer: a factory, or a name in the group ``sterf_plugins.mixers``.
@@ -37,7 +39,17 @@ def check_mixer(mixer: str | Callable, dims: Sequence[int] = (8, 12), ratio: int
 
 
 def check_stem(stem: str | Callable, in_chans: int = 3, embed_dim: int = 16, stride: int = 2, **options) -> None:
-    """Check a stem against ``stem(in_chans, embed_dim, stride, **options)`` with a ``.stride``.
+    """Check a stem against the protocol ``stem(in_chans, embed_dim, stride, **options)``.
+
+    The stem has an attribute ``stride`` and gives maps of ceil(H / stride) by ceil(W / stride); the rest is as in
+    ``check_mixer``.
+
+    Args:
+        stem: a factory, or a name in the group ``sterf_plugins.stems``.
+        in_chans: image channels to try.
+        embed_dim: output channels to try.
+        stride: stride to try.
+        **options: further arguments of the stem.
 
     Raises:
         AssertionError: the contract is broken; the message says where and how to mend it.
@@ -54,7 +66,15 @@ def check_stem(stem: str | Callable, in_chans: int = 3, embed_dim: int = 16, str
 
 
 def check_backbone(backbone: Callable[[], nn.Module], in_chans: int = 3, size: tuple[int, int] = (64, 96)) -> None:
-    """Check a backbone: (B, C, H, W) -> tuple of (B, C_i, H_i, W_i) that agree with ``out_channels``/``out_strides``.
+    """Check a backbone, which gives a tuple of maps (B, C_i, H_i, W_i) for images (B, C, H, W).
+
+    The maps agree with the attributes ``out_channels`` and ``out_strides``; gradients are checked as in
+    ``check_mixer``.
+
+    Args:
+        backbone: a function without arguments that builds the backbone.
+        in_chans: image channels to try.
+        size: image size (H, W) to try.
 
     Raises:
         AssertionError: the contract is broken; the message says where and how to mend it.
@@ -117,9 +137,10 @@ def _check_gradients(module: nn.Module, x: Tensor, what: str) -> None:
     (single,) = torch.autograd.grad(_total(module(alone)), alone)
     assert torch.allclose(single, grad[:1], atol=1e-5, rtol=1e-4), (
         "one sample alone has another gradient than in a batch. PyTorch's CPU BatchNorm is wrong at batch 1 for some "
-        "memory orders: use sterf_plugins.batch_norm.BatchNorm2d"
+        "memory orders: use sterf_plugins.layers.batch_norm.BatchNorm2d"
     )
 
 
 def _total(y: Tensor | Sequence[Tensor]) -> Tensor:
+    """The sum of squares: one number to differentiate."""
     return sum(t.square().sum() for t in y) if isinstance(y, (tuple, list)) else y.square().sum()

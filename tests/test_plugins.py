@@ -138,7 +138,7 @@ def test_configs_command():
 MY_MIXER = '''
 """A mixer of another package."""
 from torch import nn
-from sterf_plugins.neurons import IntegerSpike
+from sterf_plugins.layers import IntegerSpike
 
 
 class MyMixer(nn.Module):

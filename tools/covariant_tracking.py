@@ -22,8 +22,8 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from sterf_plugins import console
-from sterf_plugins.erf.files import replacing
+from sterf_plugins.cli import console
+from sterf_plugins.files import replacing
 
 ROOT = Path(__file__).resolve().parents[1]
 NETS = {"li": "leaky integrators", "lif": "LIF neurons", "relu8": "ReLU, 8 frames", "relu": "ReLU, single frame"}

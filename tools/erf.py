@@ -23,12 +23,12 @@ from pathlib import Path
 
 import torch
 
-from sterf_plugins.console import check_device, check_writable, run_tool
+from sterf_plugins.cli.console import check_device, check_writable, run_tool
+from sterf_plugins.cli.images import displayed, inputs_for
+from sterf_plugins.cli.loading import Loaded, is_config, load_model, parse_spec
 from sterf_plugins.erf import ERFResult, calibrate, compute_erf
 from sterf_plugins.erf.calibrate import uncalibrated
 from sterf_plugins.erf.targets import match_layers
-from sterf_plugins.images import displayed, inputs_for
-from sterf_plugins.loading import Loaded, is_config, load_model, parse_spec
 
 CALIBRATION = 8  # images for the statistics of untrained models
 

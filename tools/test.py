@@ -14,8 +14,8 @@ sterf_plugins.setup()
 
 from mmengine.config import ConfigDict  # noqa: E402
 
-from sterf_plugins import console  # noqa: E402
-from sterf_plugins.openmmlab import cli  # noqa: E402
+from sterf_plugins.cli import console  # noqa: E402
+from sterf_plugins.cli import training as cli  # noqa: E402
 
 
 def parse_args() -> argparse.Namespace:

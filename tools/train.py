@@ -13,11 +13,11 @@ import sterf_plugins
 
 sterf_plugins.setup()
 
-from sterf_plugins import console  # noqa: E402
-from sterf_plugins.openmmlab import cli  # noqa: E402
-from sterf_plugins.openmmlab.atomic_backend import latest_checkpoint  # noqa: E402
-from sterf_plugins.openmmlab.sharded import shard  # noqa: E402
-from sterf_plugins.openmmlab.speed import speed_up  # noqa: E402
+from sterf_plugins.cli import console  # noqa: E402
+from sterf_plugins.cli import training as cli  # noqa: E402
+from sterf_plugins.openmmlab.runtime.atomic_backend import latest_checkpoint  # noqa: E402
+from sterf_plugins.openmmlab.runtime.sharded import shard  # noqa: E402
+from sterf_plugins.openmmlab.runtime.speed import speed_up  # noqa: E402
 
 
 def parse_args() -> argparse.Namespace:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..neurons import IntegerSpike
+from ..layers import IntegerSpike
 
 
 @dataclass

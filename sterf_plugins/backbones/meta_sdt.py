@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..batch_norm import BatchNorm2d
-from ..blocks.conv_bn import ConvBN2d
-from ..blocks.depthwise import DepthwiseConv2d
-from ..blocks.lif_layers import ConvBN, MembraneBlock, SelfAttention, check_heads, lif
-from ..blocks.over_time import over_time
 from ..checks import positive_int
+from ..layers.batch_norm import BatchNorm2d
+from ..layers.conv_bn import ConvBN2d
+from ..layers.depthwise import DepthwiseConv2d
+from ..layers.lif_layers import ConvBN, MembraneBlock, SelfAttention, check_heads, lif
+from ..layers.over_time import over_time
 from .base import Stage
 from .sdt_v3 import DEPTHS, MIXER_STAGES, STRIDES
 from .temporal import TemporalBackbone

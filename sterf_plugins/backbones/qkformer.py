@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from ..blocks.lif_layers import SpikingAttention, SpikingBlock, SpikingConv, check_heads, lif
+from ..layers.lif_layers import SpikingAttention, SpikingBlock, SpikingConv, check_heads, lif
 from .base import Stage
 from .spikformer import check_size
 from .temporal import TemporalBackbone

@@ -10,7 +10,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from ..blocks.lif_layers import ConvBN, MembraneBlock, SpikingConv, check_heads, lif
+from ..layers.lif_layers import ConvBN, MembraneBlock, SpikingConv, check_heads, lif
 from .base import Stage
 from .spikformer import check_size
 from .temporal import TemporalBackbone

@@ -14,10 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from .. import plugins
-from ..blocks import Downsample, MixerBlock, TransformerBlock
 from ..checks import fraction, one_of, positive_int
 from ..functional import LAYOUTS
-from ..neurons import IntegerSpike
+from ..layers import Downsample, IntegerSpike, MixerBlock, TransformerBlock
 from .base import Stage, StagedBackbone
 
 ARCHITECTURES: dict[str, dict] = {

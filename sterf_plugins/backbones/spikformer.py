@@ -10,8 +10,8 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from ..blocks.lif_layers import SpikingAttention, SpikingBlock, SpikingConv
 from ..checks import positive_int
+from ..layers.lif_layers import SpikingAttention, SpikingBlock, SpikingConv
 from .base import Stage
 from .temporal import TemporalBackbone
 

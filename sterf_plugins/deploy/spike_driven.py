@@ -12,7 +12,7 @@ import torch
 from spikingjelly.activation_based.layer import SpikeCountToBinary, TemporalBinSum
 from torch import Tensor, nn
 
-from ..neurons import IntegerSpike
+from ..layers import IntegerSpike
 from .probe import calls_of, example_for, replace
 
 _WEIGHTS = (nn.Conv1d, nn.Conv2d, nn.Linear)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .files import replacing
+from ..files import replacing
 from .plot import map_image, strip_image
 from .result import ERFResult
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .files import replacing
+from ..files import replacing
 from .gaussian import fit_gaussian
 from .lags import lag_mass
 from .metrics import radial_profile, spectrum

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from .files import replacing
+from ..files import replacing
 from .plot import draw_all, write
 from .result import ERFResult
 

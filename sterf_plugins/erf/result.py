@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..files import replacing
 from .estimate import Estimate, jackknife
-from .files import replacing
 from .lags import temporal_numbers
 from .metrics import area_ratio, spatial_numbers
 from .selection import cell

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from ..files import replacing
 from .estimate import Estimate
-from .files import replacing
 
 SAVE_EVERY = 30  # seconds
 

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 Order = tuple[int, int]
 DISCRETIZATIONS = ("sampled", "integrated", "integrated_comp", "stencil", "discrete")
-_QUADRATURE = 10  # Gauss-Legendre nodes per pixel side; 1e-9 from sigma 0.7 on
+_QUADRATURE = 10  # Gauss-Legendre nodes per pixel side; the error is below 1e-9 for sigma >= 0.7
 
 
 def frame_of_eigen(sigma1: Tensor, sigma2: Tensor, phi: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ def eigen_of_covariance(covariance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def covariance_of(frame: Tensor) -> Tensor:
-    """S = F F^T."""
+    """Covariances S = F F^T, (..., 2, 2), of frames F, (..., 2, 2)."""
     return frame @ frame.mT
 
 
@@ -67,14 +67,14 @@ def gaussian_derivatives(covariance: Tensor, frame: Tensor, orders: Sequence[Ord
     H[m+1, n] = a H[m, n] - m A H[m-1, n] - n B H[m, n-1], with a = f1^T S^-1 x, A = f1^T S^-1 f1, B = f1^T S^-1 f2.
 
     Args:
-        covariance: S, (N, 2, 2).
-        frame: F, (N, 2, 2).
-        orders: (m, n) pairs.
-        x: first coordinates (k, k).
-        y: second coordinates (k, k).
+        covariance: covariances S in pixels squared, (N, 2, 2).
+        frame: frames F in pixels, (N, 2, 2).
+        orders: derivative orders (m, n) along the two columns of F.
+        x: horizontal coordinates of the points in pixels, (k, k).
+        y: vertical coordinates of the points in pixels, (k, k).
 
     Returns:
-        (N, orders, k, k).
+        Values of the derivatives at the points, (N, len(orders), k, k).
     """
     (xx, xy), (_, yy) = (row.unbind(-1) for row in covariance.unbind(-2))
     det = xx * yy - xy * xy
@@ -102,7 +102,10 @@ def gaussian_derivatives(covariance: Tensor, frame: Tensor, orders: Sequence[Ord
 
 
 def frame_derivatives(frame: Tensor, orders: Sequence[Order], x: Tensor, y: Tensor) -> Tensor:
-    """Equation (1) at given points: the derivatives of g(x; F F^T) along F; (N, orders, k, k)."""
+    """Equation (1) at given points: the derivatives of g(x; F F^T) along the columns of F.
+
+    Arguments and result are those of ``gaussian_derivatives``, whose covariance is F F^T here.
+    """
     (p, q), (r, s) = (row.unbind(-3) for row in frame[..., None, None].unbind(-4))
     det = p * s - q * r
     u, v = (s * x - q * y) / det, (p * y - r * x) / det
@@ -119,7 +122,7 @@ def frame_derivatives(frame: Tensor, orders: Sequence[Order], x: Tensor, y: Tens
 
 
 def _hermite(u: Tensor, order: int) -> list[Tensor]:
-    """He_0(u) to He_order(u)."""
+    """The Hermite polynomials He_0 to He_order at the values ``u``."""
     values = [torch.ones_like(u), u]
     for k in range(1, order):
         values.append(torch.addcmul(-k * values[k - 1], u, values[k]))
@@ -127,7 +130,17 @@ def _hermite(u: Tensor, order: int) -> list[Tensor]:
 
 
 def integrated_derivatives(covariance: Tensor, frame: Tensor, orders: Sequence[Order], half: int) -> Tensor:
-    """The derivatives integrated over each pixel's square; (N, orders, k, k)."""
+    """The derivatives of ``gaussian_derivatives``, each integrated over the square of its pixel.
+
+    Args:
+        covariance: covariances S in pixels squared, (N, 2, 2).
+        frame: frames F in pixels, (N, 2, 2).
+        orders: derivative orders (m, n) along the two columns of F.
+        half: half width of the window in pixels, without the centre.
+
+    Returns:
+        Kernels (N, len(orders), k, k) with k = 2 half + 1.
+    """
     nodes, weights = (torch.from_numpy(t).to(frame) / 2 for t in np.polynomial.legendre.leggauss(_QUADRATURE))
     x, _ = grid(half, frame)
     size = len(x)
@@ -139,10 +152,19 @@ def integrated_derivatives(covariance: Tensor, frame: Tensor, orders: Sequence[O
 
 
 def semi_discrete_gaussian(covariance: Tensor, half: int) -> Tensor:
-    """Solution of affine diffusion on the pixel grid: sum 1, covariance S and semigroup exact; (N, k, k).
+    """Affine Gaussians as solutions of diffusion on the pixel grid.
 
-    The inverse DFT of exp(-Sxx (1-cos a) - Syy (1-cos b) - Sxy sin a sin b + |Sxy| (1-cos a)(1-cos b)), on a torus
-    that holds the kernel. It has no negative values where |Sxy| <= min(Sxx, Syy).
+    Before the window cuts them, they have the sum 1 and the covariance S exactly, and the convolution of the kernels of
+    S and t S is that of (1 + t) S. A kernel has no negative values where |Sxy| <= min(Sxx, Syy). It is the inverse
+    DFT of exp(-Sxx (1-cos a) - Syy (1-cos b) - Sxy sin a sin b + |Sxy| (1-cos a)(1-cos b)) on a torus that
+    holds it.
+
+    Args:
+        covariance: covariances S in pixels squared, (N, 2, 2).
+        half: half width of the window in pixels, without the centre.
+
+    Returns:
+        Kernels (N, k, k) with k = 2 half + 1.
     """
     xx, xy, yy = (covariance[:, i, j, None, None] for i, j in ((0, 0), (0, 1), (1, 1)))
     widest = float(covariance.detach().diagonal(dim1=-2, dim2=-1).max()) ** 0.5
@@ -157,8 +179,9 @@ def semi_discrete_gaussian(covariance: Tensor, half: int) -> Tensor:
 
 
 def difference_mask(order: int) -> list[float]:
-    """Taps of the central difference of an order, for correlation: even ones delta^2 repeated, odd ones with a
-    [-1/2, 0, 1/2] on top.
+    """Weights of the central difference of an order, to be correlated with a signal.
+
+    An even order repeats the second difference [1, -2, 1]; an odd order adds one first difference [-1/2, 0, 1/2].
     """
     taps = [1.0]
     for _ in range(order // 2):
@@ -167,7 +190,15 @@ def difference_mask(order: int) -> list[float]:
 
 
 def directional_coefficients(frame: Tensor, order: Order) -> list[Tensor]:
-    """Coefficients of d_x^(k-j) d_y^j, j = 0..k, in d_f1^m d_f2^n, k = m + n; each (N,). This is steerability."""
+    """Write the derivative d_f1^m d_f2^n along a frame as a sum of derivatives along x and y (steerability).
+
+    Args:
+        frame: frames with the columns f1 and f2, (N, 2, 2).
+        order: (m, n).
+
+    Returns:
+        Coefficients, each (N,), of d_x^(k-j) d_y^j for j = 0 to k, where k = m + n.
+    """
     coefficients = [torch.ones_like(frame[..., 0, 0])]
     for column, times in zip((0, 1), order, strict=True):
         wx, wy = frame[..., 0, column], frame[..., 1, column]
@@ -184,7 +215,16 @@ def stencil_reach(orders: Sequence[Order]) -> int:
 
 
 def stencil_derivatives(smooth: Tensor, frame: Tensor, orders: Sequence[Order]) -> Tensor:
-    """Differences of smoothing kernels (N, k + 2 reach, k + 2 reach) along the frames; (N, orders, k, k)."""
+    """Differences of smoothing kernels along the columns of frames.
+
+    Args:
+        smooth: smoothing kernels (N, k + 2 r, k + 2 r), where r = ``stencil_reach(orders)``.
+        frame: frames in pixels, (N, 2, 2).
+        orders: derivative orders (m, n) along the two columns of a frame.
+
+    Returns:
+        Kernels (N, len(orders), k, k).
+    """
     reach = stencil_reach(orders)
     size = smooth.shape[-1] - 2 * reach
     parts: dict[Order, Tensor] = {}
@@ -193,7 +233,7 @@ def stencil_derivatives(smooth: Tensor, frame: Tensor, orders: Sequence[Order]) 
         if (p, q) not in parts:
             along_x, along_y = (smooth.new_tensor(difference_mask(n)) for n in (p, q))
             mask = torch.outer(along_y, along_x)
-            # a difference of the kernel: for convolution kernels it is the same difference, correlated
+            # conv2d correlates with the mask, and that is the central difference of the kernel itself.
             full = F.conv2d(smooth.unsqueeze(1), mask[None, None]).squeeze(1)
             top, left = ((full.shape[i] - size) // 2 for i in (-2, -1))
             parts[p, q] = full[:, top : top + size, left : left + size]
@@ -208,17 +248,33 @@ def stencil_derivatives(smooth: Tensor, frame: Tensor, orders: Sequence[Order]) 
 
 
 def affine_kernels(frame: Tensor, orders: Sequence[Order], half: int, method: str = "sampled") -> Tensor:
-    """Kernels (N, orders, 2 half + 1, 2 half + 1) of frames (N, 2, 2), differentiated along the frames.
+    """Convolution kernels of affine Gaussians with the covariance S = F F^T, differentiated along their frames F.
 
-    "sampled" and "stencil" divide a field's kernels by the sum of its zero-order one, so that this sums to 1;
-    "integrated" is as it is, with covariance S + I/12; "integrated_comp" is made from S - I/12, so that its covariance
-    is S; "discrete" has sum 1 and covariance S by construction. "stencil" and "discrete" derivatives are differences,
-    2-9 % from the continuous ones.
+    The discretisations:
+
+    * "sampled" takes the values at the pixel centres.
+    * "integrated" takes integrals over the pixels; this widens the covariance to S + I/12.
+    * "integrated_comp" integrates a Gaussian with the covariance S - I/12, so that the result has the covariance S.
+    * "stencil" takes differences of a sampled Gaussian.
+    * "discrete" takes differences of ``semi_discrete_gaussian``.
+
+    "sampled" and "stencil" divide the kernels of a field by the sum of its kernel of order (0, 0), which then sums
+    to 1. The derivatives of "stencil" and "discrete" are differences, which deviate from the continuous
+    ones by 2-9 %.
+
+    Args:
+        frame: frames F in pixels, (N, 2, 2).
+        orders: derivative orders (m, n) along the two columns of F.
+        half: half width of the window in pixels, without the centre.
+        method: one of ``DISCRETIZATIONS``.
+
+    Returns:
+        Kernels (N, len(orders), 2 half + 1, 2 half + 1).
     """
     covariance = covariance_of(frame)
     if method == "sampled":
-        every = frame_derivatives(frame, [(0, 0), *orders], *grid(half, frame))
-        return every[:, 1:] / every[:, :1].sum((-2, -1), keepdim=True)
+        unnormalised = frame_derivatives(frame, [(0, 0), *orders], *grid(half, frame))
+        return unnormalised[:, 1:] / unnormalised[:, :1].sum((-2, -1), keepdim=True)
     if method in ("integrated", "integrated_comp"):
         if method == "integrated_comp":
             covariance = covariance - torch.eye(2, dtype=frame.dtype, device=frame.device) / 12
@@ -241,16 +297,22 @@ def _l1_norm_1d(n: int) -> float:
     if n == 0:
         return 1.0
     roots = np.polynomial.hermite_e.hermeroots([0] * n + [1])
-    # the antiderivative of He_n phi is -He_(n-1) phi
+    # With the standard normal density phi, the antiderivative of He_n phi is -He_(n-1) phi.
     values = np.polynomial.hermite_e.hermeval(roots, [0] * (n - 1) + [1]) * np.exp(-(roots**2) / 2)
     return float(np.abs(np.diff(np.concatenate([[0.0], values, [0.0]]))).sum() / math.sqrt(2 * math.pi))
 
 
 def half_width(sigma: float, order: int = 0, epsilon: float = 1e-3, dimensions: int = 2) -> int:
-    """Half width N of a filter that leaves out at most ``epsilon`` of the mass, in one of so many dimensions.
+    """Half width, in pixels, of a window that leaves out at most a share ``epsilon`` of a Gaussian filter's mass.
 
-    Order 0: ceil(sqrt(2) sigma erfcinv(e)), e = 1 - (1 - epsilon)^(1/dimensions); order n >= 1: 1 + n more, at
-    e / 2^n.
+    For a smoothing filter it is ceil(sqrt(2) sigma erfcinv(e)) with e = 1 - (1 - epsilon)^(1/dimensions). A derivative
+    of order n >= 1 takes e / 2^n for e and gets 1 + n pixels more.
+
+    Args:
+        sigma: standard deviation in pixels.
+        order: order of the derivative along this axis.
+        epsilon: share of the mass that may be left out, over all axes together.
+        dimensions: number of axes of the filter.
     """
     e = -math.expm1(math.log1p(-epsilon) / dimensions) / 2**order
     reach = -float(torch.special.ndtri(torch.tensor(e / 2, dtype=torch.float64)))  # sqrt(2) erfcinv(e)

@@ -6,14 +6,14 @@ from torch import Tensor
 def linear_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     """``(q k^T) v * scale`` computed as ``q (k^T v) * scale``.
 
-    Without a softmax both orders are the same number; this one needs no (N, N) scores. For integer spikes every
+    Without a softmax both orders give the same result, and this one needs no (N, N) scores. For integer spikes every
     partial sum is a multiple of 1/norm^3, so float32 gives bit-equal results while the sums stay below 2^24.
 
     Args:
-        q: (B, heads, d, N), channels before tokens.
-        k: (B, heads, d, N).
-        v: (B, heads, e, N).
-        scale: factor of the result.
+        q: queries (B, heads, d, N), channels before tokens.
+        k: keys (B, heads, d, N).
+        v: values (B, heads, e, N).
+        scale: factor by which the result is multiplied.
 
     Returns:
         (B, heads, e, N).

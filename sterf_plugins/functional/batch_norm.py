@@ -14,7 +14,7 @@ from .strides import restrided
 
 
 def same_strided_grad(y: Tensor) -> Tensor:
-    """Return ``y`` itself; from now on its gradient arrives with the strides that ``y`` has.
+    """Return ``y`` itself; in the backward pass its gradient will have the strides that ``y`` has.
 
     Args:
         y: a dense tensor of any shape that requires a gradient.
@@ -39,7 +39,7 @@ class _FrozenBatchNorm(torch.autograd.Function):
 def frozen_batch_norm(
     x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> Tensor:
-    """BatchNorm of fixed statistics and parameters, whose gradient is one product in any memory order.
+    """BatchNorm with fixed statistics and parameters, whose gradient is one product in any memory order.
 
     Args:
         x: (B, C, ...).

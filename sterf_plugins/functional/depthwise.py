@@ -8,15 +8,17 @@ step of SDT-V3. Here they are computed three columns at a time, each from an ima
 import torch
 from torch import Tensor
 
-_COLUMNS = 3  # what oneDNN's depthwise kernel takes
+_COLUMNS = 3  # the most columns that oneDNN's depthwise kernel takes
 
 
-def _gradients(grad: Tensor, x: Tensor, weight: Tensor, padding: tuple[int, int], wanted: tuple[bool, bool]):
+def _gradients(grad: Tensor, x: Tensor, weight: Tensor, padding: tuple[int, int], needed: tuple[bool, bool]):
+    """PyTorch's gradients of the input and of the weight, ``None`` where one is not needed."""
     options = ((1, 1), padding, (1, 1), False, (0, 0), x.shape[1])
-    return torch.ops.aten.convolution_backward(grad, x, weight, None, *options, (*wanted, False))[:2]
+    return torch.ops.aten.convolution_backward(grad, x, weight, None, *options, (*needed, False))[:2]
 
 
 def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """The weight gradient, from groups of at most three columns."""
     height, width = weight.shape[-2:]
     side = (width - _COLUMNS) // 2  # the middle columns need no moved image
     starts = [*range(0, side, _COLUMNS), side, *range(side + _COLUMNS, width, _COLUMNS)]
@@ -40,12 +42,13 @@ class _DepthwiseConv(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor):
         x, weight = ctx.saved_tensors
-        wanted = ctx.needs_input_grad
-        # Double backward wants PyTorch's own differentiable operation; few columns need no parts.
-        if torch.is_grad_enabled() or not wanted[1] or not _COLUMNS < weight.shape[-1] <= x.shape[-1]:
-            return _gradients(grad, x, weight, ctx.padding, wanted)
-        of_x = _gradients(grad, x, weight, ctx.padding, (True, False))[0] if wanted[0] else None
-        return of_x, _weight_gradient(grad, x, weight)
+        needed = ctx.needs_input_grad
+        # Gradients of gradients need PyTorch's own operation, which can be differentiated again. Up to three columns
+        # need no groups, and maps narrower than the weight are left to PyTorch.
+        if torch.is_grad_enabled() or not needed[1] or not _COLUMNS < weight.shape[-1] <= x.shape[-1]:
+            return _gradients(grad, x, weight, ctx.padding, needed)
+        x_grad = _gradients(grad, x, weight, ctx.padding, (True, False))[0] if needed[0] else None
+        return x_grad, _weight_gradient(grad, x, weight)
 
 
 def depthwise_conv2d(x: Tensor, weight: Tensor) -> Tensor:
@@ -56,7 +59,7 @@ def depthwise_conv2d(x: Tensor, weight: Tensor) -> Tensor:
 
     Args:
         x: (B, C, H, W).
-        weight: (C, 1, kh, kw), both odd.
+        weight: (C, 1, kh, kw) with odd kh and kw.
 
     Returns:
         (B, C, H, W).
@@ -65,7 +68,11 @@ def depthwise_conv2d(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def splits_weight_gradient(x: Tensor, weight: Tensor) -> bool:
-    """Whether ``depthwise_conv2d`` is the faster way to this gradient."""
+    """Whether ``depthwise_conv2d`` computes the weight gradient faster than PyTorch does.
+
+    This is so for float32 maps (B, C, H, W) on a CPU with oneDNN and more than three columns of weights, outside of
+    autocast and of a compiler, where the weight needs a gradient at all.
+    """
     if torch.compiler.is_compiling() or not torch.is_grad_enabled() or not weight.requires_grad:
         return False
     plain = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")

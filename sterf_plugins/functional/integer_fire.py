@@ -22,7 +22,7 @@ class _IntegerFire(torch.autograd.Function):
     def forward(ctx, x: Tensor, levels: int, norm: float) -> Tensor:
         ctx.save_for_backward(x)
         ctx.levels, ctx.norm = levels, norm
-        if torch.compiler.is_compiling():  # tracing loses this backward where the forward writes in place
+        if torch.compiler.is_compiling():  # tracing loses `backward` if `forward` writes in place
             y = x.clamp(0, levels).round()
             return y if norm == 1 else y / norm
         y = x.clamp(0, levels).round_()  # half to even
@@ -31,13 +31,15 @@ class _IntegerFire(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor):
         (x,) = ctx.saved_tensors
-        if torch.is_grad_enabled():  # double backward wants a differentiable expression
+        if torch.is_grad_enabled():  # gradients of gradients need a differentiable expression
             return grad * ((x >= 0) & (x <= ctx.levels)) / ctx.norm, None, None
         grad = restrided(grad, x.stride())
-        # hardtanh's backward is one fused pass, open at both ends; the bounds are the numbers next to 0 and D.
-        number = torch.finfo(x.dtype)
-        below = number.tiny * (number.eps if x.dtype == torch.float16 else 1)  # wider types may flush what is smaller
-        above = ctx.levels + number.eps * 2 ** (math.frexp(ctx.levels)[1] - 1)
+        # hardtanh's backward is one fused pass, but it leaves out both ends of its interval. The bounds are therefore
+        # the next numbers below 0 and above D. Below 0 this is a subnormal number in float16 and the smallest normal
+        # one in wider types, whose subnormal numbers may be flushed to 0.
+        info = torch.finfo(x.dtype)
+        below = info.tiny * (info.eps if x.dtype == torch.float16 else 1)
+        above = ctx.levels + info.eps * 2 ** (math.frexp(ctx.levels)[1] - 1)
         out = torch.ops.aten.hardtanh_backward(grad, x, -below, above)
         return out if ctx.norm == 1 else out.div_(ctx.norm), None, None
 

@@ -18,7 +18,7 @@ LAYOUTS = ("raster", "channel")
 
 
 def to_tokens(x: Tensor, layout: str) -> Tensor:
-    """(B, C, H, W) -> (B, H*W, C), read in ``layout`` order."""
+    """Read a feature map as tokens, (B, C, H, W) -> (B, H*W, C); ``layout`` is one of ``LAYOUTS``."""
     if layout == "channel":
         return x.permute(0, 2, 3, 1).flatten(1, 2)
     b, c, h, w = x.shape
@@ -26,7 +26,7 @@ def to_tokens(x: Tensor, layout: str) -> Tensor:
 
 
 def from_tokens(tokens: Tensor, size: tuple[int, int], layout: str) -> Tensor:
-    """(B, H*W, C') -> (B, C', H, W), written in ``layout`` order; ``size`` is (H, W)."""
+    """Write tokens as a feature map, (B, H*W, C') -> (B, C', H, W), as ``to_tokens`` reads it; ``size`` is (H, W)."""
     b, _, c = tokens.shape
     h, w = size
     if layout == "channel":

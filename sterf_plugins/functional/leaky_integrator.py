@@ -17,12 +17,22 @@ from torch.autograd.function import once_differentiable
 METHODS = ("zoh", "euler", "backward")
 GAINS = ("area", "peak")
 BACKENDS = ("auto", "loop", "gemm")
-_GEMM_VALUES = 1024  # of a step, up to which a product with a T x T matrix beats the loop on a CPU
+# A product with a T x T matrix beats the loop up to so many values per step (on a CPU) and so many steps.
+_GEMM_VALUES = 1024
 _GEMM_STEPS = 128
 
 
 def decay(mu: Tensor, dt: float = 1.0, method: str = "zoh") -> Tensor:
-    """A of the recursion for time constants ``mu``, in the unit of ``dt``; any shape."""
+    """The factor a by which the recursion multiplies the state in each step.
+
+    Args:
+        mu: time constants, in the unit of ``dt``; any shape.
+        dt: duration of a step.
+        method: "zoh", "backward" or "euler", as explained at the top of this file.
+
+    Returns:
+        Tensor of the shape of ``mu``.
+    """
     r = dt / mu
     if method == "zoh":
         return torch.exp(-r)
@@ -30,18 +40,22 @@ def decay(mu: Tensor, dt: float = 1.0, method: str = "zoh") -> Tensor:
 
 
 def leaky_integrator(x: Tensor, a: Tensor, v: Tensor, gain: str = "area", backend: str = "auto") -> Tensor:
-    """All v[n] of the recursion.
+    """Run the recursion v[n] = a v[n-1] + g x[n] over a sequence.
 
     Args:
-        x: (T, ...) input.
-        a: decay, broadcastable to v.
-        v: (...) state before the first step; a step of x must broadcast to it.
-        gain: "area" or "peak".
-        backend: "loop"; "gemm", a product with a T x T matrix, for which ``a`` differs along the first axis of v at
-            most, along which x is held; or "auto".
+        x: input (T, ...).
+        a: decay factors, broadcastable to ``v``.
+        v: state (...) before the first step; a step of ``x`` must broadcast to it.
+        gain: "area" (g = 1 - a) or "peak" (g = 1).
+        backend: "loop"; "gemm", a product with a T x T matrix; or "auto", the faster of those that are possible.
+            "gemm" needs a single decay, or decays that differ along the first axis of ``v`` only, while ``x`` has one
+            entry along that axis.
 
     Returns:
-        (T, *v.shape); the last step is the next state.
+        States after each step, (T, *v.shape); the last one is the state from which to continue.
+
+    Raises:
+        ValueError: the shapes do not fit backend "gemm".
     """
     if backend == "auto":
         small = v.numel() <= _GEMM_VALUES if v.device.type == "cpu" else True
@@ -54,10 +68,12 @@ def leaky_integrator(x: Tensor, a: Tensor, v: Tensor, gain: str = "area", backen
 
 
 def _is_product(x: Tensor, a: Tensor) -> bool:
+    """Whether the recursion can be written as a product with one T x T matrix per decay."""
     return a.numel() == 1 or (a.shape[0] == a.numel() and x.shape[1] == 1)
 
 
 def _plain(x: Tensor, a: Tensor, v: Tensor, gain: str) -> Tensor:
+    """The recursion in ordinary operations, for a compiler."""
     g, steps = (1 - a if gain == "area" else torch.ones_like(a)), []
     for frame in x.unbind(0):
         v = a * v + g * frame
@@ -101,7 +117,7 @@ class _Recursion(torch.autograd.Function):
     def backward(ctx, grad: Tensor):
         x, a, v, y = ctx.saved_tensors
         need_x, need_a, need_v, _ = ctx.needs_input_grad
-        total = grad.clone(memory_format=torch.contiguous_format)  # l[n] = dL/dv[n] + a l[n+1]
+        total = grad.clone(memory_format=torch.contiguous_format)  # from the end: l[n] = dL/dv[n] + a l[n+1]
         steps = total.unbind(0)
         for later, now in zip(steps[:0:-1], steps[-2::-1], strict=True):
             now.addcmul_(later, a)
@@ -122,11 +138,20 @@ class _Recursion(torch.autograd.Function):
 
 
 def moving_integrator(x: Tensor, a: Tensor, velocity: tuple[float, float]) -> Tensor:
-    """A leaky integrator that moves along: v[n](p) = a v[n-1](p - velocity) + (1 - a) x[n](p); (T, ..., H, W).
+    """A leaky integrator whose state moves along: v[n](p) = a v[n-1](p - velocity) + (1 - a) x[n](p).
 
-    Galilean covariance: on a pattern that moves with ``velocity`` (pixels per step, (x, y)) it gives 1 - a^(n+1) times
-    the pattern's own response. Whole pixels are exact away from the borders, where zeros enter; fractions are
-    interpolated bilinearly, which adds a diffusion of p (1 - p) per axis and step.
+    It is Galilean covariant: for a pattern that moves with ``velocity`` it gives 1 - a^(n+1) times the pattern, which
+    is what an integrator at rest gives for the pattern at rest. Shifts by whole pixels are exact away from the borders,
+    where zeros enter. Other shifts interpolate bilinearly: with a fraction f of a pixel, each step adds a variance of
+    f (1 - f) pixels squared along that axis.
+
+    Args:
+        x: input (T, ..., H, W).
+        a: decay factors, broadcastable to a step of ``x``.
+        velocity: (x, y) in pixels per step, x to the right and y down.
+
+    Returns:
+        States after each step, of the shape of ``x``; the state before the first step is 0.
     """
     v, steps = torch.zeros_like(x[0]), []
     for frame in x.unbind(0):
@@ -136,6 +161,7 @@ def moving_integrator(x: Tensor, a: Tensor, velocity: tuple[float, float]) -> Te
 
 
 def _shifted(v: Tensor, by: float, axis: int) -> Tensor:
+    """``v`` moved by so many pixels along an axis, with linear interpolation."""
     whole = math.floor(by)
     part = by - whole
     near = _rolled(v, whole, axis)
@@ -143,6 +169,7 @@ def _shifted(v: Tensor, by: float, axis: int) -> Tensor:
 
 
 def _rolled(v: Tensor, by: int, axis: int) -> Tensor:
+    """``v`` moved by whole pixels along an axis; zeros enter at the border."""
     size = v.shape[axis]
     if by == 0 or abs(by) >= size:
         return v if by == 0 else torch.zeros_like(v)

@@ -23,10 +23,10 @@ class _Repeat(torch.autograd.Function):
 
 
 def repeat_still(frame: Tensor, steps: int) -> Tensor:
-    """(steps, *frame.shape) without a copy: a time axis of stride 0."""
+    """Repeat a frame over time, (steps, *frame.shape), without a copy: the time axis has stride 0."""
     return _Repeat.apply(frame, steps) if not torch.compiler.is_compiling() else frame.expand(steps, *frame.shape)
 
 
 def is_still(x: Tensor) -> bool:
-    """Whether all steps of (T, ...) are one frame in memory."""
+    """Whether all steps of a sequence (T, ...) are the same frame in memory."""
     return x.shape[0] > 1 and x.stride(0) == 0

@@ -12,6 +12,6 @@ def restrided(x: Tensor, stride: tuple[int, ...]) -> Tensor:
 
 
 def empty_frames(like: Tensor, steps: int) -> Tensor:
-    """An uninitialised tensor (steps, ...) each of whose frames has the memory order of the frame ``like``."""
+    """An uninitialised tensor (steps, *like.shape) whose frames have the memory order of the frame ``like``."""
     order = torch.empty_like(like).stride()
     return like.new_empty(steps * like.numel()).as_strided((steps, *like.shape), (like.numel(), *order))

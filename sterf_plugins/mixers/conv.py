@@ -2,10 +2,10 @@
 
 from torch import Tensor, nn
 
-from ..batch_norm import BatchNorm2d
 from ..checks import fraction, one_of, positive_int
 from ..functional import LAYOUTS
-from ..neurons import IntegerSpike
+from ..layers import IntegerSpike
+from ..layers.batch_norm import BatchNorm2d
 
 
 class ConvMixer(nn.Module):
@@ -15,7 +15,7 @@ class ConvMixer(nn.Module):
 
     Args:
         dim: channels.
-        ratio: expansion.
+        ratio: hidden channels per input channel.
         levels: D, integer spike levels.
         layout: accepted for the common signature; a convolution has one layout only.
         norm_hidden: accepted for the common signature; the hidden BN is always there.

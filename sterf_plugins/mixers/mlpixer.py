@@ -23,7 +23,7 @@ class MLPixer(TokenExpansion):
 
     Args:
         dim: channels.
-        ratio: expansion of the hidden layer.
+        ratio: hidden units per input channel.
         levels: D, integer spike levels.
         layout: "raster" (as published) or "channel".
         norm_hidden: BN after the first Linear, as in the paper's formula (the released code has none).

@@ -9,9 +9,9 @@ Written from the description; no code was copied.
 
 from torch import Tensor, nn
 
-from ..batch_norm import BatchNorm2d
 from ..checks import fraction
 from ..functional import from_tokens
+from ..layers.batch_norm import BatchNorm2d
 from .token_linear import TokenExpansion
 
 
@@ -26,7 +26,7 @@ class SRB(TokenExpansion):
 
     Args:
         dim: channels.
-        ratio: expansion of the hidden layer.
+        ratio: hidden channels per input channel.
         levels: D, integer spike levels.
         layout: "raster" (as published) or "channel".
         norm_hidden: BN after the Linear, as in the paper's formula (the released code has none).

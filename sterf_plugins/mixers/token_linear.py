@@ -2,10 +2,10 @@
 
 from torch import Tensor, nn
 
-from ..batch_norm import BatchNorm1d
 from ..checks import one_of, positive_int
 from ..functional import LAYOUTS, to_tokens
-from ..neurons import IntegerSpike
+from ..layers import IntegerSpike
+from ..layers.batch_norm import BatchNorm1d
 
 
 class TokenExpansion(nn.Module):
@@ -16,6 +16,17 @@ class TokenExpansion(nn.Module):
     The paper's formula has a BN after the Linear, the released code has none, and with the released initialisation
     (std 0.02) the next spike layer then never fires until the weights have grown. ``norm_hidden=True`` is the BN of
     the formula, over the hidden units of the Linear.
+
+    Args:
+        dim: channels.
+        ratio: hidden units per input channel.
+        levels: D, integer spike levels.
+        layout: "raster" or "channel" (see ``functional/layout.py``).
+        norm_hidden: BN after the Linear.
+        drop: dropout rate.
+
+    Raises:
+        TypeError, ValueError: an argument is out of range; the message names it.
     """
 
     def __init__(self, dim: int, ratio: int, levels: int, layout: str, norm_hidden: bool, drop: float):
@@ -32,6 +43,7 @@ class TokenExpansion(nn.Module):
         nn.init.trunc_normal_(self.fc1.weight, std=0.02)
 
     def expand(self, x: Tensor) -> Tensor:
+        """The hidden values before the second spike layer, (B, dim, H, W) -> (B, H*W, ratio*dim)."""
         tokens = self.fc1(to_tokens(self.spike1(x), self.layout))
         return self.drop1(self.bn1(tokens.flatten(0, 1)).view_as(tokens))
 

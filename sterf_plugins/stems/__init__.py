@@ -6,12 +6,19 @@ The protocol, for our stems and for those of other packages (entry-point group `
     # (B, in_chans, H, W) -> (B, embed_dim, ceil(H / stride), ceil(W / stride))
 """
 
-from .bank import RFBank
 from .conv import ConvStem
-from .covariant import CovariantRFConv2d, CovariantStem
+from .covariant import CovariantStem
+from .fields import (
+    CovariantRFConv2d,
+    RFBank,
+    TemporalMemory,
+    TemporalRF,
+    cascade_constants,
+    detach_state,
+    temporal_scales,
+)
 from .spatio_temporal import CovariantSTStem
 from .swap import covariant_like
-from .temporal import TemporalMemory, TemporalRF, cascade_constants, detach_state, temporal_scales
 
 __all__ = [
     "ConvStem",

@@ -2,13 +2,18 @@
 
 from torch import Tensor, nn
 
-from ..batch_norm import BatchNorm2d
+from ..layers.batch_norm import BatchNorm2d
 
 
 class ConvStem(nn.Module):
     """7x7 convolution with bias, then BN; the image itself is not spiked.
 
     (B, in_chans, H, W) -> (B, embed_dim, ceil(H / stride), ceil(W / stride)).
+
+    Args:
+        in_chans: image channels.
+        embed_dim: output channels.
+        stride: stride of the convolution.
     """
 
     def __init__(self, in_chans: int, embed_dim: int, stride: int = 2):

@@ -3,35 +3,38 @@
 import torch
 from torch import Tensor, nn
 
-from ..batch_norm import BatchNorm2d
 from ..checks import one_of, positive_int
-from .bank import RFBank
-from .covariant import CovariantRFConv2d
-from .temporal import TemporalRF
+from ..layers.batch_norm import BatchNorm2d
+from .fields.bank import RFBank
+from .fields.covariant_conv import CovariantRFConv2d
+from .fields.temporal import TemporalRF
 
 
 class CovariantSTStem(nn.Module):
-    """Spatial fields, a norm, temporal fields, an activation.
+    """Spatial receptive fields, a norm, temporal receptive fields and an activation.
 
-    ``forward(x, state=None) -> (y, state)``, x (T, B, in_ch, H, W), y (T, B, C', H', W'); C' is ``out_ch``, times the
-    number of scales if the temporal fields are stacked. With ``combine="last"`` y is (B, C', H', W').
+    ``forward(x, state=None) -> (y, state)`` takes x (T, B, in_ch, H, W) and gives y (T, B, C', H', W'). C' is
+    ``out_ch``, times the number of scales if ``temporal`` stacks them. If ``temporal`` has ``combine="last"``, y is
+    (B, C', H', W').
 
-    Leaky integrators commute with a convolution. Where only the last step is asked for, nothing lies between the two
-    and no state is given, the input is filtered first and only its K last maps are convolved.
+    Leaky integrators commute with a convolution. If only the last step is needed, nothing stands between the two and
+    no state is passed, the input is filtered in time first. Then only one map per scale is convolved, and the state
+    that comes out is ``None``.
 
     Args:
         in_ch: input channels.
-        out_ch: channels of the spatial fields.
-        bank: spatial fields, as of ``CovariantRFConv2d``.
-        temporal: temporal fields.
-        stride: of the convolution.
+        out_ch: output channels of the spatial fields.
+        bank: spatial fields; ``None``: the default of ``CovariantRFConv2d``.
+        temporal: temporal fields; ``None``: ``TemporalRF((2.0, 4.0))``.
+        stride: stride of the convolution.
         norm: "bn" or ``None``.
         act: "relu" or ``None``.
-        static_T: an image (B, in_ch, H, W) is held for so many steps; ``None``: images are refused.
-        **options: of ``CovariantRFConv2d``.
+        static_T: number of steps for which an image (B, in_ch, H, W) is held; ``None``: images raise an error.
+        **options: further arguments of ``CovariantRFConv2d``.
 
     Raises:
-        ValueError: the input has no time axis, or what the two fields raise.
+        ValueError, TypeError: the input has no time axis, or ``CovariantRFConv2d`` or ``TemporalRF`` refuses
+            an argument or an input.
 
     Source: Nat. Commun. 16:8231 (2025).
     """
@@ -75,11 +78,13 @@ class CovariantSTStem(nn.Module):
         return self.act(y), state
 
     def _time_first(self, state: Tensor | None) -> bool:
+        """Whether filtering in time before space gives the same output, which is then the cheaper order."""
         t = self.time
-        plain = self.norm is None and t.kind == "li" and not t.channels and self.space.bias is None
-        return plain and t.combine == "last" and state is None
+        commutes = self.norm is None and t.kind == "li" and not t.channels and self.space.bias is None
+        return commutes and t.combine == "last" and state is None
 
     def _last(self, x: Tensor) -> Tensor:
+        """The output (B, C', H', W') of the last step, filtered in time before space."""
         if not len(x):
             raise ValueError(f"input has shape {tuple(x.shape)}: T is 0; give at least one time step.")
         weights = self.time.impulse_response(len(x)).flip(0).to(x.dtype)

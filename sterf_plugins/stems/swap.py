@@ -1,4 +1,4 @@
-"""A covariant convolution in the place of a stock one."""
+"""A covariant convolution that replaces an ordinary one."""
 
 import math
 from collections.abc import Mapping
@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from torch import nn
 
 from ..checks import one_of, positive_int
-from .bank import RFBank, as_bank
-from .covariant import INITS, CovariantRFConv2d
+from .fields.bank import RFBank, as_bank
+from .fields.covariant_conv import INITS, CovariantRFConv2d
 
 
 def covariant_like(
@@ -18,11 +18,21 @@ def covariant_like(
     learn: tuple[str, ...] = (),
     where: str = "the layer",
 ) -> CovariantRFConv2d:
-    """A covariant convolution that can stand in for ``old``: its channels, its stride, its output sizes.
+    """A covariant convolution that can replace ``old``: it has its channels, its stride and its output sizes.
+
+    Args:
+        old: the convolution to be replaced.
+        bank: the receptive fields, or a mapping of the arguments of ``RFBank``; ``None``: the bank that fits the window
+            of ``old``.
+        in_chans: input channels; ``None``: those of ``old``.
+        init: "rf", "rf-free" or "uniform", as in ``CovariantRFConv2d``.
+        learn: what the default bank learns, such as ("sigma", "ratio", "angle").
+        where: what error messages call the layer.
 
     Raises:
-        TypeError: ``old`` is no ``nn.Conv2d``.
-        ValueError: it is grouped or dilated, or the bank's window gives another output size.
+        TypeError: ``old`` is not an ``nn.Conv2d``, or another argument has a wrong type.
+        ValueError: ``old`` is grouped or dilated, no padding gives the bank's window the output sizes of ``old``, or
+            another argument is out of range.
     """
     one_of("init", init, INITS)
     if not isinstance(old, nn.Conv2d):
@@ -45,31 +55,33 @@ def covariant_like(
 
 
 def _matching_padding(old: nn.Conv2d, size: int, where: str) -> int:
-    """Padding with which a window of ``size`` gives the sizes of ``old`` on its multiples of the stride.
+    """The padding with which a window of ``size`` gives the output sizes of ``old``.
 
-    Conv2d gives floor((H + 2 p - k) / s) + 1: equal for all H if 2 p - k is, and for multiples of s if
-    floor((2 p - k) / s) is.
+    If no padding does so for all inputs, one is taken that does for multiples of the stride. A convolution gives
+    floor((H + 2 p - k) / s) + 1 rows. Two of them agree for all H if 2 p - k is the same, and for multiples of s if
+    floor((2 p - k) / s) is the same.
     """
-    found = set()
+    paddings = set()
     for old_size, pad, stride in zip(old.kernel_size, _pads(old), old.stride, strict=True):
-        wanted = pad - old_size
-        exact = [p for p in range(size) if 2 * p - size == wanted]
-        near = [p for p in range(size) if math.floor((2 * p - size) / stride) == math.floor(wanted / stride)]
-        # nearest to the middle of the old window
-        choice = exact or sorted(near, key=lambda p: abs(2 * p - size - wanted))
+        excess = pad - old_size  # 2 p - k of the old convolution
+        exact = [p for p in range(size) if 2 * p - size == excess]
+        near = [p for p in range(size) if math.floor((2 * p - size) / stride) == math.floor(excess / stride)]
+        # Of several paddings, take the one whose window is centred nearest to the centre of the old window.
+        choice = exact or sorted(near, key=lambda p: abs(2 * p - size - excess))
         if not choice:
             raise ValueError(
                 f"{where} has kernel {old.kernel_size}, stride {old.stride}, padding {old.padding}; no padding gives a "
                 f"window of {size} the same output size. Use a bank with another kernel_size."
             )
-        found.add(choice[0])
-    if len(found) != 1:
+        paddings.add(choice[0])
+    if len(paddings) != 1:
         raise ValueError(f"{where} has kernel {old.kernel_size}: one square window cannot replace it.")
-    return found.pop()
+    return paddings.pop()
 
 
 def _pads(conv: nn.Conv2d) -> list[int]:
+    """The padding of both sides together, for each of the two axes."""
     if isinstance(conv.padding, str) or "Same" in type(conv).__name__:
-        # TensorFlow's "same": ceil(H / stride), which an odd kernel gives with half of it on both sides
+        # Padding "same" of TensorFlow gives ceil(H / stride), as does an odd kernel padded by half on each side.
         return [k - 1 if k % 2 else k - s for k, s in zip(conv.kernel_size, conv.stride, strict=True)]
     return [2 * p for p in conv.padding]

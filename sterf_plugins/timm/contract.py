@@ -7,7 +7,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, register_model
 from torch import Tensor
 
-from .. import backbones
+from ..checkpoints import convert_state_dict
 from ..checks import one_of
 
 
@@ -202,7 +202,7 @@ def register(
             model,
             name,
             pretrained,
-            pretrained_filter_fn=lambda state, built: backbones.convert_state_dict(state),
+            pretrained_filter_fn=lambda state, built: convert_state_dict(state),
             feature_cfg=dict(out_indices=tuple(range(num_points)), feature_cls="getter"),
             **{**options, **kwargs},
         )

@@ -10,7 +10,7 @@ from torch import nn
 
 from sterf_plugins.activity import FiringRates, count_operations
 from sterf_plugins.backbones import SDTV3
-from sterf_plugins.neurons import IntegerSpike
+from sterf_plugins.layers import IntegerSpike
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -137,7 +137,7 @@ def test_the_hook(shapes, tmp_path):
     sterf_plugins.setup()
     from mmengine.runner import Runner
 
-    from sterf_plugins.openmmlab.configs import datasets, load_config
+    from sterf_plugins.openmmlab.configs.reading import datasets, load_config
 
     states = []
     for name, hooks in (

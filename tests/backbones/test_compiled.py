@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from sterf_plugins.backbones import SDTV3, sdt_v3
-from sterf_plugins.blocks import MixerBlock
 from sterf_plugins.functional import integer_fire
+from sterf_plugins.layers import MixerBlock
 
 SMALL = dict(embed_dims=[8, 16, 16, 24], num_heads=4)
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from sterf_plugins.backbones import SDTV3, convert_state_dict
-from sterf_plugins.backbones.convert import rename_entries
-from sterf_plugins.blocks import Downsample, MixerBlock, SepConv, SpikeAttention, SpikeMlp, TransformerBlock
+from sterf_plugins.checkpoints.sdt_v3 import rename_entries
 from sterf_plugins.functional import integer_fire
+from sterf_plugins.layers import Downsample, MixerBlock, SepConv, SpikeAttention, SpikeMlp, TransformerBlock
 from sterf_plugins.mixers import SRB, ConvMixer, MLPixer
 from sterf_plugins.stems import ConvStem
 

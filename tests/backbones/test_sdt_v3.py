@@ -5,8 +5,9 @@ from collections import OrderedDict
 import pytest
 import torch
 
-from sterf_plugins.backbones import SDTV3, convert_state_dict, infer_architecture
-from sterf_plugins.blocks import ConvBN2d
+from sterf_plugins.backbones import SDTV3, convert_state_dict
+from sterf_plugins.checkpoints import infer_architecture
+from sterf_plugins.layers import ConvBN2d
 from sterf_plugins.testing import check_backbone, check_stem
 
 NANO = dict(embed_dims=[8, 16, 24, 32], num_heads=4)

@@ -11,7 +11,7 @@ from torch import nn
 from sterf_plugins.backbones import SDTV1, SDTV3, MetaSDT, QKFormer, Spikformer
 from sterf_plugins.deploy import SpikeDrivenLayer, reparameterize, to_spike_driven
 from sterf_plugins.deploy.probe import largest_error
-from sterf_plugins.neurons import IntegerSpike
+from sterf_plugins.layers import IntegerSpike
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 NANO = dict(embed_dims=[8, 16, 24, 32], num_heads=4)

@@ -7,8 +7,8 @@ from torch import nn
 
 from sterf_plugins.backbones import SDTV3, SpikingCNN, convert_state_dict
 from sterf_plugins.erf import compute_erf
+from sterf_plugins.layers import IntegerSpike
 from sterf_plugins.mixers import SRB, ConvMixer, MLPixer
-from sterf_plugins.neurons import IntegerSpike
 
 MIXERS = {"baseline": "conv", "mlpixer": "mlpixer", "srb": "srb"}
 

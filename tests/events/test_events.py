@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from sterf_plugins.events import Motion, ShapeEvents, read_events, render, write_events
+from sterf_plugins.events import Motion, read_events, render, write_events
+from sterf_plugins.tracking import ShapeEvents
 
 STILL = dict(resolution=(64, 64), background=0.0, seed=0)
 

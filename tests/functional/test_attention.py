@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from sterf_plugins.blocks import SpikeAttention
 from sterf_plugins.functional import integer_fire, linear_attention
+from sterf_plugins.layers import SpikeAttention
 
 
 def scores_first(q, k, v, scale):

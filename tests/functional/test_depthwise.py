@@ -5,8 +5,8 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 from torch.nn import functional as F
 
-from sterf_plugins.blocks import DepthwiseConv2d
 from sterf_plugins.functional import depthwise_conv2d, splits_weight_gradient
+from sterf_plugins.layers import DepthwiseConv2d
 
 
 def results(function, x, weight, grad):

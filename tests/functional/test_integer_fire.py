@@ -3,7 +3,7 @@ import torch
 from spikingjelly.activation_based.surrogate import MultiLevelSpikeCount
 
 from sterf_plugins.functional import integer_fire
-from sterf_plugins.neurons import IntegerSpike
+from sterf_plugins.layers import IntegerSpike
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 

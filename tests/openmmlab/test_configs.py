@@ -14,8 +14,9 @@ from mmengine.config import Config  # noqa: E402
 from mmengine.registry import init_default_scope  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
 
-from sterf_plugins.openmmlab.adapt import pyramid, swap_backbone, swap_stem  # noqa: E402
-from sterf_plugins.openmmlab.configs import config_path, datasets, load_config, revert_sync_bn  # noqa: E402
+from sterf_plugins.openmmlab.configs.adapt import pyramid, swap_backbone, swap_stem  # noqa: E402
+from sterf_plugins.openmmlab.configs.data_checks import datasets  # noqa: E402
+from sterf_plugins.openmmlab.configs.reading import config_path, load_config, revert_sync_bn  # noqa: E402
 from sterf_plugins.registry import MODELS  # noqa: E402
 from sterf_plugins.stems import CovariantRFConv2d  # noqa: E402
 

@@ -8,7 +8,7 @@ import torch
 import torchvision
 from torch.nn import functional as F
 
-mmcv_ops = pytest.importorskip("sterf_plugins.openmmlab.mmcv_ops")
+mmcv_ops = pytest.importorskip("sterf_plugins.openmmlab.runtime.mmcv_ops")
 mmcv_ops.provide_missing_ops()
 
 import mmcv.ops  # noqa: E402
@@ -240,7 +240,7 @@ importlib.util.find_spec = lambda name, *rest: None if name in ("mmdet", "mmseg"
 fake = types.ModuleType("mmcv._ext")
 fake.__spec__ = importlib.machinery.ModuleSpec("mmcv._ext", loader=None)
 sys.modules["mmcv._ext"] = fake
-from sterf_plugins.openmmlab import mmcv_ops
+from sterf_plugins.openmmlab.runtime import mmcv_ops
 print(mmcv_ops.provide_missing_ops(), sys.modules["mmcv._ext"] is fake, mmcv_ops.compiled_ops_available())
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -10,7 +10,7 @@ sterf_plugins.setup()
 
 from mmengine.registry import init_default_scope  # noqa: E402
 
-from sterf_plugins.openmmlab.configs import load_config, revert_sync_bn  # noqa: E402
+from sterf_plugins.openmmlab.configs.reading import load_config, revert_sync_bn  # noqa: E402
 from sterf_plugins.registry import MODELS  # noqa: E402
 
 NECK = dict(in_channels=[8, 8, 8, 8], out_channels=16, num_outs=4)

@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sterf_plugins import console
+from sterf_plugins.cli import console
 from sterf_plugins.erf import ERFResult
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -20,7 +20,7 @@ KILL = """
 import json, os, runpy, signal, sys, time
 from pathlib import Path
 import sterf_plugins; sterf_plugins.setup()
-import mmseg.datasets, sterf_plugins.openmmlab, sterf_plugins.hooks
+import mmseg.datasets, sterf_plugins.openmmlab, sterf_plugins.openmmlab.hooks
 work, rounds, command = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
 
 def newest():
@@ -79,7 +79,7 @@ def test_what_is_resumed_without_a_note(tmp_path):
     import sterf_plugins
 
     sterf_plugins.setup()
-    from sterf_plugins.openmmlab.atomic_backend import AtomicLocalBackend, latest_checkpoint
+    from sterf_plugins.openmmlab.runtime.atomic_backend import AtomicLocalBackend, latest_checkpoint
 
     assert latest_checkpoint(tmp_path) is None
     backend = AtomicLocalBackend()
@@ -166,7 +166,7 @@ def test_fsdp_says_what_it_needs():
     sterf_plugins.setup()
     from mmengine.config import Config
 
-    from sterf_plugins.openmmlab.sharded import shard
+    from sterf_plugins.openmmlab.runtime.sharded import shard
 
     with pytest.raises(ValueError, match=r"start several: bash tools/dist_train\.sh"):
         shard(Config(dict(launcher="none")))
@@ -278,7 +278,7 @@ def test_options_that_find_nothing_to_act_on():
     from torch import nn
 
     from sterf_plugins.backbones import SDTV3
-    from sterf_plugins.openmmlab.speed import speed_up
+    from sterf_plugins.openmmlab.runtime.speed import speed_up
 
     with pytest.raises(ValueError, match="--memory-efficient acts on a backbone of this package"):
         speed_up(nn.Linear(2, 2), memory_efficient=True)
@@ -300,7 +300,7 @@ def test_channels_last_for_a_stock_backbone():
     import timm
     from torch import nn
 
-    from sterf_plugins.openmmlab.speed import speed_up
+    from sterf_plugins.openmmlab.runtime.speed import speed_up
 
     torch.manual_seed(0)
     model = nn.Module()

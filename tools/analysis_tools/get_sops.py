@@ -15,11 +15,11 @@ from pathlib import Path
 import torch
 
 from sterf_plugins.activity import ENERGY, FiringRates, Operations, count_operations
-from sterf_plugins.console import check_device, run_tool
+from sterf_plugins.cli.console import check_device, run_tool
+from sterf_plugins.cli.images import inputs_for
+from sterf_plugins.cli.loading import load_model
 from sterf_plugins.erf.calibrate import calibrate, uncalibrated
-from sterf_plugins.erf.files import replacing
-from sterf_plugins.images import inputs_for
-from sterf_plugins.loading import load_model
+from sterf_plugins.files import replacing
 
 
 def parse_args() -> argparse.Namespace:

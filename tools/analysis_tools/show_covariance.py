@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn import functional as F
 
-from sterf_plugins.console import run_tool
-from sterf_plugins.erf.files import replacing
+from sterf_plugins.cli.console import run_tool
+from sterf_plugins.files import replacing
 from sterf_plugins.stems import RFBank
 
 TURN = math.radians(30)

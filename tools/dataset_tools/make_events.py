@@ -20,9 +20,9 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from sterf_plugins import console
-from sterf_plugins.erf.files import replacing
+from sterf_plugins.cli import console
 from sterf_plugins.events import SHAPES, Motion, render, write_events
+from sterf_plugins.files import replacing
 
 BATCH = 16  # videos rendered at once; part of what a seed means
 FORMAT_VERSION = 1

@@ -15,10 +15,10 @@ import torch
 
 import sterf_plugins
 from sterf_plugins.backbones import convert_state_dict, infer_architecture
-from sterf_plugins.backbones.convert_zoo import find_family
-from sterf_plugins.checkpoints import entries_of, read_checkpoint
-from sterf_plugins.console import run_tool
-from sterf_plugins.erf.files import replacing
+from sterf_plugins.checkpoints.reading import read_checkpoint, state_dict_of
+from sterf_plugins.checkpoints.zoo import find_family
+from sterf_plugins.cli.console import run_tool
+from sterf_plugins.files import replacing
 
 
 def parse_args() -> argparse.Namespace:
@@ -39,10 +39,10 @@ def parse_args() -> argparse.Namespace:
 
 def convert(args: argparse.Namespace) -> tuple[dict, dict]:
     """The converted state dict, and what is known about it."""
-    state = entries_of(read_checkpoint(args.source))
+    state = state_dict_of(read_checkpoint(args.source))
     if any(key.startswith(("roi_head.", "decode_head.")) for key in state):
         sterf_plugins.setup()
-        from sterf_plugins.openmmlab.convert import convert_model, kind_of
+        from sterf_plugins.checkpoints.detectors import convert_model, kind_of
 
         kind, converted = kind_of(state), convert_model(state)
         inner = {k.removeprefix("backbone."): v for k, v in converted.items() if k.startswith("backbone.")}

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import torch
 
-from sterf_plugins.compat import require
-from sterf_plugins.console import check_writable, run_tool
+from sterf_plugins.checks import require
+from sterf_plugins.cli.console import check_writable, run_tool
+from sterf_plugins.cli.loading import load_model
 from sterf_plugins.deploy import pack_for_cpu, reparameterize, to_spike_driven
 from sterf_plugins.deploy.probe import largest_error
-from sterf_plugins.loading import load_model
 
 
 def parse_args() -> argparse.Namespace:

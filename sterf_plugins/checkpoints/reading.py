@@ -1,0 +1,85 @@
+"""Checkpoint files, read without running what is in them."""
+
+import argparse
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def read_checkpoint(path: str | Path) -> Mapping[str, Any]:
+    """Read a checkpoint file of ours, of mmengine, of timm or of the papers' releases, to the CPU.
+
+    Only tensors, containers, numbers and what the published files hold besides are allowed: ``argparse.Namespace``,
+    numpy arrays, mmengine's log buffers. Anything else in the pickle is refused, by name, before it is built.
+
+    Raises:
+        ValueError: the file is missing or truncated, would run code when loaded, or does not hold a mapping.
+    """
+    import torch
+
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"no checkpoint {str(path)!r}; nothing is downloaded, so give the path of a local file.")
+    try:
+        with torch.serialization.safe_globals(_allowed()):
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        match = re.search(r"(?:GLOBAL|global) ([\w.]+)", str(error))
+        if match:
+            raise ValueError(
+                f"checkpoint {path} is refused: it wants to call {match[1]}, which is neither a tensor nor one of the "
+                f"plain types that checkpoints hold. Do not load files that you do not trust."
+            ) from None
+        raise ValueError(
+            f"checkpoint {path} cannot be read: it is none, or its pickle does more than name tensors and plain values. "
+            f"Do not load files that you do not trust."
+        ) from None
+    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+        raise ValueError(
+            f"checkpoint {path} cannot be read, it is truncated or no checkpoint ({_line(error)})."
+        ) from None
+    if not isinstance(checkpoint, Mapping):
+        raise ValueError(f"checkpoint {path} holds a {type(checkpoint).__name__}, not tensors by name.")
+    return checkpoint
+
+
+def _line(error: Exception) -> str:
+    """An error's type and the start of its message."""
+    return f"{type(error).__name__}: {str(error).split('. ')[0][:100]}"
+
+
+def _allowed() -> list[Any]:
+    """Classes and functions that a checkpoint's pickle may name, in addition to those that PyTorch allows."""
+    import numpy as np
+
+    allowed: list[Any] = [argparse.Namespace, np.ndarray, np.dtype, *(type(np.dtype(c)) for c in "?bBhHiIlLqQefdSUO")]
+    # The functions that numpy's own pickles name; numpy 1 had them in ``numpy.core``.
+    for function in (np.empty(0).__reduce__()[0], np.float64(0).__reduce__()[0]):
+        name = function.__name__
+        allowed += [(function, f"numpy.{core}.multiarray.{name}") for core in ("core", "_core")]
+    try:
+        from mmengine.logging import HistoryBuffer
+    except ImportError:
+        return allowed
+
+    def statistic(owner: Any, name: str) -> Any:
+        """Stands in for ``getattr``, by which mmengine's pickled log buffers name their methods; nothing else may."""
+        if owner is HistoryBuffer and name in ("min", "max", "mean", "current", "global_mean"):
+            return getattr(owner, name)
+        raise pickle.UnpicklingError(f"GLOBAL builtins.getattr({owner!r}, {name!r})")
+
+    return [*allowed, HistoryBuffer, (statistic, "builtins.getattr"), (statistic, "__builtin__.getattr")]
+
+
+def state_dict_of(checkpoint: Mapping) -> dict[str, Any]:
+    """The state dict in a checkpoint, without the prefix ``module.`` of models that were wrapped for several processes.
+
+    Args:
+        checkpoint: a state dict, or a mapping that holds one under ``state_dict``, ``model`` or ``state_dict_ema``.
+    """
+    for name in ("state_dict", "model", "state_dict_ema"):
+        if isinstance(checkpoint.get(name), Mapping):
+            checkpoint = checkpoint[name]
+    return {str(key).removeprefix("module."): value for key, value in checkpoint.items()}

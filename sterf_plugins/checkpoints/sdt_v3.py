@@ -1,0 +1,226 @@
+"""Published checkpoints under our parameter names: SDT-V3, MLPixer and SRB here, the others in ``convert_zoo.py``.
+
+The releases for classification, detection and segmentation name the backbone's parameters alike; detectors and
+segmentors put ``backbone.`` in front of each name.
+"""
+
+import re
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ..backbones.sdt_v3 import SDTV3
+from .reading import state_dict_of
+from .zoo import find_family, rename_zoo
+
+# published module -> ours, applied to the start of a key
+_MODULES = [
+    (r"downsample1_1\.", "stages.0.downsample."),
+    (r"ConvBlock1_1\.(\d+)\.", r"stages.0.blocks.\1."),
+    (r"downsample1_2\.", "stages.1.downsample."),
+    (r"ConvBlock1_2\.(\d+)\.", r"stages.1.blocks.\1."),
+    (r"downsample2\.", "stages.2.downsample."),
+    (r"ConvBlock2_1\.(\d+)\.", r"stages.2.blocks.\1."),
+    (r"ConvBlock2_2\.0\.", "stages.2.blocks.1."),
+    (r"downsample3\.", "stages.3.downsample."),
+    (r"block3\.(\d+)\.", r"stages.3.blocks.\1."),
+    (r"downsample4\.", "stages.4.downsample."),
+    (r"block4\.(\d+)\.", r"stages.4.blocks.\1."),
+]
+# published layer -> ours, applied to what follows the module
+_LAYERS = [
+    (r"encode_(conv|bn)\.", r"\1."),
+    (r"(?:Conv|conv)\.pwconv([12])\.0\.", r"sep_conv.pw\1.conv."),
+    (r"(?:Conv|conv)\.pwconv([12])\.1\.", r"sep_conv.pw\1.bn."),
+    (r"(?:Conv|conv)\.dwconv\.0\.", "sep_conv.dw.conv."),
+    (r"(?:Conv|conv)\.dwconv\.1\.", "sep_conv.dw.bn."),
+    (r"((?:conv|bn|fc)[12])\.", r"mixer.\1."),
+    (r"attn\.([qkv])_conv\.0\.", r"attn.\1.conv."),
+    (r"attn\.([qkv])_conv\.1\.", r"attn.\1.bn."),
+    (r"attn\.proj_conv\.0\.", "attn.proj.conv."),
+    (r"attn\.proj_conv\.1\.", "attn.proj.bn."),
+    (r"mlp\.fc([12])_(conv|bn)\.", r"mlp.fc\1.\2."),
+    (r"layer_scale([123])$", r"layer_scale\1"),
+]
+# Beginnings of keys that belong to parts of detectors and segmentors other than the backbone; they are dropped.
+_OTHER_PARTS = (
+    "neck.",
+    "rpn_head.",
+    "roi_head.",
+    "bbox_head.",
+    "mask_head.",
+    "decode_head.",
+    "auxiliary_head.",
+    "loss",
+)
+
+
+def convert_state_dict(state_dict: Mapping) -> dict[str, Tensor]:
+    """Rename a published checkpoint's backbone to our names: SDT-V3, its mixers, and the other models of this package.
+
+    Takes the published names bare, nested under ``model`` or ``state_dict``, or behind ``backbone.``; entries that
+    already have our names stay. Neck, head and loss entries of detectors and segmentors are dropped, ``head.*`` of a
+    classifier is kept.
+
+    Args:
+        state_dict: the checkpoint as ``torch.load`` returned it.
+
+    Returns:
+        Entries for ``load_state_dict(strict=True)`` of our model of that size. Layers that no forward pass of the
+        release uses (Spikformer's block norms, SDT-V1's talking heads) are left out.
+
+    Raises:
+        ValueError: an unknown key, a missing one or an inconsistent shape; the message lists what does not fit.
+    """
+    entries = _backbone_entries(state_dict)
+    family = find_family(entries)
+    if family is None:
+        converted = rename_entries(entries)
+        build, arguments = SDTV3, infer_architecture(converted)
+    else:
+        converted, unknown = rename_zoo(entries, family)
+        if unknown:
+            raise ValueError(listing(f"the checkpoint, a {family.name} by its names, has unknown keys", unknown))
+        try:
+            build, arguments = family.build, family.arguments(converted)
+        except KeyError as error:
+            raise ValueError(f"this {family.name} is not whole: {error.args[0]!r} is missing.") from None
+    with torch.device("meta"):
+        expected = build(**arguments).state_dict()
+    check_entries(converted, expected, f"{build.__name__} of its size")
+    return converted
+
+
+def infer_architecture(converted: Mapping[str, Tensor]) -> dict:
+    """Read off a converted state dict the constructor arguments of the ``SDTV3`` that it fits.
+
+    D (``levels``), the layout, the attention factor, the number of heads and the dropout are not in a checkpoint. The
+    result has ``num_heads`` 1, which gives the right shapes, and leaves the others out.
+
+    Args:
+        converted: entries under our names, as ``convert_state_dict`` returns them.
+
+    Returns:
+        Keyword arguments of ``SDTV3``.
+
+    Raises:
+        ValueError: an entry that every SDT-V3 has is missing, or the mixer is neither conv, MLPixer nor SRB.
+    """
+    try:
+        dims = [converted[f"stages.{i}.downsample.conv.weight"].shape[0] for i in range(1, 5)]
+        in_chans = converted["stages.0.downsample.conv.weight"].shape[1]
+        ratio = converted["stages.3.blocks.0.mlp.fc1.conv.weight"].shape[0] // dims[2]
+    except KeyError as error:
+        raise ValueError(f"this is no SDT-V3 backbone: {error.args[0]!r} is missing.") from None
+    mixer_keys = {key.rsplit(".mixer.", 1)[1].split(".")[0] for key in converted if ".mixer." in key}
+    kinds = {"conv1": "conv", "conv2": "srb", "fc2": "mlpixer"}
+    kind = next((name for key, name in kinds.items() if key in mixer_keys), None)
+    if kind is None:
+        raise ValueError(f"mixer entries {sorted(mixer_keys)} are of no known mixer (conv, mlpixer, srb).")
+    return dict(
+        arch=dict(embed_dims=dims, num_heads=1),
+        mixer=kind,
+        ratio=ratio,
+        norm_hidden="bn1" in mixer_keys and kind != "conv",
+        layer_scale=1.0 if "stages.3.blocks.0.layer_scale1" in converted else None,
+        in_chans=in_chans,
+        num_classes=converted["head.weight"].shape[0] if "head.weight" in converted else 0,
+    )
+
+
+def rename_entries(entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the entries of an SDT-V3 backbone and give them the shapes of our layers.
+
+    The three layers q, k and v are one here, and the 1-d convolutions of the MLPs are 2-d ones.
+
+    Args:
+        entries: published keys (ours are kept) without ``backbone.``, and their tensors.
+
+    Raises:
+        ValueError: a key is unknown, or ``k`` or ``v`` is missing where there is a ``q``.
+    """
+    renamed: dict[str, Tensor] = {}
+    unknown = []
+    for key, value in entries.items():
+        name = _rename(key)
+        if name is None:
+            unknown.append(key)
+        else:
+            is_conv1d = value.ndim == 3 and ".mlp.fc" in name
+            renamed[name] = value.unsqueeze(-1) if is_conv1d else value
+    if unknown:
+        raise ValueError(listing("the checkpoint has unknown keys", unknown))
+    return _join_qkv(renamed)
+
+
+def _backbone_entries(state_dict: Mapping) -> dict[str, Tensor]:
+    """The backbone's entries of a checkpoint, without the prefix ``backbone.``."""
+    entries = state_dict_of(state_dict)
+    not_tensors = [k for k, v in entries.items() if not isinstance(v, Tensor)]
+    if not entries or not_tensors:
+        found = listing("found", not_tensors) if not_tensors else "it is empty."
+        raise ValueError(f"this is no state dict of tensors, nor one under `model` or `state_dict`; {found}")
+    prefix = "backbone."
+    if any(k.startswith(prefix) for k in entries):
+        strays = [k for k in entries if not k.startswith((prefix, *_OTHER_PARTS, "data_preprocessor."))]
+        if strays:
+            raise ValueError(listing("beside `backbone.` the checkpoint has unknown keys", strays))
+        return {k.removeprefix(prefix): v for k, v in entries.items() if k.startswith(prefix)}
+    return {k: v for k, v in entries.items() if not k.startswith(_OTHER_PARTS)}
+
+
+def _rename(key: str) -> str | None:
+    """Our name of a published key, or ``None`` if no rule fits it."""
+    if key in ("head.weight", "head.bias") or key.startswith("stages."):
+        return key
+    for module, ours in _MODULES:
+        match = re.match(module, key)
+        if match is None:
+            continue
+        rest = key[match.end() :]
+        for layer, our_layer in _LAYERS:
+            if re.match(layer, rest):
+                return match.expand(ours) + re.sub(layer, our_layer, rest, count=1)
+    return None
+
+
+def _join_qkv(entries: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Concatenate the entries of the layers q, k and v into those of the one layer ``qkv`` that we have."""
+    joined = {k: v for k, v in entries.items() if not re.search(r"\.attn\.[qkv]\.", k)}
+    for key, q in entries.items():
+        if ".attn.q." not in key:
+            continue
+        parts = [entries.get(key.replace(".attn.q.", f".attn.{name}.")) for name in "qkv"]
+        if any(part is None for part in parts):
+            raise ValueError(f"{key.replace('.attn.q.', '.attn.{q,k,v}.')}: the checkpoint lacks one of the three.")
+        joined[key.replace(".attn.q.", ".attn.qkv.")] = q if q.ndim == 0 else torch.cat(parts)
+    return joined
+
+
+def check_entries(converted: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str) -> None:
+    """Check that the entries have the names and shapes of the expected ones.
+
+    Args:
+        converted: entries of a checkpoint under our names.
+        expected: the state dict of the model that they are for.
+        what: the model's name in the error message.
+
+    Raises:
+        ValueError: entries are missing, unexpected or of another shape; the message lists them.
+    """
+    problems = [f"{k}: missing" for k in expected if k not in converted]
+    problems += [f"{k}: not of this model" for k in converted if k not in expected]
+    problems += [
+        f"{k}: shape {tuple(converted[k].shape)}, expected {tuple(v.shape)}"
+        for k, v in expected.items()
+        if k in converted and converted[k].shape != v.shape
+    ]
+    if problems:
+        raise ValueError(listing(f"the checkpoint does not fit a {what}", problems))
+
+
+def listing(what: str, items: list[str], limit: int = 10) -> str:
+    """An error message: ``what``, the number of items, and the first ``limit`` of them, one a line."""
+    rest = f"\n  ... and {len(items) - limit} more" if len(items) > limit else ""
+    return f"{what} ({len(items)}):\n  " + "\n  ".join(items[:limit]) + rest

@@ -1,0 +1,108 @@
+"""Images for a model: from a folder, from a config's validation set, or noise."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .loading import Loaded
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
+
+def image_files(folder: str, limit: int) -> list[Path]:
+    """Up to ``limit`` image files of a folder and its subfolders, evenly spread over them in order of name.
+
+    Raises:
+        ValueError: there is no such folder, or no image in it.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise ValueError(f"--images {folder}: no such folder. Give a folder of images, 'noise' or 'val'.")
+    files = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES)
+    if not files:
+        raise ValueError(f"--images {folder}: no image in it; suffixes: {', '.join(SUFFIXES)}.")
+    count = min(limit, len(files))
+    return [files[i * len(files) // count] for i in range(count)]
+
+
+def from_files(files: list[Path], loaded: Loaded, size: tuple[int, int]) -> Iterator[Tensor]:
+    """The images as normalised (1, C, H, W) tensors, resized to cover ``size`` (H, W) and cropped to its middle.
+
+    Raises:
+        ValueError: a file is not a readable image; the message names it.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    channels = len(loaded.mean)
+    for path in files:
+        try:
+            with Image.open(path) as file:
+                image = file.convert("RGB" if channels == 3 else "L")
+        except (UnidentifiedImageError, OSError, SyntaxError) as error:
+            raise ValueError(f"{path} is no readable image ({error}); remove it or give another folder.") from error
+        scale = max(size[0] / image.height, size[1] / image.width)
+        image = image.resize((max(size[1], round(image.width * scale)), max(size[0], round(image.height * scale))))
+        left, top = (image.width - size[1]) // 2, (image.height - size[0]) // 2
+        pixels = np.asarray(image.crop((left, top, left + size[1], top + size[0])), np.float32)
+        tensor = torch.from_numpy(pixels.reshape(*size, -1)).permute(2, 0, 1)
+        tensor = tensor.flip(0) if loaded.bgr else tensor
+        yield ((tensor - _column(loaded.mean)) / _column(loaded.std))[None]
+
+
+def inputs_for(source: str, loaded: Loaded, size: tuple[int, int], count: int, seed: int) -> Iterator[Tensor]:
+    """The images that ``--images`` of a tool names, as (1, C, H, W) tensors.
+
+    Args:
+        source: "noise", "val" for the config's validation set, or a folder.
+        loaded: the model, which decides on normalisation and channels.
+        size: (H, W) to which images are resized.
+        count: number of images, or fewer if there are not so many.
+        seed: seed of the noise.
+
+    Raises:
+        ValueError: the folder has no readable images, or the model comes without validation data.
+    """
+    if source == "noise":
+        return noise(count, len(loaded.mean), size, seed)
+    if source == "val":
+        return validation_images(loaded, count, size)
+    return from_files(image_files(source, count), loaded, size)
+
+
+def noise(count: int, channels: int, size: tuple[int, int], seed: int) -> Iterator[Tensor]:
+    """``count`` standard normal (1, C, H, W) tensors; the same ones for every model with the same channels and size."""
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(count):
+        yield torch.randn(1, channels, *size, generator=generator)
+
+
+def validation_images(loaded: Loaded, count: int, size: tuple[int, int]) -> Iterator[Tensor]:
+    """Up to ``count`` images of the config's validation set, evenly spread over it, as (1, C, H, W) tensors.
+
+    Raises:
+        ValueError: the model does not come from a config with a validation set, or the data is missing.
+    """
+    if loaded.config is None or not loaded.config.get("val_dataloader"):
+        raise ValueError(f"--images val needs a config with a val_dataloader; {loaded.label} has none.")
+    from mmengine.registry import DATASETS
+
+    from ..openmmlab.configs.data_checks import check_data
+    from ..openmmlab.runtime.dataset_images import from_dataset, spread
+
+    check_data(loaded.config, "val")
+    dataset = DATASETS.build(loaded.config.val_dataloader.dataset)
+    return from_dataset(dataset, loaded.model.data_preprocessor, spread(count, dataset), size)
+
+
+def displayed(tensor: Tensor, loaded: Loaded) -> np.ndarray:
+    """The first image of a normalised batch (B, C, H, W), as an RGB picture (H, W, 3) with values in [0, 1]."""
+    image = tensor[0].cpu() * _column(loaded.std) + _column(loaded.mean)
+    image = (image.flip(0) if loaded.bgr else image) / 255
+    return image.expand(3, *image.shape[1:]).permute(1, 2, 0).clamp(0, 1).numpy()
+
+
+def _column(values: tuple[float, ...]) -> Tensor:
+    return torch.tensor(values).view(-1, 1, 1)

@@ -1,0 +1,197 @@
+"""Models by name: timm's, configs of OpenMMLab, and factories of any package."""
+
+import ast
+import importlib
+import importlib.util
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..checkpoints.reading import read_checkpoint
+
+CONFIG_PREFIXES = ("mmdet::", "mmseg::", "sterf_plugins::")
+_CALL = re.compile(r"^(?P<name>[^()]+?)(?:\((?P<options>.*)\))?$", re.DOTALL)
+_LABEL = re.compile(r"^(?P<label>[^=()]+)=(?P<rest>.+)$", re.DOTALL)
+
+
+@dataclass
+class Loaded:
+    """A model in eval mode, and how its inputs are made.
+
+    Attributes:
+        label: name of the model in results.
+        model: the model.
+        size: (H, W) of the inputs that it was made for.
+        mean, std: mean and standard deviation of the normalisation for each channel, in the model's order of channels,
+            for pixel values of 0 to 255.
+        bgr: whether the model takes BGR instead of RGB images.
+        config: the OpenMMLab config, if the model came from one.
+        notes: remarks for the user, one line each, such as which checkpoint was loaded.
+    """
+
+    label: str
+    model: nn.Module
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    bgr: bool = False
+    config: Any = None
+    notes: list[str] = field(default_factory=list)
+
+
+def parse_spec(spec: str) -> tuple[str, str, dict[str, Any]]:
+    """Label, name and options of ``[LABEL=]NAME[(option=value, ...)]``; values are Python literals.
+
+    Raises:
+        ValueError: ``spec`` is not of this form.
+    """
+    label, rest = spec, spec.strip()
+    if match := _LABEL.match(rest):
+        label, rest = match["label"].strip(), match["rest"].strip()
+    match = _CALL.match(rest)
+    try:
+        if match is None:
+            raise SyntaxError
+        call = ast.parse(f"f({match['options'] or ''})", mode="eval").body
+        assert isinstance(call, ast.Call)
+        if call.args or any(k.arg is None for k in call.keywords):
+            raise SyntaxError
+        options = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
+    except (SyntaxError, ValueError) as error:
+        raise ValueError(
+            f"model {spec!r} cannot be read; give NAME, NAME(option=value, ...) with literal values, or LABEL=NAME(...)."
+        ) from error
+    return label, match["name"].strip(), options
+
+
+def is_config(name: str) -> bool:
+    """Whether a name is a config: ``package::path``, or a path that ends in .py."""
+    return name.startswith(CONFIG_PREFIXES) or name.endswith(".py") or "::" in name
+
+
+def load_model(spec: str, checkpoint: str | None = None, pretrained: bool = False) -> Loaded:
+    """Build a model from its specification, load its weights, and put it in eval mode.
+
+    Args:
+        spec: a timm name (ours included), an OpenMMLab config (a path, ``mmdet::…``, ``mmseg::…``) or
+            ``module:factory``; with options in parentheses, and a label before an equals sign, if wanted.
+        checkpoint: weights, as saved by mmengine, timm or ``torch.save(model.state_dict())``.
+        pretrained: load timm's pretrained weights; ignored for models that are not timm's.
+
+    Raises:
+        ValueError: unknown model, bad options, or a checkpoint that is unreadable or does not fit.
+    """
+    label, name, options = parse_spec(spec)
+    if is_config(name):
+        loaded = _from_config(label, name, options)
+    elif ":" in name:
+        loaded = _from_factory(label, name, options)
+    else:
+        loaded = _from_timm(label, name, options, pretrained)
+    if checkpoint:
+        loaded.notes.append(_load_weights(loaded.model, checkpoint))
+    loaded.model.eval()
+    return loaded
+
+
+def _from_timm(label: str, name: str, options: Mapping[str, Any], pretrained: bool) -> Loaded:
+    import difflib
+
+    import timm
+
+    from .. import timm as ours  # noqa: F401
+
+    try:
+        model = timm.create_model(name, pretrained=pretrained, **options)
+    except RuntimeError as error:
+        if "Unknown model" not in str(error):
+            raise ValueError(f"model {name!r} cannot be built: {error}") from error
+        near = difflib.get_close_matches(name, timm.list_models(), 3)
+        raise ValueError(
+            f"no timm model {name!r}; near: {', '.join(near) or 'none'}. Give a timm name, a config (a path, mmdet::…, "
+            f"mmseg::…) or module:factory."
+        ) from error
+    except TypeError as error:
+        raise ValueError(f"model {name!r} does not take these options: {error}") from error
+    data = timm.data.resolve_model_data_config(model)
+    scale = 255.0
+    mean, std = (tuple(v * scale for v in data[k]) for k in ("mean", "std"))
+    return Loaded(label, model, tuple(data["input_size"][1:]), mean, std)
+
+
+def _from_factory(label: str, name: str, options: Mapping[str, Any]) -> Loaded:
+    """A model of ``module:factory``, of which nothing is known: 224x224 images, normalised to [-1, 1], are assumed."""
+    module_name, _, attribute = name.partition(":")
+    try:
+        factory = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"model {name!r} cannot be imported: {error}; give module:factory.") from error
+    try:
+        model = factory(**options)
+    except TypeError as error:
+        raise ValueError(f"{name} does not take these options: {error}") from error
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"{name} returns a {type(model).__name__}, not a torch.nn.Module.")
+    first = next((m for m in model.modules() if isinstance(m, nn.modules.conv._ConvNd)), None)
+    channels = 3 if first is None else first.in_channels
+    return Loaded(label, model, (224, 224), (127.5,) * channels, (127.5,) * channels)
+
+
+def _from_config(label: str, name: str, options: Mapping[str, Any]) -> Loaded:
+    if importlib.util.find_spec("mmengine") is None:
+        raise ValueError(f'config {name!r} needs OpenMMLab: pip install "sterf-plugins[openmmlab]"')
+    import sterf_plugins
+
+    sterf_plugins.setup()
+    from mmengine.registry import MODELS, init_default_scope
+
+    from ..openmmlab.configs.reading import load_config, revert_sync_bn
+
+    config = load_config(name, dict(options))
+    if "model" not in config:
+        raise ValueError(f"config {name!r} has no `model`.")
+    if not torch.cuda.is_available():
+        revert_sync_bn(config)
+    init_default_scope(config.get("default_scope", "mmdet"))
+    if config.model.get("backbone") and config.model.backbone.get("init_cfg"):
+        config.model.backbone.init_cfg = None  # weights come from the checkpoint, not from the network
+    if config.model.get("pretrained"):
+        config.model.pretrained = None
+    model = MODELS.build(config.model)
+    preprocessor: Any = getattr(model, "data_preprocessor", None)
+    mean = getattr(preprocessor, "mean", None)
+    flat = (lambda t: tuple(float(v) for v in t.flatten())) if mean is not None else None
+    means = flat(preprocessor.mean) if flat else (127.5,) * 3
+    stds = flat(preprocessor.std) if flat else (127.5,) * 3
+    size = getattr(preprocessor, "size", None) or (512, 512)
+    bgr = preprocessor is not None and not getattr(preprocessor, "_channel_conversion", False)
+    return Loaded(label, model, (int(size[0]), int(size[1])), means, stds, bgr, config)
+
+
+def _load_weights(model: nn.Module, path: str) -> str:
+    """Load a checkpoint, which must hold all of the model's entries but BatchNorm's counters; return a note on it."""
+    checkpoint = read_checkpoint(path)
+    state: Any = checkpoint
+    for key in ("state_dict", "model", "state_dict_ema"):
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+            state = state[key]
+            break
+    if not isinstance(state, Mapping) or not any(isinstance(v, torch.Tensor) for v in state.values()):
+        raise ValueError(f"checkpoint {path} holds no tensors by name.")
+    own = model.state_dict()
+    fitting = {k: v for k, v in state.items() if k in own and getattr(v, "shape", None) == own[k].shape}
+    lacking = [k for k in own if k not in fitting and not k.endswith("num_batches_tracked")]
+    if lacking:
+        raise ValueError(
+            f"checkpoint {path} does not fit: {len(lacking)} of {len(own)} entries are missing or of another shape, such "
+            f"as {', '.join(lacking[:3])}. Give the model with the options that it was trained with."
+        )
+    broken = [k for k, v in fitting.items() if v.is_floating_point() and not torch.isfinite(v).all()]
+    if broken:
+        raise ValueError(f"checkpoint {path}: {len(broken)} entries hold NaN or infinite values, such as {broken[0]}.")
+    model.load_state_dict(fitting, strict=False)
+    return f"{len(fitting)} entries from {path}"

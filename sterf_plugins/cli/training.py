@@ -1,0 +1,165 @@
+"""Shared by the training and test tools: command-line options, and configs that fit this machine."""
+
+import argparse
+import gc
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import torch.distributed.nn  # imported before any process group exists: default arguments would keep it alive
+from mmengine.config import Config, DictAction
+from mmengine.logging import print_log
+from mmengine.registry import MODELS, RUNNERS
+from mmengine.runner import Runner
+
+from ..openmmlab.configs.adapt import swap_backbone, swap_stem
+from ..openmmlab.configs.data_checks import check_data
+from ..openmmlab.configs.reading import load_config, revert_sync_bn
+from .console import check_writable
+
+
+def add_config_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the stock train and test tools of mmdet and mmseg, and ``--backbone`` and ``--stem``."""
+    parser.add_argument("--work-dir", help="folder of logs, checkpoints and results (default: work_dirs/<config>)")
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=DictAction,
+        metavar="KEY=VALUE",
+        help='override settings of the config, such as model.backbone.levels=8 or key="[(a,b),(c,d)]"',
+    )
+    parser.add_argument(
+        "--backbone",
+        metavar="NAME",
+        help="put this backbone into the config: any timm name, such as sdtv3_tiny_srb; sets channels and strides",
+    )
+    parser.add_argument(
+        "--stem",
+        metavar="NAME",
+        help="put this stem into the backbone: covariant (stock ResNets, timm models, SDT-V3) or a plugin's (SDT-V3)",
+    )
+    parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none", help="job launcher")
+    # Old versions of torch.distributed.launch pass --local-rank; torchrun sets the environment variable instead.
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+
+
+def read_config(args: argparse.Namespace) -> Config:
+    """Read the config, apply the command line's changes, and fit it to this machine (BN and gloo without a GPU).
+
+    Raises:
+        ValueError: the config, an option or the work directory cannot be used.
+    """
+    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    config = load_config(args.config)
+    config.launcher = args.launcher
+    if args.backbone:
+        swap_backbone(config, args.backbone)
+    if args.stem:
+        swap_stem(config, args.stem)
+    if args.cfg_options:
+        config.merge_from_dict(args.cfg_options)
+    _leave_out_hooks(config)
+    if args.work_dir:
+        config.work_dir = args.work_dir
+    elif not config.get("work_dir"):
+        config.work_dir = str(Path("work_dirs") / Path(args.config.split("::")[-1]).stem)
+    check_writable(Path(config.work_dir), "--work-dir")
+    if not torch.cuda.is_available():
+        _fit_cpu(config)
+    return config
+
+
+def _leave_out_hooks(config: Config) -> None:
+    """Remove every default hook that is set to ``None``; mmengine itself allows ``None`` for its own six only."""
+    mmengine_hooks = ("runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint")
+    hooks = config.get("default_hooks") or {}
+    for name in [n for n, hook in hooks.items() if hook is None and n not in mmengine_hooks]:
+        del hooks[name]
+
+
+def _fit_cpu(config: Config) -> None:
+    """Replace SyncBN and NCCL, which need a GPU, by BN and gloo; mmengine's own launcher would require a GPU."""
+    count = revert_sync_bn(config)
+    if count:
+        print_log(f"no GPU: {count} SyncBN settings of the model become BN", logger="current")
+    if config.launcher != "pytorch":
+        return
+    torch.distributed.init_process_group("gloo")
+    config.model_wrapper_cfg = dict(
+        type="MMDistributedDataParallel",
+        device_ids=None,
+        broadcast_buffers=False,
+        find_unused_parameters=config.get("find_unused_parameters", False),
+    )
+
+
+def build_runner(config: Config, *phases: str) -> Runner:
+    """Check the data sets of the phases, then build the runner that the config names.
+
+    Args:
+        config: a complete config, as ``read_config`` returns it.
+        *phases: "train", "val" and "test", as far as the tool needs their data.
+
+    Raises:
+        ValueError: a data set is missing, empty or not in the format that its class reads.
+    """
+    check_data(config, *phases)
+    runner = RUNNERS.build(config) if "runner_type" in config else Runner.from_cfg(config)
+    if isinstance(runner.model, Mapping):  # FlexibleRunner would build it only when training starts
+        runner.model = MODELS.build(runner.model)
+    return runner
+
+
+def close_processes() -> None:
+    """Wait for the other processes of a distributed run, then end the process group and its threads.
+
+    A process that exits while gloo's threads run may abort. The threads end with the last reference to the process
+    group; a DDP model holds one, so drop the runner before.
+    """
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        for _ in range(5):  # FSDP's tensors are freed after two rounds only
+            if not gc.collect():
+                break
+        torch.distributed.destroy_process_group()
+
+
+def check_checkpoint(runner: Runner, path: str, strict: bool) -> None:
+    """Compare a checkpoint's keys with the runner's model before they are loaded.
+
+    Args:
+        runner: the runner whose model will load the checkpoint.
+        path: checkpoint file.
+        strict: refuse a checkpoint that lacks an entry of the model or has it in another shape (for testing);
+            otherwise refuse only one without any fitting entry, since fine-tuning changes heads.
+
+    Raises:
+        ValueError: the file is no checkpoint, or does not fit.
+    """
+    from mmengine.runner import CheckpointLoader
+
+    try:
+        checkpoint = CheckpointLoader.load_checkpoint(path, map_location="cpu")
+    except Exception as error:
+        raise ValueError(
+            f"checkpoint {path} cannot be read: {type(error).__name__}: {error}".splitlines()[0]
+        ) from error
+    if not isinstance(checkpoint, dict):
+        raise ValueError(f"checkpoint {path} holds a {type(checkpoint).__name__}, not a dict of tensors.")
+    state = checkpoint.get("state_dict", checkpoint)
+    model = runner.model.module if hasattr(runner.model, "module") else runner.model
+    own = model.state_dict()
+    fitting = [k for k in own if k in state and getattr(state[k], "shape", None) == own[k].shape]
+    lacking = [k for k in own if k not in fitting]
+    print_log(
+        f"checkpoint {path}: {len(fitting)} of the model's {len(own)} entries fit, "
+        f"{len(state) - len(fitting)} entries are not used",
+        logger="current",
+    )
+    if not fitting or (strict and lacking):
+        raise ValueError(
+            f"checkpoint {path} does not fit the model: {len(lacking)} of {len(own)} entries are missing or of another "
+            f"shape, such as {', '.join(lacking[:3])}. Give the config that the checkpoint was trained with "
+            f"(--backbone and --cfg-options included)."
+        )

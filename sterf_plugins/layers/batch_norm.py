@@ -1,0 +1,39 @@
+"""BatchNorm whose gradient is right at batch 1 on the CPU, and cheap if none of its parameters is trained."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from ..functional import frozen_batch_norm, same_strided_grad
+
+Norm = nn.BatchNorm1d | nn.BatchNorm2d
+
+
+def _normalised(norm: Norm, x: Tensor, forward: Callable[[Tensor], Tensor]) -> Tensor:
+    """The values of ``forward``, which is that of PyTorch's norm, with a gradient that is right and cheap."""
+    if not x.requires_grad or torch.compiler.is_compiling():
+        return forward(x)
+    fixed = not norm.training and not any(p.requires_grad for p in norm.parameters())  # as for a receptive field
+    if fixed and norm.running_mean is not None and norm.running_var is not None:
+        return frozen_batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps)
+    y = forward(x)
+    # On a CPU PyTorch's backward is wrong for one sample without this guard (functional/batch_norm.py).
+    return same_strided_grad(y) if y.device.type == "cpu" and x.shape[0] == 1 else y
+
+
+class BatchNorm2d(nn.BatchNorm2d):
+    """``nn.BatchNorm2d`` whose CPU gradient is right at batch 1 whatever the memory order of the gradient.
+
+    (B, C, H, W) -> (B, C, H, W). SyncBatchNorm conversion and ``norm_eval`` treat it as any BatchNorm2d.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _normalised(self, x, super().forward)
+
+
+class BatchNorm1d(nn.BatchNorm1d):
+    """``nn.BatchNorm1d`` with the same guard; (B, C) or (B, C, L), and the same shape out."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _normalised(self, x, super().forward)

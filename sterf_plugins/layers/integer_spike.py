@@ -1,0 +1,39 @@
+"""Integer spikes as a module."""
+
+from torch import Tensor, nn
+
+from ..checks import positive_int
+from ..functional import integer_fire
+
+
+class IntegerSpike(nn.Module):
+    """Memoryless I-LIF neuron: ``round(clamp(x, 0, levels)) / norm`` (see ``functional.integer_fire``).
+
+    Any shape in, the same shape out. The same in train and eval; the surrogate gradient is always on.
+
+    Args:
+        levels: D, the largest number of spikes.
+        norm: divisor of the number of spikes; ``None`` means ``levels``, so that the output lies in [0, 1].
+        eval_levels: another D in eval mode, for parity with a release that trains and evaluates differently.
+
+    Raises:
+        TypeError, ValueError: a number of levels is not an int >= 1, or ``norm`` is not positive.
+    """
+
+    def __init__(self, levels: int = 4, norm: float | None = None, eval_levels: int | None = None):
+        super().__init__()
+        self.levels = positive_int("levels", levels)
+        if norm is not None and norm <= 0:
+            raise ValueError(f"`norm` is {norm!r}; it must be > 0, or None for `levels`.")
+        self.norm = self.levels if norm is None else norm
+        self.eval_levels = None if eval_levels is None else positive_int("eval_levels", eval_levels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return integer_fire(x, self._levels(), self.norm)
+
+    def _levels(self) -> int:
+        return self.levels if self.training or self.eval_levels is None else self.eval_levels
+
+    def extra_repr(self) -> str:
+        other = "" if self.eval_levels is None else f", eval_levels={self.eval_levels}"
+        return f"levels={self.levels}, norm={self.norm}{other}"

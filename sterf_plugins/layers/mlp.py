@@ -1,0 +1,28 @@
+"""The spiking MLP of SDT-V3's transformer blocks (arXiv:2411.16061)."""
+
+from torch import Tensor, nn
+
+from .conv_bn import ConvBN2d
+from .integer_spike import IntegerSpike
+
+
+class SpikeMlp(nn.Module):
+    """(spike, 1x1 conv with bias, BN) twice: dim -> ratio*dim -> dim.
+
+    (B, dim, H, W) -> (B, dim, H, W), the branch alone, without the residual.
+
+    Args:
+        dim: channels.
+        ratio: hidden channels per input channel.
+        levels: D, integer spike levels.
+    """
+
+    def __init__(self, dim: int, ratio: int = 4, levels: int = 4):
+        super().__init__()
+        self.spike1 = IntegerSpike(levels)
+        self.fc1 = ConvBN2d(dim, ratio * dim, bias=True)
+        self.spike2 = IntegerSpike(levels)
+        self.fc2 = ConvBN2d(ratio * dim, dim, bias=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.spike2(self.fc1(self.spike1(x))))

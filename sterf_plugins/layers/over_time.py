@@ -1,0 +1,19 @@
+"""Apply layers that know no time axis to sequences."""
+
+from collections.abc import Callable
+
+from spikingjelly.activation_based import functional
+from torch import Tensor
+
+from ..functional.still import is_still, repeat_still
+
+
+def over_time(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Apply ``layer`` to every time step; (T, B, ...) -> (T, B, ...).
+
+    A still image (``functional.still``) is processed once and stands for all steps again. In training, BatchNorm's
+    running variance then corrects for B instead of T*B samples; all else is the same.
+    """
+    if is_still(x):
+        return repeat_still(layer(x[0]), len(x))
+    return functional.seq_to_ann_forward(x, layer)

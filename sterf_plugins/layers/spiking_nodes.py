@@ -1,0 +1,72 @@
+"""SpikingJelly's neurons with the state kept inside one ``forward``.
+
+What users stumble over most is a neuron that remembers the previous batch. Here the node is reset before each
+call, so the same input gives the same output, and nothing has to be reset by hand.
+"""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from ..checks import positive_int
+from ..functional.still import repeat_still
+from .closed_form import IFNode, LIFNode
+
+
+class StatelessNode(nn.Module):
+    """Run a multi-step SpikingJelly node over time and forget its state.
+
+    Args:
+        node: a SpikingJelly neuron built with ``step_mode="m"``.
+        T: time steps for inputs without a time axis; such an input is held constant for T steps and the mean
+            rate is returned. ``None``: the first axis of the input is time.
+
+    Shapes: (T, B, ...) -> (T, B, ...), or (B, ...) -> (B, ...) when ``T`` is given.
+
+    Raises:
+        ValueError: the node is not in multi-step mode, or ``T < 1``.
+    """
+
+    def __init__(self, node: nn.Module, T: int | None = None):
+        super().__init__()
+        if getattr(node, "step_mode", None) != "m":
+            raise ValueError(f"`node` is in step_mode {getattr(node, 'step_mode', None)!r}; build it with 'm'.")
+        self.node = node
+        self.T = None if T is None else positive_int("T", T)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.T is None:
+            return self._run(x)
+        return self._run(repeat_still(x, self.T)).mean(0)
+
+    def _run(self, x: Tensor) -> Tensor:
+        self.node.reset()
+        try:
+            return self.node(x)
+        finally:
+            self.node.reset()  # no graph and no buffer outlives the call (deepcopy, pickling, memory)
+
+    def extra_repr(self) -> str:
+        return f"T={self.T}"
+
+
+def _factory(class_name: str, replacement: type | None = None) -> Callable[..., StatelessNode]:
+    """A constructor of stateless nodes of a SpikingJelly class, or of a class of ours that replaces it."""
+
+    def build(T: int | None = None, **kwargs) -> StatelessNode:
+        from spikingjelly.activation_based import neuron
+
+        return StatelessNode((replacement or getattr(neuron, class_name))(step_mode="m", **kwargs), T)
+
+    build.__name__ = build.__qualname__ = class_name
+    build.__doc__ = (
+        f"SpikingJelly's ``{class_name}`` as a ``StatelessNode``, which takes ``T``; the node takes all other keywords."
+    )
+    return build
+
+
+if_node = _factory("IFNode", IFNode)
+lif_node = _factory("LIFNode", LIFNode)
+plif_node = _factory("ParametricLIFNode")
+ilif_node = _factory("ILIFNode")
+izhikevich_node = _factory("IzhikevichNode")

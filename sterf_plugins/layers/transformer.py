@@ -1,0 +1,53 @@
+"""The transformer block of SDT-V3's last two stages (arXiv:2411.16061)."""
+
+import torch
+from torch import Tensor, nn
+
+from .attention import SpikeAttention
+from .mlp import SpikeMlp
+from .separable_conv import SepConv
+
+
+class TransformerBlock(nn.Module):
+    """x + SepConv_3x3(x), x + Attention(x), x + MLP(x); real-valued residuals, no norm layers.
+
+    (B, dim, H, W) -> (B, dim, H, W).
+
+    Args:
+        dim: channels.
+        num_heads: attention heads.
+        ratio: expansion of the MLP.
+        levels: D, integer spike levels.
+        attn_factor: numerator of the attention scale.
+        layer_scale: initial value of a learned per-channel factor on each branch, or None for no factor. Only the
+            published segmentation baseline has one (1e-6).
+
+    Raises:
+        ValueError: ``dim`` is not a multiple of ``num_heads``.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int = 8,
+        ratio: int = 4,
+        levels: int = 4,
+        attn_factor: float = 2.0,
+        layer_scale: float | None = None,
+    ):
+        super().__init__()
+        self.sep_conv = SepConv(dim, 3, levels)
+        self.attn = SpikeAttention(dim, num_heads, levels, attn_factor)
+        self.mlp = SpikeMlp(dim, ratio, levels)
+        for name in ("layer_scale1", "layer_scale2", "layer_scale3"):
+            value = None if layer_scale is None else nn.Parameter(torch.full((dim,), float(layer_scale)))
+            self.register_parameter(name, value)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + _scaled(self.sep_conv(x), self.layer_scale1)
+        x = x + _scaled(self.attn(x), self.layer_scale2)
+        return x + _scaled(self.mlp(x), self.layer_scale3)
+
+
+def _scaled(branch: Tensor, scale: Tensor | None) -> Tensor:
+    return branch if scale is None else branch * scale.view(-1, 1, 1)

@@ -1,0 +1,109 @@
+"""SDT-V3 as an mmengine backbone."""
+
+from collections.abc import Mapping
+from typing import Self
+
+from mmengine.logging import print_log
+from mmengine.model import BaseModule
+from mmengine.runner import CheckpointLoader
+from torch import nn
+
+from ... import backbones
+from ...checkpoints import convert_state_dict, infer_architecture, read_checkpoint
+from ...registry import MODELS
+from ...stems import ConvStem
+
+_STEM = "stages.0.downsample."
+
+
+@MODELS.register_module()
+class SDTV3(backbones.SDTV3, BaseModule):
+    """``sterf_plugins.backbones.SDTV3`` for mmdet and mmseg; (B, C, H, W) -> tuple of (B, C_i, H_i, W_i).
+
+    Args:
+        pretrained: path of a checkpoint; short for ``init_cfg=dict(type='Pretrained', checkpoint=pretrained)``.
+        init_cfg: ``dict(type='Pretrained', checkpoint=FILE)`` loads a published SDT-V3, MLPixer or SRB checkpoint, or
+            one of ours, strictly: keys that do not fit are an error, not a warning.
+        frozen_stages: stages 0 to this one are not trained; -1 trains all.
+        norm_eval: BatchNorm keeps its statistics during training, as is usual with few images per GPU.
+        with_cp: compute each stage again in the backward pass instead of keeping its tensors: less memory, more time.
+        **kwargs: the backbone's arguments.
+
+    Raises:
+        ValueError: an argument, or the checkpoint, does not fit; the message says what is allowed.
+    """
+
+    def __init__(
+        self,
+        pretrained: str | None = None,
+        init_cfg: Mapping | None = None,
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.grad_checkpointing = with_cp
+        if isinstance(frozen_stages, bool) or frozen_stages not in range(-1, len(self.stages)):
+            raise ValueError(
+                f"`frozen_stages` is {frozen_stages!r}; give the last stage that is not trained, 0 to "
+                f"{len(self.stages) - 1}, or -1 to train all."
+            )
+        self.frozen_stages, self.norm_eval = frozen_stages, norm_eval
+        self.stages[: frozen_stages + 1].requires_grad_(False)
+        self.train()
+        if pretrained and init_cfg:
+            raise ValueError("`pretrained` and `init_cfg` are both given; give one of them.")
+        self.init_cfg = dict(type="Pretrained", checkpoint=pretrained) if pretrained else init_cfg
+
+    def init_weights(self) -> None:
+        """Load ``init_cfg``'s checkpoint, if there is one; the constructor has initialised everything else."""
+        if self.init_cfg and self.init_cfg.get("type") == "Pretrained" and not self.is_init:
+            path = self.init_cfg["checkpoint"]
+            state = convert_state_dict(_read(path))
+            if not self.num_classes:
+                state = {k: v for k, v in state.items() if not k.startswith("head.")}
+            self._load_strictly(state, path)
+            self.is_init = True
+            return
+        super().init_weights()
+
+    def train(self, mode: bool = True) -> Self:
+        """As ``nn.Module.train``, but frozen stages and, with ``norm_eval``, every BatchNorm stay in eval mode."""
+        super().train(mode)
+        self.stages[: self.frozen_stages + 1].eval()
+        for module in self.modules() if self.norm_eval else ():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+        return self
+
+    def _load_strictly(self, state: dict, path: str) -> None:
+        """Load converted weights; ``ValueError`` if a key or a shape differs, except in the stem of a plugin."""
+        own = self.state_dict()
+        if not isinstance(self.stages[0].downsample, ConvStem):  # released weights fit ConvStem only
+            state = {k: v for k, v in state.items() if not k.startswith(_STEM)}
+            state.update((k, v) for k, v in own.items() if k.startswith(_STEM))
+        wrong = sorted(
+            {k for k in own.keys() ^ state.keys()}
+            | {k for k in own.keys() & state.keys() if own[k].shape != state[k].shape}
+        )
+        if wrong:
+            stored = infer_architecture(state)
+            raise ValueError(
+                f"the checkpoint {path} holds embed_dims={stored['arch']['embed_dims']}, mixer={stored['mixer']!r}, "
+                f"ratio={stored['ratio']}, layer_scale={'yes' if stored['layer_scale'] else 'no'}, which is not this "
+                f"backbone: {len(wrong)} entries differ, such as {wrong[0]!r}. Change the backbone's arguments."
+            )
+        self.load_state_dict(state, strict=True)
+        print_log(f"backbone weights loaded from {path} ({len(state)} tensors)", logger="current")
+
+
+def _read(path: str) -> Mapping:
+    """Read a local file, or let mmengine fetch an address such as ``https://…`` or ``torchvision://…``."""
+    if "://" not in path:
+        return read_checkpoint(path)
+    try:
+        return CheckpointLoader.load_checkpoint(path, map_location="cpu")
+    except Exception as error:
+        line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"checkpoint {path} cannot be fetched ({line}); give the path of a local file.") from error

@@ -1,0 +1,6 @@
+"""Configs of OpenMMLab: where they are found, another backbone or stem in them, and checks before anything is built."""
+
+from .adapt import swap_backbone, swap_stem
+from .reading import load_config
+
+__all__ = ["load_config", "swap_backbone", "swap_stem"]

@@ -1,0 +1,8 @@
+"""mmengine hooks, registered in scope ``sterf_plugins``."""
+
+from .erf import ERFHook
+from .finite_loss import FiniteLossHook
+from .firing_rate import FiringRateHook
+from .random_state import RandomStateHook
+
+__all__ = ["ERFHook", "FiniteLossHook", "FiringRateHook", "RandomStateHook"]

@@ -1,0 +1,193 @@
+"""Effective receptive fields during training, as an mmengine hook."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from mmengine.dist import all_gather_object, get_rank, get_world_size, is_main_process
+from mmengine.hooks import Hook
+from mmengine.runner import EpochBasedTrainLoop
+
+from ...checks import one_of, positive_int
+from ...erf import ERFResult, compute_erf
+from ...erf.evolution import write_evolution
+from ...erf.fields import REDUCTIONS
+from ...erf.plot import map_image
+from ...erf.selection import check_channels, check_position
+from ...erf.targets import match_layers
+from ...erf.undisturbed import preserved_random_state
+from ...registry import HOOKS
+from ..runtime.dataset_images import from_dataset, spread
+from .plain_model import plain_model
+
+
+@HOOKS.register_module()
+class ERFHook(Hook):
+    """Compute the effective receptive field (ERF) of some layers at validations, and log it.
+
+    Each time it writes one INFO line, one picture per layer, and the whole result to
+    ``<work_dir>/<timestamp>/vis_data/erf/<step>.npz``. The share of input pixels that holds half of the ERF's mass is
+    the scalar ``val/erf/<layer>``, and the mean lag in time steps is ``val/erf_lag/<layer>``; they reach the log line,
+    ``scalars.json``, TensorBoard and the other backends. At the end of the training, all maps of a layer are joined to
+    a strip and an animation beside these files. The weights of a training with and without the hook are bit-identical.
+
+    Under DDP the images are divided among the processes, and all processes have the same result.
+
+    Args:
+        layers: module names or globs (``backbone.stages.*``); ``None`` for the backbone's outputs.
+        interval: compute at every ``interval``-th validation, and at the last one.
+        num_samples: images to average over.
+        source: "val" for normalised validation images, "noise" for standard normal noise.
+        input_size: (height, width) to which images are resized; an int for squares.
+        at_start: also compute it before the first iteration.
+        position: target position, see ``sterf_plugins.erf.compute_erf``.
+        weights: "raw", or "ema" to look at the averaged weights of an ``EMAHook``.
+        seed: seed of the noise and of ``compute_erf``.
+        kinds: "spatial", "temporal", "spatiotemporal" or several of them; ``None`` for all if ``time_steps`` is given,
+            else the first.
+        time_steps: repeat the images for so many time steps, and give the model (T, B, C, H, W).
+        batch_size: images per pass.
+        **options: further ones of ``compute_erf``: reduce, channels, time, target, aggregate, grid, layout.
+
+    Raises:
+        ValueError, TypeError: an argument is out of range, a pattern matches no module (before training starts), or
+            the gradients vanish.
+    """
+
+    def __init__(
+        self,
+        layers: str | Sequence[str] | None = None,
+        interval: int = 1,
+        num_samples: int = 8,
+        source: str = "val",
+        input_size: int | tuple[int, int] = 224,
+        at_start: bool = False,
+        position="center",
+        weights: str = "raw",
+        seed: int = 0,
+        kinds: str | Sequence[str] | None = None,
+        time_steps: int | None = None,
+        batch_size: int = 4,
+        **options,
+    ):
+        one_of("source", source, ("val", "noise"))
+        one_of("weights", weights, ("raw", "ema"))
+        allowed = ("reduce", "channels", "time", "target", "aggregate", "grid", "layout")
+        for name in options:
+            one_of("argument of ERFHook", name, allowed)
+        one_of("reduce", options.get("reduce", "abs"), REDUCTIONS)
+        check_position(position)
+        check_channels(options.get("channels", "sum"))
+        self.layers = layers
+        self.interval = positive_int("interval", interval)
+        self.num_samples = positive_int("num_samples", num_samples)
+        self.source = source
+        size = (input_size, input_size) if isinstance(input_size, int) else tuple(input_size)
+        self.input_size = tuple(positive_int("input_size", n) for n in size)
+        self.at_start = at_start
+        self.seed = seed
+        self.options = dict(
+            options,
+            position=position if isinstance(position, str) else tuple(position),
+            kinds=kinds,
+            time_steps=time_steps,
+            batch_size=positive_int("batch_size", batch_size),
+            seed=seed,
+        )
+        # EMAHook (50) swaps the averaged weights out again in after_val_epoch; LoggerHook (60) reads the scalars.
+        self.priority = 45 if weights == "ema" else 55
+
+    def before_train(self, runner) -> None:
+        """Check the layer names now rather than after the first epoch; with ``at_start``, compute the first ERF."""
+        match_layers(plain_model(runner), self.layers)
+        if self.source == "val" and runner._val_dataloader is None:
+            raise ValueError("ERFHook has source='val' but the config has no val_dataloader; use source='noise'.")
+        if self.at_start and runner.iter == 0:
+            self._run(runner, step=0)
+
+    def before_val_epoch(self, runner) -> None:
+        """Remove the scalars of the previous computation, so that no log line repeats them."""
+        for key in [k for k in runner.message_hub.log_scalars if k.startswith(("val/erf/", "val/erf_lag/"))]:
+            runner.message_hub.log_scalars.pop(key)
+
+    def after_val_epoch(self, runner, metrics: dict | None = None) -> None:
+        """Compute the ERF and log it, if ``interval`` says so or the training ends."""
+        loop = runner._train_loop
+        if loop is None or isinstance(loop, dict):  # a validation outside training
+            self._run(runner, step=0)
+            return
+        by_epoch = isinstance(loop, EpochBasedTrainLoop)
+        now, last = (runner.epoch, runner.max_epochs) if by_epoch else (runner.iter, runner.max_iters)
+        # Counted from the loop's own counters, so that a resumed run computes at the same steps.
+        validation = -(-now // loop.val_interval)
+        if validation % self.interval == 0 or now == last:
+            self._run(runner, step=now)
+
+    def after_train(self, runner) -> None:
+        """Put all maps of the training, resumed parts included, side by side and one after the other."""
+        if not is_main_process():
+            return
+        files = self._files(Path(runner.log_dir))
+        if runner._resume and files:  # the parts before; a new training is not mixed with older ones in the same folder
+            start = min(files)
+            for folder in sorted(Path(runner.work_dir).glob("*")):
+                files = {step: p for step, p in self._files(folder).items() if step < start} | files
+        if len(files) > 1:
+            results = {step: ERFResult.load(files[step]) for step in sorted(files)}
+            folder = Path(runner.log_dir) / "vis_data" / "erf"
+            for name, picture in write_evolution(results, folder).items():
+                runner.visualizer.add_image(f"erf-evolution-{name}".replace("/", "-"), picture, max(files))
+            runner.logger.info(f"ERF over the training: {folder}/*.gif and *.strip.png")
+
+    @staticmethod
+    def _files(logs: Path) -> dict[int, Path]:
+        """Step -> file of its result, in the folder of one run's logs."""
+        return {int(p.stem): p for p in logs.glob("vis_data/erf/[0-9]*.npz")}
+
+    def _run(self, runner, step: int) -> None:
+        result = self.compute(runner)
+        self._log(runner, result, step)
+
+    def compute(self, runner) -> ERFResult:
+        """The ERF of the runner's model now; the training is not disturbed. Under DDP, all processes must call this."""
+        model = plain_model(runner)
+        with preserved_random_state():
+            images = self._images(runner, model)
+            gather = all_gather_object if get_world_size() > 1 else None
+            return compute_erf(model, images, self.layers, gather=gather, **self.options)
+
+    def _images(self, runner, model) -> Iterator[torch.Tensor]:
+        """This process's images (1, C, H, W), read lazily, so that an unreadable file is an error of all processes."""
+        device = next(model.parameters()).device
+        rank, world = get_rank(), get_world_size()
+        if self.source == "noise":
+            channels = getattr(getattr(model, "backbone", model), "in_chans", 3)
+            generator = torch.Generator().manual_seed(self.seed)
+            whole = torch.randn(self.num_samples, channels, *self.input_size, generator=generator)
+            yield from whole[rank::world].to(device).split(1) if len(whole) > rank else ()
+        else:
+            dataset = runner.val_dataloader.dataset
+            indices = spread(self.num_samples, dataset)[rank::world]
+            yield from from_dataset(dataset, model.data_preprocessor, indices, self.input_size)
+
+    def _log(self, runner, result: ERFResult, step: int) -> None:
+        """Log scalars in every process, so that all have the same; write files and pictures in the first one."""
+        hub, parts = runner.message_hub, []
+        for layer in result.layers:
+            if layer in result.spatial:
+                share = result.area_ratio(layer, 0.5)
+                hub.update_scalar(f"val/erf/{layer}", share)
+                parts.append(f"{layer} {share:.4f}")
+            if layer in result.temporal:
+                lag = result.numbers(layer)["mean_lag"].value
+                hub.update_scalar(f"val/erf_lag/{layer}", lag)
+                parts.append(f"{layer} mean lag {lag:.3f}")
+        if not is_main_process():
+            return
+        for layer, field in result.spatial.items():
+            name = f"erf-{layer}".replace("/", "-")  # a slash would be lost by the local backend
+            runner.visualizer.add_image(name, map_image(field), step)
+        result.info["step"] = step
+        path = result.save(Path(runner.log_dir) / "vis_data" / "erf" / f"{step}.npz")
+        listing = ", ".join(parts)
+        runner.logger.info(f"ERF at {step} (share of pixels with half of the mass): {listing} -> {path}")

@@ -1,0 +1,94 @@
+"""Firing rates during training, as an mmengine hook."""
+
+import json
+from pathlib import Path
+
+import torch
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.runner import EpochBasedTrainLoop
+
+from ...activity import FiringRates, count_operations
+from ...checks import positive_int
+from ...erf.undisturbed import stateful, undisturbed
+from ...files import replacing
+from ...registry import HOOKS
+from ..runtime.dataset_images import from_dataset, spread
+from .plain_model import plain_model
+
+
+@HOOKS.register_module()
+class FiringRateHook(Hook):
+    """Count spikes at validations: one INFO line, scalars, and a JSON file with every layer.
+
+    The scalars are ``val/firing_rate`` (spikes divided by D, mean over all neuron layers), ``val/dead_channels`` (share
+    of channels that never fired) and, with ``operations``, ``val/energy_mj``, the energy per image in millijoules (see
+    ``sterf_plugins.activity``). Only the first process counts; the training is not disturbed.
+
+    Args:
+        interval: count at every ``interval``-th validation.
+        num_samples: number of validation images, evenly spread over the data set.
+        input_size: (height, width) to which they are resized; an int for squares.
+        operations: count synaptic operations too.
+
+    Raises:
+        ValueError, TypeError: an argument is out of range, or the model has no spiking neuron.
+    """
+
+    priority = 55  # before LoggerHook reads the scalars
+
+    def __init__(
+        self, interval: int = 1, num_samples: int = 8, input_size: int | tuple[int, int] = 224, operations: bool = True
+    ):
+        self.interval = positive_int("interval", interval)
+        self.num_samples = positive_int("num_samples", num_samples)
+        size = (input_size, input_size) if isinstance(input_size, int) else tuple(input_size)
+        self.input_size = tuple(positive_int("input_size", n) for n in size)
+        self.operations = operations
+        self._validations = 0
+
+    def before_train(self, runner) -> None:
+        """Refuse a model without neurons, or a config without validation data, now and not after the first epoch."""
+        FiringRates(plain_model(runner))
+        if runner._val_dataloader is None:
+            raise ValueError("FiringRateHook needs a val_dataloader in the config.")
+
+    def before_val_epoch(self, runner) -> None:
+        """Remove the scalars of the previous count, so that no log line repeats them."""
+        for name in ("firing_rate", "dead_channels", "energy_mj"):
+            runner.message_hub.log_scalars.pop(f"val/{name}", None)
+
+    def after_val_epoch(self, runner, metrics: dict | None = None) -> None:
+        """Count the spikes and log them, at every ``interval``-th validation."""
+        self._validations += 1
+        if self._validations % self.interval or not is_main_process():
+            return
+        model = plain_model(runner)
+        dataset = runner.val_dataloader.dataset
+        with undisturbed(model), torch.no_grad():
+            indices = spread(self.num_samples, dataset)
+            images = list(from_dataset(dataset, model.data_preprocessor, indices, self.input_size))
+            with FiringRates(model) as rates:
+                if self.operations:
+                    operations = count_operations(model, *images)
+                else:
+                    for image in images:
+                        for neuron in stateful(model):
+                            neuron.reset()
+                        getattr(model, "extract_feat", model)(image)
+        scalars = {"firing_rate": rates.rate, "dead_channels": rates.dead}
+        record = dict(scalars, layers={name: layer.as_dict() for name, layer in rates.layers.items()})
+        if self.operations:
+            total = operations.total
+            scalars["energy_mj"] = total.energy / operations.num_inputs / 1e9
+            record |= dict(
+                energy_mj=scalars["energy_mj"], macs=total.macs, acs=total.acs, num_inputs=operations.num_inputs
+            )
+        for name, value in scalars.items():
+            runner.message_hub.update_scalar(f"val/{name}", value)
+        step = runner.epoch if isinstance(runner._train_loop, EpochBasedTrainLoop) else runner.iter
+        path = Path(runner.log_dir) / "vis_data" / "firing_rate" / f"{step}.json"
+        with replacing(path) as partial:
+            partial.write_text(json.dumps(record))
+        listing = ", ".join(f"{name} {value:.4g}" for name, value in scalars.items())
+        runner.logger.info(f"spikes at {step}: {listing} -> {path}")

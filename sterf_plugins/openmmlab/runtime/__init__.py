@@ -1,0 +1,1 @@
+"""What runs beside mmengine: operators, checkpoint files, sharding, options of speed and memory."""

@@ -1,0 +1,43 @@
+"""Options of the training tool that change how a model computes, and not what."""
+
+import torch
+from torch import nn
+
+from ...backbones.base import StagedBackbone
+
+
+def speed_up(
+    model: nn.Module, *, compiled: bool = False, channels_last: bool = False, memory_efficient: bool = False
+) -> None:
+    """Apply ``--compile``, ``--channels-last`` and ``--memory-efficient`` to a model, which may be wrapped for DDP.
+
+    Raises:
+        ValueError: the model has nothing that an option could act on.
+    """
+    inner = getattr(model, "module", model)
+    backbone = getattr(inner, "backbone", None)
+    if (compiled or channels_last) and backbone is None:
+        raise ValueError(
+            f"--compile and --channels-last act on the model's backbone; {type(inner).__name__} has none. Leave them out."
+        )
+    if memory_efficient:
+        ours = [module for module in inner.modules() if isinstance(module, StagedBackbone)]
+        if not ours:
+            raise ValueError(
+                "--memory-efficient acts on a backbone of this package, which the model does not have; use --backbone "
+                "sdtv3_… or leave it out. Stock backbones have with_cp=True."
+            )
+        for module in ours:
+            module.memory_efficient = True
+    if channels_last:
+        inner.to(memory_format=torch.channels_last)
+        backbone.register_forward_pre_hook(_to_channels_last)
+    if compiled:
+        backbone.compile()
+
+
+def _to_channels_last(module: nn.Module, inputs: tuple) -> tuple:
+    return tuple(
+        x.contiguous(memory_format=torch.channels_last) if isinstance(x, torch.Tensor) and x.ndim == 4 else x
+        for x in inputs
+    )

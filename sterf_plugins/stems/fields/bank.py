@@ -1,0 +1,417 @@
+"""A bank of affine Gaussian-derivative receptive fields."""
+
+import math
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ...checks import one_of, positive_int
+from ...functional import affine_gaussian as ag
+
+NORMALIZATIONS = ("affine", "none", "l1")
+LEARNABLE = ("sigma", "ratio", "angle", "frame")
+# Below these standard deviations along the shorter axis, in pixels, a derivative of order 1 or 2 is more than about a
+# per cent wrong.
+_ACCURATE = {"sampled": {1: 0.65, 2: 0.8}, "integrated": {1: 0.65, 2: 0.8}, "integrated_comp": {1: 0.6, 2: 0.6}}
+# The pixel grid cannot represent fields whose shorter standard deviation is not above these, in pixels.
+_REPRESENTABLE = {"sampled": 0.3, "integrated": 0.1, "integrated_comp": 0.3, "stencil": 0.3, "discrete": 0.0}
+
+
+class RFBank(nn.Module):
+    """Affine Gaussian-derivative kernels as a pure function of their parameters.
+
+    A field has a size ``sigma`` (pixels, geometric mean of its two standard deviations), a ``ratio`` of the longer to
+    the shorter one, and the ``angle`` of the longer one; round fields (ratio 1) have one angle. Each field is
+    differentiated by each of ``orders`` along its axes. Kernels are for convolution (flip them for ``conv2d``), y down.
+
+    Args:
+        sigmas: sizes in pixels.
+        ratios: elongations, >= 1.
+        n_angles: number of angles, k pi / n_angles for k = 0, 1, ...; unused if ``angles`` is given.
+        angles: radians, from +x towards +y.
+        orders: (m, n) derivative orders along the longer and the shorter axis; an int N means all with m + n <= N.
+        kernel_size: side of the window in pixels, odd; ``None``: as large as ``truncate`` asks for.
+        truncate: half width of the window in standard deviations of the widest field.
+        discretization: "sampled", "integrated", "integrated_comp", "stencil" or "discrete"
+            (``functional.affine_gaussian.affine_kernels``).
+        normalize: "affine": responses are the same under every affine map of image and field; "none": plain
+            derivatives along unit directions; "l1": affine, divided by the L1 norm of the order's continuous kernel.
+        zero_dc: make derivative kernels sum to 0, so that constant images give 0.
+        learn: what is learned: any of "sigma", "ratio" and "angle"; or "frame", all four numbers of each field's frame
+            (``functional.affine_gaussian``). By default nothing is.
+        shared: True: fields share one parameter per entry of ``sigmas``, ``ratios`` and ``angles``; False: each field
+            has its own.
+        bounds: (lowest, highest) sigma in pixels that learning can reach; ``None``: no limits. They do not limit a
+            learned "frame".
+
+    Raises:
+        ValueError, TypeError: an argument is out of range, or the fields cannot be represented on the pixel grid.
+
+    Warns:
+        UserWarning: derivatives of these orders are inaccurate at this sigma, or the window is below 2 sigma.
+
+    Source: Nat. Commun. 16:8231 (2025).
+    """
+
+    def __init__(
+        self,
+        sigmas: Sequence[float] = (1.0, 2**0.5, 2.0),
+        ratios: Sequence[float] = (1.0, 2.0),
+        n_angles: int = 4,
+        angles: Sequence[float] | None = None,
+        orders: int | Iterable[ag.Order] = 2,
+        *,
+        kernel_size: int | None = None,
+        truncate: float = 3.0,
+        discretization: str = "sampled",
+        normalize: str = "affine",
+        zero_dc: bool = True,
+        learn: Sequence[str] = (),
+        shared: bool = True,
+        bounds: tuple[float, float] | None = None,
+    ):
+        sigmas, ratios = _numbers("sigmas", sigmas, 0.0), _numbers("ratios", ratios, 1.0)
+        if angles is None:
+            count = positive_int("n_angles", n_angles)
+            angles = [k * math.pi / count for k in range(count)]
+        angles = _numbers("angles", angles)
+        fields = [
+            (i, j, k)
+            for i in range(len(sigmas))
+            for j, ratio in enumerate(ratios)
+            for k in range(len(angles) if ratio > 1 else 1)
+        ]
+        super().__init__()
+        i, j, k = (torch.tensor(column) for column in zip(*fields, strict=True))
+        values = [torch.tensor(v, dtype=torch.float64) for v in (sigmas, ratios, angles)]
+        if not shared:
+            values = [v[index] for v, index in zip(values, (i, j, k), strict=True)]
+            i = j = k = torch.arange(len(fields))
+        self._index = tuple(tuple(index.tolist()) for index in (i, j, k))
+        frames = ag.frame_of_eigen(
+            (values[0][i] * values[1][j].sqrt()), (values[0][i] / values[1][j].sqrt()), values[2][k]
+        )
+        generators = None if "frame" in learn else values
+        self._finish(
+            frames,
+            orders,
+            learn,
+            generators,
+            bounds,
+            kernel_size=kernel_size,
+            truncate=truncate,
+            discretization=discretization,
+            normalize=normalize,
+            zero_dc=zero_dc,
+        )
+
+    @classmethod
+    def from_matrices(
+        cls,
+        covariances: Tensor | Sequence,
+        directions: Tensor | Sequence | None = None,
+        orders: int | Iterable[ag.Order] = 2,
+        **options,
+    ) -> "RFBank":
+        """A bank of given covariances (N, 2, 2), differentiated along given directions (N, 2).
+
+        Args:
+            covariances: symmetric and positive definite, [[Cxx, Cxy], [Cxy, Cyy]] in pixels squared.
+            directions: first derivative direction (x, y) of each field, any length; the second one is conjugate to
+                it. ``None``: the longer axis.
+            orders: (m, n) derivative orders along the two directions; an int N means all with m + n <= N.
+            **options: the class's ``kernel_size``, ``truncate``, ``discretization``, ``normalize``, ``zero_dc`` and
+                ``learn``, which is () or ("frame",) here.
+
+        Raises:
+            TypeError, ValueError: a matrix is not symmetric and positive definite, a direction is zero, there is
+                not one direction per matrix, or an option is out of range.
+        """
+        s = torch.as_tensor(covariances, dtype=torch.float64)
+        if s.ndim != 3 or s.shape[1:] != (2, 2) or not len(s):
+            raise ValueError(f"`covariances` has shape {tuple(s.shape)}; it must be (N, 2, 2) with N >= 1.")
+        for number, matrix in enumerate(s):
+            if not torch.allclose(matrix, matrix.mT) or not bool((torch.linalg.eigvalsh(matrix) > 0).all()):
+                raise ValueError(
+                    f"`covariances[{number}]` is {matrix.tolist()}; it must be symmetric with Cxx > 0 and "
+                    f"Cxx Cyy > Cxy^2."
+                )
+        if directions is None:
+            _, _, phi = ag.eigen_of_covariance(s)
+            w = torch.stack([phi.cos(), phi.sin()], -1)
+        else:
+            w = torch.as_tensor(directions, dtype=torch.float64)
+            if w.shape != (len(s), 2) or not bool((w.norm(dim=-1) > 0).all()):
+                raise ValueError(
+                    f"`directions` has shape {tuple(w.shape)}; it must be ({len(s)}, 2), no direction being zero."
+                )
+        return cls._of_frames(ag.frame_of_direction(s, w), orders, **options)
+
+    @classmethod
+    def for_kernel_size(cls, kernel_size: int, **options) -> "RFBank":
+        """The bank that fits the window of a stem.
+
+        The longest standard deviation is at most a fifth of the window and the shortest at least 0.8 pixels. Elongated
+        fields have a ratio of 1.5 in windows below 9 pixels and of 2 in larger ones; sizes are a factor of sqrt(2)
+        apart.
+
+        Args:
+            kernel_size: side of the window in pixels; even sizes become the next odd one, and sizes below 7 become 7.
+            **options: arguments of the class, which take precedence.
+
+        Raises:
+            TypeError, ValueError: ``kernel_size`` is not an int >= 1, or an option is out of range.
+        """
+        size = max(7, positive_int("kernel_size", kernel_size) | 1)
+        ratio = 1.5 if size < 9 else 2.0
+        highest, lowest = size / 5 / ratio**0.5, 0.8 * ratio**0.5
+        count = max(1, 1 + math.floor(math.log(highest / lowest, 2**0.5) + 1e-9))
+        sigmas = [highest / 2 ** (0.5 * i) for i in reversed(range(count))]
+        return cls(**{"sigmas": sigmas, "ratios": (1.0, ratio), "kernel_size": size, **options})
+
+    @classmethod
+    def _of_frames(
+        cls, frames: Tensor, orders: int | Iterable[ag.Order], *, learn: Sequence[str] = (), **sampling
+    ) -> "RFBank":
+        """A bank of frames (N, 2, 2); the other arguments are those of ``_finish``."""
+        if set(learn) - {"frame"}:
+            raise ValueError(f"`learn` is {tuple(learn)}; a bank made of matrices can learn ('frame',) or nothing.")
+        self = cls.__new__(cls)
+        nn.Module.__init__(self)
+        self._index = None
+        self._finish(frames, orders, learn, **sampling)
+        return self
+
+    def _finish(
+        self,
+        frames: Tensor,
+        orders: int | Iterable[ag.Order],
+        learn: Sequence[str],
+        generators: list[Tensor] | None = None,
+        bounds: tuple[float, float] | None = None,
+        *,
+        kernel_size: int | None = None,
+        truncate: float = 3.0,
+        discretization: str = "sampled",
+        normalize: str = "affine",
+        zero_dc: bool = True,
+    ) -> None:
+        """The part that all constructors share: check the options, and store them and the fields."""
+        one_of("discretization", discretization, ag.DISCRETIZATIONS)
+        one_of("normalize", normalize, NORMALIZATIONS)
+        learn = (learn,) if isinstance(learn, str) else tuple(learn)
+        for name in learn:
+            one_of("learn", name, LEARNABLE)
+        self.orders = _orders(orders)
+        self.discretization, self.normalize, self.zero_dc, self.learn = discretization, normalize, zero_dc, learn
+        self.truncate = float(truncate)
+        self.kernel_size = _kernel_size(frames, kernel_size, truncate)
+        self._check_sampling(frames)
+        self.bounds = None if bounds is None else _bounds(bounds, frames)
+        if learn and generators is not None:
+            for name, value in zip(("sigma", "ratio", "angle"), generators, strict=True):
+                raw = self._unbounded(value) if name == "sigma" else value.log() if name == "ratio" else value
+                self._store({"sigma": "log_sigma", "ratio": "log_ratio", "angle": "angle"}[name], raw, name in learn)
+        elif learn:
+            self._store("frame", frames, learned=True)
+        else:
+            # Checkpoints need neither: the arguments define both. The kernels are built in float64, and only the result
+            # is rounded.
+            self._store("frame", frames, learned=False)
+            self.register_buffer("frozen", self._build(frames).float(), persistent=False)
+
+    def _store(self, name: str, value: Tensor, learned: bool) -> None:
+        """Store a tensor as a parameter if it is learned, else as a buffer that checkpoints leave out."""
+        if learned:
+            setattr(self, name, nn.Parameter(value.float()))
+        else:
+            self.register_buffer(name, value.float(), persistent=False)
+
+    def _unbounded(self, sigma: Tensor) -> Tensor:
+        """The unlimited numbers that stand for sigmas: logarithms, or logits of the position between the bounds."""
+        if self.bounds is None:
+            return sigma.log()
+        low, high = (math.log(b) for b in self.bounds)
+        return torch.logit((sigma.log() - low) / (high - low), eps=1e-6)
+
+    def __len__(self) -> int:
+        """Number of kernels: fields times orders."""
+        return self.fields * len(self.orders)
+
+    @property
+    def fields(self) -> int:
+        """Number of fields, each of which is differentiated by all orders."""
+        return len(self._index[0]) if hasattr(self, "log_sigma") else len(self.frame)
+
+    def frames(self) -> Tensor:
+        """Frames F (fields, 2, 2), float32 or float64: scaled derivative directions as columns; covariance F F^T."""
+        if not hasattr(self, "log_sigma"):
+            return _at_least_float32(self.frame)
+        i, j, k = self._index
+        log_sigma = _at_least_float32(self.log_sigma)
+        if self.bounds is not None:
+            low, high = (math.log(b) for b in self.bounds)
+            log_sigma = low + (high - low) * log_sigma.sigmoid()
+        sigma, half_log_ratio = log_sigma[list(i)], _at_least_float32(self.log_ratio)[list(j)] / 2
+        phi = _at_least_float32(self.angle)[list(k)]
+        return ag.frame_of_eigen((sigma + half_log_ratio).exp(), (sigma - half_log_ratio).exp(), phi)
+
+    def covariances(self) -> Tensor:
+        """Covariances of the fields, (fields, 2, 2), in pixels squared."""
+        return ag.covariance_of(self.frames())
+
+    def kernels(self) -> Tensor:
+        """Convolution kernels (len(bank), k, k), float32 or float64; the orders of a field are next to each other."""
+        return _at_least_float32(self.frozen) if not self.learn else self._build(self.frames())
+
+    def _build(self, frames: Tensor) -> Tensor:
+        """The kernels of ``frames``, with their sums and their norms as the options ask."""
+        half = self.kernel_size // 2
+        with torch.autocast(frames.device.type, enabled=False):
+            kernels = ag.affine_kernels(frames, [(0, 0), *self.orders], half, self.discretization)
+            smooth, kernels = kernels[:, :1], kernels[:, 1:]
+            if self.zero_dc:
+                derivative = [float(m + n > 0) for m, n in self.orders]
+                mass = kernels.sum((-2, -1), keepdim=True) / smooth.sum((-2, -1), keepdim=True)
+                kernels = kernels - kernels.new_tensor(derivative)[:, None, None] * mass * smooth
+            if self.normalize == "l1":
+                kernels = kernels / kernels.new_tensor([ag.l1_norm(o) for o in self.orders])[:, None, None]
+            if self.normalize == "none":
+                lengths = frames.norm(dim=-2)
+                m, n = (kernels.new_tensor([o[axis] for o in self.orders]) for axis in (0, 1))
+                kernels = kernels / (lengths[:, :1] ** m * lengths[:, 1:] ** n)[..., None, None]
+        return kernels.flatten(0, 1)
+
+    def table(self) -> dict[str, list]:
+        """The kernels as columns of equal length.
+
+        ``sigma`` (pixels), ``ratio`` and ``phi`` (radians, the direction of the longer axis) describe the covariance;
+        ``m`` and ``n`` are the orders.
+        """
+        sigma1, sigma2, phi = ag.eigen_of_covariance(self.covariances().detach())
+        columns = dict(sigma=(sigma1 * sigma2).sqrt(), ratio=sigma1 / sigma2, phi=phi)
+        each = {name: [v for v in values.tolist() for _ in self.orders] for name, values in columns.items()}
+        return {**each, "m": [m for m, _ in self.orders] * self.fields, "n": [n for _, n in self.orders] * self.fields}
+
+    def transform(self, matrix: Tensor | Sequence) -> "RFBank":
+        """The bank that responds to a transformed image as this one responds to the original.
+
+        For the image f(A^-1 x), its response at the point A p is the response of this bank at p for the image f(x).
+        Frames F become A F, and covariances S become A S A^T.
+
+        Args:
+            matrix: A, 2x2 and invertible, acting on (x, y).
+
+        Returns:
+            A bank with as large a window as ``truncate`` asks for. It learns its frames if this bank learns anything.
+
+        Raises:
+            ValueError: the matrix is not 2x2, or it is singular.
+        """
+        a = torch.as_tensor(matrix, dtype=torch.float64)
+        if a.shape != (2, 2) or not bool(torch.linalg.det(a).abs() > 1e-12):
+            raise ValueError(f"`matrix` is {a.tolist()}; it must be an invertible 2x2 matrix.")
+        return self._of_frames(
+            a @ self.frames().detach().cpu().double(),
+            self.orders,
+            truncate=self.truncate,
+            discretization=self.discretization,
+            normalize=self.normalize,
+            zero_dc=self.zero_dc,
+            learn=("frame",) if self.learn else (),
+        ).to(self.kernels().device)
+
+    def _check_sampling(self, frames: Tensor) -> None:
+        """Raise or warn if fields are too small for the pixel grid or too large for the window."""
+        sigma1, sigma2, _ = ag.eigen_of_covariance(ag.covariance_of(frames))
+        smallest, widest, half = sigma2.min().item(), sigma1.max().item(), self.kernel_size // 2
+        lowest = _REPRESENTABLE[self.discretization]
+        if smallest <= lowest:
+            raise ValueError(
+                f"the smallest standard deviation of the bank is {smallest:.3g} pixels; {self.discretization!r} needs "
+                f"more than {lowest}. Take larger `sigmas`, smaller `ratios`, or discretization='discrete'."
+            )
+        if half < widest:
+            raise ValueError(
+                f"`kernel_size` {self.kernel_size} is too small for a field with a standard deviation of {widest:.3g} "
+                f"pixels: its window must reach 1 of them and should reach 3, kernel_size={2 * math.ceil(3 * widest) + 1}."
+            )
+        if half < 2 * widest:
+            warnings.warn(
+                f"kernel_size {self.kernel_size} is a window of {half / widest:.2g} standard deviations of the widest "
+                f"field ({widest:.3g} pixels); below 2 the responses are more than 10 % off.",
+                stacklevel=4,
+            )
+        order = min(2, max(m + n for m, n in self.orders))
+        needed = _ACCURATE.get(self.discretization, {}).get(order, 0)
+        if smallest < needed:
+            other = "'stencil' or 'discrete'" if smallest < 0.6 else "'integrated_comp'"
+            warnings.warn(
+                f"derivatives of order {order} are inaccurate at a standard deviation of {smallest:.3g} pixels with "
+                f"discretization={self.discretization!r} (they need {needed}); use {other}, or larger fields.",
+                stacklevel=4,
+            )
+
+    def extra_repr(self) -> str:
+        learned = f", learn={self.learn}" if self.learn else ""
+        return f"{len(self)} kernels, kernel_size={self.kernel_size}, {self.discretization}, {self.normalize}{learned}"
+
+
+def as_bank(bank: RFBank | Mapping | None) -> RFBank | None:
+    """Build a bank from a mapping of its arguments, as configs have; return a bank or ``None`` unchanged."""
+    return RFBank(**bank) if isinstance(bank, Mapping) else bank
+
+
+def _numbers(name: str, values: Sequence[float], lowest: float | None = None) -> list[float]:
+    """The values as floats that are finite and, for ``lowest`` 0 or 1, > 0 or >= 1."""
+    values = [float(v) for v in values]
+    if not values:
+        raise ValueError(f"`{name}` is empty; a bank needs at least one entry.")
+    requirement = {None: "finite", 0.0: "> 0", 1.0: ">= 1; swap the axes by angle + pi/2 instead"}[lowest]
+    for v in values:
+        fits = math.isfinite(v) and (lowest is None or (v >= 1 if lowest else v > 0))
+        if not fits:
+            raise ValueError(f"`{name}` holds {v}; it must be {requirement}.")
+    return values
+
+
+def _orders(orders: int | Iterable[ag.Order]) -> tuple[ag.Order, ...]:
+    """The pairs (m, n); an int N stands for all with m + n <= N."""
+    if isinstance(orders, int):
+        if orders < 0:
+            raise ValueError(f"`orders` is {orders}; it must be >= 0, or a list of (m, n).")
+        return tuple((k - n, n) for k in range(orders + 1) for n in range(k + 1))
+    pairs = tuple((int(m), int(n)) for m, n in orders)
+    if not pairs or min(min(pair) for pair in pairs) < 0:
+        raise ValueError(f"`orders` is {pairs}; it needs at least one (m, n), with m, n >= 0.")
+    return pairs
+
+
+def _kernel_size(frames: Tensor, kernel_size: int | None, truncate: float) -> int:
+    """The side of the window: as given, or ``truncate`` standard deviations of the widest field to each side."""
+    if kernel_size is not None:
+        if positive_int("kernel_size", kernel_size) % 2 == 0:
+            raise ValueError(f"`kernel_size` is {kernel_size}; it must be odd, so that a field has a centre pixel.")
+        return int(kernel_size)
+    if not truncate > 0:
+        raise ValueError(f"`truncate` is {truncate}; it must be > 0 standard deviations, such as 3.")
+    reach = ag.eigen_of_covariance(ag.covariance_of(frames))[0].max().item()
+    return 2 * max(1, math.ceil(truncate * reach - 1e-9)) + 1
+
+
+def _bounds(bounds: tuple[float, float], frames: Tensor) -> tuple[float, float]:
+    """The bounds as floats; an error if they do not hold all sigmas."""
+    low, high = (float(b) for b in bounds)
+    sigma = torch.linalg.det(frames).abs().sqrt()
+    if not 0 < low < high or sigma.min() < low * (1 - 1e-6) or sigma.max() > high * (1 + 1e-6):
+        raise ValueError(
+            f"`bounds` is {bounds}; it must be 0 < low < high and hold all sigmas, "
+            f"{sigma.min().item():.3g} to {sigma.max().item():.3g}."
+        )
+    return low, high
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()

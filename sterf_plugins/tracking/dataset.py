@@ -1,0 +1,86 @@
+"""Event videos as a PyTorch and mmengine data set."""
+
+from pathlib import Path
+
+import torch
+from torch.utils.data import Dataset
+
+from ..events.files import SUFFIXES, read_events
+
+
+class ShapeEvents(Dataset):
+    """Videos of a folder; each item is a warm-up and a scored part.
+
+    Args:
+        data_root: folder of event files, in subfolders or not.
+        train: the first 80 % of the sorted files of each folder, else the rest.
+        t: frames of each of the two parts; longer videos give several items, one after another.
+        stack: consecutive frames that are concatenated as channels (2 stack of them), the newest last.
+        pose_delay: frames by which the labels lag behind.
+        in_memory: keep the events of files that were read, one byte per pixel, polarity and frame.
+
+    Item: dict(warmup (t, 2 stack, H, W) float32, frames likewise, poses (t, shapes, 2) in pixels, (row, column)).
+
+    Raises:
+        ValueError: no files, or videos shorter than ``2 t + pose_delay``.
+    """
+
+    def __init__(
+        self,
+        data_root: str | Path,
+        train: bool = True,
+        t: int = 40,
+        stack: int = 1,
+        pose_delay: int = 0,
+        in_memory: bool = False,
+    ):
+        folders: dict[Path, list[Path]] = {}
+        for path in sorted(p for p in Path(data_root).rglob("*") if p.suffix in SUFFIXES):
+            folders.setdefault(path.parent, []).append(path)
+        if not folders:
+            raise ValueError(
+                f"`data_root` is {str(data_root)!r}; no {', '.join(SUFFIXES)} files are there. "
+                f"Make them with tools/dataset_tools/make_events.py."
+            )
+        if min(t, stack) < 1 or pose_delay < 0:
+            raise ValueError(f"`t` is {t}, `stack` {stack}, `pose_delay` {pose_delay}; at least 1, 1 and 0.")
+        self.files = []
+        for files in folders.values():
+            split = max(1, int(0.8 * len(files)))
+            self.files += files[:split] if train else files[split:]
+        if not self.files:
+            raise ValueError(f"`data_root` is {str(data_root)!r}; testing needs at least 2 files in a folder.")
+        self.t, self.stack, self.pose_delay = t, stack, pose_delay
+        self._kept: dict[Path, tuple[torch.Tensor, torch.Tensor]] | None = {} if in_memory else None
+        length = len(read_events(self.files[0])[0])
+        self.per_file = length // (2 * t + pose_delay)
+        if not self.per_file:
+            raise ValueError(
+                f"the videos have {length} frames; t={t}, pose_delay={pose_delay} need {2 * t + pose_delay}."
+            )
+
+    def __len__(self) -> int:
+        return len(self.files) * self.per_file
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        events, labels = self._read(self.files[index // self.per_file])
+        start = (index % self.per_file) * (2 * self.t + self.pose_delay)
+        frames = _stacked(events.float(), self.stack)
+        middle, end = start + self.t, start + 2 * self.t
+        poses = labels[middle - self.pose_delay : end - self.pose_delay]
+        return dict(warmup=frames[start:middle], frames=frames[middle:end], poses=poses)
+
+    def _read(self, path: Path) -> tuple[torch.Tensor, torch.Tensor]:
+        if self._kept is None:
+            return read_events(path)
+        if path not in self._kept:
+            self._kept[path] = read_events(path)
+        return self._kept[path]
+
+
+def _stacked(frames: torch.Tensor, count: int) -> torch.Tensor:
+    """(T, C, H, W) -> (T, count C, H, W): each frame behind those before it, zeros before the first."""
+    padded = torch.cat([torch.zeros_like(frames[:1]).expand(count - 1, *frames.shape[1:]), frames])
+    return torch.cat([padded[k : k + len(frames)] for k in range(count)], 1)

@@ -1,0 +1,94 @@
+"""The shape tracking experiment of the covariant paper for mmengine's Runner: model, data set and metric.
+
+Paper: Nat. Commun. 16:8231 (2025).
+"""
+
+from collections.abc import Sequence
+
+import torch
+from mmengine.evaluator import BaseMetric
+from mmengine.model import BaseModel
+from torch import Tensor
+
+from ..registry import DATASETS, METRICS, MODELS
+from . import picture_hook as _picture_hook  # noqa: F401  (registers the hook)
+from .dataset import ShapeEvents
+from .losses import normalised_positions, pixel_positions, tracking_losses
+from .shape_tracker import ShapeTracker
+
+
+@MODELS.register_module()
+class ShapeTrackingModel(BaseModel):
+    """``ShapeTracker`` with the paper's losses; its state is prepared on warm-up frames, without gradients.
+
+    Args:
+        resolution: (rows, columns) of the videos.
+        tracker: arguments of ``ShapeTracker`` as a dict.
+        losses: arguments of ``functional.tracking.tracking_losses`` as a dict, such as the weights of the losses.
+        data_preprocessor, init_cfg: as in every mmengine model.
+    """
+
+    def __init__(
+        self,
+        resolution: Sequence[int],
+        tracker: dict | None = None,
+        losses: dict | None = None,
+        data_preprocessor: dict | None = None,
+        init_cfg: dict | None = None,
+    ):
+        super().__init__(data_preprocessor, init_cfg)
+        self.resolution = tuple(resolution)
+        self.tracker = ShapeTracker(**(tracker or {}))
+        self.losses = dict(losses or {})
+
+    def forward(self, warmup: Tensor, frames: Tensor, poses: Tensor, mode: str = "tensor"):
+        """Follow the shapes in a batch of videos; tensors are batch-first, as the data set's items collate.
+
+        Args:
+            warmup: (B, T, C, H, W) event frames before those that count; they set the tracker's state.
+            frames: (B, T, C, H, W) event frames that count.
+            poses: (B, T, classes, 2) true positions in pixels, (row, column).
+            mode: "tensor" returns the tracks, "loss" the losses, and "predict" for each video the found and the true
+                positions in pixels, both (T, classes, 2).
+        """
+        state = None
+        if self.tracker.has_memory:
+            with torch.no_grad():
+                _, state = self.tracker(warmup.transpose(0, 1))
+        tracks, _ = self.tracker(frames.transpose(0, 1), state)
+        if mode == "tensor":
+            return tracks
+        targets = poses.transpose(0, 1)
+        if mode == "loss":
+            return tracking_losses(*tracks, normalised_positions(targets, self.resolution), **self.losses)
+        found = pixel_positions(tracks.coordinates, self.resolution)
+        return [dict(found=f, poses=p) for f, p in zip(found.unbind(1), targets.unbind(1), strict=True)]
+
+
+DATASETS.register_module(name="ShapeEvents", module=ShapeEvents)
+
+
+@METRICS.register_module()
+class PositionError(BaseMetric):
+    """Mean distance between found and true positions in pixels: ``position_error``, and one value for each named class.
+
+    Args:
+        classes: names of all classes, in the order of the data set; none by default.
+        **options: arguments of mmengine's ``BaseMetric``.
+    """
+
+    default_prefix = None
+
+    def __init__(self, classes: Sequence[str] = (), **options):
+        super().__init__(**options)
+        self.classes = tuple(classes)
+
+    def process(self, data_batch, data_samples: Sequence[dict]) -> None:
+        for sample in data_samples:
+            distance = (sample["found"] - sample["poses"]).norm(dim=-1).mean(0)  # over time: (classes,)
+            self.results.append(distance.cpu())
+
+    def compute_metrics(self, results: list[Tensor]) -> dict[str, float]:
+        distances = torch.stack(results).mean(0)
+        named = dict(zip(self.classes, distances.tolist(), strict=bool(self.classes)))
+        return dict(position_error=distances.mean().item(), **named)

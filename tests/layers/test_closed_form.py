@@ -1,0 +1,140 @@
+"""The short backward pass of IF and LIF nodes against SpikingJelly's own."""
+
+import copy
+import itertools
+
+import pytest
+import torch
+from spikingjelly.activation_based import neuron, surrogate
+
+from sterf_plugins.functional.still import repeat_still
+from sterf_plugins.layers import StatelessNode, if_node, lif_node
+from sterf_plugins.layers.lif_layers import SpikingConv
+
+KINDS = [
+    (lif_node, neuron.LIFNode, dict(tau=2.0)),
+    (lif_node, neuron.LIFNode, dict(tau=3.0, decay_input=False)),
+    (if_node, neuron.IFNode, {}),
+]
+ALL_SURROGATES = [
+    surrogate.ATan, surrogate.Erf, surrogate.LeakyKReLU, surrogate.NonzeroSignLogAbs, surrogate.PiecewiseExp,
+    surrogate.PiecewiseLeakyReLU, surrogate.PiecewiseQuadratic, surrogate.Rect, surrogate.Sigmoid, surrogate.SoftSign,
+    surrogate.SuperSpike,
+]  # fmt: skip
+
+
+def has_closed_form(y) -> bool:
+    return type(y.grad_fn).__name__ == "_SpikesBackward"
+
+
+RESETS = [0.0, None, -0.3]
+SURROGATES = [surrogate.Sigmoid(4.0), surrogate.ATan(), surrogate.Rect()]
+
+
+@pytest.mark.parametrize(("build", "kind", "options"), KINDS)
+@pytest.mark.parametrize("shape", [(5, 2, 3, 4, 4), (1, 2, 3), (3, 70000)])
+def test_values_and_gradients_are_spikingjellys(build, kind, options, shape):
+    for reset, detach, function in itertools.product(RESETS, (True, False), SURROGATES):
+        same = dict(v_reset=reset, detach_reset=detach, surrogate_function=function, v_threshold=0.5, **options)
+        x = torch.randn(*shape, requires_grad=True)
+        ours, theirs = build(**same)(x), kind(step_mode="m", **same)(x)
+        assert has_closed_form(ours) and not has_closed_form(theirs)
+        upstream = torch.randn_like(ours)
+        (a,) = torch.autograd.grad(ours, x, upstream)
+        (b,) = torch.autograd.grad(theirs, x, upstream)
+        assert torch.equal(ours, theirs)
+        assert ours.numel() < 10 or 0 < ours.mean() < 1
+        assert torch.allclose(a, b, atol=2e-6)
+
+
+@pytest.mark.parametrize("kind", ALL_SURROGATES)
+def test_every_surrogate(kind):
+    same = dict(v_reset=0.0, detach_reset=False, surrogate_function=kind(), v_threshold=0.5)
+    x = torch.randn(4, 2, 3, 5, requires_grad=True)
+    ours, theirs = lif_node(**same)(x), neuron.LIFNode(step_mode="m", **same)(x)
+    assert has_closed_form(ours)
+    upstream = torch.randn_like(ours)
+    (a,), (b,) = (torch.autograd.grad(y, x, upstream) for y in (ours, theirs))
+    assert torch.equal(ours, theirs) and torch.allclose(a, b, atol=2e-6)
+
+
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+def test_any_memory_order(order):
+    node, stock = lif_node(v_threshold=0.3), neuron.LIFNode(step_mode="m", v_threshold=0.3)
+    x = torch.randn(4 * 2, 3, 6, 5).contiguous(memory_format=order).unflatten(0, (4, 2)).requires_grad_()
+    twisted = torch.randn(4, 2, 5, 6, 3).permute(0, 1, 4, 3, 2)
+    (a,) = torch.autograd.grad(node(x), x, twisted)
+    plain = x.detach().contiguous().requires_grad_()
+    (b,) = torch.autograd.grad(stock(plain), plain, twisted)
+    assert torch.allclose(a, b, atol=1e-6)
+
+
+@pytest.mark.parametrize("detach", [True, False])
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_a_still_input(steps, detach):
+    same = dict(v_threshold=0.3, detach_reset=detach)
+    x = torch.randn(2, 3, 4, requires_grad=True)
+    sequence = x.detach().expand(steps, *x.shape).clone().requires_grad_()
+    ours, theirs = lif_node(steps, **same)(x), neuron.LIFNode(step_mode="m", **same)(sequence).mean(0)
+    assert torch.equal(ours, theirs)
+    upstream = torch.randn_like(ours)
+    (a,) = torch.autograd.grad(ours, x, upstream)
+    (b,) = torch.autograd.grad(theirs, sequence, upstream)
+    assert torch.allclose(a, b.sum(0), atol=1e-6)
+
+
+def test_a_still_input_with_a_second_reader():
+    """The engine adds the gradients of both readers before the repetition sums them over time."""
+    x = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    weights = torch.randn(5, 3, 4, dtype=torch.float64)
+    node, stock = lif_node(v_threshold=0.3), neuron.LIFNode(step_mode="m", v_threshold=0.3)
+    still = repeat_still(x, 5)
+    (a,) = torch.autograd.grad((node(still) * weights).sum() + (still * weights).sum(), x)
+    copied = x.expand(5, 3, 4).clone()
+    (b,) = torch.autograd.grad((stock(copied) * weights).sum() + (copied * weights).sum(), x)
+    assert torch.allclose(a, b, atol=1e-12)
+
+
+@pytest.mark.parametrize("still", [True, False])
+@pytest.mark.parametrize("pool", [None, "before", "after"])
+def test_a_spiking_convolution_is_its_parts_and_every_part_can_be_watched(pool, still):
+    torch.manual_seed(0)
+    layer = SpikingConv(3, 8, 3, pool=pool).double()
+    layer.train()(torch.randn(2, 4, 3, 9, 8, dtype=torch.float64))
+    layer.eval().requires_grad_(False)
+    x = torch.randn(1 if still else 3, 2, 3, 9, 8, dtype=torch.float64, requires_grad=True)
+    seen = []
+    for part in (layer.lif, layer.lif.node, layer.conv_bn.bn):
+        part.register_forward_hook(lambda m, i, o: seen.append("forward"))
+        part.register_full_backward_hook(lambda m, i, o: seen.append("backward"))
+    ours = layer(repeat_still(x[0], 3) if still else x)
+    assert ours.sum() > 0
+    upstream = torch.randn_like(ours)
+    (a,) = torch.autograd.grad(ours, x, upstream, retain_graph=True)
+    assert seen == ["forward"] * 3 + ["backward"] * 3
+    stock = copy.deepcopy(layer)
+    stock.lif = StatelessNode(neuron.LIFNode(
+        2.0, v_threshold=1.0, v_reset=0.0, detach_reset=True, surrogate_function=surrogate.Sigmoid(4.0), step_mode="m"
+    ))  # fmt: skip
+    copied = x[0].expand(3, *x.shape[1:]).clone() if still else x
+    theirs = stock(copied)
+    (b,) = torch.autograd.grad(theirs, x, upstream)
+    assert torch.allclose(ours, theirs) and torch.allclose(a, b, atol=1e-12)
+
+
+def test_where_spikingjellys_own_forward_runs():
+    x = torch.randn(2, 3, requires_grad=True)
+    assert has_closed_form(lif_node()(x))
+    assert not has_closed_form(StatelessNode(neuron.LIFNode(step_mode="m"))(x))
+    assert lif_node()(x.detach()).grad_fn is None
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not has_closed_form(lif_node()(x))
+    assert not has_closed_form(lif_node(store_v_seq=True)(x))
+
+
+def test_a_second_derivative_is_refused_and_not_wrong():
+    x = torch.randn(3, 4, requires_grad=True)
+    with pytest.raises(RuntimeError, match="first derivatives only"):
+        torch.autograd.grad(lif_node()(x).sum(), x, create_graph=True)
+    (g,) = torch.autograd.grad(StatelessNode(neuron.LIFNode(step_mode="m"))(x).sum(), x, create_graph=True)
+    assert g.requires_grad

@@ -1,0 +1,281 @@
+"""The ERF hook in real training runs."""
+
+import json
+import os
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import sterf_plugins
+
+sterf_plugins.setup()
+
+from mmengine.optim import OptimWrapper  # noqa: E402
+from mmengine.registry import OPTIM_WRAPPERS  # noqa: E402
+from mmengine.runner import Runner  # noqa: E402
+
+from sterf_plugins.erf import ERFResult  # noqa: E402
+from sterf_plugins.openmmlab.configs.data_checks import datasets  # noqa: E402
+from sterf_plugins.openmmlab.configs.reading import load_config  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def config_for(shapes, work_dir, task="mask-rcnn", iterations=4, **erf):
+    """The shipped shapes config, a few iterations long, with or without the hook."""
+    name = {"mask-rcnn": "mask-rcnn_sdtv3-t-srb_fpn_shapes.py", "fpn": "fpn_sdtv3-t-srb_shapes.py"}[task]
+    config = load_config(str(ROOT / "configs" / "shapes" / name))
+    for _, dataset in datasets(config, "train", "val", "test"):
+        dataset.data_root = f"{shapes / 'ade' if task == 'fpn' else shapes}/"
+    if task == "mask-rcnn":
+        for evaluator in (config.val_evaluator, config.test_evaluator):
+            evaluator.ann_file = f"{shapes}/annotations/instances_val2017.json"
+        config.log_processor = dict(by_epoch=False)
+    for loader in (config.train_dataloader, config.val_dataloader):
+        loader.batch_size = 2
+    config.train_cfg = dict(type="IterBasedTrainLoop", max_iters=iterations, val_interval=2)
+    config.param_scheduler = None
+    config.default_hooks.checkpoint = dict(type="CheckpointHook", by_epoch=False, interval=2)
+    config.default_hooks.pop("erf")
+    # With and without the ERF hook alike: validation itself must not touch the training's randomness.
+    config.default_hooks.random_state = dict(type="sterf_plugins.RandomStateHook")
+    if erf:
+        config.default_hooks.erf = dict(type="sterf_plugins.ERFHook", num_samples=2, input_size=64, **erf)
+    config.work_dir = str(work_dir)
+    config.experiment_name = f"erf{abs(hash(str(work_dir)))}"
+    config.visualizer.name = config.experiment_name  # mmengine keeps one visualizer per name and process
+    return config
+
+
+def train(config) -> Runner:
+    runner = Runner.from_cfg(config)
+    runner.train()
+    return runner
+
+
+def weights(work_dir, iteration=4):
+    return torch.load(work_dir / f"iter_{iteration}.pth", weights_only=False)["state_dict"]
+
+
+@pytest.mark.parametrize("task", ["mask-rcnn", "fpn"])
+def test_weights_are_bit_identical_with_and_without_the_hook(shapes, tmp_path, task):
+    train(config_for(shapes, tmp_path / "without", task))
+    train(config_for(shapes, tmp_path / "with", task, interval=1, at_start=True))
+    without, with_hook = weights(tmp_path / "without"), weights(tmp_path / "with")
+    assert without.keys() == with_hook.keys()
+    assert all(torch.equal(without[k], with_hook[k]) for k in without)
+
+
+TRAININGS = {
+    "amp": dict(optim_wrapper=dict(type="mmengine.Bfloat16OptimWrapper")),
+    "accumulation": dict(optim_wrapper=dict(accumulative_counts=3)),
+    "ema": dict(custom_hooks=[dict(type="EMAHook", momentum=0.01)]),
+    "checkpointing": dict(model=dict(backbone=dict(with_cp=True))),
+}
+
+
+class Bfloat16OptimWrapper(OptimWrapper):
+    """Mixed precision on a CPU; mmengine's own wrapper wants a GPU."""
+
+    @contextmanager
+    def optim_context(self, model):
+        with super().optim_context(model), torch.autocast("cpu", torch.bfloat16):
+            yield
+
+
+OPTIM_WRAPPERS.register_module(module=Bfloat16OptimWrapper, force=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRAININGS)
+def test_weights_are_bit_identical_in_other_trainings(shapes, tmp_path, name):
+    for folder, erf in (("without", {}), ("with", dict(interval=1, at_start=True))):
+        config = config_for(shapes, tmp_path / folder, "fpn", **erf)
+        if name == "checkpointing":
+            backbone = dict(type="ResNet", depth=18, norm_cfg=dict(type="BN"), _delete_=True)
+            config.merge_from_dict(dict(model=dict(backbone=backbone, neck=dict(in_channels=[64, 128, 256, 512]))))
+            config.model.decode_head.feature_strides = [4, 8, 16, 32]
+        config.merge_from_dict(TRAININGS[name])
+        train(config)
+    first, second = (torch.load(tmp_path / folder / "iter_4.pth", weights_only=False) for folder in ("without", "with"))
+    for key in ("state_dict", "ema_state_dict"):
+        for entry, value in first.get(key, {}).items():
+            assert torch.equal(torch.as_tensor(value), torch.as_tensor(second[key][entry])), entry
+    assert len(list((tmp_path / "with").glob("2*/vis_data/erf/*.npz"))) == 3
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_images_and_train_the_same_weights(shapes, tmp_path):
+    """torchrun and gloo; the field is that of all images, computed in halves."""
+    script, config = ROOT / "tools" / "dist_train.sh", ROOT / "configs" / "shapes" / "fpn_sdtv3-t-srb_shapes.py"
+    options = [f"{p}_dataloader.dataset.data_root={shapes}/ade" for p in ("train", "val", "test")]
+    options += ["train_dataloader.batch_size=2", "val_dataloader.batch_size=2", "train_cfg.max_iters=2"]
+    options += ["train_cfg.val_interval=2", "default_hooks.checkpoint.interval=2", "randomness.seed=3"]
+    without = tmp_path / "without.py"
+    nothing = dict(_delete_=True, type="EmptyCacheHook")
+    without.write_text(f"_base_ = {str(config)!r}\ndefault_hooks = dict(erf={nothing!r})\n")
+    sizes = ["default_hooks.erf.num_samples=5", "default_hooks.erf.input_size=64"]
+    runs = {"without": (without, []), "with": (config, sizes)}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    for i, (folder, (path, extra)) in enumerate(runs.items()):
+        command = ["bash", str(script), str(path), "2", "--work-dir", str(tmp_path / folder), "--cfg-options"]
+        command += [*options, *extra]
+        run = dict(capture_output=True, text=True, env={**environment, "PORT": str(29630 + i)}, timeout=400)
+        result = subprocess.run(command, **run)
+        assert result.returncode == 0, result.stderr[-3000:]
+    without, with_hook = weights(tmp_path / "without", 2), weights(tmp_path / "with", 2)
+    assert all(torch.equal(without[k], with_hook[k]) for k in without)
+    assert ERFResult.load(next((tmp_path / "with").glob("2*/vis_data/erf/2.npz"))).info["num_inputs"] == 5
+
+
+def test_epochs_and_the_evolution(shapes, tmp_path):
+    """An epoch-based loop: files are named by epoch, and the end of training shows all of them."""
+    config = config_for(shapes, tmp_path, "fpn", interval=1, layers="backbone.stages.2", at_start=True)
+    config.train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=2, val_interval=1)
+    config.train_dataloader.sampler = dict(type="DefaultSampler", shuffle=True)
+    config.train_dataloader.dataset.indices = 4
+    config.default_hooks.checkpoint = dict(type="CheckpointHook", interval=2)
+    config.default_hooks.logger = dict(type="LoggerHook", interval=1)
+    config.log_processor = dict(by_epoch=True)
+    train(config)
+    logs = next(tmp_path.glob("2*"))
+    folder = logs / "vis_data" / "erf"
+    assert {p.name for p in folder.iterdir()} == {
+        "0.npz", "1.npz", "2.npz", "backbone.stages.2.gif", "backbone.stages.2.strip.png",
+    }  # fmt: skip
+    from PIL import Image
+
+    with Image.open(folder / "backbone.stages.2.gif") as animation:
+        assert animation.size == (64, 64) and animation.n_frames in (2, 3)  # equal frames are one
+    with Image.open(folder / "backbone.stages.2.strip.png") as strip:
+        assert strip.size == (3 * 66, 64)
+    assert (logs / "vis_data" / "vis_image" / "erf-evolution-backbone.stages.2_2.png").is_file()
+
+
+def test_fields_in_time(shapes, tmp_path):
+    """A backbone with a time axis: mean lags are logged beside the areas."""
+    from mmengine.registry import MODELS
+
+    from sterf_plugins.backbones import SpikingCNN
+
+    if "TimedCNN" not in MODELS:
+
+        @MODELS.register_module()
+        class TimedCNN(SpikingCNN):
+            def forward(self, x):
+                y = super().forward(x)
+                return (y,) if x.ndim == 5 else (y.mean(0),)
+
+    config = config_for(shapes, tmp_path, "fpn", iterations=2, interval=1, layers="backbone.layers.*", time_steps=3)
+    config.model.backbone = dict(
+        type="mmengine.TimedCNN", depth=2, channels=8, in_chans=3, neuron="lif", T=3, mean=0.0, std=0.5
+    )
+    config.model.neck = None
+    config.model.decode_head = dict(
+        type="FCNHead", in_channels=8, in_index=0, channels=8, num_convs=1, num_classes=6, norm_cfg=dict(type="BN")
+    )
+    train(config)
+    logs = next(tmp_path.glob("2*"))
+    result = ERFResult.load(logs / "vis_data" / "erf" / "2.npz")
+    assert result.temporal["backbone.layers.1"].shape == (3,)
+    line = json.loads((logs / "vis_data" / "scalars.json").read_text().splitlines()[-1])
+    assert line["erf_lag/backbone.layers.1"] == pytest.approx(result.numbers("backbone.layers.1")["mean_lag"].value)
+
+
+def test_sharded_models_are_refused():
+    from sterf_plugins.openmmlab.hooks import ERFHook
+
+    class MMFullyShardedDataParallel(torch.nn.Module):
+        pass
+
+    class Runner:
+        model = MMFullyShardedDataParallel()
+
+    with pytest.raises(ValueError, match=r"cannot run under FSDP.*a checkpoint with tools"):
+        ERFHook().before_train(Runner())
+
+
+def test_what_is_logged_and_written(shapes, tmp_path):
+    layers = ["backbone.stages.1", "backbone.stages.4"]
+    train(config_for(shapes, tmp_path, "fpn", interval=2, layers=layers))  # validations at 2 and 4: the second is due
+    logs = next(tmp_path.glob("2*"))
+    result = ERFResult.load(logs / "vis_data" / "erf" / "4.npz")
+    assert not (logs / "vis_data" / "erf" / "2.npz").exists()
+    assert result.layers == layers
+    assert result.spatial[layers[0]].shape == (64, 64)
+    assert result.info["num_inputs"] == 2
+    lines = [json.loads(line) for line in (logs / "vis_data" / "scalars.json").read_text().splitlines()]
+    values = [line for line in lines if "erf/backbone.stages.1" in line]
+    assert len(values) == 1 and values[0]["step"] == 4
+    assert values[0]["erf/backbone.stages.1"] == pytest.approx(result.area_ratio(layers[0], 0.5))
+    pictures = {p.name for p in (logs / "vis_data" / "vis_image").iterdir()}
+    assert pictures == {"erf-backbone.stages.1_4.png", "erf-backbone.stages.4_4.png"}
+    text = next(logs.glob("*.log")).read_text()
+    assert text.count("ERF at 4 (share of pixels with half of the mass)") == 1
+
+
+def test_scalars_reach_tensorboard(shapes, tmp_path):
+    config = config_for(shapes, tmp_path, "fpn", interval=1, source="noise", layers="backbone.stages.2")
+    config.visualizer.vis_backends = [dict(type="TensorboardVisBackend")]
+    train(config)
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = next(tmp_path.glob("2*/vis_data"))
+    events = EventAccumulator(str(folder)).Reload()
+    assert [e.step for e in events.Scalars("erf/backbone.stages.2")] == [2, 4]
+    assert "erf-backbone.stages.2" in events.Tags()["images"]
+
+
+def test_default_layers_are_the_backbones_outputs_and_the_start_is_there(shapes, tmp_path):
+    train(config_for(shapes, tmp_path, "fpn", iterations=2, at_start=True))
+    results = sorted(tmp_path.glob("2*/vis_data/erf/*.npz"))
+    assert [p.stem for p in results] == ["0", "2"]
+    start, end = (ERFResult.load(p) for p in results)
+    assert start.layers == [f"backbone[{i}]" for i in range(4)]
+    assert not np.array_equal(start.spatial["backbone[3]"], end.spatial["backbone[3]"])
+
+
+def test_checkpointed_backbones_are_switched_for_the_pass(shapes, tmp_path):
+    """Re-entrant checkpointing (mmdet's `with_cp`) forbids autograd.grad; the hook must go round it."""
+    config = config_for(shapes, tmp_path, "fpn", iterations=2, interval=1)
+    config.model.backbone = dict(type="ResNet", depth=18, with_cp=True, norm_cfg=dict(type="BN"))
+    config.model.neck.in_channels = [64, 128, 256, 512]
+    config.model.decode_head.feature_strides = [4, 8, 16, 32]
+    runner = train(config)
+    assert runner.model.backbone.layer1[0].with_cp
+    assert next(tmp_path.glob("2*/vis_data/erf/2.npz"))
+
+
+def test_ema_weights_can_be_looked_at(shapes, tmp_path):
+    results = {}
+    for which in ("raw", "ema"):
+        config = config_for(shapes, tmp_path / which, "fpn", iterations=2, interval=1, weights=which)
+        config.custom_hooks = [dict(type="EMAHook", momentum=0.0002)]
+        config.optim_wrapper.optimizer.lr = 0.1
+        train(config)
+        results[which] = ERFResult.load(next((tmp_path / which).glob("2*/vis_data/erf/2.npz"))).spatial["backbone[3]"]
+    assert not np.allclose(results["raw"], results["ema"], rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("erf", "message"),
+    [
+        (dict(layers="backbone.stage.*"), r"'backbone.stage.\*' matches no module; modules in 'backbone' are"),
+        (dict(interval=0), "`interval` is 0"),
+        (dict(source="test"), "`source` is 'test'; allowed: 'val', 'noise'"),
+        (dict(reduce="max"), "`reduce` is 'max'; allowed"),
+        (dict(position="corner"), "`position` is 'corner'; allowed"),
+        (dict(reduced="abs"), "`argument of ERFHook` is 'reduced'; allowed: 'reduce'"),
+        (dict(weights="best"), "`weights` is 'best'; allowed: 'raw', 'ema'"),
+    ],
+)
+def test_bad_arguments_are_found_before_training(shapes, tmp_path, erf, message):
+    config = config_for(shapes, tmp_path, "fpn", **{"interval": 1, **erf})
+    with pytest.raises(ValueError, match=message):
+        train(config)
+    assert not list(tmp_path.glob("*.pth"))
