@@ -62,7 +62,7 @@ def timed(work, device):
 def contiguous_gradients(model):
     """The workaround of the reference for PyTorch's wrong BatchNorm gradient at batch 1 on a CPU."""
     for module in model.modules():
-        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+        if isinstance(module, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)):
             module.register_forward_hook(_contiguous_gradient)
 
 

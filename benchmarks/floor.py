@@ -37,7 +37,7 @@ def kind_of(module: nn.Module) -> str | None:
     """Key of ``PASSES`` for a layer, or ``None`` if its passes are not counted."""
     if isinstance(module, (nn.Conv2d, nn.Linear)):
         return "conv"
-    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+    if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
         return "norm"
     return "spike" if isinstance(module, IntegerSpike) else None
 

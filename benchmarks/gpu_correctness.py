@@ -17,7 +17,7 @@ VARIANTS = [("conv", "raster"), *itertools.product(("mlpixer", "srb"), ("raster"
 
 def compiled(model, args, mode=None):
     """The model as one graph for one size; a compilation that fails, or falls apart, is an error."""
-    torch._dynamo.reset()  # or else torch would silently not compile the ninth model of a kind
+    torch.compiler.reset()  # or else torch would silently not compile the ninth model of a kind
     options = dict(backend="aot_eager") if args.tiny else dict(backend="inductor", mode=mode)
     model.compile(fullgraph=True, dynamic=False, **options)
     return model
@@ -48,7 +48,7 @@ def difference(found, exact) -> dict[str, float]:
 def compare(model, x, args, options: dict) -> dict:
     """Differences in training and in evaluation, for each way to compute."""
     for norm in model.modules():  # initial statistics would leave most layers without spikes in evaluation
-        if isinstance(norm, torch.nn.modules.batchnorm._BatchNorm):
+        if isinstance(norm, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)):
             norm.momentum = 1.0
     with torch.no_grad():
         model.train()(x)

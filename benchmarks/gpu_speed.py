@@ -98,7 +98,7 @@ def compare(results, keys: tuple[str, ...], ways: dict) -> None:
         if name == PLAIN or results.has(*keys, name):
             continue
         found = attempted(function)
-        torch._dynamo.reset()  # frees the memory of a CUDA graph before the next way
+        torch.compiler.reset()  # frees the memory of a CUDA graph before the next way
         if "error" not in found and "error" not in base:
             found |= dict(plain_seconds=base["seconds"], speedup=base["seconds"] / found["seconds"])
             if base["peak_mib"]:

@@ -116,7 +116,7 @@ def calibrate(model, images):
     for module in model.modules():
         if isinstance(module, (nn.Conv2d, nn.Conv1d)):
             nn.init.kaiming_normal_(module.weight)
-        elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+        elif isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
             module.momentum = None
             module.reset_running_stats()
     model.train()

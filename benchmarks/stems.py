@@ -17,6 +17,7 @@ import warnings
 from pathlib import Path
 
 import torch
+from saved import write
 from spikingjelly.activation_based import neuron
 from torch import nn
 
@@ -218,7 +219,7 @@ def graphs(device):
     module = CovariantSTStem(3, 8, RFBank.for_kernel_size(7, learn=LEARN), static_T=3, stride=2).to(device)
     passed = []
     for x in (torch.randn(2, 3, 32, 32, device=device), torch.randn(3, 2, 3, 32, 32, device=device)):
-        torch._dynamo.reset()
+        torch.compiler.reset()
         compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
         y, _ = compiled(x)
         y.sum().backward()
@@ -247,12 +248,9 @@ def main():
         "lif": lif(device, n),
         "compile": graphs(device),
     }
-    text = json.dumps(results, indent=1)
-    print(text)
+    print(json.dumps(results, indent=1))
     if args.out:
-        partial = args.out.with_suffix(".part")
-        partial.write_text(text + "\n")
-        partial.replace(args.out)
+        write(args.out, results)
 
 
 if __name__ == "__main__":

@@ -47,3 +47,8 @@ def fraction(name: str, value: float) -> float:
     if not 0 <= value < 1:
         raise ValueError(f"`{name}` is {value!r}; it must be in [0, 1).")
     return float(value)
+
+
+def has_statistics(module: object) -> bool:
+    """Whether a module is a norm that can keep running statistics, whatever library it comes from."""
+    return hasattr(module, "running_mean") and hasattr(module, "num_batches_tracked")

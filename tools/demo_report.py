@@ -9,7 +9,6 @@ import contextlib
 import html
 import io
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from pycocotools.cocoeval import COCOeval
 from sterf_plugins.cli.versions import versions
 from sterf_plugins.erf import ERFResult
 from sterf_plugins.erf.plot import map_image
+from sterf_plugins.files import replacing
 
 MIXERS = ("conv", "mlpixer", "srb")
 GOALS = {"box": 0.85, "mask": 0.85, "iou": 0.70}
@@ -374,9 +374,9 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="folder of the demo's trainings; the report is written there")
     parser.add_argument("--data", type=Path, default=Path("data/shapes"), help="default: data/shapes")
     args = parser.parse_args()
-    path, partial = args.out / "report.html", args.out / "report.html.partial"
-    partial.write_text(build(args.out, args.data))
-    os.replace(partial, path)
+    path = args.out / "report.html"
+    with replacing(path) as partial:
+        partial.write_text(build(args.out, args.data))
     mixer_picture(receptive_fields(args.out), args.out / "erf_mixers.png")
     print(f"report: {path} ({path.stat().st_size / 2**20:.1f} MiB)")
 

@@ -16,6 +16,7 @@ sterf_plugins.setup()
 from sterf_plugins.cli import console  # noqa: E402
 from sterf_plugins.cli import training as cli  # noqa: E402
 from sterf_plugins.openmmlab.runtime.atomic_backend import latest_checkpoint  # noqa: E402
+from sterf_plugins.openmmlab.runtime.checkpoint_files import read_local_or_remote  # noqa: E402
 from sterf_plugins.openmmlab.runtime.sharded import shard  # noqa: E402
 from sterf_plugins.openmmlab.runtime.speed import speed_up  # noqa: E402
 
@@ -102,9 +103,7 @@ def _fix_seed(config) -> None:
     """A seed that a resumed run finds again: the config's, the checkpoint's, or a new one that is written down."""
     randomness = dict(config.get("randomness") or {})
     if randomness.get("seed") is None and config.get("resume") and config.get("load_from"):
-        from mmengine.runner import CheckpointLoader
-
-        checkpoint = CheckpointLoader.load_checkpoint(config.load_from, map_location="cpu")
+        checkpoint = read_local_or_remote(config.load_from)
         randomness["seed"] = checkpoint.get("meta", {}).get("seed")
     if randomness.get("seed") is None and config.launcher == "none":
         randomness["seed"] = random.SystemRandom().randrange(2**31)

@@ -1,11 +1,5 @@
 # With the released detectors' own behaviour, for their checkpoints (tools/model_converters/convert.py).
 _base_ = './mask-rcnn_sdtv3-b-mlpixer_spikefpn_ms-1x_coco.py'
-model = dict(
-    neck=dict(eval_levels=1),  # the neck's spikes have D=4 in training and D=1 in evaluation
-    # P5 has stride 16 and P6 stride 32, but heads and RoIAlign are told 32 and 64.
-    rpn_head=dict(anchor_generator=dict(strides=[4, 8, 16, 32, 64])),
-    roi_head=dict(
-        bbox_roi_extractor=dict(featmap_strides=[4, 8, 16, 32]),
-        mask_roi_extractor=dict(featmap_strides=[4, 8, 16, 32])))
+model = {{_base_.released}}
 # `norm: decay_mult 0` of the release matches no parameter: norm layers decay like all others.
 optim_wrapper = dict(paramwise_cfg=dict(norm_decay_mult=1.0))

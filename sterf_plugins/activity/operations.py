@@ -4,14 +4,12 @@ SpikingJelly's own ``SynOpCounter`` takes binary spikes only; the rules here cou
 accumulations, and tell analog operands (multiply-accumulates) from spikes.
 """
 
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from spikingjelly.activation_based.op_counter import DispatchCounterMode, SimpleEnergyCostConfig
-from spikingjelly.activation_based.op_counter.base import BaseCounter
+from spikingjelly.activation_based.op_counter import BaseCounter, DispatchCounterMode, SimpleEnergyCostConfig
 from torch import Tensor, nn
 
 from ..erf.undisturbed import stateful, undisturbed
@@ -67,6 +65,7 @@ class Operations:
         return "\n".join(line.format(mac=ENERGY.e_mac_pj, ac=ENERGY.e_ac_pj) for line in ASSUMPTIONS)
 
 
+@torch.inference_mode(False)  # inside it layers reach the counter undecomposed and would count nothing
 @torch.no_grad()
 def count_operations(model: nn.Module, *inputs: Tensor) -> Operations:
     """Count the operations of forward passes in eval mode, neurons reset before each; the model is left as it was.
@@ -150,8 +149,7 @@ class _Counter(BaseCounter):
     """One number per operation: MACs of analog operands, ACs of spikes, or MACs as if all were dense."""
 
     def __init__(self, kind: str, spikes: _Spikes, products: bool = False):
-        self.records: dict[str, dict[Any, int]] = defaultdict(lambda: defaultdict(int))
-        self.ignore_modules = []
+        super().__init__()
         self.rules: dict[Any, Callable] = {
             aten.mm.default: lambda args, kwargs, out: self._matrices(args[0], args[1], out),
             aten.addmm.default: lambda args, kwargs, out: self._matrices(args[1], args[2], out),
@@ -162,7 +160,7 @@ class _Counter(BaseCounter):
         self._kind, self._spikes, self._products = kind, spikes, products
 
     def totals(self) -> dict[str, int]:
-        return {scope: sum(values.values()) for scope, values in self.records.items()}
+        return {scope: sum(values.values()) for scope, values in self.get_counts().items()}
 
     def _matrices(self, x: Tensor, y: Tensor, out: Tensor) -> int:
         if self._products == (self._spikes.is_weight(x) or self._spikes.is_weight(y)):
@@ -189,10 +187,9 @@ class _Counter(BaseCounter):
         if self._kind == "macs":
             return 0
         ones = torch.ones_like(w, dtype=torch.float64)
-        with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(torch._C.DispatchKey.Python)):
-            uses = aten.convolution.default(
-                counts.double(), ones, None, stride, padding, dilation, transposed, output_padding, groups
-            )
+        uses = aten.convolution.default(
+            counts.double(), ones, None, stride, padding, dilation, transposed, output_padding, groups
+        )
         return int(uses.sum())
 
 

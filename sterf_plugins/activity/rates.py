@@ -58,7 +58,7 @@ def neuron_layers(model: nn.Module) -> dict[str, tuple[nn.Module, int, float]]:
     for name, module in model.named_modules():
         if isinstance(module, IntegerSpike):
             found[name] = (module, module.levels, float(module.norm))
-        elif hasattr(module, "v_threshold") and hasattr(module, "_memories"):
+        elif hasattr(module, "v_threshold") and hasattr(module, "named_memories"):
             surrogate = getattr(module, "surrogate_function", None)
             found[name] = (module, int(getattr(surrogate, "max_spike_count", 1) or 1), 1.0)
     return found

@@ -14,14 +14,14 @@ from ..checks import positive_int
 from ..layers.batch_norm import BatchNorm2d
 from ..layers.conv_bn import ConvBN2d
 from ..layers.depthwise import DepthwiseConv2d
-from ..layers.lif_layers import ConvBN, MembraneBlock, SelfAttention, check_heads, lif
+from ..layers.lif_layers import MembraneBlock, SelfAttention, TimeConvBN, check_heads, lif
 from ..layers.over_time import over_time
 from .base import Stage
 from .sdt_v3 import DEPTHS, MIXER_STAGES, STRIDES
 from .temporal import TemporalBackbone
 
 
-class Downsample(nn.Module):
+class MetaDownsample(nn.Module):
     """LIF (left out in front of the image) -> convolution with bias -> BN.
 
     (T, B, in_chans, H, W) -> (T, B, dim, H/stride, W/stride), sizes rounded up.
@@ -30,13 +30,13 @@ class Downsample(nn.Module):
     def __init__(self, in_chans: int, dim: int, kernel: int, stride: int, first: bool):
         super().__init__()
         self.lif = nn.Identity() if first else lif()
-        self.conv_bn = ConvBN(in_chans, dim, kernel, stride=stride, bias=True)
+        self.conv_bn = TimeConvBN(in_chans, dim, kernel, stride=stride, bias=True)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv_bn(self.lif(x))
 
 
-class SepConv(nn.Module):
+class MetaSepConv(nn.Module):
     """LIF -> 1x1 convolution to 2*dim, BN -> LIF -> depthwise 7x7 convolution -> 1x1 convolution to dim, BN.
 
     (T, B, dim, H, W) in and out; the branch alone, without the residual.
@@ -46,7 +46,7 @@ class SepConv(nn.Module):
         super().__init__()
         hidden = 2 * dim
         self.lif1 = lif()
-        self.pw1 = ConvBN(dim, hidden)
+        self.pw1 = TimeConvBN(dim, hidden)
         self.lif2 = lif()
         self.dw = DepthwiseConv2d(hidden, hidden, 7, padding=3, groups=hidden, bias=False)
         self.pw2 = ConvBN2d(hidden, dim)  # as published, neither a BN nor a neuron stands before it
@@ -56,19 +56,19 @@ class SepConv(nn.Module):
         return over_time(lambda frames: self.pw2(self.dw(frames)), x)
 
 
-class ConvBlock(nn.Module):
-    """x + SepConv(x), then x + branch(x); the branch is (LIF, 3x3 convolution, BN) twice, dim -> ratio*dim -> dim.
+class MetaConvBlock(nn.Module):
+    """x + MetaSepConv(x), then x + branch(x); the branch is (LIF, 3x3 convolution, BN) twice, dim -> ratio*dim -> dim.
 
     (T, B, dim, H, W) in and out.
     """
 
     def __init__(self, dim: int, ratio: int = 4):
         super().__init__()
-        self.sep_conv = SepConv(dim)
+        self.sep_conv = MetaSepConv(dim)
         self.lif1 = lif()
-        self.conv1 = ConvBN(dim, ratio * dim, 3)
+        self.conv1 = TimeConvBN(dim, ratio * dim, 3)
         self.lif2 = lif()
-        self.conv2 = ConvBN(ratio * dim, dim, 3)
+        self.conv2 = TimeConvBN(ratio * dim, dim, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.sep_conv(x)
@@ -162,13 +162,13 @@ class MetaSDT(TemporalBackbone):
         previous_dim = in_chans
         for i, (dim, depth) in enumerate(zip(stage_dims, DEPTHS, strict=True)):
             stride = STRIDES[i] // (STRIDES[i - 1] if i else 1)
-            down = Downsample(previous_dim, dim, 3 if i else 7, stride, first=not i)
-            build = ConvBlock if i < MIXER_STAGES else _attention_block(num_heads)
+            down = MetaDownsample(previous_dim, dim, 3 if i else 7, stride, first=not i)
+            build = MetaConvBlock if i < MIXER_STAGES else _attention_block(num_heads)
             stages.append(Stage(down, [build(dim, ratio=ratio) for _ in range(depth)]))
             previous_dim = dim
         super().__init__(stages, stage_dims, STRIDES, T, keep_time, in_chans, out_indices, num_classes, lif())
 
 
 def _attention_block(num_heads: int):
-    """A function ``(dim, ratio) -> block``, to be called like the class ``ConvBlock``."""
+    """A function ``(dim, ratio) -> block``, to be called like the class ``MetaConvBlock``."""
     return lambda dim, ratio: MembraneBlock(dim, RepAttention(dim, num_heads), ratio)

@@ -8,10 +8,13 @@ alone.
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
+
+from ..checks import has_statistics
 
 _aten = torch.ops.aten
 # operators whose results are worth keeping: convolutions and matrix products
@@ -52,8 +55,7 @@ class _Repetition:
     """The context of a repeated forward pass: BatchNorm's running statistics stay as they are inside."""
 
     def __init__(self, module: nn.Module, context: AbstractContextManager):
-        kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-        self.norms = [m for m in module.modules() if isinstance(m, kinds)]
+        self.norms: list[Any] = [m for m in module.modules() if has_statistics(m)]
         self.context = context
 
     def __enter__(self) -> None:

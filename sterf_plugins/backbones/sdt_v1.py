@@ -10,7 +10,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from ..layers.lif_layers import ConvBN, MembraneBlock, SpikingConv, check_heads, lif
+from ..layers.lif_layers import MembraneBlock, SpikingConv, TimeConvBN, check_heads, lif
 from .base import Stage
 from .spikformer import check_size
 from .temporal import TemporalBackbone
@@ -26,9 +26,9 @@ class SDTV1Stem(nn.Module):
         super().__init__()
         widths = (in_chans, dim // 8, dim // 4, dim // 2)
         self.convs = nn.Sequential(*[SpikingConv(a, b, 3, pool="after") for a, b in pairwise(widths)])
-        self.last = ConvBN(dim // 2, dim, 3, pool=True)
+        self.last = TimeConvBN(dim // 2, dim, 3, pool=True)
         self.lif = lif()
-        self.position = ConvBN(dim, dim, 3)
+        self.position = TimeConvBN(dim, dim, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.last(self.convs(x))
@@ -52,7 +52,7 @@ class MaskAttention(nn.Module):
         self.lif = lif()
         self.qkv = SpikingConv(dim, 3 * dim)
         self.mask = lif(0.5)
-        self.proj = ConvBN(dim, dim, bias=True)
+        self.proj = TimeConvBN(dim, dim, bias=True)
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(self.lif(x)).chunk(3, 2)

@@ -56,10 +56,11 @@ def run_tool(main: Callable[[], None], again: str = "the same command and --resu
         again: what to run to go on after an interruption, for the message.
     """
     name = Path(sys.argv[0]).name
-    warnings.filterwarnings("ignore", message=".*pkg_resources.*")
-    signal.signal(signal.SIGINT, _interrupt)
+    previous = signal.signal(signal.SIGINT, _interrupt)
     try:
-        main()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*pkg_resources.*")
+            main()
     except (Exception, KeyboardInterrupt) as error:
         if _interrupted(error):
             print(f"\n{name}: interrupted; go on with {again}", file=sys.stderr)
@@ -73,6 +74,8 @@ def run_tool(main: Callable[[], None], again: str = "the same command and --resu
         message = str(message) or f"{type(error).__name__} without a message"
         print(f"{name}: error: {message}\n(set {TRACEBACK}=1 to see where it arose)", file=sys.stderr)
         raise SystemExit(2) from None
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..checkpoints.reading import read_checkpoint
+from ..checkpoints import read_checkpoint, state_dict_of
 
 CONFIG_PREFIXES = ("mmdet::", "mmseg::", "sterf_plugins::")
 _CALL = re.compile(r"^(?P<name>[^()]+?)(?:\((?P<options>.*)\))?$", re.DOTALL)
@@ -136,8 +136,7 @@ def _from_factory(label: str, name: str, options: Mapping[str, Any]) -> Loaded:
         raise ValueError(f"{name} does not take these options: {error}") from error
     if not isinstance(model, nn.Module):
         raise ValueError(f"{name} returns a {type(model).__name__}, not a torch.nn.Module.")
-    first = next((m for m in model.modules() if isinstance(m, nn.modules.conv._ConvNd)), None)
-    channels = 3 if first is None else first.in_channels
+    channels = next((m.in_channels for m in model.modules() if isinstance(getattr(m, "in_channels", None), int)), 3)
     return Loaded(label, model, (224, 224), (127.5,) * channels, (127.5,) * channels)
 
 
@@ -161,6 +160,8 @@ def _from_config(label: str, name: str, options: Mapping[str, Any]) -> Loaded:
         config.model.backbone.init_cfg = None  # weights come from the checkpoint, not from the network
     if config.model.get("pretrained"):
         config.model.pretrained = None
+    settings = config.model.get("data_preprocessor") or {}
+    bgr = bool(settings) and not (settings.get("bgr_to_rgb") or settings.get("rgb_to_bgr"))
     model = MODELS.build(config.model)
     preprocessor: Any = getattr(model, "data_preprocessor", None)
     mean = getattr(preprocessor, "mean", None)
@@ -168,19 +169,13 @@ def _from_config(label: str, name: str, options: Mapping[str, Any]) -> Loaded:
     means = flat(preprocessor.mean) if flat else (127.5,) * 3
     stds = flat(preprocessor.std) if flat else (127.5,) * 3
     size = getattr(preprocessor, "size", None) or (512, 512)
-    bgr = preprocessor is not None and not getattr(preprocessor, "_channel_conversion", False)
     return Loaded(label, model, (int(size[0]), int(size[1])), means, stds, bgr, config)
 
 
 def _load_weights(model: nn.Module, path: str) -> str:
     """Load a checkpoint, which must hold all of the model's entries but BatchNorm's counters; return a note on it."""
-    checkpoint = read_checkpoint(path)
-    state: Any = checkpoint
-    for key in ("state_dict", "model", "state_dict_ema"):
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-            state = state[key]
-            break
-    if not isinstance(state, Mapping) or not any(isinstance(v, torch.Tensor) for v in state.values()):
+    state = state_dict_of(read_checkpoint(path))
+    if not any(isinstance(v, torch.Tensor) for v in state.values()):
         raise ValueError(f"checkpoint {path} holds no tensors by name.")
     own = model.state_dict()
     fitting = {k: v for k, v in state.items() if k in own and getattr(v, "shape", None) == own[k].shape}

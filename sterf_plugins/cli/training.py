@@ -13,9 +13,11 @@ from mmengine.logging import print_log
 from mmengine.registry import MODELS, RUNNERS
 from mmengine.runner import Runner
 
+from ..checkpoints import state_dict_of
 from ..openmmlab.configs.adapt import swap_backbone, swap_stem
 from ..openmmlab.configs.data_checks import check_data
 from ..openmmlab.configs.reading import load_config, revert_sync_bn
+from ..openmmlab.runtime.checkpoint_files import read_local_or_remote
 from .console import check_writable
 
 
@@ -137,17 +139,7 @@ def check_checkpoint(runner: Runner, path: str, strict: bool) -> None:
     Raises:
         ValueError: the file is no checkpoint, or does not fit.
     """
-    from mmengine.runner import CheckpointLoader
-
-    try:
-        checkpoint = CheckpointLoader.load_checkpoint(path, map_location="cpu")
-    except Exception as error:
-        raise ValueError(
-            f"checkpoint {path} cannot be read: {type(error).__name__}: {error}".splitlines()[0]
-        ) from error
-    if not isinstance(checkpoint, dict):
-        raise ValueError(f"checkpoint {path} holds a {type(checkpoint).__name__}, not a dict of tensors.")
-    state = checkpoint.get("state_dict", checkpoint)
+    state = state_dict_of(read_local_or_remote(path))
     model = runner.model.module if hasattr(runner.model, "module") else runner.model
     own = model.state_dict()
     fitting = [k for k in own if k in state and getattr(state[k], "shape", None) == own[k].shape]

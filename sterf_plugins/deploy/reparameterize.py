@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+from torch.nn.utils import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from .probe import called_once, calls_of, example_for, largest_error, replace, tensors_in
 

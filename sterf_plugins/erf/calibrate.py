@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from ..checks import has_statistics
 from .undisturbed import stateful
 
 
@@ -10,7 +11,7 @@ def uncalibrated(model: nn.Module) -> bool:
     """Whether there are BatchNorms, and all of them still have their initial statistics."""
     initial = []
     for m in model.modules():
-        if isinstance(m, nn.modules.batchnorm._NormBase) and m.running_mean is not None and m.running_var is not None:
+        if has_statistics(m) and m.running_mean is not None and m.running_var is not None:
             initial.append(not m.running_mean.any() and bool(torch.all(m.running_var == 1)))
     return bool(initial) and all(initial)
 
@@ -31,7 +32,7 @@ def calibrate(model: nn.Module, images: Tensor) -> nn.Module:
     """
     if images.shape[images.ndim - 4] < 2:
         raise ValueError(f"`images` has shape {tuple(images.shape)}; statistics need at least two images.")
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase) and m.track_running_stats]
+    norms = [m for m in model.modules() if has_statistics(m) and m.track_running_stats]
     momenta = [m.momentum for m in norms]
     model.eval()
     for norm in norms:

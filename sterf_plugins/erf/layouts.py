@@ -10,10 +10,12 @@ from dataclasses import dataclass
 import torch
 from torch import Size, Tensor, nn
 
+from ..checks import has_statistics
+
 LAYOUTS = ("BCHW", "BHWC", "BNC", "BCN", "BC")
 Grid = tuple[int, int]
 
-_CHANNELS_FIRST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _CHANNELS_LAST = (nn.Linear, nn.LayerNorm)  # these types alone: timm's LayerNorm2d is a LayerNorm with channels first
 
 
@@ -190,7 +192,10 @@ def _guess(name: str, rest: Size, module: nn.Module, geometry: Geometry, grid: G
     grids = {grid: 0} if grid else geometry.grids()
     if len(rest) <= 1:
         return "BC", None
-    first, last = isinstance(module, _CHANNELS_FIRST), type(module) in _CHANNELS_LAST
+    first, last = (
+        isinstance(module, (*_CONVOLUTIONS, nn.GroupNorm)) or has_statistics(module),
+        type(module) in _CHANNELS_LAST,
+    )
     if len(rest) == 3:
         if first or last:
             return ("BCHW" if first else "BHWC"), None

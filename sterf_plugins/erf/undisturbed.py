@@ -30,7 +30,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         for name in _CHECKPOINT_FLAGS
         if isinstance(getattr(m, name, None), bool)
     ]
-    states = [(m, dict(m._memories)) for m in stateful(model)]
+    states = [(m, dict(m.named_memories())) for m in stateful(model)]
     with preserved_random_state(), _no_reentrant_checkpoints():
         try:
             for m, _ in training:
@@ -48,13 +48,19 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
             for m, name, flag in flags:
                 setattr(m, name, flag)
             for m, memories in states:
-                m._memories.clear()
-                m._memories.update(memories)
+                for name in dict(m.named_memories()).keys() - memories.keys():
+                    delattr(m, name)
+                for name, value in memories.items():
+                    setattr(m, name, value)
 
 
 def stateful(model: nn.Module) -> list[Any]:
-    """Modules that keep a state between calls, as SpikingJelly's neurons do: ``reset()`` and ``_memories``."""
-    return [m for m in model.modules() if isinstance(getattr(m, "_memories", None), dict) and hasattr(m, "reset")]
+    """Modules that keep a state between calls, as SpikingJelly's neurons do: ``reset()`` and ``named_memories()``."""
+    return [
+        m
+        for m in model.modules()
+        if callable(getattr(m, "named_memories", None)) and callable(getattr(m, "reset", None))
+    ]
 
 
 class _Straight:
@@ -80,15 +86,21 @@ def _no_reentrant_checkpoints() -> Iterator[None]:
 @contextmanager
 def exact_kernels() -> Iterator[None]:
     """Deterministic convolutions in full float32 on CUDA; a rounded product can flip a spike."""
-    matmul = torch.backends.cuda.matmul
-    before = matmul.allow_tf32
-    cudnn = torch.backends.cudnn
-    with cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=False):
-        try:
-            matmul.allow_tf32 = False
-            yield
-        finally:
-            matmul.allow_tf32 = before
+    matmul: Any = torch.backends.cuda.matmul
+    cudnn: Any = torch.backends.cudnn
+    settings = [(cudnn, "benchmark", False), (cudnn, "deterministic", True)]
+    if hasattr(matmul, "fp32_precision"):  # from PyTorch 2.9 on, which does not let the two ways be mixed
+        settings += [(matmul, "fp32_precision", "ieee"), (cudnn.conv, "fp32_precision", "ieee")]
+    else:
+        settings += [(matmul, "allow_tf32", False), (cudnn, "allow_tf32", False)]
+    before = [(owner, name, getattr(owner, name)) for owner, name, _ in settings]
+    try:
+        for owner, name, value in settings:
+            setattr(owner, name, value)
+        yield
+    finally:
+        for owner, name, value in before:
+            setattr(owner, name, value)
 
 
 @contextmanager

@@ -6,12 +6,13 @@ An HDF5 file has a group ``events`` with the compressed data sets ``t`` (frame),
 names that SpikingJelly's frame integration takes.
 """
 
-import os
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from ..files import replacing
 
 SUFFIXES = (".h5", ".hdf5", ".npz")
 
@@ -36,17 +37,12 @@ def write_events(path: str | Path, events: Tensor, labels: Tensor) -> Path:
     t, p, y, x = (a.numpy() for a in events.cpu().nonzero(as_tuple=True))
     columns = dict(t=t, x=x.astype(np.int16), y=y.astype(np.int16), p=p.astype(bool))
     sizes = dict(frames=events.shape[0], height=events.shape[2], width=events.shape[3])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
+    with replacing(path) as partial:
         if path.suffix == ".npz":
             with partial.open("wb") as file:
                 np.savez_compressed(file, **columns, **sizes, labels=labels.cpu().numpy())
         else:
             _write_hdf5(partial, columns, sizes, labels.cpu().numpy())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
     return path
 
 

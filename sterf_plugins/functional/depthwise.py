@@ -8,13 +8,9 @@ step of SDT-V3. Here they are computed three columns at a time, each from an ima
 import torch
 from torch import Tensor
 
+from .torch_kernels import depthwise_backward
+
 _COLUMNS = 3  # the most columns that oneDNN's depthwise kernel takes
-
-
-def _gradients(grad: Tensor, x: Tensor, weight: Tensor, padding: tuple[int, int], needed: tuple[bool, bool]):
-    """PyTorch's gradients of the input and of the weight, ``None`` where one is not needed."""
-    options = ((1, 1), padding, (1, 1), False, (0, 0), x.shape[1])
-    return torch.ops.aten.convolution_backward(grad, x, weight, None, *options, (*needed, False))[:2]
 
 
 def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
@@ -28,7 +24,7 @@ def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
         right = end - start - 1 - left
         padding = (height // 2, left if left == right else 0)
         moved = x if left == right else torch.nn.functional.pad(x, (left, right))
-        parts.append(_gradients(grad, moved, weight[..., start:end], padding, (False, True))[1])
+        parts.append(depthwise_backward(grad, moved, weight[..., start:end], padding, (False, True))[1])
     return torch.cat(parts, -1)
 
 
@@ -46,8 +42,8 @@ class _DepthwiseConv(torch.autograd.Function):
         # Gradients of gradients need PyTorch's own operation, which can be differentiated again. Up to three columns
         # need no groups, and maps narrower than the weight are left to PyTorch.
         if torch.is_grad_enabled() or not needed[1] or not _COLUMNS < weight.shape[-1] <= x.shape[-1]:
-            return _gradients(grad, x, weight, ctx.padding, needed)
-        x_grad = _gradients(grad, x, weight, ctx.padding, (True, False))[0] if needed[0] else None
+            return depthwise_backward(grad, x, weight, ctx.padding, needed)
+        x_grad = depthwise_backward(grad, x, weight, ctx.padding, (True, False))[0] if needed[0] else None
         return x_grad, _weight_gradient(grad, x, weight)
 
 

@@ -26,7 +26,7 @@ def lif(threshold: float = 1.0) -> StatelessNode:
     )
 
 
-class ConvBN(ConvBN2d):
+class TimeConvBN(ConvBN2d):
     """Convolution and BN [, max-pooling] on every time step: real numbers come out.
 
     (T, B, in_channels, H, W) -> (T, B, out_channels, H', W').
@@ -63,7 +63,7 @@ class SpikingConv(nn.Sequential):
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int = 1, pool: str | None = None, **options):
         parts: OrderedDict[str, nn.Module] = OrderedDict(
-            conv_bn=ConvBN(in_channels, out_channels, kernel, pool == "before", **options), lif=lif()
+            conv_bn=TimeConvBN(in_channels, out_channels, kernel, pool == "before", **options), lif=lif()
         )
         if pool == "after":
             parts["pool"] = MaxPool()
@@ -132,9 +132,9 @@ class MembraneMlp(nn.Sequential):
         super().__init__(
             OrderedDict(
                 lif1=lif(),
-                fc1=ConvBN(dim, ratio * dim, bias=True),
+                fc1=TimeConvBN(dim, ratio * dim, bias=True),
                 lif2=lif(),
-                fc2=ConvBN(ratio * dim, dim, bias=True),
+                fc2=TimeConvBN(ratio * dim, dim, bias=True),
             )
         )
 

@@ -11,5 +11,6 @@ signature names. Check one with ``sterf_plugins.testing.check_mixer``.
 from .conv import ConvMixer
 from .mlpixer import MLPixer
 from .srb import SRB
+from .token_mixer import TokenMixer
 
-__all__ = ["SRB", "ConvMixer", "MLPixer"]
+__all__ = ["SRB", "ConvMixer", "MLPixer", "TokenMixer"]

@@ -13,13 +13,9 @@ class ConvMixer(nn.Module):
 
     (B, dim, H, W) -> (B, dim, H, W), the branch alone, without the residual.
 
-    Args:
-        dim: channels.
-        ratio: hidden channels per input channel.
-        levels: D, integer spike levels.
-        layout: accepted for the common signature; a convolution has one layout only.
-        norm_hidden: accepted for the common signature; the hidden BN is always there.
-        drop: accepted for the common signature; the published block has no dropout.
+    The arguments are those of ``TokenMixer``, for one signature of all mixers. A convolution has one layout only, its
+    hidden BN is always there, and the published block has no dropout: ``layout``, ``norm_hidden`` and ``drop`` have no
+    effect.
 
     Raises:
         TypeError, ValueError: an argument is out of range; the message names it.

@@ -42,12 +42,10 @@ class TimmContract:
         one_of("global_pool", global_pool, ("avg", ""))
         self.global_pool = global_pool
 
-    @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that take no weight decay."""
         return {name for name, _ in self.named_parameters() if "layer_scale" in name}
 
-    @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict:
         """Regular expressions by which timm sorts parameters into groups, for learning rates that differ by depth.
 
@@ -63,12 +61,10 @@ class TimmContract:
         )
         return dict(stem=r"^stages\.0\.downsample", blocks=blocks)
 
-    @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each stage in the backward pass instead of keeping its activations."""
         self.grad_checkpointing = enable
 
-    @torch.jit.ignore
     def get_classifier(self) -> torch.nn.Module:
         """The linear head."""
         return self.head

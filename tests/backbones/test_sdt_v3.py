@@ -129,7 +129,7 @@ def test_checkpointing_counts_images_once(kind):
     if kind == "sync":
         model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
     for module in model.modules():
-        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+        if isinstance(module, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)):
             module.momentum = None if kind == "cumulative" else 0.1
     states = []
     for flag in (False, True):

@@ -29,13 +29,13 @@ def alive(model, size=64, dtype=None):
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight)
-        elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+        elif isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
             module.momentum = None
     model.to(dtype or torch.float32).train()
     with torch.no_grad():
         model(torch.randn(4, 3, size, size, dtype=dtype))
     for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
             module.running_var.clamp_(min=0.01)
     return model.eval()
 

@@ -171,7 +171,7 @@ class Stacked(nn.Module):
 
 @pytest.mark.parametrize("kind", ["li", "lif"])
 def test_compile_has_no_graph_breaks(kind):
-    torch._dynamo.reset()
+    torch.compiler.reset()
     for module, x in (
         (learnable(), torch.randn(2, 3, 16, 16)),
         (learnable(), torch.randn(2, 2, 3, 16, 16)),

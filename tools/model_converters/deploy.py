@@ -3,25 +3,30 @@
     python tools/model_converters/deploy.py sdtv3_tiny_srb ours.pth --out work_dirs/deploy --onnx
     python tools/model_converters/deploy.py 'sdtv3_base(num_classes=0)' --out work_dirs/deploy --spike-driven
 
-Writes NAME.pt2 (torch.export), and NAME.onnx on request; each is loaded again and compared with the model. "packed" in
-the timings is `sterf_plugins.deploy.pack_for_cpu(folded)`, for inference in PyTorch on a CPU; it has no file format.
+Writes NAME.pt2 (torch.export), and NAME.onnx on request; each is loaded again and compared with the model. With --onnx
+the file is timed in ONNX Runtime too, which is the way to run a model on a CPU without PyTorch:
+
+    session = onnxruntime.InferenceSession("NAME.onnx", providers=["CPUExecutionProvider"])
+    outputs = session.run(None, {session.get_inputs()[0].name: images})
 """
 
 import argparse
 import json
-import os
 import re
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from sterf_plugins.checks import require
 from sterf_plugins.cli.console import check_writable, run_tool
 from sterf_plugins.cli.loading import load_model
-from sterf_plugins.deploy import pack_for_cpu, reparameterize, to_spike_driven
-from sterf_plugins.deploy.probe import largest_error
+from sterf_plugins.deploy import reparameterize, to_spike_driven
+from sterf_plugins.deploy.probe import largest_error, tensors_in
+from sterf_plugins.files import replacing
 
 
 def parse_args() -> argparse.Namespace:
@@ -30,24 +35,30 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("checkpoint", metavar="CHECKPOINT", nargs="?", help="its weights (random ones without)")
     p.add_argument("--out", default="work_dirs/deploy", help="folder to write to (default: %(default)s)")
     p.add_argument("--input-size", type=int, nargs=2, metavar=("H", "W"), help="default: the model's own")
-    p.add_argument("--batch", type=int, default=1)
+    p.add_argument("--batch", type=int, default=1, help="images per pass (default: %(default)s)")
     p.add_argument("--spike-driven", action="store_true", help="binary spikes over D steps in front of every weight")
-    p.add_argument("--onnx", action="store_true", help="write ONNX too, and run it in onnxruntime if that is there")
+    p.add_argument("--onnx", action="store_true", help="write ONNX too, and run it in ONNX Runtime if that is there")
     p.add_argument("--repeats", type=int, default=10, help="timed runs of each (default: %(default)s)")
     return p.parse_args()
 
 
-def milliseconds(models: dict, x: torch.Tensor, repeats: int) -> dict[str, float]:
-    """Medians, the models in turn."""
-    spent: dict[str, list[float]] = {name: [] for name in models}
+def milliseconds(runs: dict[str, Callable], x: Tensor, repeats: int) -> dict[str, float]:
+    """Median time of each run in milliseconds, the runs in turn."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
     with torch.no_grad():
         for i in range(repeats + 1):
-            for name, model in models.items():
+            for name, run in runs.items():
                 start = time.perf_counter()
-                model(x)
+                run(x)
                 if i:  # the first is warm-up
-                    spent[name].append(1000 * (time.perf_counter() - start))
-    return {name: statistics.median(values) for name, values in spent.items()}
+                    times[name].append(1000 * (time.perf_counter() - start))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def size_of(output: object) -> str:
+    """How large the compared numbers are: an error of zero between outputs of zero says nothing."""
+    largest = max(float(t.abs().max()) for t in tensors_in(output))
+    return f"of values up to {largest:.3g}" if largest else "but ALL VALUES ARE ZERO: the comparison says nothing"
 
 
 def main() -> None:
@@ -63,48 +74,55 @@ def main() -> None:
     size = tuple(args.input_size) if args.input_size else loaded.size
     x = torch.randn(args.batch, len(loaded.mean), *size)
     models = {"model": loaded.model, "folded": reparameterize(loaded.model, x)}
-    facts: dict = dict(model=args.model, checkpoint=args.checkpoint, input=list(x.shape))
     target = models["folded"]
-    if torch.backends.mkldnn.is_available():
-        models["packed"] = pack_for_cpu(target, x)
-        with torch.no_grad():
-            facts["packed_error"] = largest_error(models["packed"](x), target(x))
     if args.spike_driven:
         target = models["spike-driven"] = to_spike_driven(target, x)
     name = re.sub(r"\W+", "_", loaded.label).strip("_")
-    facts["milliseconds"] = milliseconds(models, x, args.repeats)
-    facts["speed_up"] = facts["milliseconds"]["model"] / facts["milliseconds"]["folded"]
-    print(f"{args.model}: folded is {facts['speed_up']:.2f}x as fast as the model ({list(x.shape)}, medians, ms: "
-          + ", ".join(f"{k} {v:.1f}" for k, v in facts["milliseconds"].items()) + ")")  # fmt: skip
+    facts: dict = dict(model=args.model, checkpoint=args.checkpoint, input=list(x.shape))
     with torch.no_grad():
         expected = target(x)
-        program = torch.export.export(target, (x,))
-    torch.export.save(program, folder / f".{name}.pt2")
-    os.replace(folder / f".{name}.pt2", folder / f"{name}.pt2")
-    with torch.no_grad():
-        facts["export_error"] = largest_error(torch.export.load(folder / f"{name}.pt2").module()(x), expected)
-    print(f"{folder / name}.pt2: largest relative difference {facts['export_error']:.1e}")
+    facts["export_error"] = write_program(target, x, expected, folder / f"{name}.pt2")
+    runs: dict[str, Callable] = dict(models)
     if args.onnx:
-        facts["onnx_error"] = write_onnx(target, x, expected, folder / f"{name}.onnx")
-    (folder / f".{name}.json").write_text(json.dumps(facts, indent=1) + "\n")
-    os.replace(folder / f".{name}.json", folder / f"{name}.json")
+        session = write_onnx(target, x, folder / f"{name}.onnx")
+        if session is not None:
+            runs["ONNX Runtime"] = lambda x: session.run(None, {session.get_inputs()[0].name: x.numpy()})
+            facts["onnx_error"] = largest_error(
+                [torch.from_numpy(y) for y in runs["ONNX Runtime"](x)], tensors_in(expected)
+            )
+            print(f"{folder / name}.onnx: largest relative difference {facts['onnx_error']:.1e} {size_of(expected)}")
+    facts["milliseconds"] = milliseconds(runs, x, args.repeats)
+    facts["speed_up"] = {
+        k: facts["milliseconds"]["model"] / v for k, v in facts["milliseconds"].items() if k != "model"
+    }
+    print(f"{args.model}, {list(x.shape)}, medians: model {facts['milliseconds']['model']:.1f} ms, "
+          + ", ".join(f"{k} {facts['milliseconds'][k]:.1f} ms ({v:.2f}x)" for k, v in facts["speed_up"].items()))  # fmt: skip
+    with replacing(folder / f"{name}.json") as partial:
+        partial.write_text(json.dumps(facts, indent=1) + "\n")
 
 
-def write_onnx(model: torch.nn.Module, x: torch.Tensor, expected, path: Path) -> float | None:
-    """Write the file; the error of onnxruntime's output, if it is installed."""
-    partial = path.with_name(f".{path.name}")
-    torch.onnx.export(model, (x,), str(partial), dynamo=True, verbose=False, external_data=False)
-    os.replace(partial, path)
+def write_program(model: torch.nn.Module, x: Tensor, expected: object, path: Path) -> float:
+    """Write the model by ``torch.export``, load it again, and return the largest relative difference of its output."""
+    with torch.no_grad():
+        program = torch.export.export(model, (x,))
+    with replacing(path) as partial:
+        torch.export.save(program, partial)
+    with torch.no_grad():
+        error = largest_error(torch.export.load(path).module()(x), expected)
+    print(f"{path}: largest relative difference {error:.1e} {size_of(expected)}")
+    return error
+
+
+def write_onnx(model: torch.nn.Module, x: Tensor, path: Path):
+    """Write the file; an ONNX Runtime session of it, or ``None`` if that is not installed."""
+    with replacing(path) as partial:
+        torch.onnx.export(model, (x,), str(partial), dynamo=True, verbose=False, external_data=False)
     try:
         import onnxruntime
     except ImportError:
         print(f'{path}: written; not run, for lack of onnxruntime (pip install "sterf-plugins[deploy]")')
         return None
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    found = [torch.from_numpy(y) for y in session.run(None, {session.get_inputs()[0].name: x.numpy()})]
-    error = largest_error(found, [expected] if isinstance(expected, torch.Tensor) else expected)
-    print(f"{path}: largest relative difference in onnxruntime {error:.1e}")
-    return error
+    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
 
 if __name__ == "__main__":

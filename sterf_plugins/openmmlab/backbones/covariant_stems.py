@@ -8,10 +8,10 @@ from importlib.util import find_spec
 from mmengine.model import BaseModule
 from mmengine.registry import DefaultScope
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ...registry import MODELS
 from ...stems import covariant_like
+from ..runtime.mmengine_internals import initialisation_account
 
 
 @MODELS.register_module()
@@ -85,7 +85,7 @@ class _SwappedStem:
         conv, norm = self._names
         covariant, (stock,) = root.get_submodule(conv), self._stock
         # While a detector's init_weights runs, mmengine refuses parameters that are not in this dict.
-        init_info = getattr(self, "_params_init_info", None)
+        init_info = initialisation_account(self)
         if init_info is not None:
             init_info.update({p: dict(init_info="", tmp_mean_value=p.detach().mean()) for p in stock.parameters()})
         root.set_submodule(conv, stock)
@@ -134,8 +134,7 @@ class _CovariantResNet(_SwappedStem):
         super().train(mode)
         if mode and not self.freeze_stem:  # norm_eval would keep the initial statistics for ever
             for part in self._stem_parts(self):
-                if isinstance(part, _BatchNorm):
-                    part.train()
+                part.train()
         return self
 
     def init_weights(self) -> None:

@@ -5,13 +5,13 @@ from typing import Self
 
 from mmengine.logging import print_log
 from mmengine.model import BaseModule
-from mmengine.runner import CheckpointLoader
-from torch import nn
 
 from ... import backbones
-from ...checkpoints import convert_state_dict, infer_architecture, read_checkpoint
+from ...checkpoints import convert_state_dict, infer_architecture
+from ...checks import has_statistics
 from ...registry import MODELS
 from ...stems import ConvStem
+from ..runtime.checkpoint_files import read_local_or_remote
 
 _STEM = "stages.0.downsample."
 
@@ -60,7 +60,7 @@ class SDTV3(backbones.SDTV3, BaseModule):
         """Load ``init_cfg``'s checkpoint, if there is one; the constructor has initialised everything else."""
         if self.init_cfg and self.init_cfg.get("type") == "Pretrained" and not self.is_init:
             path = self.init_cfg["checkpoint"]
-            state = convert_state_dict(_read(path))
+            state = convert_state_dict(read_local_or_remote(path))
             if not self.num_classes:
                 state = {k: v for k, v in state.items() if not k.startswith("head.")}
             self._load_strictly(state, path)
@@ -73,7 +73,7 @@ class SDTV3(backbones.SDTV3, BaseModule):
         super().train(mode)
         self.stages[: self.frozen_stages + 1].eval()
         for module in self.modules() if self.norm_eval else ():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            if has_statistics(module):
                 module.eval()
         return self
 
@@ -96,14 +96,3 @@ class SDTV3(backbones.SDTV3, BaseModule):
             )
         self.load_state_dict(state, strict=True)
         print_log(f"backbone weights loaded from {path} ({len(state)} tensors)", logger="current")
-
-
-def _read(path: str) -> Mapping:
-    """Read a local file, or let mmengine fetch an address such as ``https://…`` or ``torchvision://…``."""
-    if "://" not in path:
-        return read_checkpoint(path)
-    try:
-        return CheckpointLoader.load_checkpoint(path, map_location="cpu")
-    except Exception as error:
-        line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"checkpoint {path} cannot be fetched ({line}); give the path of a local file.") from error

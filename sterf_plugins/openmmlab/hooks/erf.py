@@ -18,7 +18,7 @@ from ...erf.targets import match_layers
 from ...erf.undisturbed import preserved_random_state
 from ...registry import HOOKS
 from ..runtime.dataset_images import from_dataset, spread
-from .plain_model import plain_model
+from .plain_model import plain_model, training_step
 
 
 @HOOKS.register_module()
@@ -86,6 +86,7 @@ class ERFHook(Hook):
         self.input_size = tuple(positive_int("input_size", n) for n in size)
         self.at_start = at_start
         self.seed = seed
+        self._training = self._resumed = False
         self.options = dict(
             options,
             position=position if isinstance(position, str) else tuple(position),
@@ -102,7 +103,8 @@ class ERFHook(Hook):
         match_layers(plain_model(runner), self.layers)
         if self.source == "val" and runner._val_dataloader is None:
             raise ValueError("ERFHook has source='val' but the config has no val_dataloader; use source='noise'.")
-        if self.at_start and runner.iter == 0:
+        self._training, self._resumed = True, runner.iter > 0
+        if self.at_start and not self._resumed:
             self._run(runner, step=0)
 
     def before_val_epoch(self, runner) -> None:
@@ -112,12 +114,12 @@ class ERFHook(Hook):
 
     def after_val_epoch(self, runner, metrics: dict | None = None) -> None:
         """Compute the ERF and log it, if ``interval`` says so or the training ends."""
-        loop = runner._train_loop
-        if loop is None or isinstance(loop, dict):  # a validation outside training
+        if not self._training:  # a validation outside training
             self._run(runner, step=0)
             return
-        by_epoch = isinstance(loop, EpochBasedTrainLoop)
-        now, last = (runner.epoch, runner.max_epochs) if by_epoch else (runner.iter, runner.max_iters)
+        loop = runner.train_loop
+        now = training_step(runner)
+        last = runner.max_epochs if isinstance(loop, EpochBasedTrainLoop) else runner.max_iters
         # Counted from the loop's own counters, so that a resumed run computes at the same steps.
         validation = -(-now // loop.val_interval)
         if validation % self.interval == 0 or now == last:
@@ -125,10 +127,11 @@ class ERFHook(Hook):
 
     def after_train(self, runner) -> None:
         """Put all maps of the training, resumed parts included, side by side and one after the other."""
+        self._training = False
         if not is_main_process():
             return
         files = self._files(Path(runner.log_dir))
-        if runner._resume and files:  # the parts before; a new training is not mixed with older ones in the same folder
+        if self._resumed and files:  # the parts before; a new training is not mixed with older ones in the same folder
             start = min(files)
             for folder in sorted(Path(runner.work_dir).glob("*")):
                 files = {step: p for step, p in self._files(folder).items() if step < start} | files

@@ -6,7 +6,6 @@ from pathlib import Path
 import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
-from mmengine.runner import EpochBasedTrainLoop
 
 from ...activity import FiringRates, count_operations
 from ...checks import positive_int
@@ -14,7 +13,7 @@ from ...erf.undisturbed import stateful, undisturbed
 from ...files import replacing
 from ...registry import HOOKS
 from ..runtime.dataset_images import from_dataset, spread
-from .plain_model import plain_model
+from .plain_model import plain_model, training_step
 
 
 @HOOKS.register_module()
@@ -46,12 +45,18 @@ class FiringRateHook(Hook):
         self.input_size = tuple(positive_int("input_size", n) for n in size)
         self.operations = operations
         self._validations = 0
+        self._training = False
 
     def before_train(self, runner) -> None:
         """Refuse a model without neurons, or a config without validation data, now and not after the first epoch."""
         FiringRates(plain_model(runner))
-        if runner._val_dataloader is None:
+        if runner.val_loop is None:
             raise ValueError("FiringRateHook needs a val_dataloader in the config.")
+        self._training = True
+
+    def after_train(self, runner) -> None:
+        """Validations from now on are not part of a training."""
+        self._training = False
 
     def before_val_epoch(self, runner) -> None:
         """Remove the scalars of the previous count, so that no log line repeats them."""
@@ -86,7 +91,7 @@ class FiringRateHook(Hook):
             )
         for name, value in scalars.items():
             runner.message_hub.update_scalar(f"val/{name}", value)
-        step = runner.epoch if isinstance(runner._train_loop, EpochBasedTrainLoop) else runner.iter
+        step = training_step(runner) if self._training else 0
         path = Path(runner.log_dir) / "vis_data" / "firing_rate" / f"{step}.json"
         with replacing(path) as partial:
             partial.write_text(json.dumps(record))

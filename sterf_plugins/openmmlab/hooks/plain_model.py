@@ -1,6 +1,7 @@
-"""The model that a hook may run on its own."""
+"""What hooks ask of a runner: the model that they may run on their own, and how far the training is."""
 
 from mmengine.model import is_model_wrapper
+from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 
 
@@ -17,3 +18,8 @@ def plain_model(runner) -> nn.Module:
             "tools/analysis_tools/get_sops.py instead."
         )
     return model.module if is_model_wrapper(model) else model
+
+
+def training_step(runner: Runner) -> int:
+    """Epochs done in a training by epochs, else iterations done; ask only while a training runs."""
+    return runner.epoch if isinstance(runner.train_loop, EpochBasedTrainLoop) else runner.iter

@@ -25,23 +25,23 @@ class RandomStateHook(Hook):
     priority = "VERY_LOW"
 
     def __init__(self) -> None:
-        self._resumed: dict | None = None
+        self._loaded: dict | None = None
         self._before_val: dict | None = None
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         """Keep the states of a resumed checkpoint until training starts."""
-        self._resumed = checkpoint.get(KEY) if runner._resume else None
+        self._loaded = checkpoint.get(KEY)
 
     def before_train(self, runner) -> None:
         """Give the loader its own generator, and restore the states of a resumed run."""
         loader = runner.train_dataloader
         if loader.generator is None:
             loader.generator = torch.Generator().manual_seed(runner.seed or 0)
-        if self._resumed is not None:
-            set_states(self._resumed)
+        if self._loaded is not None and runner.iter > 0:  # resumed, and not a start from another training's weights
+            set_states(self._loaded)
             if get_world_size() > 1 and get_rank() > 0:
                 _diverge(get_rank())
-            self._resumed = None
+        self._loaded = None
 
     def before_val(self, runner) -> None:
         """Remember the training's random states."""

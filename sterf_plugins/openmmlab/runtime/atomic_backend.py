@@ -10,6 +10,8 @@ from typing import ClassVar
 
 from mmengine.fileio import LocalBackend, register_backend
 
+from ...files import replacing
+
 
 class AtomicLocalBackend(LocalBackend):
     """``LocalBackend`` that writes under a temporary name first, and removes a file only after the next one is written.
@@ -26,16 +28,10 @@ class AtomicLocalBackend(LocalBackend):
     def put(self, obj: bytes, filepath: str | Path) -> None:
         """Write bytes to a file that appears complete or not at all, then remove the outdated files."""
         path = Path(filepath)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        try:
-            with open(partial, "wb") as file:
-                file.write(obj)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with replacing(path) as partial, open(partial, "wb") as file:
+            file.write(obj)
+            file.flush()
+            os.fsync(file.fileno())
         self.remove_outdated(path)
 
     @classmethod

@@ -24,7 +24,6 @@ COMPILE_HINT = (
     "pip install --no-build-isolation --no-cache-dir --force-reinstall --no-deps onedl-mmcv   "
     "(see https://github.com/VBTI-development/onedl-mmcv for prebuilt CUDA wheels)."
 )
-_vision = torch.ops.torchvision
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
@@ -34,7 +33,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
     """
     if offset:
         boxes = boxes + boxes.new_tensor([0, 0, offset, offset])
-    return _vision.nms(boxes, scores, iou_threshold)
+    return torchvision.ops.nms(boxes, scores, iou_threshold)
 
 
 def _average_only(pool_mode: int) -> None:
@@ -61,7 +60,7 @@ def roi_align_forward(
     """
     _average_only(pool_mode)
     size = (aligned_height, aligned_width)
-    output.copy_(_vision.roi_align(input, rois, spatial_scale, *size, sampling_ratio, aligned))
+    output.copy_(torchvision.ops.roi_align(input, rois, size, spatial_scale, sampling_ratio, aligned))
 
 
 def roi_align_backward(
@@ -80,9 +79,10 @@ def roi_align_backward(
     """Gradient of ``roi_align_forward`` with respect to its input, added to ``grad_input``."""
     _average_only(pool_mode)
     size = (aligned_height, aligned_width)
-    grad_input += _vision._roi_align_backward(
-        grad_output, rois, spatial_scale, *size, *grad_input.shape, sampling_ratio, aligned
-    )
+    with torch.enable_grad():  # linear in its input, whose values do not matter
+        maps = torch.zeros_like(grad_input).requires_grad_()
+        pooled = torchvision.ops.roi_align(maps, rois, size, spatial_scale, sampling_ratio, aligned)
+        grad_input += torch.autograd.grad(pooled, maps, grad_output)[0]
 
 
 def roi_pool_forward(
@@ -95,7 +95,8 @@ def roi_pool_forward(
     spatial_scale: float,
 ) -> None:
     """RoIPool of maps (B, C, H, W) for ``rois`` (K, 5) into ``output`` and ``argmax`` (K, C, h, w)."""
-    pooled, indices = _vision.roi_pool(input, rois, spatial_scale, pooled_height, pooled_width)
+    # The operator behind ``torchvision.ops.roi_pool``, which drops the positions of the maxima.
+    pooled, indices = torch.ops.torchvision.roi_pool(input, rois, spatial_scale, pooled_height, pooled_width)
     output.copy_(pooled)
     argmax.copy_(indices)
 
@@ -110,14 +111,27 @@ def roi_pool_backward(
     spatial_scale: float,
 ) -> None:
     """Gradient of ``roi_pool_forward`` with respect to its input, added to ``grad_input``."""
-    grad_input += _vision._roi_pool_backward(
-        grad_output.contiguous(), rois, argmax, spatial_scale, pooled_height, pooled_width, *grad_input.shape
-    )
+    image = rois[:, 0].long()[:, None, None]
+    channel = torch.arange(grad_input.shape[1], device=rois.device)[None, :, None]
+    position = argmax.flatten(2).long()  # in the flattened map; -1 for an empty bin
+    values = torch.where(position >= 0, grad_output.flatten(2), 0)
+    whole = torch.zeros_like(grad_input).flatten(2)
+    whole.index_put_((image, channel, position.clamp(min=0)), values, accumulate=True)
+    grad_input += whole.view_as(grad_input)
 
 
-def _unmodulated(offset: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Placeholders for the mask and the bias that deformable convolution v1 does not have."""
-    return offset.new_zeros(offset.shape[0], 1), weight.new_zeros(weight.shape[0])
+def _deformable_gradients(grad_output: Tensor, tensors: dict[str, Tensor], geometry: dict) -> dict[str, Tensor]:
+    """Gradients of ``torchvision.ops.deform_conv2d`` for its tensors, by name."""
+    with torch.enable_grad():
+        leaves = {name: tensor.detach().requires_grad_() for name, tensor in tensors.items()}
+        output = torchvision.ops.deform_conv2d(**leaves, **geometry)
+        grads = torch.autograd.grad(output, list(leaves.values()), grad_output)
+    return dict(zip(leaves, grads, strict=True))
+
+
+def _geometry(strides: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int]) -> dict:
+    """Options of ``torchvision.ops.deform_conv2d``, which finds both numbers of groups in the tensors' shapes."""
+    return dict(stride=strides, padding=padding, dilation=dilation)
 
 
 def deform_conv_forward(
@@ -125,33 +139,29 @@ def deform_conv_forward(
     kW, kH, dW, dH, padW, padH, dilationW, dilationH, group, deformable_group, im2col_step,
 ) -> None:  # fmt: skip
     """Deformable convolution v1 into ``output``."""
-    geometry = (dH, dW, padH, padW, dilationH, dilationW, group, deformable_group)
-    output.copy_(_vision.deform_conv2d(input, weight, offset, *_unmodulated(offset, weight), *geometry, False))
+    geometry = _geometry((dH, dW), (padH, padW), (dilationH, dilationW))
+    output.copy_(torchvision.ops.deform_conv2d(input, offset, weight, **geometry))
 
 
 def deform_conv_backward_input(
     input, offset, grad_output, grad_input, grad_offset, weight, columns, *,
     kW, kH, dW, dH, padW, padH, dilationW, dilationH, group, deformable_group, im2col_step,
 ) -> None:  # fmt: skip
-    """Gradients of deformable convolution v1 with respect to input and offset, added to ``grad_*``."""
-    geometry = (dH, dW, padH, padW, dilationH, dilationW, group, deformable_group)
-    grads = _vision._deform_conv2d_backward(
-        grad_output, input, weight, offset, *_unmodulated(offset, weight), *geometry, False
-    )
-    grad_input += grads[0]
-    grad_offset += grads[2]
+    """Gradients of deformable convolution v1 with respect to input and offset, added."""
+    geometry = _geometry((dH, dW), (padH, padW), (dilationH, dilationW))
+    grads = _deformable_gradients(grad_output, dict(input=input, offset=offset, weight=weight), geometry)
+    grad_input += grads["input"]
+    grad_offset += grads["offset"]
 
 
 def deform_conv_backward_parameters(
     input, offset, grad_output, grad_weight, columns, ones, *,
     kW, kH, dW, dH, padW, padH, dilationW, dilationH, group, deformable_group, scale, im2col_step,
 ) -> None:  # fmt: skip
-    """Gradient of deformable convolution v1 with respect to the weight, times ``scale``, added to ``grad_weight``."""
-    geometry = (dH, dW, padH, padW, dilationH, dilationW, group, deformable_group)
-    grads = _vision._deform_conv2d_backward(
-        grad_output, input, grad_weight, offset, *_unmodulated(offset, grad_weight), *geometry, False
-    )
-    grad_weight.add_(grads[1], alpha=scale)
+    """Gradient of deformable convolution v1 with respect to the weight, times ``scale``, added."""
+    geometry = _geometry((dH, dW), (padH, padW), (dilationH, dilationW))
+    tensors = dict(input=input, offset=offset, weight=torch.zeros_like(grad_weight))  # linear in the weight
+    grad_weight.add_(_deformable_gradients(grad_output, tensors, geometry)["weight"], alpha=scale)
 
 
 def modulated_deform_conv_forward(
@@ -159,9 +169,9 @@ def modulated_deform_conv_forward(
     kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, group, deformable_group, with_bias,
 ) -> None:  # fmt: skip
     """Deformable convolution v2 into ``output``."""
-    bias = bias if with_bias else weight.new_zeros(weight.shape[0])
-    geometry = (stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, group, deformable_group)
-    output.copy_(_vision.deform_conv2d(input, weight, offset, mask, bias, *geometry, True))
+    geometry = _geometry((stride_h, stride_w), (pad_h, pad_w), (dilation_h, dilation_w))
+    bias = bias if with_bias else None
+    output.copy_(torchvision.ops.deform_conv2d(input, offset, weight, bias, mask=mask, **geometry))
 
 
 def modulated_deform_conv_backward(
@@ -170,13 +180,15 @@ def modulated_deform_conv_backward(
     kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, group, deformable_group, with_bias,
 ) -> None:  # fmt: skip
     """Gradients of deformable convolution v2, added to the ``grad_*`` tensors."""
-    full_bias = bias if with_bias else weight.new_zeros(weight.shape[0])
-    geometry = (stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, group, deformable_group)
-    grads = _vision._deform_conv2d_backward(grad_output, input, weight, offset, mask, full_bias, *geometry, True)
-    for target, grad in zip((grad_input, grad_weight, grad_offset, grad_mask), grads, strict=False):
-        target += grad
+    geometry = _geometry((stride_h, stride_w), (pad_h, pad_w), (dilation_h, dilation_w))
+    tensors = dict(input=input, offset=offset, weight=weight, mask=mask)
     if with_bias:
-        grad_bias += grads[4]
+        tensors["bias"] = bias
+    grads = _deformable_gradients(grad_output, tensors, geometry)
+    for target, name in ((grad_input, "input"), (grad_weight, "weight"), (grad_offset, "offset"), (grad_mask, "mask")):
+        target += grads[name]
+    if with_bias:
+        grad_bias += grads["bias"]
 
 
 def _class_weights(target: Tensor, weight: Tensor) -> Tensor | float:

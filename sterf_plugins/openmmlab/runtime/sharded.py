@@ -1,18 +1,24 @@
 """Training with FSDP in mmengine's FlexibleRunner: each process has a share of parameters, gradients and states."""
 
-import os
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import mmengine.runner  # noqa: F401  (registers the strategies)
 import torch
-from mmengine._strategy import FSDPStrategy
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.registry import STRATEGIES as MMENGINE_STRATEGIES
 from torch.distributed.fsdp import FullyShardedDataParallel
 
+from ...files import replacing
 from ...registry import STRATEGIES
 from .atomic_backend import AtomicLocalBackend
+from .mmengine_internals import replace_clipping
+
+# mmengine leaves it out where it cannot import it with the PyTorch at hand; then only --fsdp is missing.
+FSDPStrategy: Any = MMENGINE_STRATEGIES.get("FSDPStrategy") or object
 
 
 @STRATEGIES.register_module()
@@ -44,17 +50,12 @@ class ShardedStrategy(FSDPStrategy):
 
     def save_checkpoint(self, filename: str, **kwargs) -> None:
         """Save a complete checkpoint: every process must call this, and the main one writes the file."""
-        path = Path(filename)
-        partial = path.with_name(f".{path.name}.partial")
         if not is_main_process():
-            super().save_checkpoint(str(partial), **kwargs)
+            super().save_checkpoint(filename, **kwargs)
             return
-        try:
+        with replacing(filename) as partial:
             super().save_checkpoint(str(partial), **kwargs)
-            os.replace(partial, path)
-            AtomicLocalBackend.remove_outdated(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        AtomicLocalBackend.remove_outdated(Path(filename))
 
     def build_optim_wrapper(self, optim_wrapper, model=None):
         """As in mmengine, but gradients are clipped by their norm over all processes.
@@ -66,7 +67,7 @@ class ShardedStrategy(FSDPStrategy):
         for one in wrapper.optim_wrappers.values() if several else [wrapper]:
             if one.clip_grad_kwargs and one.clip_func is torch.nn.utils.clip_grad_norm_:
                 _check_clipping(one.clip_grad_kwargs, several)
-                one._clip_grad = partial(_clip_whole_gradient, one, self.model)
+                replace_clipping(one, partial(_clip_whole_gradient, one, self.model))
         return wrapper
 
     def load_optim_state_dict(self, state_dict: dict) -> None:
@@ -101,6 +102,8 @@ def shard(config: Config) -> None:
         ValueError: there is one process only, a hook of this package needs the whole model, or the config has a
             strategy of its own.
     """
+    if FSDPStrategy is object:
+        raise ValueError(f"--fsdp: mmengine has no FSDPStrategy with PyTorch {torch.__version__}; leave it out.")
     if config.launcher == "none":
         raise ValueError(
             "--fsdp shares a model out over processes; start several: bash tools/dist_train.sh CONFIG GPUS --fsdp"

@@ -1,0 +1,29 @@
+"""PyTorch's kernels that have no public function; ``tests/test_private_names.py`` notices when a release changes one.
+
+They stay because the public ways are slower: a clamp's gradient by comparisons takes several passes over memory instead
+of one, and ``torch.nn.grad.conv2d_input`` returns contiguous memory where everything around it is channels-last.
+"""
+
+import torch
+from torch import Tensor
+
+
+def clamp_backward(grad: Tensor, x: Tensor, low: float, high: float) -> Tensor:
+    """``grad`` where ``low < x < high``, 0 elsewhere, in one pass; any shape."""
+    return torch.ops.aten.hardtanh_backward(grad, x, low, high)
+
+
+def depthwise_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, padding: tuple[int, int], needed: tuple[bool, bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients of a depthwise convolution of stride 1 for its input and its weight.
+
+    Args:
+        grad: of the output, (B, C, H, W).
+        x: input (B, C, H, W).
+        weight: (C, 1, kh, kw).
+        padding: rows and columns of zeros on each side.
+        needed: whether the input's and whether the weight's gradient is computed; ``None`` stands for one that is not.
+    """
+    options = ((1, 1), padding, (1, 1), False, (0, 0), x.shape[1])
+    return torch.ops.aten.convolution_backward(grad, x, weight, None, *options, (*needed, False))[:2]

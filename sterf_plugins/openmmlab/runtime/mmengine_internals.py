@@ -1,0 +1,37 @@
+"""Names of mmengine that are not promised; ``tests/test_private_names.py`` notices when a release changes one.
+
+Each stands here with the reason why there is no public way.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from mmengine.config import utils as config_utils
+from mmengine.optim import OptimWrapper
+from torch import nn
+
+
+def config_distributions() -> dict[str, str]:
+    """Mmengine's table of import names and distributions, by which ``_base_ = 'mmseg::…'`` finds a package.
+
+    It is a module's constant without a function that adds to it.
+    """
+    return config_utils.MODULE2PACKAGE
+
+
+def replace_clipping(wrapper: OptimWrapper, clip: Callable[[], None]) -> None:
+    """Let an optimizer wrapper call ``clip`` where it clips gradients.
+
+    The public ``clip_func`` is not called on a process without gradients, which would leave the others waiting in a
+    collective operation; a hook of the optimizer's step is not called where a gradient scaler has found an overflow.
+    """
+    wrapper._clip_grad = clip  # type: ignore[method-assign]
+
+
+def initialisation_account(module: nn.Module) -> dict[nn.Parameter, dict[str, Any]] | None:
+    """What mmengine notes of each parameter while ``init_weights`` of a model runs; ``None`` at other times.
+
+    mmengine asserts that it knows every parameter that an initialisation touches, so a layer that is put in for the
+    time of an initialisation has to be entered.
+    """
+    return getattr(module, "_params_init_info", None)
