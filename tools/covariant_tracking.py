@@ -61,7 +61,7 @@ def main() -> None:
     work_dir = args.work_dir or Path("work_dirs") / f"tracking_{args.size}"
     console.check_writable(work_dir, "--work-dir")
     if args.data is None:
-        _tool("tools/dataset_tools/make_events.py", str(data), *DATA[args.size].split())
+        _run_tool("tools/dataset_tools/make_events.py", str(data), *DATA[args.size].split())
     runs = [(net, init, seed) for seed in range(args.seeds) for net in args.nets for init in args.inits]
     errors: dict[tuple[str, str, int], float] = {}
     with ThreadPoolExecutor(args.jobs) as pool, tqdm(total=len(runs), unit="run", disable=None) as bar:
@@ -82,20 +82,33 @@ def main() -> None:
 
 
 def train(args: argparse.Namespace, run: tuple[str, str, int], data: Path, work_dir: Path) -> float:
-    """The final error in pixels of one training, which runs unless it is complete."""
+    """Run one training unless it is complete.
+
+    Args:
+        args: the command line.
+        run: network, initialisation and seed.
+        data: folder of the event videos.
+        work_dir: folder of all trainings.
+
+    Returns:
+        The mean distance in pixels at the last validation.
+
+    Raises:
+        ValueError: the training failed, or a complete one had other options or data.
+    """
     net, init, seed = run
     folder = work_dir / f"{net}-{init}" / f"seed{seed}"
     config = ROOT / f"configs/covariant/tracking/track_{net}-{init}_{args.size}.py"
     done = folder / "done.json"
-    wanted = dict(options=args.cfg_options, data=str(data))
+    settings = dict(options=args.cfg_options, data=str(data))
     if done.is_file():
-        found = json.loads(done.read_text())
-        if {k: found.get(k) for k in wanted} != wanted:
+        recorded = json.loads(done.read_text())
+        if {k: recorded.get(k) for k in settings} != settings:
             raise ValueError(f"{folder} was trained with other options or data; give another --work-dir.")
-        return found["position_error"]
+        return recorded["position_error"]
     options = [f"randomness.seed={seed}"]
     options += [f"{loader}_dataloader.dataset.data_root={data}" for loader in ("train", "val", "test")]
-    _tool(
+    _run_tool(
         "tools/train.py",
         str(config),
         "--work-dir",
@@ -109,15 +122,15 @@ def train(args: argparse.Namespace, run: tuple[str, str, int], data: Path, work_
     )
     error = last_error(folder)
     with replacing(done) as partial:
-        partial.write_text(json.dumps(dict(wanted, position_error=error)))
+        partial.write_text(json.dumps(dict(settings, position_error=error)))
     return error
 
 
-def _tool(script: str, *arguments: str, log: Path | None = None, threads: int | None = None) -> None:
-    """Run one of our tools.
+def _run_tool(script: str, *arguments: str, log: Path | None = None, threads: int | None = None) -> None:
+    """Run one of our tools; with ``log`` its output goes there, with ``threads`` it uses so many.
 
     Raises:
-        ValueError: it failed; the message ends with its last line.
+        ValueError: the tool failed; the message ends with its error message if that is in the log.
     """
     command = [sys.executable, str(ROOT / script), *arguments]
     environment = dict(os.environ, OMP_NUM_THREADS=str(threads)) if threads else None
@@ -136,7 +149,11 @@ def _tool(script: str, *arguments: str, log: Path | None = None, threads: int | 
 
 
 def last_error(folder: Path) -> float:
-    """Of the last validation, from the newest log."""
+    """Mean distance in pixels at the last validation, read from the logs of a training.
+
+    Raises:
+        ValueError: there is no validation in the logs.
+    """
     errors = []
     for path in sorted(folder.glob("*/vis_data/scalars.json")):
         for line in path.read_text().splitlines():
@@ -147,7 +164,7 @@ def last_error(folder: Path) -> float:
 
 
 def report(results: dict[str, list[float]], work_dir: Path, args: argparse.Namespace) -> None:
-    """Write the table, the numbers and the picture, and print the table."""
+    """Write the table, the numbers and the picture of all errors (run -> error of each seed), and print the table."""
     lines = ["| network | start | median | all seeds |", "|---|---|---|---|"]
     for name, errors in results.items():
         net, init = name.split("-")

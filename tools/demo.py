@@ -27,7 +27,14 @@ CONFIGS = ROOT / "configs" / "shapes"
 
 @dataclass(frozen=True)
 class Training:
-    """One training of the demo."""
+    """One training of the demo.
+
+    Attributes:
+        name: name of its folder in the demo's folder.
+        config: file in configs/shapes.
+        goal: what is trained, for the output.
+        options: values of ``--cfg-options``, in which ``{out}`` stands for the demo's folder.
+    """
 
     name: str
     config: str
@@ -53,10 +60,12 @@ TRAININGS = (
 
 
 def say(message: str) -> None:
+    """Print a line, in bold on a terminal."""
     print(f"\033[1m{message}\033[0m" if sys.stdout.isatty() else message, flush=True)
 
 
 def run(*command: str | Path) -> None:
+    """Print and run a Python script with its arguments; end the demo if it fails."""
     shown = " ".join(
         str(c.relative_to(ROOT)) if isinstance(c, Path) and c.is_relative_to(ROOT) else str(c) for c in command
     )
@@ -71,14 +80,14 @@ def train(training: Training, out: Path) -> None:
     folder, config = out / training.name, CONFIGS / training.config
     options = [option.format(out=out) for option in training.options]
     settings = json.dumps(dict(config=config.read_text(), options=options))
-    known, finished = folder / "settings.json", folder / "finished.json"
-    if folder.exists() and not (known.is_file() and known.read_text() == settings):
+    settings_file, finished = folder / "settings.json", folder / "finished.json"
+    if folder.exists() and not (settings_file.is_file() and settings_file.read_text() == settings):
         shutil.rmtree(folder)
     if finished.is_file():
         print("done before")
         return
     folder.mkdir(parents=True, exist_ok=True)
-    known.write_text(settings)
+    settings_file.write_text(settings)
     start = time.time()
     extra = ["--cfg-options", *options] if options else []
     run(ROOT / "tools" / "train.py", config, "--work-dir", folder, "--resume", *extra)
@@ -90,8 +99,8 @@ def evaluate(training: Training, out: Path) -> None:
     folder = out / training.name
     results = folder / "results"
     checkpoint = Path((folder / "last_checkpoint").read_text().strip())
-    mark = results / "of.txt"
-    if mark.is_file() and mark.read_text() == f"{checkpoint} {checkpoint.stat().st_mtime}":
+    evaluated = results / "of.txt"  # says which checkpoint the results are of
+    if evaluated.is_file() and evaluated.read_text() == f"{checkpoint} {checkpoint.stat().st_mtime}":
         print("done before")
         return
     results.mkdir(exist_ok=True)
@@ -101,7 +110,7 @@ def evaluate(training: Training, out: Path) -> None:
     else:
         command += ["--cfg-options", f"test_evaluator.outfile_prefix={results / 'coco'}"]
     run(*command)
-    mark.write_text(f"{checkpoint} {checkpoint.stat().st_mtime}")
+    evaluated.write_text(f"{checkpoint} {checkpoint.stat().st_mtime}")
 
 
 def main() -> None:

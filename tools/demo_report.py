@@ -26,7 +26,7 @@ from sterf_plugins.erf.plot import map_image
 from sterf_plugins.files import replacing
 
 MIXERS = ("conv", "mlpixer", "srb")
-GOALS = {"box": 0.85, "mask": 0.85, "iou": 0.70}
+GOALS = {"box": 0.85, "mask": 0.85, "iou": 0.70}  # AP50 of boxes and masks, and mIoU, that the demo should reach
 COLORS = {  # RGB, by class
     "disc": (230, 80, 90),
     "square": (90, 170, 250),
@@ -43,6 +43,7 @@ class Scores:
     by_class: dict[str, float]
 
     def plain(self) -> float:
+        """Mean over the plain classes, which are all but the twins."""
         return float(np.mean([v for k, v in self.by_class.items() if not k.startswith("twin")]))
 
 
@@ -58,12 +59,13 @@ def scalars(folder: Path) -> list[dict]:
 
 
 def quiet_coco(build):
+    """What ``build()`` returns, without what pycocotools prints meanwhile."""
     with contextlib.redirect_stdout(io.StringIO()):
         return build()
 
 
 def average_precision(truth: COCO, results: Path, kind: str) -> Scores:
-    """AP at IoU 0.5 of each class, from the COCO result file."""
+    """AP at IoU 0.5 of each class, from a COCO result file; ``kind`` is "bbox" or "segm"."""
 
     def evaluate():
         evaluation = COCOeval(truth, truth.loadRes(str(results)), kind)
@@ -81,6 +83,7 @@ def average_precision(truth: COCO, results: Path, kind: str) -> Scores:
 
 
 def box_iou(a, b) -> float:
+    """Intersection over union of two boxes (x, y, width, height)."""
     width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
     height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
     inter = max(width, 0) * max(height, 0)
@@ -88,7 +91,12 @@ def box_iou(a, b) -> float:
 
 
 def twin_accuracy(truth: COCO, results: Path) -> list[tuple[float, int, int, int]]:
-    """Of the twins found (IoU 0.5), how many got the right one of the two names: (distance, twins, found, right)."""
+    """How often the twins that were found (IoU 0.5) got the right one of their two names.
+
+    Returns:
+        For each distance of the mark in pixels: the distance, the number of twins, of those found, and of those that
+        were found and named right.
+    """
     names = {c["id"]: c["name"] for c in truth.dataset["categories"]}
     detections: dict[int, list] = {}
     for detection in json.loads(results.read_text()):
@@ -157,26 +165,28 @@ def chart(series: dict[str, tuple[list, list]], ylabel: str, xlabel: str = "iter
 
 
 def paint(image: np.ndarray, mask: np.ndarray, color, strength: float = 0.5) -> None:
+    """Mix a colour into the pixels of an image where the mask is true, in place."""
     image[mask] = (1 - strength) * image[mask] + strength * np.array(color)
 
 
 def draw_detections(truth: COCO, results: Path, folder: Path, count: int) -> list[tuple[str, str]]:
     """(ground truth, prediction) pictures of the first images, three times enlarged."""
     names = {c["id"]: c["name"] for c in truth.dataset["categories"]}
-    found: dict[int, list] = {}
+    detections: dict[int, list] = {}
     for detection in json.loads(results.read_text()):
         if detection["score"] >= 0.5:
-            found.setdefault(detection["image_id"], []).append(detection)
+            detections.setdefault(detection["image_id"], []).append(detection)
     pairs = []
     for info in truth.dataset["images"][:count]:
         image = cv2.imread(str(folder / info["file_name"]))[..., ::-1]
         real = [(truth.annToMask(a).astype(bool), a) for a in truth.loadAnns(truth.getAnnIds(info["id"]))]
-        ours = [(coco_mask.decode(d["segmentation"]).astype(bool), d) for d in found.get(info["id"], [])]
+        ours = [(coco_mask.decode(d["segmentation"]).astype(bool), d) for d in detections.get(info["id"], [])]
         pairs.append(tuple(png(overlay(image, objects, names)) for objects in (real, ours)))
     return pairs
 
 
 def overlay(image: np.ndarray, objects: list, names: dict[int, str], scale: int = 3) -> np.ndarray:
+    """The enlarged image with the objects, pairs of a mask and a COCO entry, painted and named on it."""
     big = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
     for mask, item in objects:
         color = COLORS[names[item["category_id"]]]
@@ -211,7 +221,7 @@ def draw_maps(maps: Path, data: Path, classes: list[str], count: int) -> list[tu
 
 
 def receptive_fields(out: Path) -> dict[str, list[ERFResult]]:
-    """Mixer -> results before and after training."""
+    """For each mixer, the fields of its detector at the first and at the last validation."""
     fields = {}
     for mixer in MIXERS:
         paths = sorted(out.glob(f"mask-rcnn_{mixer}/2*/vis_data/erf/*.npz"), key=lambda p: int(p.stem))
@@ -242,6 +252,7 @@ STYLE = Path(__file__).with_suffix(".css").read_text()
 
 
 def number(value: float, goal: float | None = None) -> str:
+    """A number as HTML; with a goal, in a colour that says whether it reaches it."""
     text = "–" if np.isnan(value) else f"{value:.3f}"
     if goal is None:
         return text
@@ -249,12 +260,14 @@ def number(value: float, goal: float | None = None) -> str:
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
+    """An HTML table of cells that are HTML themselves."""
     cells = "".join(f"<th>{h}</th>" for h in head)
     body = "".join("<tr>" + "".join(f"<td>{c}</td>" for c in row) + "</tr>" for row in rows)
     return f'<div class="scroll"><table><tr>{cells}</tr>{body}</table></div>'
 
 
 def pair_figures(pairs: list[tuple[str, str]]) -> str:
+    """Pairs of pictures, ground truth and prediction, as HTML."""
     figures = "".join(
         f'<figure><div class="pair"><img alt="ground truth" src="{a}"><img alt="prediction" src="{b}"></div></figure>'
         for a, b in pairs
@@ -272,15 +285,16 @@ def erf_grid(fields: dict[str, list[ERFResult]]) -> str:
             cells.append(f'<div class="row">{mixer}<br><span class="soft">{when}</span></div>')
             for layer in result.layers:
                 uri = png(map_image(result.spatial[layer]))
-                half, most = (result.area_ratio(layer, s) for s in (0.5, 0.9))
+                area_50, area_90 = (result.area_ratio(layer, s) for s in (0.5, 0.9))
                 cells.append(
                     f'<figure><img alt="{mixer} {layer} {when}" src="{uri}">'
-                    f"<figcaption>50 %: {half:.3f} · 90 %: {most:.3f}</figcaption></figure>"
+                    f"<figcaption>50 %: {area_50:.3f} · 90 %: {area_90:.3f}</figcaption></figure>"
                 )
     return f'<div class="scroll"><div class="erf">{"".join(cells)}</div></div>'
 
 
 def curves(out: Path) -> str:
+    """Charts of the losses and metrics of the two SRB trainings, as HTML."""
     det, seg = scalars(out / "mask-rcnn_srb"), scalars(out / "fpn_srb")
     train_det = [r for r in det if "loss" in r]
     loss_names = ("loss", "loss_cls", "loss_bbox", "loss_mask")
@@ -311,6 +325,7 @@ def curves(out: Path) -> str:
 
 
 def build(out: Path, data: Path) -> str:
+    """The whole page, from the demo's folder and the data set."""
     truth = quiet_coco(lambda: COCO(str(data / "annotations" / "instances_val2017.json")))
     results = out / "mask-rcnn_srb" / "results"
     boxes = average_precision(truth, results / "coco.bbox.json", "bbox")

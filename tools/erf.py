@@ -30,13 +30,14 @@ from sterf_plugins.erf import ERFResult, calibrate, compute_erf
 from sterf_plugins.erf.calibrate import uncalibrated
 from sterf_plugins.erf.targets import match_layers
 
-CALIBRATION = 8  # images for the statistics of untrained models
+CALIBRATION = 8  # number of images from which untrained models get their BatchNorm statistics
 
 
 def parser() -> argparse.ArgumentParser:
+    """The parser of the command line."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("model", metavar="MODEL_OR_CONFIG", help="what to look at, or a study")
-    p.add_argument("checkpoint", nargs="?", metavar="CHECKPOINT", help="its weights")
+    p.add_argument("checkpoint", nargs="?", metavar="CHECKPOINT", help="the model's weights")
     p.add_argument("--out", required=True, metavar="DIR", help="folder of the results")
     p.add_argument(
         "--compare",
@@ -65,23 +66,27 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--position", default="center", help="center, all, or row,col as ints or fractions")
     p.add_argument("--reduce", default="abs", choices=["abs", "signed", "square", "relu"])
     p.add_argument("--channels", default="sum", metavar="sum|per-channel|K", help="K: so many random projections")
-    p.add_argument("--aggregate", default="mean", choices=["mean", "median"], help="over inputs")
+    p.add_argument("--aggregate", default="mean", choices=["mean", "median"], help="how to average over inputs")
     p.add_argument(
         "--target", default="module", choices=["module", "block"], help="block: the block around each module"
     )
-    p.add_argument("--grid", type=int, nargs=2, metavar=("ROWS", "COLS"), help="of tokens, where it cannot be inferred")
-    p.add_argument("--layout", choices=["BCHW", "BHWC", "BNC", "BCN", "BC"], help="where it cannot be inferred")
-    p.add_argument("--seed", type=int, default=0, help="of weights, noise and projections")
+    p.add_argument(
+        "--grid", type=int, nargs=2, metavar=("ROWS", "COLS"), help="size of the token grid, if it is unclear"
+    )
+    p.add_argument(
+        "--layout", choices=["BCHW", "BHWC", "BNC", "BCN", "BC"], help="axes of outputs, if they are unclear"
+    )
+    p.add_argument("--seed", type=int, default=0, help="seed of weights, noise and projections")
     p.add_argument("--batch-size", type=int, help="inputs per pass (default: measured)")
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    p.add_argument("--title", help="of the report")
+    p.add_argument("--title", help="title of the report")
     p.add_argument("--json", action="store_true", help="print the numbers as JSON")
     p.add_argument("--overwrite", action="store_true", help="compute results anew that exist with other settings")
     return p
 
 
 def arguments() -> argparse.Namespace:
-    """The command line; a study's entries are defaults that it overrides."""
+    """Read the command line; if it names a study, the study's entries are the defaults of the other options."""
     p = parser()
     args = p.parse_args()
     args.models = [[args.model, args.checkpoint], *([*m, None][:2] for m in args.compare)]
@@ -121,6 +126,7 @@ def read_study(name: str) -> dict | None:
 
 
 def parse_position(text: str):
+    """The value of ``--position`` as ``compute_erf`` takes it."""
     if text in ("center", "all"):
         return text
     try:
@@ -131,6 +137,7 @@ def parse_position(text: str):
 
 
 def build(spec: str, checkpoint: str | None, pretrained: bool, seed: int) -> Loaded:
+    """Load a model; weights that it does not get from a file are drawn with this seed."""
     torch.manual_seed(seed)
     return load_model(spec, checkpoint, pretrained and is_timm(spec))
 
@@ -147,20 +154,20 @@ def slug_of(label: str) -> str:
 
 
 def jobs(args: argparse.Namespace):
-    """(label, specification, checkpoint, whether the weights are random) of each field to compute."""
-    found = []
+    """The models to compute: (label, specification, checkpoint, whether the weights are random) of each."""
+    models = []
     for spec, checkpoint in args.models:
         label = parse_spec(spec)[0]
         label = Path(label).stem if label.endswith(".py") else label
         trained = bool(checkpoint) or (args.pretrained and is_timm(spec))
-        found.append((label, spec, checkpoint, not trained))
+        models.append((label, spec, checkpoint, not trained))
         if args.untrained and trained:
-            found.append((f"{label} (untrained)", spec, None, True))
-    slugs = [slug_of(label) for label, *_ in found]
-    for label, *_ in found:
+            models.append((f"{label} (untrained)", spec, None, True))
+    slugs = [slug_of(label) for label, *_ in models]
+    for label, *_ in models:
         if slugs.count(slug_of(label)) > 1:
             raise ValueError(f"two models are called {label!r}; give one a label: 'LABEL=NAME'.")
-    return found
+    return models
 
 
 def compute(args: argparse.Namespace, job, size: tuple[int, int], folder: Path) -> ERFResult:
@@ -217,7 +224,7 @@ def compute(args: argparse.Namespace, job, size: tuple[int, int], folder: Path) 
         seed=args.seed,
         batch_size=args.batch_size,
         progress=counter(label, args.num),
-        # Another request never goes on with the state of this one.
+        # The name holds the request, so that another request never goes on with the state of this one.
         state=folder / f".{slug}.{hashlib.sha256(json.dumps(request).encode()).hexdigest()[:12]}.state",
     )
     result.info |= dict(model=spec, checkpoint=checkpoint, request=request)
@@ -237,7 +244,7 @@ def has_layer(model: torch.nn.Module, pattern: str, label: str) -> bool:
 
 
 def counter(label: str, total: int):
-    """A line that counts inputs: a bar on a terminal, every tenth part otherwise."""
+    """A function for ``progress`` of ``compute_erf`` that shows a progress bar with this label."""
     from tqdm.auto import tqdm
 
     bar = tqdm(total=total, desc=label, unit="input", file=sys.stderr, mininterval=0.5 if sys.stderr.isatty() else 5)
@@ -282,6 +289,7 @@ def main() -> None:
 
 
 def summarise(results: dict[str, ERFResult]) -> None:
+    """Print the main numbers of each model's layers."""
     width = max(len(layer) for r in results.values() for layer in r.layers)
     for label, result in results.items():
         print(label)

@@ -17,8 +17,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 TESTED_PAIR = ("torch==2.11.0", "torchvision==0.26.0")
-KEPT = ("torch", "torchvision", "torchaudio", "triton")
-STAMP = "sterf-environment.json"
+KEPT = ("torch", "torchvision", "torchaudio", "triton")  # taken from the interpreter at hand, in its versions
+STAMP = "sterf-environment.json"  # file in the environment that holds the fingerprint it was made with
 
 # Runs in the interpreter at hand: is there a torch to build on, and do torchvision's ops load with it?
 PROBE = """
@@ -50,10 +50,12 @@ raise SystemExit(0 if lines and "NONE" in lines[0] else 1)
 
 
 def say(message: str) -> None:
+    """Print a line, in bold on a terminal."""
     print(f"\033[1m{message}\033[0m" if sys.stdout.isatty() else message, flush=True)
 
 
 def run(*command: str) -> None:
+    """Run a command in the repository's root; ``CalledProcessError`` if it fails."""
     subprocess.run(command, check=True, cwd=ROOT)
 
 
@@ -64,6 +66,7 @@ def base_torch() -> dict[str, str]:
 
 
 def fingerprint(base: dict[str, str]) -> dict:
+    """All that an environment is made from; where it differs from the recorded one, the environment is updated."""
     files = [ROOT / name for name in ("setup.cfg", "setup.py", "pyproject.toml", "tools/make_environment.py")]
     digest = hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()
     return dict(files=digest, python=sys.version, prefix=sys.prefix, base=base, root=str(ROOT))
@@ -105,9 +108,9 @@ def main() -> None:
     if sys.version_info < (3, 11):  # noqa: UP036  (this file runs before pip can check it)
         sys.exit(f"Python >= 3.11 is needed, this is {sys.version.split()[0]}: make PYTHON=python3.11 …")
     base = base_torch()
-    wanted = fingerprint(base)
+    current = fingerprint(base)
     stamp = folder / STAMP
-    if stamp.is_file() and json.loads(stamp.read_text()) == wanted:
+    if stamp.is_file() and json.loads(stamp.read_text()) == current:
         return
     start = time.time()
     on = f"on the torch {base['torch']} of {sys.prefix}" if base else "from the package registry"
@@ -130,7 +133,7 @@ def main() -> None:
     keep_headless_opencv(python, pip)
     say("[4/4] checking")
     run(python, "-m", "sterf_plugins", "doctor")
-    stamp.write_text(json.dumps(wanted))
+    stamp.write_text(json.dumps(current))
     say(f"ready after {time.time() - start:.0f} s: {folder}")
 
 

@@ -42,13 +42,18 @@ class LayerOperations:
 
     @property
     def energy(self) -> float:
-        """In pJ."""
+        """Energy in pJ, by the costs in ``ENERGY``."""
         return self.macs * ENERGY.e_mac_pj + self.acs * ENERGY.e_ac_pj
 
 
 @dataclass
 class Operations:
-    """Operations by layer; products of two activations have a name that ends in " (product)"."""
+    """Operations by layer, summed over ``num_inputs`` inputs.
+
+    Attributes:
+        layers: module name -> operations; those of products of two activations have a name that ends in " (product)".
+        num_inputs: number of inputs that went through the model.
+    """
 
     layers: dict[str, LayerOperations] = field(default_factory=dict)
     num_inputs: int = 0
@@ -61,21 +66,24 @@ class Operations:
 
     @staticmethod
     def assumptions() -> str:
-        """What the numbers stand on, in a few lines."""
+        """What the numbers assume and leave out, as a few lines of text."""
         return "\n".join(line.format(mac=ENERGY.e_mac_pj, ac=ENERGY.e_ac_pj) for line in ASSUMPTIONS)
 
 
-@torch.inference_mode(False)  # inside it layers reach the counter undecomposed and would count nothing
+@torch.inference_mode(False)  # in inference mode layers reach the counter undecomposed, and nothing is counted
 @torch.no_grad()
 def count_operations(model: nn.Module, *inputs: Tensor) -> Operations:
     """Count the operations of forward passes in eval mode, neurons reset before each; the model is left as it was.
 
     Args:
-        model: any; of an OpenMMLab detector or segmentor ``extract_feat`` runs.
+        model: any module; of an OpenMMLab detector or segmentor only ``extract_feat`` runs.
         inputs: batches, (N, C, H, W) or (T, N, C, H, W) each.
 
+    Returns:
+        The operations of each layer that has any, summed over all inputs.
+
     Raises:
-        ValueError: no inputs.
+        ValueError: there are no inputs.
     """
     if not inputs:
         raise ValueError("`inputs` is empty; give at least one batch.")
@@ -101,44 +109,46 @@ def count_operations(model: nn.Module, *inputs: Tensor) -> Operations:
 
 
 class _Spikes:
-    """Which tensors are spikes, and how many each value stands for."""
+    """Context manager that tells which tensors of a forward pass are spikes, and how many each value stands for."""
 
     def __init__(self, model: nn.Module):
         self._neurons = neuron_layers(model)
         self._norms = sorted({1.0, *(norm for _, _, norm in self._neurons.values())})
-        self._made: dict[int, tuple[Tensor, float]] = {}
+        # Address of a neuron output's memory -> the output, and what the number of spikes was divided by.
+        self._neuron_outputs: dict[int, tuple[Tensor, float]] = {}
         self._handles: list[Any] = []
         self.weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
 
     def __enter__(self) -> "_Spikes":
         for module, _, norm in self._neurons.values():
 
-            def keep(module, arguments, y, norm=norm):
+            def remember(module, arguments, y, norm=norm):
                 y = y if isinstance(y, Tensor) else y[0]
-                # The tensor is kept too, so that its address is not given away again.
-                self._made[y.untyped_storage().data_ptr()] = (y, norm)
+                # As long as the tensor is kept, no other one can get its address.
+                self._neuron_outputs[y.untyped_storage().data_ptr()] = (y, norm)
 
-            self._handles.append(module.register_forward_hook(keep))
+            self._handles.append(module.register_forward_hook(remember))
         return self
 
     def __exit__(self, *error) -> None:
         for handle in self._handles:
             handle.remove()
-        self._made.clear()
+        self._neuron_outputs.clear()
 
     def start(self) -> None:
-        """A forward pass begins: nothing is a spike before the first neuron, even if an image has whole numbers."""
-        self._made.clear()
+        """Begin a forward pass: nothing is a spike before the first neuron, even if an image has whole numbers."""
+        self._neuron_outputs.clear()
 
     def is_weight(self, x: Tensor) -> bool:
+        """Whether a tensor is a parameter, or a view of one."""
         return x.untyped_storage().data_ptr() in self.weights
 
     def counts(self, x: Tensor) -> Tensor | None:
-        """Spikes at each place of a tensor; ``None`` for an analog one."""
-        if not self._made or not x.is_floating_point() or self.is_weight(x) or x.min() < 0:
+        """Number of spikes that each value of a tensor stands for; ``None`` for an analog tensor."""
+        if not self._neuron_outputs or not x.is_floating_point() or self.is_weight(x) or x.min() < 0:
             return None
-        made = self._made.get(x.untyped_storage().data_ptr())
-        for norm in [made[1]] if made else self._norms:
+        neuron_output = self._neuron_outputs.get(x.untyped_storage().data_ptr())
+        for norm in [neuron_output[1]] if neuron_output else self._norms:
             scaled = x * norm
             if torch.equal(scaled, scaled.round()):
                 return scaled
@@ -146,7 +156,13 @@ class _Spikes:
 
 
 class _Counter(BaseCounter):
-    """One number per operation: MACs of analog operands, ACs of spikes, or MACs as if all were dense."""
+    """Counts one kind of operation in every matrix product and convolution.
+
+    Args:
+        kind: "macs" of analog operands, "acs" that spikes drive, or "dense" for MACs as if all operands were dense.
+        spikes: tells which operands are spikes.
+        products: count the products of two activations alone, instead of those with a weight.
+    """
 
     def __init__(self, kind: str, spikes: _Spikes, products: bool = False):
         super().__init__()
@@ -168,7 +184,7 @@ class _Counter(BaseCounter):
         dense = out.numel() * x.shape[-1]
         if self._kind == "dense":
             return dense
-        for operand, uses in ((x, y.shape[-1]), (y, x.shape[-2])):
+        for operand, uses in ((x, y.shape[-1]), (y, x.shape[-2])):  # uses: products that each element is in
             counts = self._spikes.counts(operand)
             if counts is not None:
                 return int(counts.sum(dtype=torch.float64)) * uses if self._kind == "acs" else 0
@@ -187,6 +203,7 @@ class _Counter(BaseCounter):
         if self._kind == "macs":
             return 0
         ones = torch.ones_like(w, dtype=torch.float64)
+        # With a kernel of ones, each spike counts once for every output element that it reaches.
         uses = aten.convolution.default(
             counts.double(), ones, None, stride, padding, dilation, transposed, output_padding, groups
         )
@@ -194,7 +211,7 @@ class _Counter(BaseCounter):
 
 
 def _exclusive(totals: dict[str, int]) -> dict[str, int]:
-    """Operations of each module without those of the modules called inside it; scopes are ``<root>.<name>``."""
+    """Operations of each module by name, without those of the modules called in it; ``totals`` has ``<root>.<name>``."""
     own = {scope.partition(".")[2]: value for scope, value in totals.items() if scope != "Global"}
     inclusive = dict(own)
     for name, value in inclusive.items():

@@ -26,7 +26,7 @@ class LayerRate:
 
     @property
     def rate(self) -> float:
-        """Mean number of spikes over D."""
+        """Firing rate in [0, 1]: mean number of spikes per output, divided by D."""
         total = self.histogram.sum()
         return float(self.histogram @ np.arange(len(self.histogram)) / total / self.levels) if total else 0.0
 
@@ -42,26 +42,26 @@ class LayerRate:
         return float(1 - self.fired.mean()) if self.fired.size else 0.0
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The numbers by name, as JSON can hold them."""
         return dict(
             levels=self.levels, rate=self.rate, nonzero=self.nonzero, dead=self.dead, histogram=self.histogram.tolist()
         )
 
 
 def neuron_layers(model: nn.Module) -> dict[str, tuple[nn.Module, int, float]]:
-    """Neuron layers by name: the module, its levels D, and what its outputs are divided by.
+    """Neuron layers by name: the module, its levels D, and what the number of spikes is divided by in its outputs.
 
-    ``IntegerSpike``; and SpikingJelly's nodes, known by their threshold and state, with one level unless their
-    surrogate has a ``max_spike_count``.
+    These are the layers ``IntegerSpike`` and SpikingJelly's nodes. The latter are recognised by their threshold and
+    state, and have one level unless their surrogate has a ``max_spike_count``.
     """
-    found: dict[str, tuple[nn.Module, int, float]] = {}
+    layers: dict[str, tuple[nn.Module, int, float]] = {}
     for name, module in model.named_modules():
         if isinstance(module, IntegerSpike):
-            found[name] = (module, module.levels, float(module.norm))
+            layers[name] = (module, module.levels, float(module.norm))
         elif hasattr(module, "v_threshold") and hasattr(module, "named_memories"):
             surrogate = getattr(module, "surrogate_function", None)
-            found[name] = (module, int(getattr(surrogate, "max_spike_count", 1) or 1), 1.0)
-    return found
+            layers[name] = (module, int(getattr(surrogate, "max_spike_count", 1) or 1), 1.0)
+    return layers
 
 
 class FiringRates:
@@ -71,13 +71,17 @@ class FiringRates:
             model(images)
         rates.layers["stages.0.blocks.0.mixer.spike1"].rate
 
-    Channels are axis 1, or 2 behind a leading time axis (SpikingJelly's multi-step nodes).
+    Channels are axis 1, or axis 2 behind a leading time axis (in outputs of SpikingJelly's multi-step nodes, and in
+    those with five axes).
 
     Args:
-        model: with at least one neuron layer.
+        model: a module with at least one neuron layer.
+
+    Attributes:
+        layers: name of the neuron layer -> ``LayerRate``; empty before the first forward pass.
 
     Raises:
-        ValueError: there is none.
+        ValueError: the model has no neuron layer.
     """
 
     def __init__(self, model: nn.Module):
@@ -115,7 +119,7 @@ class FiringRates:
 
     @property
     def rate(self) -> float:
-        """Mean over all outputs of all layers of spikes over D."""
+        """Firing rate of the model: mean, over all outputs of all layers, of the number of spikes divided by D."""
         outputs = sum(int(r.histogram.sum()) for r in self.layers.values())
         return sum(r.rate * int(r.histogram.sum()) for r in self.layers.values()) / max(1, outputs)
 

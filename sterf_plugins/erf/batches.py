@@ -1,4 +1,4 @@
-"""Inputs in whatever form they come, as batches that fit into memory."""
+"""Turn inputs of any supported form into batches of image tensors that fit into memory."""
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -11,15 +11,16 @@ _KEYS = ("inputs", "image", "images", "img", "pixel_values")
 
 
 def batches(inputs: Tensor | Iterable, time_steps: int | None) -> Iterator[Tensor]:
-    """(N, C, H, W) or (T, N, C, H, W) tensors, as they come.
+    """Yield the inputs as tensors (N, C, H, W) or (T, N, C, H, W), in their own batches.
 
     Args:
         inputs: a tensor of either shape, or an iterable of such tensors, of single images (C, H, W), of tuples whose
-            first entry is one, or of dicts with a key such as ``inputs`` or ``image``.
-        time_steps: repeat images without a time axis this many times.
+            first entry is one, or of dicts with one under a key such as ``inputs`` or ``image``.
+        time_steps: T; images without a time axis are repeated this many times. ``None`` leaves them as they are.
 
     Raises:
-        TypeError, ValueError: not image tensors.
+        TypeError: the inputs are, or hold, something that is no image tensor.
+        ValueError: a tensor has the wrong number of axes, holds no images, or has other time steps than ``time_steps``.
     """
     if isinstance(inputs, Tensor):
         if inputs.ndim not in (4, 5) or not inputs.shape[inputs.ndim - 4]:
@@ -56,24 +57,25 @@ def _with_time(images: Tensor, time_steps: int | None) -> Tensor:
 
 
 def batch_axis(images: Tensor) -> int:
-    """1 with a leading time axis, else 0."""
+    """Index of the batch axis: 1 behind a leading time axis, else 0."""
     return images.ndim - 4
 
 
-# The C allocator maps larger tensors afresh at each use, and touching new pages costs more than arithmetic on them.
-_FRESH = 32 * 2**20
+# Bytes that no tensor should exceed on a CPU: the C allocator asks the system for fresh memory pages at each use of a
+# larger one, and touching new pages costs more than the arithmetic on them.
+_CPU_TENSOR_LIMIT = 32 * 2**20
 
 
 class Sizer:
-    """How many inputs go through the model at once.
+    """Decides how many inputs go through the model at once.
 
     Args:
-        batch_size: a number, or ``None`` to measure: the first pass takes two inputs and counts what autograd keeps
-            for them; later passes take what half of the free memory holds, 64 at most on a GPU, 8 on a CPU, where
-            tensors also stay below 32 MB (``_FRESH``). Either way a pass that runs out of memory is done again in
-            halves.
-        device: where the model is.
-        extra: bytes that the results of one input take besides.
+        batch_size: a number, or ``None`` to measure: the first pass takes two inputs and counts the bytes that
+            autograd keeps for them; later passes take as many inputs as half of the free memory holds, but at most 64
+            on a GPU and 8 on a CPU, where tensors also stay below 32 MB. In both cases, a pass that runs out of memory
+            is done again in halves.
+        device: the device that the model is on.
+        extra: bytes that the results of one input take in addition.
     """
 
     def __init__(self, batch_size: int | None, device: torch.device, extra: int = 0):
@@ -83,7 +85,7 @@ class Sizer:
         self._device = device
 
     def regroup(self, stream: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Join small batches of equal shape up to the present size; larger ones pass as they are."""
+        """Join consecutive small batches of equal shape up to the present size; larger ones pass unchanged."""
         waiting: list[Tensor] = []
         for images in stream:
             axis = batch_axis(images)
@@ -98,7 +100,18 @@ class Sizer:
             yield torch.cat(waiting, batch_axis(waiting[0]))
 
     def run(self, images: Tensor, work: Callable[[Tensor], Any]) -> Iterator[tuple[int, Any]]:
-        """``work`` of all parts of a batch, in order, with the number of inputs of each."""
+        """Do some work on a batch in parts of at most the present size, and again in smaller ones without memory.
+
+        Args:
+            images: (N, C, H, W) or (T, N, C, H, W).
+            work: the function that is called with each part.
+
+        Yields:
+            For each part, in order, the number of inputs in it and the result of ``work``.
+
+        Raises:
+            MemoryError: a single input does not fit into memory.
+        """
         axis, start = batch_axis(images), 0
         while start < images.shape[axis]:
             part = images.narrow(axis, start, min(self.size, images.shape[axis] - start))
@@ -121,7 +134,8 @@ class Sizer:
             start += count
 
     def _measured(self, part: Tensor, count: int, work: Callable[[Tensor], Any]) -> Any:
-        kept: dict[int, int] = {}
+        """Do the work on a part of ``count`` inputs, and set the size from the memory that autograd kept for it."""
+        kept: dict[int, int] = {}  # bytes of each storage that autograd keeps, by its address
 
         def pack(tensor: Tensor) -> Tensor:
             storage = tensor.untyped_storage()
@@ -130,19 +144,21 @@ class Sizer:
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             result = work(part)
-        each = max(1, sum(kept.values()) // count + self.extra)
-        most = 64 if self._device.type == "cuda" else max(2, min(8, _FRESH * count // max(kept.values(), default=1)))
-        self.size, self._measure = max(1, min(most, _free_memory(self._device) // 2 // each)), False
+        bytes_per_input = max(1, sum(kept.values()) // count + self.extra)
+        limit = 64
+        if self._device.type != "cuda":
+            limit = max(2, min(8, _CPU_TENSOR_LIMIT * count // max(kept.values(), default=1)))
+        self.size, self._measure = max(1, min(limit, _free_memory(self._device) // 2 // bytes_per_input)), False
         return result
 
 
 def single_shape(images: Tensor) -> tuple[int, ...]:
-    """Shape of a single input."""
+    """Shape of a single input of a batch: (C, H, W) or (T, C, H, W)."""
     return tuple(images.shape[:-4] + images.shape[-3:])
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error is the allocator's, PyTorch's or that of the CUDA libraries."""
+    """Whether an error says that memory ran out, be it Python's, PyTorch's or one of the CUDA libraries'."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     signs = ("not enough memory", "out of memory", "ALLOC_FAILED", "unable to find an engine", "valid cuDNN algorithm")
@@ -150,6 +166,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def _free_memory(device: torch.device) -> int:
+    """Bytes that are free on a device; 4 GiB where a CPU's system does not say."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:

@@ -8,7 +8,7 @@ from .undisturbed import stateful
 
 
 def uncalibrated(model: nn.Module) -> bool:
-    """Whether there are BatchNorms, and all of them still have their initial statistics."""
+    """Whether a model has BatchNorms and all of them still have their initial statistics (mean 0, variance 1)."""
     initial = []
     for m in model.modules():
         if has_statistics(m) and m.running_mean is not None and m.running_var is not None:
@@ -18,17 +18,21 @@ def uncalibrated(model: nn.Module) -> bool:
 
 @torch.no_grad()
 def calibrate(model: nn.Module, images: Tensor) -> nn.Module:
-    """Set the running statistics of all BatchNorms to those of these images, layer after layer; changes the model.
+    """Set the running statistics of all BatchNorms to those of these images; this changes the model.
 
-    A random network with the initial statistics (mean 0, variance 1) lets its signal grow or die with depth, and a
+    One forward pass is enough, because in it each BatchNorm normalises by the statistics of these very images. A random
+    network with the initial statistics (mean 0, variance 1) lets its signal grow or die with depth, and a
     spiking one falls silent: its receptive field would be that of the initialisation's scale.
 
     Args:
         model: any module; it is left in eval mode.
         images: (N, C, H, W) or (T, N, C, H, W), N >= 2.
 
+    Returns:
+        The same model.
+
     Raises:
-        ValueError: fewer than two images.
+        ValueError: there are fewer than two images.
     """
     if images.shape[images.ndim - 4] < 2:
         raise ValueError(f"`images` has shape {tuple(images.shape)}; statistics need at least two images.")
@@ -37,7 +41,7 @@ def calibrate(model: nn.Module, images: Tensor) -> nn.Module:
     model.eval()
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # cumulative
+        norm.momentum = None  # the plain average over all calls of the layer
         norm.train()
     try:
         getattr(model, "extract_feat", model)(images)

@@ -5,11 +5,11 @@ Fields of SNNs" (NeurIPS 2025, arXiv:2510.21403) for spiking networks:
 
 * ST-ERF: ``dy[t] / dx[t - lag]`` at the target position, for every output step t and lag;
 * S-ERF: its sum over steps and lags, divided by T;
-* T-ERF: of the last step, summed over all output and input positions, by lag.
+* T-ERF: ``dy[T] / dx[T - lag]`` of the last step T, summed over all output and all input positions, for every lag.
 
-The formulas are signed and the published pictures are means of absolute values: ``reduce="signed"`` and the default
-``reduce="abs"``, which is taken per input element, after all channels of the output have been summed and before the
-means over input channels and inputs.
+The papers' formulas are signed, but their pictures show means of absolute values: ``reduce="signed"`` gives the former,
+the default ``reduce="abs"`` the latter. The absolute value is taken of each input element, after all channels of the
+output have been summed and before the means over input channels and inputs.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -34,7 +34,7 @@ from .selection import Position, check_channels, check_position
 from .targets import enclosing_blocks, match_layers
 from .undisturbed import exact_kernels, undisturbed
 
-LEAST_INPUTS = 8  # before a relative error is trusted
+LEAST_INPUTS = 8  # inputs that must be done before a relative error is trusted
 
 
 def compute_erf(
@@ -62,50 +62,60 @@ def compute_erf(
     state: str | Path | None = None,
     gather: Callable[[Any], list] | None = None,
 ) -> ERFResult:
-    """Effective receptive fields of some layers, in input space.
+    """Compute the effective receptive fields of some layers of a model, as maps over its input.
 
-    One forward serves all layers and stops after the last of them, each backward traverses only what lies before its
-    layer, and parameters get no gradient. The model is left as it was found: training flags, ``requires_grad``,
-    ``.grad``, random states, hooks, neuron states, checkpointing flags.
+    One forward pass serves all layers and stops after the last of them, each backward pass traverses only what lies
+    before its layer, and parameters get no gradient. The model is left as it was found: training flags,
+    ``requires_grad``, ``.grad``, random states, hooks, neuron states, checkpointing flags.
 
     Args:
-        model: any module; it is evaluated in eval mode. Of an OpenMMLab detector or segmentor ``extract_feat`` runs,
-            or its tensor mode where a layer of a head is asked for.
+        model: any module; it runs in eval mode. Of an OpenMMLab detector or segmentor only ``extract_feat`` runs, or
+            its forward pass with ``mode="tensor"`` if a layer outside backbone and neck is named.
         inputs: images (N, C, H, W), or (T, N, C, H, W) for a model that takes a time axis; or an iterable of such
-            batches (a ``DataLoader`` too: the first entry of a tuple, or ``inputs`` / ``image`` of a dict). One size.
+            batches, such as a ``DataLoader``, of whose tuples the first entry is taken, and of whose dicts the entry
+            ``inputs`` or ``image``. All inputs must have the same size.
         layers: module names or glob patterns; ``None`` for the feature points of our models, ``feature_info`` of timm
             models, the backbone's outputs in a detector or segmentor. A module that returns several maps counts as
             ``name[0]``, ``name[1]``, ... (or their keys).
         position: "center", i.e. (h // 2, w // 2) of the layer's output; (row, col) as ints, or as fractions in [0, 1];
             a list of these, whose fields are averaged; or "all", the gradient of the sum over all positions.
-        reduce: "abs" (the papers' pictures), "signed" (their formula), "square" or "relu", of each input element.
-        kinds: any of "spatial", "temporal", "spatiotemporal"; ``None`` for all three if the inputs have a time axis,
-            else the first. T-ERF costs one more backward per layer, ST-ERF one per output step.
-        time: "sum" for the absolute value after the sum over output and input steps, one backward (as the papers
-            compute the S-ERF); "each" for that of every ``dy[t]/dx[t - lag]`` before the weighted sum.
-        weight: w(t, lag) of the S-ERF with ``time="each"``: a function of t = 1..T and lag = 0..t-1, or an array
-            (T, T) indexed [t - 1, lag]; 1 if ``None``.
-        channels: of the output: "sum" (the papers' ones on all channels), "per-channel" (one backward each, fields
-            summed: no cancellation), or an int for the mean over that many random sign projections.
-        aggregate: over inputs, "mean" or "median".
-        normalize: ``None``, "max" or "sum": what the final arrays are divided by.
-        target: "module" for the named modules' own outputs (the branch, if it is one), "block" for the output of the
-            block in a list of blocks that each of them belongs to.
-        grid: (rows, columns) of token grids that cannot be inferred; or a mapping from layer patterns.
-        layout: "BCHW", "BHWC", "BNC", "BCN" or "BC" without the time axis, where it cannot be inferred; or a mapping
-            from layer patterns.
-        time_steps: repeat images without a time axis so many times, and give the model (T, N, C, H, W).
-        tolerance: stop as soon as the relative standard error (L2 over the map, worst layer) is below this, say 0.05,
-            but after 8 inputs at least. ``inputs`` may then be an endless iterable.
-        seed: of random projections.
+        reduce: what is taken of the gradient at each input element: "abs" (as in the papers' pictures), "signed"
+            (unchanged, as in their formulas), "square" or "relu".
+        kinds: which fields to compute: any of "spatial" (S-ERF), "temporal" (T-ERF), "spatiotemporal" (ST-ERF);
+            ``None`` for all three if the inputs have a time axis, else for the first. The T-ERF costs one more backward
+            pass per layer, the ST-ERF one per output step.
+        time: where ``reduce`` is taken in the S-ERF. "sum": after the sum over output and input steps, in one backward
+            pass, as the papers compute it. "each": of every ``dy[t]/dx[t - lag]`` before the weighted sum, in one
+            backward pass per output step.
+        weight: the factor w(t, lag) of the S-ERF with ``time="each"``: a function of t = 1..T and lag = 0..t-1, or an
+            array (T, T) indexed [t - 1, lag]; ``None`` for 1 everywhere.
+        channels: how the output's channels enter. "sum": the field of their sum, as in the papers. "per-channel": the
+            sum of the fields of all single channels, so that none cancel, in one backward pass each. An int: the mean
+            field of so many sums of the channels with random signs.
+        aggregate: "mean" or "median" over inputs, element by element.
+        normalize: "max" or "sum" to divide each final array by the maximum or the sum of its absolute values; ``None``
+            to leave it as it is.
+        target: "module" for the outputs of the named modules themselves (in a residual branch: of the branch alone),
+            "block" for the output of the block around each: the innermost entry of a list of blocks that holds it.
+        grid: (rows, columns) of the token grid of layers where it cannot be inferred; or a mapping from layer patterns
+            to such pairs.
+        layout: order of the axes of the layers' outputs where it cannot be inferred, without the time axis: "BCHW",
+            "BHWC", "BNC", "BCN" or "BC"; or a mapping from layer patterns to these.
+        time_steps: T; images without a time axis are repeated T times, and the model gets (T, N, C, H, W).
+        tolerance: stop as soon as the relative standard error is below this number, such as 0.05, but after 8 inputs at
+            least. It is the L2 norm of the standard error over the L2 norm of the field, for the worst spatial or
+            temporal field. ``inputs`` may then be an endless iterable.
+        seed: seed of the random signs that ``channels`` may ask for.
         batch_size: inputs per pass; ``None`` or "auto" to measure what memory allows (halved when it runs out).
         device: where to compute; the model's own device by default. The model is moved there and back.
-        progress: ``True`` for a bar, or a function of inputs done and their number (``None`` if unknown).
+        progress: ``True`` for a progress bar, or a function that is called with the number of inputs done and the
+            number of all inputs (``None`` if unknown).
         state: a file for the running sums, written every half minute and when interrupted. If it exists and belongs
-            to the same computation, its inputs are skipped; it is removed at the end.
-        gather: of distributed processes, each with its share of the inputs: a function that returns the objects that
-            all processes give it, such as ``mmengine.dist.all_gather_object``. All get the same result, or the same
-            error. ``tolerance`` then counts the own share.
+            to the same computation, the inputs in it are skipped; it is removed at the end.
+        gather: for distributed processes that have a share of the inputs each: a function that is given an object by
+            every process and returns the list of all of them, such as ``mmengine.dist.all_gather_object``. All
+            processes get the same result, and an error in one of them is raised in all. ``tolerance`` then looks at a
+            process's own share only.
 
     Returns:
         ``ERFResult``: arrays by layer, their standard errors, and the numbers derived from them.
@@ -183,7 +193,7 @@ class _Request:
     seed: int
 
     def settings(self, images: Tensor) -> Settings:
-        """What to compute for inputs like these."""
+        """What to compute for inputs of this shape; ``kinds`` and ``weight`` are checked against it."""
         _check_weight(self.weight, images)
         kinds = _kinds(self.kinds, images)
         return Settings(kinds, self.places, self.reduce, self.time, self.weight, self.channels, self.seed)
@@ -200,8 +210,8 @@ def _collect(
     """Run all inputs through the model and add their fields to ``running``."""
     model, names, tolerance = request.model, request.names, request.tolerance
     check_finite(model)
-    home = device_of(model)
-    place = torch.device(device) if device is not None else home
+    original_device = device_of(model)
+    compute_device = torch.device(device) if device is not None else original_device
     parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
     dtype = parameter.dtype if parameter is not None else None
     forward = forward_of(model, names)
@@ -210,22 +220,22 @@ def _collect(
     settings: Settings | None = None
     skip = 0
     try:
-        if place != home:
-            model.to(place)
+        if compute_device != original_device:
+            model.to(compute_device)
         with (
             undisturbed(model),
             torch.enable_grad(),
-            torch.autocast(place.type, enabled=False),
+            torch.autocast(compute_device.type, enabled=False),
             exact_kernels(),
             Progress(progress, total) as bar,
         ):
-            sizer = Sizer(request.batch_size, place)
+            sizer = Sizer(request.batch_size, compute_device)
             for images in sizer.regroup(batches(inputs, request.steps)):
                 shape = single_shape(images)
                 if settings is None:
                     settings = request.settings(images)
                     check_size(model, (images.shape[-2], images.shape[-1]))
-                    if "spatiotemporal" in settings.kinds:
+                    if "spatiotemporal" in settings.kinds:  # bytes of the float64 ST-ERFs of one input
                         sizer.extra = 8 * images.shape[0] ** 2 * images.shape[-2] * images.shape[-1] * len(targets)
                     skip = running.resume(partial(_identity, request, settings, shape, images, total))
                     running.shape, running.kinds = shape, settings.kinds
@@ -237,13 +247,14 @@ def _collect(
                 axis = batch_axis(images)
                 skipped = min(skip, images.shape[axis])
                 skip -= skipped
-                images = images.narrow(axis, skipped, images.shape[axis] - skipped).to(place, dtype)
-                inner = images.shape[0] if images.ndim == 5 else inner_steps(model)
-                geometry = Geometry((images.shape[-2], images.shape[-1]), 0, inner, strides, prefix)
+                images = images.narrow(axis, skipped, images.shape[axis] - skipped).to(compute_device, dtype)
+                steps = images.shape[0] if images.ndim == 5 else inner_steps(model)
+                size = (images.shape[-2], images.shape[-1])
+                geometry = Geometry(size, 0, steps, strides, prefix)  # `fields_of` puts in the batch of each part
                 run = guarded(forward, geometry.size)
                 work = partial(fields_of, model, run, targets=targets, geometry=geometry, settings=settings)
-                for count, (found, sizes) in sizer.run(images, work):
-                    running.add(found, sizes)
+                for count, (fields, sizes) in sizer.run(images, work):
+                    running.add(fields, sizes)
                     bar.update(count)
                     if tolerance is not None and running.count >= LEAST_INPUTS and running.error() < tolerance:
                         return
@@ -251,12 +262,12 @@ def _collect(
         running.save()
         raise
     finally:
-        if place != home:
-            model.to(home)
+        if compute_device != original_device:
+            model.to(original_device)
 
 
 def _gathered(work: Callable[[], None], running: Running, gather: Callable[[Any], list]) -> Running:
-    """Estimates over the shares of all processes; an error of one is an error of all, so that none waits for it."""
+    """Do this process's share and merge it with all others'; an error in one is raised in all, so that none waits."""
     own: Any = running
     try:
         work()
@@ -270,6 +281,7 @@ def _gathered(work: Callable[[], None], running: Running, gather: Callable[[Any]
 
 
 def _kinds(kinds: str | Iterable[str] | None, images: Tensor) -> tuple[str, ...]:
+    """The kinds that are asked for, in the order of ``KINDS``, checked against the inputs."""
     if kinds is None:
         return KINDS if images.ndim == 5 else ("spatial",)
     chosen = (kinds,) if isinstance(kinds, str) else tuple(kinds)

@@ -1,4 +1,4 @@
-"""Running estimates over inputs: mean or median, standard errors, and groups for the errors of derived numbers."""
+"""Running mean or median over inputs, with standard errors, also of the numbers that are derived from them."""
 
 import numpy as np
 
@@ -12,8 +12,15 @@ class Estimate:
     is computed from the mean follows by leaving out one group at a time (delete-a-group jackknife).
 
     Args:
-        aggregate: "mean", or "median", which keeps all arrays.
-        grouped: ``False`` saves memory: the mean alone, without errors.
+        aggregate: "mean", or "median", which keeps all arrays in memory.
+        grouped: ``False`` to save memory by keeping a single sum, which gives a mean without errors.
+
+    Attributes:
+        count: number of inputs so far.
+        counts: (10,) number of inputs in each group.
+        sums: (10, ...) sums over each group, or (1, ...) without groups; ``None`` before the first input.
+        squares: sum over all inputs of the squared arrays, for the standard error.
+        values: all arrays so far, in float32; kept for the median alone.
     """
 
     def __init__(self, aggregate: str = "mean", grouped: bool = True):
@@ -26,7 +33,7 @@ class Estimate:
         self.values: list[np.ndarray] = []
 
     def add(self, batch: np.ndarray) -> None:
-        """Take in arrays (B, ...), float64."""
+        """Take in the float64 arrays (B, ...) of B inputs."""
         if self.aggregate == "median":
             self.values.extend(np.asarray(batch, np.float32))
             self.count += len(batch)
@@ -44,28 +51,28 @@ class Estimate:
             self.count += 1
 
     def merge(self, other: "Estimate") -> None:
-        """Take in another estimate's inputs; its groups become parts of the groups of the same number."""
-        turn = self.count % GROUPS if self.grouped else 0  # as if the inputs had come one after the other
+        """Take in another estimate's inputs, grouped as if they had come after those of this one."""
+        shift = self.count % GROUPS if self.grouped else 0  # the group of the other estimate's first input
         self.count += other.count
-        self.counts = self.counts + np.roll(other.counts, turn)
+        self.counts = self.counts + np.roll(other.counts, shift)
         self.values.extend(other.values)
         if other.sums is not None:
-            sums = np.roll(other.sums, turn, axis=0)
+            sums = np.roll(other.sums, shift, axis=0)
             self.sums = sums if self.sums is None else self.sums + sums
             self.squares = other.squares if self.squares is None else self.squares + other.squares
 
     def value(self) -> np.ndarray:
-        """The estimate; float64."""
+        """The mean or median over all inputs so far, float64."""
         if self.aggregate == "median":
             return np.median(np.stack(self.values), axis=0).astype(np.float64)
         assert self.sums is not None
         return self.sums.sum(0) / self.count
 
     def standard_error(self) -> np.ndarray | None:
-        """Of every element; NaN for a single input, ``None`` if not kept.
+        """Standard error of every element of ``value()``: NaN for a single input, ``None`` if ``grouped`` is ``False``.
 
-        Of the median: 1.2533 times that of the mean of normal values, their spread taken as 1.4826 times the median
-        absolute deviation.
+        That of a median is taken as 1.2533 times that of a mean, which holds for normally distributed values; their
+        standard deviation is estimated as 1.4826 times the median absolute deviation.
         """
         if not self.grouped:
             return None
@@ -105,7 +112,7 @@ class Estimate:
         return [(total - self.sums[g]) / (self.count - self.counts[g]) for g in groups]
 
     def state(self) -> dict[str, np.ndarray]:
-        """Arrays from which ``restore`` continues."""
+        """The estimate as arrays by name, from which ``restore`` continues."""
         state = {"count": np.array(self.count), "counts": self.counts}
         if self.aggregate == "median":
             state["values"] = np.stack(self.values) if self.values else np.zeros(0)
@@ -114,7 +121,7 @@ class Estimate:
         return state
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
-        """Continue from what ``state`` gave."""
+        """Continue from the arrays that ``state`` returned."""
         self.count, self.counts = int(state["count"]), state["counts"].copy()
         if self.aggregate == "median":
             self.values = list(state["values"])
@@ -129,4 +136,4 @@ def jackknife(full: float, left_out: list[float]) -> float:
     values = np.asarray(left_out, np.float64)
     count = len(values)
     error = float(np.sqrt((count - 1) / count * ((values - values.mean()) ** 2).sum()))
-    return error if error > 1e-12 * np.abs(values).max() else 0.0  # equal values, rounding apart
+    return error if error > 1e-12 * np.abs(values).max() else 0.0  # the values differ by rounding alone

@@ -1,4 +1,4 @@
-"""Fields over a training: a strip and an animation per layer."""
+"""How fields change during a training, as a strip of pictures and an animation per layer."""
 
 import os
 from collections.abc import Mapping
@@ -11,25 +11,26 @@ from ..files import replacing
 from .plot import map_image, strip_image
 from .result import ERFResult
 
-_FRAME = 600  # ms
+_FRAME_DURATION = 600  # milliseconds
 
 
 def write_evolution(results: Mapping[int, ERFResult], folder: str | os.PathLike) -> dict[str, np.ndarray]:
     """Write ``<layer>.strip.png`` and ``<layer>.gif`` of the maps at each step.
 
     Args:
-        results: step -> result, in order; layers that only some of them have, or in another size, are left out there.
-        folder: where to.
+        results: training step -> result, in ascending order, at least one. Pictures are made of the layers of the last
+            result; a result that lacks a layer, or has its map in another size, is left out of that layer's pictures.
+        folder: folder to write to; it is made if it does not exist.
 
     Returns:
-        The strips, (H, n * (W + 2), 3) uint8 RGB, by layer.
+        Layer name -> strip of its n maps, an (H, n * (W + 2), 3) uint8 RGB picture.
     """
     from PIL import Image
 
     folder = Path(folder)
     last = list(results.values())[-1]
     strips: dict[str, np.ndarray] = {}
-    animated: dict[str, Any] = dict(save_all=True, duration=_FRAME, loop=0)
+    animated: dict[str, Any] = dict(save_all=True, duration=_FRAME_DURATION, loop=0)
     for layer, field in last.spatial.items():
         fields = [
             r.spatial[layer] for r in results.values() if layer in r.spatial and r.spatial[layer].shape == field.shape

@@ -1,4 +1,4 @@
-"""One batch: a single forward for all layers, then a backward for each, as far as it must go."""
+"""The fields of one batch: a single forward pass for all layers, then backward passes from each of them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ KINDS = ("spatial", "temporal", "spatiotemporal")
 
 @dataclass(frozen=True)
 class Settings:
-    """What is computed; see ``compute_erf`` for the meaning of each."""
+    """What to compute: arguments of ``compute_erf``, ``places`` being its ``position`` as a list."""
 
     kinds: tuple[str, ...]
     places: list[str | Place]
@@ -36,7 +36,7 @@ class Settings:
 
 @dataclass
 class Target:
-    """A layer to look at, and what is known about its output's layout."""
+    """A layer whose fields are computed, and what is known about its output's layout (see ``layouts.to_map``)."""
 
     name: str
     module: nn.Module
@@ -47,7 +47,14 @@ class Target:
 
 @dataclass
 class Captured:
-    """What a forward leaves of one output: (T, B, C) at each place and, for the T-ERF, summed over all places."""
+    """What is kept of one output during a forward pass.
+
+    Attributes:
+        places: for each place in the settings, the output there: tensors (T, B, C), one per call of the layer.
+        total: for the T-ERF, the output summed over all positions: tensors (T, B, C), one per call.
+        size: (h, w) of the output as a map.
+        steps: number of output steps so far.
+    """
 
     places: list[list[Tensor]]
     total: list[Tensor] = field(default_factory=list)
@@ -63,7 +70,23 @@ def fields_of(
     geometry: Geometry,
     settings: Settings,
 ) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, Grid]]:
-    """Per input, output and kind: (B, H, W), (B, T) and (B, T, T, H, W), in order of execution; and maps' sizes."""
+    """Compute the fields of all targets for one batch; stateful neurons are reset before and after.
+
+    Args:
+        model: the module that contains the targets.
+        forward: the function to call with the images: the model, or a part of it.
+        images: (B, C, H, W), or (T, B, C, H, W) for a model with a time axis.
+        targets: layers whose outputs are differentiated.
+        geometry: what is known about the forward pass; its ``batch`` is replaced by that of the images.
+        settings: what to compute.
+
+    Returns:
+        The fields, as output name -> kind -> float64 array: "spatial" (B, H, W), "temporal" (B, T), "spatiotemporal"
+        (B, T, T, H, W); and the size (h, w) of each output's map. Both are in order of execution.
+
+    Raises:
+        ValueError: a target is not reached, has an unclear layout, or does not depend on the images by gradients.
+    """
     timed = images.ndim == 5
     axis = 1 if timed else 0
     batch = images.shape[axis]
@@ -81,7 +104,7 @@ def fields_of(
     captured = _capture(forward, x, targets, geometry, settings, calls)
     sizes = {name: output.size for name, output in captured.items()}
     results: dict[str, dict[str, np.ndarray]] = {}
-    # From the deepest output to the first, each dropped after use: its part of the graph is freed at once.
+    # Outputs go from the last to the first and are dropped after use, which frees their part of the graph at once.
     for name in reversed(list(captured)):
         output = captured.pop(name)
         results[name] = _fields(name, output, x, settings, keep=bool(captured))
@@ -137,6 +160,7 @@ def _capture(
 
 
 def _belongs(output: str, layer: str) -> bool:
+    """Whether a captured output is that of the layer, or one of the several that the layer returns."""
     return output == layer or output.startswith(f"{layer}[")
 
 
@@ -150,15 +174,15 @@ def _tensors(name: str, result: Any) -> list[tuple[str, Tensor]]:
         items = list(enumerate(result))
     else:
         raise ValueError(f"layer {name!r} gives a {type(result).__name__}; tensors, tuples and dicts are understood.")
-    found = []
+    tensors = []
     for key, value in items:
         if isinstance(value, Tensor) and value.is_floating_point():
-            found.append((f"{name}[{key}]", value))
+            tensors.append((f"{name}[{key}]", value))
         elif isinstance(value, (dict, list, tuple)):
-            found.extend(_tensors(f"{name}[{key}]", value))
-    if not found:
+            tensors.extend(_tensors(f"{name}[{key}]", value))
+    if not tensors:
         raise ValueError(f"layer {name!r} gives no floating-point tensor.")
-    return found
+    return tensors
 
 
 def _store(
@@ -202,14 +226,14 @@ def _store(
 
 
 def _fields(name: str, output: Captured, x: Tensor, settings: Settings, keep: bool) -> dict[str, np.ndarray]:
-    """All kinds of fields of one output, per input."""
+    """All kinds of fields of one output, for each input; ``keep`` spares the graph for the outputs still to come."""
     timed = x.ndim == 5
     kinds = settings.kinds
     generator = torch.Generator().manual_seed(settings.seed)
     reduction = REDUCTIONS[settings.reduce]
     places = [torch.cat(parts) for parts in output.places if parts]
     vectors, factor = channel_vectors(settings.channels, (places or [torch.cat(output.total)])[0], generator)
-    jobs: list[tuple[Tensor, Callable[[Tensor], None]]] = []
+    jobs: list[tuple[Tensor, Callable[[Tensor], None]]] = []  # a sum to differentiate, and what takes its gradient
     sums: dict[str, Tensor] = {}
     batch = x.shape[1 if timed else 0]
     steps = x.shape[0] if timed else 1
@@ -220,11 +244,11 @@ def _fields(name: str, output: Captured, x: Tensor, settings: Settings, keep: bo
         sums[kind][(slice(None), *index)] += value
 
     size = tuple(x.shape[-2:])
-    share = factor / max(1, len(places))
-    each = "spatiotemporal" in kinds or ("spatial" in kinds and settings.time == "each")
+    share = factor / max(1, len(places))  # of one place and one vector in the field
+    single_steps = "spatiotemporal" in kinds or ("spatial" in kinds and settings.time == "each")
     for vector in vectors:
         for y in places:
-            if each:
+            if single_steps:
                 jobs.extend(_each_step(y, vector, steps, timed, settings, reduction, share, add, size))
             if "spatial" in kinds and settings.time == "sum":
 
@@ -249,10 +273,10 @@ def _fields(name: str, output: Captured, x: Tensor, settings: Settings, keep: bo
 
 
 def _each_step(y, vector, steps, timed, settings, reduction, share, add, size):
-    """Jobs of every output step alone: ST-ERF, and the S-ERF that weighs |dy[t]/dx[t - lag]| by w(t, lag)."""
+    """A job for each output step: the ST-ERF, and the S-ERF that weighs |dy[t]/dx[t - lag]| by w(t, lag)."""
     count = y.shape[0]
     for t in range(count):
-        out = t if count == steps or not timed else steps - 1  # an output without time axis belongs to the last step
+        out = t if count == steps or not timed else steps - 1  # an output without a time axis belongs to the last step
 
         def use(g: Tensor, t: int = t, out: int = out) -> None:
             g = reduction(g).mean(-3, dtype=torch.float64)  # (T, B, H, W) or (B, H, W)
@@ -267,7 +291,7 @@ def _each_step(y, vector, steps, timed, settings, reduction, share, add, size):
 
 
 def weight_at(weight: Callable[[int, int], float] | np.ndarray | None, t: int, lag: int) -> float:
-    """w(t, lag), t counted from 1 as in the papers; 1 unless given."""
+    """The factor w(t, lag), with t counted from 1 as in the papers; 1 where ``weight`` is ``None``."""
     if weight is None:
         return 1.0
     return float(weight(t, lag)) if callable(weight) else float(weight[t - 1, lag])

@@ -26,27 +26,30 @@ class Gaussian:
     r2: float
 
 
-_MOST = 96  # pixels along a side that enter the fit; larger maps are averaged down first
-_STEPS = 40
+_MAX_SIDE = 96  # pixels along a side that enter the fit; larger maps are averaged down first
+_EVALUATIONS = 60  # of the model in one fit, at most
 
 
 def fit_gaussian(field: np.ndarray) -> Gaussian:
-    """Fit by damped least squares (Levenberg-Marquardt), starting from the map's moments.
+    """Fit by least squares (``scipy.optimize.least_squares``), starting from the map's moments.
 
     Args:
-        field: (H, W), non-negative with some mass. The fit is cut out around the mass and averaged down to at most
-            96 pixels a side; the average of a block widens the field by the block's variance, which is taken off.
+        field: (H, W), non-negative with some mass. Larger maps are averaged in blocks to at most 96 pixels a side; this
+            widens the field by the variance of a block, which is subtracted from the result.
+
+    Returns:
+        The Gaussian, in pixels of ``field``.
 
     Raises:
-        ValueError: a map without mass.
+        ValueError: ``field`` is not (H, W), or has no value above zero.
     """
     values = np.asarray(field, np.float64)
     top = values.max(initial=0)
     if values.ndim != 2 or not top > 0:
         raise ValueError("`field` must be a map (H, W) with some mass.")
     h, w = values.shape
-    block = -(-max(h, w) // _MOST)
-    # Whole blocks only: what is left over is padded with the edge's values.
+    block = -(-max(h, w) // _MAX_SIDE)
+    # Blocks that reach beyond the map are filled up with the values at its edge.
     padded = np.pad(values, ((0, -h % block), (0, -w % block)), mode="edge") if block > 1 else values
     rows, columns = padded.shape[0] // block, padded.shape[1] // block
     small = padded.reshape(rows, block, columns, block).mean((1, 3)) / top
@@ -55,7 +58,7 @@ def fit_gaussian(field: np.ndarray) -> Gaussian:
     model = _model(p, y, x)[0]
     spread = ((small - small.mean()) ** 2).sum()
     r2 = 1 - ((small - model) ** 2).sum() / spread if spread > 0 else 0.0
-    covariance = np.linalg.inv(np.array([[p[3], p[4]], [p[4], p[5]]])) - np.eye(2) * (block**2 - 1) / 12
+    covariance = np.linalg.inv(_inverse_covariance(p)) - np.eye(2) * (block**2 - 1) / 12
     variances, axes = np.linalg.eigh(covariance)
     sigmas = np.sqrt(np.maximum(variances, 0))
     first = int(np.argmax(np.abs(axes[0])))  # axes[0]: horizontal components
@@ -67,59 +70,53 @@ def fit_gaussian(field: np.ndarray) -> Gaussian:
 
 
 def _start(small: np.ndarray, y: np.ndarray, x: np.ndarray, block: int) -> np.ndarray:
-    """Parameters (amplitude, row, column, a, b, c) from moments of the part above half of the maximum."""
+    """Initial parameters from the moments of what is above half of the maximum."""
     core = np.where(small >= small.max() / 2, small, 0)
     core = core / core.sum()
     row, column = core.sum(1) @ y, core.sum(0) @ x
-    # The variance of what is above half maximum is smaller than the Gaussian's; 2 is near enough to start.
+    # The part above half of the maximum has a smaller variance than the Gaussian; twice that is near enough to start.
     vy = max(2 * (core.sum(1) @ (y - row) ** 2), block**2 / 4)
     vx = max(2 * (core.sum(0) @ (x - column) ** 2), block**2 / 4)
-    return np.array([small.max(), row, column, 1 / vx, 0.0, 1 / vy])
+    return np.array([small.max(), row, column, -0.5 * np.log(vx), 0.0, -0.5 * np.log(vy)])
+
+
+def _inverse_covariance(p: np.ndarray) -> np.ndarray:
+    """(2, 2) by its Cholesky factor, so that it is positive definite: entries log l11, l21, log l22 of ``p``."""
+    factor = np.array([[np.exp(p[3]), 0.0], [p[4], np.exp(p[5])]])
+    return factor @ factor.T
 
 
 def _model(p: np.ndarray, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Values (h, w) and Jacobian (h * w, 6); a, b, c are the entries of the inverse covariance (xx, xy, yy)."""
-    amplitude, row, column, a, b, c = p
-    v, u = np.meshgrid(y - row, x - column, indexing="ij")
-    shape = np.exp(np.clip(-(a * u * u + 2 * b * u * v + c * v * v) / 2, -700, 50))
-    value = amplitude * shape
-    jacobian = np.stack(
-        [
-            shape,
-            value * (b * u + c * v),
-            value * (a * u + b * v),
-            -value * u * u / 2,
-            -value * u * v,
-            -value * v * v / 2,
-        ],
-        axis=-1,
+    """Values (h, w) and Jacobian (h * w, 6) for parameters (amplitude, row, column, log l11, l21, log l22)."""
+    (a, b), (_, c) = _inverse_covariance(p)
+    v, u = np.meshgrid(y - p[1], x - p[2], indexing="ij")
+    shape = np.exp(-(a * u * u + 2 * b * u * v + c * v * v) / 2)
+    value = p[0] * shape
+    l11, l21, l22 = np.exp(p[3]), p[4], np.exp(p[5])
+    along, across = l11 * u + l21 * v, l22 * v  # the exponent is -(along^2 + across^2) / 2
+    derivatives = [
+        shape,
+        value * (b * u + c * v),
+        value * (a * u + b * v),
+        -value * along * l11 * u,
+        -value * along * v,
+        -value * across * l22 * v,
+    ]
+    return value, np.stack(derivatives, axis=-1).reshape(-1, 6)
+
+
+def _solve(small: np.ndarray, y: np.ndarray, x: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """Parameters of the least-squares fit. A flat map has no width: it stops at four times the image's side."""
+    from scipy.optimize import least_squares
+
+    narrowest = -np.log(4 * max(np.ptp(y), np.ptp(x), 1.0))
+    low = np.array([-np.inf, -np.inf, -np.inf, narrowest, -np.inf, narrowest])
+    fit = least_squares(
+        lambda p: (_model(p, y, x)[0] - small).ravel(),
+        np.maximum(start, low),
+        jac=lambda p: _model(p, y, x)[1],
+        bounds=(low, np.inf),
+        x_scale="jac",
+        max_nfev=_EVALUATIONS,
     )
-    return value, jacobian.reshape(-1, 6)
-
-
-def _solve(small: np.ndarray, y: np.ndarray, x: np.ndarray, p: np.ndarray) -> np.ndarray:
-    damping = 1e-3
-    value, jacobian = _model(p, y, x)
-    cost = ((small - value) ** 2).sum()
-    widest = (4 * max(np.ptp(y), np.ptp(x), 1.0)) ** 2  # a flat map has no width; stop far outside the image
-    for _ in range(_STEPS):
-        normal = jacobian.T @ jacobian
-        gradient = jacobian.T @ (small - value).ravel()
-        scale = np.maximum(np.diag(normal), 1e-12)
-        while damping < 1e8:
-            trial = p + np.linalg.solve(normal + damping * np.diag(scale), gradient)
-            smallest = np.linalg.eigvalsh(np.array([[trial[3], trial[4]], [trial[4], trial[5]]]))[0]
-            if smallest > 1 / widest:
-                value_new, jacobian_new = _model(trial, y, x)
-                cost_new = ((small - value_new) ** 2).sum()
-                if cost_new <= cost:
-                    break
-            damping *= 4
-        else:
-            return p
-        done = cost - cost_new <= 1e-12 * max(cost, 1e-30)
-        p, value, jacobian, cost = trial, value_new, jacobian_new, cost_new
-        damping = max(damping / 4, 1e-12)
-        if done:
-            break
-    return p
+    return fit.x

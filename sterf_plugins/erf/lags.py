@@ -1,13 +1,17 @@
-"""Numbers that describe a receptive field in time: the mass at each lag, in time steps."""
+"""Numbers that describe a receptive field in time.
+
+Each function takes a curve (T,): a T-ERF by lag 0..T-1 in time steps, of which the absolute values count. It raises
+``ValueError`` for an array of another shape and for a curve that is zero everywhere.
+"""
 
 import numpy as np
 
 
 def lag_mass(curve: np.ndarray) -> np.ndarray:
-    """Share of the mass at each lag 0..T-1.
+    """Share of the mass at each lag 0..T-1, (T,).
 
     Raises:
-        ValueError: no curve (T,), or no mass.
+        ValueError: ``curve`` is not (T,), or is zero everywhere.
     """
     mass = np.abs(np.asarray(curve, np.float64))
     if mass.ndim != 1 or not mass.size or not mass.sum() > 0:
@@ -16,7 +20,7 @@ def lag_mass(curve: np.ndarray) -> np.ndarray:
 
 
 def mean_lag(curve: np.ndarray) -> float:
-    """Mean lag of the mass, in steps."""
+    """Mean of the lags, weighted by the mass at each, in steps."""
     mass = lag_mass(curve)
     return float(mass @ np.arange(len(mass)))
 
@@ -41,9 +45,9 @@ def half_life(curve: np.ndarray) -> float:
 def exponential_fit(curve: np.ndarray) -> tuple[float, float]:
     """Time constant of ``exp(-lag / constant)`` fitted to the curve, in steps, and R^2.
 
-    A straight line through the logarithm, weighted by the squared mass (which makes it the least-squares fit of the
-    curve to first order). A curve that grows with the lag has a negative constant, a flat one an infinite one; NaN
-    below two lags with mass.
+    The fit is a straight line through the logarithm, weighted by the squared mass, which to first order is the
+    least-squares fit of the curve itself. A curve that grows with the lag has a negative time constant, a flat one an
+    infinite one. Both numbers are NaN if fewer than two lags have mass.
     """
     mass = lag_mass(curve)
     lags = np.flatnonzero(mass > 0)
@@ -58,7 +62,7 @@ def exponential_fit(curve: np.ndarray) -> tuple[float, float]:
 
 
 def temporal_numbers(curve: np.ndarray) -> dict[str, float]:
-    """All numbers of a curve (T,), by name."""
+    """All numbers of a curve by name: the functions above, and the mass at each lag as ``lag_0``, ``lag_1``, ..."""
     constant, r2 = exponential_fit(curve)
     numbers = {"mean_lag": mean_lag(curve), "half_life": half_life(curve), "time_constant": constant}
     numbers["exponential_r2"] = r2

@@ -1,7 +1,7 @@
-"""What a layer's output means: every layout people have, as one time-first map (T, B, C, h, w).
+"""Turn the output of a layer, whatever its layout, into one time-first map (T, B, C, h, w).
 
-Grids of tokens are inferred from the input size and the strides that the model can have, never from a square root:
-what fits twice is an error that says how to decide it.
+Grids of tokens are inferred from the input size and the strides that the model can have, never from a square root.
+Where two answers fit, an error says which argument decides.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,7 +16,7 @@ LAYOUTS = ("BCHW", "BHWC", "BNC", "BCN", "BC")
 Grid = tuple[int, int]
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_CHANNELS_LAST = (nn.Linear, nn.LayerNorm)  # these types alone: timm's LayerNorm2d is a LayerNorm with channels first
+_CHANNELS_LAST = (nn.Linear, nn.LayerNorm)  # not their subclasses: timm's LayerNorm2d has channels first
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,10 @@ class Geometry:
 
     Attributes:
         size: (H, W) of the input.
-        batch: B, inputs in the pass.
+        batch: B, number of inputs in the pass.
         steps: T of the input, or of a model that makes its own time axis (an attribute ``T``), or ``None``.
         strides: strides that feature maps may have.
-        prefix: class and register tokens before the patches, if the model says so.
+        prefix: number of class and register tokens before those of the patches; ``None`` if the model does not say.
     """
 
     size: Grid
@@ -38,15 +38,22 @@ class Geometry:
     prefix: int | None
 
     def grids(self) -> dict[Grid, int]:
-        """Sizes that a feature map may have; 0 for those that divide the input without a rest, else 1."""
+        """Sizes (h, w) that a feature map may have, with 0 for those that divide the input evenly and 1 for others."""
         (h, w), s = self.size, self.strides
-        found = {g: 1 for n in s for g in ((-(-h // n), -(-w // n)), (h // n, w // n)) if min(g) > 0}
-        return found | {(h // n, w // n): 0 for n in s if h % n == 0 and w % n == 0}
+        rounded = {g: 1 for n in s for g in ((-(-h // n), -(-w // n)), (h // n, w // n)) if min(g) > 0}
+        return rounded | {(h // n, w // n): 0 for n in s if h % n == 0 and w % n == 0}
 
 
 @dataclass(frozen=True)
 class Windows:
-    """How a window attention cut its map: window size, cyclic shift, the map's size where the model says it."""
+    """How a window attention cut its map.
+
+    Attributes:
+        size: (rows, columns) of a window.
+        shift: rows and columns that the map was rolled by before it was cut.
+        grid: (h, w) of the map; ``None`` if the model does not say.
+        pad_first: whether the map was padded to whole windows before it was rolled, not after.
+    """
 
     size: Grid
     shift: Grid
@@ -55,7 +62,7 @@ class Windows:
 
 
 def possible_strides(model: nn.Module) -> tuple[int, ...]:
-    """Powers of two, and those times each patch size and first stride in the model, up to 64."""
+    """Strides that feature maps may have: powers of two, and those times each patch size and stride, up to 64."""
     patches: set[int] = set()
     for module in model.modules():
         for value in (getattr(module, "patch_size", None), getattr(module, "stride", None)):
@@ -67,7 +74,7 @@ def possible_strides(model: nn.Module) -> tuple[int, ...]:
 
 
 def prefix_tokens(model: nn.Module) -> int | None:
-    """``num_prefix_tokens`` of a timm model, or of the first module that has it."""
+    """``num_prefix_tokens`` of a timm model or of its first module that has it; ``None`` if there is none."""
     for module in model.modules():
         value = getattr(module, "num_prefix_tokens", None)
         if isinstance(value, int):
@@ -76,7 +83,7 @@ def prefix_tokens(model: nn.Module) -> int | None:
 
 
 def find_windows(ancestors: Iterable[nn.Module]) -> Windows | None:
-    """The windows that a module works in, if it is inside a window attention.
+    """The windows that a module works in; ``None`` if it is not inside a window attention.
 
     Args:
         ancestors: the module and those around it, from the inside outwards. The attention has a ``window_size``; the
@@ -115,14 +122,14 @@ def to_map(
     """A layer's output as (T, B, C, h, w), and whether it came with a time axis.
 
     Args:
-        name: the layer, for messages.
+        name: the layer's name, for messages.
         y: (B, C, h, w), (B, h, w, C), (B, N, C), (B, C, N), (B, C), (B,), any of them with a time axis (T, B, ...),
             flattened time (T*B, ...), or windows (T*B*windows, tokens, C).
-        module: what gave it; a Conv or Linear tells which axis is the channels'.
-        geometry: of the forward pass.
-        windows: the windows the layer works in, if it does.
-        grid: (h, w), if it is known.
-        layout: one of ``LAYOUTS`` (without the time axis), if it is known.
+        module: the module that returned it; its type may tell which axis is the channels'.
+        geometry: what is known about the forward pass.
+        windows: the windows that the layer works in, or ``None`` if it works in none.
+        grid: (h, w) of the map, or ``None`` to infer it.
+        layout: one of ``LAYOUTS`` (without the time axis), or ``None`` to infer it.
 
     Raises:
         ValueError: the layout is unclear; the message says which argument decides it.
@@ -164,7 +171,7 @@ def _split_time(name: str, y: Tensor, geometry: Geometry, windows: Windows | Non
     batch, steps = geometry.batch, geometry.steps
     if y.ndim == 0:
         raise ValueError(f"layer {name!r} gives a single number for the whole batch; a value per input is needed.")
-    leads = y.ndim >= 2 and y.shape[1] == batch  # (T, B, ...), unless the channels are as many as the inputs
+    leads = y.ndim >= 2 and y.shape[1] == batch  # as (T, B, ...) does, or (B, C, ...) with C = B
     if steps is not None:
         if leads and y.shape[0] == steps and not (steps == batch == 1 and y.ndim == 4):
             return True, y
@@ -189,16 +196,15 @@ def _split_time(name: str, y: Tensor, geometry: Geometry, windows: Windows | Non
 
 
 def _guess(name: str, rest: Size, module: nn.Module, geometry: Geometry, grid: Grid | None) -> tuple[str, Grid | None]:
+    """The layout of an output whose axes behind (T, B) are ``rest``, and the token grid if it is known."""
     grids = {grid: 0} if grid else geometry.grids()
     if len(rest) <= 1:
         return "BC", None
-    first, last = (
-        isinstance(module, (*_CONVOLUTIONS, nn.GroupNorm)) or has_statistics(module),
-        type(module) in _CHANNELS_LAST,
-    )
+    channels_first = isinstance(module, (*_CONVOLUTIONS, nn.GroupNorm)) or has_statistics(module)
+    channels_last = type(module) in _CHANNELS_LAST
     if len(rest) == 3:
-        if first or last:
-            return ("BCHW" if first else "BHWC"), None
+        if channels_first or channels_last:
+            return ("BCHW" if channels_first else "BHWC"), None
         if (rest[0], rest[1]) in grids and (rest[1], rest[2]) not in grids:
             return "BHWC", None
         if (rest[0], rest[1]) in grids and (rest[1], rest[2]) in grids and rest[0] != rest[2]:
@@ -214,8 +220,8 @@ def _guess(name: str, rest: Size, module: nn.Module, geometry: Geometry, grid: G
             )
         return "BCHW", None
     if len(rest) == 2:
-        if first or last:
-            return ("BCN" if first else "BNC"), grid
+        if channels_first or channels_last:
+            return ("BCN" if channels_first else "BNC"), grid
         tokens_first, tokens_last = (min(_fitting(n, geometry, grids).values(), default=None) for n in rest)
         if tokens_first is not None and tokens_first == tokens_last:
             raise ValueError(
@@ -231,17 +237,18 @@ def _guess(name: str, rest: Size, module: nn.Module, geometry: Geometry, grid: G
 
 
 def _fitting(tokens: int, geometry: Geometry, grids: Mapping[Grid, int]) -> dict[Grid, tuple[int, int]]:
-    """Grids that this number of tokens can be, and how far-fetched each is: rounded, tokens beside the patches."""
+    """Grids that so many tokens can be, with how unlikely each is: its rank in ``grids``, then that of its prefix."""
     known = geometry.prefix
-    likely = (0, 1, 2) if known is None else (known, 0)  # none, a class token, a distillation token too
+    likely = (0, 1, 2) if known is None else (known, 0)  # no prefix, a class token, a class and a distillation token
     return {
-        grid: (rest, likely.index(tokens - grid[0] * grid[1]))
-        for grid, rest in grids.items()
+        grid: (rank, likely.index(tokens - grid[0] * grid[1]))
+        for grid, rank in grids.items()
         if tokens - grid[0] * grid[1] in likely
     }
 
 
 def _token_grid(name: str, tokens: int, geometry: Geometry) -> Grid:
+    """The likeliest grid of so many tokens; an error if there is none, or more than one."""
     fitting = _fitting(tokens, geometry, geometry.grids())
     h, w = geometry.size
     if not fitting:
@@ -249,15 +256,15 @@ def _token_grid(name: str, tokens: int, geometry: Geometry) -> Grid:
             f"layer {name!r} has {tokens} tokens, which fit no grid of a {h}x{w} input at strides "
             f"{', '.join(map(str, geometry.strides))}; pass grid=(rows, columns)."
         )
-    found = [g for g, rank in fitting.items() if rank == min(fitting.values())]
-    if len(found) > 1:
-        choices = ", ".join(f"{g[0]}x{g[1]}" for g in sorted(found))
+    likeliest = [g for g, rank in fitting.items() if rank == min(fitting.values())]
+    if len(likeliest) > 1:
+        choices = ", ".join(f"{g[0]}x{g[1]}" for g in sorted(likeliest))
         raise ValueError(f"layer {name!r} has {tokens} tokens, which may be {choices}; pass grid=(rows, columns).")
-    return found[0]
+    return likeliest[0]
 
 
 def _join_windows(name: str, y: Tensor, geometry: Geometry, windows: Windows, grid: Grid | None) -> Tensor:
-    """(T, B, C, h, w) of (T, B*windows, tokens, C), the cyclic shift undone."""
+    """Join windows (T, B*windows, tokens, C) to the map (T, B, C, h, w), and undo the cyclic shift."""
     wh, ww = windows.size
     count = y.shape[1] // geometry.batch
     if y.shape[1] % geometry.batch or y.shape[2] != wh * ww:
@@ -279,14 +286,15 @@ def _join_windows(name: str, y: Tensor, geometry: Geometry, windows: Windows, gr
 
 
 def _window_grid(name: str, count: int, geometry: Geometry, windows: Windows) -> Grid:
+    """The size of a map that was cut into ``count`` windows, without padding if there is one that fits so."""
     wh, ww = windows.size
-    found = {g for g in geometry.grids() if -(-g[0] // wh) * -(-g[1] // ww) == count}
-    whole = {g for g in found if g[0] % wh == 0 and g[1] % ww == 0}
-    found = whole or found
-    if len(found) != 1:
-        choices = ", ".join(f"{a}x{b}" for a, b in sorted(found)) or "none"
+    fitting = {g for g in geometry.grids() if -(-g[0] // wh) * -(-g[1] // ww) == count}
+    unpadded = {g for g in fitting if g[0] % wh == 0 and g[1] % ww == 0}
+    fitting = unpadded or fitting
+    if len(fitting) != 1:
+        choices = ", ".join(f"{a}x{b}" for a, b in sorted(fitting)) or "none"
         raise ValueError(
             f"layer {name!r} has {count} windows of {wh}x{ww}; maps that fit a {geometry.size} input: {choices}. "
             f"Pass grid=(rows, columns)."
         )
-    return next(iter(found))
+    return next(iter(fitting))

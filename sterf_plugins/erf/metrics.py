@@ -1,7 +1,8 @@
 """Numbers that describe a receptive field in space. All are of the linear map, never of a scaled one.
 
-Distances are in input pixels. Radii and extents are about the map's own centre of mass, so that they do not depend on
-how a stack of strides places its output over the input.
+Each function takes a map (H, W) without negative values, unless it says otherwise, and raises ``ValueError`` for one
+that is empty, has a negative value, or is zero everywhere. Distances are in input pixels. Radii and extents are about
+the map's own centre of mass, so that they do not depend on how a stack of strides places its output over the input.
 """
 
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ SHARES = (0.2, 0.3, 0.5, 0.9, 0.99)
 
 
 def _mass(field: np.ndarray) -> np.ndarray:
+    """The checked map, divided by its sum; float64."""
     mass = np.asarray(field, np.float64)
     if mass.ndim != 2 or not mass.size or not mass.min() >= 0 or not mass.max() > 0:
         raise ValueError("`field` must be a non-negative map (H, W) with some mass.")
@@ -21,7 +23,7 @@ def _mass(field: np.ndarray) -> np.ndarray:
 
 
 def _checked(shares: Sequence[float]) -> np.ndarray:
-    """The shares, a rounding error smaller, so that sums of exact parts reach them."""
+    """The shares, checked, and made smaller by a rounding error so that sums of exact parts reach them."""
     for share in shares:
         if not 0 < share <= 1:
             raise ValueError(f"`share` is {share!r}; it must be in (0, 1].")
@@ -45,19 +47,23 @@ def area_ratio(field: np.ndarray, share: float = 0.5) -> float:
 
 
 def _area_ratios(mass: np.ndarray, shares: Sequence[float]) -> list[float]:
-    held = np.cumsum(np.sort(mass, axis=None)[::-1])
-    reached = np.searchsorted(held, _checked(shares)) + 1
-    return [float(n) for n in np.minimum(reached, mass.size) / mass.size]
+    cumulative = np.cumsum(np.sort(mass, axis=None)[::-1])
+    pixels = np.searchsorted(cumulative, _checked(shares)) + 1
+    return [float(n) for n in np.minimum(pixels, mass.size) / mass.size]
 
 
 def rectangle_ratio(field: np.ndarray, share: float = 0.5) -> float:
     """Area, as a share of the image, of the smallest centred rectangle with ``share`` of the mass.
 
     The rectangle has the image's aspect ratio and lies around pixel (H // 2, W // 2); what would lie outside the image
-    is cut off. This is the area score of RepLKNet (arXiv:2203.06717), on the linear map.
+    is cut off. This is the area score of RepLKNet (arXiv:2203.06717), but of the linear map instead of its logarithm.
+
+    Args:
+        field: (H, W), non-negative.
+        share: in (0, 1].
 
     Raises:
-        ValueError: as ``area_ratio``.
+        ValueError: ``share`` out of range, or the map is empty, negative or all zero.
     """
     return _rectangle_ratios(_mass(field), (share,))[0]
 
@@ -65,15 +71,15 @@ def rectangle_ratio(field: np.ndarray, share: float = 0.5) -> float:
 def _rectangle_ratios(mass: np.ndarray, shares: Sequence[float]) -> list[float]:
     h, w = mass.shape
     longer = h if h > w else w
-    table = np.zeros((h + 1, w + 1))
+    table = np.zeros((h + 1, w + 1))  # [i, j]: the mass above row i and left of column j
     table[1:, 1:] = mass.cumsum(0).cumsum(1)
-    n = np.arange(longer // 2 + 1)
+    n = np.arange(longer // 2 + 1)  # half the longer side of each rectangle
     rows, columns = np.round(n * h / longer).astype(int), np.round(n * w / longer).astype(int)
     top, bottom = np.maximum(h // 2 - rows, 0), np.minimum(h // 2 + rows + 1, h)
     left, right = np.maximum(w // 2 - columns, 0), np.minimum(w // 2 + columns + 1, w)
     inside = table[bottom, right] - table[top, right] - table[bottom, left] + table[top, left]
-    first = np.minimum(np.searchsorted(inside, _checked(shares)), len(inside) - 1)
-    return [float(n) for n in (bottom - top)[first] * (right - left)[first] / (h * w)]
+    smallest = np.minimum(np.searchsorted(inside, _checked(shares)), len(inside) - 1)
+    return [float(n) for n in (bottom - top)[smallest] * (right - left)[smallest] / (h * w)]
 
 
 def _moments(mass: np.ndarray) -> tuple[float, float, float, float]:
@@ -85,6 +91,7 @@ def _moments(mass: np.ndarray) -> tuple[float, float, float, float]:
 
 
 def _radii(mass: np.ndarray) -> np.ndarray:
+    """Distance of each pixel from the centre of mass, (H, W)."""
     cy, cx, _, _ = _moments(mass)
     h, w = mass.shape
     return np.hypot(*np.meshgrid(np.arange(h) - cy, np.arange(w) - cx, indexing="ij"))
@@ -97,7 +104,7 @@ def rms_radius(field: np.ndarray) -> float:
 
 
 def effective_radius(field: np.ndarray, share: float = 0.5) -> float:
-    """Radius of the circle about the centre of mass that holds ``share`` of the mass, in pixels."""
+    """Radius of the circle about the centre of mass that holds ``share``, in (0, 1], of the mass, in pixels."""
     return _effective_radii(_mass(field), (share,))[0]
 
 
@@ -139,8 +146,8 @@ def cell_mass(field: np.ndarray, size: tuple[int, int], at: tuple[int, int] | No
     """Share of the mass that lies in the input cell of one output pixel.
 
     Args:
-        field: (H, W).
-        size: (h, w) of the layer's output; a cell is (H / h, W / w) pixels.
+        field: (H, W), non-negative.
+        size: (h, w) of the layer's output; a cell is (H / h, W / w) input pixels.
         at: row and column of the output pixel; (h // 2, w // 2) unless given.
     """
     mass = _mass(field)
@@ -152,7 +159,10 @@ def cell_mass(field: np.ndarray, size: tuple[int, int], at: tuple[int, int] | No
 
 
 def radial_profile(field: np.ndarray) -> np.ndarray:
-    """Mean of the map over rings about the centre of mass, [0, 1), [1, 2), ... pixels, to half of the longer side."""
+    """Mean of the map over rings about the centre of mass, as a curve (max(H, W) // 2,).
+
+    The rings reach from 0 to 1 pixel, from 1 to 2 pixels and so on, to half of the longer side.
+    """
     values = np.asarray(field, np.float64)
     rings = _radii(_mass(field)).astype(int).ravel()
     count = np.bincount(rings)
@@ -162,7 +172,10 @@ def radial_profile(field: np.ndarray) -> np.ndarray:
 
 
 def spectrum(field: np.ndarray) -> np.ndarray:
-    """Magnitude of the 2-d Fourier transform of the map with unit mass, zero frequency in the middle."""
+    """Magnitude (H, W) of the 2-d Fourier transform of the map with unit mass, zero frequency in the middle.
+
+    The map may have negative values; one that is zero everywhere stays so.
+    """
     values = np.asarray(field, np.float64)
     total = np.abs(values).sum()
     return np.abs(np.fft.fftshift(np.fft.fft2(values / total if total > 0 else values)))
@@ -174,9 +187,9 @@ def spatial_numbers(
     """All numbers of a map (H, W), by name.
 
     Args:
-        field: the map; of a signed one, the absolute value is described.
-        size: of the layer's output, for the share of mass in the target's own cell.
-        at: the target in it; the middle unless given.
+        field: (H, W); the absolute values of a map with negative ones are described.
+        size: (h, w) of the layer's output; the number ``centre_mass`` (see ``cell_mass``) is left out without it.
+        at: row and column of the target in the output; the middle unless given.
     """
     field = np.abs(np.asarray(field, np.float64))
     mass = _mass(field)

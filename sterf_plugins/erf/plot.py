@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -15,10 +15,19 @@ from .metrics import radial_profile, spectrum
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from .result import ERFResult
 
-Results = Mapping[str, "ERFResult"]
-_MAP = "inferno"
+class Fields(Protocol):
+    """What is drawn: the part of an ``ERFResult`` that pictures need."""
+
+    layers: list[str]
+    spatial: dict[str, np.ndarray]
+    temporal: dict[str, np.ndarray]
+
+    def area_ratio(self, layer: str, share: float = 0.5) -> float: ...
+
+
+Results = Mapping[str, Fields]
+_COLORMAP = "inferno"
 
 
 def display_map(field: np.ndarray, top: float | None = None) -> np.ndarray:
@@ -36,19 +45,20 @@ def display_map(field: np.ndarray, top: float | None = None) -> np.ndarray:
 
 
 def map_image(field: np.ndarray) -> np.ndarray:
-    """One map as an (H, W, 3) uint8 RGB picture."""
+    """One map (H, W), scaled by ``display_map``, as an (H, W, 3) uint8 RGB picture."""
     from matplotlib import colormaps
 
-    return (colormaps[_MAP](display_map(field))[..., :3] * 255).round().astype(np.uint8)
+    return (colormaps[_COLORMAP](display_map(field))[..., :3] * 255).round().astype(np.uint8)
 
 
 def strip_image(fields: list[np.ndarray]) -> np.ndarray:
-    """Maps side by side, each scaled on its own, as an (H, n * (W + 2), 3) uint8 RGB picture."""
+    """Maps (H, W) side by side, each scaled on its own, as an (H, n * (W + 2), 3) uint8 RGB picture."""
     pictures = [np.pad(map_image(field), ((0, 0), (0, 2), (0, 0)), constant_values=255) for field in fields]
     return np.concatenate(pictures, axis=1)
 
 
 def _figure(rows: int, columns: int, width: float = 2.6, height: float = 2.8) -> tuple["Figure", Any]:
+    """A figure and its axes (rows, columns), each ``width`` by ``height`` inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -58,14 +68,19 @@ def _figure(rows: int, columns: int, width: float = 2.6, height: float = 2.8) ->
 
 
 def write(figure: "Figure", path: str | os.PathLike) -> Path:
-    """Save under a temporary name and rename; the suffix decides the format."""
+    """Write a figure, whole or not at all, and return the path; the path's suffix decides the format."""
     with replacing(path) as partial:
         figure.savefig(partial, dpi=120)
     return Path(path)
 
 
-def draw(result: "ERFResult", path: str | os.PathLike | None = None) -> "Figure":
-    """One panel per layer, titled with its name and its area ratios at 50 % and 90 % of the mass."""
+def draw(result: Fields, path: str | os.PathLike | None = None) -> "Figure":
+    """Draw a panel per layer, titled with its name and its area ratios at 50 % and 90 % of the mass.
+
+    Args:
+        result: what to draw; layers without a spatial field have an empty panel.
+        path: file to write the figure to, if any.
+    """
     count = max(1, len(result.layers))
     columns = min(count, 5)
     figure, axes = _figure(-(-count // columns), columns)
@@ -78,18 +93,17 @@ def draw(result: "ERFResult", path: str | os.PathLike | None = None) -> "Figure"
     return figure
 
 
-def _panel(ax: Any, result: "ERFResult", layer: str, top: float | None = None) -> None:
+def _panel(ax: Any, result: Fields, layer: str, top: float | None = None) -> None:
+    """Draw one spatial field, over its own maximum or over ``top``, with its area ratios in the title."""
     if layer not in result.spatial:
         ax.set_axis_off()
         return
-    half, most = (result.area_ratio(layer, share) for share in (0.5, 0.9))
-    title = f"{layer}\n50 %: {half:.3f}   90 %: {most:.3f}"
-    _show(ax, display_map(result.spatial[layer], top), title, cmap=_MAP, vmin=0, vmax=1)
+    area_50, area_90 = (result.area_ratio(layer, share) for share in (0.5, 0.9))
+    title = f"{layer}\n50 %: {area_50:.3f}   90 %: {area_90:.3f}"
+    _show(ax, display_map(result.spatial[layer], top), title, cmap=_COLORMAP, vmin=0, vmax=1)
 
 
-def _grid(
-    results: Results, paint: Callable[[Any, "ERFResult", str], None], height: float = 2.8
-) -> tuple["Figure", Any]:
+def _grid(results: Results, paint: Callable[[Any, Fields, str], None], height: float = 2.8) -> tuple["Figure", Any]:
     """A row per model, a panel per layer, painted by ``paint(axes, result, layer)``."""
     columns = max(len(r.layers) for r in results.values())
     figure, axes = _figure(len(results), columns, height=height)
@@ -111,21 +125,24 @@ def _show(ax: Any, picture: np.ndarray, title: str, **options: Any) -> None:
 
 
 def draw_maps(results: Results, common: bool = False) -> "Figure":
-    """A row per model, a column per layer; each map over its own maximum, or all over the largest of all maps."""
+    """A row per model, a column per layer; each map over its own maximum, or all over their ``common`` maximum."""
     tops = [float(np.abs(f).max()) for r in results.values() for f in r.spatial.values()]
     top = max(tops) if common else None
     return _grid(results, lambda ax, result, layer: _panel(ax, result, layer, top))[0]
 
 
 def draw_overlay(results: Results, image: np.ndarray) -> "Figure":
-    """The fields over an image (H, W, 3) in [0, 1]: where a field is weak, the image is dark."""
+    """The fields over an image (H, W, 3) in [0, 1]: where a field is weak, the image is dark.
 
-    def paint(ax: Any, result: "ERFResult", layer: str) -> None:
+    A field of another size than the image is drawn without it.
+    """
+
+    def paint(ax: Any, result: Fields, layer: str) -> None:
         field = display_map(result.spatial[layer])
         if field.shape == image.shape[:2]:
             _show(ax, np.clip(image * (0.15 + 0.85 * field[..., None]), 0, 1), layer)
         else:
-            _show(ax, field, layer, cmap=_MAP, vmin=0, vmax=1)
+            _show(ax, field, layer, cmap=_COLORMAP, vmin=0, vmax=1)
 
     return _grid(results, paint)[0]
 
@@ -133,7 +150,7 @@ def draw_overlay(results: Results, image: np.ndarray) -> "Figure":
 def draw_profiles(results: Results) -> "Figure":
     """Centre row and column of each field, divided by the maximum, with the section of the fitted Gaussian."""
 
-    def paint(ax: Any, result: "ERFResult", layer: str) -> None:
+    def paint(ax: Any, result: Fields, layer: str) -> None:
         field = np.abs(result.spatial[layer]).astype(np.float64)
         field = field / field.max()
         fit = fit_gaussian(field)
@@ -155,7 +172,7 @@ def draw_profiles(results: Results) -> "Figure":
 
 
 def _lines(results: Results, kind: str, curve, xlabel: str, ylabel: str, log: bool) -> "Figure":
-    """A panel per model, a line per layer."""
+    """A panel per model, a line per layer: ``curve`` of the layer's field of this kind."""
     figure, axes = _figure(1, len(results), width=3.6, height=3.0)
     for ax, (name, result) in zip(axes[0], results.items(), strict=True):
         for i, layer in enumerate(result.layers):
@@ -179,7 +196,7 @@ def _lines(results: Results, kind: str, curve, xlabel: str, ylabel: str, log: bo
 
 
 def draw_radial(results: Results) -> "Figure":
-    """Mean over rings about the centre of mass, divided by the maximum; logarithmic."""
+    """Mean of each field over rings about its centre of mass, divided by the largest, on a logarithmic axis."""
 
     def curve(field: np.ndarray) -> np.ndarray:
         profile = radial_profile(np.abs(field))
@@ -189,14 +206,14 @@ def draw_radial(results: Results) -> "Figure":
 
 
 def draw_lags(results: Results) -> "Figure":
-    """Share of the mass at each lag."""
+    """Share of each temporal field's mass at each lag."""
     return _lines(results, "temporal", lag_mass, "lag [steps]", "share of the mass", log=False)
 
 
 def draw_spectra(results: Results) -> "Figure":
-    """Magnitude of the 2-d Fourier transform, zero frequency in the middle."""
+    """Magnitude of each field's 2-d Fourier transform, zero frequency in the middle."""
 
-    def paint(ax: Any, result: "ERFResult", layer: str) -> None:
+    def paint(ax: Any, result: Fields, layer: str) -> None:
         _show(ax, display_map(spectrum(result.spatial[layer])), layer, cmap="viridis", vmin=0, vmax=1)
 
     return _grid(results, paint)[0]
@@ -206,7 +223,7 @@ def draw_all(results: Results, image: np.ndarray | None = None) -> dict[str, "Fi
     """All figures that these results allow, by name.
 
     Args:
-        results: label -> result.
+        results: label of the model -> result.
         image: (H, W, 3) in [0, 1], for the fields over an image.
     """
     figures: dict[str, Figure] = {}

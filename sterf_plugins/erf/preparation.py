@@ -15,7 +15,10 @@ from .targets import ancestors
 
 
 def check_finite(model: nn.Module) -> None:
-    """NaN weights give zero gradients behind a spike function, which would be a misleading message."""
+    """Raise ``ValueError`` if parameters or buffers are not finite.
+
+    Behind a spike function NaN weights give zero gradients, and the error about those would mislead.
+    """
     entries = [*model.named_parameters(), *model.named_buffers()]
     broken = [name for name, p in model.named_parameters() if p.is_floating_point() and not torch.isfinite(p).all()]
     # Masks among the buffers may be infinite.
@@ -28,7 +31,7 @@ def check_finite(model: nn.Module) -> None:
 
 
 def check_size(model: nn.Module, size: Grid) -> None:
-    """A model that says its strides cannot see an input that is smaller than the largest of them."""
+    """Raise ``ValueError`` if inputs (H, W) are smaller than the largest stride that the model says it has."""
     backbone: Any = getattr(model, "backbone", model)
     strides = getattr(backbone, "out_strides", None)
     info: Any = getattr(backbone, "feature_info", None)
@@ -43,6 +46,11 @@ def check_size(model: nn.Module, size: Grid) -> None:
 
 
 def find_targets(model: nn.Module, names: list[str], grid: Any, layout: Any) -> list[Target]:
+    """Look up layers by name, with what ``grid`` and ``layout`` of ``compute_erf`` say about each.
+
+    Raises:
+        ValueError: ``grid`` or ``layout`` has a value that is not allowed.
+    """
     for value in layout.values() if isinstance(layout, Mapping) else [layout]:
         one_of("layout", value, (None, *LAYOUTS))
     grids = list(grid.values()) if isinstance(grid, Mapping) else [grid]
@@ -56,13 +64,18 @@ def find_targets(model: nn.Module, names: list[str], grid: Any, layout: Any) -> 
 
 
 def _option(value: Any, name: str) -> Any:
+    """An option for one layer: ``value``, or what it has under the first pattern that the layer's name fits."""
     if isinstance(value, Mapping):
         return next((v for pattern, v in value.items() if fnmatchcase(name, pattern)), None)
     return value
 
 
 def forward_of(model: Any, names: list[str]) -> Callable[[Tensor], Any]:
-    """``extract_feat`` of a detector or segmentor; all of its tensor mode if a layer outside backbone and neck is asked."""
+    """The function that runs the model as far as the named layers need.
+
+    Of an OpenMMLab detector or segmentor this is ``extract_feat``, or its forward pass with ``mode="tensor"`` if a
+    layer is outside backbone and neck.
+    """
     if not hasattr(model, "extract_feat"):
         return model
     inside = all(name.split(".")[0] in ("backbone", "neck") for name in names)
@@ -70,7 +83,10 @@ def forward_of(model: Any, names: list[str]) -> Callable[[Tensor], Any]:
 
 
 def guarded(forward: Callable[[Tensor], Any], size: Grid) -> Callable[[Tensor], Any]:
-    """Errors of the model's own forward, with the input size beside them."""
+    """Wrap a forward function so that its errors become a ``ValueError`` that names the input size (H, W).
+
+    Errors that say that memory ran out pass unchanged.
+    """
 
     def run(x: Tensor) -> Any:
         try:
@@ -88,7 +104,7 @@ def guarded(forward: Callable[[Tensor], Any], size: Grid) -> Callable[[Tensor], 
 
 
 def inner_steps(model: nn.Module) -> int | None:
-    """T of a model that makes its own time axis: an attribute ``T`` above 1."""
+    """T of a model that makes its own time axis, which is an attribute ``T`` above 1; else ``None``."""
     for module in (model, getattr(model, "backbone", None)):
         value = getattr(module, "T", None)
         if isinstance(value, int) and value > 1:
@@ -97,5 +113,6 @@ def inner_steps(model: nn.Module) -> int | None:
 
 
 def device_of(model: nn.Module) -> torch.device:
+    """The device of a model's first parameter; the CPU if it has none."""
     parameter = next(model.parameters(), None)
     return torch.device("cpu") if parameter is None else parameter.device

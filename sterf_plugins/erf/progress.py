@@ -1,15 +1,15 @@
-"""How far a computation is: a bar, a function, or silence."""
+"""Shows how far a computation is: by a bar, by calls of a function, or not at all."""
 
 from collections.abc import Callable
 from typing import Any
 
 
 class Progress:
-    """Context manager with ``update(inputs)``.
+    """Context manager that is told of finished inputs by ``update``.
 
     Args:
-        show: ``True`` for a tqdm bar, a function of (done, total), or ``False``.
-        total: number of inputs, if known.
+        show: ``True`` for a tqdm bar, a function that is called with (inputs done, ``total``), or ``False``.
+        total: number of all inputs; ``None`` if it is not known.
     """
 
     def __init__(self, show: bool | Callable[[int, int | None], None], total: int | None):
@@ -26,7 +26,7 @@ class Progress:
         return self
 
     def update(self, count: int) -> None:
-        """So many more inputs are done."""
+        """Take note that ``count`` more inputs are done."""
         self._done += count
         if self._bar is not None:
             self._bar.update(count)

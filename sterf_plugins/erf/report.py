@@ -36,12 +36,15 @@ def write_report(
 
     Args:
         results: label of the model -> result; at least one.
-        folder: is made if it does not exist.
-        title: of the page.
+        folder: folder to write to; it is made if it does not exist.
+        title: heading of the page.
         image: (H, W, 3) in [0, 1] of the input size, for the fields over an image.
 
     Returns:
         Path of the page.
+
+    Raises:
+        ValueError: there are no results.
     """
     if not results:
         raise ValueError("`results` is empty; give at least one result.")
@@ -62,10 +65,10 @@ def write_report(
     page = template.substitute(
         title=html.escape(title), head=head, rows=rows, figures="\n".join(pictures), settings=_settings(results)
     )
-    return _replace(folder / "report.html", page)
+    return _write_text(folder / "report.html", page)
 
 
-def _replace(path: Path, text: str) -> Path:
+def _write_text(path: Path, text: str) -> Path:
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
     return path
@@ -78,10 +81,11 @@ def _write_csv(results: Mapping[str, ERFResult], path: Path) -> None:
     writer = csv.DictWriter(text, columns, restval="")
     writer.writeheader()
     writer.writerows(rows)
-    _replace(path, text.getvalue())
+    _write_text(path, text.getvalue())
 
 
 def _table(results: Mapping[str, ERFResult]) -> tuple[str, str]:
+    """Head and body of the page's table, as HTML: a row per layer, a column per number."""
     entries = [(label, layer, result.numbers(layer)) for label, result in results.items() for layer in result.layers]
     keys = list(dict.fromkeys(key for _, _, numbers in entries for key in numbers))
     head = "".join(f'<th scope="col">{html.escape(key)}</th>' for key in ("model", "layer", *keys))
@@ -106,6 +110,7 @@ def _short(value: float) -> str:
 
 
 def _settings(results: Mapping[str, ERFResult]) -> str:
+    """How each result was computed, as the entries of an HTML definition list."""
     items: dict[str, Any] = {}
     for label, result in results.items():
         settings = {k: v for k, v in result.info.items() if k != "map_size"}

@@ -1,4 +1,4 @@
-"""What an ERF computation gives back: arrays by layer, their errors, numbers, a file, pictures."""
+"""The result of an ERF computation: arrays by layer and their errors, derived numbers, files and pictures."""
 
 import json
 import os
@@ -34,10 +34,10 @@ class ERFResult:
         layers: layer names, in order of execution.
         spatial: layer -> float32 (H, W), S-ERF: mean over inputs of the mean over input channels of the absolute (or
             otherwise reduced) gradient of the layer's channel sum at the target position.
-        temporal: layer -> float32 (T,), T-ERF by lag 0..T-1 of the last step, over all positions.
+        temporal: layer -> float32 (T,), T-ERF of the last output step, by lag 0..T-1, summed over all positions.
         spatiotemporal: layer -> float32 (T, T, H, W), ST-ERF by output step and lag; zero where lag > step.
-        spatial_error, temporal_error: standard errors over inputs of the first two, of the same shapes.
-        info: how it was computed (number of inputs, input shape, position, reduce, ...).
+        spatial_error, temporal_error: standard errors over inputs of ``spatial`` and ``temporal``, of the same shapes.
+        info: how it was computed (number of inputs, input shape, position, reduce, ...), as JSON can hold it.
     """
 
     layers: list[str]
@@ -52,7 +52,11 @@ class ERFResult:
 
     @classmethod
     def from_estimates(cls, estimates: dict[str, dict[str, Estimate]], info: dict[str, Any]) -> "ERFResult":
-        """The result of running estimates, by layer and kind.
+        """Make a result of running estimates.
+
+        Args:
+            estimates: layer -> kind -> estimate.
+            info: how they were computed; its entry ``normalize`` says what the arrays are divided by.
 
         Raises:
             ValueError: an array is all zero or not finite; the message names the layer and the likely cause.
@@ -71,6 +75,7 @@ class ERFResult:
         return result
 
     def _layer(self, layer: str, kind: str = "spatial") -> np.ndarray:
+        """A layer's field of one kind; ``ValueError`` if there is none."""
         if layer not in self.layers:
             raise ValueError(f"no layer {layer!r} in this result; it has {', '.join(self.layers)}.")
         if layer not in getattr(self, kind):
@@ -78,20 +83,21 @@ class ERFResult:
         return getattr(self, kind)[layer]
 
     def area_ratio(self, layer: str, share: float = 0.5) -> float:
-        """Smallest share of the input's pixels that holds ``share`` of the layer's mass.
+        """Smallest share of the input's pixels that holds ``share``, in (0, 1], of the layer's mass.
 
         Raises:
-            ValueError: unknown layer; the message lists the layers.
+            ValueError: there is no such layer (the message lists the layers), it has no spatial field, or ``share`` is
+                out of range.
         """
         return area_ratio(np.abs(self._layer(layer)), share)
 
     def numbers(self, layer: str) -> dict[str, Number]:
         """All numbers of a layer with standard errors: see ``metrics.spatial_numbers`` and ``lags.temporal_numbers``.
 
-        The errors are those of a jackknife over ten groups of inputs; NaN for a single input.
+        The errors are those of a jackknife over ten groups of inputs; they are NaN for a single input.
 
         Raises:
-            ValueError: unknown layer.
+            ValueError: there is no such layer.
         """
         if layer not in self.layers:
             raise ValueError(f"no layer {layer!r} in this result; it has {', '.join(self.layers)}.")
@@ -105,6 +111,7 @@ class ERFResult:
         return self._numbers[layer]
 
     def _spatial_numbers(self, layer: str) -> Callable[[np.ndarray], dict[str, float]]:
+        """The function ``spatial_numbers`` of a map, with the layer's output size and target filled in."""
         size = self.info.get("map_size", {}).get(layer)
         position = self.info.get("position", "center")
         at = None
@@ -116,6 +123,7 @@ class ERFResult:
         return lambda field: spatial_numbers(field, size, at)
 
     def _estimated(self, layer: str, kind: str, compute: Callable[[np.ndarray], dict[str, float]]) -> dict[str, Number]:
+        """What ``compute`` returns for a field, with jackknife errors."""
         full = compute(getattr(self, kind)[layer])
         parts = [compute(a) for a in self._left_out.get(layer, {}).get(kind, []) if np.any(a)]
         return {key: Number(value, jackknife(value, [p[key] for p in parts])) for key, value in full.items()}
@@ -131,7 +139,7 @@ class ERFResult:
         return rows
 
     def save(self, path: str | os.PathLike) -> Path:
-        """Write an ``.npz``: ``layers``, ``info`` and ``numbers`` (JSON), and one array ``<kind>.<i>`` per layer."""
+        """Write an ``.npz``: ``layers``, ``info`` and ``numbers`` as JSON, and arrays ``<kind>.<i>`` of layer i."""
         arrays = {
             f"{kind}.{i}": getattr(self, kind)[name]
             for kind in _FIELDS
@@ -155,7 +163,7 @@ class ERFResult:
         """Read what ``save`` wrote.
 
         Raises:
-            ValueError: the file is not such a result.
+            ValueError: the file is no result that ``save`` wrote.
         """
         with np.load(path, allow_pickle=False) as file:
             if "layers" not in file or "info" not in file:
@@ -173,13 +181,14 @@ class ERFResult:
             return result
 
     def plot(self, path: str | os.PathLike | None = None):
-        """Draw the maps side by side; returns a matplotlib ``Figure``, and writes it if ``path`` is given."""
+        """Draw the spatial fields side by side; returns a matplotlib ``Figure``, and writes it if ``path`` is given."""
         from .plot import draw
 
         return draw(self, path)
 
 
 def _check(layer: str, kind: str, value: np.ndarray) -> None:
+    """Raise ``ValueError`` with the likely cause if a field is not finite, or zero everywhere."""
     if not np.isfinite(value).all():
         share = 1 - np.isfinite(value).mean()
         raise ValueError(

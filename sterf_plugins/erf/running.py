@@ -1,4 +1,4 @@
-"""The estimates of all layers while inputs come in, kept in a file if asked, so that an interruption loses nothing."""
+"""The estimates of all layers while inputs come in, kept in a file on request, so that an interruption loses little."""
 
 import json
 import time
@@ -15,11 +15,18 @@ SAVE_EVERY = 30  # seconds
 
 
 class Running:
-    """Estimates by layer and kind.
+    """Running estimates of the fields of all layers.
 
     Args:
         aggregate: "mean" or "median" over inputs.
-        path: where the state is kept; ``None`` for nowhere.
+        path: file that the state is kept in; ``None`` to keep it nowhere.
+
+    Attributes:
+        estimates: layer -> kind -> estimate.
+        sizes: layer -> size (h, w) of its output.
+        count: number of inputs so far.
+        shape: shape of a single input, without the batch axis.
+        kinds: kinds of fields that are computed.
     """
 
     def __init__(self, aggregate: str, path: Path | None):
@@ -42,7 +49,8 @@ class Running:
         """Take over what the file holds, if it is of the same computation; returns the number of inputs in it.
 
         Args:
-            identify: what has to be the same; it reads all weights, so it is asked only if a state is kept.
+            identify: function that returns what has to be the same; it is called only if a state is kept, as it reads
+                all weights.
         """
         if self._path is None:
             return 0
@@ -64,25 +72,29 @@ class Running:
 
     def _estimate(self, name: str, kind: str) -> Estimate:
         """The estimate of an output and kind, made when it is first asked for."""
-        # All steps and lags of all groups would take ten times the memory; the map and the curve carry the errors.
+        # Groups would take ten times the memory of an ST-ERF; only the spatial map and the temporal curve have errors.
         kinds = self.estimates.setdefault(name, {})
         if kind not in kinds:
             kinds[kind] = Estimate(self._aggregate, grouped=kind != "spatiotemporal")
         return kinds[kind]
 
-    def add(self, found: dict[str, dict[str, np.ndarray]], sizes: dict[str, tuple[int, int]]) -> None:
-        """Take in the fields of a batch."""
-        for name, fields in found.items():
-            for kind, values in fields.items():
+    def add(self, fields: dict[str, dict[str, np.ndarray]], sizes: dict[str, tuple[int, int]]) -> None:
+        """Take in the fields of a batch and the sizes of the outputs, as ``fields.fields_of`` returns them."""
+        for name, kinds in fields.items():
+            for kind, values in kinds.items():
                 self._estimate(name, kind).add(values)
         self.sizes |= sizes
-        self.count += len(next(iter(next(iter(found.values())).values())))
+        self.count += len(next(iter(next(iter(fields.values())).values())))
         if self._path is not None and time.monotonic() - self._saved > SAVE_EVERY:
             self.save()
 
     @classmethod
     def merged(cls, parts: list["Running"]) -> "Running":
-        """All inputs of several runs over different inputs, in their order."""
+        """Join several runs over different inputs, as if one had taken all inputs in the order of the runs.
+
+        Raises:
+            ValueError: the runs had inputs of different shapes.
+        """
         first = next((p for p in parts if p.count), parts[0])
         whole = cls(first._aggregate, first._path)
         whole.shape, whole.kinds, whole.sizes = first.shape, first.kinds, first.sizes
@@ -96,12 +108,12 @@ class Running:
         return whole
 
     def error(self) -> float:
-        """The worst relative standard error of the maps and curves."""
+        """The largest relative standard error of all spatial maps and temporal curves; infinite before there is one."""
         errors = [e.relative_error() for kinds in self.estimates.values() for e in kinds.values() if e.grouped]
         return max(errors, default=float("inf"))
 
     def save(self) -> None:
-        """Write the state."""
+        """Write the state, unless it is kept nowhere or the last ``add`` was interrupted."""
         counts = {e.count for kinds in self.estimates.values() for e in kinds.values()}
         if self._path is None or counts != {self.count}:  # nothing yet, or interrupted in the middle of `add`
             return
@@ -117,6 +129,6 @@ class Running:
         self._saved = time.monotonic()
 
     def remove(self) -> None:
-        """The computation is done; its state is not needed any more."""
+        """Delete the file of the state, which is not needed once the computation is done."""
         if self._path is not None:
             self._path.unlink(missing_ok=True)

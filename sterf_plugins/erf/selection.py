@@ -5,17 +5,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-Place = tuple[float, float] | tuple[int, int]
-Position = str | Place | Sequence[Place]
+Place = tuple[float, float] | tuple[int, int]  # row and column of one position
+Position = str | Place | Sequence[Place]  # what users may give
 
 _ALLOWED = "'center', 'all', (row, col) as ints or as fractions in [0, 1], or a list of such pairs"
 
 
 def check_position(position: Position) -> list[str | Place]:
-    """The positions as a list; "all" and "center" stay names.
+    """Check a position and return it as a list of places, in which "all" and "center" stay names.
 
     Raises:
-        ValueError: not a position; the message lists what is.
+        ValueError: it is no position; the message lists what is allowed.
     """
     if position in ("center", "all"):
         return [position]  # type: ignore[list-item]
@@ -36,10 +36,15 @@ def _is_place(value) -> bool:
 
 
 def cell(name: str, place: str | Place, size: tuple[int, int]) -> tuple[int, int] | None:
-    """Row and column of a place in a map of this size; ``None`` for all of it.
+    """Row and column of a place in a map; ``None`` for "all".
+
+    Args:
+        name: the layer's name, for the message.
+        place: "all", "center", or a row and a column, as ints or as fractions in [0, 1].
+        size: (h, w) of the map.
 
     Raises:
-        ValueError: outside the map.
+        ValueError: the place is outside the map.
     """
     h, w = size
     if place == "all":
@@ -54,7 +59,7 @@ def cell(name: str, place: str | Place, size: tuple[int, int]) -> tuple[int, int
 
 
 def select(name: str, y: Tensor, place: str | Place) -> Tensor:
-    """(T, B, C) of a map (T, B, C, h, w) at one place, or its sum over all places.
+    """The values (T, B, C) of a map (T, B, C, h, w) at one place, or their sum over all positions for "all".
 
     The result never shares memory with ``y``, so that a later in-place operation of the model does not reach it.
     """
@@ -66,7 +71,7 @@ def check_channels(channels: str | int) -> str | int:
     """``channels`` if it is "sum", "per-channel" or a number of random projections.
 
     Raises:
-        ValueError: anything else.
+        ValueError: it is anything else.
     """
     if channels in ("sum", "per-channel") or (
         isinstance(channels, int) and not isinstance(channels, bool) and channels > 0
@@ -78,10 +83,13 @@ def check_channels(channels: str | int) -> str | int:
 
 
 def channel_vectors(channels: str | int, y: Tensor, generator: torch.Generator) -> tuple[Tensor, float]:
-    """Vectors (K, C) that the channels of ``y`` (T, B, C) are weighted with, and the weight of each one's field.
+    """Weights of the channels of ``y`` (T, B, C), one vector per field to compute, and how the fields are joined.
 
-    "sum": ones. "per-channel": unit vectors, whose fields are summed, so that without cancellation between channels
-    the result is that of "sum". An int: random signs, whose fields are averaged.
+    "sum": a vector of ones. "per-channel": unit vectors, whose fields are summed, so that without cancellation between
+    channels the result is that of "sum". An int K: K vectors of random signs, whose fields are averaged.
+
+    Returns:
+        The vectors (number of fields, C), and the factor that each of their fields is multiplied by before the sum.
     """
     count = y.shape[2]
     if channels == "sum":

@@ -1,4 +1,4 @@
-"""Which layers to look at: names, glob patterns, and sensible defaults for models people have."""
+"""Which layers to compute fields of: by name, by glob pattern, or the defaults of well-known kinds of models."""
 
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
@@ -8,7 +8,7 @@ from torch import nn
 
 
 def default_layers(model: nn.Module) -> list[str]:
-    """Feature points of our models and of timm models; the backbone's outputs in a detector or segmentor.
+    """Names of the feature points of our models and of timm models; the backbone of a detector or segmentor.
 
     Raises:
         ValueError: no default is known; the message says how to name layers.
@@ -20,9 +20,9 @@ def default_layers(model: nn.Module) -> list[str]:
     info: Any = getattr(model, "feature_info", None)
     if info is not None:
         entries = info.info if hasattr(info, "info") else info
-        found = [e["module"] for e in entries if e.get("module") in names]
-        if found:
-            return found
+        feature_layers = [e["module"] for e in entries if e.get("module") in names]
+        if feature_layers:
+            return feature_layers
     points: Any = getattr(model, "out_indices", None)
     if points is not None and hasattr(model, "stages"):
         return [f"stages.{i}" for i in points]
@@ -34,11 +34,12 @@ def default_layers(model: nn.Module) -> list[str]:
 
 
 def match_layers(model: nn.Module, patterns: str | Iterable[str] | None) -> list[str]:
-    """Names of the modules that the patterns name, each once, in the order of ``named_modules``.
+    """Names of the modules that fit the patterns, each once, in the order of ``named_modules``.
 
     Args:
         model: the model.
-        patterns: exact names or globs (``*`` does not cross a dot, so ``stages.*`` are the stages alone).
+        patterns: exact names or globs (``*`` does not cross a dot, so ``stages.*`` are the stages alone); ``None`` for
+            ``default_layers``.
 
     Raises:
         ValueError: a pattern matches nothing; the message lists near candidates.
@@ -57,24 +58,24 @@ def match_layers(model: nn.Module, patterns: str | Iterable[str] | None) -> list
 
 
 def enclosing_blocks(model: nn.Module, names: Iterable[str]) -> list[str]:
-    """The innermost entry of a list of blocks (``Sequential``, ``ModuleList``) that each module is in, or is.
+    """For each module, the innermost entry of a list of blocks (``Sequential``, ``ModuleList``) that holds or is it.
 
     Raises:
         ValueError: a module is in no such list.
     """
     modules = dict(model.named_modules())
-    found: dict[str, None] = {}
+    blocks: dict[str, None] = {}
     for name in names:
         parts = name.split(".")
         for end in range(len(parts), 0, -1):
             parent = modules[".".join(parts[: end - 1])]
             # A list of blocks holds composite modules; a Sequential of single layers is a block's inside.
             if isinstance(parent, (nn.Sequential, nn.ModuleList)) and any(modules[".".join(parts[:end])].children()):
-                found[".".join(parts[:end])] = None
+                blocks[".".join(parts[:end])] = None
                 break
         else:
             raise ValueError(f"layer {name!r} is in no list of blocks; use target='module' or name the block.")
-    return list(found)
+    return list(blocks)
 
 
 def ancestors(model: nn.Module, name: str) -> list[nn.Module]:
@@ -85,11 +86,13 @@ def ancestors(model: nn.Module, name: str) -> list[nn.Module]:
 
 
 def _matches(name: str, pattern: str) -> bool:
+    """Whether a name fits a pattern, part by part between the dots."""
     parts, pattern_parts = name.split("."), pattern.split(".")
     return len(parts) == len(pattern_parts) and all(map(fnmatchcase, parts, pattern_parts))
 
 
-def _candidates(names: Sequence[str], pattern: str, most: int = 12) -> str:
+def _candidates(names: Sequence[str], pattern: str, limit: int = 12) -> str:
+    """Names near a pattern that matches nothing, as the end of an error message."""
     prefix = ""
     for part in pattern.split("."):  # the longest beginning that exists
         longer = f"{prefix}.{part}".lstrip(".")
@@ -97,5 +100,5 @@ def _candidates(names: Sequence[str], pattern: str, most: int = 12) -> str:
             break
         prefix = longer
     inside = [n for n in names if n.startswith(f"{prefix}." if prefix else "") and n.count(".") <= pattern.count(".")]
-    shown = ", ".join((inside or list(names))[:most])
-    return f"modules{f' in {prefix!r}' if prefix else ''} are {shown}{', ...' if len(inside) > most else ''}."
+    shown = ", ".join((inside or list(names))[:limit])
+    return f"modules{f' in {prefix!r}' if prefix else ''} are {shown}{', ...' if len(inside) > limit else ''}."

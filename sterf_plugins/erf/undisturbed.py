@@ -1,4 +1,4 @@
-"""Leave a model exactly as it was found."""
+"""Run a model without a trace: its state and the process's random states and settings are restored afterwards."""
 
 import random
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ _CHECKPOINT_FLAGS = ("with_cp", "grad_checkpointing", "use_checkpoint", "gradien
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, no parameter gradients and no checkpointing inside; everything as before outside.
+    """Inside, the model is in eval mode, without parameter gradients and checkpointing; afterwards it is as before.
 
     Restores each module's own training flag (they may differ: ``norm_eval``, frozen stages), ``requires_grad``, the
     checkpointing flags, the state of stateful neurons, and the random states of torch, numpy and Python.
@@ -63,8 +63,8 @@ def stateful(model: nn.Module) -> list[Any]:
     ]
 
 
-class _Straight:
-    """In place of torch's re-entrant checkpoint function: just run it."""
+class _PlainCall:
+    """Takes the place of torch's re-entrant checkpoint function, and runs what it is given without checkpointing."""
 
     @staticmethod
     def apply(run_function, preserve_rng_state, *args):
@@ -73,10 +73,10 @@ class _Straight:
 
 @contextmanager
 def _no_reentrant_checkpoints() -> Iterator[None]:
-    # Modules import `checkpoint` by name and mmengine wraps forwards, so the flags above do not cover all uses.
+    # `_CHECKPOINT_FLAGS` do not cover all uses: modules import `checkpoint` by name, and mmengine wraps forwards.
     module: Any = torch.utils.checkpoint
     original = module.CheckpointFunction
-    module.CheckpointFunction = _Straight
+    module.CheckpointFunction = _PlainCall
     try:
         yield
     finally:
@@ -85,11 +85,11 @@ def _no_reentrant_checkpoints() -> Iterator[None]:
 
 @contextmanager
 def exact_kernels() -> Iterator[None]:
-    """Deterministic convolutions in full float32 on CUDA; a rounded product can flip a spike."""
+    """Inside, CUDA computes deterministic convolutions and full float32; a rounded product can flip a spike."""
     matmul: Any = torch.backends.cuda.matmul
     cudnn: Any = torch.backends.cudnn
     settings = [(cudnn, "benchmark", False), (cudnn, "deterministic", True)]
-    if hasattr(matmul, "fp32_precision"):  # from PyTorch 2.9 on, which does not let the two ways be mixed
+    if hasattr(matmul, "fp32_precision"):  # from PyTorch 2.9 on, which allows one of the two ways only
         settings += [(matmul, "fp32_precision", "ieee"), (cudnn.conv, "fp32_precision", "ieee")]
     else:
         settings += [(matmul, "allow_tf32", False), (cudnn, "allow_tf32", False)]
@@ -105,7 +105,7 @@ def exact_kernels() -> Iterator[None]:
 
 @contextmanager
 def preserved_random_state() -> Iterator[None]:
-    """Put the random states of torch, numpy and Python back at the end."""
+    """Inside, random numbers may be drawn; afterwards the random states of torch, numpy and Python are as before."""
     numpy_state, python_state = np.random.get_state(), random.getstate()
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices=list(devices)):

@@ -21,12 +21,15 @@ def write_events(path: str | Path, events: Tensor, labels: Tensor) -> Path:
     """Write one video; the file appears under its name when it is whole.
 
     Args:
-        path: ends with .h5, .hdf5 or .npz.
-        events: bool (T, 2, H, W).
-        labels: (T, shapes, 2).
+        path: file to write; its suffix is .h5, .hdf5 or .npz.
+        events: bool (T, 2, H, W), as ``render`` returns them for one video.
+        labels: (T, shapes, 2), the shapes' centres in pixels as (row, column).
+
+    Returns:
+        The path.
 
     Raises:
-        ValueError: another suffix, or shapes that do not fit.
+        ValueError: the path has another suffix, or the shapes of the tensors do not fit.
     """
     path = _checked(path)
     if events.ndim != 4 or events.shape[1] != 2 or len(labels) != len(events):
@@ -58,7 +61,7 @@ def _write_hdf5(path: Path, columns: dict, sizes: dict, labels: np.ndarray) -> N
 
 
 def read_events(path: str | Path) -> tuple[Tensor, Tensor]:
-    """Events, bool (T, 2, H, W), and labels (T, shapes, 2) of one file.
+    """Read the events, bool (T, 2, H, W), and the labels, float32 (T, shapes, 2), of one file.
 
     Raises:
         ValueError: the file cannot be read, lacks an array, or holds events out of range or out of order.
@@ -103,6 +106,7 @@ def _read_hdf5(path: Path) -> tuple[dict, dict, np.ndarray]:
 
 
 def _checked(path: str | Path) -> Path:
+    """The path, if its suffix is one of ``SUFFIXES``."""
     path = Path(path)
     if path.suffix not in SUFFIXES:
         raise ValueError(f"`path` is {str(path)!r}; it must end with one of {', '.join(SUFFIXES)}.")

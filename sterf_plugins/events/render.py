@@ -4,8 +4,8 @@ A camera pixel integrates changes of brightness and emits an event when they rea
 by sub-pixel samples, once per frame and for all videos at once; coverage of consecutive frames is subtracted,
 integrated, and reset by the threshold that was reached, at most one event per pixel and frame.
 
-Semantics of the generator that the covariant paper used (Nat. Commun. 16:8231, 2025), written from its description.
-Channel 0 fires where brightness falls, channel 1 where it rises.
+The events have the semantics of the generator that the covariant paper used (Nat. Commun. 16:8231, 2025); the code is
+written from a description of it. Channel 0 fires where brightness falls, channel 1 where it rises.
 """
 
 import math
@@ -18,23 +18,23 @@ from torch import Tensor
 from .shapes import SHAPES, raster
 
 THRESHOLD = 0.5
-_START = 0.45  # the integrators start uniformly in +- this
-_WARM_UP = 6  # frames that are computed and left out
-_BACKGROUND = 0.5  # background events per pixel and polarity, in units of `background`
+_START = 0.45  # each pixel's integrator starts at a random value between minus and plus this
+_WARM_UP = 6  # frames that are computed and left out at the start
+_BACKGROUND = 0.5  # probability of a background event per pixel and polarity, in units of `background`
 _SHEAR_LIMIT = math.radians(30)
 
 
 @dataclass(frozen=True)
 class Motion:
-    """Velocities of a video, per frame; each may have either sign where it is "uniform".
+    """How the shapes of a video move. The sign of each velocity is drawn at random, for every shape on its own.
 
     Args:
-        translate: pixels per axis; the sign of each axis is drawn.
-        scale: pixels of size.
-        rotate: degrees.
-        shear: degrees.
-        size: of the shape in pixels at the start; ``None``: a third of the shorter side.
-        angle: degrees at the start; ``None``: drawn.
+        translate: movement along each axis, in pixels per frame; both axes have their own sign.
+        scale: change of the size, in pixels per frame.
+        rotate: rotation, in degrees per frame.
+        shear: change of the shear angle, in degrees per frame.
+        size: size of the shapes at the start, in pixels; ``None`` for a third of the video's shorter side.
+        angle: angle of the shapes at the start, in degrees; ``None`` to draw it at random.
     """
 
     translate: float = 0.0
@@ -58,20 +58,21 @@ def render(
     device: str | torch.device = "cpu",
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Videos of shapes, each rendered by itself and laid over one another.
+    """Render event videos of moving shapes. Each shape is rendered by itself, and the events of all are joined.
 
     Args:
-        videos: how many, all at once.
-        frames: T.
-        resolution: (rows, columns).
-        motion: velocities and sizes.
-        shapes: classes, in this order.
-        density: probability with which an event is kept, one draw for both polarities.
-        background: noise; Bernoulli of half of it per pixel, polarity and shape.
-        upsampling: samples per pixel side.
-        seed: of everything that is drawn.
-        device: where to compute.
-        progress: called with (frames done, frames in all).
+        videos: number of videos, all of which are rendered at once.
+        frames: T, number of frames of each video.
+        resolution: (rows, columns) in pixels.
+        motion: velocities and sizes; ``None`` for shapes that stand still.
+        shapes: names of the shapes in each video, in the order of the returned centres.
+        density: probability with which an event is kept, in [0, 1]; one draw decides for both polarities.
+        background: amount of noise, in [0, 1]: in each frame, every shape adds an event with half this probability at
+            every pixel and polarity.
+        upsampling: samples per pixel along each axis, from which the share that a shape covers is computed.
+        seed: seed of all that is drawn at random; ``None`` for a new one.
+        device: device to compute on.
+        progress: function that is called with (frames done, number of frames) after each frame.
 
     Returns:
         Events, bool (T, videos, 2, rows, columns), and centres, float32 (T, videos, shapes, 2) as (row, column).
@@ -133,7 +134,7 @@ def render(
 
 
 def _bounced(value: Tensor, velocity: Tensor, low: Tensor | float, high: Tensor | float) -> tuple[Tensor, Tensor]:
-    """Reflect what has left [low, high]."""
+    """Reflect values that have left [low, high], and reverse their velocities."""
     low, high = (torch.as_tensor(v, dtype=value.dtype, device=value.device).expand_as(value) for v in (low, high))
     below, above = value < low, value > high
     value = torch.where(below, 2 * low - value, torch.where(above, 2 * high - value, value))
@@ -143,14 +144,14 @@ def _bounced(value: Tensor, velocity: Tensor, low: Tensor | float, high: Tensor 
 def _coverage(
     shapes: tuple[str, ...], centre: Tensor, sizes: Tensor, angle: Tensor, shear: Tensor, resolution, upsampling: int
 ) -> Tensor:
-    """Share of each pixel that is inside; (videos, shapes, rows, columns). Only pixels near a shape are sampled."""
+    """Share of each pixel that a shape covers, (videos, shapes, rows, columns). Only pixels near it are sampled."""
     rows, columns = resolution
     videos = len(centre)
     result = torch.zeros(videos, len(shapes), rows, columns, device=centre.device)
     offsets = (torch.arange(upsampling, device=centre.device) + 0.5) / upsampling - 0.5
     reach = math.ceil(sizes.max().item() * 0.75 * (1 + math.tan(_SHEAR_LIMIT))) + 2
     height, width = min(rows, 2 * reach), min(columns, 2 * reach)
-    # a window around each centre, moved inside the image
+    # A window around each centre that holds the whole shape, moved into the image where it leaves it.
     top = (centre[..., 0].round() - height // 2).clamp(0, rows - height).long()
     left = (centre[..., 1].round() - width // 2).clamp(0, columns - width).long()
     y = top[..., None] + torch.arange(height, device=centre.device)

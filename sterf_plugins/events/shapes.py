@@ -1,4 +1,4 @@
-"""Coverage of a circle, a square and a triangle, in closed form."""
+"""Which points lie inside a circle, a square or a triangle, in closed form."""
 
 from torch import Tensor
 
@@ -6,9 +6,17 @@ SHAPES = ("circle", "square", "triangle")
 
 
 def raster(shape: str, x: Tensor, y: Tensor) -> Tensor:
-    """1 inside, 0 outside, at coordinates in which the shape has size 1 and its centre is the origin; y down.
+    """Tell for each point whether it lies inside a shape of size 1 around the origin: 1 inside, 0 outside.
 
-    The circle has diameter 1, the square side 1, the triangle height 1 with its tip upwards.
+    The circle has diameter 1, the square side 1, the triangle base 1 and height 1 with its tip upwards.
+
+    Args:
+        shape: one of ``SHAPES``.
+        x: horizontal coordinates of the points, of any shape that broadcasts with ``y``.
+        y: vertical coordinates of the points, downwards.
+
+    Raises:
+        ValueError: there is no such shape.
     """
     if shape == "circle":
         return (x * x + y * y <= 0.25).to(x.dtype)

@@ -39,13 +39,13 @@ for attempt in range(rounds):
             os._exit(1)
     deadline, killed = time.time() + 100, False
     while time.time() < deadline and not killed and os.waitpid(child, os.WNOHANG) == (0, 0):
-        if newest() > before + attempt % 3 and list(work.glob(".*.partial")):
+        if newest() > before + attempt % 3 and list(work.glob(".*.partial*")):
             time.sleep(0.002 * (attempt % 4))
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             killed = True
         time.sleep(0.0005)
-    half = [p.name for p in work.glob(".*.partial")]
+    half = [p.name for p in work.glob(".*.partial*")]
     print(json.dumps(dict(before=before, killed=killed, half=half, files=sorted(p.name for p in work.glob("*.pth")))))
     if not killed:
         break
@@ -150,7 +150,7 @@ def test_one_process_ddp_and_fsdp_train_the_same_weights(shapes, tmp_path):
     segment(tmp_path / "fsdp", shapes, 2, "--fsdp", **units, **{"train_cfg.max_iters": 1})
     fsdp = segment(tmp_path / "fsdp", shapes, 2, "--fsdp", "--resume", **units)
     assert fsdp["meta"]["iter"] == 2
-    assert not list((tmp_path / "fsdp").glob(".*.partial"))
+    assert not list((tmp_path / "fsdp").glob(".*.partial*"))
     before = torch.load(tmp_path / "one" / "iter_1.pth", weights_only=False)["state_dict"]
     moved = [k for k, v in one["state_dict"].items() if (v - before[k]).abs().max() > 1e-5]
     assert any(k.startswith("backbone.stages.1.") for k in moved)

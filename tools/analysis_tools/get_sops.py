@@ -25,32 +25,32 @@ from sterf_plugins.files import replacing
 def parse_args() -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("model", metavar="MODEL_OR_CONFIG")
-    p.add_argument("checkpoint", nargs="?", metavar="CHECKPOINT", help="its weights; random ones otherwise")
+    p.add_argument("checkpoint", nargs="?", metavar="CHECKPOINT", help="the model's weights; random ones otherwise")
     p.add_argument("--images", default="noise", metavar="DIR|noise|val", help="inputs (default: standard normal noise)")
     p.add_argument("--num", type=int, default=4, help="number of inputs (default 4)")
     p.add_argument("--input-size", type=int, nargs=2, metavar=("H", "W"), help="default: the model's own size")
     p.add_argument("--time-steps", type=int, metavar="T", help="hold each image for T steps and give (T, B, C, H, W)")
     p.add_argument("--pretrained", action="store_true", help="timm's own weights")
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    p.add_argument("--seed", type=int, default=0, help="of weights and noise")
+    p.add_argument("--seed", type=int, default=0, help="seed of weights and noise")
     p.add_argument("--csv", type=Path, metavar="FILE", help="write the table")
     p.add_argument("--json", action="store_true", help="print everything as JSON instead of the table")
     return p.parse_args()
 
 
-def table(operations: Operations, rates: FiringRates, per: int) -> list[dict]:
-    """A row per layer with operations or with neurons; operations and energy per input."""
+def table(operations: Operations, rates: FiringRates, num_inputs: int) -> list[dict]:
+    """A row per layer with operations or with neurons; operations, and the energy in µJ, are per input."""
     rows = []
     for name, o in operations.layers.items():
-        rows.append(
-            dict(layer=name, macs=o.macs / per, acs=o.acs / per, dense=o.dense / per, energy_uj=o.energy / per / 1e6)
-        )
+        macs, acs, dense = (n / num_inputs for n in (o.macs, o.acs, o.dense))
+        rows.append(dict(layer=name, macs=macs, acs=acs, dense=dense, energy_uj=o.energy / num_inputs / 1e6))
     for name, r in rates.layers.items():
         rows.append(dict(layer=name, rate=r.rate, nonzero=r.nonzero, dead=r.dead, levels=r.levels))
     return rows
 
 
 def write_csv(rows: list[dict], path: Path) -> None:
+    """Write the rows of ``table`` as a CSV file; numbers that a row does not have stay empty."""
     text = io.StringIO()
     columns = ["layer", "macs", "acs", "dense", "energy_uj", "rate", "nonzero", "dead", "levels"]
     writer = csv.DictWriter(text, columns, restval="")
@@ -76,12 +76,14 @@ def main() -> None:
         calibrate(model, images)
     with FiringRates(model) as rates:
         operations = count_operations(model, images)
-    rows, total, per = table(operations, rates, operations.num_inputs), operations.total, operations.num_inputs
+    total, count = operations.total, operations.num_inputs
+    rows = table(operations, rates, count)
     if args.csv:
         write_csv(rows, args.csv)
     summary = dict(
-        macs=total.macs / per, acs=total.acs / per, dense=total.dense / per, energy_mj=total.energy / per / 1e9,
-        dense_energy_mj=total.dense / per * ENERGY.e_mac_pj / 1e9, firing_rate=rates.rate, dead=rates.dead, inputs=per,
+        macs=total.macs / count, acs=total.acs / count, dense=total.dense / count,
+        energy_mj=total.energy / count / 1e9, dense_energy_mj=total.dense / count * ENERGY.e_mac_pj / 1e9,
+        firing_rate=rates.rate, dead=rates.dead, inputs=count,
     )  # fmt: skip
     if args.json:
         histograms = {name: layer.as_dict() for name, layer in rates.layers.items()}

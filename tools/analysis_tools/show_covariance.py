@@ -49,7 +49,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def scene(p: Tensor) -> Tensor:
-    """Soft shapes at (..., 2) coordinates (x, y) in pixels around the middle; (...)."""
+    """Brightness (...) of a scene of three soft shapes at coordinates (x, y) in pixels from the middle, (..., 2)."""
     x, y = p.unbind(-1)
     disc = torch.sigmoid(2 * (11 - (x + 14).hypot(y + 8)))
     square = torch.sigmoid(2 * (9 - torch.maximum((x - 14).abs(), (y + 12).abs())))
@@ -59,7 +59,7 @@ def scene(p: Tensor) -> Tensor:
 
 
 def grid(size: int) -> Tensor:
-    """(size, size, 2) pixel coordinates (x, y) around the middle."""
+    """Coordinates (x, y) of the pixels of a square image from its middle, (size, size, 2)."""
     axis = torch.arange(size, dtype=torch.float64) - (size - 1) / 2
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     return torch.stack([x, y], -1)
@@ -71,13 +71,13 @@ def kernel(bank: RFBank) -> Tensor:
 
 
 def response(bank: RFBank, image: Tensor) -> Tensor:
-    """Convolution on the pixel grid; (H, W)."""
+    """Response (H, W) of the bank's kernel to an image (H, W): a convolution on the pixel grid."""
     h = kernel(bank)
     return F.conv2d(image[None, None], h.flip(0, 1)[None, None], padding=h.shape[-1] // 2)[0, 0]
 
 
 def response_at(bank: RFBank, points: Tensor) -> Tensor:
-    """The same convolution of the scene, at any points: sum over u of h(u) f(p - u)."""
+    """Response of the bank's kernel h to the scene f at any points p (..., 2): the sum over u of h(u) f(p - u)."""
     h = kernel(bank)
     offsets = grid(h.shape[-1])
     total = torch.zeros(points.shape[:-1], dtype=points.dtype)
@@ -87,14 +87,25 @@ def response_at(bank: RFBank, points: Tensor) -> Tensor:
 
 
 def compare(bank: RFBank, a: Tensor, size: int) -> dict[str, Tensor]:
-    """Images, responses and differences for one map."""
+    """Compute the panels of one linear map ``a`` (2, 2).
+
+    Args:
+        bank: the field, a bank with one kernel.
+        a: the map of the plane, on coordinates (x, y).
+        size: side of the image in pixels.
+
+    Returns:
+        The transformed ``image``; the ``expected`` response, which is that to the scene, transformed; the responses of
+        the transformed field (``moved``) and of the field as it was (``unmoved``) to the image; and ``difference`` and
+        ``unmoved``, without the border, as differences from the expected response over its largest value.
+    """
     points = grid(size)
     back = points @ torch.linalg.inv(a).T
     image = scene(back)
     expected = response_at(bank, back)
     moved = response(bank.transform(a), image)
     unmoved = response(bank, image)
-    edge = bank.transform(a).kernel_size // 2  # where a window leaves the image
+    edge = bank.transform(a).kernel_size // 2  # pixels at the border whose window leaves the image
     cut = slice(edge, size - edge)
     top = expected.abs().max()
     return dict(
@@ -114,9 +125,9 @@ def main() -> None:
     figure = Figure(figsize=(11, 2.3 * len(MAPS)), layout="constrained")
     rows = figure.subplots(len(MAPS), 5, squeeze=False)
     for axes, (name, matrix) in zip(rows, MAPS.items(), strict=True):
-        found = compare(bank, torch.tensor(matrix, dtype=torch.float64), args.size)
-        top = found["expected"].abs().max().item()
-        errors = {k: found[k].abs().max().item() for k in ("difference", "unmoved")}
+        result = compare(bank, torch.tensor(matrix, dtype=torch.float64), args.size)
+        top = result["expected"].abs().max().item()
+        errors = {k: result[k].abs().max().item() for k in ("difference", "unmoved")}
         panels = [
             ("image", name, None),
             ("expected", "response, transformed", top),
@@ -126,7 +137,7 @@ def main() -> None:
         ]
         for ax, (key, title, limit) in zip(axes, panels, strict=True):
             limits = {} if limit is None else dict(vmin=-limit, vmax=limit)
-            ax.imshow(found[key], cmap="gray" if limit is None else "RdBu_r", **limits)
+            ax.imshow(result[key], cmap="gray" if limit is None else "RdBu_r", **limits)
             ax.set(xticks=[], yticks=[])
             ax.set_title(title, fontsize=9)
         print(f"{name:18s} field transformed: {errors['difference']:.1e}   unchanged: {errors['unmoved']:.2f}")

@@ -24,7 +24,7 @@ from sterf_plugins.cli import console
 from sterf_plugins.events import SHAPES, Motion, render, write_events
 from sterf_plugins.files import replacing
 
-BATCH = 16  # videos rendered at once; part of what a seed means
+BATCH = 16  # videos rendered at once; with another number, the same seed would give other videos
 FORMAT_VERSION = 1
 
 
@@ -52,8 +52,12 @@ def parse_args() -> argparse.Namespace:
     return p.parse_args()
 
 
-def settle(args: argparse.Namespace) -> None:
-    """Make the folder and note the settings in it; refuse one that was made with others."""
+def prepare_folder(args: argparse.Namespace) -> None:
+    """Make the folder and write the settings into it; with ``--overwrite``, delete one of other settings before.
+
+    Raises:
+        ValueError: the folder was made with other settings, or it holds something else than event videos.
+    """
     made_with = dict(version=FORMAT_VERSION, frames=args.frames, resolution=list(args.resolution), seed=args.seed)
     made_with |= dict(
         shapes=list(args.shapes), single=args.single, scale=args.scale, rotate=args.rotate, shear=args.shear
@@ -61,13 +65,13 @@ def settle(args: argparse.Namespace) -> None:
     made_with |= dict(background=args.background, format=args.format)
     marker = args.out / "events.json"
     if args.out.exists() and any(args.out.iterdir()):
-        found = json.loads(marker.read_text()) if marker.is_file() else None
-        if found != made_with:
+        recorded = json.loads(marker.read_text()) if marker.is_file() else None
+        if recorded != made_with:
             if not args.overwrite:
                 raise ValueError(
                     f"{args.out} exists and was not made with these settings; give another folder or --overwrite."
                 )
-            if found is None:
+            if recorded is None:
                 raise ValueError(f"{args.out} holds no event videos (no {marker.name}); it is not deleted.")
             shutil.rmtree(args.out)
     console.check_writable(args.out, "OUT")
@@ -81,7 +85,7 @@ def main() -> None:
     if args.videos < 1:
         raise ValueError(f"--videos is {args.videos}; it must be at least 1.")
     console.check_device(args.device)
-    settle(args)
+    prepare_folder(args)
     shapes = [(shape,) for shape in args.shapes] if args.single else [tuple(args.shapes)]
     combinations = list(itertools.product(shapes, args.size or [None], args.velocity, args.density))
     made = kept = 0
@@ -115,7 +119,7 @@ def main() -> None:
 
 
 def seed_of(seed: int, folder: str, start: int) -> int:
-    """One seed per batch, from what the batch is."""
+    """The seed of a batch of videos, from the main seed, the folder's name and the number of its first video."""
     return int.from_bytes(hashlib.sha256(f"{seed} {folder} {start}".encode()).digest()[:7], "big")
 
 

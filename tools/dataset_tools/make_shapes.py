@@ -41,7 +41,7 @@ FORMAT_VERSION = 1
 
 @dataclass
 class Scene:
-    """One image and what is in it; masks are of the visible part."""
+    """One image and its objects; a mask shows the part of an object that is visible."""
 
     image: np.ndarray  # (size, size, 3) uint8 RGB
     masks: list[np.ndarray] = field(default_factory=list)  # (size, size) bool
@@ -77,7 +77,7 @@ def fill(corners: np.ndarray, size: int) -> np.ndarray:
 
 
 def noise(rng: np.random.Generator, size: int, cells: int) -> np.ndarray:
-    """Smooth noise in [0, 1], (size, size)."""
+    """Smooth noise in [0, 1], (size, size), interpolated between cells x cells random numbers."""
     coarse = rng.random((cells, cells), np.float32)
     return np.clip(cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC), 0, 1)
 
@@ -120,8 +120,10 @@ def shape_color(rng: np.random.Generator, name: str) -> np.ndarray:
     return 255 * value * (1 - saturation * np.clip(np.minimum(sector % 6, 4 - sector % 6), 0, 1))
 
 
-def place(rng: np.random.Generator, size: int, name: str, taken: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """Find a place for a shape: (full mask, centre); None if none was found that leaves the others visible."""
+def find_place(
+    rng: np.random.Generator, size: int, name: str, taken: np.ndarray
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Draw a place for a shape that covers little of what is ``taken``: (mask, centre), or ``None`` without success."""
     for _ in range(12):
         radius = size * np.exp(rng.uniform(np.log(0.12), np.log(0.26)))
         center = rng.uniform(0.6 * radius, size - 0.6 * radius, 2)
@@ -142,10 +144,10 @@ def render(seed: int, split: str, index: int, size: int) -> Scene:
         names.append(str(rng.choice(TWINS)))
     areas, centers = [], []
     for name in names:
-        found = place(rng, size, name, taken)
-        if found is None:
+        placed = find_place(rng, size, name, taken)
+        if placed is None:
             continue
-        mask, center = found
+        mask, center = placed
         image[mask] = texture(rng, size, shape_color(rng, name))[mask]
         scene.masks = [m & ~mask for m in scene.masks]
         scene.masks.append(mask)
@@ -220,6 +222,7 @@ def polygons(mask: np.ndarray) -> list[list[float]] | dict:
 
 
 def coco_annotation(mask: np.ndarray, label: str, extra: dict, crowd: bool = False) -> dict:
+    """The COCO annotation of an object, without its ids; ``extra`` fields are added to it."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     x, y = int(columns[0]), int(rows[0])
     return dict(
@@ -243,6 +246,7 @@ def semantic_map(scene: Scene) -> np.ndarray:
 
 
 def write_split(folder: Path, split: str, count: int, size: int, seed: int) -> None:
+    """Render ``count`` scenes of a split ("train" or "val"), and write them in both formats."""
     coco, ade = SPLITS[split]
     paths = {
         "coco": folder / coco,
@@ -263,10 +267,10 @@ def write_split(folder: Path, split: str, count: int, size: int, seed: int) -> N
         (paths["ade"] / f"{ade_name}.jpg").write_bytes(jpeg.tobytes())
         cv2.imwrite(str(paths["labels"] / f"{ade_name}.png"), semantic_map(scene))
         images.append(dict(id=image_id, file_name=name, height=size, width=size, license=1))
-        found = [coco_annotation(*a) for a in zip(scene.masks, scene.labels, scene.extras, strict=True)]
+        objects = [coco_annotation(*a) for a in zip(scene.masks, scene.labels, scene.extras, strict=True)]
         if scene.crowd is not None:
-            found.append(coco_annotation(scene.crowd, "disc", {}, crowd=True))
-        for annotation in found:
+            objects.append(coco_annotation(scene.crowd, "disc", {}, crowd=True))
+        for annotation in objects:
             annotations.append(dict(id=len(annotations) + 1, image_id=image_id, **annotation))
     document = dict(
         info=dict(description="rendered shapes", version=str(FORMAT_VERSION), seed=seed),
@@ -328,6 +332,7 @@ def main() -> None:
 
 
 def _refuse(message: str, code: int = 2) -> int:
+    """Print an error message and return the exit code."""
     print(f"make_shapes.py: {message}", file=sys.stderr)
     return code
 

@@ -38,7 +38,14 @@ def parse_args() -> argparse.Namespace:
 
 
 def convert(args: argparse.Namespace) -> tuple[dict, dict]:
-    """The converted state dict, and what is known about it."""
+    """Convert the checkpoint; nothing is written.
+
+    Returns:
+        The converted state dict, and what is known about it: its kind, the model and the model's arguments.
+
+    Raises:
+        ValueError: entries do not fit, or an option is missing or does not apply.
+    """
     state = state_dict_of(read_checkpoint(args.source))
     if any(key.startswith(("roi_head.", "decode_head.")) for key in state):
         sterf_plugins.setup()
@@ -54,21 +61,21 @@ def convert(args: argparse.Namespace) -> tuple[dict, dict]:
         if args.levels is not None or args.layout is not None:
             raise ValueError(f"--levels and --layout are of SDT-V3; {args.source} is a {family.name} with LIF neurons.")
         return converted, dict(kind=kind, model=family.name, **family.arguments(inner))
-    found = infer_architecture(inner)
-    found["arch"].pop("num_heads")  # not in the file; 8 in all released models
+    options = infer_architecture(inner)
+    options["arch"].pop("num_heads")  # not in the file; 8 in all released models
     if args.levels is None:
         raise ValueError(
-            f"{args.source} is an SDT-V3 with {found['mixer']} mixers, and how many integer levels its spikes have is "
+            f"{args.source} is an SDT-V3 with {options['mixer']} mixers, and how many integer levels its spikes have is "
             f"not in the file: give --levels 4 (released detectors, segmentors, V3_*_1x4) or 8 (the ST-ERF hub)."
         )
     if args.levels < 1:
         raise ValueError(f"--levels is {args.levels}; it must be at least 1.")
-    if found["mixer"] != "conv" and args.layout is None:
+    if options["mixer"] != "conv" and args.layout is None:
         raise ValueError(
-            f"{args.source} has {found['mixer']} mixers, and their token layout is not in the file: give --layout raster "
-            f"(all releases) or channel."
+            f"{args.source} has {options['mixer']} mixers, and their token layout is not in the file: give --layout "
+            f"raster (all releases) or channel."
         )
-    return converted, dict(kind=kind, model="SDT-V3", levels=args.levels, layout=args.layout or "raster", **found)
+    return converted, dict(kind=kind, model="SDT-V3", levels=args.levels, layout=args.layout or "raster", **options)
 
 
 def main() -> None:

@@ -43,20 +43,20 @@ def parse_args() -> argparse.Namespace:
 
 
 def milliseconds(runs: dict[str, Callable], x: Tensor, repeats: int) -> dict[str, float]:
-    """Median time of each run in milliseconds, the runs in turn."""
+    """Median time in milliseconds of each of several ways to run a model on ``x``, which take turns."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     with torch.no_grad():
         for i in range(repeats + 1):
             for name, run in runs.items():
                 start = time.perf_counter()
                 run(x)
-                if i:  # the first is warm-up
+                if i:  # the first call of each is a warm-up
                     times[name].append(1000 * (time.perf_counter() - start))
     return {name: statistics.median(values) for name, values in times.items()}
 
 
 def size_of(output: object) -> str:
-    """How large the compared numbers are: an error of zero between outputs of zero says nothing."""
+    """How large the compared numbers are, as the end of a message: an error between outputs of zero says nothing."""
     largest = max(float(t.abs().max()) for t in tensors_in(output))
     return f"of values up to {largest:.3g}" if largest else "but ALL VALUES ARE ZERO: the comparison says nothing"
 
@@ -114,7 +114,7 @@ def write_program(model: torch.nn.Module, x: Tensor, expected: object, path: Pat
 
 
 def write_onnx(model: torch.nn.Module, x: Tensor, path: Path):
-    """Write the file; an ONNX Runtime session of it, or ``None`` if that is not installed."""
+    """Write the model as ONNX, and return an ONNX Runtime session of the file, or ``None`` if that is not installed."""
     with replacing(path) as partial:
         torch.onnx.export(model, (x,), str(partial), dynamo=True, verbose=False, external_data=False)
     try:
