@@ -21,7 +21,9 @@ def read_checkpoint(path: str | Path) -> Mapping[str, Any]:
 
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"no checkpoint {str(path)!r}; nothing is downloaded, so give the path of a local file.")
+        raise ValueError(
+            f"checkpoint {path} cannot be read: there is no checkpoint of that name. Nothing is downloaded, so give the path of a local file."
+        )
     try:
         with torch.serialization.safe_globals(_allowed()):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)

@@ -1,6 +1,7 @@
 """Fold each BatchNorm into the convolution or linear layer whose output it is given."""
 
 import copy
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -47,24 +48,30 @@ def reparameterize(model: nn.Module, example: Tensor | None = None, tolerance: f
     folded = copy.deepcopy(model).eval().double()
     norms = [name for name, module in folded.named_modules() if isinstance(module, _NORMS)]
     expected = _observed(folded, example, norms)
-
-    def proved(candidate: nn.Module) -> bool:
-        return largest_error(_observed(candidate, example, norms), expected) <= tolerance
-
-    done: set[Pair] = set()
+    done: dict[str, list[str]] = {}  # layer -> the norms that were folded into it
     refused: set[Pair] = set()
+
+    def folded_and_proved(pairs: list[Pair]) -> nn.Module | None:
+        """The model with these pairs folded, too, or ``None`` if anything else than them changes by that."""
+        candidate = _fold(folded, pairs)
+        found = _observed(candidate, example, norms)
+        # A norm that was folded before into the same layer stands inside of it now.
+        inside = {norm for pair in pairs for norm in done.get(pair.layer, [])}
+        errors = [largest_error(found[name], expected[name]) for name in expected if name not in inside]
+        return candidate if max(errors) <= tolerance else None
+
     while pairs := [pair for pair in _pairs(folded, example) if pair not in refused]:
-        together = _fold(folded, pairs)
-        if proved(together):
-            folded, done = together, done | set(pairs)
-            continue
-        for pair in pairs:
-            single = _fold(folded, [pair])
-            if proved(single):
-                folded = single
-                done.add(pair)
-            else:
-                refused.add(pair)
+        together = [pairs] if folded_and_proved(pairs) is not None else [[pair] for pair in pairs]
+        for part in together:
+            candidate = folded_and_proved(part)
+            if candidate is None:
+                refused.update(part)
+                continue
+            folded = candidate
+            for pair in part:
+                for name in done.get(pair.layer, []):
+                    expected.pop(name, None)
+                done.setdefault(pair.layer, []).append(pair.norm)
     if not done:
         raise ValueError(
             f"{type(model).__name__} has no BatchNorm behind a convolution or linear layer that could be folded without "
@@ -104,16 +111,18 @@ def _what_remains(norm: nn.Module) -> nn.Module:
     return nn.Sequential(*parts) if parts else nn.Identity()
 
 
-def _observed(model: nn.Module, example: Tensor, norms: list[str]) -> list[Tensor]:
-    """The model's outputs, and the outputs of what stands in the place of each norm, in order of execution."""
-    seen: list[Tensor] = []
-    handles = [
-        model.get_submodule(name).register_forward_hook(lambda module, inputs, output: seen.append(output.clone()))
-        for name in norms
-    ]
+def _observed(model: nn.Module, example: Tensor, norms: list[str]) -> dict[str, list[Tensor]]:
+    """The model's outputs under the name "", and by each norm's name the outputs of what stands in its place."""
+    seen: dict[str, list[Tensor]] = {name: [] for name in norms}
+
+    def record(name: str) -> Callable:
+        return lambda module, inputs, output: seen[name].append(output.clone())
+
+    handles = [model.get_submodule(name).register_forward_hook(record(name)) for name in norms]
     try:
         with torch.no_grad():
-            return tensors_in(model(example)) + seen
+            outputs = tensors_in(model(example))
     finally:
         for handle in handles:
             handle.remove()
+    return {"": outputs} | {name: found for name, found in seen.items() if found}

@@ -137,7 +137,8 @@ def test_the_hook(shapes, tmp_path):
     sterf_plugins.setup()
     from mmengine.runner import Runner
 
-    from sterf_plugins.openmmlab.configs.reading import datasets, load_config
+    from sterf_plugins.openmmlab.configs.data_checks import datasets
+    from sterf_plugins.openmmlab.configs.reading import load_config
 
     states = []
     for name, hooks in (

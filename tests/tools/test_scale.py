@@ -46,7 +46,7 @@ for attempt in range(rounds):
             killed = True
         time.sleep(0.0005)
     half = [p.name for p in work.glob(".*.partial*")]
-    print(json.dumps(dict(before=before, killed=killed, half=half, files=sorted(p.name for p in work.glob("*.pth")))))
+    print(json.dumps(dict(before=before, killed=killed, half=half, files=sorted(p.name for p in work.glob("iter_*.pth")))))
     if not killed:
         break
 """
@@ -71,7 +71,7 @@ def test_ten_kills_never_cost_the_previous_checkpoint(shapes, tmp_path):
     reached = [max(int(name.split("_")[1].split(".")[0]) for name in r["files"]) for r in rounds]
     for r, now in zip(rounds, reached, strict=True):
         assert now > r["before"]  # each one went on from where the one before it was killed
-    for path in tmp_path.glob("*.pth"):
+    for path in tmp_path.glob("iter_*.pth"):
         assert torch.load(path, weights_only=False)["meta"]["iter"] == int(path.stem.split("_")[1])
 
 

@@ -14,8 +14,7 @@ from pathlib import Path
 import torch
 
 import sterf_plugins
-from sterf_plugins.backbones import convert_state_dict, infer_architecture
-from sterf_plugins.checkpoints.reading import read_checkpoint, state_dict_of
+from sterf_plugins.checkpoints import convert_state_dict, infer_architecture, read_checkpoint, state_dict_of
 from sterf_plugins.checkpoints.zoo import find_family
 from sterf_plugins.cli.console import run_tool
 from sterf_plugins.files import replacing
