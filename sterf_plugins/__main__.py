@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.util
+import inspect
 import sys
 from pathlib import Path
 
@@ -30,8 +31,6 @@ def list_plugins(args: argparse.Namespace) -> int:
 
 def info(args: argparse.Namespace) -> int:
     """Describe one plugin or timm model: where it comes from, its arguments, and its docstring."""
-    import inspect
-
     found = False
     for kind in plugins.KINDS:
         if args.name not in plugins.discover(kind):
@@ -42,7 +41,8 @@ def info(args: argparse.Namespace) -> int:
         print(f"{kind[:-1]} {plugin.name!r} of {plugin.origin}: {plugin.entry_point.value}")
         if callable(target):
             print(f"  {plugin.name}{inspect.signature(target)}")
-        print("  " + (inspect.getdoc(target) or "no description").replace("\n", "\n  "))
+        for text in _documentation(target):
+            print("  " + text.replace("\n", "\n  "))
     if not found and importlib.util.find_spec("timm"):
         found = _model_info(args.name)
     if found:
@@ -50,6 +50,14 @@ def info(args: argparse.Namespace) -> int:
     names = sorted({n for kind in plugins.KINDS for n in plugins.discover(kind)})
     print(f"no plugin or timm model {args.name!r}; plugins: {', '.join(names)}", file=sys.stderr)
     return 2
+
+
+def _documentation(target: object) -> list[str]:
+    """The docstring of a plugin, and of the base classes in this package, which describe shared arguments."""
+    own = inspect.getdoc(target) or "no description"
+    bases = target.__mro__[1:] if isinstance(target, type) else ()
+    ours = [base for base in bases if base.__module__.partition(".")[0] == __package__]
+    return [own, *(f"\n{base.__name__}: {inspect.getdoc(base)}" for base in ours if base.__doc__)]
 
 
 def _model_info(name: str) -> bool:

@@ -1,6 +1,7 @@
 """Shared fixtures: golden arrays, and small real data sets."""
 
 import json
+import lzma
 import os
 import subprocess
 import sys
@@ -13,13 +14,12 @@ ROOT = Path(__file__).resolve().parents[1]
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # the test processes, and the tools that they start, share the cores
     threads = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-if not Path("/dev/nvidiactl").exists():  # before Triton is imported: its kernels run in its interpreter
-    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 def golden_folder() -> Path:
-    """Folder of the golden arrays; the environment variable ``STERF_GOLDEN`` overrides it."""
-    return Path(os.environ.get("STERF_GOLDEN", ROOT.parent / "shared" / "golden"))
+    """Folder of the golden arrays: all of them where they are (``STERF_GOLDEN``), else those in ``tests/golden``."""
+    full = Path(os.environ.get("STERF_GOLDEN", ROOT.parent / "shared" / "golden"))
+    return full if full.is_dir() else ROOT / "tests" / "golden"
 
 
 class Golden:
@@ -29,13 +29,23 @@ class Golden:
         self.folder = folder
         self.cases = {c["id"]: c for c in json.loads((folder / "manifest.json").read_text())["cases"]}
 
-    def tensors(self, file: str) -> dict:
-        from safetensors.torch import load_file
+    def file(self, name: str) -> Path:
+        """Path of a file of the folder; the test is skipped where only the full set has it."""
+        path = self.folder / name
+        if not path.is_file():
+            pytest.skip(f"{name} is in the full set of golden arrays only; set STERF_GOLDEN to its folder")
+        return path
 
-        return load_file(str(self.folder / file))
+    def tensors(self, name: str) -> dict:
+        from safetensors.torch import load, load_file
+
+        packed = self.folder / f"{name}.xz"
+        return load(lzma.decompress(packed.read_bytes())) if packed.is_file() else load_file(str(self.file(name)))
 
     def case(self, name: str) -> tuple[dict, dict, dict]:
         """The case's description, its arrays, and its published state dict."""
+        if name not in self.cases:
+            pytest.skip(f"case {name} is in the full set of golden arrays only; set STERF_GOLDEN to its folder")
         case = self.cases[name]
         arrays = self.tensors(case["file"])
         state = {k.removeprefix("param."): v for k, v in arrays.items() if k.startswith("param.")}
@@ -47,18 +57,18 @@ def covariant_golden():
     """A function from a file's name to its golden arrays of the covariant receptive fields."""
     import numpy as np
 
-    folder = golden_folder() / "covariant"
-    if not folder.is_dir():
-        pytest.skip(f"golden arrays not found at {folder}; set STERF_GOLDEN to their folder")
-    return lambda name: dict(np.load(folder / f"{name}.npz"))
+    return lambda name: dict(np.load(golden_folder() / "covariant" / f"{name}.npz"))
 
 
 @pytest.fixture(scope="session")
 def golden() -> Golden:
-    folder = golden_folder() / "sdtv3"
-    if not folder.is_dir():
-        pytest.skip(f"golden arrays not found at {folder}; set STERF_GOLDEN to their folder")
-    return Golden(folder)
+    return Golden(golden_folder() / "sdtv3")
+
+
+@pytest.fixture(scope="session")
+def subset() -> Golden:
+    """The arrays that are kept in the repository."""
+    return Golden(ROOT / "tests" / "golden" / "sdtv3")
 
 
 def make_events(out: Path, *options: str, check: bool = True) -> subprocess.CompletedProcess:

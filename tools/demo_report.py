@@ -221,7 +221,7 @@ def draw_maps(maps: Path, data: Path, classes: list[str], count: int) -> list[tu
 
 
 def receptive_fields(out: Path) -> dict[str, list[ERFResult]]:
-    """For each mixer, the fields of its detector at the first and at the last validation."""
+    """For each mixer, the first and the last fields of its detector: before training (``at_start``) and after it."""
     fields = {}
     for mixer in MIXERS:
         paths = sorted(out.glob(f"mask-rcnn_{mixer}/2*/vis_data/erf/*.npz"), key=lambda p: int(p.stem))

@@ -244,7 +244,7 @@ def has_layer(model: torch.nn.Module, pattern: str, label: str) -> bool:
 
 
 def counter(label: str, total: int):
-    """A function for ``progress`` of ``compute_erf`` that shows a progress bar with this label."""
+    """A function for ``progress`` of ``compute_erf`` that shows a progress bar, every 5 s without a terminal."""
     from tqdm.auto import tqdm
 
     bar = tqdm(total=total, desc=label, unit="input", file=sys.stderr, mininterval=0.5 if sys.stderr.isatty() else 5)

@@ -211,7 +211,7 @@ class _Counter(BaseCounter):
 
 
 def _exclusive(totals: dict[str, int]) -> dict[str, int]:
-    """Operations of each module by name, without those of the modules called in it; ``totals`` has ``<root>.<name>``."""
+    """Operations of each module by name, without those of modules called in it; ``totals`` has ``<root>.<name>``."""
     own = {scope.partition(".")[2]: value for scope, value in totals.items() if scope != "Global"}
     inclusive = dict(own)
     for name, value in inclusive.items():

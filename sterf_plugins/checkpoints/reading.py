@@ -22,7 +22,8 @@ def read_checkpoint(path: str | Path) -> Mapping[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise ValueError(
-            f"checkpoint {path} cannot be read: there is no checkpoint of that name. Nothing is downloaded, so give the path of a local file."
+            f"checkpoint {path} cannot be read: there is no checkpoint of that name. Nothing is downloaded, so give "
+            f"the path of a local file."
         )
     try:
         with torch.serialization.safe_globals(_allowed()):

@@ -1,4 +1,4 @@
-"""Effective receptive fields of any PyTorch model. Needs torch and numpy only (matplotlib for pictures)."""
+"""Effective receptive fields of any PyTorch model. Needs torch, numpy and scipy only (matplotlib for pictures)."""
 
 from .calibrate import calibrate
 from .compute import compute_erf

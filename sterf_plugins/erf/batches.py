@@ -100,7 +100,7 @@ class Sizer:
             yield torch.cat(waiting, batch_axis(waiting[0]))
 
     def run(self, images: Tensor, work: Callable[[Tensor], Any]) -> Iterator[tuple[int, Any]]:
-        """Do some work on a batch in parts of at most the present size, and again in smaller ones without memory.
+        """Do some work on a batch in parts of at most the present size, which is halved when memory runs out.
 
         Args:
             images: (N, C, H, W) or (T, N, C, H, W).

@@ -21,8 +21,8 @@ def calibrate(model: nn.Module, images: Tensor) -> nn.Module:
     """Set the running statistics of all BatchNorms to those of these images; this changes the model.
 
     One forward pass is enough, because in it each BatchNorm normalises by the statistics of these very images. A random
-    network with the initial statistics (mean 0, variance 1) lets its signal grow or die with depth, and a
-    spiking one falls silent: its receptive field would be that of the initialisation's scale.
+    network with the initial statistics (mean 0, variance 1) lets its signal grow or die with depth, and a spiking one
+    falls silent: its receptive field would be that of the initialisation's scale.
 
     Args:
         model: any module; it is left in eval mode.

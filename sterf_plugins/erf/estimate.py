@@ -17,7 +17,7 @@ class Estimate:
 
     Attributes:
         count: number of inputs so far.
-        counts: (10,) number of inputs in each group.
+        counts: (10,) number of inputs in each group; not kept for the median.
         sums: (10, ...) sums over each group, or (1, ...) without groups; ``None`` before the first input.
         squares: sum over all inputs of the squared arrays, for the standard error.
         values: all arrays so far, in float32; kept for the median alone.

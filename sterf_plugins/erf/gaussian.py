@@ -81,7 +81,7 @@ def _start(small: np.ndarray, y: np.ndarray, x: np.ndarray, block: int) -> np.nd
 
 
 def _inverse_covariance(p: np.ndarray) -> np.ndarray:
-    """(2, 2) by its Cholesky factor, so that it is positive definite: entries log l11, l21, log l22 of ``p``."""
+    """The inverse covariance (2, 2), positive definite as a Cholesky product; ``p[3:]`` are log l11, l21, log l22."""
     factor = np.array([[np.exp(p[3]), 0.0], [p[4], np.exp(p[5])]])
     return factor @ factor.T
 

@@ -254,7 +254,7 @@ def test_a_checkpoint_of_something_else():
 
 def test_full_size_names_and_shapes(golden):
     """State dicts with the names and shapes of the full-size released models load strictly."""
-    models = json.loads((golden.folder / "fullsize_params_shapes.json").read_text())
+    models = json.loads(golden.file("fullsize_params_shapes.json").read_text())
     checked = 0
     for entry in models:
         state = {k: torch.empty(shape, device="meta") for k, shape in entry["state_dict"].items()}

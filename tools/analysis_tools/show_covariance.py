@@ -95,9 +95,10 @@ def compare(bank: RFBank, a: Tensor, size: int) -> dict[str, Tensor]:
         size: side of the image in pixels.
 
     Returns:
-        The transformed ``image``; the ``expected`` response, which is that to the scene, transformed; the responses of
-        the transformed field (``moved``) and of the field as it was (``unmoved``) to the image; and ``difference`` and
-        ``unmoved``, without the border, as differences from the expected response over its largest value.
+        ``image``, the scene transformed by ``a``; ``expected``, the response to the scene itself, transformed alike;
+        ``moved``, the response of the transformed field to the image; and two differences from ``expected``, without
+        the border and over the largest expected value: ``difference``, that of ``moved``, and ``unmoved``, that of the
+        response of the field as it was.
     """
     points = grid(size)
     back = points @ torch.linalg.inv(a).T

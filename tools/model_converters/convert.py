@@ -64,8 +64,8 @@ def convert(args: argparse.Namespace) -> tuple[dict, dict]:
     options["arch"].pop("num_heads")  # not in the file; 8 in all released models
     if args.levels is None:
         raise ValueError(
-            f"{args.source} is an SDT-V3 with {options['mixer']} mixers, and how many integer levels its spikes have is "
-            f"not in the file: give --levels 4 (released detectors, segmentors, V3_*_1x4) or 8 (the ST-ERF hub)."
+            f"{args.source} is an SDT-V3 with {options['mixer']} mixers, and how many integer levels its spikes have "
+            f"is not in the file: give --levels 4 (released detectors, segmentors, V3_*_1x4) or 8 (the ST-ERF hub)."
         )
     if args.levels < 1:
         raise ValueError(f"--levels is {args.levels}; it must be at least 1.")
