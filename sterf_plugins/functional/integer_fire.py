@@ -14,7 +14,7 @@ import math
 import torch
 from torch import Tensor
 
-from .strides import restrided
+from .strides import restrided_like
 from .torch_kernels import clamp_backward
 
 
@@ -34,7 +34,7 @@ class _IntegerFire(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         if torch.is_grad_enabled():  # gradients of gradients need a differentiable expression
             return grad * ((x >= 0) & (x <= ctx.levels)) / ctx.norm, None, None
-        grad = restrided(grad, x.stride())
+        grad = restrided_like(grad, x)
         # hardtanh's backward is one fused pass, but it leaves out both ends of its interval. The bounds are therefore
         # the next numbers below 0 and above D. Below 0 this is a subnormal number in float16 and the smallest normal
         # one in wider types, whose subnormal numbers may be flushed to 0.

@@ -5,10 +5,17 @@ from torch import Tensor
 
 
 def restrided(x: Tensor, stride: tuple[int, ...]) -> Tensor:
-    """``x`` itself if it has these strides, else a dense copy that has them; ``torch.compile`` sees to it itself."""
-    if torch.compiler.is_compiling() or x.stride() == stride:
+    """``x`` itself if it has these strides, else a dense copy that has them."""
+    if x.stride() == stride:
         return x
     return torch.empty_strided(x.shape, stride, dtype=x.dtype, device=x.device).copy_(x)
+
+
+def restrided_like(x: Tensor, other: Tensor) -> Tensor:
+    """``x`` in the memory order of ``other``, also where ``torch.compile`` of PyTorch 2.6 cannot ask for strides."""
+    if torch.compiler.is_compiling():
+        return torch.empty_like(other).copy_(x)
+    return restrided(x, other.stride())
 
 
 def empty_frames(like: Tensor, steps: int) -> Tensor:
