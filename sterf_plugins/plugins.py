@@ -149,7 +149,7 @@ def load_all(*kinds: str) -> list[PluginError]:
 Spec = str | Mapping | Callable
 
 
-def resolve(kind: str, spec: Spec, **offered) -> Callable:
+def resolve(kind: str, spec: Spec, **offered) -> partial:
     """Turn a user's ``mixer=``, ``stem=`` or ``neuron=`` value into a factory.
 
     Args:

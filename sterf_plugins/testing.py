@@ -8,6 +8,8 @@ Each check passes silently, or raises an ``AssertionError`` that says what is wr
 
 import copy
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +35,7 @@ def check_mixer(mixer: str | Callable, dims: Sequence[int] = (8, 12), ratio: int
     """
     factory = plugins.resolve("mixers", {"type": mixer, **options})
     for dim in dims:
-        module = _build(lambda dim=dim: factory(dim, ratio), f"mixer({dim}, {ratio})")
+        module = _build(partial(factory, dim, ratio), f"mixer({dim}, {ratio})")
         for size in ((8, 8), (7, 5)):
             _check_module(module, torch.randn(3, dim, *size), (3, dim, *size), "a mixer keeps the shape")
 
@@ -79,7 +81,7 @@ def check_backbone(backbone: Callable[[], nn.Module], in_chans: int = 3, size: t
     Raises:
         AssertionError: the contract is broken; the message says where and how to mend it.
     """
-    module = _build(backbone, "backbone()")
+    module: Any = _build(backbone, "backbone()")
     x = torch.randn(2, in_chans, *size)
     features = module.eval()(x)
     assert isinstance(features, (tuple, list)), f"forward gave {type(features).__name__}; return a tuple of maps"
@@ -141,6 +143,6 @@ def _check_gradients(module: nn.Module, x: Tensor, what: str) -> None:
     )
 
 
-def _total(y: Tensor | Sequence[Tensor]) -> Tensor:
+def _total(y: Tensor | tuple[Tensor, ...] | list[Tensor]) -> Tensor:
     """The sum of squares: one number to differentiate."""
-    return sum(t.square().sum() for t in y) if isinstance(y, (tuple, list)) else y.square().sum()
+    return y.square().sum() if isinstance(y, Tensor) else torch.stack([t.square().sum() for t in y]).sum()

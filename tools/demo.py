@@ -104,7 +104,8 @@ def evaluate(training: Training, out: Path) -> None:
         print("done before")
         return
     results.mkdir(exist_ok=True)
-    command = [ROOT / "tools" / "test.py", CONFIGS / training.config, checkpoint, "--work-dir", results]
+    script = ROOT / "tools" / "test.py"
+    command: list[str | Path] = [script, CONFIGS / training.config, checkpoint, "--work-dir", results]
     if training is SEGMENTOR:
         command += ["--out", results / "maps"]
     else:

@@ -112,7 +112,7 @@ def twin_accuracy(truth: COCO, results: Path) -> list[tuple[float, int, int, int
         if near:
             row[1] += 1
             row[2] += max(near, key=lambda d: d["score"])["category_id"] == annotation["category_id"]
-    return [(distance, *row) for distance, row in sorted(rows.items())]
+    return [(distance, twins, found, right) for distance, (twins, found, right) in sorted(rows.items())]
 
 
 def intersection_over_union(maps: Path, labels: Path, classes: list[str]) -> dict[str, float]:
@@ -120,7 +120,7 @@ def intersection_over_union(maps: Path, labels: Path, classes: list[str]) -> dic
     count = len(classes)
     confusion = np.zeros((count, count), np.int64)
     for path in sorted(labels.glob("*.png")):
-        truth = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE).astype(np.int64) - 1
+        truth = read_image(path, cv2.IMREAD_GRAYSCALE).astype(np.int64) - 1
         predicted = read_prediction(maps, path)
         valid = (truth >= 0) & (truth < count)
         confusion += np.bincount(truth[valid] * count + predicted[valid], minlength=count**2).reshape(count, count)
@@ -131,7 +131,15 @@ def intersection_over_union(maps: Path, labels: Path, classes: list[str]) -> dic
 
 def read_prediction(maps: Path, label: Path) -> np.ndarray:
     """Predicted class indices; mmseg writes them shifted by one where label 0 is ignored."""
-    return np.clip(cv2.imread(str(maps / label.name), cv2.IMREAD_GRAYSCALE).astype(np.int64) - 1, 0, None)
+    return np.clip(read_image(maps / label.name, cv2.IMREAD_GRAYSCALE).astype(np.int64) - 1, 0, None)
+
+
+def read_image(path: Path, mode: int = cv2.IMREAD_COLOR) -> np.ndarray:
+    """An image file as OpenCV reads it; ``ValueError`` if it cannot be read."""
+    image = cv2.imread(str(path), mode)
+    if image is None:
+        raise ValueError(f"{path} cannot be read as an image.")
+    return image
 
 
 # --- pictures -----------------------------------------------------------------------------------------------------
@@ -143,7 +151,7 @@ def png(image: np.ndarray, enlarge: int = 1) -> str:
         image = cv2.resize(image, None, fx=enlarge, fy=enlarge, interpolation=cv2.INTER_NEAREST)
     ok, data = cv2.imencode(".png", np.ascontiguousarray(image[..., ::-1]))
     assert ok
-    return "data:image/png;base64," + base64.b64encode(data).decode()
+    return "data:image/png;base64," + base64.b64encode(data.tobytes()).decode()
 
 
 def chart(series: dict[str, tuple[list, list]], ylabel: str, xlabel: str = "iteration", ylim=None) -> str:
@@ -178,10 +186,10 @@ def draw_detections(truth: COCO, results: Path, folder: Path, count: int) -> lis
             detections.setdefault(detection["image_id"], []).append(detection)
     pairs = []
     for info in truth.dataset["images"][:count]:
-        image = cv2.imread(str(folder / info["file_name"]))[..., ::-1]
+        image = read_image(folder / info["file_name"])[..., ::-1]
         real = [(truth.annToMask(a).astype(bool), a) for a in truth.loadAnns(truth.getAnnIds(info["id"]))]
         ours = [(coco_mask.decode(d["segmentation"]).astype(bool), d) for d in detections.get(info["id"], [])]
-        pairs.append(tuple(png(overlay(image, objects, names)) for objects in (real, ours)))
+        pairs.append((png(overlay(image, real, names)), png(overlay(image, ours, names))))
     return pairs
 
 
@@ -209,14 +217,14 @@ def draw_maps(maps: Path, data: Path, classes: list[str], count: int) -> list[tu
     palette = np.array([(60, 60, 60), *[COLORS[c] for c in classes[1:]]], np.uint8)
     pairs = []
     for path in sorted((data / "ade" / "annotations" / "validation").glob("*.png"))[:count]:
-        image = cv2.imread(str(data / "ade" / "images" / "validation" / f"{path.stem}.jpg"))[..., ::-1]
-        truth = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE).astype(np.int64) - 1
+        image = read_image(data / "ade" / "images" / "validation" / f"{path.stem}.jpg")[..., ::-1]
+        truth = read_image(path, cv2.IMREAD_GRAYSCALE).astype(np.int64) - 1
         pictures = []
         for labels in (np.clip(truth, 0, None), read_prediction(maps, path)):
             mixed = image.copy()
             paint(mixed, labels > 0, palette[labels[labels > 0]], 0.7)
             pictures.append(png(mixed, 3))
-        pairs.append(tuple(pictures))
+        pairs.append((pictures[0], pictures[1]))
     return pairs
 
 

@@ -265,7 +265,8 @@ def main() -> None:
     folder = Path(args.out)
     check_writable(folder, "--out")
     work = jobs(args)
-    first = build(*args.models[0], args.pretrained, args.seed)
+    spec, checkpoint = args.models[0]
+    first = build(spec, checkpoint, args.pretrained, args.seed)
     size = tuple(args.input_size) if args.input_size else first.size
     if min(size) < 1:
         raise ValueError(f"--input-size {size[0]} {size[1]}: both must be at least 1.")

@@ -82,6 +82,9 @@ class BorderedBatchNorm(BatchNorm2d):
     so that the two could be folded into one layer for inference (``deploy.reparameterize`` leaves them as they are).
     """
 
+    running_mean: Tensor
+    running_var: Tensor
+
     def forward(self, x: Tensor) -> Tensor:
         y = super().forward(x)
         scale = self.weight.detach() / torch.sqrt(self.running_var + self.eps)

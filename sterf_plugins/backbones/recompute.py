@@ -60,13 +60,13 @@ class _Repetition:
 
     def __enter__(self) -> None:
         self.stack = ExitStack()
-        self.stack.enter_context(self.context)
         for norm in self.norms:
             # Momentum 0 leaves the statistics as they are; the counter is replaced by a copy that is thrown away.
             momentum, count = norm.momentum, norm.num_batches_tracked
             self.stack.callback(setattr, norm, "momentum", momentum)
             self.stack.callback(setattr, norm, "num_batches_tracked", count)
             norm.momentum, norm.num_batches_tracked = 0.0, None if count is None else count.clone()
+        self.stack.enter_context(self.context)  # last, for it takes every operator as one of the pass, our copies too
 
     def __exit__(self, *error: object) -> None:
         self.stack.close()

@@ -70,7 +70,7 @@ class SpikingCNN(nn.Module):
             width = in_chans if i == 0 else channels
             conv = nn.Conv2d(width, channels, kernel_size, padding=kernel_size // 2, bias=bias)
             nn.init.normal_(conv.weight, 1 / kernel_size**2 / width if mean is None else mean, std)
-            if bias:
+            if conv.bias is not None:
                 nn.init.zeros_(conv.bias)
             self.layers.append(_Layer(conv, build(**options)))
 

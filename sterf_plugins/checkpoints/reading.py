@@ -59,7 +59,8 @@ def _allowed() -> list[Any]:
 
     allowed: list[Any] = [argparse.Namespace, np.ndarray, np.dtype, *(type(np.dtype(c)) for c in "?bBhHiIlLqQefdSUO")]
     # The functions that numpy's own pickles name; numpy 1 had them in ``numpy.core``.
-    for function in (np.empty(0).__reduce__()[0], np.float64(0).__reduce__()[0]):
+    functions: list[Any] = [np.empty(0).__reduce__()[0], np.float64(0).__reduce__()[0]]
+    for function in functions:
         name = function.__name__
         allowed += [(function, f"numpy.{core}.multiarray.{name}") for core in ("core", "_core")]
     try:

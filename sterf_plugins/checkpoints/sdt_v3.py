@@ -5,10 +5,10 @@ segmentors put ``backbone.`` in front of each name.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..backbones.sdt_v3 import SDTV3
 from .reading import state_dict_of
@@ -75,6 +75,7 @@ def convert_state_dict(state_dict: Mapping) -> dict[str, Tensor]:
     """
     entries = _backbone_entries(state_dict)
     family = find_family(entries)
+    build: Callable[..., nn.Module]
     if family is None:
         converted = rename_entries(entries)
         build, arguments = SDTV3, infer_architecture(converted)
@@ -191,9 +192,10 @@ def _join_qkv(entries: dict[str, Tensor]) -> dict[str, Tensor]:
     for key, q in entries.items():
         if ".attn.q." not in key:
             continue
-        parts = [entries.get(key.replace(".attn.q.", f".attn.{name}.")) for name in "qkv"]
-        if any(part is None for part in parts):
+        names = [key.replace(".attn.q.", f".attn.{name}.") for name in "qkv"]
+        if any(name not in entries for name in names):
             raise ValueError(f"{key.replace('.attn.q.', '.attn.{q,k,v}.')}: the checkpoint lacks one of the three.")
+        parts = [entries[name] for name in names]
         joined[key.replace(".attn.q.", ".attn.qkv.")] = q if q.ndim == 0 else torch.cat(parts)
     return joined
 

@@ -136,7 +136,8 @@ def _from_factory(label: str, name: str, options: Mapping[str, Any]) -> Loaded:
         raise ValueError(f"{name} does not take these options: {error}") from error
     if not isinstance(model, nn.Module):
         raise ValueError(f"{name} returns a {type(model).__name__}, not a torch.nn.Module.")
-    channels = next((m.in_channels for m in model.modules() if isinstance(getattr(m, "in_channels", None), int)), 3)
+    widths = (getattr(m, "in_channels", None) for m in model.modules())
+    channels = next((width for width in widths if isinstance(width, int)), 3)
     return Loaded(label, model, (224, 224), (127.5,) * channels, (127.5,) * channels)
 
 

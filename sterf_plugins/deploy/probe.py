@@ -34,7 +34,7 @@ def example_for(model: nn.Module, example: Tensor | None) -> Tensor:
     return torch.randn(1, channels, 64, 64, generator=generator).to(like.device, like.dtype)
 
 
-def calls_of(model: nn.Module, example: Tensor, kinds: tuple[type, ...]) -> list[Call]:
+def calls_of(model: nn.Module, example: Tensor, kinds: tuple[type[nn.Module], ...]) -> list[Call]:
     """Run the model once without gradients; return the calls of all modules of these types, in order of execution."""
     calls: list[Call] = []
 

@@ -99,7 +99,7 @@ def _fold(model: nn.Module, pairs: list[Pair]) -> nn.Module:
     model = copy.deepcopy(model)
     for pair in pairs:
         layer, norm = model.get_submodule(pair.layer), model.get_submodule(pair.norm)
-        fuse = fuse_linear_bn_eval if isinstance(layer, nn.Linear) else fuse_conv_bn_eval
+        fuse: Callable[..., nn.Module] = fuse_linear_bn_eval if isinstance(layer, nn.Linear) else fuse_conv_bn_eval
         replace(model, pair.layer, fuse(layer, norm))
         replace(model, pair.norm, _what_remains(norm))
     return model

@@ -7,6 +7,7 @@ of single steps would be another number.
 """
 
 import copy
+from typing import Any
 
 import torch
 from spikingjelly.activation_based.layer import SpikeCountToBinary, TemporalBinSum
@@ -34,10 +35,11 @@ class SpikeDrivenLayer(nn.Module):
         super().__init__()
         self.levels, self.norm = levels, norm
         self.expand = SpikeCountToBinary(levels, always_convert=True)
-        self.layer = copy.deepcopy(layer)
-        self.layer.bias = None
+        without_bias: Any = copy.deepcopy(layer)
+        without_bias.bias = None
+        self.layer = without_bias
         self.collect = TemporalBinSum(levels, always_convert=True)
-        self.bias = layer.bias
+        self.bias: Any = layer.bias
         self._channel_axis = -1 if isinstance(layer, nn.Linear) else 1
 
     def forward(self, x: Tensor) -> Tensor:

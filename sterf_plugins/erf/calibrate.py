@@ -1,5 +1,7 @@
 """Statistics for the normalisation layers of untrained models."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -9,10 +11,11 @@ from .undisturbed import stateful
 
 def uncalibrated(model: nn.Module) -> bool:
     """Whether a model has BatchNorms and all of them still have their initial statistics (mean 0, variance 1)."""
+    norms: list[Any] = [m for m in model.modules() if has_statistics(m)]
     initial = []
-    for m in model.modules():
-        if has_statistics(m) and m.running_mean is not None and m.running_var is not None:
-            initial.append(not m.running_mean.any() and bool(torch.all(m.running_var == 1)))
+    for norm in norms:
+        if norm.running_mean is not None and norm.running_var is not None:
+            initial.append(not norm.running_mean.any() and bool(torch.all(norm.running_var == 1)))
     return bool(initial) and all(initial)
 
 
@@ -36,7 +39,7 @@ def calibrate(model: nn.Module, images: Tensor) -> nn.Module:
     """
     if images.shape[images.ndim - 4] < 2:
         raise ValueError(f"`images` has shape {tuple(images.shape)}; statistics need at least two images.")
-    norms = [m for m in model.modules() if has_statistics(m) and m.track_running_stats]
+    norms: list[Any] = [m for m in model.modules() if has_statistics(m) and m.track_running_stats]
     momenta = [m.momentum for m in norms]
     model.eval()
     for norm in norms:

@@ -155,7 +155,7 @@ def compute_erf(
     info: dict[str, Any] = dict(
         num_inputs=running.count,
         input_shape=list(running.shape),
-        position=position if isinstance(position, str) else [list(p) for p in places],  # type: ignore[arg-type]
+        position=position if isinstance(position, str) else [list(p) for p in places],
         reduce=reduce,
         kinds=list(running.kinds),
         time=time,

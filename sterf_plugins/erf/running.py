@@ -118,14 +118,14 @@ class Running:
         if self._path is None or counts != {self.count}:  # nothing yet, or interrupted in the middle of `add`
             return
         pairs = [(name, kind) for name, kinds in self.estimates.items() for kind in kinds]
-        arrays = {
+        arrays: dict[str, Any] = {
             f"{i}.{key}": value
             for i, (name, kind) in enumerate(pairs)
             for key, value in self.estimates[name][kind].state().items()
         }
         header = dict(identity=self._identity, count=self.count, estimates=pairs, sizes=self.sizes)
         with replacing(self._path) as partial, open(partial, "wb") as file:
-            np.savez(file, header=np.array(json.dumps(header)), **arrays)  # type: ignore[arg-type]
+            np.savez(file, header=np.array(json.dumps(header)), **arrays)
         self._saved = time.monotonic()
 
     def remove(self) -> None:

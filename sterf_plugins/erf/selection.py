@@ -1,6 +1,7 @@
 """Where in a layer's output the gradient starts: positions and channels."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,12 +19,12 @@ def check_position(position: Position) -> list[str | Place]:
         ValueError: it is no position; the message lists what is allowed.
     """
     if position in ("center", "all"):
-        return [position]  # type: ignore[list-item]
+        return [position]
     single = _is_place(position)
-    places = [position] if single else position
+    places: Any = [position] if single else position
     if isinstance(places, str) or not isinstance(places, Sequence) or not places or not all(map(_is_place, places)):
         raise ValueError(f"`position` is {position!r}; allowed: {_ALLOWED}.")
-    return [tuple(p) for p in places]  # type: ignore[misc,arg-type]
+    return [(p[0], p[1]) for p in places]
 
 
 def _is_place(value) -> bool:

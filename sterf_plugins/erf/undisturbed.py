@@ -88,7 +88,7 @@ def exact_kernels() -> Iterator[None]:
     """Inside, CUDA computes deterministic convolutions and full float32; a rounded product can flip a spike."""
     matmul: Any = torch.backends.cuda.matmul
     cudnn: Any = torch.backends.cudnn
-    settings = [(cudnn, "benchmark", False), (cudnn, "deterministic", True)]
+    settings: list[tuple[Any, str, bool | str]] = [(cudnn, "benchmark", False), (cudnn, "deterministic", True)]
     if hasattr(matmul, "fp32_precision"):  # from PyTorch 2.9 on, which allows one of the two ways only
         settings += [(matmul, "fp32_precision", "ieee"), (cudnn.conv, "fp32_precision", "ieee")]
     else:

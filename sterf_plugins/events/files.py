@@ -7,6 +7,7 @@ names that SpikingJelly's frame integration takes.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,8 +39,8 @@ def write_events(path: str | Path, events: Tensor, labels: Tensor) -> Path:
             f"and (T, shapes, 2)."
         )
     t, p, y, x = (a.numpy() for a in events.cpu().nonzero(as_tuple=True))
-    columns = dict(t=t, x=x.astype(np.int16), y=y.astype(np.int16), p=p.astype(bool))
-    sizes = dict(frames=events.shape[0], height=events.shape[2], width=events.shape[3])
+    columns: dict[str, Any] = dict(t=t, x=x.astype(np.int16), y=y.astype(np.int16), p=p.astype(bool))
+    sizes: dict[str, Any] = dict(frames=events.shape[0], height=events.shape[2], width=events.shape[3])
     with replacing(path) as partial:
         if path.suffix == ".npz":
             with partial.open("wb") as file:

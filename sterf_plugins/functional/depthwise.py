@@ -24,7 +24,9 @@ def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
         right = end - start - 1 - left
         padding = (height // 2, left if left == right else 0)
         moved = x if left == right else torch.nn.functional.pad(x, (left, right))
-        parts.append(depthwise_backward(grad, moved, weight[..., start:end], padding, (False, True))[1])
+        part = depthwise_backward(grad, moved, weight[..., start:end], padding, (False, True))[1]
+        assert part is not None
+        parts.append(part)
     return torch.cat(parts, -1)
 
 

@@ -12,6 +12,8 @@ and W, so a raster mixer is neither translation-equivariant nor resolution-consi
 size see other groups at another.
 """
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 LAYOUTS = ("raster", "channel")
@@ -25,7 +27,7 @@ def to_tokens(x: Tensor, layout: str) -> Tensor:
     return x.reshape(b, h * w, c)
 
 
-def from_tokens(tokens: Tensor, size: tuple[int, int], layout: str) -> Tensor:
+def from_tokens(tokens: Tensor, size: Sequence[int], layout: str) -> Tensor:
     """Write tokens as a feature map, (B, H*W, C') -> (B, C', H, W), as ``to_tokens`` reads it; ``size`` is (H, W)."""
     b, _, c = tokens.shape
     h, w = size

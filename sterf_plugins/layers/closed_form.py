@@ -17,6 +17,8 @@ image (``functional/still.py``) needs the sum of u over time alone, which is one
     sum_t u[t] = sum_t w[t] d[t] * dL/ds[t],    w[0] = 1,    w[t] = 1 + c[t - 1] w[t - 1]
 """
 
+from typing import TYPE_CHECKING, Any
+
 import torch
 from spikingjelly.activation_based import neuron, surrogate
 from torch import Tensor
@@ -24,10 +26,14 @@ from torch import Tensor
 from ..functional.still import is_still
 from ..functional.strides import empty_frames
 
-Node = neuron.IFNode | neuron.LIFNode
+Node = Any  # SpikingJelly's IFNode or LIFNode, which have no types
+if TYPE_CHECKING:  # what the mixin stands in front of
+    from spikingjelly.activation_based.neuron import BaseNode as _Base
+else:
+    _Base = object
 
 
-class _ClosedForm:
+class _ClosedForm(_Base):
     """Mixin in front of SpikingJelly's node: the same values and first derivatives on a CPU.
 
     The node starts without a state and leaves none behind, so it belongs into a ``StatelessNode``. On a GPU, without

@@ -100,7 +100,8 @@ class SelfAttention(nn.Module):
         self.lif = lif(0.5)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        mixed = linear_attention(*(heads(t, self.num_heads) for t in (q, k, v)), self.SCALE)
+        n = self.num_heads
+        mixed = linear_attention(heads(q, n), heads(k, n), heads(v, n), self.SCALE)
         return self.lif(mixed.reshape(q.shape))
 
     def extra_repr(self) -> str:

@@ -5,6 +5,7 @@ call, so the same input gives the same output, and nothing has to be reset by ha
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -26,6 +27,8 @@ class StatelessNode(nn.Module):
     Raises:
         ValueError: the node is not in multi-step mode, or ``T < 1``.
     """
+
+    node: Any  # SpikingJelly's nodes have no types
 
     def __init__(self, node: nn.Module, T: int | None = None):
         super().__init__()

@@ -26,6 +26,10 @@ class TransformerBlock(nn.Module):
         ValueError: ``dim`` is not a multiple of ``num_heads``.
     """
 
+    layer_scale1: nn.Parameter | None
+    layer_scale2: nn.Parameter | None
+    layer_scale3: nn.Parameter | None
+
     def __init__(
         self,
         dim: int,

@@ -1,7 +1,7 @@
 """A covariant convolution that replaces an ordinary one."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import nn
 
@@ -15,7 +15,7 @@ def covariant_like(
     bank: RFBank | Mapping | None = None,
     in_chans: int | None = None,
     init: str = "rf",
-    learn: tuple[str, ...] = (),
+    learn: Sequence[str] = (),
     where: str = "the layer",
 ) -> CovariantRFConv2d:
     """A covariant convolution that can replace ``old``: it has its channels, its stride and its output sizes.
@@ -47,7 +47,7 @@ def covariant_like(
         positive_int("in_chans", in_chans or old.in_channels),
         old.out_channels,
         bank,
-        tuple(old.stride),
+        (old.stride[0], old.stride[1]),
         padding,
         init=init,
         bias=old.bias is not None,

@@ -1,6 +1,7 @@
 """timm's model contract on top of a ``StagedBackbone``."""
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -10,8 +11,13 @@ from torch import Tensor
 from ..checkpoints import convert_state_dict
 from ..checks import one_of
 
+if TYPE_CHECKING:  # what the mixin stands in front of
+    from ..backbones.base import StagedBackbone as _Backbone
+else:
+    _Backbone = object
 
-class TimmContract:
+
+class TimmContract(_Backbone):
     """Mixin for a ``StagedBackbone``: what timm expects of its models.
 
     Args:
@@ -28,7 +34,7 @@ class TimmContract:
 
     def __init__(self, num_classes: int = 1000, global_pool: str = "avg", device=None, dtype=None, **kwargs):
         with torch.device(device or torch.get_default_device()):
-            super().__init__(num_classes=num_classes, **kwargs)
+            super().__init__(**kwargs | dict(num_classes=num_classes))
         if dtype is not None:
             self.to(dtype)
         self.num_features = self.head_hidden_size = self.stage_dims[-1]

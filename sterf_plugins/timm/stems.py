@@ -1,6 +1,7 @@
 """Covariant stems for timm's models: a swap for models that exist, and a patch embedding for those to be built."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from timm.layers import PatchEmbed
 from torch import nn
@@ -43,7 +44,7 @@ def swap_stem(
     """
     name = target or _first_conv(model)
     try:
-        old = model.get_submodule(name)
+        old: Any = model.get_submodule(name)
     except AttributeError as error:
         raise ValueError(
             f"`target` is {name!r}, which this model does not have; known: {_convolutions(model)}."
@@ -53,7 +54,8 @@ def swap_stem(
     config = getattr(model, "pretrained_cfg", None)
     if in_chans and in_chans != old.in_channels and isinstance(config, dict) and "input_size" in config:
         # A changed copy, since timm shares one configuration among all models of a name.
-        model.pretrained_cfg = model.default_cfg = {**config, "input_size": (in_chans, *config["input_size"][1:])}
+        changed: Any = model
+        changed.pretrained_cfg = changed.default_cfg = {**config, "input_size": (in_chans, *config["input_size"][1:])}
     return model
 
 
@@ -99,6 +101,8 @@ class CovariantPatchEmbed(PatchEmbed):
     Raises:
         ValueError: the window of ``rf_bank`` would give another grid of patches.
     """
+
+    proj: Any  # timm's is an nn.Conv2d
 
     def __init__(self, *args, rf_bank: RFBank | None = None, rf_init: str = "rf", **kwargs):
         super().__init__(*args, **kwargs)

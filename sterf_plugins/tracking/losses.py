@@ -1,12 +1,14 @@
 """Losses and coordinates of the tracking experiment in Nat. Commun. 16:8231 (2025)."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from .soft_argmax import gaussian_maps, js_divergence
 
 
-def normalised_positions(pixels: Tensor, resolution: tuple[int, int]) -> Tensor:
+def normalised_positions(pixels: Tensor, resolution: Sequence[int]) -> Tensor:
     """Positions (..., 2) as (row, column) in pixels, mapped to [-1, 1] by 2 p / resolution - 1.
 
     ``resolution`` is (H, W).
@@ -14,7 +16,7 @@ def normalised_positions(pixels: Tensor, resolution: tuple[int, int]) -> Tensor:
     return 2 * pixels / torch.as_tensor(resolution, dtype=pixels.dtype, device=pixels.device) - 1
 
 
-def pixel_positions(normalised: Tensor, resolution: tuple[int, int]) -> Tensor:
+def pixel_positions(normalised: Tensor, resolution: Sequence[int]) -> Tensor:
     """Positions (..., 2) in [-1, 1] as (row, column) in pixels: the inverse of ``normalised_positions``."""
     return (normalised + 1) / 2 * torch.as_tensor(resolution, dtype=normalised.dtype, device=normalised.device)
 

@@ -60,7 +60,8 @@ class ShapeTrackingModel(BaseModel):
             return tracks
         targets = poses.transpose(0, 1)
         if mode == "loss":
-            return tracking_losses(*tracks, normalised_positions(targets, self.resolution), **self.losses)
+            targets = normalised_positions(targets, self.resolution)
+            return tracking_losses(tracks.coordinates, tracks.probabilities, tracks.rates, targets, **self.losses)
         found = pixel_positions(tracks.coordinates, self.resolution)
         return [dict(found=f, poses=p) for f, p in zip(found.unbind(1), targets.unbind(1), strict=True)]
 

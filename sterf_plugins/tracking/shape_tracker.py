@@ -112,7 +112,7 @@ class ShapeTracker(nn.Module):
             repeats = 1 if share else self.depth
             self.units.extend(TemporalRF([mu], **options) for mu in starts for _ in range(repeats))
         if head == "conv":
-            self.head = nn.Conv2d(widths[-1] * self.num_branches, classes, 1)
+            self.head: nn.Module = nn.Conv2d(widths[-1] * self.num_branches, classes, 1)
             self.head_unit = None
         else:
             self.head = nn.ConvTranspose2d(widths[-1], classes, 5, bias=False)
@@ -132,7 +132,7 @@ class ShapeTracker(nn.Module):
         new_states: State = []
         rates: list[Tensor] = []
 
-        def run_unit(unit: TemporalRF, y: Tensor) -> Tensor:
+        def run_unit(unit: nn.Module, y: Tensor) -> Tensor:
             y, new_state = unit(y, next(old_states))
             new_states.append(new_state)
             return y

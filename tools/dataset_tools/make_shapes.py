@@ -255,7 +255,8 @@ def write_split(folder: Path, split: str, count: int, size: int, seed: int) -> N
     }
     for path in paths.values():
         path.mkdir(parents=True)
-    images, annotations = [], []
+    images: list[dict] = []
+    annotations: list[dict] = []
     for index in tqdm(range(count), desc=f"{split} scenes", unit="img", disable=None):
         scene = render(seed, split, index, size)
         image_id = index + 1

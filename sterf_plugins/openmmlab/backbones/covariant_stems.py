@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
 from mmengine.model import BaseModule
 from mmengine.registry import DefaultScope
@@ -11,7 +12,14 @@ from torch import Tensor, nn
 
 from ...registry import MODELS
 from ...stems import covariant_like
+from ...stems.fields.covariant_conv import PaddingMode
 from ..runtime.mmengine_internals import initialisation_account
+
+if TYPE_CHECKING:  # what the mixins below stand in front of
+    from mmdet.models import ResNet as _ResNet
+    from mmengine.model import BaseModule as _Backbone
+else:
+    _ResNet = _Backbone = object
 
 
 @MODELS.register_module()
@@ -24,7 +32,7 @@ def CovariantConv2d(
     dilation: int | tuple[int, int] = 1,
     groups: int = 1,
     bias: bool = True,
-    padding_mode: str = "zeros",
+    padding_mode: PaddingMode = "zeros",
     bank: Mapping | None = None,
     init: str = "rf",
     learn: Sequence[str] = (),
@@ -51,7 +59,7 @@ def CovariantConv2d(
     Raises:
         ValueError: groups or dilation are not 1, or no padding gives the bank's kernel these output sizes.
     """
-    options = dict(
+    options: dict[str, Any] = dict(
         stride=stride, padding=padding, dilation=dilation, groups=groups, bias=bias, padding_mode=padding_mode
     )
     if kernel_size in (1, (1, 1)):
@@ -62,7 +70,7 @@ def CovariantConv2d(
     return layer
 
 
-class _SwappedStem:
+class _SwappedStem(_Backbone):
     """What both backbones below share: the constructor replaces the first convolution by a covariant one.
 
     * ``init_weights`` puts the stock convolution back while it loads a checkpoint of the stock backbone. Then the norm
@@ -93,10 +101,12 @@ class _SwappedStem:
             yield
         finally:
             root.set_submodule(conv, covariant)
-            for p in stock.parameters() if init_info is not None else ():
-                init_info.pop(p, None)
+            if init_info is not None:
+                for p in stock.parameters():
+                    init_info.pop(p, None)
         if norm:
-            root.get_submodule(norm).reset_parameters()
+            layer: Any = root.get_submodule(norm)
+            layer.reset_parameters()
 
     @contextmanager
     def _stem_left_alone(self, root: nn.Module) -> Iterator[None]:
@@ -114,7 +124,7 @@ class _SwappedStem:
             m.training = mode
 
 
-class _CovariantResNet(_SwappedStem):
+class _CovariantResNet(_SwappedStem, _ResNet):
     """To be combined with mmdet's or mmseg's ResNet as the second base class."""
 
     def __init__(self, *args, stem: Mapping | None = None, freeze_stem: bool = False, **kwargs):
@@ -123,8 +133,8 @@ class _CovariantResNet(_SwappedStem):
 
     def _make_stem_layer(self, in_channels: int, stem_channels: int) -> None:
         super()._make_stem_layer(in_channels, stem_channels)
-        names = ("stem.0", "stem.1") if self.deep_stem else ("conv1", self.norm1_name)
-        self._swap(self, *names, self._stem_options, self._freeze)
+        conv, norm = ("stem.0", "stem.1") if self.deep_stem else ("conv1", self.norm1_name)
+        self._swap(self, conv, norm, self._stem_options, self._freeze)
 
     def _freeze_stages(self) -> None:
         with self._stem_left_alone(self):

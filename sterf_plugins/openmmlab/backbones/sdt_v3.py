@@ -33,6 +33,8 @@ class SDTV3(backbones.SDTV3, BaseModule):
         ValueError: an argument, or the checkpoint, does not fit; the message says what is allowed.
     """
 
+    is_init: bool  # mmengine's
+
     def __init__(
         self,
         pretrained: str | None = None,

@@ -1,6 +1,7 @@
 """Any timm model as an mmdet or mmseg backbone."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import timm
 from mmengine.model import BaseModule
@@ -48,7 +49,7 @@ class TIMMBackbone(BaseModule):
             kwargs["stem"] = dict(stem)
         if out_indices is not None:
             kwargs["out_indices"] = check_out_indices(model_name, out_indices)
-        self.timm_model = timm.create_model(
+        model: Any = timm.create_model(
             model_name,
             pretrained=pretrained,
             checkpoint_path=checkpoint_path,
@@ -57,12 +58,13 @@ class TIMMBackbone(BaseModule):
             **kwargs,
         )
         if stem and "type" not in stem:
-            swap_stem(self.timm_model, **stem)
-        info = self.timm_model.feature_info
+            swap_stem(model, **stem)
+        info = model.feature_info
         self.out_channels, self.out_strides = tuple(info.channels()), tuple(info.reduction())
         self.out_indices = tuple(info.out_indices)
         # Many timm models have an `init_weights` of their own, which mmengine would call after the weights are loaded.
-        self.timm_model.is_init = True
+        model.is_init = True
+        self.timm_model = model
         if pretrained or checkpoint_path:
             self.is_init = True
 
@@ -89,7 +91,8 @@ def check_out_indices(model_name: str, out_indices: Sequence[int]) -> tuple[int,
     import torch
 
     with torch.device("meta"):
-        levels = timm.create_model(model_name, features_only=True).feature_info.info
+        model: Any = timm.create_model(model_name, features_only=True)
+    levels = model.feature_info.info
     indices = tuple(out_indices)
     if not indices or any(not -len(levels) <= i < len(levels) for i in indices):
         table = ", ".join(f"{i} (stride {f['reduction']}, {f['num_chs']} channels)" for i, f in enumerate(levels))

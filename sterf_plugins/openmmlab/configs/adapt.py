@@ -1,6 +1,8 @@
 """Put another backbone or stem into a stock config, and adapt the settings of neck and heads that depend on it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import timm
 import torch
@@ -41,7 +43,8 @@ def pyramid(model_name: str, levels: int = 4) -> Pyramid:
     check_model_name(model_name)
     try:
         with torch.device("meta"):
-            info = timm.create_model(model_name, features_only=True).feature_info.info
+            model: Any = timm.create_model(model_name, features_only=True)
+            info = model.feature_info.info
     except (RuntimeError, AttributeError, NotImplementedError) as error:
         raise ValueError(f"--backbone {model_name}: timm gives no feature maps of it ({error}).") from error
     strides = [int(level["reduction"]) for level in info]
@@ -168,7 +171,7 @@ def _stock_strides(backbone: ConfigDict) -> list[int]:
 
 def _decode_heads(model: ConfigDict) -> list[ConfigDict]:
     """The decode head and the auxiliary heads of a segmentor, as one list."""
-    heads = []
+    heads: list[ConfigDict] = []
     for name in ("decode_head", "auxiliary_head"):
         value = model.get(name)
         heads += value if isinstance(value, (list, tuple)) else [value] if value else []
@@ -194,7 +197,7 @@ def _set_strides(model: ConfigDict, neck: ConfigDict | None, old: list[int], new
     actual = list(new.strides[start:])
     stock = old[start:]
 
-    def true_strides(strides: list[int], where: str) -> list[int]:
+    def true_strides(strides: Sequence[int], where: str) -> list[int]:
         strides = list(strides)
         shared = min(len(strides), len(stock), len(actual))
         if strides[:shared] != stock[:shared]:

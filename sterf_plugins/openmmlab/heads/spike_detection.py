@@ -112,6 +112,8 @@ class SpikeShared2FCBBoxHead(Shared2FCBBoxHead):
         levels: D, the largest number of spikes of a neuron.
     """
 
+    shared_fcs: nn.ModuleList
+
     def __init__(self, *args, levels: int = 4, **kwargs):
         super().__init__(*args, **kwargs)
         self.shared_fcs = nn.ModuleList([nn.Sequential(undivided_spike(levels), fc) for fc in self.shared_fcs])

@@ -1,6 +1,7 @@
 """Random states in checkpoints, so that a resumed training continues bit for bit."""
 
 import random
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,7 +61,8 @@ class RandomStateHook(Hook):
 
 def get_states() -> dict:
     """States of torch (CPU and CUDA), numpy and Python, in types that ``weights_only`` loading allows."""
-    name, keys, position, has_gauss, cached = np.random.get_state()
+    legacy: Any = np.random.get_state()  # numpy's stub knows the form of a dict only
+    name, keys, position, has_gauss, cached = legacy
     version, internal, gauss = random.getstate()
     return dict(
         torch=torch.get_rng_state(),

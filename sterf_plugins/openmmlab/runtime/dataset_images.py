@@ -14,7 +14,7 @@ def spread(count: int, dataset) -> list[int]:
     return [i * len(dataset) // count for i in range(count)]
 
 
-def from_dataset(dataset, preprocessor, indices: Iterable[int], size: tuple[int, int]) -> Iterator[Tensor]:
+def from_dataset(dataset, preprocessor, indices: Iterable[int], size: tuple[int, ...]) -> Iterator[Tensor]:
     """Images at ``indices``, normalised by the model's preprocessor, resized to ``size`` (H, W); each (1, C, H, W)."""
     for index in indices:
         batch = pseudo_collate([dataset[index]])

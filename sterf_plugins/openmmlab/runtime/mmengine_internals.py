@@ -25,7 +25,7 @@ def replace_clipping(wrapper: OptimWrapper, clip: Callable[[], None]) -> None:
     The public ``clip_func`` is not called on a process without gradients, which would leave the others waiting in a
     collective operation; a hook of the optimizer's step is not called where a gradient scaler has found an overflow.
     """
-    wrapper._clip_grad = clip  # type: ignore[method-assign]
+    wrapper._clip_grad = clip
 
 
 def initialisation_account(module: nn.Module) -> dict[nn.Parameter, dict[str, Any]] | None:

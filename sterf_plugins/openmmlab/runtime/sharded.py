@@ -35,7 +35,7 @@ class ShardedStrategy(FSDPStrategy):
         policy = dict(
             type="torch.distributed.fsdp.wrap.size_based_auto_wrap_policy", min_num_params=int(min_num_params)
         )
-        wrapper = dict(type="MMFullyShardedDataParallel", auto_wrap_policy=policy)
+        wrapper: dict[str, Any] = dict(type="MMFullyShardedDataParallel", auto_wrap_policy=policy)
         state_dict_cfg: str | dict = "full"
         if not torch.cuda.is_available():
             wrapper["device_id"] = torch.device("cpu")

@@ -1,5 +1,7 @@
 """Options of the training tool that change how a model computes, and not what."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -14,8 +16,8 @@ def speed_up(
     Raises:
         ValueError: the model has nothing that an option could act on.
     """
-    inner = getattr(model, "module", model)
-    backbone = getattr(inner, "backbone", None)
+    inner: Any = getattr(model, "module", model)
+    backbone: Any = getattr(inner, "backbone", None)
     if (compiled or channels_last) and backbone is None:
         raise ValueError(
             f"--compile and --channels-last act on the model's backbone; {type(inner).__name__} has none. Leave them out."

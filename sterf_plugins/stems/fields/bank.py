@@ -55,6 +55,14 @@ class RFBank(nn.Module):
     Source: Nat. Commun. 16:8231 (2025).
     """
 
+    # The frames as they are ("frame"), or the numbers that they are made of and, for each field, its entries in them.
+    frame: Tensor
+    log_sigma: Tensor
+    log_ratio: Tensor
+    angle: Tensor
+    _index: tuple[tuple[int, ...], ...]
+    frozen: Tensor  # the kernels, where nothing is learned
+
     def __init__(
         self,
         sigmas: Sequence[float] = (1.0, 2**0.5, 2.0),
@@ -180,7 +188,7 @@ class RFBank(nn.Module):
             raise ValueError(f"`learn` is {tuple(learn)}; a bank made of matrices can learn ('frame',) or nothing.")
         self = cls.__new__(cls)
         nn.Module.__init__(self)
-        self._index = None
+        self._index = ()
         self._finish(frames, orders, learn, **sampling)
         return self
 

@@ -1,5 +1,7 @@
 """A convolution whose kernels are learned mixtures of covariant receptive fields."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -9,6 +11,7 @@ from .bank import RFBank
 
 MODES = ("mix", "depthwise", "aggregate")
 INITS = ("rf", "rf-free", "uniform")
+PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 
 
 class CovariantRFConv2d(nn.Module):
@@ -55,7 +58,7 @@ class CovariantRFConv2d(nn.Module):
         init: str = "rf",
         mix_init: str = "orthogonal",
         bias: bool = False,
-        padding_mode: str = "zeros",
+        padding_mode: PaddingMode = "zeros",
     ):
         super().__init__()
         one_of("mode", mode, MODES)
@@ -77,7 +80,8 @@ class CovariantRFConv2d(nn.Module):
         self.mode, self.init, self.padding_mode = mode, init, padding_mode
         size = bank.kernel_size
         self.kernel_size = (size, size)
-        self.stride = (stride, stride) if isinstance(stride, int) else tuple(stride)
+        rows, columns = (stride, stride) if isinstance(stride, int) else stride
+        self.stride = (rows, columns)
         pixels = size // 2 if padding == "same" else padding
         if not isinstance(pixels, int) or pixels < 0:
             raise ValueError(f"`padding` is {padding!r}; it must be 'same' or an int >= 0.")
@@ -150,7 +154,7 @@ class CovariantRFConv2d(nn.Module):
                 dtype=weight.dtype,
             )
             conv.weight.copy_(weight)
-            if self.bias is not None:
+            if self.bias is not None and conv.bias is not None:
                 conv.bias.copy_(self.bias)
         return conv.train(self.training)
 

@@ -283,6 +283,8 @@ class TemporalMemory(base.MemoryModule):
         step_mode: "s": inputs are single steps (B, C, ...); "m": inputs are sequences (T, B, C, ...).
     """
 
+    state: Tensor | None
+
     def __init__(self, module: nn.Module, step_mode: str = "m"):
         super().__init__()
         self.module = module
