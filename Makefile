@@ -16,10 +16,10 @@ demo: install  ## make data, train spiking detectors and a segmentor, evaluate, 
 	@$(RUN) tools/demo.py
 
 test: install  ## run all tests, one process per core
-	@$(RUN) -m pytest -q -n auto --dist loadscope
+	@$(RUN) -m pytest -q -n auto --dist worksteal
 
 test-fast: install  ## run the tests that take seconds
-	@$(RUN) -m pytest -q -n auto --dist loadscope -m "not slow"
+	@$(RUN) -m pytest -q -n auto --dist worksteal -m "not slow"
 
 lint: install  ## ruff and mypy
 	@$(RUN) -m ruff check . && $(RUN) -m ruff format --check sterf_plugins tests tools benchmarks && $(RUN) -m mypy
