@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from functools import cache, partial
 from importlib.metadata import EntryPoint, entry_points
 
+__all__ = ["KINDS", "Plugin", "PluginError", "discover", "get", "load_all", "rescan", "resolve"]
+
 KINDS = ("mixers", "stems", "neurons", "models")
 logger = logging.getLogger("sterf_plugins")
 

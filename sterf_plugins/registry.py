@@ -13,6 +13,8 @@ from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPP
 from mmengine.registry import STRATEGIES as MMENGINE_STRATEGIES
 from mmengine.registry import Registry
 
+__all__ = ["DATASETS", "HOOKS", "METRICS", "MODELS", "OPTIM_WRAPPER_CONSTRUCTORS", "STRATEGIES"]
+
 DATASETS = Registry("dataset", parent=MMENGINE_DATASETS, scope="sterf_plugins", locations=["sterf_plugins.openmmlab"])
 METRICS = Registry("metric", parent=MMENGINE_METRICS, scope="sterf_plugins", locations=["sterf_plugins.openmmlab"])
 MODELS = Registry("model", parent=MMENGINE_MODELS, scope="sterf_plugins", locations=["sterf_plugins.openmmlab"])

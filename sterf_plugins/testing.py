@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from . import plugins
 
+__all__ = ["check_backbone", "check_mixer", "check_stem"]
+
 
 def check_mixer(mixer: str | Callable, dims: Sequence[int] = (8, 12), ratio: int = 4, **options) -> None:
     """Check a channel mixer against the protocol ``mixer(dim, ratio, **options)``.
@@ -117,7 +119,7 @@ def _check_module(module: nn.Module, x: Tensor, expected: tuple[int, ...], rule:
         first, second = module(x), module(x)
     assert torch.equal(first, second), (
         "two forward passes on one input differ in eval mode: state survives `forward`. Reset neurons inside, for "
-        "instance by sterf_plugins.neurons.StatelessNode"
+        "instance by sterf_plugins.layers.StatelessNode"
     )
     clone = copy.deepcopy(module)
     clone.load_state_dict(module.state_dict(), strict=True)
@@ -139,7 +141,7 @@ def _check_gradients(module: nn.Module, x: Tensor, what: str) -> None:
     (single,) = torch.autograd.grad(_total(module(alone)), alone)
     assert torch.allclose(single, grad[:1], atol=1e-5, rtol=1e-4), (
         "one sample alone has another gradient than in a batch. PyTorch's CPU BatchNorm is wrong at batch 1 for some "
-        "memory orders: use sterf_plugins.layers.batch_norm.BatchNorm2d"
+        "memory orders: use sterf_plugins.layers.BatchNorm2d"
     )
 
 

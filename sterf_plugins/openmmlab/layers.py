@@ -63,7 +63,7 @@ class SpikingAct(nn.Module):
     FCNMaskHead and decode heads.
 
     Args:
-        neuron: name in the group ``sterf_plugins.layers``, a dict with ``type``, or a factory. Neurons with
+        neuron: name in the entry-point group ``sterf_plugins.neurons``, a dict with ``type``, or a factory. Neurons with
             dynamics need ``T``, the number of time steps for which the input is repeated.
         inplace: accepted for mmcv, which passes it to every activation; there is nothing to do in place.
         **options: the neuron's options, such as ``levels``.
