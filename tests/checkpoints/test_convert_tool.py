@@ -4,8 +4,10 @@ import argparse
 import json
 import os
 import re
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -255,6 +257,25 @@ def test_checkpoints_of_a_real_training_are_read_safely(tmp_path):
         dict(state_dict={"a": torch.ones(2)}, message_hub=hub.state_dict(), meta=dict(epoch=1)), tmp_path / "e.pth"
     )
     assert torch.equal(read_checkpoint(tmp_path / "e.pth")["state_dict"]["a"], torch.ones(2))
+
+
+def test_checkpoints_of_numpy_1_are_read(tmp_path):
+    """numpy 1 named ``numpy.core`` in its pickles, numpy 2 names ``numpy._core``."""
+    arrays = dict(mean=np.arange(3.0), best=np.float64(0.25))
+    torch.save(dict(state_dict={"a": torch.ones(2)}, meta=arrays), tmp_path / "new.pth")
+    names = {b"numpy.core.multiarray", b"numpy._core.multiarray"}
+    (here,) = (name for name in names if name in (tmp_path / "new.pth").read_bytes())
+    (there,) = names - {here}
+    with zipfile.ZipFile(tmp_path / "new.pth") as source, zipfile.ZipFile(tmp_path / "old.pth", "w") as target:
+        for entry in source.namelist():
+            data = source.read(entry)
+            if entry.endswith("data.pkl"):
+                assert here + b"\n" in data  # a line of the pickle's text, so that its length does not matter
+                data = data.replace(here + b"\n", there + b"\n")
+            target.writestr(entry, data)
+    for name in ("new.pth", "old.pth"):
+        meta = read_checkpoint(tmp_path / name)["meta"]
+        assert np.array_equal(meta["mean"], arrays["mean"]) and meta["best"] == 0.25
 
 
 def test_pretrained_of_the_mmengine_backbone(golden, tmp_path):

@@ -106,6 +106,42 @@ def test_gradients_go_on_after_a_validation_pass():
         torch.testing.assert_close(conv(x).detach(), kept)  # what is kept is what is recomputed
 
 
+def by_data(conv, values):
+    for parameter, value in zip(conv.parameters(), values, strict=True):
+        parameter.data = value
+
+
+def in_place(conv, values):
+    for parameter, value in zip(conv.parameters(), values, strict=True):
+        parameter.data.copy_(value)
+
+
+def by_vector(conv, values):
+    torch.nn.utils.vector_to_parameters(torch.nn.utils.parameters_to_vector(values), conv.parameters())
+
+
+def by_swap(conv, values):
+    """As mmengine's ``EMAHook`` puts the averaged parameters in place."""
+    for parameter, value in zip(conv.parameters(), values, strict=True):
+        kept = parameter.data.clone()
+        parameter.data.copy_(value)
+        value.data.copy_(kept)
+
+
+@pytest.mark.parametrize("change", [by_data, in_place, by_vector, by_swap])
+def test_the_weight_is_never_an_old_one(change):
+    """None of these ways to change a parameter is seen by autograd's version counters."""
+    conv, other = learnable(init="uniform").double().eval(), learnable(init="uniform").double().eval()
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(1 + 0.2 * torch.rand_like(parameter))
+        x = torch.randn(1, 3, 16, 16, dtype=torch.float64)
+        before, expected = conv(x), other(x)
+        change(conv, [p.detach().clone() for p in other.parameters()])
+        assert (expected - before).abs().max() > 0.01 * before.abs().max()
+        torch.testing.assert_close(conv(x), expected, rtol=1e-12, atol=1e-12)
+
+
 def test_accumulated_gradients_add():
     conv, x = learnable(), torch.randn(4, 3, 16, 16)
     conv(x).square().sum().backward()
