@@ -1,4 +1,4 @@
-"""Published checkpoints under our parameter names: SDT-V3, MLPixer and SRB here, the others in ``convert_zoo.py``.
+"""Published checkpoints under our parameter names: SDT-V3, MLPixer and SRB here, the others in ``zoo.py``.
 
 The releases for classification, detection and segmentation name the backbone's parameters alike; detectors and
 segmentors put ``backbone.`` in front of each name.

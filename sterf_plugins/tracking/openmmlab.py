@@ -24,7 +24,7 @@ class ShapeTrackingModel(BaseModel):
     Args:
         resolution: (rows, columns) of the videos.
         tracker: arguments of ``ShapeTracker`` as a dict.
-        losses: arguments of ``functional.tracking.tracking_losses`` as a dict, such as the weights of the losses.
+        losses: arguments of ``tracking_losses`` as a dict, such as the weights of the losses.
         data_preprocessor, init_cfg: as in every mmengine model.
     """
 

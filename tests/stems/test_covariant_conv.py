@@ -131,7 +131,7 @@ def by_swap(conv, values):
 @pytest.mark.parametrize("change", [by_data, in_place, by_vector, by_swap])
 def test_the_weight_is_never_an_old_one(change):
     """None of these ways to change a parameter is seen by autograd's version counters."""
-    conv, other = learnable(init="uniform").double().eval(), learnable(init="uniform").double().eval()
+    conv, other = learnable().double().eval(), learnable().double().eval()
     with torch.no_grad():
         for parameter in other.parameters():
             parameter.mul_(1 + 0.2 * torch.rand_like(parameter))
