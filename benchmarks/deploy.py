@@ -1,30 +1,55 @@
-"""Inference on a CPU: a model as trained, folded, and folded in ONNX Runtime and OpenVINO; medians of paired runs.
+"""Inference on a CPU: a model as trained, folded, and folded in ONNX Runtime and OpenVINO; medians of runs in turn.
 
     pip install "sterf-plugins[deploy]" openvino
     python benchmarks/deploy.py --threads 2 --out benchmarks/results/deploy_cpu.json
 
-The norms have the statistics of random images, so that all layers fire. Each runtime's output is compared with the
-folded model's: the median of the differences over the largest value, since rounding may flip a spike in float32.
+The models are untrained, so two things make all their layers fire: the norms have the statistics of rendered scenes
+(tools/dataset_tools/make_shapes.py), and MLPixer and SRB have the hidden norm of the paper's formula. A model in which
+a layer stays silent is refused. Each output is compared with the folded model's: the median of the differences over the
+largest value, since in float32 rounding may flip single spikes.
 """
 
 import argparse
 import json
 import platform
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 import timm
 import torch
 from saved import write
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-import sterf_plugins.timm  # noqa: F401
+import sterf_plugins.timm  # noqa: F401  (registers the models)
+from sterf_plugins.activity import FiringRates
 from sterf_plugins.deploy import reparameterize
 from sterf_plugins.erf import calibrate
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools/dataset_tools"))
+from make_shapes import render
 
-def onnx_file(model, x, folder: Path) -> Path:
+
+def scenes(count: int, size: int) -> torch.Tensor:
+    """Rendered images with ImageNet's normalisation, (count, 3, size, size)."""
+    pixels = np.stack([render(0, "train", i, size).image for i in range(count)])
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
+    return ((images - mean) / std).contiguous()
+
+
+def lowest_rate(model: torch.nn.Module, x: torch.Tensor) -> float:
+    """Share of non-zero spikes in the layer that has the fewest."""
+    with FiringRates(model) as rates:
+        model.forward_features(x)
+    return min(layer.nonzero for layer in rates.layers.values())
+
+
+def onnx_file(model: torch.nn.Module, x: torch.Tensor, folder: Path) -> Path:
+    """Write the model as ONNX into a folder; the file's path."""
     path = folder / "model.onnx"
     torch.onnx.export(model, (x,), str(path), dynamo=True, verbose=False, external_data=False)
     return path
@@ -54,13 +79,16 @@ def open_vino(path: Path, threads: int):
 
 
 def compare(name: str, args: argparse.Namespace) -> dict:
+    """Seconds of each way to run a model, ratios as trained / way, and how far the outputs differ."""
     torch.manual_seed(0)
-    x = torch.randn(args.batch, 3, args.size, args.size)
-    model = calibrate(timm.create_model(name), torch.randn(4, 3, args.size, args.size))
+    images = scenes(8 + args.batch, args.size)
+    x = images[8:].contiguous()
+    model = calibrate(timm.create_model(name, norm_hidden=True), images[:8])
+    lowest = lowest_rate(model, x)
+    if not lowest:
+        raise SystemExit(f"{name}: a layer never fires; the comparison would be void")
     folded = reparameterize(model, x)
     expected = folded.forward_features(x)
-    if float(expected.std(0).mean() if args.batch > 1 else expected.std()) == 0:
-        raise SystemExit(f"{name}: the features are constant; the comparison would be void")
     features = {"as trained": model.forward_features, "folded": folded.forward_features}
     folded.forward = folded.forward_features
     ways = {key: (lambda x, run=run: run(torch.from_numpy(x)).numpy()) for key, run in features.items()}
@@ -74,7 +102,7 @@ def compare(name: str, args: argparse.Namespace) -> dict:
         for key, run in ways.items():
             start = time.perf_counter()
             run(image)
-            if i > 1:  # the first two are warm-up
+            if i > 1:  # The first two are a warm-up.
                 spent[key].append(time.perf_counter() - start)
     ratios = {
         key: statistics.median(a / b for a, b in zip(spent["as trained"], values, strict=True))
@@ -86,10 +114,10 @@ def compare(name: str, args: argparse.Namespace) -> dict:
         k: float((torch.from_numpy(run(image)) - expected).abs().median()) / scale for k, run in ways.items()
     }
     seconds = {key: statistics.median(values) for key, values in spent.items()}
-    return dict(seconds=seconds, ratios=ratios, median_differences=differences, largest_value=scale)
+    return dict(seconds=seconds, ratios=ratios, median_differences=differences, largest_value=scale, lowest_rate=lowest)
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--models", nargs="+", default=["sdtv3_base", "sdtv3_base_mlpixer", "sdtv3_base_srb", "sdtv3_tiny_srb"]

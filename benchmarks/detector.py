@@ -1,9 +1,10 @@
 """A whole training iteration of Mask R-CNN on the CPU: SDT-V3 tiny SRB backbones against ResNet-18.
 
 The stock config's detector with ResNet-18, the same with our backbone, and the published row with spiking neck and
-heads, plain and with spikes kept as bytes for the backward pass. The same images, boxes and masks for all; forward, losses,
-backward and SGD step, in turn; medians, ratios to ResNet-18, and the growth of the peak resident set over one iteration
-in a process of its own.
+heads; ours without and with memory_efficient, which computes norms and spikes again in the backward pass. All sides get
+the same images, boxes and masks. An iteration is forward pass, losses, backward pass and SGD step; the sides take turns.
+Printed are medians, ratios to ResNet-18, and the growth of the peak resident set over one iteration in a process of its
+own.
 
     python benchmarks/detector.py --size 512 --batch 2 --threads 2 --out benchmarks/results/detector_cpu.json
 """
@@ -19,7 +20,7 @@ from pathlib import Path
 
 import torch
 from saved import write
-from training_step import resident
+from training_step import peak_growth
 
 import sterf_plugins
 
@@ -102,10 +103,7 @@ def main() -> None:
     if args.only_memory:
         model = build(args.only_memory)
         iteration(model, data(128, 1))
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak starts again from the present
-        before = resident("VmRSS")
-        iteration(model, batch)
-        print((resident("VmHWM") - before) / 1024)
+        print(peak_growth(lambda: iteration(model, batch)))
         return
     models = {side: build(side) for side in SIDES}
     times: dict[str, list[float]] = {side: [] for side in SIDES}

@@ -106,7 +106,7 @@ KINDS = {
     "convolutions, backward": ("convolution_backward",),
     "convolutions, forward": ("conv",),
     "norms": ("batch_norm",),
-    "spikes": ("clamp", "round", "hardtanh", "div_", "IntegerFire", "PackedFire", "sign", "NormFire"),
+    "spikes": ("clamp", "round", "hardtanh", "div_", "IntegerFire"),
     "products": ("mm", "linear"),
     "sums": ("add",),
     "copies": ("copy_", "cat"),

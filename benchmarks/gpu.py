@@ -3,12 +3,13 @@
     python benchmarks/gpu.py --out benchmarks/results/gpu.json                  # parts in order, most important first
     python benchmarks/gpu.py --out tiny.json --tiny --device cpu                # tries every part, small, on a CPU
 
-Parts: `correctness` (every model on the device against the CPU: float64, float32, bf16, compiled, spikes as bytes,
-fused norms; on a CPU fused norms need `TRITON_INTERPRET=1`, or else are the plain passes),
-`table` (training step, plain and ours), `inference`, `floor` (benchmarks/floor.py: what a step costs at least, and a
-profile), `erf` (benchmarks/erf.py), `training` (five tiny detectors on rendered shapes, through tools/train.py and
-tools/test.py). Plain is the straightforward implementation of the spec in the same process. What the file has is not
-repeated, what failed is; give another --out to start anew. May be killed at any time and called again.
+Parts: `correctness` (every model on the device against the CPU: float64, float32, bf16, with torch.compile, and with
+memory_efficient), `table` (a training step: plain, ours, ours with torch.compile, ours with memory_efficient),
+`inference` (plain, ours and folded), `floor` (benchmarks/floor.py: what a step costs at least, and a profile), `erf`
+(benchmarks/erf.py), `training` (five tiny detectors on rendered shapes, through tools/train.py and tools/test.py).
+Plain is the model as PyTorch's users would write it (benchmarks/plain_sdtv3.py), measured in the same process. What the
+file has is not repeated, and what failed is tried again; give another --out to start anew. The script may be killed at
+any time and called again.
 """
 
 import argparse

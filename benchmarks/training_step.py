@@ -64,6 +64,14 @@ def resident(field):
     return next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
+def peak_growth(work):
+    """Growth of this process's peak resident set while ``work()`` runs, in MiB; on Linux only."""
+    Path("/proc/self/clear_refs").write_text("5")  # The peak starts again from the present.
+    before = resident("VmRSS")
+    work()
+    return (resident("VmHWM") - before) / 1024
+
+
 def peak_memory(args, side):
     """Growth of the peak resident set over one step, in MiB, in a fresh process."""
     command = [sys.executable, __file__, "--only-memory", side]
@@ -82,7 +90,7 @@ def main():
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--memory-efficient", action="store_true", help="ours keeps spikes as bytes")
+    parser.add_argument("--memory-efficient", action="store_true", help="ours computes norms and spikes again")
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     parser.add_argument("--only-memory", choices=["ours", "plain"], help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -91,11 +99,8 @@ def main():
     if args.only_memory:
         model = {"ours": ours, "plain": plain}[args.only_memory]
         small = images[:1, :, :64, :64].repeat(2, 1, 1, 1)
-        step(model, small)  # allocator and kernel caches are not the step's
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak starts again from the present
-        before = resident("VmRSS")
-        step(model, images)
-        print((resident("VmHWM") - before) / 1024)
+        step(model, small)  # The caches of the allocator and of the kernels are not part of the step.
+        print(peak_growth(lambda: step(model, images)))
         return
     check_equal(ours, plain, images)
     times = {"ours": [], "plain": []}
