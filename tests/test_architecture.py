@@ -88,7 +88,9 @@ def test_imports_point_downwards(path):
             continue
         other = part_of(name_of(inside))
         assert RANK[other] < RANK[part] or other == part, f"{name} imports {name_of(inside)}, which is not below it"
-        assert part != "erf" or other in ("erf", "checks", "files"), f"{name} must stand on torch, numpy and scipy alone"
+        assert part != "erf" or other in ("erf", "checks", "files"), (
+            f"{name} must stand on torch, numpy and scipy alone"
+        )
 
 
 def test_there_are_no_circles():

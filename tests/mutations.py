@@ -1,0 +1,114 @@
+"""Do the tests notice it when a line is lost? Loses one line in each of 30 files, one at a time, and runs the tests.
+
+    python tests/mutations.py              # all, in a copy of the repository; 10 to 20 minutes
+    python tests/mutations.py attention    # those of files with this in their path
+
+Each line keeps a state, resets one, masks or scales something. At least 28 of the 30 must be noticed.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+ERF = "tests/erf/test_compute.py tests/erf/test_layouts.py tests/erf/test_time.py"
+
+# file in the package, what stands there, what it becomes, the tests that should notice
+MUTATIONS = [
+    ("functional/attention.py", "(vk @ q) * scale", "vk @ q", "tests/functional/test_attention.py"),
+    ("functional/integer_fire.py", "out if ctx.norm == 1 else out.div_(ctx.norm)", "out", "tests/functional"),
+    ("functional/batch_norm.py", "scale * weight)", "scale)", "tests/functional"),
+    ("functional/strides.py", ".copy_(x)\n\n\ndef restrided", ".zero_()\n\n\ndef restrided", "tests/backbones"),
+    (
+        "functional/leaky_integrator.py",
+        'response * (1 - scales) if gain == "area" else response',
+        "response",
+        "tests/stems",
+    ),
+    ("functional/depthwise.py", "parts.append(part)", "parts.append(part.zero_())", "tests/functional"),
+    (
+        "layers/spiking_nodes.py",
+        "self.node.reset()\n        try:",
+        "try:",
+        "tests/layers tests/openmmlab/test_layers.py",
+    ),
+    ("layers/closed_form.py", "torch.full_like(x[0], node.v_reset or 0.0)", "torch.zeros_like(x[0])", "tests/layers"),
+    ("layers/attention.py", "factor / math.sqrt(dim // num_heads)", "factor", "tests/backbones/test_golden.py"),
+    ("backbones/sdt_v1.py", "q * self.mask((k * v)", "q * ((k * v)", "tests/backbones/test_zoo.py"),
+    ("backbones/meta_sdt.py", ".copy_(border)", "", "tests/backbones/test_zoo.py"),
+    ("backbones/recompute.py", 'callback(setattr, norm, "momentum", momentum)', "callback(int)", "tests/backbones"),
+    ("stems/fields/covariant_conv.py", "conv.bias.copy_(self.bias)", "pass", "tests/stems tests/deploy"),
+    ("stems/fields/temporal.py", "state.detach()", "state", "tests/stems"),
+    ("stems/spatio_temporal.py", "self.act(y), state", "self.act(y), None", "tests/stems"),
+    (
+        "tracking/shape_tracker.py",
+        "new_states.append(new_state)",
+        "new_states.append(None)",
+        "tests/tracking/test_shape_tracker.py",
+    ),
+    (
+        "tracking/openmmlab.py",
+        "self.tracker(frames.transpose(0, 1), state)",
+        "self.tracker(frames.transpose(0, 1))",
+        "tests/tracking",
+    ),
+    ("tracking/dataset.py", "start = (index % self.per_file)", "start = 0", "tests/tracking"),
+    ("erf/undisturbed.py", "p.requires_grad_(flag)", "pass", ERF),
+    ("erf/calibrate.py", "norm.reset_running_stats()", "pass", "tests/erf"),
+    ("erf/estimate.py", " - self.value() ** 2", "", "tests/erf/test_estimate.py"),
+    ("erf/fields.py", "neuron.reset()\n    # A network", "pass\n    # A network", ERF),
+    ("erf/result.py", "(value / scale)", "value", "tests/erf"),
+    ("activity/rates.py", "(y.detach().float() * norm)", "y.detach().float()", "tests/activity"),
+    ("activity/operations.py", "neuron.reset()", "pass", "tests/activity"),
+    ("deploy/spike_driven.py", "sums / self.norm", "sums", "tests/deploy"),
+    ("deploy/reparameterize.py", "copy.deepcopy(model).eval().double()", "model.eval().double()", "tests/deploy"),
+    ("plugins.py", "_scan.cache_clear()", "pass", "tests/test_plugins.py"),
+    ("openmmlab/backbones/sdt_v3.py", "self.stages[: self.frozen_stages + 1].eval()", "pass", "tests/openmmlab"),
+    ("checkpoints/reading.py", '.removeprefix("module.")', "", "tests/checkpoints"),
+]
+
+
+def main() -> int:
+    """Print each mutation and what the tests said; return the exit code."""
+    wanted = [m for m in MUTATIONS if not sys.argv[1:] or any(word in m[0] for word in sys.argv[1:])]
+    missed = []
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "main"
+        skipped = shutil.ignore_patterns(".git", ".venv", ".matrix", "work_dirs", "data", "__pycache__")
+        shutil.copytree(ROOT, copy, ignore=skipped, symlinks=True)
+        golden = os.environ.get("STERF_GOLDEN", str(ROOT.parent / "shared" / "golden"))
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(copy),
+            **({"STERF_GOLDEN": golden} if Path(golden).is_dir() else {}),
+        }
+        for name, old, new, tests in wanted:
+            path = copy / "sterf_plugins" / name
+            original = path.read_text()
+            if original.count(old) != 1:
+                raise SystemExit(f"{name}: {old!r} is there {original.count(old)} times; mend the list of mutations")
+            path.write_text(original.replace(old, new))
+            command = [sys.executable, "-m", "pytest", "-qx", "-p", "no:cacheprovider", *tests.split()]
+            start = time.perf_counter()
+            done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
+            path.write_text(original)
+            noticed = done.returncode == 1
+            first = next((line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))), "")
+            print(
+                f"{'noticed' if noticed else 'MISSED '} {time.perf_counter() - start:5.0f} s  {name}: {old!r}  {first[:110]}",
+                flush=True,
+            )
+            if not noticed:
+                missed.append(name)
+    print(
+        f"{len(wanted) - len(missed)} of {len(wanted)} noticed" + (f"; missed: {', '.join(missed)}" if missed else "")
+    )
+    return int(len(missed) > len(MUTATIONS) - 28)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
