@@ -1,174 +1,250 @@
-"""The private and unstable names of other libraries that this package uses.
+"""Private and unstable names of other libraries: what this package needs of each, so that a new release fails here."""
 
-A release that changes one of them fails here first, with a message that says which part of the package is affected.
-"""
-
+import ast
+import importlib
 import inspect
+import io
+import pickle
+import pkgutil
+import re
+import sys
 import types
-from importlib.metadata import version
+from collections.abc import Callable
+from functools import partial
+from importlib.metadata import packages_distributions, version
+from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-CHECKS = []
-
-
-def relied_on(distribution: str, name: str, used_by: str):
-    """Register a check that ``name`` of a distribution is as the file ``used_by`` expects it."""
-
-    def register(check):
-        CHECKS.append(pytest.param(distribution, name, used_by, check, id=name))
-        return check
-
-    return register
+ROOT = Path(__file__).resolve().parents[1]
+KERNELS, COUNTED = "functional/torch_kernels.py", "activity/operations.py backbones/recompute.py"
+INTERNALS, STEMS = "openmmlab/runtime/mmengine_internals.py", "openmmlab/backbones/covariant_stems.py"
+ROI = "openmmlab/heads/spike_detection.py"
+aten, ones = torch.ops.aten, torch.ones
 
 
-@relied_on("torch", "aten.hardtanh_backward", "functional/torch_kernels.py")
-def _():
-    gradient = torch.ops.aten.hardtanh_backward(torch.ones(3), torch.tensor([-1.0, 0.5, 5.0]), 0.0, 4.0)
-    assert gradient.tolist() == [0, 1, 0]
+# "library: name" -> our files, for what they use it, and a check that raises unless it is as they need it.
+USES: dict[str, tuple[list[str], str, Callable[[], None]]] = {}
 
 
-@relied_on("torch", "aten.convolution_backward", "functional/torch_kernels.py")
-def _():
-    x, weight, grad = torch.randn(1, 2, 5, 5), torch.randn(2, 1, 3, 3), torch.randn(1, 2, 5, 5)
-    geometry = ((1, 1), (1, 1), (1, 1), False, (0, 0), 2)
-    ours = torch.ops.aten.convolution_backward(grad, x, weight, None, *geometry, (False, True, False))[1]
-    torch.testing.assert_close(ours, torch.nn.grad.conv2d_weight(x, weight.shape, grad, 1, 1, 1, 2))
+def uses(name: str, files: str, purpose: str):
+    """Enter the decorated check, and what it is for, in ``USES``."""
+    return lambda check: USES.setdefault(name, (files.split(), purpose, check))
 
 
-@relied_on("torch", "aten.convolution and products", "backbones/recompute.py and activity/operations.py")
-def _():
-    for name in ("convolution", "mm", "addmm", "bmm", "baddbmm"):
-        assert isinstance(getattr(torch.ops.aten, name).default, torch._ops.OpOverload)
+@uses("torch: ops.aten.hardtanh_backward", KERNELS, "a clamp's gradient in one pass")
+def check_hardtanh_backward():
+    x = torch.tensor([-1.0, 0.5, 4.0, 5.0])
+    assert aten.hardtanh_backward(torch.full((4,), 3.0), x, 0.0, 4.0).tolist() == [0, 3, 0, 0]
 
 
-@relied_on("torch", "torch.save.__code__", "cli/console.py")
-def _():
-    assert isinstance(torch.save.__code__, types.CodeType)
+@uses("torch: ops.aten.convolution_backward", KERNELS, "gradients that stay channels-last")
+def check_convolution_backward():
+    x = torch.randn(2, 4, 6, 5).contiguous(memory_format=torch.channels_last)
+    grad, w = torch.randn_like(x), torch.randn(4, 1, 3, 3)
+    options = ((1, 1), (1, 1), (1, 1), False, (0, 0), 4)
+    of_x, of_w, of_bias = aten.convolution_backward(grad, x, w, None, *options, (True, True, False))
+    torch.testing.assert_close(of_x, torch.nn.grad.conv2d_input(x.shape, w, grad, 1, 1, 1, 4))
+    torch.testing.assert_close(of_w, torch.nn.grad.conv2d_weight(x, w.shape, grad, 1, 1, 1, 4))
+    assert of_x.is_contiguous(memory_format=torch.channels_last) and of_bias is None
 
 
-@relied_on("torch", "checkpoint.CheckpointFunction", "erf/undisturbed.py")
-def _():
-    source = inspect.getsource(torch.utils.checkpoint.checkpoint)
-    assert "CheckpointFunction.apply(function, preserve, *args)" in source
+def check_dispatch(operation: str, arguments: int, call: Callable[[], torch.Tensor]):
+    """``call`` reaches dispatch modes as ``torch.ops.aten.<operation>.default`` with so many positional arguments."""
+    seen = {}
+    remember = lambda _, op, *args, **kw: seen.update({op: len(args)}) or CheckpointPolicy.MUST_SAVE  # noqa: E731
+    with create_selective_checkpoint_contexts(remember)[0], torch.no_grad():
+        call()
+    assert seen.get(getattr(aten, operation).default) == arguments, f"dispatched were {seen}"
 
 
-@relied_on("torchvision", "ops.torchvision.roi_pool", "openmmlab/runtime/mmcv_ops.py")
-def _():
-    import torchvision  # noqa: F401
+for operation, *row in (
+    ("mm", 2, lambda: F.linear(ones(2, 3), ones(4, 3))),
+    ("addmm", 3, lambda: F.linear(ones(2, 3), ones(4, 3), ones(4))),
+    ("bmm", 2, lambda: ones(5, 2, 3) @ ones(5, 3, 4)),
+    ("baddbmm", 3, lambda: torch.baddbmm(ones(1), ones(5, 2, 3), ones(5, 3, 4))),
+    ("convolution", 9, lambda: F.conv2d(ones(1, 3, 5, 5), ones(2, 3, 3, 3))),
+):
+    uses(f"torch: ops.aten.{operation}", COUNTED, "counting operations")(partial(check_dispatch, operation, *row))
 
-    boxes = torch.tensor([[0, 0.0, 0, 3, 3]])
-    values, places = torch.ops.torchvision.roi_pool(torch.rand(1, 1, 4, 4), boxes, 1.0, 2, 2)
-    assert values.shape == places.shape == (1, 1, 2, 2) and places.dtype == torch.int32
+
+@uses("torch: utils.checkpoint.CheckpointFunction", "erf/undisturbed.py", "gradients through re-entrant checkpoints")
+def check_checkpoint_function():
+    calls = []
+    stand_in = types.SimpleNamespace(apply=lambda function, preserve, *args: calls.append(preserve) or function(*args))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.utils.checkpoint, "CheckpointFunction", stand_in)
+        assert checkpoint(torch.add, ones(1), ones(1), use_reentrant=True).item() == 2
+    assert calls == [True]
 
 
-@relied_on("onedl-mmengine", "MODULE2PACKAGE", "openmmlab/runtime/mmengine_internals.py")
-def _():
+@uses("torch: save.__code__", "cli/console.py", "a Ctrl-C that waits until a file is written")
+def check_save_code():
+    class Pickled:
+        def __reduce__(self):
+            codes.extend(frame.frame.f_code for frame in inspect.stack(0))
+            return int, ()
+
+    codes = []
+    torch.save(Pickled(), io.BytesIO())
+    assert torch.save.__code__ in codes
+
+
+@uses("torchvision: torch.ops.torchvision.roi_pool", "openmmlab/runtime/mmcv_ops.py", "the positions of the maxima")
+def check_roi_pool():
+    x = torch.rand(1, 1, 4, 4)
+    values, index = torch.ops.torchvision.roi_pool(x, torch.tensor([[0, 0.0, 0, 3, 3]]), 1.0, 2, 2)
+    assert values.shape == (1, 1, 2, 2) and torch.equal(x.flatten()[index.long()], values)
+
+
+@uses("numpy: _core.multiarray", "checkpoints/reading.py", "the functions that pickled arrays name")
+def check_multiarray():
+    import numpy as np
+
+    for value, name in ((np.zeros(2), "_reconstruct"), (np.float64(1), "scalar")):
+        assert value.__reduce__()[0].__name__ == name
+        assert f"numpy._core.multiarray\n{name}\n".encode() in pickle.dumps(value, protocol=2)
+
+
+@uses("mmengine: config.utils.MODULE2PACKAGE", INTERNALS, "_base_ = 'mmseg::…' with onedl's distributions")
+def check_module2package():
     from mmengine.config import utils
-    from mmengine.registry import registry
+    from mmengine.hub import get_config
 
-    assert registry.MODULE2PACKAGE is utils.MODULE2PACKAGE and "mmseg" in utils.MODULE2PACKAGE
-
-
-@relied_on("onedl-mmengine", "OptimWrapper._clip_grad", "openmmlab/runtime/mmengine_internals.py")
-def _():
-    from mmengine.optim import AmpOptimWrapper, OptimWrapper
-
-    for wrapper in (OptimWrapper, AmpOptimWrapper):
-        assert "self._clip_grad()" in inspect.getsource(wrapper.step)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Exception, match="no-such-distribution"):
+        patch.setitem(utils.MODULE2PACKAGE, "sterf_absent", "no-such-distribution")
+        get_config("sterf_absent::a/b.py")
 
 
-@relied_on("onedl-mmengine", "_params_init_info", "openmmlab/runtime/mmengine_internals.py")
-def _():
+@uses("mmengine: BaseModule._params_init_info", INTERNALS, "a stock stem in place during init_weights")
+def check_params_init_info():
     from mmengine.model import BaseModule
 
-    assert "_params_init_info" in inspect.getsource(BaseModule.init_weights)
+    model, seen = BaseModule(), {}
+    model.child, model.conv = nn.Module(), nn.Conv2d(1, 1, 1)
+    model.child.init_weights = lambda: seen.update(model.child._params_init_info)
+    model.init_weights()
+    assert all(seen[p].keys() == {"init_info", "tmp_mean_value"} for p in model.conv.parameters())
+    assert not hasattr(model, "_params_init_info")
 
 
-@relied_on("onedl-mmengine", "FSDPStrategy", "openmmlab/runtime/sharded.py")
-def _():
-    import mmengine.runner  # noqa: F401
+@uses("mmengine: Runner._val_dataloader", "openmmlab/hooks/erf.py", "noticing a config without validation")
+def check_val_dataloader():
+    for name in ("runner.Runner", "_flexible_runner.FlexibleRunner"):
+        module, runner = f"mmengine.runner.{name}".rsplit(".", 1)
+        start = getattr(importlib.import_module(module), runner).__init__
+        assert "self._val_dataloader = val_dataloader" in inspect.getsource(start)
+
+
+@uses("mmengine: FSDPStrategy", "openmmlab/runtime/sharded.py", "training with --fsdp")
+def check_fsdp_strategy():
+    import mmengine.runner  # noqa: F401  (registers the strategies)
     from mmengine.registry import STRATEGIES
 
-    assert STRATEGIES.get("FSDPStrategy") is not None
+    strategy = STRATEGIES.get("FSDPStrategy")  # None where mmengine cannot import it with this PyTorch
+    assert list(inspect.signature(strategy.build_optim_wrapper).parameters) == ["self", "optim_wrapper", "model"]
+    assert strategy.save_checkpoint and strategy.load_optim_state_dict
 
 
-@relied_on("onedl-mmcv", "mmcv._ext", "openmmlab/runtime/mmcv_ops.py")
-def _():
-    import sterf_plugins
-
-    sterf_plugins.setup()
+@uses("mmcv: _ext", "openmmlab/runtime/mmcv_ops.py", "mmdet where mmcv has no compiled ops")
+def check_ext():
     from mmcv.utils import ext_loader
 
-    assert callable(ext_loader.load_ext("_ext", ["nms"]).nms)
+    assert ext_loader.load_ext("_ext", ["nms", "roi_align_forward"]) is sys.modules["mmcv._ext"]
 
 
-@relied_on("onedl-mmcv", "ConvModule's attributes", "openmmlab/heads/spike_layers.py")
-def _():
-    import sterf_plugins
-
-    sterf_plugins.setup()
-    from mmcv.cnn import ConvModule
-
-    source = inspect.getsource(ConvModule.forward)
-    assert all(name in source for name in ("self.order", "self.with_activation", "self.activate"))
+def check_calls(path: str, name: str, parameters: list[str], callers: str):
+    """The class has this method with these parameters, and its other methods call it."""
+    module, owner = path.rsplit(".", 1)
+    cls = getattr(importlib.import_module(module), owner)
+    assert list(inspect.signature(getattr(cls, name)).parameters)[1:][: len(parameters)] == parameters
+    for caller in callers.split():
+        assert f"self.{name}(" in inspect.getsource(getattr(cls, caller)), f"{caller} does not call it"
 
 
-@relied_on("onedl-mmdetection", "StandardRoIHead._bbox_forward", "openmmlab/heads/spike_detection.py")
-def _():
-    import sterf_plugins
-
-    sterf_plugins.setup()
-    from mmdet.models.roi_heads import StandardRoIHead
-
-    assert list(inspect.signature(StandardRoIHead._bbox_forward).parameters) == ["self", "x", "rois"]
-    assert list(inspect.signature(StandardRoIHead._mask_forward).parameters)[:2] == ["self", "x"]
-
-
-@pytest.mark.parametrize("name", ["mmdet", "mmseg"])
-def test_resnets_have_a_stem_that_can_be_replaced(name):
-    import importlib
-
-    import sterf_plugins
-
-    sterf_plugins.setup()
-    resnet = importlib.import_module(f"{name}.models.backbones").ResNet
-    assert callable(resnet._freeze_stages), "openmmlab/backbones/covariant_stems.py overrides it"
-    assert list(inspect.signature(resnet._make_stem_layer).parameters) == ["self", "in_channels", "stem_channels"]
+for files, purpose, *row in (
+    (INTERNALS, "clipping by the whole norm", "mmengine.optim.OptimWrapper", "_clip_grad", [], "step"),
+    (INTERNALS, "clipping by the whole norm", "mmengine.optim.AmpOptimWrapper", "_clip_grad", [], "step"),
+    *((ROI, "averages over time", "mmdet.models.roi_heads.StandardRoIHead", f"_{part}_forward", ["x", "rois"],
+       f"forward {part}_loss predict_{part}") for part in ("bbox", "mask")),
+    *((STEMS, "the swap of the stem", f"{package}.models.backbones.ResNet", name, parameters, callers)
+      for name, parameters, callers in (("_make_stem_layer", ["in_channels", "stem_channels"], "__init__"),
+                                        ("_freeze_stages", [], "__init__ train"))
+      for package in ("mmdet", "mmseg")),
+):  # fmt: skip
+    library, _, path = row[0].partition(".")
+    uses(f"{library}: {path}.{row[1]}", files, purpose)(partial(check_calls, *row))
 
 
-@relied_on("spikingjelly", "named_memories", "erf/undisturbed.py and activity/rates.py")
-def _():
-    from spikingjelly.activation_based import neuron
-
-    node = neuron.LIFNode()
-    node(torch.ones(2))
-    kept = dict(node.named_memories())
-    node.reset()
-    node.v = kept["v"]
-    assert dict(node.named_memories())["v"] is kept["v"]
-
-
-@relied_on("numpy", "functions in pickles", "checkpoints/reading.py")
-def _():
-    names = {value.__reduce__()[0].__name__ for value in (np.empty(0), np.float64(0))}
-    assert names == {"_reconstruct", "scalar"}
-
-
-@pytest.mark.parametrize(("distribution", "name", "used_by", "check"), CHECKS)
-def test_what_is_relied_on(distribution, name, used_by, check):
+@pytest.mark.parametrize("name", USES)
+def test_name(name):
+    """The name is there and does what our files need of it."""
+    (files, purpose, check), (library, name) = USES[name], name.split(": ")
+    pytest.importorskip(library)
+    if library.startswith("mm"):
+        importlib.import_module("sterf_plugins").setup()
     try:
         check()
     except Exception as error:
-        pytest.fail(
-            f"{distribution} {version(distribution)}: {name} is gone or changed, and {used_by} needs it: {error!r}"
-        )
+        what = f"{library} {version(packages_distributions()[library][0])}: {name} is gone or changed"
+        raise AssertionError(f"{what}; {' and '.join(files)} uses it for {purpose}") from error
 
 
-def test_hooks_of_modules():
-    assert nn.Module()._forward_hooks == {} == nn.Module()._forward_pre_hooks, (
-        "tests look whether hooks are left behind"
-    )
+def foreign_names(path: Path) -> set[str]:
+    """Private names that a file uses without defining them, and PyTorch's operators below its public functions."""
+    nodes, found = list(ast.walk(ast.parse(path.read_text()))), set()
+    own = {n.name for n in nodes if isinstance(n, (ast.FunctionDef, ast.ClassDef))}
+    own |= {re.sub(r"^(self|cls)\.", "", ast.unparse(n)) for n in nodes if isinstance(getattr(n, "ctx", 0), ast.Store)}
+    alias = {ast.unparse(n.targets[0]): ast.unparse(n.value) for n in nodes if isinstance(n, ast.Assign)}
+    for node in nodes:
+        if isinstance(node, ast.Attribute):
+            owner = ast.unparse(node.value)
+            if re.match("_[a-zA-Z]", node.attr) or re.fullmatch(r"torch\.ops\.\w+", alias.get(owner, owner)):
+                found.add(node.attr)
+        elif isinstance(node, ast.Call):  # getattr and its like
+            found.update(re.findall(r"^\w+attr\([^']*, '(_[a-zA-Z]\w*)'", ast.unparse(node)))
+        elif isinstance(node, ast.Constant):  # as "mmcv._ext"
+            found.update(re.findall(r"^'[\w.]+\.(_[a-zA-Z]\w*)", ast.unparse(node)))
+        elif isinstance(node, (ast.Import, ast.ImportFrom)) and not getattr(node, "level", 0):
+            found.update(re.findall(r"\b_[a-zA-Z]\w*", ast.unparse(node)))
+    return found - own
+
+
+def test_the_list_is_what_our_sources_use():
+    """A file uses no private name of another library that the list does not give for it, and each that it gives.
+
+    Names that a file defines or assigns to ``self`` count as its own; the next test looks at these.
+    """
+    for path in [p for folder in ("sterf_plugins", "tools", "benchmarks") for p in (ROOT / folder).rglob("*.py")]:
+        file = path.relative_to(ROOT).as_posix().removeprefix("sterf_plugins/")
+        listed = {re.split(r"[. ]", name)[-1] for name, use in USES.items() if file in use[0]}
+        unlisted = sorted(foreign_names(path) - listed)
+        assert not unlisted, f"{file} uses {unlisted}: find a public way, or add a check to this file"
+        unused = [name for name in listed if name not in path.read_text()]
+        assert not unused, f"{file} does not use {unused} any more: remove its checks from this file"
+    assert all((ROOT / "sterf_plugins" / file).is_file() for use in USES.values() for file in use[0])
+
+
+def test_no_private_name_of_a_base_class_is_overridden_by_accident():
+    """Our classes have no private name in common with their bases from other libraries, but for those in the list."""
+    pytest.importorskip("mmengine")
+    package = importlib.import_module("sterf_plugins")
+    package.setup()
+    modules = [m.name for m in pkgutil.walk_packages(package.__path__, "sterf_plugins.") if not m.name.endswith("__")]
+    classes = {c for name in modules for c in vars(importlib.import_module(name)).values() if isinstance(c, type)}
+    ours = {c for cls in classes if cls.__module__ in modules for c in (cls, *cls.__subclasses__())}
+    assert len(ours) > 100
+    for cls in ours:
+        names = {True: set(), False: set()}
+        for base in cls.__mro__[:-1]:
+            try:
+                text = inspect.getsource(base)
+            except (OSError, TypeError):  # built in, or made by ``type``
+                continue
+            names[base in ours].update(re.findall(r"(?:def |self\.|^    )(_[a-z]\w*)", text, re.MULTILINE))
+        common = names[True] & names[False] - {re.split(r"[. ]", name)[-1] for name in USES}
+        assert not common, f"{cls.__module__}.{cls.__name__} has {sorted(common)} in common with its base classes"

@@ -287,7 +287,7 @@ def everything(model):
         state={k: v.clone() for k, v in model.state_dict().items()},
         hooks=[(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in model.modules()],
         flags=[getattr(m, "with_cp", None) for m in model.modules()],
-        memories=[copied(getattr(m, "_memories", {})) for m in model.modules()],
+        memories=[copied(dict(m.named_memories()) if hasattr(m, "named_memories") else {}) for m in model.modules()],
         torch=torch.get_rng_state(),
         numpy=np.random.get_state()[1].copy(),
         python=random.getstate(),

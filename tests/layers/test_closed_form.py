@@ -24,7 +24,7 @@ ALL_SURROGATES = [
 
 
 def has_closed_form(y) -> bool:
-    return type(y.grad_fn).__name__ == "_SpikesBackward"
+    return y.grad_fn.name() == "_SpikesBackward"
 
 
 RESETS = [0.0, None, -0.3]

@@ -10,7 +10,7 @@ import sterf_plugins
 
 sterf_plugins.setup()
 
-from mmengine.config import Config  # noqa: E402
+from mmengine.config import Config, ConfigDict  # noqa: E402
 from mmengine.registry import init_default_scope  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
 
@@ -303,7 +303,7 @@ def test_stem_option_refuses_what_it_cannot_do():
         swap_stem(config, "conv")
     with pytest.raises(ValueError, match="known: conv, covariant"):
         swap_stem(config, "nothing")
-    config.model.backbone = Config(dict(type="mmdet.SwinTransformer"))._cfg_dict
+    config.model.backbone = ConfigDict(type="mmdet.SwinTransformer")
     with pytest.raises(ValueError, match="WithCovariantStem"):
         swap_stem(config, "covariant")
 

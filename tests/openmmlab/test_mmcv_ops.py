@@ -234,9 +234,8 @@ def test_same_numbers_as_compiled_mmcv():
 def test_a_compiled_mmcv_is_left_alone():
     """With a real `mmcv._ext` on the path nothing is put in its place."""
     code = """
-import importlib.machinery, importlib.util, sys, types
-find = importlib.util.find_spec  # mmdet and mmseg would ask the empty stand-in for ops
-importlib.util.find_spec = lambda name, *rest: None if name in ("mmdet", "mmseg") else find(name, *rest)
+import importlib.machinery, sys, types
+sys.modules["mmdet"] = sys.modules["mmseg"] = None  # not to be found: they would ask the empty stand-in for ops
 fake = types.ModuleType("mmcv._ext")
 fake.__spec__ = importlib.machinery.ModuleSpec("mmcv._ext", loader=None)
 sys.modules["mmcv._ext"] = fake

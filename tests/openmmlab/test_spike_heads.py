@@ -9,6 +9,7 @@ import sterf_plugins
 sterf_plugins.setup()
 
 from mmengine.registry import init_default_scope  # noqa: E402
+from mmengine.structures import InstanceData  # noqa: E402
 
 from sterf_plugins.openmmlab.configs.reading import load_config, revert_sync_bn  # noqa: E402
 from sterf_plugins.registry import MODELS  # noqa: E402
@@ -74,9 +75,7 @@ def test_the_whole_detector_and_segmentor_convolve_integers_only():
                 x = model.extract_feat(torch.randn(1, 3, 64, 64))
                 if name.startswith("mask"):
                     model.rpn_head(x)
-                    rois = torch.tensor([[0, 4.0, 4, 40, 40]])
-                    model.roi_head._bbox_forward(x, rois)
-                    model.roi_head._mask_forward(x, rois)
+                    model.roi_head(x, [InstanceData(bboxes=torch.tensor([[4.0, 4, 40, 40]]))])
                 else:
                     model.decode_head(x)
 
@@ -117,10 +116,10 @@ def test_heads_average_over_time(scope):
         assert all(torch.allclose(m, n, atol=1e-5) for m, n in zip(a, b, strict=True))
     roi = ROOT_MODELS.build(config.roi_head).eval()
     wide = [torch.randn(2, 64, 16 // 2**i, 16 // 2**i) * 3 for i in range(4)]
-    rois = torch.tensor([[0, 4.0, 4, 40, 40], [1, 2.0, 2, 30, 50]])
-    still = tuple(torch.stack([f, f], 1) for f in wide)
-    for forward, key in ((roi._bbox_forward, "cls_score"), (roi._mask_forward, "mask_preds")):
-        assert torch.allclose(forward(tuple(wide), rois)[key], forward(still, rois)[key], atol=1e-5)
+    boxes = [InstanceData(bboxes=torch.tensor([b])) for b in ([4.0, 4, 40, 40], [2.0, 2, 30, 50])]
+    still = tuple(torch.stack([f, f]) for f in wide)
+    for a, b in zip(roi(tuple(wide), boxes), roi(still, boxes), strict=True):  # classes, boxes, masks
+        assert torch.allclose(a, b, atol=1e-5)
 
 
 def test_simple_fpn():

@@ -4,6 +4,7 @@ import copy
 import io
 import math
 import pickle
+import types
 
 import pytest
 import torch
@@ -140,6 +141,32 @@ def test_the_weight_is_never_an_old_one(change):
         change(conv, [p.detach().clone() for p in other.parameters()])
         assert (expected - before).abs().max() > 0.01 * before.abs().max()
         torch.testing.assert_close(conv(x), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_the_weight_is_not_an_old_one_when_mmengine_averages_and_swaps():
+    """The real ``ExponentialMovingAverage`` and ``EMAHook``; each output is that of a new layer with the state dict."""
+
+    def is_up_to_date(conv):
+        fresh = learnable().double()
+        fresh.load_state_dict(conv.state_dict())
+        return torch.equal(conv(x), fresh(x))
+
+    hook = pytest.importorskip("mmengine.hooks").EMAHook(momentum=0.4)
+    conv, x = learnable().double().eval(), torch.randn(1, 3, 16, 16, dtype=torch.float64)
+    runner = types.SimpleNamespace(model=conv, iter=0)
+    hook.before_run(runner)
+    average = hook.ema_model
+    with torch.no_grad():
+        for _ in range(3):
+            by_data(conv, [p * 1.1 + 0.01 for p in conv.parameters()])
+            hook.after_train_iter(runner, 0)
+            assert is_up_to_date(conv) and is_up_to_date(average.module)
+        trained, averaged = conv(x), average(x)
+        assert not torch.allclose(trained, averaged, rtol=1e-3)
+        hook.before_val_epoch(runner)
+        assert torch.equal(conv(x), averaged) and is_up_to_date(conv)
+        hook.after_val_epoch(runner)
+        assert torch.equal(conv(x), trained) and torch.equal(average(x), averaged)
 
 
 def test_accumulated_gradients_add():
