@@ -46,8 +46,8 @@ MUTATIONS = [
     ("stems/spatio_temporal.py", "self.act(y), state", "self.act(y), None", "tests/stems"),
     (
         "tracking/shape_tracker.py",
-        "new_states.append(new_state)",
-        "new_states.append(None)",
+        "unit(y, next(old_states))",
+        "unit(y, None)",
         "tests/tracking/test_shape_tracker.py",
     ),
     (

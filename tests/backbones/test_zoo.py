@@ -187,3 +187,21 @@ def test_timm_contract(name):
 def test_bad_arguments(call, message):
     with pytest.raises((TypeError, ValueError), match=message):
         call()
+
+
+def test_what_reaches_the_projections_are_spikes():
+    """Attention of SDT-V1 lets channels of q pass where the mask spikes, which it does for some channels only."""
+    model = alive(SMALL["sdtv1"]())
+    seen = {}
+    for name, module in model.named_modules():
+        if name.endswith(("attn.proj", "attn.mask")):
+            module.register_forward_pre_hook(lambda m, args, name=name: seen.update({name: args[0].detach()}))
+            module.register_forward_hook(lambda m, args, y, name=name: seen.update({name + ".out": y.detach()}))
+    torch.manual_seed(1)
+    model(torch.randn(2, 3, 64, 64))
+    names = [name for name in seen if name.endswith("proj")]
+    assert len(names) == 2
+    for name in names:
+        passed, mask = seen[name], seen[name.replace("proj", "mask.out")]
+        assert set(passed.unique().tolist()) == {0.0, 1.0}
+        assert 0 < mask.mean() < 1 and not passed[(mask == 0).expand_as(passed)].any()
