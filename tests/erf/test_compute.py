@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 import timm
@@ -5,7 +7,7 @@ import torch
 from torch import nn
 
 from sterf_plugins.backbones import SDTV3
-from sterf_plugins.erf import ERFResult, area_ratio, compute_erf
+from sterf_plugins.erf import ERFResult, area_ratio, calibrate, compute_erf
 from sterf_plugins.erf.targets import match_layers
 
 NANO = dict(embed_dims=[8, 16, 24, 32], num_heads=4)
@@ -244,3 +246,13 @@ def test_area_ratio():
             area_ratio(bad)
     with pytest.raises(ValueError, match="`share` is 0"):
         area_ratio(field, 0)
+
+
+def test_statistics_of_earlier_images_are_forgotten():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).double()
+    first, second = torch.randn(4, 3, 9, 9, dtype=torch.float64), 3 + torch.randn(4, 3, 9, 9, dtype=torch.float64)
+    fresh = calibrate(copy.deepcopy(model), second)
+    again = calibrate(calibrate(model, first), second)
+    for name in ("running_mean", "running_var"):
+        torch.testing.assert_close(getattr(again[1], name), getattr(fresh[1], name), rtol=1e-12, atol=1e-12)
