@@ -1,10 +1,10 @@
 """A whole training iteration of Mask R-CNN on the CPU: SDT-V3 tiny SRB backbones against ResNet-18.
 
 The stock config's detector with ResNet-18, the same with our backbone, and the published row with spiking neck and
-heads; ours without and with memory_efficient, which computes norms and spikes again in the backward pass. All sides get
-the same images, boxes and masks. An iteration is forward pass, losses, backward pass and SGD step; the sides take turns.
-Printed are medians, ratios to ResNet-18, and the growth of the peak resident set over one iteration in a process of its
-own.
+heads; ours without and with memory_efficient, which computes norms and spikes again in the backward pass. All sides
+get the same images, boxes and masks. An iteration is forward pass, losses, backward pass and SGD step; the sides take
+turns. Printed are medians, ratios to ResNet-18, and the growth of the peak resident set over one iteration in a process
+of its own.
 
     python benchmarks/detector.py --size 512 --batch 2 --threads 2 --out benchmarks/results/detector_cpu.json
 """

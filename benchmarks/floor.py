@@ -170,8 +170,9 @@ def main() -> None:
                 result["rows"].append(dict(arch=arch, size=size, batch=batch, **row))
                 result["rows"][-1]["per_pixel"] = row["seconds"] / batch / size**2
                 shares = ", ".join(f"{k} {v:.0%}" for k, v in row["profile"].items())
+                title = f"{arch:6s} {size:4d}^2 batch {batch:2d} {name:8s}"
                 print(
-                    f"{arch:6s} {size:4d}^2 batch {batch:2d} {name:8s} {row['gflop']:7.1f} GFLOP {row['compute']:6.3f} s"
+                    f"{title} {row['gflop']:7.1f} GFLOP {row['compute']:6.3f} s"
                     f"  {row['gbyte']:6.2f} GB {row['memory']:6.3f} s  measured {row['seconds']:6.3f} s"
                     f"  = {row['seconds'] / max(row['compute'], row['memory']):.2f} x floor, "
                     f"{row['seconds'] / (row['compute'] + row['memory']):.2f} x sum\n    {shares}",

@@ -37,7 +37,8 @@ def build(side: str, model: torch.nn.Module, images: torch.Tensor) -> torch.nn.M
     model = copy.deepcopy(model)
     model.memory_efficient = side == "memory_efficient"
     if side in TARGETS:
-        # It looks at the layers' inputs in a pass of its own; a small one leaves no large free blocks that hide the peak.
+        # It looks at the layers' inputs in a pass of its own. That pass is a small one, because the free blocks that a
+        # large one leaves behind would hide the peak.
         optimize_memory(model, TARGETS[side], lambda m: m(images[:2, :, :64, :64]), level=1)
     return model
 
