@@ -49,6 +49,12 @@ def fraction(name: str, value: float) -> float:
     return float(value)
 
 
+def check_heads(dim: int, num_heads: int) -> None:
+    """Raise ``ValueError`` unless ``dim`` channels can be divided evenly among the heads."""
+    if dim % num_heads:
+        raise ValueError(f"`dim` (={dim}) must be divisible by `num_heads` (={num_heads}).")
+
+
 def has_statistics(module: object) -> bool:
     """Whether a module is a norm that can keep running statistics, whatever library it comes from."""
     return hasattr(module, "running_mean") and hasattr(module, "num_batches_tracked")

@@ -132,14 +132,6 @@ def check_params_init_info():
     assert not hasattr(model, "_params_init_info")
 
 
-@uses("mmengine: Runner._val_dataloader", "openmmlab/hooks/erf.py", "noticing a config without validation")
-def check_val_dataloader():
-    for name in ("runner.Runner", "_flexible_runner.FlexibleRunner"):
-        module, runner = f"mmengine.runner.{name}".rsplit(".", 1)
-        start = getattr(importlib.import_module(module), runner).__init__
-        assert "self._val_dataloader = val_dataloader" in inspect.getsource(start)
-
-
 @uses("mmengine: FSDPStrategy", "openmmlab/runtime/sharded.py", "training with --fsdp")
 def check_fsdp_strategy():
     import mmengine.runner  # noqa: F401  (registers the strategies)

@@ -12,7 +12,7 @@ import torch
 from spikingjelly.activation_based.op_counter import BaseCounter, DispatchCounterMode, SimpleEnergyCostConfig
 from torch import Tensor, nn
 
-from ..erf.undisturbed import stateful, undisturbed
+from ..erf.undisturbed import reset_states, undisturbed
 from .rates import neuron_layers
 
 aten = torch.ops.aten
@@ -94,8 +94,7 @@ def count_operations(model: nn.Module, *inputs: Tensor) -> Operations:
     with undisturbed(model), spikes, DispatchCounterMode([*counters.values(), *products.values()]):
         for batch in inputs:
             spikes.start()
-            for neuron in stateful(model):
-                neuron.reset()
+            reset_states(model)
             forward(batch)
     result = Operations(num_inputs=sum(b.shape[b.ndim - 4] for b in inputs))
     names = [name for name, _ in model.named_modules()]

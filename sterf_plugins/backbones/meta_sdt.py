@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..checks import positive_int
+from ..checks import check_heads, positive_int
 from ..layers.batch_norm import BatchNorm2d
 from ..layers.conv_bn import ConvBN2d
 from ..layers.depthwise import DepthwiseConv2d
-from ..layers.lif_layers import MembraneBlock, SelfAttention, TimeConvBN, check_heads, lif
+from ..layers.lif_layers import MembraneBlock, SelfAttention, TimeConvBN, lif
 from ..layers.over_time import over_time
 from .base import Stage
 from .sdt_v3 import DEPTHS, MIXER_STAGES, STRIDES

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from ..layers.lif_layers import SpikingAttention, SpikingBlock, SpikingConv, check_heads, lif
+from ..checks import check_heads
+from ..layers.lif_layers import SpikingAttention, SpikingBlock, SpikingConv, lif
 from .base import Stage
 from .spikformer import check_size
 from .temporal import TemporalBackbone

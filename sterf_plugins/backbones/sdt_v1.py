@@ -10,7 +10,8 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from ..layers.lif_layers import MembraneBlock, SpikingConv, TimeConvBN, check_heads, lif
+from ..checks import check_heads
+from ..layers.lif_layers import MembraneBlock, SpikingConv, TimeConvBN, lif
 from .base import Stage
 from .spikformer import check_size
 from .temporal import TemporalBackbone

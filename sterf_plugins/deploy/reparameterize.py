@@ -51,27 +51,26 @@ def reparameterize(model: nn.Module, example: Tensor | None = None, tolerance: f
     done: dict[str, list[str]] = {}  # layer -> the norms that were folded into it
     refused: set[Pair] = set()
 
-    def folded_and_proved(pairs: list[Pair]) -> nn.Module | None:
-        """The model with these pairs folded, too, or ``None`` if anything else than them changes by that."""
+    def fold_if_proved(pairs: list[Pair]) -> bool:
+        """Fold these pairs, too, unless anything else than them changes by that; whether it was done."""
+        nonlocal folded
         candidate = _fold(folded, pairs)
         found = _observed(candidate, example, norms)
         # A norm that was folded before into the same layer stands inside of it now.
         inside = {norm for pair in pairs for norm in done.get(pair.layer, [])}
-        errors = [largest_error(found[name], expected[name]) for name in expected if name not in inside]
-        return candidate if max(errors) <= tolerance else None
+        compared = expected.keys() - inside
+        if not all(largest_error(found[name], expected[name]) <= tolerance for name in compared):
+            return False
+        folded = candidate
+        for name in inside:
+            expected.pop(name, None)
+        for pair in pairs:
+            done.setdefault(pair.layer, []).append(pair.norm)
+        return True
 
     while pairs := [pair for pair in _pairs(folded, example) if pair not in refused]:
-        together = [pairs] if folded_and_proved(pairs) is not None else [[pair] for pair in pairs]
-        for part in together:
-            candidate = folded_and_proved(part)
-            if candidate is None:
-                refused.update(part)
-                continue
-            folded = candidate
-            for pair in part:
-                for name in done.get(pair.layer, []):
-                    expected.pop(name, None)
-                done.setdefault(pair.layer, []).append(pair.norm)
+        if not fold_if_proved(pairs):  # not all at once: one by one
+            refused.update([pair for pair in pairs if not fold_if_proved([pair])])
     if not done:
         raise ValueError(
             f"{type(model).__name__} has no BatchNorm behind a convolution or linear layer that could be folded without "

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checks import has_statistics
-from .undisturbed import stateful
+from .undisturbed import reset_states
 
 
 def uncalibrated(model: nn.Module) -> bool:
@@ -52,6 +52,5 @@ def calibrate(model: nn.Module, images: Tensor) -> nn.Module:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
         model.eval()
-        for neuron in stateful(model):
-            neuron.reset()
+        reset_states(model)
     return model

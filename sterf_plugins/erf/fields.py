@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .layouts import Geometry, Grid, Windows, to_map
 from .selection import Place, channel_vectors, select
-from .undisturbed import stateful
+from .undisturbed import reset_states, stateful
 
 REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "abs": torch.abs,
@@ -96,11 +96,9 @@ def fields_of(
         images = torch.cat([images, images], axis)
     geometry = Geometry(geometry.size, images.shape[axis], geometry.steps, geometry.strides, geometry.prefix)
     x = images.detach().clone().requires_grad_()
-    neurons = stateful(model)
-    for neuron in neurons:
-        neuron.reset()
+    reset_states(model)
     # A network that loops over time calls its layers once per step; how often is known from T alone.
-    calls = geometry.steps or (float("inf") if neurons else 1)
+    calls = geometry.steps or (float("inf") if stateful(model) else 1)
     captured = _capture(forward, x, targets, geometry, settings, calls)
     sizes = {name: output.size for name, output in captured.items()}
     results: dict[str, dict[str, np.ndarray]] = {}
@@ -110,8 +108,7 @@ def fields_of(
         results[name] = _fields(name, output, x, settings, keep=bool(captured))
         results[name] = {kind: value[:batch] for kind, value in results[name].items()}
         output.places.clear()
-    for neuron in neurons:
-        neuron.reset()
+    reset_states(model)
     return {name: results[name] for name in sizes}, sizes
 
 

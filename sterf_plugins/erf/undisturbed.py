@@ -63,6 +63,12 @@ def stateful(model: nn.Module) -> list[Any]:
     ]
 
 
+def reset_states(model: nn.Module) -> None:
+    """Let every module that keeps a state between calls forget it."""
+    for module in stateful(model):
+        module.reset()
+
+
 class _PlainCall:
     """Takes the place of torch's re-entrant checkpoint function, and runs what it is given without checkpointing."""
 

@@ -4,6 +4,7 @@ import math
 
 from torch import Tensor, nn
 
+from ..checks import check_heads
 from ..functional import linear_attention
 from .conv_bn import ConvBN2d
 from .integer_spike import IntegerSpike
@@ -30,8 +31,7 @@ class SpikeAttention(nn.Module):
 
     def __init__(self, dim: int, num_heads: int = 8, levels: int = 4, factor: float = 2.0):
         super().__init__()
-        if dim % num_heads:
-            raise ValueError(f"`dim` (={dim}) must be divisible by `num_heads` (={num_heads}).")
+        check_heads(dim, num_heads)
         self.num_heads = num_heads
         self.split = (dim, dim, V_EXPANSION * dim)
         self.scale = factor / math.sqrt(dim // num_heads)

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from spikingjelly.activation_based import surrogate
 from torch import Tensor, nn
 
+from ..checks import check_heads
 from ..functional import linear_attention
 from .conv_bn import ConvBN2d
 from .over_time import over_time
@@ -163,7 +164,20 @@ class SpikingAttention(nn.Module):
         return self.proj(self.attend(*self.qkv(x).chunk(3, 2)))
 
 
-class SpikingBlock(nn.Module):
+class _ResidualBlock(nn.Module):
+    """x + attention(x), then x + MLP(x), (T, B, dim, H, W) in and out."""
+
+    def __init__(self, attention: nn.Module, mlp: nn.Module):
+        super().__init__()
+        self.attn = attention
+        self.mlp = mlp
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(x)
+        return x + self.mlp(x)
+
+
+class SpikingBlock(_ResidualBlock):
     """x + attention(x), then x + MLP(x): the residuals add spikes, so that values may exceed 1.
 
     (T, B, dim, H, W) -> (T, B, dim, H, W).
@@ -175,37 +189,14 @@ class SpikingBlock(nn.Module):
     """
 
     def __init__(self, dim: int, attention: nn.Module, ratio: int = 4):
-        super().__init__()
-        self.attn = attention
-        self.mlp = SpikingMlp(dim, ratio)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(x)
-        return x + self.mlp(x)
+        super().__init__(attention, SpikingMlp(dim, ratio))
 
 
-class MembraneBlock(nn.Module):
+class MembraneBlock(_ResidualBlock):
     """x + attention(x), then x + MLP(x): the residuals add membrane potentials; only spikes enter a weight layer.
 
-    (T, B, dim, H, W) -> (T, B, dim, H, W).
-
-    Args:
-        dim: channels.
-        attention: the branch of the attention, which keeps the shape.
-        ratio: hidden channels of the MLP per input channel.
+    The shapes and the arguments are those of ``SpikingBlock``.
     """
 
     def __init__(self, dim: int, attention: nn.Module, ratio: int = 4):
-        super().__init__()
-        self.attn = attention
-        self.mlp = MembraneMlp(dim, ratio)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(x)
-        return x + self.mlp(x)
-
-
-def check_heads(dim: int, num_heads: int) -> None:
-    """Raise ``ValueError`` unless ``dim`` channels can be divided evenly among the heads."""
-    if dim % num_heads:
-        raise ValueError(f"`dim` (={dim}) must be divisible by `num_heads` (={num_heads}).")
+        super().__init__(attention, MembraneMlp(dim, ratio))

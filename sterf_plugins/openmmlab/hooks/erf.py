@@ -101,7 +101,7 @@ class ERFHook(Hook):
     def before_train(self, runner) -> None:
         """Check the layer names now rather than after the first epoch; with ``at_start``, compute the first ERF."""
         match_layers(plain_model(runner), self.layers)
-        if self.source == "val" and runner._val_dataloader is None:
+        if self.source == "val" and runner.val_loop is None:
             raise ValueError("ERFHook has source='val' but the config has no val_dataloader; use source='noise'.")
         self._training, self._resumed = True, runner.iter > 0
         if self.at_start and not self._resumed:

@@ -9,7 +9,7 @@ from mmengine.hooks import Hook
 
 from ...activity import FiringRates, count_operations
 from ...checks import positive_int
-from ...erf.undisturbed import stateful, undisturbed
+from ...erf.undisturbed import reset_states, undisturbed
 from ...files import replacing
 from ...registry import HOOKS
 from ..runtime.dataset_images import from_dataset, spread
@@ -78,8 +78,7 @@ class FiringRateHook(Hook):
                     operations = count_operations(model, *images)
                 else:
                     for image in images:
-                        for neuron in stateful(model):
-                            neuron.reset()
+                        reset_states(model)
                         getattr(model, "extract_feat", model)(image)
         scalars = {"firing_rate": rates.rate, "dead_channels": rates.dead}
         record = dict(scalars, layers={name: layer.as_dict() for name, layer in rates.layers.items()})
