@@ -16,6 +16,12 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # the test processes, and the too
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
 
 
+def pytest_collection_modifyitems(items: list) -> None:
+    """Run the files with slow tests first, so that no process is left alone with one at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 def golden_folder() -> Path:
     """Folder of the golden arrays: all of them where they are (``STERF_GOLDEN``), else those in ``tests/golden``."""
     full = Path(os.environ.get("STERF_GOLDEN", ROOT.parent / "shared" / "golden"))

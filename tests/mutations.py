@@ -56,7 +56,7 @@ MUTATIONS = [
         "self.tracker(frames.transpose(0, 1))",
         "tests/tracking",
     ),
-    ("tracking/dataset.py", "start = (index % self.per_file)", "start = 0", "tests/tracking"),
+    ("tracking/dataset.py", "(path, k * span)", "(path, 0)", "tests/events"),
     ("erf/undisturbed.py", "p.requires_grad_(flag)", "pass", ERF),
     ("erf/calibrate.py", "norm.reset_running_stats()", "pass", "tests/erf"),
     ("erf/estimate.py", " - self.value() ** 2", "", "tests/erf/test_estimate.py"),

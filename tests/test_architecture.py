@@ -122,14 +122,17 @@ def test_importing_the_package_loads_no_torch():
 
 
 @pytest.mark.parametrize("module", ["timm", "erf", "backbones", "mixers", "testing", "plugins"])
+@pytest.mark.slow
 def test_the_timm_side_and_the_erf_engine_load_no_openmmlab(module):
     assert not loaded_by(f"import sterf_plugins.{module}") & OPENMMLAB
 
 
+@pytest.mark.slow
 def test_the_erf_engine_loads_neither_timm_nor_spikingjelly():
     assert not loaded_by("import sterf_plugins.erf") & {"timm", "spikingjelly", "matplotlib"}
 
 
+@pytest.mark.slow
 def test_without_openmmlab_the_message_names_the_extra():
     """As after `pip install sterf-plugins` without extras: OpenMMLab packages cannot be found."""
     code = """

@@ -103,6 +103,7 @@ def command(*arguments, **environment):
     )
 
 
+@pytest.mark.slow
 def test_list_command_shows_broken_plugins(site):
     add_distribution(site, "broken", "[sterf_plugins.mixers]\nbroken = broken:Mixer", code="import no_such_module")
     result = command("list", PYTHONPATH=str(site))
@@ -112,6 +113,7 @@ def test_list_command_shows_broken_plugins(site):
     assert "srb" in result.stdout
 
 
+@pytest.mark.slow
 def test_info_command():
     result = command("info", "sdtv3_tiny_srb")
     assert result.returncode == 0
@@ -123,6 +125,7 @@ def test_info_command():
     assert "no plugin or timm model 'nothing'" in unknown.stderr
 
 
+@pytest.mark.slow
 def test_doctor_command():
     result = command("doctor")
     assert result.returncode == 0, result.stdout
@@ -193,6 +196,7 @@ def third_party(tmp_path_factory) -> Path:
     return target
 
 
+@pytest.mark.slow
 def test_a_third_party_mixer_is_listed_and_passes_the_contract(third_party):
     assert "mypkg==0.3" in command("list", PYTHONPATH=str(third_party)).stdout
     code = "from sterf_plugins.testing import check_mixer; check_mixer('mymixer', levels=2); print('fine')"
@@ -202,6 +206,7 @@ def test_a_third_party_mixer_is_listed_and_passes_the_contract(third_party):
     assert "fine" in result.stdout, result.stderr
 
 
+@pytest.mark.slow
 def test_a_third_party_stem_passes_the_contract_and_carries_a_model(third_party):
     code = """
 import timm, torch, sterf_plugins.timm

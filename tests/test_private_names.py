@@ -221,6 +221,7 @@ def test_the_list_is_what_our_sources_use():
     assert all((ROOT / "sterf_plugins" / file).is_file() for use in USES.values() for file in use[0])
 
 
+@pytest.mark.slow
 def test_no_private_name_of_a_base_class_is_overridden_by_accident():
     """Our classes have no private name in common with their bases from other libraries, but for those in the list."""
     pytest.importorskip("mmengine")

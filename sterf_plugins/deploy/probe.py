@@ -83,7 +83,7 @@ def largest_error(ours: object, theirs: object) -> float:
     Raises:
         ValueError: the outputs have not the same number of tensors, or none.
     """
-    pairs = list(zip(tensors_in(ours), tensors_in(theirs), strict=True))
+    pairs = [(a.detach(), b.detach()) for a, b in zip(tensors_in(ours), tensors_in(theirs), strict=True)]
     if not pairs:
         raise ValueError(f"an output of type {type(theirs).__name__} holds no floating-point tensor to compare.")
-    return max(float((a - b).abs().max() / b.abs().max().clamp_min(1e-12)) for a, b in pairs)
+    return max(((a - b).abs().max() / b.abs().max().clamp_min(1e-12)).item() for a, b in pairs)

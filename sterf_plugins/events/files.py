@@ -6,6 +6,9 @@ An HDF5 file has a group ``events`` with the compressed data sets ``t`` (frame),
 names that SpikingJelly's frame integration takes.
 """
 
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -68,17 +71,8 @@ def read_events(path: str | Path) -> tuple[Tensor, Tensor]:
         ValueError: the file cannot be read, lacks an array, or holds events out of range or out of order.
     """
     path = _checked(path)
-    try:
+    with _explained(path):
         columns, sizes, labels = _read_npz(path) if path.suffix == ".npz" else _read_hdf5(path)
-    except (OSError, KeyError, ValueError, EOFError) as error:
-        raise ValueError(
-            f"{path} is no event file that can be read ({type(error).__name__}: {str(error).splitlines()[0]}); it needs "
-            f"events t, x, y, p and labels. Generate it again."
-        ) from error
-    except Exception as error:
-        if type(error).__name__ != "BadZipFile":
-            raise
-        raise ValueError(f"{path} is no event file that can be read ({error}). Generate it again.") from error
     t, x, y, p = (torch.from_numpy(np.asarray(columns[k]).astype(np.int64)) for k in "txyp")
     frames, height, width = (int(sizes[k]) for k in ("frames", "height", "width"))
     for name, values, limit in (("t", t, frames), ("x", x, width), ("y", y, height), ("p", p, 2)):
@@ -92,6 +86,35 @@ def read_events(path: str | Path) -> tuple[Tensor, Tensor]:
     events = torch.zeros(frames, 2, height, width, dtype=torch.bool)
     events[t, p, y, x] = True
     return events, torch.from_numpy(np.asarray(labels)).float()
+
+
+def frame_count(path: str | Path) -> int:
+    """Number of frames of one file, from its header; no events are read.
+
+    Raises:
+        ValueError: the file cannot be read, or does not say how many frames it has.
+    """
+    path = _checked(path)
+    with _explained(path):
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as file:
+                return int(file["frames"])
+        import h5py
+
+        with h5py.File(path, "r") as file:
+            return int(file.attrs["frames"])
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn the errors of files that are damaged, or of another kind, into one that says so."""
+    try:
+        yield
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"{path} is no event file that can be read ({type(error).__name__}: {str(error).splitlines()[0]}); it needs "
+            f"events t, x, y, p and labels. Generate it again."
+        ) from error
 
 
 def _read_npz(path: Path) -> tuple[dict, dict, np.ndarray]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch.utils.data import Dataset
 
-from ..events.files import SUFFIXES, read_events
+from ..events.files import SUFFIXES, frame_count, read_events
 
 
 class ShapeEvents(Dataset):
@@ -14,7 +14,8 @@ class ShapeEvents(Dataset):
     Args:
         data_root: folder of event files, in subfolders or not.
         train: the first 80 % of the sorted files of each folder, else the rest.
-        t: frames of each of the two parts; longer videos give several items, one after another.
+        t: frames of each of the two parts; longer videos give several items, one after another. Videos may differ in
+            length.
         stack: consecutive frames that are concatenated as channels (2 stack of them), the newest last.
         pose_delay: frames by which the labels lag behind.
         in_memory: keep the events of files that were read, one byte per pixel, polarity and frame.
@@ -22,7 +23,7 @@ class ShapeEvents(Dataset):
     Item: dict(warmup (t, 2 stack, H, W) float32, frames likewise, poses (t, shapes, 2) in pixels, (row, column)).
 
     Raises:
-        ValueError: no files, or videos shorter than ``2 t + pose_delay``.
+        ValueError: no files, or a video shorter than ``2 t + pose_delay``.
     """
 
     def __init__(
@@ -52,21 +53,22 @@ class ShapeEvents(Dataset):
             raise ValueError(f"`data_root` is {str(data_root)!r}; testing needs at least 2 files in a folder.")
         self.t, self.stack, self.pose_delay = t, stack, pose_delay
         self._kept: dict[Path, tuple[torch.Tensor, torch.Tensor]] | None = {} if in_memory else None
-        length = len(read_events(self.files[0])[0])
-        self.per_file = length // (2 * t + pose_delay)
-        if not self.per_file:
-            raise ValueError(
-                f"the videos have {length} frames; t={t}, pose_delay={pose_delay} need {2 * t + pose_delay}."
-            )
+        span = 2 * t + pose_delay
+        self.items: list[tuple[Path, int]] = []  # file, first frame
+        for path in self.files:
+            length = frame_count(path)
+            if length < span:
+                raise ValueError(f"{path} has {length} frames; t={t}, pose_delay={pose_delay} need {span}.")
+            self.items += [(path, k * span) for k in range(length // span)]
 
     def __len__(self) -> int:
-        return len(self.files) * self.per_file
+        return len(self.items)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        events, labels = self._read(self.files[index // self.per_file])
-        start = (index % self.per_file) * (2 * self.t + self.pose_delay)
+        path, start = self.items[index]
+        events, labels = self._read(path)
         frames = _stacked(events.float(), self.stack)
         middle, end = start + self.t, start + 2 * self.t
         poses = labels[middle - self.pose_delay : end - self.pose_delay]

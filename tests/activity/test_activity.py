@@ -118,6 +118,7 @@ def test_bad_input():
 TOOL = ROOT / "tools" / "analysis_tools" / "get_sops.py"
 
 
+@pytest.mark.slow
 def test_the_tool(forked, tmp_path):
     options = ["sdtv3_nano_srb", "--input-size", "64", "64", "--num", "2"]
     result = forked(TOOL, *options, "--csv", tmp_path / "sops.csv", fresh=True)
@@ -131,6 +132,7 @@ def test_the_tool(forked, tmp_path):
     assert failed.returncode == 2 and "no spiking neuron layer" in failed.stderr
 
 
+@pytest.mark.slow
 def test_the_hook(shapes, tmp_path):
     import sterf_plugins
 

@@ -42,7 +42,7 @@ def gradients(model, x, dtype=None, **flags):
 def assert_same(ours, theirs):
     assert len(ours) == len(theirs) and ours[0].abs().max() > 0
     for a, b in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6 * float(b.abs().max() if b.numel() else 0))
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6 * (b.detach().abs().max().item() if b.numel() else 0))
 
 
 @pytest.mark.parametrize("flag", ["memory_efficient", "grad_checkpointing"])

@@ -252,6 +252,7 @@ def test_a_checkpoint_of_something_else():
         convert_state_dict({"layer1.0.conv1.weight": torch.ones(1)})
 
 
+@pytest.mark.slow
 def test_full_size_names_and_shapes(golden):
     """State dicts with the names and shapes of the full-size released models load strictly."""
     models = json.loads(golden.file("fullsize_params_shapes.json").read_text())

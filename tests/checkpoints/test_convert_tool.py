@@ -34,6 +34,7 @@ def published(golden, name):
     return golden.case(name)[2]
 
 
+@pytest.mark.slow
 def test_a_classifier_in_its_published_container(convert, golden, tmp_path):
     """With optimiser, epoch and the pickled namespace of the arguments, as the training script saves it."""
     state = published(golden, "bb_cls_base_t8")
@@ -84,6 +85,7 @@ def as_released(name: str, kind: str) -> str:
         ),
     ],
 )
+@pytest.mark.slow
 def test_a_whole_model(convert, golden, tmp_path, kind, config, case):
     sterf_plugins.setup()
     from mmengine.registry import MODELS, init_default_scope

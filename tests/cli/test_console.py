@@ -38,6 +38,7 @@ console.run_tool({})
 
 
 @pytest.mark.parametrize("place", ["in_a_bare_except", "in_torch_save", "in_a_loop"])
+@pytest.mark.slow
 def test_an_interrupt_is_one_line_and_exit_code_130(place):
     command = [sys.executable, "-c", SCRIPT.replace("{}", place)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120)

@@ -48,6 +48,7 @@ def outputs(model, x):
 
 @pytest.mark.parametrize("classes", [0, 7])
 @pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.slow
 def test_folding_changes_nothing(name, classes):
     model = trained(classes, torch.float64, **VARIANTS[name])
     x = torch.randn(2, 3, 64, 48, dtype=torch.float64) * torch.tensor([1.0, 4.0]).view(2, 1, 1, 1)
@@ -78,6 +79,7 @@ def test_folding_in_single_precision():
     ],
     ids=["spikformer", "sdtv1", "qkformer", "meta_sdt"],
 )
+@pytest.mark.slow
 def test_folding_the_other_models(build):
     torch.manual_seed(0)
     model = build().double()
@@ -154,6 +156,7 @@ def test_the_sum_of_single_steps_products_is_another_number():
 
 @pytest.mark.parametrize("kind", ["folded", "spike-driven"])
 @pytest.mark.parametrize("name", ["conv", "mlpixer-raster", "mlpixer-channel", "srb-raster", "srb-channel"])
+@pytest.mark.slow
 def test_torch_export(name, kind):
     model = trained(7, **VARIANTS[name])
     model = reparameterize(model) if kind == "folded" else to_spike_driven(model)
@@ -164,6 +167,7 @@ def test_torch_export(name, kind):
 
 
 @pytest.mark.parametrize("name", ["mlpixer-channel", "srb-raster"])
+@pytest.mark.slow
 def test_onnx(name, tmp_path):
     runtime = pytest.importorskip("onnxruntime")
     model = reparameterize(trained(**VARIANTS[name]))
@@ -226,6 +230,7 @@ def test_a_layer_with_another_reader_keeps_its_norm(reader):
     "name",
     ["resnet10t", "tf_efficientnet_lite0", "mobilenetv3_small_050", "regnetx_002", "densenet121", "legacy_xception"],
 )
+@pytest.mark.slow
 def test_stock_models_of_timm(name):
     """Their norms have activations of their own, and statistics that are not those of a new model."""
     torch.manual_seed(0)

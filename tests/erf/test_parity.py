@@ -205,6 +205,7 @@ def support(mixer: nn.Module, dim: int, side: int) -> int:
         (64, 64, (25, 64, 1, 512, 9)),
     ],
 )
+@pytest.mark.slow
 def test_support_of_the_mixers(dim, side, expected):
     """The raster layout alone is what makes MLPixer a strip and SRB global; a channel MLP sees one pixel."""
     torch.manual_seed(0)

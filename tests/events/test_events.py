@@ -118,6 +118,20 @@ def test_data_set(tmp_path):
         ShapeEvents(tmp_path, t=40)
 
 
+def test_videos_of_different_lengths(tmp_path):
+    """Each video gives as many items as fit into it, whatever the first one's length."""
+    for name, frames in (("a.npz", 8), ("b.h5", 25), ("c.npz", 17), ("d.npz", 9)):
+        events, centres = render(1, frames, motion=Motion(translate=0.7, size=16), resolution=(32, 32), seed=frames)
+        write_events(tmp_path / name, events[:, 0], centres[:, 0])
+    train = ShapeEvents(tmp_path, True, t=4)
+    assert len(train) == 1 + 3 + 2
+    events, centres = read_events(tmp_path / "b.h5")
+    torch.testing.assert_close(train[3]["frames"], events[20:24].float())
+    torch.testing.assert_close(train[3]["poses"], centres[20:24])
+    with pytest.raises(ValueError, match=r"a\.npz has 8 frames"):
+        ShapeEvents(tmp_path, True, t=5)
+
+
 @pytest.mark.parametrize(
     "options", [dict(frames=0), dict(density=2), dict(resolution=(4, 4)), dict(shapes=()), dict(motion=Motion(size=99))]
 )

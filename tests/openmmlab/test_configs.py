@@ -88,6 +88,7 @@ TRAINED = [
 
 
 @pytest.mark.parametrize("path", TRAINED, ids=lambda p: p.stem)
+@pytest.mark.slow
 def test_shipped_config_trains(path, shapes, tmp_path):
     runner = train_two_iterations(on_small_data(load_config(str(path)), shapes, tmp_path))
     backbone = runner.model.backbone
@@ -262,6 +263,7 @@ def test_what_cannot_be_adapted_says_why(config, backbone, message):
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs" / "covariant").glob("*.py")), ids=lambda p: p.stem)
+@pytest.mark.slow
 def test_covariant_config_trains(path, shapes, tmp_path):
     config = on_small_data(load_config(str(path)), shapes, tmp_path)
     config.model.pop("pretrained", None)

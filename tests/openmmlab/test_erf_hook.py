@@ -63,6 +63,7 @@ def weights(work_dir, iteration=4):
 
 
 @pytest.mark.parametrize("task", ["mask-rcnn", "fpn"])
+@pytest.mark.slow
 def test_weights_are_bit_identical_with_and_without_the_hook(shapes, tmp_path, task):
     train(config_for(shapes, tmp_path / "without", task))
     train(config_for(shapes, tmp_path / "with", task, interval=1, at_start=True))
@@ -133,6 +134,7 @@ def test_two_processes_share_the_images_and_train_the_same_weights(shapes, tmp_p
     assert ERFResult.load(next((tmp_path / "with").glob("2*/vis_data/erf/2.npz"))).info["num_inputs"] == 5
 
 
+@pytest.mark.slow
 def test_epochs_and_the_evolution(shapes, tmp_path):
     """An epoch-based loop: files are named by epoch, and the end of training shows all of them."""
     config = config_for(shapes, tmp_path, "fpn", interval=1, layers="backbone.stages.2", at_start=True)
@@ -157,6 +159,7 @@ def test_epochs_and_the_evolution(shapes, tmp_path):
     assert (logs / "vis_data" / "vis_image" / "erf-evolution-backbone.stages.2_2.png").is_file()
 
 
+@pytest.mark.slow
 def test_fields_in_time(shapes, tmp_path):
     """A backbone with a time axis: mean lags are logged beside the areas."""
     from mmengine.registry import MODELS
@@ -200,6 +203,7 @@ def test_sharded_models_are_refused():
         ERFHook().before_train(Runner())
 
 
+@pytest.mark.slow
 def test_what_is_logged_and_written(shapes, tmp_path):
     layers = ["backbone.stages.1", "backbone.stages.4"]
     train(config_for(shapes, tmp_path, "fpn", interval=2, layers=layers))  # validations at 2 and 4: the second is due
@@ -219,6 +223,7 @@ def test_what_is_logged_and_written(shapes, tmp_path):
     assert text.count("ERF at 4 (share of pixels with half of the mass)") == 1
 
 
+@pytest.mark.slow
 def test_scalars_reach_tensorboard(shapes, tmp_path):
     config = config_for(shapes, tmp_path, "fpn", interval=1, source="noise", layers="backbone.stages.2")
     config.visualizer.vis_backends = [dict(type="TensorboardVisBackend")]
@@ -231,6 +236,7 @@ def test_scalars_reach_tensorboard(shapes, tmp_path):
     assert "erf-backbone.stages.2" in events.Tags()["images"]
 
 
+@pytest.mark.slow
 def test_default_layers_are_the_backbones_outputs_and_the_start_is_there(shapes, tmp_path):
     train(config_for(shapes, tmp_path, "fpn", iterations=2, at_start=True))
     results = sorted(tmp_path.glob("2*/vis_data/erf/*.npz"))
@@ -240,6 +246,7 @@ def test_default_layers_are_the_backbones_outputs_and_the_start_is_there(shapes,
     assert not np.array_equal(start.spatial["backbone[3]"], end.spatial["backbone[3]"])
 
 
+@pytest.mark.slow
 def test_checkpointed_backbones_are_switched_for_the_pass(shapes, tmp_path):
     """Re-entrant checkpointing (mmdet's `with_cp`) forbids autograd.grad; the hook must go round it."""
     config = config_for(shapes, tmp_path, "fpn", iterations=2, interval=1)
@@ -251,6 +258,7 @@ def test_checkpointed_backbones_are_switched_for_the_pass(shapes, tmp_path):
     assert next(tmp_path.glob("2*/vis_data/erf/2.npz"))
 
 
+@pytest.mark.slow
 def test_ema_weights_can_be_looked_at(shapes, tmp_path):
     results = {}
     for which in ("raw", "ema"):
@@ -274,6 +282,7 @@ def test_ema_weights_can_be_looked_at(shapes, tmp_path):
         (dict(weights="best"), "`weights` is 'best'; allowed: 'raw', 'ema'"),
     ],
 )
+@pytest.mark.slow
 def test_bad_arguments_are_found_before_training(shapes, tmp_path, erf, message):
     config = config_for(shapes, tmp_path, "fpn", **{"interval": 1, **erf})
     with pytest.raises(ValueError, match=message):

@@ -30,6 +30,7 @@ def test_plugin_layers_in_a_stock_resnet(scope, name):
     assert hasattr(net.layer2[0], "srb_plugin" if name == "SRBPlugin" else "mlpixer_plugin")
 
 
+@pytest.mark.slow
 def test_two_plugins_in_one_block_take_postfixes():
     plugins = [
         dict(cfg=dict(type="sterf_plugins.MixerPlugin", mixer="conv", postfix=i), position=f"after_conv{i + 2}")

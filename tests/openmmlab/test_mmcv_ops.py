@@ -231,6 +231,7 @@ def test_same_numbers_as_compiled_mmcv():
         assert torch.allclose(ours, theirs, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_compiled_mmcv_is_left_alone():
     """With a real `mmcv._ext` on the path nothing is put in its place."""
     code = """

@@ -233,6 +233,7 @@ class Stacked(nn.Module):
 
 
 @pytest.mark.parametrize("kind", ["li", "lif"])
+@pytest.mark.slow
 def test_compile_has_no_graph_breaks(kind):
     torch.compiler.reset()
     for module, x in (

@@ -1,5 +1,6 @@
 """Covariant fields under DistributedDataParallel."""
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -42,6 +43,7 @@ def step(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_learn_the_fields_that_one_does(tmp_path):
     mp.spawn(step, (str(tmp_path),), nprocs=2)
     model = build()

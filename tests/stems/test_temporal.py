@@ -176,6 +176,7 @@ def test_event_responses_scale_with_the_gain():
 @settings(max_examples=10, deadline=None)
 @given(scale=st.integers(2, 4), drive=st.floats(2.2, 4.0), method=st.sampled_from(["zoh", "euler"]))
 @pytest.mark.parametrize("reset", ["hard", "soft"])
+@pytest.mark.slow
 def test_lif_spike_times_scale(reset, scale, drive, method):
     steps, mu = 400, 60.0
 

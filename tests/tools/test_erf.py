@@ -61,6 +61,7 @@ def report(run, tmp_path_factory, photos):
     return out / "erf", json.loads(run(*arguments).stdout), arguments
 
 
+@pytest.mark.slow
 def test_everything_is_written(report):
     out, numbers, _ = report
     labels = ["trained", "trained (untrained)", "channel"]
@@ -69,7 +70,7 @@ def test_everything_is_written(report):
     expected = {f"{name}.{suffix}" for name in figures for suffix in ("png", "pdf")}
     expected |= {"trained.npz", "trained-untrained.npz", "channel.npz", "numbers.csv", "report.html"}
     assert {p.name for p in out.iterdir()} == expected
-    rows = list(csv.DictReader((out / "numbers.csv").open()))
+    rows = list(csv.DictReader((out / "numbers.csv").read_text().splitlines()))
     assert [r["model"] for r in rows] == [label for label in labels for _ in range(2)]
     value, error = numbers["trained"]["stages.1"]["area_50"]
     assert float(rows[1]["area_50"]) == value and float(rows[1]["area_50_error"]) == error > 0
@@ -79,6 +80,7 @@ def test_everything_is_written(report):
     assert not re.search(r'(src|href)="(?!data:)', page)  # nothing from elsewhere
 
 
+@pytest.mark.slow
 def test_a_second_call_finds_the_results(run, report):
     out, numbers, arguments = report
     before = (out / "trained.npz").stat().st_mtime_ns
@@ -119,6 +121,7 @@ def test_the_report_in_a_browser(report, tmp_path, width):
     assert "CONSOLE" not in result.stderr
 
 
+@pytest.mark.slow
 def test_studies_and_fields_in_time(run, tmp_path):
     result = run(ROOT / "configs" / "erf" / "neurons.py", "--num", "2", "--out", tmp_path / "out")
     assert "LIF tau 8" in result.stdout and "mean lag" in result.stdout
@@ -128,6 +131,7 @@ def test_studies_and_fields_in_time(run, tmp_path):
 
 
 @pytest.mark.parametrize("study", ["activations", "surrogates"])
+@pytest.mark.slow
 def test_shipped_studies(run, study, tmp_path):
     run(ROOT / "configs" / "erf" / f"{study}.py", "--num", "1", "--out", tmp_path / "out")
     assert (tmp_path / "out" / "report.html").is_file()

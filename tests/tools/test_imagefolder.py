@@ -75,6 +75,7 @@ def test_the_args_file_is_of_timms_names():
     assert create_transform(224, is_training=True, auto_augment=settings["aa"], re_prob=settings["reprob"])
 
 
+@pytest.mark.slow
 def test_missing_folder(tmp_path):
     done = run(tmp_path, check=False)
     assert done.returncode == 2 and "expected train/CLASS/*.jpg" in done.stderr

@@ -123,6 +123,7 @@ def test_unwritable_folder(tmp_path):
     assert result.returncode == 2 and "cannot write" in result.stderr
 
 
+@pytest.mark.slow
 def test_openmmlab_data_sets_read_them(shapes):
     import sterf_plugins
 

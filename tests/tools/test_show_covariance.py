@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "analysis_tools" / "show_covariance.py"
 
 
@@ -12,6 +14,7 @@ def show(*options) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, str(TOOL), *map(str, options)], capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_the_response_moves_with_field_and_image(tmp_path):
     result = show(tmp_path / "figure.png", "--size", 96, "--sigma", 2)
     assert result.returncode == 0, result.stderr
@@ -21,6 +24,7 @@ def test_the_response_moves_with_field_and_image(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["figure.png"]
 
 
+@pytest.mark.slow
 def test_bad_options(tmp_path):
     result = show(tmp_path / "figure.png", "--ratio", 0.5)
     assert result.returncode == 2

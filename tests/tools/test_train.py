@@ -337,6 +337,7 @@ def test_empty_image_folder(failing, shapes, tmp_path):
     assert "is empty" in failing(train_dataloader__dataset__data_root=str(broken))
 
 
+@pytest.mark.slow
 def test_checkpoint_with_other_keys(failing, tmp_path):
     other = tmp_path / "other.pth"
     torch.save({"state_dict": {"layer1.weight": torch.ones(2)}, "meta": {}}, other)

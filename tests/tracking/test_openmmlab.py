@@ -43,6 +43,7 @@ def trained(path: Path, videos: Path, work_dir: Path, epochs: int = 2, **tracker
 
 
 @pytest.mark.parametrize("path", SMALL, ids=lambda p: p.stem)
+@pytest.mark.slow
 def test_every_small_config_trains_validates_and_draws(path, videos, tmp_path):
     runner = trained(path, videos, tmp_path)
     tracker = runner.model.tracker
@@ -58,6 +59,26 @@ def test_every_small_config_trains_validates_and_draws(path, videos, tmp_path):
     assert not list(tmp_path.rglob("*partial*"))
 
 
+def test_the_state_of_the_warm_up_reaches_the_frames_that_count(videos):
+    from mmengine.registry import MODELS
+
+    from sterf_plugins.tracking import ShapeEvents
+
+    config = load_config(str(ROOT / "configs" / "covariant" / "tracking" / "track_li-rf_events48.py"))
+    torch.manual_seed(0)
+    model = MODELS.build(config.model).eval()
+    item = ShapeEvents(videos, t=8, pose_delay=1)[0]
+    warmup, frames, poses = (item[name][None] for name in ("warmup", "frames", "poses"))
+    assert warmup.sum() > 0
+    with torch.no_grad():
+        warmed = model(warmup, frames, poses).coordinates
+        cold = model(torch.zeros_like(warmup), frames, poses).coordinates
+        whole, _ = model.tracker(torch.cat([warmup, frames], 1).transpose(0, 1))
+    torch.testing.assert_close(warmed, whole.coordinates[8:])
+    assert (warmed - cold).abs().max() > 1e-3
+
+
+@pytest.mark.slow
 def test_a_tracker_learns_to_follow(videos, tmp_path):
     """From the middle of the image (about 6 px off) to a pixel or two, in 120 iterations on 8 videos."""
     path = ROOT / "configs" / "covariant" / "tracking" / "track_li-rf_events48.py"
@@ -88,6 +109,7 @@ def test_every_large_config_builds_and_runs(path):
     assert total.isfinite()
 
 
+@pytest.mark.slow
 def test_event_files_go_on_after_an_interruption_and_grow(event_tool, tmp_path):
     out = tmp_path / "events"
     settings = "--frames 5 --resolution 32 32 --size 8 10 --velocity 0.5 --format npz".split()  # noqa: SIM905
@@ -115,6 +137,7 @@ def test_event_files_go_on_after_an_interruption_and_grow(event_tool, tmp_path):
         (["--device", "tpu"], "--device tpu cannot be used"),
     ],
 )
+@pytest.mark.slow
 def test_bad_options_of_make_events(event_tool, options, message, tmp_path):
     result = event_tool(tmp_path / "events", *options, check=False)
     assert result.returncode == 2
@@ -122,6 +145,7 @@ def test_bad_options_of_make_events(event_tool, options, message, tmp_path):
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.slow
 def test_make_events_refuses_what_it_did_not_make(event_tool, tmp_path):
     (tmp_path / "mine.txt").write_text("keep")
     for extra in ([], ["--overwrite"]):
@@ -168,6 +192,7 @@ def test_the_experiment_in_one_command(videos, tmp_path):
     assert "trained with other options" in refused.stderr
 
 
+@pytest.mark.slow
 def test_the_experiment_says_where_a_training_failed(tmp_path):
     result = experiment(
         "--nets", "li", "--seeds", "1", "--data", str(tmp_path / "none"), "--work-dir", str(tmp_path / "w"), check=False
