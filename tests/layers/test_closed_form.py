@@ -138,3 +138,13 @@ def test_a_second_derivative_is_refused_and_not_wrong():
         torch.autograd.grad(lif_node()(x).sum(), x, create_graph=True)
     (g,) = torch.autograd.grad(StatelessNode(neuron.LIFNode(step_mode="m"))(x).sum(), x, create_graph=True)
     assert g.requires_grad
+
+
+@pytest.mark.parametrize("build", [if_node, lif_node])
+def test_a_state_that_somebody_left_in_the_node_does_not_enter(build):
+    layer, x = build(), 3 * torch.rand(4, 2, 3)
+    expected = layer(x)
+    layer.node(x)  # SpikingJelly's own call keeps its state
+    assert layer.node.v.abs().max() > 0
+    assert torch.equal(layer(x), expected)
+    assert expected.sum() > 0
