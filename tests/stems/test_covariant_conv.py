@@ -348,3 +348,15 @@ def test_warnings_name_the_remedy():
         RFBank((0.7,), (1.0,))
     with pytest.warns(UserWarning, match="below 2"):
         RFBank((2.0,), (1.0,), kernel_size=7)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_the_plain_convolution_has_kernels_and_bias(bias):
+    torch.manual_seed(0)
+    layer = CovariantRFConv2d(3, 6, bank=RFBank((1.5, 2.0)), bias=bias, padding=2, stride=2).double().eval()
+    if bias:
+        torch.nn.init.normal_(layer.bias)
+    plain = layer.fuse()
+    assert type(plain) is nn.Conv2d and (plain.bias is not None) == bias
+    x = torch.randn(2, 3, 21, 17, dtype=torch.float64)
+    torch.testing.assert_close(plain(x), layer(x), rtol=1e-10, atol=1e-12)
