@@ -66,6 +66,7 @@ def _model_info(name: str) -> bool:
     import torch
 
     from . import timm as registered  # noqa: F401
+    from .mixers import TokenMixer
 
     if not timm.is_model(name):
         return False
@@ -79,15 +80,20 @@ def _model_info(name: str) -> bool:
         print(f"  feature {i}: {level['num_chs']} channels at stride {level['reduction']} ({level['module']})")
     if hasattr(model, "levels"):
         print(f"  integer spike levels: D={model.levels}; no time axis (T=1)")
-    layouts = {m.layout for m in model.modules() if isinstance(getattr(m, "layout", None), str) and hasattr(m, "fc1")}
-    if "raster" in layouts:
+    mixers = [m for m in model.modules() if isinstance(m, TokenMixer)]
+    if any(m.layout == "raster" for m in mixers):
         print(
-            "  mixer layout: raster, as published. The mixers' Linear runs over raster-consecutive numbers of the\n"
+            "  mixer layout: raster, as released. The mixers' Linear runs over raster-consecutive numbers of the\n"
             "  (B, C, H, W) buffer, not over channels; its grouping depends on H and W, so the model is not\n"
-            "  resolution-consistent. The model names that end in _ch have the per-pixel channel MLP."
+            "  resolution-consistent. The plain model names have the per-pixel channel MLP."
         )
-    elif layouts:
-        print("  mixer layout: channel, a per-pixel channel MLP (published checkpoints need raster)")
+    elif mixers:
+        print("  mixer layout: channel, a per-pixel channel MLP (released checkpoints need the names with _released)")
+    if any(isinstance(m.bn1, torch.nn.Identity) for m in mixers):
+        print(
+            "  mixers without the BN of the paper's formula, as released: trained from random weights, their hidden\n"
+            "  spikes never fire. Use this model for released checkpoints, and the plain name for a training."
+        )
     return True
 
 

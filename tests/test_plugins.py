@@ -117,7 +117,9 @@ def test_list_command_shows_broken_plugins(site):
 def test_info_command():
     result = command("info", "sdtv3_tiny_srb")
     assert result.returncode == 0
-    assert "4,801,096" in result.stdout
+    assert "4,802,504" in result.stdout and "channel MLP" in result.stdout
+    result = command("info", "sdtv3_tiny_srb_released")
+    assert "4,801,096" in result.stdout and "never fire" in result.stdout
     assert "not\n  resolution-consistent" in result.stdout
     assert "raster-consecutive" in command("info", "mlpixer").stdout
     unknown = command("info", "nothing")

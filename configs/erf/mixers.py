@@ -3,10 +3,10 @@
 study = dict(
     models=[
         "3x3 convolutions=sdtv3_tiny",
-        "MLPixer, raster=sdtv3_tiny_mlpixer",
-        "MLPixer, channel=sdtv3_tiny_mlpixer_ch",
-        "SRB, raster=sdtv3_tiny_srb",
-        "SRB, channel=sdtv3_tiny_srb_ch",
+        "MLPixer, raster=sdtv3_tiny_mlpixer_raster",
+        "MLPixer, channel=sdtv3_tiny_mlpixer",
+        "SRB, raster=sdtv3_tiny_srb_raster",
+        "SRB, channel=sdtv3_tiny_srb",
     ],
     layers=["stages.*"],
     input_size=(224, 224),

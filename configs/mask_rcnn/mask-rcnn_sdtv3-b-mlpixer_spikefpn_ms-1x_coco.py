@@ -3,7 +3,7 @@ _base_ = [
     '../_base_/models/mask-rcnn_sdtv3_spikefpn.py', '../_base_/datasets/coco_instance_ms.py',
     '../_base_/schedules/adamw_1x.py', 'mmdet::_base_/default_runtime.py'
 ]
-# Layout and dropout of the released detectors; layout='channel' is the per-pixel MLP of the paper's text.
+# The dropout is that of the released detectors.
 model = dict(
-    backbone=dict(arch='base', mixer='mlpixer', layout='raster', drop_rate=0.2),
+    backbone=dict(arch='base', mixer='mlpixer', drop_rate=0.2),
     neck=dict(in_channels=[64, 128, 256, 360]))

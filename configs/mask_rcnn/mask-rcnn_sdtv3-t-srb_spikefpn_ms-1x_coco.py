@@ -3,5 +3,5 @@ _base_ = [
     '../_base_/models/mask-rcnn_sdtv3_spikefpn.py', '../_base_/datasets/coco_instance_ms.py',
     '../_base_/schedules/adamw_1x.py', 'mmdet::_base_/default_runtime.py'
 ]
-# Layout and dropout of the released detectors; layout='channel' is the per-pixel MLP of the paper's text.
-model = dict(backbone=dict(mixer='srb', layout='raster', drop_rate=0.2))
+# The dropout is that of the released detectors.
+model = dict(backbone=dict(mixer='srb', drop_rate=0.2))

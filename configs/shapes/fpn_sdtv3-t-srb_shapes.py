@@ -10,7 +10,6 @@ model = dict(
         type='sterf_plugins.SDTV3',
         arch=dict(embed_dims=[16, 32, 48, 64], num_heads=8),
         mixer='srb',
-        layout='raster',
         out_indices=(1, 2, 3, 4)),
     neck=dict(in_channels=[16, 32, 48, 64], out_channels=64, norm_cfg=norm_cfg),
     decode_head=dict(
@@ -42,5 +41,6 @@ default_hooks = dict(
     checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=100, max_keep_ckpts=2),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='SegVisualizationHook'),
-    erf=dict(type='sterf_plugins.ERFHook', input_size=128, num_samples=8, at_start=True))
+    erf=dict(type='sterf_plugins.ERFHook', input_size=128, num_samples=8, at_start=True),
+    firing_rate=dict(type='sterf_plugins.FiringRateHook', input_size=128, operations=False))
 randomness = dict(seed=0)

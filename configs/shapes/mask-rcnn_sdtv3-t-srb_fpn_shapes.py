@@ -12,7 +12,6 @@ model = dict(
         type='sterf_plugins.SDTV3',
         arch=dict(embed_dims=[16, 32, 48, 64], num_heads=8),
         mixer='srb',
-        layout='raster',
         out_indices=(1, 2, 3, 4)),
     neck=dict(in_channels=[16, 32, 48, 64], out_channels=64, norm_cfg=dict(type='BN')),
     rpn_head=dict(
@@ -43,6 +42,7 @@ param_scheduler = [
 default_hooks = dict(
     logger=dict(interval=20),
     checkpoint=dict(interval=1, max_keep_ckpts=2),
-    erf=dict(type='sterf_plugins.ERFHook', input_size=128, num_samples=8, at_start=True))
+    erf=dict(type='sterf_plugins.ERFHook', input_size=128, num_samples=8, at_start=True),
+    firing_rate=dict(type='sterf_plugins.FiringRateHook', input_size=128, operations=False))
 auto_scale_lr = dict(enable=False, base_batch_size=8)
 randomness = dict(seed=0)

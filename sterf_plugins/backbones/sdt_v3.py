@@ -45,9 +45,10 @@ class SDTV3(StagedBackbone):
             ``sterf_plugins.mixers``; a dict with ``type`` and options; or a factory ``mixer(dim, ratio, **options)``.
         ratio: expansion of the mixers *and* of the transformers' MLPs, as published.
         levels: D, the largest count that a neuron can send.
-        layout: token layout of MLPixer and SRB. "raster" is what the released code computes; it groups raster
-            neighbours instead of channels, and it is not resolution-consistent. "channel" is a per-pixel MLP.
-        norm_hidden: BN after the first Linear of MLPixer and SRB.
+        layout: token layout of MLPixer and SRB. "channel" is a per-pixel MLP, as the paper writes. "raster" is what the
+            released code computes; it groups raster neighbours instead of channels, and it is not resolution-consistent.
+        norm_hidden: BN after the first Linear of MLPixer and SRB, as in the paper's formula. Released checkpoints have
+            none; a network that is trained without it has mixers that never fire.
         layer_scale: initial value of a learned factor for each channel of each transformer branch; ``None`` for no
             factors.
         attn_factor: factor of the attention's scale, attn_factor / sqrt(channels per head); 2 in the released models.
@@ -71,8 +72,8 @@ class SDTV3(StagedBackbone):
         mixer: str | Mapping | Callable = "conv",
         ratio: int = 4,
         levels: int = 4,
-        layout: str = "raster",
-        norm_hidden: bool = False,
+        layout: str = "channel",
+        norm_hidden: bool = True,
         layer_scale: float | None = None,
         attn_factor: float = 2.0,
         drop_rate: float = 0.0,

@@ -96,8 +96,9 @@ def convert_state_dict(state_dict: Mapping) -> dict[str, Tensor]:
 def infer_architecture(converted: Mapping[str, Tensor]) -> dict:
     """Read off a converted state dict the constructor arguments of the ``SDTV3`` that it fits.
 
-    D (``levels``), the layout, the attention factor, the number of heads and the dropout are not in a checkpoint. The
-    result has ``num_heads`` 1, which gives the right shapes, and leaves the others out.
+    D (``levels``), the attention factor, the number of heads and the dropout are not in a checkpoint. The result has
+    ``num_heads`` 1, which gives the right shapes, and leaves the others out. The layout is not in it either: mixers
+    without a BN are taken for released ones, whose layout is "raster"; otherwise it is left out.
 
     Args:
         converted: entries under our names, as ``convert_state_dict`` returns them.
@@ -119,11 +120,13 @@ def infer_architecture(converted: Mapping[str, Tensor]) -> dict:
     kind = next((name for key, name in kinds.items() if key in mixer_keys), None)
     if kind is None:
         raise ValueError(f"mixer entries {sorted(mixer_keys)} are of no known mixer (conv, mlpixer, srb).")
+    released = kind != "conv" and "bn1" not in mixer_keys
     return dict(
         arch=dict(embed_dims=dims, num_heads=1),
         mixer=kind,
         ratio=ratio,
-        norm_hidden="bn1" in mixer_keys and kind != "conv",
+        norm_hidden=not released,
+        **(dict(layout="raster") if released else {}),
         layer_scale=1.0 if "stages.3.blocks.0.layer_scale1" in converted else None,
         in_chans=in_chans,
         num_classes=converted["head.weight"].shape[0] if "head.weight" in converted else 0,

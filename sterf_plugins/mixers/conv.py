@@ -27,8 +27,8 @@ class ConvMixer(nn.Module):
         ratio: int = 4,
         *,
         levels: int = 4,
-        layout: str = "raster",
-        norm_hidden: bool = False,
+        layout: str = "channel",
+        norm_hidden: bool = True,
         drop: float = 0.0,
     ):
         super().__init__()

@@ -2,7 +2,7 @@
 
 Paper: arXiv:2510.21403 (NeurIPS 2025). The released code differs from the text in two ways, both kept selectable:
 it feeds the Linear with the raw buffer (``layout="raster"``, see ``functional/layout.py``) and it has no BN
-(``norm_hidden=False``). Published checkpoints need both. Written from the description; no code was copied.
+(``norm_hidden=False``). Released checkpoints need both. Written from the description; no code was copied.
 """
 
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from .token_mixer import TokenMixer
 
 
 class MLPixer(TokenMixer):
-    """spike -> Linear (dim -> ratio*dim) -> dropout -> spike -> Linear (ratio*dim -> dim) -> dropout.
+    """spike -> Linear (dim -> ratio*dim) -> BN -> dropout -> spike -> Linear (ratio*dim -> dim) -> dropout.
 
     (B, dim, H, W) -> (B, dim, H, W), the branch alone, without the residual. The arguments are those of
     ``TokenMixer``.

@@ -15,7 +15,7 @@ from .token_mixer import TokenMixer
 
 
 class SRB(TokenMixer):
-    """spike -> Linear (dim -> ratio*dim) -> dropout -> spike -> 3x3 conv (ratio*dim -> dim) -> BN.
+    """spike -> Linear (dim -> ratio*dim) -> BN -> dropout -> spike -> 3x3 conv (ratio*dim -> dim) -> BN.
 
     (B, dim, H, W) -> (B, dim, H, W), the branch alone, without the residual. The arguments are those of
     ``TokenMixer``; the convolution has no dropout.

@@ -13,20 +13,18 @@ class TokenMixer(nn.Module):
 
     (B, dim, H, W) -> (B, dim, H, W), the branch alone, without the residual.
 
-    ``layout="raster"`` is what the papers' released code computes: the Linear runs over dim raster-consecutive
-    numbers of the (B, C, H, W) buffer. Its grouping depends on H and W, so it is not resolution-consistent.
-    ``layout="channel"`` is a per-pixel channel MLP. Both have the same parameters.
-
-    The paper's formula has a BN after the Linear, the released code has none, and with the released initialisation
-    (std 0.02) the next spike layer then never fires until the weights have grown. ``norm_hidden=True`` is the BN of
-    the formula, over the hidden units of the Linear.
+    The defaults are what the paper writes: a channel MLP for each pixel, with a BN between the Linear and its spikes.
+    The released code differs in both, and released checkpoints need ``layout="raster", norm_hidden=False``: there the
+    Linear runs over dim raster-consecutive numbers of the (B, C, H, W) buffer, so that its grouping depends on H and W,
+    and its spikes have no BN in front of them. With the released initialisation (std 0.02) they then never fire, and
+    the branch is a constant that no gradient wakes: train with the BN.
 
     Args:
         dim: channels.
         ratio: hidden units per input channel.
         levels: D, integer spike levels.
-        layout: "raster" (as published) or "channel" (see ``functional/layout.py``).
-        norm_hidden: BN after the first Linear, as in the paper's formula (the released code has none).
+        layout: "channel" or "raster" (see ``functional/layout.py``); both have the same parameters.
+        norm_hidden: BN over the hidden units, after the first Linear.
         drop: dropout rate after each Linear (0.2 in the released detectors and segmentors).
 
     Raises:
@@ -39,8 +37,8 @@ class TokenMixer(nn.Module):
         ratio: int = 4,
         *,
         levels: int = 4,
-        layout: str = "raster",
-        norm_hidden: bool = False,
+        layout: str = "channel",
+        norm_hidden: bool = True,
         drop: float = 0.0,
     ):
         super().__init__()

@@ -17,15 +17,21 @@ class SDTV3(TimmContract, backbones.SDTV3):
     """``sterf_plugins.backbones.SDTV3`` under timm's model contract; (B, C, H, W) -> logits or pooled features."""
 
 
-# suffix of a timm name -> constructor arguments that it stands for
+# Suffix of a timm name -> constructor arguments that it stands for. The plain names are for those who train: their
+# mixers fire. The mixers of ``_released`` are those of the released checkpoints and, trained from random weights, never
+# fire. ``_raster`` has the released layout, and fires.
+_RELEASED = dict(layout="raster", norm_hidden=False)
 _MIXERS: dict[str, dict] = {
     "": dict(mixer="conv", ratio=4),
-    "_mlpixer": dict(mixer="mlpixer", ratio=4, layout="raster"),
-    "_mlpixer6": dict(mixer="mlpixer", ratio=6, layout="raster"),
-    "_srb": dict(mixer="srb", ratio=4, layout="raster"),
-    "_mlpixer_ch": dict(mixer="mlpixer", ratio=4, layout="channel"),
-    "_mlpixer6_ch": dict(mixer="mlpixer", ratio=6, layout="channel"),
-    "_srb_ch": dict(mixer="srb", ratio=4, layout="channel"),
+    "_mlpixer": dict(mixer="mlpixer", ratio=4),
+    "_mlpixer6": dict(mixer="mlpixer", ratio=6),
+    "_srb": dict(mixer="srb", ratio=4),
+    "_mlpixer_raster": dict(mixer="mlpixer", ratio=4, layout="raster"),
+    "_mlpixer6_raster": dict(mixer="mlpixer", ratio=6, layout="raster"),
+    "_srb_raster": dict(mixer="srb", ratio=4, layout="raster"),
+    "_mlpixer_released": dict(mixer="mlpixer", ratio=4, **_RELEASED),
+    "_mlpixer6_released": dict(mixer="mlpixer", ratio=6, **_RELEASED),
+    "_srb_released": dict(mixer="srb", ratio=4, **_RELEASED),
 }
 VARIANTS: dict[str, dict] = {
     f"sdtv3_{arch}{suffix}": dict(arch=arch, **options) for arch in ARCHITECTURES for suffix, options in _MIXERS.items()

@@ -11,6 +11,7 @@ from sterf_plugins.mixers import SRB, ConvMixer, MLPixer
 from sterf_plugins.stems import ConvStem
 
 SIZES = ("c8", "c12e6")
+RELEASED = dict(layout="raster", norm_hidden=False)
 
 
 def relative_error(ours: torch.Tensor, golden: torch.Tensor) -> float:
@@ -64,7 +65,7 @@ def test_sepconv(golden, size, kernel):
 )
 def test_mixer_block(golden, case, mixer, size):
     def build(ctor):
-        return MixerBlock(ctor["dim"], mixer(ctor["dim"], ctor["mlp_ratio"], drop=ctor.get("drop", 0.0)))
+        return MixerBlock(ctor["dim"], mixer(ctor["dim"], ctor["mlp_ratio"], drop=ctor.get("drop", 0.0), **RELEASED))
 
     check_block(golden, f"{case}_{size}", build, "ConvBlock1_1.0.", "stages.0.blocks.0.")
 
@@ -131,6 +132,7 @@ def test_backbone(golden, case, mixer, points, size):
         dict(embed_dims=ctor["embed_dim"], num_heads=ctor["num_heads"]),
         mixer,
         ratio=ctor["mlp_ratios"],
+        **RELEASED,
         layer_scale=1e-6 if "layerscale" in case else None,
         drop_rate=0.2,
         out_indices=points or (4,),

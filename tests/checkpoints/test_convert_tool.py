@@ -286,7 +286,8 @@ def test_pretrained_of_the_mmengine_backbone(golden, tmp_path):
 
     path = tmp_path / "published.pth"
     torch.save(dict(model=published(golden, "bb_det_mlpixer_t8")), path)
-    model = MODELS.build(dict(type="sterf_plugins.SDTV3", arch=NANO, mixer="mlpixer", pretrained=str(path)))
+    released = dict(type="sterf_plugins.SDTV3", arch=NANO, mixer="mlpixer", layout="raster", norm_hidden=False)
+    model = MODELS.build(dict(released, pretrained=str(path)))
     model.init_weights()
     expected = convert_state_dict(published(golden, "bb_det_mlpixer_t8"))
     assert all(torch.equal(v, expected[k]) for k, v in model.state_dict().items())

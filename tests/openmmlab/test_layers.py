@@ -106,7 +106,8 @@ def test_pretrained_published_checkpoint_loads_strictly(golden, tmp_path):
     path = tmp_path / "published.pth"
     torch.save({"model": state, "epoch": 199}, path)
     init = dict(type="Pretrained", checkpoint=str(path))
-    net = build(dict(type="sterf_plugins.SDTV3", arch=NANO, mixer="srb", init_cfg=init))
+    released = dict(type="sterf_plugins.SDTV3", arch=NANO, mixer="srb", layout="raster", norm_hidden=False)
+    net = build(dict(released, init_cfg=init))
     net.init_weights()
     net.eval()
     for i, y in enumerate(net(arrays["x"])):
@@ -118,7 +119,9 @@ def test_a_checkpoint_of_another_model_is_refused(golden, tmp_path):
     torch.save({"model": golden.case("bb_det_srb_t8")[2]}, path)
     init = dict(type="Pretrained", checkpoint=str(path))
     net = build(dict(type="sterf_plugins.SDTV3", arch=NANO, mixer="conv", init_cfg=init))
-    with pytest.raises(ValueError, match=r"mixer='srb', ratio=4, layer_scale=no, which is not this backbone"):
+    with pytest.raises(
+        ValueError, match=r"mixer='srb', ratio=4, norm_hidden=False, layer_scale=no, which is not this backbone"
+    ):
         net.init_weights()
     torch.save({"state_dict": {"layer1.0.weight": torch.ones(1)}}, path)
     with pytest.raises(ValueError, match="unknown keys"):

@@ -3,13 +3,19 @@
 import pytest
 import timm
 import torch
+from torch import nn
 
 import sterf_plugins.timm
+from sterf_plugins.activity import FiringRates
+from sterf_plugins.mixers import TokenMixer
 
 NAMES = [
     f"sdtv3_{arch}{suffix}"
     for arch in ("nano", "tiny", "medium", "base")
-    for suffix in ("", "_mlpixer", "_mlpixer6", "_srb", "_mlpixer_ch", "_mlpixer6_ch", "_srb_ch")
+    for suffix in (
+        "",
+        *(f"_{m}{form}" for m in ("mlpixer", "mlpixer6", "srb") for form in ("", "_raster", "_released")),
+    )
 ]
 SMALL = [n for n in NAMES if n.startswith("sdtv3_nano")]
 DIMS = (12, 24, 48, 96, 128)
@@ -34,11 +40,27 @@ def test_configuration(name):
     assert f"{cfg['first_conv']}.weight" in parameters and f"{cfg['classifier']}.weight" in parameters
     assert model.num_classes == 1000 and model.num_features == model.head_hidden_size == model.stage_dims[-1]
     assert cfg["input_size"] == (3, 224, 224) and cfg["pool_size"] == (14, 14)
-    layout = "channel" if name.endswith("_ch") else "raster"
-    mixers = [m for m in model.modules() if hasattr(m, "fc1") and hasattr(m, "layout")]
-    assert all(m.layout == layout for m in mixers)
+    mixers = [m for m in model.modules() if isinstance(m, TokenMixer)]
+    assert bool(mixers) == ("mlpixer" in name or "srb" in name)
+    assert {m.layout for m in mixers} <= {"raster" if name.endswith(("_raster", "_released")) else "channel"}
+    assert all(isinstance(m.bn1, nn.Identity) == name.endswith("_released") for m in mixers)
     if "mlpixer6" in name:
         assert all(m.hidden == 6 * m.dim for m in mixers)
+
+
+@pytest.mark.parametrize("name", [n for n in SMALL if n != "sdtv3_nano"])
+def test_hidden_spikes_fire_but_for_the_released_form(name):
+    """The mixers' hidden spikes at random weights, with the statistics of the batch, as a training starts."""
+    torch.manual_seed(0)
+    model = timm.create_model(name).train()
+    with FiringRates(model) as rates:
+        model(torch.randn(4, 3, 64, 64))
+    hidden = [layer.rate for key, layer in rates.layers.items() if key.endswith("mixer.spike2")]
+    assert len(hidden) == 4
+    if name.endswith("_released"):
+        assert max(hidden) == 0
+    else:
+        assert min(hidden) > 0.05
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -146,7 +168,7 @@ def test_model_options():
     model = create("sdtv3_nano_srb", levels=8, layout="channel", norm_hidden=True, drop_rate=0.1, attn_factor=1.0)
     mixer = model.stages[0].blocks[0].mixer
     assert (mixer.spike1.levels, mixer.layout, mixer.drop1.p) == (8, "channel", 0.1)
-    assert create("sdtv3_nano", mixer="mlpixer").stages[0].blocks[0].mixer.layout == "raster"
+    assert create("sdtv3_nano", mixer="mlpixer").stages[0].blocks[0].mixer.layout == "channel"
     with pytest.raises(TypeError):
         create("sdtv3_nano", not_an_argument=1)
 

@@ -74,7 +74,9 @@ def convert(args: argparse.Namespace) -> tuple[dict, dict]:
             f"{args.source} has {options['mixer']} mixers, and their token layout is not in the file: give --layout "
             f"raster (all releases) or channel."
         )
-    return converted, dict(kind=kind, model="SDT-V3", levels=args.levels, layout=args.layout or "raster", **options)
+    if options["mixer"] != "conv":
+        options["layout"] = args.layout
+    return converted, dict(kind=kind, model="SDT-V3", levels=args.levels, **options)
 
 
 def main() -> None:

@@ -93,8 +93,10 @@ class SDTV3(backbones.SDTV3, BaseModule):
             stored = infer_architecture(state)
             raise ValueError(
                 f"the checkpoint {path} holds embed_dims={stored['arch']['embed_dims']}, mixer={stored['mixer']!r}, "
-                f"ratio={stored['ratio']}, layer_scale={'yes' if stored['layer_scale'] else 'no'}, which is not this "
-                f"backbone: {len(wrong)} entries differ, such as {wrong[0]!r}. Change the backbone's arguments."
+                f"ratio={stored['ratio']}, norm_hidden={stored['norm_hidden']}, layer_scale="
+                f"{'yes' if stored['layer_scale'] else 'no'}, which is not this backbone: {len(wrong)} entries differ, "
+                f"such as {wrong[0]!r}. Change the backbone's arguments; released MLPixer and SRB need layout='raster', "
+                f"norm_hidden=False."
             )
         self.load_state_dict(state, strict=True)
         print_log(f"backbone weights loaded from {path} ({len(state)} tensors)", logger="current")
