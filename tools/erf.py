@@ -26,11 +26,8 @@ import torch
 from sterf_plugins.cli.console import check_device, check_writable, run_tool
 from sterf_plugins.cli.images import displayed, inputs_for
 from sterf_plugins.cli.loading import Loaded, is_config, load_model, parse_spec
-from sterf_plugins.erf import ERFResult, calibrate, compute_erf
-from sterf_plugins.erf.calibrate import uncalibrated
+from sterf_plugins.erf import ERFResult, compute_erf
 from sterf_plugins.erf.targets import match_layers
-
-CALIBRATION = 8  # number of images from which untrained models get their BatchNorm statistics
 
 
 def parser() -> argparse.ArgumentParser:
@@ -58,7 +55,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--input-size", type=int, nargs=2, metavar=("H", "W"), help="default: the first model's own size")
     p.add_argument("--untrained", action="store_true", help="add each model with random weights, for comparison")
     p.add_argument("--pretrained", action="store_true", help="timm's own weights")
-    p.add_argument("--no-calibrate", action="store_true", help="keep initial BatchNorm statistics of untrained models")
+    p.add_argument(
+        "--calibrate",
+        default="auto",
+        choices=["auto", "always", "never"],
+        help="give BatchNorms the statistics of the first 8 inputs: those that still have initial ones, all, or none",
+    )
     p.add_argument("--temporal", action="store_true", help="fields in time as well; images are held for --time-steps")
     p.add_argument(
         "--time-steps", type=int, metavar="T", help="T of the inputs (default with --temporal: the model's, or 4)"
@@ -179,7 +181,7 @@ def compute(args: argparse.Namespace, job, size: tuple[int, int], folder: Path) 
         k: getattr(args, k)
         for k in (
             "layers", "images", "num", "tolerance", "temporal", "time_steps", "position", "reduce", "channels",
-            "aggregate", "target", "grid", "layout", "seed", "no_calibrate", "pretrained",
+            "aggregate", "target", "grid", "layout", "seed", "calibrate", "pretrained",
         )
     }  # fmt: skip
     stamp = Path(checkpoint).stat().st_mtime if checkpoint and Path(checkpoint).is_file() else None
@@ -198,11 +200,6 @@ def compute(args: argparse.Namespace, job, size: tuple[int, int], folder: Path) 
         print(f"{label}: {note}", file=sys.stderr)
     model = loaded.model.to(args.device)
     steps = args.time_steps or (getattr(model, "T", None) or 4 if args.temporal else None)
-    if untrained and not args.no_calibrate and uncalibrated(model):
-        images = torch.cat(list(inputs_for(args.images, loaded, size, CALIBRATION, args.seed))).to(args.device)
-        if len(images) > 1:
-            calibrate(model, images if steps is None else images.expand(steps, *images.shape))
-            print(f"{label}: random weights, BatchNorm statistics of {len(images)} inputs", file=sys.stderr)
     layers = args.layers
     if layers and len(args.models) > 1:  # models that are compared may call their layers differently
         layers = [pattern for pattern in layers if has_layer(model, pattern, label)] or layers
@@ -222,14 +219,18 @@ def compute(args: argparse.Namespace, job, size: tuple[int, int], folder: Path) 
         kinds=None if args.temporal else "spatial",
         tolerance=args.tolerance,
         seed=args.seed,
+        calibrate=args.calibrate if args.calibrate == "auto" else args.calibrate == "always",
         batch_size=args.batch_size,
         progress=counter(label, args.num),
         # The name holds the request, so that another request never goes on with the state of this one.
         state=folder / f".{slug}.{hashlib.sha256(json.dumps(request).encode()).hexdigest()[:12]}.state",
     )
     result.info |= dict(model=spec, checkpoint=checkpoint, request=request)
+    if untrained:
+        result.info["weights"] = "random"
     result.save(path)
-    print(f"{label}: {result.info['num_inputs']} inputs -> {path}", file=sys.stderr)
+    notes = f" ({', '.join(result.notes)})" if result.notes else ""
+    print(f"{label}: {result.info['num_inputs']} inputs{notes} -> {path}", file=sys.stderr)
     return result
 
 
@@ -271,6 +272,9 @@ def main() -> None:
     if min(size) < 1:
         raise ValueError(f"--input-size {size[0]} {size[1]}: both must be at least 1.")
     results = {job[0]: compute(args, job, size, folder) for job in work}
+    for label, result in results.items():
+        for line in result.warnings:
+            print(f"{label}: warning: {line}", file=sys.stderr)
     image = None
     if args.images != "noise":
         image = displayed(next(itertools.islice(inputs_for(args.images, first, size, 1, args.seed), 1)), first)

@@ -12,8 +12,8 @@ import torch
 from spikingjelly.activation_based.op_counter import BaseCounter, DispatchCounterMode, SimpleEnergyCostConfig
 from torch import Tensor, nn
 
-from ..erf.undisturbed import reset_states, undisturbed
-from .rates import neuron_layers
+from ..firing import neuron_layers
+from ..undisturbed import reset_states, undisturbed
 
 aten = torch.ops.aten
 ENERGY = SimpleEnergyCostConfig.fp32()  # 45 nm, Horowitz 2014: 4.6 pJ a MAC, 0.9 pJ an AC

@@ -1,6 +1,7 @@
 """Turn inputs of any supported form into batches of image tensors that fit into memory."""
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,20 @@ def batches(inputs: Tensor | Iterable, time_steps: int | None) -> Iterator[Tenso
                 f"`inputs` holds {type(item).__name__}{shape}; give image tensors (N, C, H, W) or (C, H, W)."
             )
         yield _with_time(item if item.ndim > 3 else item[None], time_steps)
+
+
+def peek(stream: Iterator[Tensor], count: int) -> tuple[Tensor | None, Iterator[Tensor]]:
+    """The first ``count`` inputs of a stream of batches, as far as they have one shape, and the whole stream."""
+    taken: list[Tensor] = []
+    for images in stream:
+        taken.append(images)
+        if sum(t.shape[batch_axis(t)] for t in taken) >= count:
+            break
+    if not taken:
+        return None, stream
+    axis = batch_axis(taken[0])
+    sample = torch.cat([t for t in taken if single_shape(t) == single_shape(taken[0])], axis)
+    return sample.narrow(axis, 0, min(count, sample.shape[axis])), chain(taken, stream)
 
 
 def _with_time(images: Tensor, time_steps: int | None) -> Tensor:

@@ -1,31 +1,41 @@
-"""Statistics for the normalisation layers of untrained models."""
+"""Statistics for the normalisation layers of untrained models.
 
+A random network with the initial statistics (mean 0, variance 1) lets its signal grow or die with depth, and a spiking
+one falls silent: its receptive field would be that of the initialisation's scale.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..checks import has_statistics
-from .undisturbed import reset_states
+from ..undisturbed import reset_states
+
+
+def tracking_norms(model: nn.Module) -> list[Any]:
+    """The BatchNorms of a model that keep running statistics."""
+    return [m for m in model.modules() if has_statistics(m) and getattr(m, "running_mean", None) is not None]
+
+
+def initial_norms(model: nn.Module) -> list[Any]:
+    """The BatchNorms of a model whose running statistics are still the initial ones (mean 0, variance 1)."""
+    return [m for m in tracking_norms(model) if not m.running_mean.any() and bool(torch.all(m.running_var == 1))]
 
 
 def uncalibrated(model: nn.Module) -> bool:
-    """Whether a model has BatchNorms and all of them still have their initial statistics (mean 0, variance 1)."""
-    norms: list[Any] = [m for m in model.modules() if has_statistics(m)]
-    initial = []
-    for norm in norms:
-        if norm.running_mean is not None and norm.running_var is not None:
-            initial.append(not norm.running_mean.any() and bool(torch.all(norm.running_var == 1)))
-    return bool(initial) and all(initial)
+    """Whether a model has BatchNorms and all of them still have their initial statistics."""
+    norms = tracking_norms(model)
+    return bool(norms) and len(initial_norms(model)) == len(norms)
 
 
 @torch.no_grad()
 def calibrate(model: nn.Module, images: Tensor) -> nn.Module:
     """Set the running statistics of all BatchNorms to those of these images; this changes the model.
 
-    One forward pass is enough, because in it each BatchNorm normalises by the statistics of these very images. A random
-    network with the initial statistics (mean 0, variance 1) lets its signal grow or die with depth, and a spiking one
-    falls silent: its receptive field would be that of the initialisation's scale.
+    One forward pass is enough, because in it each BatchNorm normalises by the statistics of these very images.
 
     Args:
         model: any module; it is left in eval mode.
@@ -39,18 +49,41 @@ def calibrate(model: nn.Module, images: Tensor) -> nn.Module:
     """
     if images.shape[images.ndim - 4] < 2:
         raise ValueError(f"`images` has shape {tuple(images.shape)}; statistics need at least two images.")
-    norms: list[Any] = [m for m in model.modules() if has_statistics(m) and m.track_running_stats]
-    momenta = [m.momentum for m in norms]
     model.eval()
+    _set_statistics(tracking_norms(model), getattr(model, "extract_feat", model), images)
+    reset_states(model)
+    return model
+
+
+@contextmanager
+def calibrated(norms: list[Any], forward: Callable[[Tensor], Any], images: Tensor) -> Iterator[None]:
+    """Inside, some BatchNorms have the statistics of these images; afterwards they have their own again.
+
+    Args:
+        norms: the BatchNorms, in eval mode.
+        forward: the function that runs the model.
+        images: (N, C, H, W) or (T, N, C, H, W).
+    """
+    before = [{name: b.clone() for name, b in norm.named_buffers(recurse=False)} for norm in norms]
+    try:
+        with torch.no_grad():
+            _set_statistics(norms, forward, images)
+        yield
+    finally:
+        for norm, buffers in zip(norms, before, strict=True):
+            for name, value in buffers.items():
+                getattr(norm, name).copy_(value)
+
+
+def _set_statistics(norms: list[Any], forward: Callable[[Tensor], Any], images: Tensor) -> None:
+    momenta = [m.momentum for m in norms]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # the plain average over all calls of the layer
         norm.train()
     try:
-        getattr(model, "extract_feat", model)(images)
+        forward(images)
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
-        model.eval()
-        reset_states(model)
-    return model
+            norm.eval()

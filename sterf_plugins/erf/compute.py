@@ -12,7 +12,8 @@ the default ``reduce="abs"`` the latter. The absolute value is taken of each inp
 output have been summed and before the means over input channels and inputs.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,10 @@ import torch
 from torch import Tensor, nn
 
 from ..checks import one_of, positive_int
-from .batches import Sizer, batch_axis, batches, single_shape
+from ..firing import FiringRates, neuron_layers
+from ..undisturbed import exact_kernels, undisturbed
+from .batches import Sizer, batch_axis, batches, peek, single_shape
+from .calibrate import calibrated, initial_norms, tracking_norms
 from .fields import KINDS, REDUCTIONS, Settings, Target, fields_of
 from .layouts import Geometry, Grid, possible_strides, prefix_tokens
 from .preparation import check_finite, check_size, device_of, find_targets, forward_of, guarded, inner_steps
@@ -32,8 +36,8 @@ from .result import ERFResult
 from .running import Running
 from .selection import Position, check_channels, check_position
 from .targets import enclosing_blocks, match_layers
-from .undisturbed import exact_kernels, undisturbed
 
+CALIBRATION = 8  # inputs whose statistics BatchNorms get
 LEAST_INPUTS = 8  # inputs that must be done before a relative error is trusted
 
 
@@ -56,6 +60,7 @@ def compute_erf(
     time_steps: int | None = None,
     tolerance: float | None = None,
     seed: int = 0,
+    calibrate: bool | str = "auto",
     batch_size: int | str | None = None,
     device: str | torch.device | None = None,
     progress: bool | Callable[[int, int | None], None] = False,
@@ -106,6 +111,10 @@ def compute_erf(
             least. It is the L2 norm of the standard error over the L2 norm of the field, for the worst spatial or
             temporal field. ``inputs`` may then be an endless iterable.
         seed: seed of the random signs that ``channels`` may ask for.
+        calibrate: which BatchNorms get the statistics of the first eight inputs for the computation; afterwards they
+            have their own again. "auto": those whose statistics are the initial ones (mean 0, variance 1), with which a
+            spiking network falls silent; ``True``: all; ``False``: none. The result's ``info`` holds the choice, and
+            under ``calibrated`` how many norms had how many inputs.
         batch_size: inputs per pass; ``None`` or "auto" to measure what memory allows (halved when it runs out).
         device: where to compute; the model's own device by default. The model is moved there and back.
         progress: ``True`` for a progress bar, or a function that is called with the number of inputs done and the
@@ -130,6 +139,7 @@ def compute_erf(
     one_of("aggregate", aggregate, ("mean", "median"))
     one_of("normalize", normalize, (None, "max", "sum"))
     one_of("target", target, ("module", "block"))
+    one_of("calibrate", calibrate, ("auto", True, False))
     if weight is not None and time != "each":
         raise ValueError("`weight` needs time='each'; with time='sum' there is one backward for all steps and lags.")
     if tolerance is not None and not 0 < tolerance < 1:
@@ -141,15 +151,21 @@ def compute_erf(
     if target == "block":
         names = enclosing_blocks(model, names)
     request = _Request(
-        model, names, places, kinds, reduce, time, weight, channels, aggregate, target, steps, size, tolerance, seed
-    )
+        model, names, places, kinds, reduce, time, weight, channels, aggregate, target, steps, size, tolerance, seed,
+        calibrate,
+    )  # fmt: skip
     running = Running(aggregate, Path(state) if state is not None else None)
     targets = find_targets(model, names, grid, layout)
-    work = partial(_collect, request, inputs, targets, running, device, progress)
+    total = inputs.shape[inputs.ndim - 4] if isinstance(inputs, Tensor) and inputs.ndim > 3 else None
+    stream = batches(inputs, steps)
+    sample: Tensor | None = None
+    if _norms_to_calibrate(model, calibrate):
+        sample, stream = _first_inputs(stream, gather)
+    work = partial(_collect, request, stream, total, sample, targets, running, device, progress)
     if gather is None:
         work()
     else:
-        running = _gathered(work, running, gather)
+        running = Running.merged(_everywhere(lambda: work() or running, gather))
     if not running.count:
         raise ValueError("`inputs` is empty; give at least one image.")
     info: dict[str, Any] = dict(
@@ -163,9 +179,19 @@ def compute_erf(
         aggregate=aggregate,
         normalize=normalize,
         target=target,
+        calibrate=calibrate,
+        calibrated=running.calibrated,
         relative_error=running.error(),
         map_size={name: list(running.sizes[name]) for name in running.layers},
     )
+    if running.rates:
+        info |= dict(
+            spike_layers={
+                name: dict(channels=rate.fired.size, dead=rate.dead, rate=rate.rate, saturated=rate.saturated)
+                for name, rate in running.rates.items()
+            },
+            spikes_before={name: running.spikes[name] for name in running.layers},
+        )
     if tolerance is not None:
         info |= dict(tolerance=tolerance, converged=running.error() < tolerance)
     result = ERFResult.from_estimates(running.estimates, info)
@@ -191,6 +217,7 @@ class _Request:
     batch_size: int | None
     tolerance: float | None
     seed: int
+    calibrate: bool | str
 
     def settings(self, images: Tensor) -> Settings:
         """What to compute for inputs of this shape; ``kinds`` and ``weight`` are checked against it."""
@@ -201,13 +228,26 @@ class _Request:
 
 def _collect(
     request: _Request,
-    inputs: Tensor | Iterable,
+    stream: Iterator[Tensor],
+    total: int | None,
+    sample: Tensor | None,
     targets: list[Target],
     running: Running,
     device: str | torch.device | None,
     progress: bool | Callable[[int, int | None], None],
 ) -> None:
-    """Run all inputs through the model and add their fields to ``running``."""
+    """Run all inputs through the model and add their fields to ``running``.
+
+    Args:
+        request: what is asked for.
+        stream: the inputs, in batches; ``total`` is their number where it is known.
+        total: see above.
+        sample: inputs that give BatchNorms their statistics; ``None`` if all keep their own.
+        targets: the layers.
+        running: what the fields are added to.
+        device: where to compute.
+        progress: as in ``compute_erf``.
+    """
     model, names, tolerance = request.model, request.names, request.tolerance
     check_finite(model)
     original_device = device_of(model)
@@ -216,7 +256,7 @@ def _collect(
     dtype = parameter.dtype if parameter is not None else None
     forward = forward_of(model, names)
     strides, prefix = possible_strides(model), prefix_tokens(model)
-    total = inputs.shape[inputs.ndim - 4] if isinstance(inputs, Tensor) and inputs.ndim > 3 else None
+    rates = FiringRates(model, running.rates) if neuron_layers(model) else None
     settings: Settings | None = None
     skip = 0
     try:
@@ -228,9 +268,10 @@ def _collect(
             torch.autocast(compute_device.type, enabled=False),
             exact_kernels(),
             Progress(progress, total) as bar,
+            ExitStack() as stack,
         ):
             sizer = Sizer(request.batch_size, compute_device)
-            for images in sizer.regroup(batches(inputs, request.steps)):
+            for images in sizer.regroup(stream):
                 shape = single_shape(images)
                 if settings is None:
                     settings = request.settings(images)
@@ -240,6 +281,13 @@ def _collect(
                     skip = running.resume(partial(_identity, request, settings, shape, images, total))
                     running.shape, running.kinds = shape, settings.kinds
                     bar.update(skip)
+                    if sample is not None:
+                        run = guarded(forward, (sample.shape[-2], sample.shape[-1]))
+                        norms = _norms_to_calibrate(model, request.calibrate)
+                        stack.enter_context(calibrated(norms, run, sample.to(compute_device, dtype)))
+                        running.calibrated = dict(norms=len(norms), inputs=sample.shape[batch_axis(sample)])
+                    if rates is not None:
+                        stack.enter_context(rates)
                 if shape != running.shape:
                     raise ValueError(f"inputs differ in shape: {running.shape} and {shape}; resize them to one size.")
                 if not torch.isfinite(images).all():
@@ -252,9 +300,11 @@ def _collect(
                 size = (images.shape[-2], images.shape[-1])
                 geometry = Geometry(size, 0, steps, strides, prefix)  # `fields_of` puts in the batch of each part
                 run = guarded(forward, geometry.size)
-                work = partial(fields_of, model, run, targets=targets, geometry=geometry, settings=settings)
-                for count, (fields, sizes) in sizer.run(images, work):
-                    running.add(fields, sizes)
+                work = partial(
+                    fields_of, model, run, targets=targets, geometry=geometry, settings=settings, rates=rates
+                )
+                for count, fields in sizer.run(images, work):
+                    running.add(fields)
                     bar.update(count)
                     if tolerance is not None and running.count >= LEAST_INPUTS and running.error() < tolerance:
                         return
@@ -266,18 +316,40 @@ def _collect(
             model.to(original_device)
 
 
-def _gathered(work: Callable[[], None], running: Running, gather: Callable[[Any], list]) -> Running:
-    """Do this process's share and merge it with all others'; an error in one is raised in all, so that none waits."""
-    own: Any = running
+def _everywhere(function: Callable[[], Any], gather: Callable[[Any], list]) -> list:
+    """What ``function`` returns in each process; an error in one of them is raised in all, so that none waits."""
     try:
-        work()
+        own = function()
     except Exception as error:
         own = error if isinstance(error, (ValueError, TypeError)) else RuntimeError(f"{type(error).__name__}: {error}")
     parts = gather(own)
     for part in [own, *parts]:
         if isinstance(part, Exception):
             raise part
-    return Running.merged(parts)
+    return parts
+
+
+def _norms_to_calibrate(model: nn.Module, choice: bool | str) -> list[Any]:
+    """The BatchNorms that ``calibrate`` of ``compute_erf`` is about."""
+    if choice == "auto":
+        return initial_norms(model)
+    return tracking_norms(model) if choice else []
+
+
+def _first_inputs(
+    stream: Iterator[Tensor], gather: Callable[[Any], list] | None
+) -> tuple[Tensor | None, Iterator[Tensor]]:
+    """Inputs for statistics, the same in all processes, and this process's whole stream."""
+    if gather is None:
+        return peek(stream, CALIBRATION)
+    peeked: list[Any] = []
+
+    def own() -> Tensor | None:
+        peeked[:] = peek(stream, CALIBRATION)
+        return None if peeked[0] is None else peeked[0].cpu()
+
+    samples = [s for s in _everywhere(own, gather) if s is not None]
+    return torch.cat(samples, batch_axis(samples[0])) if samples else None, peeked[1]
 
 
 def _kinds(kinds: str | Iterable[str] | None, images: Tensor) -> tuple[str, ...]:
@@ -316,7 +388,7 @@ def _identity(request: _Request, settings: Settings, shape: tuple, images: Tenso
     sums = [float(t.sum()) for t in (first, first.abs())]
     sums += [sum(float(f(w).sum()) for w in weights) for f in (torch.Tensor.abs, torch.Tensor.square)]
     weight = "function" if callable(settings.weight) else np.asarray(settings.weight, object).tolist()
-    names = ("reduce", "time", "channels", "seed", "aggregate", "target")
+    names = ("reduce", "time", "channels", "seed", "aggregate", "target", "calibrate")
     options = {name: getattr(request, name) for name in names}
     position = str(settings.places)
     return dict(

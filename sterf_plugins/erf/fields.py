@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..firing import FiringRates
+from ..undisturbed import reset_states, stateful
 from .layouts import Geometry, Grid, Windows, to_map
 from .selection import Place, channel_vectors, select
-from .undisturbed import reset_states, stateful
 
 REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "abs": torch.abs,
@@ -54,12 +55,30 @@ class Captured:
         total: for the T-ERF, the output summed over all positions: tensors (T, B, C), one per call.
         size: (h, w) of the output as a map.
         steps: number of output steps so far.
+        spikes: names of the spike layers that had run by then.
     """
 
     places: list[list[Tensor]]
     total: list[Tensor] = field(default_factory=list)
     size: Grid = (0, 0)
     steps: int = 0
+    spikes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class BatchFields:
+    """What ``fields_of`` finds in one batch; all mappings are in order of execution.
+
+    Attributes:
+        values: output name -> kind -> float64 array: "spatial" (B, H, W), "temporal" (B, T), "spatiotemporal" (B, T, T,
+            H, W).
+        sizes: output name -> (h, w) of the output's map.
+        spikes: output name -> names of the spike layers that ran before it.
+    """
+
+    values: dict[str, dict[str, np.ndarray]]
+    sizes: dict[str, Grid]
+    spikes: dict[str, list[str]]
 
 
 def fields_of(
@@ -69,7 +88,8 @@ def fields_of(
     targets: list[Target],
     geometry: Geometry,
     settings: Settings,
-) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, Grid]]:
+    rates: FiringRates | None = None,
+) -> BatchFields:
     """Compute the fields of all targets for one batch; stateful neurons are reset before and after.
 
     Args:
@@ -79,10 +99,7 @@ def fields_of(
         targets: layers whose outputs are differentiated.
         geometry: what is known about the forward pass; its ``batch`` is replaced by that of the images.
         settings: what to compute.
-
-    Returns:
-        The fields, as output name -> kind -> float64 array: "spatial" (B, H, W), "temporal" (B, T), "spatiotemporal"
-        (B, T, T, H, W); and the size (h, w) of each output's map. Both are in order of execution.
+        rates: what counts the spikes of the forward pass, if the model has spike layers.
 
     Raises:
         ValueError: a target is not reached, has an unclear layout, or does not depend on the images by gradients.
@@ -99,7 +116,8 @@ def fields_of(
     reset_states(model)
     # A network that loops over time calls its layers once per step; how often is known from T alone.
     calls = geometry.steps or (float("inf") if stateful(model) else 1)
-    captured = _capture(forward, x, targets, geometry, settings, calls)
+    captured = _capture(forward, x, targets, geometry, settings, calls, rates)
+    spikes = {name: output.spikes for name, output in captured.items()}
     sizes = {name: output.size for name, output in captured.items()}
     results: dict[str, dict[str, np.ndarray]] = {}
     # Outputs go from the last to the first and are dropped after use, which frees their part of the graph at once.
@@ -109,7 +127,7 @@ def fields_of(
         results[name] = {kind: value[:batch] for kind, value in results[name].items()}
         output.places.clear()
     reset_states(model)
-    return {name: results[name] for name in sizes}, sizes
+    return BatchFields({name: results[name] for name in sizes}, sizes, spikes)
 
 
 class _Reached(Exception):
@@ -123,6 +141,7 @@ def _capture(
     geometry: Geometry,
     settings: Settings,
     calls: float,
+    rates: FiringRates | None,
 ) -> dict[str, Captured]:
     """Outputs of the targets, in order of execution; the forward stops after the last of them."""
     captured: dict[str, Captured] = {}
@@ -135,6 +154,7 @@ def _capture(
             done = True
             for name, y in _tensors(target.name, result):
                 done &= _store(captured, name, y, target, geometry, settings, calls)
+                captured[name].spikes = list(rates.layers) if rates is not None else []
             if done:
                 pending.discard(target.name)
             if not pending:

@@ -23,7 +23,12 @@ class Fields(Protocol):
     spatial: dict[str, np.ndarray]
     temporal: dict[str, np.ndarray]
 
+    @property
+    def notes(self) -> list[str]: ...
+
     def area_ratio(self, layer: str, share: float = 0.5) -> float: ...
+
+    def doubtful(self, layer: str) -> bool: ...
 
 
 Results = Mapping[str, Fields]
@@ -88,6 +93,7 @@ def draw(result: Fields, path: str | os.PathLike | None = None) -> "Figure":
         _panel(ax, result, layer)
     for ax in axes.flat[len(result.layers) :]:
         ax.set_axis_off()
+    figure.supxlabel("\n".join(result.notes), fontsize=8)
     if path is not None:
         write(figure, path)
     return figure
@@ -99,7 +105,8 @@ def _panel(ax: Any, result: Fields, layer: str, top: float | None = None) -> Non
         ax.set_axis_off()
         return
     area_50, area_90 = (result.area_ratio(layer, share) for share in (0.5, 0.9))
-    title = f"{layer}\n50 %: {area_50:.3f}   90 %: {area_90:.3f}"
+    mark = " †" if result.doubtful(layer) else ""
+    title = f"{layer}{mark}\n50 %: {area_50:.3f}   90 %: {area_90:.3f}"
     _show(ax, display_map(result.spatial[layer], top), title, cmap=_COLORMAP, vmin=0, vmax=1)
 
 
@@ -114,6 +121,11 @@ def _grid(results: Results, paint: Callable[[Any, Fields, str], None], height: f
             else:
                 ax.set_axis_off()
         row[0].set_ylabel(name, fontsize=9)
+    notes = dict.fromkeys(note for result in results.values() for note in result.notes)
+    rows = {note: [name for name, result in results.items() if note in result.notes] for note in notes}
+    everywhere = len(results)
+    lines = [note if len(names) == everywhere else f"{', '.join(names)}: {note}" for note, names in rows.items()]
+    figure.supxlabel("\n".join(lines), fontsize=8)
     return figure, axes
 
 

@@ -60,10 +60,17 @@ def write_report(
             f'<figure id="{name}"><h2>{name.capitalize()}</h2><img alt="{name}" src="data:image/png;base64,{data}">'
             f"<figcaption>{html.escape(CAPTIONS[name])}</figcaption></figure>"
         )
+    warned = [f"{label}: {line}" for label, result in results.items() for line in result.warnings]
+    warnings = "".join(f'<p class="warning">{html.escape(line)}</p>' for line in warned)
     template = Template((Path(__file__).parent / "report.html").read_text(encoding="utf-8"))
     head, rows = _table(results)
     page = template.substitute(
-        title=html.escape(title), head=head, rows=rows, figures="\n".join(pictures), settings=_settings(results)
+        title=html.escape(title),
+        warnings=warnings,
+        head=head,
+        rows=rows,
+        figures="\n".join(pictures),
+        settings=_settings(results),
     )
     return _write_text(folder / "report.html", page)
 
@@ -113,6 +120,6 @@ def _settings(results: Mapping[str, ERFResult]) -> str:
     """How each result was computed, as the entries of an HTML definition list."""
     items: dict[str, Any] = {}
     for label, result in results.items():
-        settings = {k: v for k, v in result.info.items() if k != "map_size"}
+        settings = {k: v for k, v in result.info.items() if k not in ("map_size", "spike_layers", "spikes_before")}
         items[label] = ", ".join(f"{k} {json.dumps(v)}" for k, v in settings.items())
     return "".join(f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in items.items())

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..files import replacing
+from ..firing import NEARLY_ALL, listed
 from .estimate import Estimate, jackknife
 from .lags import temporal_numbers
 from .metrics import area_ratio, spatial_numbers
@@ -82,6 +83,53 @@ class ERFResult:
             raise ValueError(f"this result has no {kind} field; compute it with kinds={kind!r}.")
         return getattr(self, kind)[layer]
 
+    @property
+    def warnings(self) -> list[str]:
+        """One line for each layer whose field leads through spike layers that are silent or saturated.
+
+        There the network passes nothing on from its input, and the field is that of the surrogate gradient alone.
+        """
+        lines = []
+        for layer in self.layers:
+            silent, saturated = self._silent(layer), self._saturated(layer)
+            if silent or saturated:
+                total = len(self._spikes_before(layer))
+                states = [f"{len(n)} silent ({listed(n)})" for n in [silent] if n]
+                states += [f"{len(n)} saturated ({listed(n)})" for n in [saturated] if n]
+                lines.append(
+                    f"{layer}: of {total} spike layers on its way, {' and '.join(states)} for these inputs; what leads "
+                    f"through them is the field of the surrogate gradient, not of the network."
+                )
+        return lines
+
+    def doubtful(self, layer: str) -> bool:
+        """Whether a layer is among those that ``warnings`` is about."""
+        return bool(self._silent(layer) or self._saturated(layer))
+
+    @property
+    def notes(self) -> list[str]:
+        """What a picture of this result has to say beside it: whose statistics BatchNorms had, and what a † means."""
+        lines = []
+        if self.info.get("weights") == "random":
+            lines.append("random weights")
+        calibrated = self.info.get("calibrated")
+        if calibrated:
+            lines.append(f"BatchNorm statistics calibrated on {calibrated['inputs']} inputs")
+        if any(self.doubtful(layer) for layer in self.layers):
+            lines.append("† leads through silent or saturated spike layers: there it is the surrogate's field")
+        return lines
+
+    def _spikes_before(self, layer: str) -> dict[str, dict[str, Any]]:
+        """Facts of the spike layers that ran before a layer, by name."""
+        facts = self.info.get("spike_layers", {})
+        return {name: facts[name] for name in self.info.get("spikes_before", {}).get(layer, [])}
+
+    def _silent(self, layer: str) -> list[str]:
+        return [name for name, fact in self._spikes_before(layer).items() if fact["dead"] >= NEARLY_ALL]
+
+    def _saturated(self, layer: str) -> list[str]:
+        return [name for name, fact in self._spikes_before(layer).items() if fact["saturated"]]
+
     def area_ratio(self, layer: str, share: float = 0.5) -> float:
         """Smallest share of the input's pixels that holds ``share``, in (0, 1], of the layer's mass.
 
@@ -94,7 +142,9 @@ class ERFResult:
     def numbers(self, layer: str) -> dict[str, Number]:
         """All numbers of a layer with standard errors: see ``metrics.spatial_numbers`` and ``lags.temporal_numbers``.
 
-        The errors are those of a jackknife over ten groups of inputs; they are NaN for a single input.
+        Where spike layers run before the layer, ``silent_units`` is the share of their channels that never fire. The
+        errors are those of a jackknife over ten groups of inputs; they are NaN for a single input, and 0 for
+        that share.
 
         Raises:
             ValueError: there is no such layer.
@@ -107,6 +157,10 @@ class ERFResult:
                 numbers |= self._estimated(layer, "spatial", self._spatial_numbers(layer))
             if layer in self.temporal:
                 numbers |= self._estimated(layer, "temporal", temporal_numbers)
+            spikes = self._spikes_before(layer).values()
+            if spikes:
+                dead = sum(fact["dead"] * fact["channels"] for fact in spikes)
+                numbers["silent_units"] = Number(dead / sum(fact["channels"] for fact in spikes), 0.0)
             self._numbers[layer] = numbers
         return self._numbers[layer]
 

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from ..files import replacing
+from ..firing import LayerRate
 from .estimate import Estimate
+from .fields import BatchFields
 
 SAVE_EVERY = 30  # seconds
 
@@ -24,6 +26,9 @@ class Running:
     Attributes:
         estimates: layer -> kind -> estimate.
         sizes: layer -> size (h, w) of its output.
+        rates: spike layer -> what it did in the forward passes so far.
+        spikes: layer -> names of the spike layers that run before it.
+        calibrated: how many ``norms`` have the statistics of how many ``inputs``; ``None`` if all have their own.
         count: number of inputs so far.
         shape: shape of a single input, without the batch axis.
         kinds: kinds of fields that are computed.
@@ -32,6 +37,9 @@ class Running:
     def __init__(self, aggregate: str, path: Path | None):
         self.estimates: dict[str, dict[str, Estimate]] = {}
         self.sizes: dict[str, tuple[int, int]] = {}
+        self.rates: dict[str, LayerRate] = {}
+        self.spikes: dict[str, list[str]] = {}
+        self.calibrated: dict[str, int] | None = None
         self.count = 0
         self.shape: tuple[int, ...] = ()
         self.kinds: tuple[str, ...] = ()
@@ -68,6 +76,9 @@ class Running:
                     {k.removeprefix(prefix): file[k] for k in file.files if k.startswith(prefix)}
                 )
             self.sizes = {name: (size[0], size[1]) for name, size in header["sizes"].items()}
+            self.spikes = header["spikes"]
+            for name, (levels, histogram, fired) in header["rates"].items():
+                self.rates[name] = LayerRate(levels, np.array(histogram), np.array(fired, bool))
         return self.count
 
     def _estimate(self, name: str, kind: str) -> Estimate:
@@ -78,13 +89,14 @@ class Running:
             kinds[kind] = Estimate(self._aggregate, grouped=kind != "spatiotemporal")
         return kinds[kind]
 
-    def add(self, fields: dict[str, dict[str, np.ndarray]], sizes: dict[str, tuple[int, int]]) -> None:
-        """Take in the fields of a batch and the sizes of the outputs, as ``fields.fields_of`` returns them."""
-        for name, kinds in fields.items():
+    def add(self, fields: BatchFields) -> None:
+        """Take in what was found in a batch."""
+        for name, kinds in fields.values.items():
             for kind, values in kinds.items():
                 self._estimate(name, kind).add(values)
-        self.sizes |= sizes
-        self.count += len(next(iter(next(iter(fields.values())).values())))
+        self.sizes |= fields.sizes
+        self.spikes = fields.spikes | self.spikes
+        self.count += len(next(iter(next(iter(fields.values.values())).values())))
         if self._path is not None and time.monotonic() - self._saved > SAVE_EVERY:
             self.save()
 
@@ -97,13 +109,16 @@ class Running:
         """
         first = next((p for p in parts if p.count), parts[0])
         whole = cls(first._aggregate, first._path)
-        whole.shape, whole.kinds, whole.sizes = first.shape, first.kinds, first.sizes
+        whole.shape, whole.kinds, whole.sizes, whole.spikes = first.shape, first.kinds, first.sizes, first.spikes
+        whole.calibrated = first.calibrated
         for part in parts:
             if part.count and part.shape != whole.shape:
                 raise ValueError(f"inputs differ in shape: {whole.shape} and {part.shape}; resize them to one size.")
             for name, kinds in part.estimates.items():
                 for kind, estimate in kinds.items():
                     whole._estimate(name, kind).merge(estimate)
+            for name, rate in part.rates.items():
+                whole.rates.setdefault(name, LayerRate(rate.levels, np.zeros_like(rate.histogram))).merge(rate)
             whole.count += part.count
         return whole
 
@@ -123,7 +138,15 @@ class Running:
             for i, (name, kind) in enumerate(pairs)
             for key, value in self.estimates[name][kind].state().items()
         }
-        header = dict(identity=self._identity, count=self.count, estimates=pairs, sizes=self.sizes)
+        rates = {k: (r.levels, r.histogram.tolist(), r.fired.tolist()) for k, r in self.rates.items()}
+        header = dict(
+            identity=self._identity,
+            count=self.count,
+            estimates=pairs,
+            sizes=self.sizes,
+            spikes=self.spikes,
+            rates=rates,
+        )
         with replacing(self._path) as partial, open(partial, "wb") as file:
             np.savez(file, header=np.array(json.dumps(header)), **arrays)
         self._saved = time.monotonic()

@@ -20,6 +20,8 @@ class IntegerSpike(nn.Module):
         TypeError, ValueError: a number of levels is not an int >= 1, or ``norm`` is not positive.
     """
 
+    is_spiking = True  # its outputs are counted by ``sterf_plugins.firing``
+
     def __init__(self, levels: int = 4, norm: float | None = None, eval_levels: int | None = None):
         super().__init__()
         self.levels = positive_int("levels", levels)

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from sterf_plugins.backbones import SDTV3
-from sterf_plugins.erf import ERFResult, compute_erf
+from sterf_plugins.erf import ERFResult, calibrate, compute_erf
 from sterf_plugins.erf.batches import Sizer
 from sterf_plugins.erf.estimate import Estimate, jackknife
 
@@ -161,7 +161,8 @@ def test_an_interrupted_computation_goes_on_where_it_was(tmp_path):
 
 @pytest.mark.parametrize("aggregate", ["mean", "median"])
 def test_processes_share_the_inputs(aggregate):
-    model, x, kept = SDTV3(NANO, "srb"), torch.randn(7, 3, 32, 32), []
+    x, kept = torch.randn(7, 3, 32, 32), []
+    model = calibrate(SDTV3(NANO, "srb"), x)
     options = dict(layers="stages.1", batch_size=2, aggregate=aggregate)
     whole = compute_erf(model, x, **options)
     shares = [x[:3], x[3:], []]  # more processes than inputs, too
@@ -186,8 +187,31 @@ def test_an_error_of_one_process_is_an_error_of_all():
     sent = []
     with pytest.raises(ValueError, match="inputs differ in shape"):  # the own error is sent before it is raised
         inputs = [torch.randn(1, 3, 32, 32), torch.randn(1, 3, 48, 48)]
-        compute_erf(SDTV3(NANO), inputs, gather=lambda own: sent.append(own) or sent)
+        model = calibrate(SDTV3(NANO), torch.randn(2, 3, 32, 32))
+        compute_erf(model, inputs, gather=lambda own: sent.append(own) or sent)
     assert isinstance(sent[0], ValueError)
+
+    def broken():
+        yield torch.randn(1, 3, 32, 32)
+        raise OSError("an unreadable file")
+
+    sent.clear()  # inputs for statistics are exchanged first
+    with pytest.raises(RuntimeError, match="OSError: an unreadable file"):
+        compute_erf(SDTV3(NANO), broken(), gather=lambda own: sent.append(own) or sent)
+    assert len(sent) == 1 and isinstance(sent[0], RuntimeError)
+
+
+def test_statistics_are_of_the_inputs_of_all_processes():
+    x, sent = torch.randn(6, 3, 32, 32), []
+    model = SDTV3(NANO, "srb")
+    whole = compute_erf(model, x, "stages.1", batch_size=2)
+    both = (x[:2], x[2:])
+    gathers = iter([lambda own: list(both), lambda own: sent.append(own) or sent])
+    compute_erf(model, both[0], "stages.1", batch_size=2, gather=lambda own: next(gathers)(own))
+    gathers = iter([lambda own: list(both), lambda own: sent.append(own) or sent])
+    result = compute_erf(model, both[1], "stages.1", batch_size=2, gather=lambda own: next(gathers)(own))
+    assert result.info["calibrated"] == whole.info["calibrated"] and result.info["calibrated"]["inputs"] == 6
+    assert np.array_equal(result.spatial["stages.1"], whole.spatial["stages.1"])
 
 
 @pytest.mark.parametrize("aggregate", ["mean", "median"])
@@ -251,7 +275,7 @@ def test_the_batch_size_is_measured():
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 def test_any_parameter_type(dtype):
-    model, x = SDTV3(NANO), torch.randn(2, 3, 32, 32)
+    model, x = SDTV3(NANO), torch.randn(16, 3, 32, 32)
     reference = compute_erf(model, x, "stages.1").spatial["stages.1"]
     field = compute_erf(model.to(dtype), x, "stages.1").spatial["stages.1"]
     assert field.dtype == np.float32 and next(model.parameters()).dtype == dtype

@@ -27,7 +27,8 @@ def backbone(golden, name: str) -> tuple[SDTV3, torch.Tensor]:
     state = golden.tensors(f"erf_{name}_t8_params.safetensors")
     state = {k.removeprefix("param."): v for k, v in state.items()}
     classes = len(state.get("head.bias", ()))
-    model = SDTV3(dict(embed_dims=[8, 16, 24, 32], num_heads=4), MIXERS[name], num_classes=classes)
+    released = dict(layout="raster", norm_hidden=False)
+    model = SDTV3(dict(embed_dims=[8, 16, 24, 32], num_heads=4), MIXERS[name], num_classes=classes, **released)
     model.load_state_dict(convert_state_dict(state), strict=True)
     inputs = golden.tensors("erf_inputs_t8.safetensors")
     return model, torch.cat([inputs[k] for k in sorted(inputs)])
@@ -210,5 +211,7 @@ def test_support_of_the_mixers(dim, side, expected):
     """The raster layout alone is what makes MLPixer a strip and SRB global; a channel MLP sees one pixel."""
     torch.manual_seed(0)
     mixers = [ConvMixer(dim)]
-    mixers += [build(dim, layout=layout) for build in (MLPixer, SRB) for layout in ("raster", "channel")]
+    mixers += [
+        build(dim, layout=layout, norm_hidden=False) for build in (MLPixer, SRB) for layout in ("raster", "channel")
+    ]
     assert tuple(support(mixer, dim, side) for mixer in mixers) == expected

@@ -56,7 +56,7 @@ def report(run, tmp_path_factory, photos):
     checkpoint = out / "nano.pth"
     torch.save({"state_dict": timm.create_model("sdtv3_nano_srb").state_dict()}, checkpoint)
     options = [*SMALL, "--images", photos, "--untrained", "--json", "--layers", "stages.0", "stages.1"]
-    compared = ["--compare", "channel=sdtv3_nano_srb_ch"]
+    compared = ["--compare", "released=sdtv3_nano_srb_released"]
     arguments = ["trained=sdtv3_nano_srb", checkpoint, *compared, "--out", out / "erf", *options]
     return out / "erf", json.loads(run(*arguments).stdout), arguments
 
@@ -64,11 +64,11 @@ def report(run, tmp_path_factory, photos):
 @pytest.mark.slow
 def test_everything_is_written(report):
     out, numbers, _ = report
-    labels = ["trained", "trained (untrained)", "channel"]
+    labels = ["trained", "trained (untrained)", "released"]
     assert list(numbers) == labels and list(numbers["trained"]) == ["stages.0", "stages.1"]
     figures = ["maps", "scale", "overlay", "profiles", "radial", "spectra"]
     expected = {f"{name}.{suffix}" for name in figures for suffix in ("png", "pdf")}
-    expected |= {"trained.npz", "trained-untrained.npz", "channel.npz", "numbers.csv", "report.html"}
+    expected |= {"trained.npz", "trained-untrained.npz", "released.npz", "numbers.csv", "report.html"}
     assert {p.name for p in out.iterdir()} == expected
     rows = list(csv.DictReader((out / "numbers.csv").read_text().splitlines()))
     assert [r["model"] for r in rows] == [label for label in labels for _ in range(2)]
@@ -76,6 +76,11 @@ def test_everything_is_written(report):
     assert float(rows[1]["area_50"]) == value and float(rows[1]["area_50_error"]) == error > 0
     assert ERFResult.load(out / "trained.npz").spatial["stages.1"].shape == (32, 48)
     page = (out / "report.html").read_text()
+    # The released mixers are silent at random weights, and both layers are behind one of them.
+    marked = {name: ERFResult.load(out / f"{name}.npz") for name in ("trained", "trained-untrained", "released")}
+    assert {name: len(result.warnings) for name, result in marked.items() if result.warnings} == {"released": 2}
+    assert page.count('<p class="warning">released: stages') == 2
+    assert "random weights" in marked["released"].notes and "random weights" not in marked["trained"].notes
     assert page.count("<tr>") == 7 and page.count("data:image/png;base64,") == 6
     assert not re.search(r'(src|href)="(?!data:)', page)  # nothing from elsewhere
 

@@ -15,8 +15,8 @@ from ...erf.fields import REDUCTIONS
 from ...erf.plot import map_image
 from ...erf.selection import check_channels, check_position
 from ...erf.targets import match_layers
-from ...erf.undisturbed import preserved_random_state
 from ...registry import HOOKS
+from ...undisturbed import preserved_random_state
 from ..runtime.dataset_images import from_dataset, spread
 from .plain_model import plain_model, training_step
 
@@ -47,7 +47,8 @@ class ERFHook(Hook):
             else the first.
         time_steps: repeat the images for so many time steps, and give the model (T, B, C, H, W).
         batch_size: images per pass.
-        **options: further ones of ``compute_erf``: reduce, channels, time, target, aggregate, grid, layout.
+        **options: further ones of ``compute_erf``: reduce, channels, time, target, aggregate, grid, layout, calibrate
+            (by default, BatchNorms that have their initial statistics get those of the images for the computation).
 
     Raises:
         ValueError, TypeError: an argument is out of range, a pattern matches no module (before training starts), or
@@ -72,7 +73,7 @@ class ERFHook(Hook):
     ):
         one_of("source", source, ("val", "noise"))
         one_of("weights", weights, ("raw", "ema"))
-        allowed = ("reduce", "channels", "time", "target", "aggregate", "grid", "layout")
+        allowed = ("reduce", "channels", "time", "target", "aggregate", "grid", "layout", "calibrate")
         for name in options:
             one_of("argument of ERFHook", name, allowed)
         one_of("reduce", options.get("reduce", "abs"), REDUCTIONS)
@@ -194,3 +195,5 @@ class ERFHook(Hook):
         path = result.save(Path(runner.log_dir) / "vis_data" / "erf" / f"{step}.npz")
         listing = ", ".join(parts)
         runner.logger.info(f"ERF at {step} (share of pixels with half of the mass): {listing} -> {path}")
+        for line in result.warnings:
+            runner.logger.warning(f"ERF at {step}: {line}")

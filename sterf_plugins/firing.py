@@ -1,5 +1,6 @@
 """Firing rates of neuron layers, counted by forward hooks."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -7,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..layers import IntegerSpike
+# Share of a layer's channels, or of its outputs, from which on the layer is called silent or saturated.
+NEARLY_ALL = 0.99
 
 
 @dataclass
@@ -41,6 +43,22 @@ class LayerRate:
         """Share of channels that never fired."""
         return float(1 - self.fired.mean()) if self.fired.size else 0.0
 
+    @property
+    def silent(self) -> bool:
+        """Whether at least 99 % of the channels never fired: what follows gets a constant."""
+        return self.dead >= NEARLY_ALL
+
+    @property
+    def saturated(self) -> bool:
+        """Whether at least 99 % of the outputs are D: what follows gets a constant, too."""
+        total = self.histogram.sum()
+        return bool(total and self.histogram[-1] / total >= NEARLY_ALL)
+
+    def merge(self, other: "LayerRate") -> None:
+        """Add what the same layer did in other forward passes."""
+        self.histogram = self.histogram + other.histogram
+        self.fired = self.fired | other.fired if self.fired.shape == other.fired.shape else other.fired
+
     def as_dict(self) -> dict[str, Any]:
         """The numbers by name, as JSON can hold them."""
         return dict(
@@ -48,15 +66,47 @@ class LayerRate:
         )
 
 
+def silence(layers: Mapping[str, LayerRate]) -> str | None:
+    """One line about spike layers that let nothing through, with their names, their share and what helps.
+
+    Args:
+        layers: name -> what the layer did, as in ``FiringRates.layers``.
+
+    Returns:
+        The line; ``None`` if all layers do their work.
+    """
+    silent = [name for name, layer in layers.items() if layer.silent]
+    saturated = [name for name, layer in layers.items() if layer.saturated]
+    parts = []
+    if silent:
+        parts.append(
+            f"{len(silent)} of {len(layers)} spike layers are silent, so that what follows them is constant: "
+            f"{listed(silent)}. A BatchNorm in front wakes them (MLPixer and SRB: norm_hidden=True); if there is one, "
+            f"its statistics may not fit the weights (random weights: sterf_plugins.erf.calibrate)."
+        )
+    if saturated:
+        parts.append(
+            f"{len(saturated)} of {len(layers)} spike layers are saturated, nearly all their outputs are D: "
+            f"{listed(saturated)}. A BatchNorm in front, or a lower learning rate, brings them back."
+        )
+    return " ".join(parts) or None
+
+
+def listed(names: list[str]) -> str:
+    """The first four names, and how many there are beyond them."""
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+
 def neuron_layers(model: nn.Module) -> dict[str, tuple[nn.Module, int, float]]:
     """Neuron layers by name: the module, its levels D, and what the number of spikes is divided by in its outputs.
 
-    These are the layers ``IntegerSpike`` and SpikingJelly's nodes. The latter are recognised by their threshold and
-    state, and have one level unless their surrogate has a ``max_spike_count``.
+    These are modules with ``is_spiking = True``, as ``IntegerSpike`` is, which have the attributes ``levels`` (D) and
+    ``norm`` (what the number of spikes is divided by); and SpikingJelly's nodes, which are recognised by their threshold
+    and state, and have one level unless their surrogate has a ``max_spike_count``.
     """
     layers: dict[str, tuple[nn.Module, int, float]] = {}
     for name, module in model.named_modules():
-        if isinstance(module, IntegerSpike):
+        if getattr(module, "is_spiking", False) is True:
             layers[name] = (module, module.levels, float(module.norm))
         elif hasattr(module, "v_threshold") and hasattr(module, "named_memories"):
             surrogate = getattr(module, "surrogate_function", None)
@@ -72,25 +122,26 @@ class FiringRates:
         rates.layers["stages.0.blocks.0.mixer.spike1"].rate
 
     Channels are axis 1, or axis 2 behind a leading time axis (in outputs of SpikingJelly's multi-step nodes, and in
-    those with five axes).
+    those with five axes); of tokens (B, N, C) they are the last axis.
 
     Args:
         model: a module with at least one neuron layer.
+        layers: counts of earlier forward passes to go on from, as in the attribute; none by default.
 
     Attributes:
-        layers: name of the neuron layer -> ``LayerRate``; empty before the first forward pass.
+        layers: name of the neuron layer -> ``LayerRate``, in the order of their first execution.
 
     Raises:
         ValueError: the model has no neuron layer.
     """
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, layers: dict[str, LayerRate] | None = None):
         self._neurons = neuron_layers(model)
         if not self._neurons:
             raise ValueError(
                 f"{type(model).__name__} has no spiking neuron layer (IntegerSpike or a SpikingJelly node) to count."
             )
-        self.layers: dict[str, LayerRate] = {}
+        self.layers: dict[str, LayerRate] = {} if layers is None else layers
         self._handles: list[Any] = []
 
     def __enter__(self) -> "FiringRates":
@@ -102,13 +153,15 @@ class FiringRates:
         def count(module: nn.Module, arguments: Any, output: Any) -> None:
             y = output if isinstance(output, Tensor) else output[0]
             spikes = (y.detach().float() * norm).round().long().clamp_(0, levels)
-            layer = self.layers.setdefault(name, LayerRate(levels, np.zeros(levels + 1, np.int64)))
-            layer.histogram += torch.bincount(spikes.flatten(), minlength=levels + 1).cpu().numpy()
+            histogram = torch.bincount(spikes.flatten(), minlength=levels + 1).cpu().numpy()
             timed = getattr(module, "step_mode", "s") == "m" or spikes.ndim == 5
-            axis = min(2 if timed else 1, spikes.ndim - 1)
+            axis = min(2 if timed or spikes.ndim == 3 else 1, spikes.ndim - 1)
             others = [i for i in range(spikes.ndim) if i != axis]
-            fired = (spikes.sum(others) > 0).cpu().numpy()
-            layer.fired = layer.fired | fired if layer.fired.shape == fired.shape else fired
+            found = LayerRate(levels, histogram, (spikes.sum(others) > 0).cpu().numpy())
+            if name in self.layers:
+                self.layers[name].merge(found)
+            else:
+                self.layers[name] = found
 
         return count
 

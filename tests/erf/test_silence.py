@@ -1,0 +1,112 @@
+"""Fields that lead through spike layers that are silent or saturated are marked; statistics that nobody set are set."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from sterf_plugins.backbones import SDTV3
+from sterf_plugins.erf import ERFResult, calibrate, compute_erf
+from sterf_plugins.layers import IntegerSpike
+
+NANO = dict(embed_dims=(8, 16, 24, 32), num_heads=8)
+IMAGES = torch.randn(8, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+LAYERS = ["stages.0", "stages.2"]
+
+
+def network(**options) -> SDTV3:
+    torch.manual_seed(0)
+    return SDTV3(NANO, "srb", **options)
+
+
+def test_fresh_networks_get_statistics_for_the_computation_alone():
+    model = network()
+    before = copy.deepcopy(model.state_dict())
+    auto, never = (compute_erf(model, IMAGES, LAYERS, calibrate=choice) for choice in ("auto", False))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    norms = sum(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
+    assert auto.info["calibrate"] == "auto" and auto.info["calibrated"] == dict(norms=norms, inputs=8)
+    assert never.info["calibrate"] is False and never.info["calibrated"] is None
+    set_by_hand = compute_erf(calibrate(model, IMAGES), IMAGES, LAYERS)
+    assert set_by_hand.info["calibrated"] is None  # nothing is initial any more
+    for layer in LAYERS:
+        np.testing.assert_array_equal(auto.spatial[layer], set_by_hand.spatial[layer])
+        assert never.warnings and not auto.warnings
+    assert auto.notes == ["BatchNorm statistics calibrated on 8 inputs"]
+
+
+def test_only_norms_with_initial_statistics_are_calibrated_unless_all_are_asked_for():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4))
+    model[1].running_mean.fill_(0.5)
+    auto, everything = (compute_erf(model, IMAGES, "4", calibrate=choice) for choice in ("auto", True))
+    assert (auto.info["calibrated"]["norms"], everything.info["calibrated"]["norms"]) == (1, 2)
+    assert torch.equal(model[1].running_mean, torch.full((4,), 0.5)) and not model[4].running_mean.any()
+    with pytest.raises(ValueError, match="`calibrate` is 'yes'; allowed: 'auto', True, False"):
+        compute_erf(model, IMAGES, "4", calibrate="yes")
+
+
+def test_one_input_and_a_stream_of_inputs_are_enough_for_statistics():
+    model = network()
+    assert compute_erf(model, IMAGES[:1], LAYERS).info["calibrated"]["inputs"] == 1
+    whole = compute_erf(model, IMAGES, LAYERS, batch_size=2)
+    stream = compute_erf(model, iter(IMAGES.split(3)), LAYERS, batch_size=2)
+    assert stream.info["calibrated"] == whole.info["calibrated"]
+    np.testing.assert_allclose(stream.spatial["stages.2"], whole.spatial["stages.2"], rtol=1e-4, atol=1e-9)
+
+
+def test_silent_layers_on_the_way_are_marked(tmp_path):
+    live, released = (compute_erf(network(norm_hidden=norm), IMAGES, LAYERS) for norm in (True, False))
+    assert live.warnings == [] and not live.doubtful("stages.0")
+    assert [line.split(":")[0] for line in released.warnings] == LAYERS
+    assert "1 silent (stages.0.blocks.0.mixer.spike2)" in released.warnings[0]
+    assert released.notes[-1].startswith("† leads through silent")
+    spikes = released.info["spike_layers"]["stages.0.blocks.0.mixer.spike2"]
+    assert spikes == dict(channels=16, dead=1.0, rate=0.0, saturated=False)
+    before = released.info["spikes_before"]
+    assert set(before["stages.0"]) < set(before["stages.2"]) and all(
+        n.startswith("stages.0") for n in before["stages.0"]
+    )
+    channels = {name: fact["channels"] for name, fact in released.info["spike_layers"].items()}
+    share = released.numbers("stages.0")["silent_units"].value
+    dead = sum(channels[n] * released.info["spike_layers"][n]["dead"] for n in before["stages.0"])
+    assert share == pytest.approx(dead / sum(channels[n] for n in before["stages.0"])) and share > 0.2
+    assert live.numbers("stages.0")["silent_units"].value < 0.1
+    loaded = ERFResult.load(released.save(tmp_path / "erf.npz"))
+    assert loaded.warnings == released.warnings and loaded.notes == released.notes
+
+
+def test_saturated_layers_on_the_way_are_marked():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), IntegerSpike(4), nn.Conv2d(4, 4, 3, padding=1))
+    with torch.no_grad():  # all inputs of the spikes are near 3.8, so that all outputs are 4, and all gradients 1
+        model[0].weight.mul_(0.02)
+        model[0].bias.fill_(3.8)
+    result = compute_erf(model, IMAGES, "2", position="all")
+    assert "1 saturated (1)" in result.warnings[0]
+
+
+def test_shares_of_several_processes_and_of_resumed_runs_add_up(tmp_path):
+    model = calibrate(network(), IMAGES)
+    whole = compute_erf(model, IMAGES, LAYERS, batch_size=2)
+    parts = []
+
+    def first_half(own):
+        parts.append(own)
+        return [own]
+
+    compute_erf(model, IMAGES[:4], LAYERS, batch_size=2, gather=first_half)
+    both = compute_erf(model, IMAGES[4:], LAYERS, batch_size=2, gather=lambda own: [parts[0], own])
+    assert both.info["spikes_before"] == whole.info["spikes_before"]
+    assert both.info["spike_layers"] == whole.info["spike_layers"]
+
+    def interrupted(done, total):
+        if done == 4:
+            raise KeyboardInterrupt
+
+    state = tmp_path / "state"
+    with pytest.raises(KeyboardInterrupt):
+        compute_erf(model, IMAGES, LAYERS, batch_size=2, state=state, progress=interrupted)
+    resumed = compute_erf(model, IMAGES, LAYERS, batch_size=2, state=state)
+    assert resumed.info["spike_layers"] == whole.info["spike_layers"]
