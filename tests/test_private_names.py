@@ -7,6 +7,7 @@ import io
 import pickle
 import pkgutil
 import re
+import subprocess
 import sys
 import types
 from collections.abc import Callable
@@ -72,7 +73,14 @@ for operation, *row in (
     uses(f"torch: ops.aten.{operation}", COUNTED, "counting operations")(partial(check_dispatch, operation, *row))
 
 
-@uses("torch: utils.checkpoint.CheckpointFunction", "erf/undisturbed.py", "gradients through re-entrant checkpoints")
+@uses("torch: _dynamo", KERNELS, "whether anything may be compiled")
+def check_dynamo():
+    script = "import sys, torch; a = 'torch._dynamo' in sys.modules; torch.compile(lambda x: x + 1, backend='eager')"
+    script += "(torch.ones(1)); print(a, 'torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout == "False True\n"
+
+
+@uses("torch: utils.checkpoint.CheckpointFunction", "undisturbed.py", "gradients through re-entrant checkpoints")
 def check_checkpoint_function():
     calls = []
     stand_in = types.SimpleNamespace(apply=lambda function, preserve, *args: calls.append(preserve) or function(*args))

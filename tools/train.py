@@ -66,6 +66,7 @@ def prepare(config, args: argparse.Namespace) -> None:
     hooks = config.default_hooks
     hooks.setdefault("random_state", dict(type="sterf_plugins.RandomStateHook"))
     hooks.setdefault("finite_loss", dict(type="sterf_plugins.FiniteLossHook"))
+    hooks.setdefault("silence", dict(type="sterf_plugins.SilenceHook"))
     hooks.setdefault("checkpoint", dict(type="CheckpointHook", interval=1))  # mmengine's default
     if hooks["checkpoint"]:
         hooks["checkpoint"].setdefault("backend_args", dict(backend="atomic_local"))

@@ -1,11 +1,19 @@
 """PyTorch's kernels that have no public function; ``tests/test_private_names.py`` notices when a release changes one.
 
 They stay because the public ways are slower: a clamp's gradient by comparisons takes several passes over memory instead
-of one, and ``torch.nn.grad.conv2d_input`` returns contiguous memory where everything around it is channels-last.
+of one, and ``torch.nn.grad.conv2d_input`` returns contiguous memory where everything around it is channels-last; to ask
+the compiler anything imports it, which takes seconds.
 """
+
+import sys
 
 import torch
 from torch import Tensor
+
+
+def something_may_be_compiled() -> bool:
+    """Whether PyTorch's compiler has been imported, which happens when it is first used."""
+    return "torch._dynamo" in sys.modules
 
 
 def clamp_backward(grad: Tensor, x: Tensor, low: float, high: float) -> Tensor:

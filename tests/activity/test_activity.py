@@ -1,11 +1,13 @@
 """Spikes and operations counted by hand, and against SpikingJelly's own counters."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from spikingjelly.activation_based import neuron
 from torch import nn
 
 from sterf_plugins.activity import FiringRates, count_operations
@@ -146,6 +148,8 @@ def test_the_hook(shapes, tmp_path):
     for name, hooks in (
         ("without", []),
         ("with", [dict(type="sterf_plugins.FiringRateHook", num_samples=2, input_size=64)]),
+        ("watched", [dict(type="sterf_plugins.SilenceHook", after=1)]),
+        ("silent", [dict(type="sterf_plugins.SilenceHook", after=1)]),
     ):
         config = load_config(str(ROOT / "configs" / "shapes" / "fpn_sdtv3-t-srb_shapes.py"))
         for _, dataset in datasets(config, "train", "val", "test"):
@@ -155,15 +159,35 @@ def test_the_hook(shapes, tmp_path):
         config.default_hooks.pop("erf")
         config.default_hooks.random_state = dict(type="sterf_plugins.RandomStateHook")
         config.custom_hooks = hooks
+        config.model.backbone.norm_hidden = name != "silent"
         config.work_dir = str(tmp_path / name)
         config.experiment_name = config.visualizer.name = f"rate-{name}-{tmp_path.name}"
         runner = Runner.from_cfg(config)
         runner.train()
         states.append({k: v.clone() for k, v in runner.model.state_dict().items()})
-    assert all(torch.equal(states[0][k], states[1][k]) for k in states[0])
+    for watched in states[1:3]:
+        assert all(torch.equal(states[0][k], watched[k]) for k in states[0])
+    text = next((tmp_path / "watched").glob("2*/*.log")).read_text()
+    assert re.search(r"iteration 1: all 88 spike layers fire, at rates from 0\.\d+ to 0\.\d+", text)
+    text = next((tmp_path / "silent").glob("2*/*.log")).read_text()
+    for iteration in (1, 2):
+        assert f"iteration {iteration}: 4 of 88 spike layers are silent" in text
+    assert "backbone.stages.0.blocks.0.mixer.spike2" in text and "norm_hidden=True" in text
     logs = next((tmp_path / "with").glob("2*"))
     record = json.loads((logs / "vis_data" / "firing_rate" / "2.json").read_text())
     line = json.loads((logs / "vis_data" / "scalars.json").read_text().splitlines()[-1])
     assert line["firing_rate"] == pytest.approx(record["firing_rate"]) and 0 < record["firing_rate"] < 1
     assert line["energy_mj"] == pytest.approx(record["energy_mj"]) and record["num_inputs"] == 2
     assert "backbone.stages.0.blocks.0.mixer.spike1" in record["layers"]
+
+
+def test_a_state_that_was_left_in_a_neuron_does_not_enter_the_count():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), neuron.IFNode(v_threshold=0.7), nn.Linear(16, 2))
+    x = torch.rand(4, 8)
+    expected = count_operations(model, x).total.acs
+    model(x)
+    left = model[1].v.clone()
+    assert left.abs().max() > 0 and expected > 0
+    assert count_operations(model, x).total.acs == expected
+    assert torch.equal(model[1].v, left)  # and it is still there

@@ -7,11 +7,11 @@ import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 
-from ...activity import FiringRates, count_operations
+from ...activity import FiringRates, count_operations, silence
 from ...checks import positive_int
-from ...erf.undisturbed import reset_states, undisturbed
 from ...files import replacing
 from ...registry import HOOKS
+from ...undisturbed import reset_states, undisturbed
 from ..runtime.dataset_images import from_dataset, spread
 from .plain_model import plain_model, training_step
 
@@ -96,3 +96,6 @@ class FiringRateHook(Hook):
             partial.write_text(json.dumps(record))
         listing = ", ".join(f"{name} {value:.4g}" for name, value in scalars.items())
         runner.logger.info(f"spikes at {step}: {listing} -> {path}")
+        line = silence(rates.layers)
+        if line is not None:
+            runner.logger.warning(f"spikes at {step}: {line}")
