@@ -5,7 +5,7 @@
 1. renders the shapes data set in COCO and ADE20K format         data/shapes
 2. trains Mask R-CNN with an SDT-V3 backbone and SRB mixers, with the ERF hook
 3. trains Semantic FPN, its backbone starting from the detector's
-4. trains the conv and MLPixer detectors just long enough for their receptive-field pictures
+4. trains a detector with each mixer alike, just long enough for pictures of their receptive fields
 5. evaluates with pycocotools and mIoU, and writes one HTML report
 
 Each step is a command that you can run yourself; it is printed. Interrupt it at any time and run it again: finished
@@ -56,12 +56,18 @@ SEGMENTOR = Training(
     "Semantic FPN with SRB mixers, from the detector's backbone",
     ("model.backbone.init_cfg.type=Pretrained", "model.backbone.init_cfg.checkpoint={out}/mask-rcnn_srb/epoch_4.pth"),
 )
-TRAININGS = (
-    DETECTOR,
-    SEGMENTOR,
-    Training("mask-rcnn_conv", "mask-rcnn_sdtv3-t-conv_fpn_shapes.py", "conv mixers, for the ERF picture", BRIEF),
-    Training("mask-rcnn_mlpixer", "mask-rcnn_sdtv3-t-mlpixer_fpn_shapes.py", "MLPixer, for the ERF picture", BRIEF),
+COMPARED = tuple(
+    Training(
+        f"fields_{name}", f"mask-rcnn_sdtv3-t-{mixer}_fpn_shapes.py", f"{name}, for the ERF picture", BRIEF + extra
+    )
+    for name, mixer, extra in (
+        ("conv", "conv", ()),
+        ("mlpixer", "mlpixer", ()),
+        ("srb", "srb", ()),
+        ("srb-raster", "srb", ("model.backbone.layout=raster",)),
+    )
 )
+TRAININGS = (DETECTOR, SEGMENTOR, *COMPARED)
 
 
 def say(message: str) -> None:

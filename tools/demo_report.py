@@ -24,8 +24,15 @@ from sterf_plugins.cli.versions import versions
 from sterf_plugins.erf import ERFResult
 from sterf_plugins.erf.plot import map_image
 from sterf_plugins.files import replacing
+from sterf_plugins.firing import NEARLY_ALL
 
-MIXERS = ("conv", "mlpixer", "srb")
+# Label of a row of fields -> folder of its training. The trainings differ in their mixers alone.
+COMPARED = {
+    "conv": "fields_conv",
+    "MLPixer": "fields_mlpixer",
+    "SRB": "fields_srb",
+    "SRB, raster": "fields_srb-raster",
+}
 GOALS = {"box": 0.85, "mask": 0.85, "iou": 0.70}  # AP50 of boxes and masks, and mIoU, that the demo should reach
 COLORS = {  # RGB, by class
     "disc": (230, 80, 90),
@@ -231,8 +238,8 @@ def draw_maps(maps: Path, data: Path, classes: list[str], count: int) -> list[tu
 def receptive_fields(out: Path) -> dict[str, list[ERFResult]]:
     """For each mixer, the first and the last fields of its detector: before training (``at_start``) and after it."""
     fields = {}
-    for mixer in MIXERS:
-        paths = sorted(out.glob(f"mask-rcnn_{mixer}/2*/vis_data/erf/*.npz"), key=lambda p: int(p.stem))
+    for mixer, folder in COMPARED.items():
+        paths = sorted(out.glob(f"{folder}/2*/vis_data/erf/*.npz"), key=lambda p: int(p.stem))
         if paths:
             fields[mixer] = [ERFResult.load(paths[0]), ERFResult.load(paths[-1])]
     return fields
@@ -247,11 +254,37 @@ def mixer_picture(fields: dict[str, list[ERFResult]], path: Path) -> None:
     for line, (mixer, when, result) in zip(grid, rows, strict=True):
         for axes, layer, stride in zip(line, result.layers, (4, 8, 16, 16), strict=True):
             axes.imshow(map_image(result.spatial[layer]))
-            axes.set_title(f"stride {stride}: {result.area_ratio(layer, 0.5):.3f}", fontsize=8)
+            mark = " †" if result.doubtful(layer) else ""
+            axes.set_title(f"stride {stride}: {result.area_ratio(layer, 0.5):.3f}{mark}", fontsize=8)
             axes.set_xticks([])
             axes.set_yticks([])
         line[0].set_ylabel(f"{mixer}\n{when}", fontsize=9)
+    figure.supxlabel("\n".join(field_notes(fields)), fontsize=8)
     figure.savefig(path, dpi=110)
+
+
+def field_notes(fields: dict[str, list[ERFResult]]) -> list[str]:
+    """What has to be said beside the fields: how the networks were trained, and the results' own notes."""
+    notes = ["before: random weights; after: 40 iterations of 8 images, alike for all rows"]
+    for when, index in (("before", 0), ("after", -1)):
+        notes += dict.fromkeys(f"{when}: {note}" for results in fields.values() for note in results[index].notes)
+    return notes
+
+
+def firing_table(out: Path) -> str:
+    """Firing rates of the mixers' hidden spikes after each training of a detector, as HTML."""
+    rows = []
+    for label, folder in {"SRB, the long training": "mask-rcnn_srb", **COMPARED}.items():
+        paths = sorted(out.glob(f"{folder}/2*/vis_data/firing_rate/*.json"), key=lambda p: int(p.stem))
+        if not paths:
+            continue
+        layers = json.loads(paths[-1].read_text())["layers"]
+        hidden = [layer for name, layer in layers.items() if name.endswith("mixer.spike2")]
+        silent = sum(layer["dead"] >= NEARLY_ALL for layer in layers.values())
+        cells = [f"{layer['rate']:.3f} <span class='soft'>({layer['dead']:.0%})</span>" for layer in hidden]
+        rows.append([label, *cells, f"{silent} of {len(layers)}"])
+    head = ["mixer", "stage 0", "stage 1", "stage 2, block 0", "stage 2, block 1", "silent spike layers of the network"]
+    return table(head, rows)
 
 
 # --- the page -----------------------------------------------------------------------------------------------------
@@ -294,9 +327,10 @@ def erf_grid(fields: dict[str, list[ERFResult]]) -> str:
             for layer in result.layers:
                 uri = png(map_image(result.spatial[layer]))
                 area_50, area_90 = (result.area_ratio(layer, s) for s in (0.5, 0.9))
+                mark = " †" if result.doubtful(layer) else ""
                 cells.append(
                     f'<figure><img alt="{mixer} {layer} {when}" src="{uri}">'
-                    f"<figcaption>50 %: {area_50:.3f} · 90 %: {area_90:.3f}</figcaption></figure>"
+                    f"<figcaption>50 %: {area_50:.3f} · 90 %: {area_90:.3f}{mark}</figcaption></figure>"
                 )
     return f'<div class="scroll"><div class="erf">{"".join(cells)}</div></div>'
 
@@ -356,6 +390,7 @@ def build(out: Path, data: Path) -> str:
     found = sum(row[2] for row in twins)
     right = sum(row[3] for row in twins)
     twin_rows = [[f"{d} px", str(n), str(f), f"{r / f:.2f}" if f else "–"] for d, n, f, r in twins]
+    fields = receptive_fields(out)
     environment = ", ".join(f"{html.escape(v)}" for v in versions().values() if v != "not installed")
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -364,7 +399,7 @@ def build(out: Path, data: Path) -> str:
 <p class="soft">SDT-V3 backbones with half of the tiny model's widths, trained here on rendered 128×128
 scenes through stock mmdet and mmseg heads, the detectors from random weights, the segmentor from the detector's backbone. Every number on this page was measured by this run.</p>
 <div class="cards">{"".join(f'<div class="card">{number(v, g)}{text}<div class="soft">goal {g:.2f}</div></div>' for v, g, text in cards)}
-<div class="card"><b>{sum(seconds.values()) / 60:.1f} min</b>training time of all four models
+<div class="card"><b>{sum(seconds.values()) / 60:.1f} min</b>training time of all models
 <div class="soft">{"; ".join(f"{k} {v:.0f} s" for k, v in seconds.items())}</div></div></div>
 <h2>Every class</h2>
 <p>The twins look the same; only the colour of a small mark elsewhere in the image tells them apart, so each of the
@@ -375,12 +410,17 @@ two can reach about half of a plain class's AP by guessing.</p>
 telling them apart takes longer training than this demo. All distances: {right} of {found}.</p>
 {table(["distance of the mark", "twins", "found", "right name"], twin_rows)}
 <h2>Losses and metrics over time</h2>{curves(out)}
+<h2>Do the mixers fire?</h2>
+<p>Firing rates of the mixers' hidden spikes after training, over validation images; in brackets, the share of channels that
+never fire. A branch whose hidden spikes are silent is a constant.</p>
+{firing_table(out)}
 <h2>Effective receptive fields before and after training</h2>
 <p>Mean absolute gradient of a feature point's centre with respect to the input, over validation images; the pictures
 show its cube root, so that the weak surround can be seen, the numbers are of the linear map: the smallest share of
-pixels that holds 50 % and 90 % of the mass. The conv and MLPixer detectors were trained only briefly. MLPixer and SRB
-have the published raster layout, which mixes raster neighbours: it is what spreads SRB's early fields over the image.</p>
-{erf_grid(receptive_fields(out))}
+pixels that holds 50 % and 90 % of the mass. {". ".join(note[0].upper() + note[1:] for note in field_notes(fields))}.
+The raster layout of the released code mixes raster neighbours instead of channels: it is what spreads SRB's early fields
+over the image.</p>
+{erf_grid(fields)}
 <h2>Detections</h2><p class="soft">Left: ground truth. Right: predictions with a score of at least 0.5.</p>
 {pair_figures(draw_detections(truth, results / "coco.segm.json", data / "val2017", 9))}
 <h2>Segmentation</h2><p class="soft">Left: ground truth. Right: prediction.</p>
