@@ -5,6 +5,7 @@ and strides are those of SDT-V3. Written from descriptions; no code was copied.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -75,20 +76,27 @@ class MetaConvBlock(nn.Module):
         return x + self.conv2(self.lif2(self.conv1(self.lif1(x))))
 
 
-class BorderedBatchNorm(BatchNorm2d):
+class BorderedBatchNorm(nn.Module):
     """BN, then a border of one pixel that holds what BN makes of zero; (B, C, H, W) -> (B, C, H + 2, W + 2).
 
     A 3x3 convolution behind it therefore sees what it would see if the map had been padded with zeros before the BN,
-    so that the two could be folded into one layer for inference (``deploy.reparameterize`` leaves them as they are).
+    so that the two could be folded into one layer for inference (``deploy.reparameterize`` leaves them as they are). In
+    training the pixels alone make the statistics, and the border holds what the running ones make of zero. The BN is a
+    submodule, so that it may become a ``SyncBatchNorm``.
     """
 
-    running_mean: Tensor
-    running_var: Tensor
+    bn: Any
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.bn = BatchNorm2d(dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = super().forward(x)
-        scale = self.weight.detach() / torch.sqrt(self.running_var + self.eps)
-        border = (self.bias.detach() - self.running_mean * scale).view(-1, 1, 1).to(y.dtype)
+        if not self.training:
+            return self.bn(F.pad(x, (1, 1, 1, 1)))
+        y = self.bn(x)
+        scale = self.bn.weight.detach() / torch.sqrt(self.bn.running_var + self.bn.eps)
+        border = (self.bn.bias.detach() - self.bn.running_mean * scale).view(-1, 1, 1).to(y.dtype)
         padded = F.pad(y.detach(), (1, 1, 1, 1)).copy_(border)
         padded[..., 1:-1, 1:-1] = y
         return padded

@@ -127,13 +127,15 @@ def test_frozen_models_give_the_same_input_gradient(name):
 def test_the_bordered_norm_is_a_norm_of_a_padded_map():
     norm = BorderedBatchNorm(3)
     norm.train()(torch.randn(8, 3, 5, 5) * 2 + 1)
-    nn.init.normal_(norm.weight)
-    nn.init.normal_(norm.bias)
+    nn.init.normal_(norm.bn.weight)
+    nn.init.normal_(norm.bn.bias)
     x = torch.randn(2, 3, 4, 6)
     plain = nn.BatchNorm2d(3)
-    plain.load_state_dict(norm.state_dict())
+    plain.load_state_dict(norm.bn.state_dict())
     expected = plain.eval()(nn.functional.pad(x, (1, 1, 1, 1)))
     assert torch.allclose(norm.eval()(x), expected, atol=1e-6)
+    norm.train().bn.eval()  # the other way to the border, with the same statistics
+    assert torch.allclose(norm(x), expected, atol=1e-6)
 
 
 NAMES = [
@@ -205,3 +207,43 @@ def test_what_reaches_the_projections_are_spikes():
         passed, mask = seen[name], seen[name.replace("proj", "mask.out")]
         assert set(passed.unique().tolist()) == {0.0, 1.0}
         assert 0 < mask.mean() < 1 and not passed[(mask == 0).expand_as(passed)].any()
+
+
+def synchronised(model: nn.Module) -> nn.Module:
+    """A copy whose norms synchronise their statistics over processes; the seam is PyTorch's own."""
+    return nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(model))
+
+
+def check_synchronised(model: nn.Module, x: torch.Tensor) -> None:
+    """With converted norms a model gives what it gave before, in training and in eval mode."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.momentum = None  # the statistics become those of the images, with which neurons fire
+    model.train()
+    with torch.no_grad():
+        model(x)
+        converted = synchronised(model)
+        kinds = {type(m) for m in converted.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
+        assert kinds == {nn.SyncBatchNorm}
+        for mode in (True, False):
+            maps, others = model.train(mode)(x), converted.train(mode)(x)
+            assert all(torch.allclose(a, b, atol=1e-9) for a, b in zip(maps, others, strict=True))
+            assert all(y.std() > 0 for y in maps)
+
+
+@pytest.mark.parametrize("name", ["spikformer_8_384", "sdtv1_8_384", "qkformer_10_384", "meta_sdt_15m"])
+def test_norms_can_be_synchronised(name):
+    torch.manual_seed(0)
+    model = timm.create_model(name, features_only=True).double()
+    check_synchronised(model, torch.randn(2, 3, 32, 32, dtype=torch.float64))
+
+
+OURS = [n for n in timm.list_models() if timm.models.model_entrypoint(n).__module__.startswith("sterf_plugins.")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OURS)
+def test_norms_of_every_registered_model_can_be_synchronised(name):
+    torch.manual_seed(0)
+    model = timm.create_model(name, features_only=True).double()
+    check_synchronised(model, torch.randn(2, 3, 32, 32, dtype=torch.float64))
