@@ -54,6 +54,19 @@ def check_convolution_backward():
     assert of_x.is_contiguous(memory_format=torch.channels_last) and of_bias is None
 
 
+@uses(
+    "torch: compiler._is_exporting_flag", KERNELS, "raster mixers refuse exports of a dynamic size, and compile for any"
+)
+def check_is_exporting():
+    class Flag(nn.Module):
+        def forward(self, x):
+            return x + 2 if torch.compiler._is_exporting_flag else x + 1
+
+    for strict in (False, True):
+        assert torch.export.export(Flag(), (ones(1),), strict=strict).module()(ones(1)) == 3
+    assert torch.compile(Flag(), backend="eager")(ones(1)) == 2
+
+
 def check_dispatch(operation: str, arguments: int, call: Callable[[], torch.Tensor]):
     """``call`` reaches dispatch modes as ``torch.ops.aten.<operation>.default`` with so many positional arguments."""
     seen = {}

@@ -14,17 +14,38 @@ size see other groups at another.
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
+
+from .torch_kernels import is_exporting
 
 LAYOUTS = ("raster", "channel")
 
 
 def to_tokens(x: Tensor, layout: str) -> Tensor:
-    """Read a feature map as tokens, (B, C, H, W) -> (B, H*W, C); ``layout`` is one of ``LAYOUTS``."""
+    """Read a feature map as tokens, (B, C, H, W) -> (B, H*W, C); ``layout`` is one of ``LAYOUTS``.
+
+    Raises:
+        ValueError: the layout is "raster", and the model is being exported with a dynamic H or W.
+    """
     if layout == "channel":
         return x.permute(0, 2, 3, 1).flatten(1, 2)
     b, c, h, w = x.shape
+    if _is_dynamic(h) or _is_dynamic(w):
+        raise ValueError(
+            "the raster layout cannot be exported with a dynamic height or width, since which pixels it groups depends on "
+            "the image size: export for one size (the batch may be dynamic)."
+        )
     return x.reshape(b, h * w, c)
+
+
+def _is_dynamic(size: int) -> bool:
+    """Whether a model is being exported for any value of this size.
+
+    ``export(strict=True)``, which the ONNX exporter tries as well, hides that such a size is no int. Asking for an
+    attribute of it ends that export, with a message of PyTorch's.
+    """
+    return isinstance(size, torch.SymInt) or (is_exporting() and hasattr(size, "node"))
 
 
 def from_tokens(tokens: Tensor, size: Sequence[int], layout: str) -> Tensor:

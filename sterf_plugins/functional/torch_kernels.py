@@ -1,8 +1,8 @@
-"""PyTorch's kernels that have no public function; ``tests/test_private_names.py`` notices when a release changes one.
+"""PyTorch's names that are not public; ``tests/test_private_names.py`` notices when a release changes one.
 
-They stay because the public ways are slower: a clamp's gradient by comparisons takes several passes over memory instead
-of one, and ``torch.nn.grad.conv2d_input`` returns contiguous memory where everything around it is channels-last; to ask
-the compiler anything imports it, which takes seconds.
+The kernels stay because the public ways are slower: a clamp's gradient by comparisons takes several passes over memory
+instead of one, and ``torch.nn.grad.conv2d_input`` returns contiguous memory where everything around it is channels-last.
+To ask the compiler anything in public imports it, which takes seconds.
 """
 
 import sys
@@ -14,6 +14,14 @@ from torch import Tensor
 def something_may_be_compiled() -> bool:
     """Whether PyTorch's compiler has been imported, which happens when it is first used."""
     return "torch._dynamo" in sys.modules
+
+
+def is_exporting() -> bool:
+    """Whether a model is being exported; PyTorch's public function says yes while a model is compiled, too.
+
+    PyTorch 2.6 has no such flag, and then the answer is no.
+    """
+    return getattr(torch.compiler, "_is_exporting_flag", False)
 
 
 def clamp_backward(grad: Tensor, x: Tensor, low: float, high: float) -> Tensor:

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from sterf_plugins import plugins
 from sterf_plugins.mixers import SRB, ConvMixer, MLPixer
 from sterf_plugins.testing import check_mixer
 
@@ -98,3 +99,30 @@ def test_contract(mixer):
 def test_bad_input(mixer, arguments, message):
     with pytest.raises((TypeError, ValueError), match=message):
         mixer(**arguments)
+
+
+@pytest.mark.parametrize("mixer", ["mlpixer", "srb"])
+@pytest.mark.parametrize("axis", [2, 3])
+def test_a_raster_mixer_is_not_exported_with_a_dynamic_size(mixer, axis, tmp_path):
+    """Which pixels are grouped depends on the size; the batch may be dynamic."""
+    x, dynamic = torch.randn(2, 8, 16, 16), ({axis: torch.export.Dim("size", min=8, max=64)},)
+    raster = plugins.resolve("mixers", mixer)(8, 4, layout="raster").eval()
+    with pytest.raises(ValueError, match=r"raster layout cannot be exported with a dynamic height or width"):
+        torch.export.export(raster, (x,), dynamic_shapes=dynamic, strict=False)
+    with pytest.raises(Exception, match=r"Unsupported hasattr|Constraints violated"):
+        torch.export.export(raster, (x,), dynamic_shapes=dynamic, strict=True)
+    for strict in (False, True):
+        torch.export.export(raster, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},), strict=strict)
+    pytest.importorskip("onnxscript")
+    with pytest.raises(Exception, match="Failed to export") as error:
+        torch.onnx.export(raster, (x,), str(tmp_path / "a.onnx"), dynamo=True, dynamic_shapes=dynamic, verbose=False)
+    assert "raster layout cannot be exported" in str(error.value.__cause__)
+
+
+@pytest.mark.parametrize("mixer", ["mlpixer", "srb"])
+def test_a_raster_mixer_is_compiled_for_any_size(mixer):
+    module = plugins.resolve("mixers", mixer)(8, 4, layout="raster", norm_hidden=True).eval()
+    compiled = torch.compile(module, dynamic=True, backend="eager", fullgraph=True)
+    for size in ((16, 16), (24, 16)):
+        x = torch.randn(2, 8, *size)
+        assert torch.equal(compiled(x), module(x))
