@@ -1,8 +1,10 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, and never in the place of somebody else's."""
 
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 
 
@@ -17,3 +19,66 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def check_new(path: str | os.PathLike, overwrite: bool) -> None:
+    """Raise ``ValueError`` if there is such a file, or such a folder with anything in it, unless ``overwrite``."""
+    path = Path(path)
+    taken = any(path.iterdir()) if path.is_dir() else path.exists()
+    if taken and not overwrite:
+        raise ValueError(f"{path} exists; give another name, or --overwrite to replace it.")
+
+
+def claim(folder: str | os.PathLike, owner: str) -> None:
+    """Make a folder of results, and say by a hidden file to later runs of its owner that they may replace them."""
+    marker = _marker(folder, owner)
+    marker.parent.mkdir(parents=True, exist_ok=True)
+    marker.touch()
+
+
+def _marker(folder: str | os.PathLike, owner: str) -> Path:
+    return Path(folder) / f".written-by-{owner}"
+
+
+def check_claim(folder: str | os.PathLike, owner: str, files: Iterable[str], overwrite: bool = False) -> None:
+    """Check that none of the files to be written into a folder is somebody else's.
+
+    Args:
+        folder: the folder, which need not exist.
+        owner: name of the tool that writes into it.
+        files: names of the files that it will write.
+        overwrite: the user has said that they may be replaced.
+
+    Raises:
+        ValueError: a file of these names is there, and the owner has not claimed the folder before.
+    """
+    folder, marker = Path(folder), _marker(folder, owner)
+    taken = [name for name in files if (folder / name).exists()]
+    if taken and not marker.is_file() and not overwrite:
+        raise ValueError(
+            f"{folder} holds {', '.join(taken)}, which {owner} did not write there; give another folder, or --overwrite "
+            f"to replace what it writes."
+        )
+
+
+def check_made(folder: str | os.PathLike, made: Iterable[str]) -> None:
+    """Raise ``ValueError`` if a folder, which is about to be replaced, holds other files than those that were made.
+
+    Args:
+        folder: the folder.
+        made: patterns of the relative paths of the files that were made, where ``*`` stands for anything.
+    """
+    folder, made = Path(folder), tuple(made)
+    files = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_symlink() or not p.is_dir()]
+    others = [name for name in sorted(files) if not any(fnmatch(name, pattern) for pattern in made)]
+    if others:
+        raise ValueError(
+            f"{folder} is not deleted: it holds files that were not made here ({len(others)}), such as {others[0]}. Move "
+            f"them away, or give another folder."
+        )
+
+
+def remove_folder(folder: str | os.PathLike, made: Iterable[str]) -> None:
+    """Delete a folder after ``check_made``."""
+    check_made(folder, made)
+    shutil.rmtree(folder)

@@ -23,7 +23,7 @@ import torch
 from tqdm import tqdm
 
 from sterf_plugins.cli import console
-from sterf_plugins.files import replacing
+from sterf_plugins.files import check_claim, claim, replacing
 
 ROOT = Path(__file__).resolve().parents[1]
 NETS = {"li": "leaky integrators", "lif": "LIF neurons", "relu8": "ReLU, 8 frames", "relu": "ReLU, single frame"}
@@ -60,6 +60,8 @@ def main() -> None:
     data = args.data or Path("data") / args.size
     work_dir = args.work_dir or Path("work_dirs") / f"tracking_{args.size}"
     console.check_writable(work_dir, "--work-dir")
+    check_claim(work_dir, "covariant_tracking", ("results.json", "results.md", "results.png"))
+    claim(work_dir, "covariant_tracking")
     if args.data is None:
         _run_tool("tools/dataset_tools/make_events.py", str(data), *DATA[args.size].split())
     runs = [(net, init, seed) for seed in range(args.seeds) for net in args.nets for init in args.inits]

@@ -15,17 +15,19 @@ steps are skipped, a training goes on from its last checkpoint.
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from sterf_plugins.files import check_claim, claim
+
 # GNU OpenMP, which PyTorch's wheels for Linux bring, lets threads spin 300,000 times before they sleep. Beside other
 # jobs the spinning takes the cores from the thread that is waited for: with two other jobs on two cores, an iteration
 # took 1.04 s instead of 0.29 s; with this value 0.72 s, and 0.31 s on idle cores.
 ENVIRONMENT = {"GOMP_SPINCOUNT": "1000", **os.environ}
+
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs" / "shapes"
 
@@ -87,13 +89,19 @@ def run(*command: str | Path) -> None:
 
 
 def train(training: Training, out: Path) -> None:
-    """Run or resume one training, unless it ran to its end; a training with other settings is started afresh."""
+    """Run or resume one training, unless it ran to its end.
+
+    Raises:
+        ValueError: the folder is there, and is not of a training with these settings.
+    """
     folder, config = out / training.name, CONFIGS / training.config
     options = [option.format(out=out) for option in training.options]
     settings = json.dumps(dict(config=config.read_text(), options=options))
     settings_file, finished = folder / "settings.json", folder / "finished.json"
     if folder.exists() and not (settings_file.is_file() and settings_file.read_text() == settings):
-        shutil.rmtree(folder)
+        raise ValueError(
+            f"{folder} exists and is not of this training with these settings; move it away, or give another --out."
+        )
     if finished.is_file():
         print("done before")
         return
@@ -118,7 +126,7 @@ def evaluate(training: Training, out: Path) -> None:
     script = ROOT / "tools" / "test.py"
     command: list[str | Path] = [script, CONFIGS / training.config, checkpoint, "--work-dir", results]
     if training is SEGMENTOR:
-        command += ["--out", results / "maps"]
+        command += ["--out", results / "maps", "--overwrite"]
     else:
         command += ["--cfg-options", f"test_evaluator.outfile_prefix={results / 'coco'}"]
     run(*command)
@@ -131,6 +139,8 @@ def main() -> None:
     out = parser.parse_args().out.resolve()
     start = time.time()
     steps = len(TRAININGS) + 3
+    check_claim(out, "demo", ("report.html", "erf_mixers.png"))
+    claim(out, "demo")
 
     say(f"[1/{steps}] data: 800 + 120 rendered scenes")
     run(ROOT / "tools" / "dataset_tools" / "make_shapes.py", ROOT / "data" / "shapes", "--num-val", "120")
@@ -148,5 +158,7 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
+    except ValueError as error:
+        sys.exit(f"demo: {error}")
     except KeyboardInterrupt:
         sys.exit("\ndemo: interrupted; run the same command again to go on")

@@ -112,6 +112,8 @@ def main() -> None:
     stamp = folder / STAMP
     if stamp.is_file() and json.loads(stamp.read_text()) == current:
         return
+    if folder.exists() and any(folder.iterdir()) and not (folder / "pyvenv.cfg").is_file():
+        sys.exit(f"{folder} holds files and is no virtual environment; give another folder")
     start = time.time()
     on = f"on the torch {base['torch']} of {sys.prefix}" if base else "from the package registry"
     say(f"[1/4] environment {folder}, {on}")
@@ -120,7 +122,7 @@ def main() -> None:
         build_on(folder)
     python = str(folder / ("Scripts" if sys.platform == "win32" else "bin") / "python")
     pip = [python, "-m", "pip", "--disable-pip-version-check"]
-    constraints = folder / "constraints.txt"
+    constraints = folder / "sterf-constraints.txt"
     constraints.write_text("".join(f"{name}=={version}\n" for name, version in base.items()))
     if base:
         say("[2/4] torch is there already")

@@ -16,6 +16,7 @@ from mmengine.config import ConfigDict  # noqa: E402
 
 from sterf_plugins.cli import console  # noqa: E402
 from sterf_plugins.cli import training as cli  # noqa: E402
+from sterf_plugins.files import check_new  # noqa: E402
 
 
 def parse_args() -> argparse.Namespace:
@@ -24,6 +25,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("checkpoint", help="checkpoint file")
     cli.add_config_options(parser)
     parser.add_argument("--out", help="mmdet: pickle file of the predictions; mmseg: folder of the predicted maps")
+    parser.add_argument("--overwrite", action="store_true", help="replace what --out names if it exists")
     parser.add_argument("--show", action="store_true", help="show predictions in a window")
     parser.add_argument("--show-dir", help="folder, under the work dir, of pictures with predictions")
     parser.add_argument("--wait-time", type=float, default=2, help="seconds that --show shows a picture")
@@ -37,6 +39,7 @@ def prepare(config, args: argparse.Namespace) -> None:
     if args.show or args.show_dir:
         _draw(config, args)
     if args.out:
+        check_new(args.out, args.overwrite)
         _write_predictions(config, args.out)
     if args.tta:
         _augment(config)

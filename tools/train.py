@@ -34,6 +34,7 @@ def parse_args() -> argparse.Namespace:
         metavar="CHECKPOINT",
         help="go on from the latest checkpoint of the work dir, or from this one; bit-exact on a CPU with 0 workers",
     )
+    parser.add_argument("--overwrite", action="store_true", help="start anew in a work dir that has checkpoints")
     parser.add_argument("--compile", action="store_true", help="compile the backbone with torch.compile")
     parser.add_argument(
         "--channels-last", action="store_true", help="weights and images channels-last (SDT-V3 always is)"
@@ -112,9 +113,21 @@ def _fix_seed(config) -> None:
         config.randomness = randomness
 
 
+def _keep_checkpoints(work_dir: str) -> None:
+    """Raise ``ValueError`` if a training in this folder would replace the checkpoints of another one."""
+    found = latest_checkpoint(work_dir)
+    if found:
+        raise ValueError(
+            f"{work_dir} has checkpoints of a training, such as {found}: give --resume to go on with it, another "
+            f"--work-dir to start anew, or --overwrite to replace them."
+        )
+
+
 def main() -> None:
     args = parse_args()
     config = cli.read_config(args)
+    if args.resume is None and not config.get("resume") and not args.overwrite:
+        _keep_checkpoints(config.work_dir)
     prepare(config, args)
     phases = ("train", "val") if config.get("val_cfg") else ("train",)
     runner = cli.build_runner(config, *phases)

@@ -27,6 +27,8 @@ CAPTIONS = {
     "spectra": "Magnitude of the Fourier transform of the fields, zero frequency in the middle.",
     "lags": "Temporal fields: share of the mass at each lag, last output step.",
 }
+# What ``write_report`` writes at most.
+REPORT_FILES = ("numbers.csv", "report.html", *(f"{name}.{suffix}" for name in CAPTIONS for suffix in ("png", "pdf")))
 
 
 def write_report(

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sterf_plugins.cli.console import run_tool
-from sterf_plugins.files import replacing
+from sterf_plugins.files import check_new, replacing
 from sterf_plugins.stems import RFBank
 
 TURN = math.radians(30)
@@ -33,6 +33,7 @@ MAPS = {
 def parse_args() -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("out", type=Path, help="picture to write")
+    p.add_argument("--overwrite", action="store_true", help="replace the picture if it exists")
     p.add_argument("--sigma", type=float, default=2.5, help="size of the field in pixels (default: %(default)s)")
     p.add_argument("--ratio", type=float, default=2.0, help="longer to shorter axis (default: %(default)s)")
     p.add_argument("--angle", type=float, default=20.0, help="of the longer axis in degrees (default: %(default)s)")
@@ -122,6 +123,7 @@ def main() -> None:
     args = parse_args()
     if args.size < 32:
         raise ValueError(f"--size is {args.size}; it must be at least 32.")
+    check_new(args.out, args.overwrite)
     bank = RFBank([args.sigma], [args.ratio], angles=[math.radians(args.angle)], orders=[tuple(args.order)], truncate=5)
     figure = Figure(figsize=(11, 2.3 * len(MAPS)), layout="constrained")
     rows = figure.subplots(len(MAPS), 5, squeeze=False)

@@ -14,7 +14,6 @@ import argparse
 import hashlib
 import itertools
 import json
-import shutil
 from pathlib import Path
 
 import torch
@@ -22,10 +21,12 @@ from tqdm import tqdm
 
 from sterf_plugins.cli import console
 from sterf_plugins.events import SHAPES, Motion, render, write_events
-from sterf_plugins.files import replacing
+from sterf_plugins.files import remove_folder, replacing
 
 BATCH = 16  # videos rendered at once; with another number, the same seed would give other videos
 FORMAT_VERSION = 1
+# Patterns of the files of a data set; the ones with a dot are left by a run that was killed.
+MADE = ("events.json", "*size*-v*-p*/[0-9]*[0-9].h5", "*size*-v*-p*/[0-9]*[0-9].npz", "*size*-v*-p*/.[0-9]*.partial.*")
 
 
 def parse_args() -> argparse.Namespace:
@@ -53,7 +54,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def prepare_folder(args: argparse.Namespace) -> None:
-    """Make the folder and write the settings into it; with ``--overwrite``, delete one of other settings before.
+    """Make the folder and write the settings into it; with ``--overwrite``, delete videos of other settings before.
 
     Raises:
         ValueError: the folder was made with other settings, or it holds something else than event videos.
@@ -73,7 +74,7 @@ def prepare_folder(args: argparse.Namespace) -> None:
                 )
             if recorded is None:
                 raise ValueError(f"{args.out} holds no event videos (no {marker.name}); it is not deleted.")
-            shutil.rmtree(args.out)
+            remove_folder(args.out, MADE)
     console.check_writable(args.out, "OUT")
     if not marker.is_file():
         with replacing(marker) as partial:

@@ -25,6 +25,8 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from sterf_plugins.files import check_made, remove_folder
+
 PLAIN = ("disc", "square", "triangle")
 TWINS = ("twin_a", "twin_b")
 CLASSES = PLAIN + TWINS
@@ -37,6 +39,15 @@ HUES = {"disc": 20, "square": 230, "triangle": 125, "twin_a": 50, "twin_b": 50}
 OWN_HUE_SHARE = 0.85
 TILT = np.pi / 8  # shapes stand upright up to this angle
 FORMAT_VERSION = 1
+# Patterns of the files of a data set.
+MADE = (
+    "shapes.json",
+    "annotations/instances_*2017.json",
+    "train2017/[0-9]*.jpg",
+    "val2017/[0-9]*.jpg",
+    "ade/images/*/ADE_*.jpg",
+    "ade/annotations/*/ADE_*.png",
+)
 
 
 @dataclass
@@ -313,15 +324,22 @@ def main() -> None:
             print(f"{args.out} is already there, made with the same settings")
             return
         sys.exit(_refuse(f"{args.out} exists and was not made with these settings; give another folder or --overwrite"))
+    if args.out.exists() and not marker.is_file():
+        sys.exit(_refuse(f"{args.out} holds no shapes data set (no {marker.name}); it is not deleted"))
     partial = args.out.with_name(args.out.name + ".partial")
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        if partial.exists():  # a run was killed
+            remove_folder(partial, MADE)
+        if args.out.exists():
+            check_made(args.out, MADE)
+    except ValueError as error:
+        sys.exit(_refuse(str(error)))
+    try:
         write_split(partial, "train", args.num_train, args.size, args.seed)
         write_split(partial, "val", args.num_val, args.size, args.seed)
-        (partial / "shapes.json").write_text(json.dumps(made_with))
+        (partial / marker.name).write_text(json.dumps(made_with))
         if args.out.exists():
-            shutil.rmtree(args.out)
+            remove_folder(args.out, MADE)
         os.replace(partial, args.out)
     except OSError as error:
         sys.exit(_refuse(f"cannot write {args.out}: {error.strerror or error}"))
