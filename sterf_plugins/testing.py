@@ -9,12 +9,16 @@ Each check passes silently, or raises an ``AssertionError`` that says what is wr
 import copy
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from . import plugins
+from .backbones import SDTV3
+from .checkpoints import convert_state_dict, read_checkpoint
 
 __all__ = ["check_backbone", "check_mixer", "check_stem"]
 
@@ -24,7 +28,8 @@ def check_mixer(mixer: str | Callable, dims: Sequence[int] = (8, 12), ratio: int
 
     The mixer keeps the shape of even, odd and non-square maps, keeps no state and does not change its input. Each
     parameter gets a gradient, and so does the input in eval mode. A single sample has the gradient that it has in a
-    batch. A deep copy that loads the state dict gives the same output.
+    batch. A deep copy that loads the state dict gives the same output, and an SDT-V3 with this mixer the same features
+    as one whose checkpoint file it has loaded.
 
     Args:
         mixer: a factory, or a name in the group ``sterf_plugins.mixers``.
@@ -40,13 +45,15 @@ def check_mixer(mixer: str | Callable, dims: Sequence[int] = (8, 12), ratio: int
         module = _build(partial(factory, dim, ratio), f"mixer({dim}, {ratio})")
         for size in ((8, 8), (7, 5)):
             _check_module(module, torch.randn(3, dim, *size), (3, dim, *size), "a mixer keeps the shape")
+    arch = dict(embed_dims=(2 * dims[0],) * 4, num_heads=1)
+    _check_saved(partial(SDTV3, arch, {"type": mixer, **options}, ratio), "mixer")
 
 
 def check_stem(stem: str | Callable, in_chans: int = 3, embed_dim: int = 16, stride: int = 2, **options) -> None:
     """Check a stem against the protocol ``stem(in_chans, embed_dim, stride, **options)``.
 
     The stem has an attribute ``stride`` and gives maps of ceil(H / stride) by ceil(W / stride); the rest is as in
-    ``check_mixer``.
+    ``check_mixer``, the checkpoint of an SDT-V3 for a stride of 2, which is the stride of its stem.
 
     Args:
         stem: a factory, or a name in the group ``sterf_plugins.stems``.
@@ -67,6 +74,9 @@ def check_stem(stem: str | Callable, in_chans: int = 3, embed_dim: int = 16, str
     for h, w in ((32, 32), (33, 20)):
         expected = (2, embed_dim, -(-h // stride), -(-w // stride))
         _check_module(module, torch.randn(2, in_chans, h, w), expected, "a stem gives ceil(size / stride)")
+    if stride == 2:
+        arch = dict(embed_dims=(2 * embed_dim,) * 4, num_heads=1)
+        _check_saved(partial(SDTV3, arch, stem={"type": stem, **options}, in_chans=in_chans), "stem")
 
 
 def check_backbone(backbone: Callable[[], nn.Module], in_chans: int = 3, size: tuple[int, int] = (64, 96)) -> None:
@@ -126,6 +136,27 @@ def _check_module(module: nn.Module, x: Tensor, expected: tuple[int, ...], rule:
     with torch.no_grad():
         assert torch.equal(clone(x), first), "a deepcopy with the same state_dict gives another output"
     _check_gradients(module, x, "module")
+
+
+def _check_saved(build: Callable[[], SDTV3], part: str) -> None:
+    """Check that what one backbone writes into a checkpoint file is all that another one needs to be the same."""
+    torch.manual_seed(0)
+    saved, loaded = build(), build()
+    images = torch.randn(2, saved.in_chans, 64, 64)
+    with torch.no_grad():
+        saved.train()(images)  # sets the statistics of norms
+        with TemporaryDirectory() as folder:
+            path = Path(folder, "checkpoint.pth")
+            torch.save(dict(state_dict=saved.state_dict()), path)
+            try:
+                loaded.load_state_dict(convert_state_dict(read_checkpoint(path)), strict=True)
+            except (ValueError, RuntimeError) as error:
+                raise AssertionError(f"a backbone with this {part} cannot load what it has saved: {error}") from error
+        pairs = zip(saved.eval()(images), loaded.eval()(images), strict=True)
+    assert all(torch.equal(y, other) for y, other in pairs), (
+        f"a backbone with this {part} that loads a checkpoint gives other features than the one that saved it: register "
+        f"each tensor that `forward` needs as a parameter or as a persistent buffer"
+    )
 
 
 def _check_gradients(module: nn.Module, x: Tensor, what: str) -> None:

@@ -59,9 +59,10 @@ _OTHER_PARTS = (
 def convert_state_dict(state_dict: Mapping) -> dict[str, Tensor]:
     """Rename a published checkpoint's backbone to our names: SDT-V3, its mixers, and the other models of this package.
 
-    Takes the published names bare, nested under ``model`` or ``state_dict``, or behind ``backbone.``; entries that
-    already have our names stay. Neck, head and loss entries of detectors and segmentors are dropped, ``head.*`` of a
-    classifier is kept.
+    Takes the published names bare, nested under ``model`` or ``state_dict``, or behind ``backbone.``. Neck, head and
+    loss entries of detectors and segmentors are dropped, ``head.*`` of a classifier is kept. A checkpoint of one of our
+    models has our names already, whatever mixers and stems it has: its entries stay as they are, and whether they fit
+    is up to the model that loads them.
 
     Args:
         state_dict: the checkpoint as ``torch.load`` returned it.
@@ -74,6 +75,8 @@ def convert_state_dict(state_dict: Mapping) -> dict[str, Tensor]:
         ValueError: an unknown key, a missing one or an inconsistent shape; the message lists what does not fit.
     """
     entries = _backbone_entries(state_dict)
+    if has_our_names(entries):
+        return entries
     family = find_family(entries)
     build: Callable[..., nn.Module]
     if family is None:
@@ -91,6 +94,11 @@ def convert_state_dict(state_dict: Mapping) -> dict[str, Tensor]:
         expected = build(**arguments).state_dict()
     check_entries(converted, expected, f"{build.__name__} of its size")
     return converted
+
+
+def has_our_names(entries: Mapping[str, Tensor]) -> bool:
+    """Whether the entries of a backbone are those of one of our models, and not of a release."""
+    return any(key.startswith("stages.") for key in entries)
 
 
 def infer_architecture(converted: Mapping[str, Tensor]) -> dict:
@@ -139,10 +147,10 @@ def rename_entries(entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
     The three layers q, k and v are one here, and the 1-d convolutions of the MLPs are 2-d ones.
 
     Args:
-        entries: published keys (ours are kept) without ``backbone.``, and their tensors.
+        entries: published keys without ``backbone.``, and their tensors.
 
     Raises:
-        ValueError: a key is unknown, or ``k`` or ``v`` is missing where there is a ``q``.
+        ValueError: a key is unknown, or one of ``q``, ``k`` and ``v`` is missing where there is another.
     """
     renamed: dict[str, Tensor] = {}
     unknown = []
@@ -167,16 +175,19 @@ def _backbone_entries(state_dict: Mapping) -> dict[str, Tensor]:
         raise ValueError(f"this is no state dict of tensors, nor one under `model` or `state_dict`; {found}")
     prefix = "backbone."
     if any(k.startswith(prefix) for k in entries):
+        inner = {k.removeprefix(prefix): v for k, v in entries.items() if k.startswith(prefix)}
+        if has_our_names(inner):
+            return inner
         strays = [k for k in entries if not k.startswith((prefix, *_OTHER_PARTS, "data_preprocessor."))]
         if strays:
             raise ValueError(listing("beside `backbone.` the checkpoint has unknown keys", strays))
-        return {k.removeprefix(prefix): v for k, v in entries.items() if k.startswith(prefix)}
+        return inner
     return {k: v for k, v in entries.items() if not k.startswith(_OTHER_PARTS)}
 
 
 def _rename(key: str) -> str | None:
     """Our name of a published key, or ``None`` if no rule fits it."""
-    if key in ("head.weight", "head.bias") or key.startswith("stages."):
+    if key in ("head.weight", "head.bias"):
         return key
     for module, ours in _MODULES:
         match = re.match(module, key)
@@ -191,15 +202,17 @@ def _rename(key: str) -> str | None:
 
 def _join_qkv(entries: dict[str, Tensor]) -> dict[str, Tensor]:
     """Concatenate the entries of the layers q, k and v into those of the one layer ``qkv`` that we have."""
-    joined = {k: v for k, v in entries.items() if not re.search(r"\.attn\.[qkv]\.", k)}
-    for key, q in entries.items():
-        if ".attn.q." not in key:
+    joined: dict[str, Tensor] = {}
+    for key, value in entries.items():
+        match = re.fullmatch(r"(.*\.attn\.)([qkv])(\..*)", key)
+        if match is None:
+            joined[key] = value
             continue
-        names = [key.replace(".attn.q.", f".attn.{name}.") for name in "qkv"]
+        names = [f"{match[1]}{name}{match[3]}" for name in "qkv"]
         if any(name not in entries for name in names):
-            raise ValueError(f"{key.replace('.attn.q.', '.attn.{q,k,v}.')}: the checkpoint lacks one of the three.")
+            raise ValueError(f"{match[1]}{{q,k,v}}{match[3]}: the checkpoint lacks one of the three.")
         parts = [entries[name] for name in names]
-        joined[key.replace(".attn.q.", ".attn.qkv.")] = q if q.ndim == 0 else torch.cat(parts)
+        joined[f"{match[1]}qkv{match[3]}"] = value if value.ndim == 0 else torch.cat(parts)
     return joined
 
 

@@ -47,13 +47,16 @@ def rename_zoo(entries: Entries, family: Family) -> tuple[dict[str, Tensor], lis
     """Rename entries of a family and join q, k and v, which are one layer here.
 
     Returns:
-        The entries under our names (those that already have them are kept), and the keys that fit no rule.
+        The entries under our names, and the keys that fit no rule.
+
+    Raises:
+        ValueError: there is a ``k`` or ``v`` without a ``q``, or a ``q`` alone.
     """
     renamed, unknown = {}, []
     for key, value in entries.items():
         if re.fullmatch(family.unused, key):
             continue
-        if key.startswith(("stages.", "head.")):
+        if key.startswith("head."):
             renamed[key] = value
             continue
         rule = next(((p, r) for p, r in family.rules if re.fullmatch(p, key)), None)
@@ -73,8 +76,10 @@ def _joined(entries: dict[str, Tensor]) -> dict[str, Tensor]:
         match = re.fullmatch(r"(.*\.attn\.)([qkv])(\.conv_bn\..*)", key)
         if match is None:
             joined[key] = value
-        elif match[2] == "q":
+        else:
             names = [n for n in "qkv" if f"{match[1]}{n}{match[3]}" in entries]
+            if names[:2] != ["q", "k"]:
+                raise ValueError(f"{match[1]}{{q,k,v}}{match[3]}: the checkpoint has {' and '.join(names)} alone.")
             parts = [entries[f"{match[1]}{n}{match[3]}"] for n in names]
             joined[f"{match[1]}{''.join(names)}{match[3]}"] = value if value.ndim == 0 else torch.cat(parts)
     return joined
@@ -170,7 +175,7 @@ def _meta_rules() -> tuple[tuple[str, str], ...]:
         rep = block + r"attn\.(q|k|v|proj)_conv\."
         rules += [
             (rep + r"0\.body\.0\.(.*)", rf"{ours}attn.\2.conv1.\3"),
-            (rep + r"0\.body\.1\.bn\.(.*)", rf"{ours}attn.\2.bn1.\3"),
+            (rep + r"0\.body\.1\.bn\.(.*)", rf"{ours}attn.\2.bn1.bn.\3"),
             (rep + r"0\.body\.2\.0\.(.*)", rf"{ours}attn.\2.dw.\3"),
             (rep + r"0\.body\.2\.1\.(.*)", rf"{ours}attn.\2.pw.conv.\3"),
             (rep + r"0\.body\.2\.2\.(.*)", rf"{ours}attn.\2.pw.bn.\3"),

@@ -168,7 +168,7 @@ RELEASED = {
             (rf"stages\.{n}\.blocks\.{b}\.conv(\d)\.(conv|bn)\.(.*)", rf"ConvBlock{m}.0.\2\1.\3"),
         )),
         *((rf"stages\.(3|4)\.blocks\.(\d+)\.attn\.(\w+)\.{ours}\.(.*)", rf"block\1.\2.attn.\3_conv.{theirs}.\4")
-          for ours, theirs in (("conv1", "0.body.0"), ("bn1", "0.body.1.bn"), ("dw", "0.body.2.0"),
+          for ours, theirs in (("conv1", "0.body.0"), (r"bn1\.bn", "0.body.1.bn"), ("dw", "0.body.2.0"),
                                (r"pw\.conv", "0.body.2.1"), (r"pw\.bn", "0.body.2.2"), ("bn2", "1"))),
         (r"stages\.(3|4)\.blocks\.(\d+)\.mlp\.fc(\d)\.(conv|bn)\.(.*)", r"block\1.\2.mlp.fc\3_\4.\5"),
     ],
@@ -239,7 +239,7 @@ def test_bad_files_and_arguments(convert, golden, tmp_path):
         ((good, out), "give --levels 4"),
         ((good, out, "--levels", 0, "--layout", "raster"), "--levels is 0"),
         ((good, out, "--levels", 4), "give --layout raster"),
-        ((good, good, "--levels", 4, "--layout", "raster"), "exists; give another DST"),
+        ((good, good, "--levels", 4, "--layout", "raster"), "exists; give another name"),
         ((good, tmp_path / "no" / "out.pth", "--levels", 4), "does not exist"),
     ]:
         done = convert(*arguments, check=False)

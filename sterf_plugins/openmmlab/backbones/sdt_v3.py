@@ -14,6 +14,7 @@ from ...stems import ConvStem
 from ..runtime.checkpoint_files import read_local_or_remote
 
 _STEM = "stages.0.downsample."
+_CONV_STEM = [_STEM + key for key in ConvStem(3, 2).state_dict()]
 
 
 @MODELS.register_module()
@@ -80,9 +81,15 @@ class SDTV3(backbones.SDTV3, BaseModule):
         return self
 
     def _load_strictly(self, state: dict, path: str) -> None:
-        """Load converted weights; ``ValueError`` if a key or a shape differs, except in the stem of a plugin."""
+        """Load converted weights; ``ValueError`` if a key or a shape differs.
+
+        The stem of a plugin keeps its own values if the weights, as those of all releases, are of a ``ConvStem``.
+        """
         own = self.state_dict()
-        if not isinstance(self.stages[0].downsample, ConvStem):  # released weights fit ConvStem only
+        shapes = {k: v.shape for k, v in own.items() if k.startswith(_STEM)}
+        stored = {k: v.shape for k, v in state.items() if k.startswith(_STEM)}
+        is_plugin = not isinstance(self.stages[0].downsample, ConvStem)
+        if is_plugin and shapes != stored and stored.keys() == set(_CONV_STEM):
             state = {k: v for k, v in state.items() if not k.startswith(_STEM)}
             state.update((k, v) for k, v in own.items() if k.startswith(_STEM))
         wrong = sorted(
@@ -90,13 +97,22 @@ class SDTV3(backbones.SDTV3, BaseModule):
             | {k for k in own.keys() & state.keys() if own[k].shape != state[k].shape}
         )
         if wrong:
-            stored = infer_architecture(state)
             raise ValueError(
-                f"the checkpoint {path} holds embed_dims={stored['arch']['embed_dims']}, mixer={stored['mixer']!r}, "
-                f"ratio={stored['ratio']}, norm_hidden={stored['norm_hidden']}, layer_scale="
-                f"{'yes' if stored['layer_scale'] else 'no'}, which is not this backbone: {len(wrong)} entries differ, "
-                f"such as {wrong[0]!r}. Change the backbone's arguments; released MLPixer and SRB need layout='raster', "
-                f"norm_hidden=False."
+                f"the checkpoint {path} holds {_described(state)}, which is not this backbone: {len(wrong)} entries "
+                f"differ, such as {wrong[0]!r}. Change the backbone's arguments; released MLPixer and SRB need "
+                f"layout='raster', norm_hidden=False."
             )
         self.load_state_dict(state, strict=True)
         print_log(f"backbone weights loaded from {path} ({len(state)} tensors)", logger="current")
+
+
+def _described(state: dict) -> str:
+    """What the entries tell of the model that they are of, for an error message."""
+    try:
+        stored = infer_architecture(state)
+    except ValueError:  # mixers of a plugin, or no backbone at all
+        return "another model"
+    return (
+        f"embed_dims={stored['arch']['embed_dims']}, mixer={stored['mixer']!r}, ratio={stored['ratio']}, "
+        f"norm_hidden={stored['norm_hidden']}, layer_scale={'yes' if stored['layer_scale'] else 'no'}"
+    )

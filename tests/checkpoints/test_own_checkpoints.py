@@ -1,0 +1,197 @@
+"""What a model of ours has saved, it can load, whatever mixers and stems it has: through mmengine, timm and the tools."""
+
+import re
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+import sterf_plugins
+from sterf_plugins.backbones import SDTV3, MetaSDT, convert_state_dict
+from sterf_plugins.cli.loading import load_model
+from sterf_plugins.testing import check_mixer, check_stem
+
+sterf_plugins.setup()
+
+from mmengine.registry import MODELS  # noqa: E402
+
+ARCH = dict(embed_dims=[8, 16, 24, 32], num_heads=4)
+
+
+class Gate(nn.Module):
+    """A mixer of another package, with names of its own."""
+
+    def __init__(self, dim: int, ratio: int):
+        super().__init__()
+        self.gate = nn.Conv2d(dim, ratio * dim, 1)
+        self.out = nn.Conv2d(ratio * dim, dim, 1)
+
+    def forward(self, x):
+        return self.out(self.gate(x).sigmoid())
+
+
+class Shift(nn.Module):
+    """A stem of another package, whose entries have the names of ours but other shapes."""
+
+    def __init__(self, in_chans: int, embed_dim: int, stride: int = 2):
+        super().__init__()
+        self.stride = stride
+        self.conv = nn.Conv2d(in_chans, embed_dim, 3, stride, 1)
+        self.bn = nn.BatchNorm2d(embed_dim)
+
+    def forward(self, x):
+        return self.bn(self.conv(x))
+
+
+OPTIONS = {
+    "a mixer of another package": dict(mixer=Gate),
+    "a mixer with a ratio of its own": dict(mixer=dict(type="srb", ratio=6)),
+    "a mixer with a hidden norm": dict(mixer="mlpixer", norm_hidden=True),
+    "the covariant stem": dict(stem="covariant"),
+    "a learned covariant stem": dict(stem=dict(type="covariant", learn=("sigma", "angle"))),
+    "a stem of another package": dict(stem=Shift),
+    "factors of layers": dict(layer_scale=0.1),
+}
+
+
+def trained(build, **options) -> nn.Module:
+    """A model whose norms have statistics of their own."""
+    torch.manual_seed(1)
+    model = build(**options)
+    with torch.no_grad():
+        model.train()(torch.randn(2, 3, 64, 64))
+    return model.eval()
+
+
+def same(model: nn.Module, other: nn.Module) -> bool:
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        maps, others = model.eval()(x), other.eval()(x)
+    assert all(y.std() > 0 for y in maps)
+    return all(torch.equal(a, b) for a, b in zip(maps, others, strict=True))
+
+
+@pytest.mark.parametrize("wrapped", ["", "backbone.", "module.", "module.backbone.", "_orig_mod.module."])
+@pytest.mark.parametrize("kind", OPTIONS)
+def test_mmengine_backbones_load_what_they_saved(tmp_path, kind, wrapped):
+    options = dict(arch=ARCH, **OPTIONS[kind])
+    model = trained(SDTV3, **options)
+    state = {f"{wrapped}{k}": v for k, v in model.state_dict().items()}
+    if wrapped.endswith("backbone."):  # the other parts of a detector of any kind
+        state[f"{wrapped.removesuffix('backbone.')}query_head.weight"] = torch.ones(1)
+    torch.save(dict(state_dict=state), tmp_path / "own.pth")
+    init = dict(type="Pretrained", checkpoint=str(tmp_path / "own.pth"))
+    backbone = MODELS.build(dict(type="sterf_plugins.SDTV3", init_cfg=init, **options))
+    backbone.init_weights()
+    assert same(model, backbone)
+
+
+@pytest.mark.parametrize("change", ["one less", "one more", "another shape"])
+def test_own_entries_load_strictly(tmp_path, change):
+    state = trained(SDTV3, arch=ARCH, mixer=Gate).state_dict()
+    key = "stages.1.blocks.0.mixer.gate.weight"
+    if change == "one less":
+        del state[key]
+    elif change == "one more":
+        state[f"{key}_mask"] = torch.ones(1)
+    else:
+        state[key] = state[key][:-1]
+    torch.save(dict(state_dict=state), tmp_path / "own.pth")
+    init = dict(type="Pretrained", checkpoint=str(tmp_path / "own.pth"))
+    backbone = MODELS.build(dict(type="sterf_plugins.SDTV3", init_cfg=init, arch=ARCH, mixer=Gate))
+    with pytest.raises(ValueError, match=rf"holds another model, which is not.*1 entries differ, such as '{key}"):
+        backbone.init_weights()
+
+
+def test_a_plugins_stem_keeps_its_values_under_weights_of_a_conv_stem(tmp_path):
+    """Weights of a model with the stock stem, a release or ours, go into all but the stem."""
+    torch.save(dict(state_dict=trained(SDTV3, arch=ARCH).state_dict()), tmp_path / "own.pth")
+    init = dict(type="Pretrained", checkpoint=str(tmp_path / "own.pth"))
+    for stem in ("covariant", Shift):
+        backbone = MODELS.build(dict(type="sterf_plugins.SDTV3", init_cfg=init, arch=ARCH, stem=stem))
+        before = {k: v.clone() for k, v in backbone.stages[0].downsample.state_dict().items()}
+        backbone.init_weights()
+        assert all(torch.equal(v, before[k]) for k, v in backbone.stages[0].downsample.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", OPTIONS)
+def test_timm_models_load_what_they_saved(tmp_path, kind):
+    options = dict(arch=ARCH, num_classes=5, **OPTIONS[kind])
+    model = trained(lambda **o: timm.create_model("sdtv3_nano", **o), **options)
+    torch.save(dict(state_dict=model.state_dict(), args=None), tmp_path / "own.pth")
+    overlay = dict(file=str(tmp_path / "own.pth"), num_classes=5)
+    loaded = timm.create_model("sdtv3_nano", pretrained=True, pretrained_cfg_overlay=overlay, **options)
+    assert all(torch.equal(v, loaded.state_dict()[k]) for k, v in model.state_dict().items())
+    x = torch.randn(2, 3, 64, 64)
+    assert torch.equal(model.eval().forward_features(x), loaded.eval().forward_features(x))
+
+
+def test_the_tools_refuse_a_checkpoint_with_more_in_it_than_the_model_has(tmp_path):
+    """Left out, the norms would make the network another one without a word."""
+    model = timm.create_model("sdtv3_nano_srb", norm_hidden=True)
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / "own.pth")
+    with pytest.raises(ValueError, match=r"it has 20 entries more in parts of the model, such as stages\.0.*bn1"):
+        load_model("sdtv3_nano_srb", str(tmp_path / "own.pth"))
+    load_model("sdtv3_nano_srb(norm_hidden=True)", str(tmp_path / "own.pth"))
+    load_model(
+        "sdtv3_nano_srb(norm_hidden=True, num_classes=0)", str(tmp_path / "own.pth")
+    )  # no head: it is not needed
+
+
+@pytest.mark.parametrize("prefix", [None, "backbone."])
+@pytest.mark.parametrize("wrapped", ["", "module.", "_orig_mod."])
+def test_mmengine_reads_wrapped_models_through_every_option(tmp_path, wrapped, prefix):
+    stock = dict(type="sterf_plugins.TIMMBackbone", model_name="resnet18")
+    model = MODELS.build(stock)
+    state = {f"{wrapped}{prefix or ''}{k}": v for k, v in model.state_dict().items()}
+    torch.save(dict(state_dict=state), tmp_path / "own.pth")
+    init = dict(type="Pretrained", checkpoint=str(tmp_path / "own.pth")) | (dict(prefix=prefix) if prefix else {})
+    loaded = MODELS.build(dict(stock, init_cfg=init))
+    loaded.init_weights()
+    assert all(torch.equal(v, loaded.state_dict()[k]) for k, v in model.state_dict().items())
+
+
+def test_a_lone_part_of_an_attention_is_not_dropped(golden):
+    state = golden.case("bb_cls_base_t8")[2]
+    for letter in "qkv":
+        lacking = {k: v for k, v in state.items() if not re.search(rf"block3\.0\.attn\.{letter}_conv\.0", k)}
+        with pytest.raises(ValueError, match=r"attn\.\{q,k,v\}\.conv\.weight: the checkpoint lacks one of the three"):
+            convert_state_dict(lacking)
+    alone = {k: v for k, v in state.items() if not re.search(r"block3\.0\.attn\.[qk]_conv", k)}
+    with pytest.raises(ValueError, match="the checkpoint lacks one of the three"):
+        convert_state_dict(alone)
+
+
+class Forgetful(Gate):
+    """Keeps a tensor that its output depends on out of its state dict."""
+
+    def __init__(self, dim: int, ratio: int):
+        super().__init__(dim, ratio)
+        self.register_buffer("bias", torch.randn(1), persistent=False)
+
+    def forward(self, x):
+        return super().forward(x) + self.bias
+
+
+class ForgetfulStem(Shift):
+    def __init__(self, in_chans: int, embed_dim: int, stride: int = 2):
+        super().__init__(in_chans, embed_dim, stride)
+        self.scale = torch.rand(1) + 1
+
+    def forward(self, x):
+        return super().forward(self.scale * x.abs().sqrt()) * self.scale
+
+
+def test_the_checks_of_plugins_save_and_load():
+    check_mixer(Gate)
+    with pytest.raises(AssertionError, match="a backbone with this mixer that loads a checkpoint gives other features"):
+        check_mixer(Forgetful)
+    with pytest.raises(AssertionError, match="a backbone with this stem that loads a checkpoint gives other features"):
+        check_stem(ForgetfulStem)
+
+
+def test_conversion_leaves_our_own_names_alone():
+    model = MetaSDT((8, 16, 32, 48), 4, num_classes=5)
+    own = {f"module.{k}": v for k, v in model.state_dict().items()}
+    assert convert_state_dict(own).keys() == model.state_dict().keys()
