@@ -23,11 +23,14 @@ from pathlib import Path
 
 import torch
 
+from sterf_plugins.cli.checkpoints import add_checkpoint_option
 from sterf_plugins.cli.console import check_device, check_writable, run_tool
 from sterf_plugins.cli.images import displayed, inputs_for
 from sterf_plugins.cli.loading import Loaded, is_config, load_model, parse_spec
 from sterf_plugins.erf import ERFResult, compute_erf
+from sterf_plugins.erf.report import REPORT_FILES, write_report
 from sterf_plugins.erf.targets import match_layers
+from sterf_plugins.files import check_claim, claim
 
 
 def parser() -> argparse.ArgumentParser:
@@ -35,6 +38,7 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("model", metavar="MODEL_OR_CONFIG", help="what to look at, or a study")
     p.add_argument("checkpoint", nargs="?", metavar="CHECKPOINT", help="the model's weights")
+    add_checkpoint_option(p)
     p.add_argument("--out", required=True, metavar="DIR", help="folder of the results")
     p.add_argument(
         "--compare",
@@ -83,7 +87,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     p.add_argument("--title", help="title of the report")
     p.add_argument("--json", action="store_true", help="print the numbers as JSON")
-    p.add_argument("--overwrite", action="store_true", help="compute results anew that exist with other settings")
+    p.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace results of other settings, or a report not made here",
+    )
     return p
 
 
@@ -265,6 +273,7 @@ def main() -> None:
     check_device(args.device)
     folder = Path(args.out)
     check_writable(folder, "--out")
+    check_claim(folder, "erf", REPORT_FILES, args.overwrite)
     work = jobs(args)
     spec, checkpoint = args.models[0]
     first = build(spec, checkpoint, args.pretrained, args.seed)
@@ -278,9 +287,8 @@ def main() -> None:
     image = None
     if args.images != "noise":
         image = displayed(next(itertools.islice(inputs_for(args.images, first, size, 1, args.seed), 1)), first)
-    from sterf_plugins.erf.report import write_report
-
     title = args.title or f"Effective receptive fields: {', '.join(results)}"
+    claim(folder, "erf")
     page = write_report(results, folder, title, image)
     if args.json:
         finite = lambda number: [v if math.isfinite(v) else None for v in number]  # noqa: E731  (JSON has no NaN)

@@ -8,11 +8,16 @@ from pathlib import Path
 from typing import Any
 
 
-def read_checkpoint(path: str | Path) -> Mapping[str, Any]:
-    """Read a checkpoint file of ours, of mmengine, of timm or of the papers' releases, to the CPU.
+def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> Mapping[str, Any]:
+    """Read a checkpoint file of ours, of mmengine, of timm or of the papers' releases.
 
     Only tensors, containers, numbers and what the published files hold besides are allowed: ``argparse.Namespace``,
-    numpy arrays, mmengine's log buffers. Anything else in the pickle is refused, by name, before it is built.
+    numpy arrays, mmengine's log buffers. Anything else in the pickle is refused, by name, before it is built, unless
+    ``torch.serialization.add_safe_globals`` has been told to allow it.
+
+    Args:
+        path: the file.
+        map_location: where the tensors go, as in ``torch.load``.
 
     Raises:
         ValueError: the file is missing or truncated, would run code when loaded, or does not hold a mapping.
@@ -27,13 +32,14 @@ def read_checkpoint(path: str | Path) -> Mapping[str, Any]:
         )
     try:
         with torch.serialization.safe_globals(_allowed()):
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+            checkpoint = torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
         match = re.search(r"(?:GLOBAL|global) ([\w.]+)", str(error))
         if match:
             raise ValueError(
                 f"checkpoint {path} is refused: it wants to call {match[1]}, which is neither a tensor nor one of the "
-                f"plain types that checkpoints hold. Do not load files that you do not trust."
+                f"plain types that checkpoints hold. Do not load files that you do not trust. If you do trust this one, "
+                f"allow that name: --allow-in-checkpoint {match[1]} (in Python: torch.serialization.add_safe_globals)."
             ) from None
         raise ValueError(
             f"checkpoint {path} cannot be read: it is none, or its pickle does more than name tensors and plain values. "
@@ -78,7 +84,9 @@ def _allowed() -> list[Any]:
 
 
 def state_dict_of(checkpoint: Mapping) -> dict[str, Any]:
-    """The state dict in a checkpoint, without the prefix ``module.`` of models that were wrapped for several processes.
+    """The state dict in a checkpoint, without the prefixes of models that were wrapped.
+
+    These are ``module.`` (for several processes) and ``_orig_mod.`` (by ``torch.compile``), in any order.
 
     Args:
         checkpoint: a state dict, or a mapping that holds one under ``state_dict``, ``model`` or ``state_dict_ema``.
@@ -86,4 +94,4 @@ def state_dict_of(checkpoint: Mapping) -> dict[str, Any]:
     for name in ("state_dict", "model", "state_dict_ema"):
         if isinstance(checkpoint.get(name), Mapping):
             checkpoint = checkpoint[name]
-    return {str(key).removeprefix("module."): value for key, value in checkpoint.items()}
+    return {re.sub(r"^(module\.|_orig_mod\.)+", "", str(key)): value for key, value in checkpoint.items()}

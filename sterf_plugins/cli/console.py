@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +12,24 @@ from types import FrameType
 
 import torch
 
-# Errors that the user can mend; they are shown in one line, without a traceback.
-USER_ERRORS = (ValueError, TypeError, KeyError, OSError, ImportError, AssertionError, NotImplementedError, MemoryError)
-# Environment variable; if it is set, these errors have their traceback too.
+# Environment variable; if it is set, errors that the user can mend have their traceback too.
 TRACEBACK = "STERF_TRACEBACK"
+# PyTorch's own; if it is set, `torch.load` runs no code, whichever library calls it.
+WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+HINT = (
+    "This is an error in the code, not a mistake in the command that is known: please report it with all lines above. "
+    "If code of yours (a plugin, a config, a factory) is among them, look there first."
+)
+PACKAGE = Path(__file__).resolve().parents[1]
+# Functions of other libraries whose `raise` statements speak of the user's input: an unknown name in a config, an option
+# that cannot be merged into it, a timm name without such weights.
+SPEAK_TO_THE_USER = (
+    ("mmengine/registry/build_functions.py", "build_from_cfg"),
+    ("mmengine/config/config.py", "_merge_a_into_b"),
+    ("mmengine/config/config.py", "fromfile"),
+    ("timm/models/_builder.py", "load_pretrained"),
+    ("timm/models/_factory.py", "parse_model_name"),
+)
 
 
 def check_writable(folder: Path, option: str) -> None:
@@ -49,13 +64,18 @@ def check_device(name: str) -> None:
 
 
 def run_tool(main: Callable[[], None], again: str = "the same command and --resume") -> None:
-    """Run a tool: user errors become one line and exit code 2, Ctrl-C becomes exit code 130.
+    """Run a tool: mistakes of the user become one line and exit code 2, Ctrl-C becomes exit code 130.
+
+    Other errors keep their traceback, with a hint at its end. While the tool runs, in it and in processes that it
+    starts, no library runs code from a checkpoint.
 
     Args:
         main: the tool's main function.
         again: what to run to go on after an interruption, for the message.
     """
     name = Path(sys.argv[0]).name
+    loading = os.environ.get(WEIGHTS_ONLY)
+    os.environ[WEIGHTS_ONLY] = "1"
     previous = signal.signal(signal.SIGINT, _interrupt)
     try:
         with warnings.catch_warnings():
@@ -68,14 +88,41 @@ def run_tool(main: Callable[[], None], again: str = "the same command and --resu
         if isinstance(error, FloatingPointError):
             print(f"{name}: {error}", file=sys.stderr)
             raise SystemExit(2) from error
-        if not isinstance(error, USER_ERRORS) or os.environ.get(TRACEBACK):
+        if not is_mistake(error, main):
+            error.add_note(HINT)
             raise
-        message = error.args[0] if isinstance(error, KeyError) and error.args else error
-        message = str(message) or f"{type(error).__name__} without a message"
+        if os.environ.get(TRACEBACK):
+            raise
+        message = error.args[0] if isinstance(error, KeyError) else error
         print(f"{name}: error: {message}\n(set {TRACEBACK}=1 to see where it arose)", file=sys.stderr)
         raise SystemExit(2) from None
     finally:
         signal.signal(signal.SIGINT, previous)
+        os.environ.pop(WEIGHTS_ONLY)
+        if loading is not None:
+            os.environ[WEIGHTS_ONLY] = loading
+
+
+def is_mistake(error: BaseException, main: Callable[[], None]) -> bool:
+    """Whether an error is one that the user can mend, rather than a fault of the code.
+
+    These are a file that is missing or cannot be used, and what a `raise` statement of this package or of the tool says
+    in a ``ValueError``, ``TypeError`` or ``ImportError``. An error of the same type that merely happens in a line of
+    ours is none. Of other libraries, the functions in ``SPEAK_TO_THE_USER`` count.
+
+    Args:
+        error: the error, with its traceback.
+        main: the tool's main function.
+    """
+    if isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)):
+        return True
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    if not (place.line or "").startswith("raise "):
+        return False
+    if any(place.filename.endswith(file) and place.name == function for file, function in SPEAK_TO_THE_USER):
+        return True
+    ours = place.filename == main.__code__.co_filename or PACKAGE in Path(place.filename).resolve().parents
+    return ours and isinstance(error, (ValueError, TypeError, ImportError))
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

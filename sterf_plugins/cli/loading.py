@@ -109,18 +109,26 @@ def _from_timm(label: str, name: str, options: Mapping[str, Any], pretrained: bo
         model = timm.create_model(name, pretrained=pretrained, **options)
     except RuntimeError as error:
         if "Unknown model" not in str(error):
-            raise ValueError(f"model {name!r} cannot be built: {error}") from error
+            raise
         near = difflib.get_close_matches(name, timm.list_models(), 3)
         raise ValueError(
             f"no timm model {name!r}; near: {', '.join(near) or 'none'}. Give a timm name, a config (a path, mmdet::…, "
             f"mmseg::…) or module:factory."
         ) from error
     except TypeError as error:
+        if not _names_an_option(error, options):
+            raise
         raise ValueError(f"model {name!r} does not take these options: {error}") from error
     data = timm.data.resolve_model_data_config(model)
     scale = 255.0
     mean, std = (tuple(v * scale for v in data[k]) for k in ("mean", "std"))
     return Loaded(label, model, tuple(data["input_size"][1:]), mean, std)
+
+
+def _names_an_option(error: TypeError, options: Mapping[str, Any]) -> bool:
+    """Whether a call failed for its arguments: the error names one, or it arose before the function had begun."""
+    arose_in_the_call = error.__traceback__ is not None and error.__traceback__.tb_next is None
+    return arose_in_the_call or any(f"'{option}'" in str(error) or f"`{option}`" in str(error) for option in options)
 
 
 def _from_factory(label: str, name: str, options: Mapping[str, Any]) -> Loaded:
@@ -133,7 +141,9 @@ def _from_factory(label: str, name: str, options: Mapping[str, Any]) -> Loaded:
     try:
         model = factory(**options)
     except TypeError as error:
-        raise ValueError(f"{name} does not take these options: {error}") from error
+        if not _names_an_option(error, options):
+            raise
+        raise ValueError(f"model {name!r} does not take these options: {error}") from error
     if not isinstance(model, nn.Module):
         raise ValueError(f"{name} returns a {type(model).__name__}, not a torch.nn.Module.")
     widths = (getattr(m, "in_channels", None) for m in model.modules())
@@ -173,6 +183,15 @@ def _from_config(label: str, name: str, options: Mapping[str, Any]) -> Loaded:
     return Loaded(label, model, (int(size[0]), int(size[1])), means, stds, bgr, config)
 
 
+def entries_without_place(state: Mapping[str, Any], own: Mapping[str, Any]) -> list[str]:
+    """Entries of a checkpoint that a model lacks although it has the part: weights of another network.
+
+    Entries of parts that the model does not have at all, such as a classifier, are none of them.
+    """
+    parts = {key.split(".")[0] for key in own if "." in key}
+    return [key for key in state if key not in own and key.split(".")[0] in parts]
+
+
 def _load_weights(model: nn.Module, path: str) -> str:
     """Load a checkpoint, which must hold all of the model's entries but BatchNorm's counters; return a note on it."""
     state = state_dict_of(read_checkpoint(path))
@@ -185,6 +204,11 @@ def _load_weights(model: nn.Module, path: str) -> str:
         raise ValueError(
             f"checkpoint {path} does not fit: {len(lacking)} of {len(own)} entries are missing or of another shape, such "
             f"as {', '.join(lacking[:3])}. Give the model with the options that it was trained with."
+        )
+    if surplus := entries_without_place(state, own):
+        raise ValueError(
+            f"checkpoint {path} does not fit: it has {len(surplus)} entries more in parts of the model, such as "
+            f"{', '.join(surplus[:3])}. Give the model with the options that it was trained with."
         )
     broken = [k for k, v in fitting.items() if v.is_floating_point() and not torch.isfinite(v).all()]
     if broken:

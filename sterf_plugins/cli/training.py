@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 import torch.distributed.nn  # imported before any process group exists: default arguments would keep it alive
 from mmengine.config import Config, DictAction
+from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.registry import MODELS, RUNNERS
 from mmengine.runner import Runner
@@ -18,7 +19,9 @@ from ..openmmlab.configs.adapt import swap_backbone, swap_stem
 from ..openmmlab.configs.data_checks import check_data
 from ..openmmlab.configs.reading import load_config, revert_sync_bn
 from ..openmmlab.runtime.checkpoint_files import read_local_or_remote
+from .checkpoints import add_checkpoint_option
 from .console import check_writable
+from .loading import entries_without_place
 
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +31,7 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
         "--cfg-options",
         nargs="+",
         action=DictAction,
+        type=_setting,
         metavar="KEY=VALUE",
         help='override settings of the config, such as model.backbone.levels=8 or key="[(a,b),(c,d)]"',
     )
@@ -42,8 +46,17 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
         help="put this stem into the backbone: covariant (stock ResNets, timm models, SDT-V3) or a plugin's (SDT-V3)",
     )
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none", help="job launcher")
+    add_checkpoint_option(parser)
     # Old versions of torch.distributed.launch pass --local-rank; torchrun sets the environment variable instead.
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+
+
+def _setting(text: str) -> str:
+    """Check that a value of ``--cfg-options`` can be read by mmengine, which has no message for what is wrong with it."""
+    pairs = (("(", ")"), ("[", "]"), ("{", "}"))
+    if "=" not in text or any(text.count(opening) != text.count(closing) for opening, closing in pairs):
+        raise argparse.ArgumentTypeError(f"{text!r} is no KEY=VALUE, or its brackets do not match")
+    return text
 
 
 def read_config(args: argparse.Namespace) -> Config:
@@ -67,6 +80,11 @@ def read_config(args: argparse.Namespace) -> Config:
     elif not config.get("work_dir"):
         config.work_dir = str(Path("work_dirs") / Path(args.config.split("::")[-1]).stem)
     check_writable(Path(config.work_dir), "--work-dir")
+    if Path(config.work_dir).resolve() == Path(config.filename).resolve().parent:
+        raise ValueError(
+            f"--work-dir {config.work_dir} is the config's own folder, where the complete config that a training writes "
+            f"down would replace it; give another folder."
+        )
     if not torch.cuda.is_available():
         _fit_cpu(config)
     return config
@@ -110,7 +128,19 @@ def build_runner(config: Config, *phases: str) -> Runner:
     runner = RUNNERS.build(config) if "runner_type" in config else Runner.from_cfg(config)
     if isinstance(runner.model, Mapping):  # FlexibleRunner would build it only when training starts
         runner.model = MODELS.build(runner.model)
+    runner.register_hook(_NoConfigOfCheckpoint())
     return runner
+
+
+class _NoConfigOfCheckpoint(Hook):
+    """Takes the text of the config out of a loaded checkpoint.
+
+    mmengine runs that text when a training is resumed, to look for a setting that only mmcv 1 wrote.
+    """
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Remove the entry from the loaded checkpoint; the file keeps it."""
+        checkpoint.get("meta", {}).pop("config", None)
 
 
 def close_processes() -> None:
@@ -133,8 +163,8 @@ def check_checkpoint(runner: Runner, path: str, strict: bool) -> None:
     Args:
         runner: the runner whose model will load the checkpoint.
         path: checkpoint file.
-        strict: refuse a checkpoint that lacks an entry of the model or has it in another shape (for testing);
-            otherwise refuse only one without any fitting entry, since fine-tuning changes heads.
+        strict: refuse a checkpoint that lacks an entry of the model, has it in another shape, or has more entries in
+            a part of the model (for testing); otherwise refuse only one without any fitting entry, since fine-tuning changes heads.
 
     Raises:
         ValueError: the file is no checkpoint, or does not fit.
@@ -149,6 +179,12 @@ def check_checkpoint(runner: Runner, path: str, strict: bool) -> None:
         f"{len(state) - len(fitting)} entries are not used",
         logger="current",
     )
+    surplus = entries_without_place(state, own)
+    if strict and surplus and not lacking:
+        raise ValueError(
+            f"checkpoint {path} does not fit the model: it has {len(surplus)} entries more in parts of the model, such "
+            f"as {', '.join(surplus[:3])}. Give the config that the checkpoint was trained with."
+        )
     if not fitting or (strict and lacking):
         raise ValueError(
             f"checkpoint {path} does not fit the model: {len(lacking)} of {len(own)} entries are missing or of another "

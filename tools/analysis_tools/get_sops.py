@@ -15,17 +15,19 @@ from pathlib import Path
 import torch
 
 from sterf_plugins.activity import ENERGY, FiringRates, Operations, count_operations
+from sterf_plugins.cli.checkpoints import add_checkpoint_option
 from sterf_plugins.cli.console import check_device, run_tool
 from sterf_plugins.cli.images import inputs_for
 from sterf_plugins.cli.loading import load_model
 from sterf_plugins.erf.calibrate import calibrate, uncalibrated
-from sterf_plugins.files import replacing
+from sterf_plugins.files import check_new, replacing
 
 
 def parse_args() -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("model", metavar="MODEL_OR_CONFIG")
     p.add_argument("checkpoint", nargs="?", metavar="CHECKPOINT", help="the model's weights; random ones otherwise")
+    add_checkpoint_option(p)
     p.add_argument("--images", default="noise", metavar="DIR|noise|val", help="inputs (default: standard normal noise)")
     p.add_argument("--num", type=int, default=4, help="number of inputs (default 4)")
     p.add_argument("--input-size", type=int, nargs=2, metavar=("H", "W"), help="default: the model's own size")
@@ -34,6 +36,7 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     p.add_argument("--seed", type=int, default=0, help="seed of weights and noise")
     p.add_argument("--csv", type=Path, metavar="FILE", help="write the table")
+    p.add_argument("--overwrite", action="store_true", help="replace the FILE of --csv if it exists")
     p.add_argument("--json", action="store_true", help="print everything as JSON instead of the table")
     return p.parse_args()
 
@@ -65,6 +68,8 @@ def main() -> None:
     if args.num < 1:
         raise ValueError(f"--num {args.num}: at least one input is needed.")
     check_device(args.device)
+    if args.csv:
+        check_new(args.csv, args.overwrite)
     torch.manual_seed(args.seed)
     loaded = load_model(args.model, args.checkpoint, args.pretrained)
     size = tuple(args.input_size) if args.input_size else loaded.size

@@ -15,9 +15,11 @@ import torch
 
 import sterf_plugins
 from sterf_plugins.checkpoints import convert_state_dict, infer_architecture, read_checkpoint, state_dict_of
+from sterf_plugins.checkpoints.sdt_v3 import has_our_names
 from sterf_plugins.checkpoints.zoo import find_family
+from sterf_plugins.cli.checkpoints import add_checkpoint_option
 from sterf_plugins.cli.console import run_tool
-from sterf_plugins.files import replacing
+from sterf_plugins.files import check_new, replacing
 
 
 def parse_args() -> argparse.Namespace:
@@ -32,6 +34,7 @@ def parse_args() -> argparse.Namespace:
         "ST-ERF hub's definition",
     )
     p.add_argument("--layout", choices=["raster", "channel"], help="of MLPixer and SRB; the releases have raster")
+    add_checkpoint_option(p)
     p.add_argument("--overwrite", action="store_true", help="replace DST if it exists")
     return p.parse_args()
 
@@ -46,6 +49,8 @@ def convert(args: argparse.Namespace) -> tuple[dict, dict]:
         ValueError: entries do not fit, or an option is missing or does not apply.
     """
     state = state_dict_of(read_checkpoint(args.source))
+    if has_our_names({key.removeprefix("backbone."): value for key, value in state.items()}):
+        raise ValueError(f"{args.source} has the names of this package already; load it as it is.")
     if any(key.startswith(("roi_head.", "decode_head.")) for key in state):
         sterf_plugins.setup()
         from sterf_plugins.checkpoints.detectors import convert_model, kind_of
@@ -82,8 +87,7 @@ def convert(args: argparse.Namespace) -> tuple[dict, dict]:
 def main() -> None:
     args = parse_args()
     target = Path(args.target)
-    if target.exists() and not args.overwrite:
-        raise ValueError(f"{target} exists; give another DST, or --overwrite to replace it.")
+    check_new(target, args.overwrite)
     if not target.parent.is_dir():
         raise ValueError(f"the folder {target.parent} does not exist.")
     converted, facts = convert(args)

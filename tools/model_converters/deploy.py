@@ -22,18 +22,21 @@ import torch
 from torch import Tensor
 
 from sterf_plugins.checks import require
+from sterf_plugins.cli.checkpoints import add_checkpoint_option
 from sterf_plugins.cli.console import check_writable, run_tool
-from sterf_plugins.cli.loading import load_model
+from sterf_plugins.cli.loading import load_model, parse_spec
 from sterf_plugins.deploy import reparameterize, to_spike_driven
 from sterf_plugins.deploy.probe import largest_error, tensors_in
-from sterf_plugins.files import replacing
+from sterf_plugins.files import check_new, replacing
 
 
 def parse_args() -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("model", metavar="MODEL", help="timm name or module:factory, with options in parentheses")
     p.add_argument("checkpoint", metavar="CHECKPOINT", nargs="?", help="its weights (random ones without)")
+    add_checkpoint_option(p)
     p.add_argument("--out", default="work_dirs/deploy", help="folder to write to (default: %(default)s)")
+    p.add_argument("--overwrite", action="store_true", help="replace files of an earlier run")
     p.add_argument("--input-size", type=int, nargs=2, metavar=("H", "W"), help="default: the model's own")
     p.add_argument("--batch", type=int, default=1, help="images per pass (default: %(default)s)")
     p.add_argument("--spike-driven", action="store_true", help="binary spikes over D steps in front of every weight")
@@ -70,6 +73,9 @@ def main() -> None:
             require(package, extra="deploy")
     folder = Path(args.out)
     check_writable(folder, "--out")
+    name = re.sub(r"\W+", "_", parse_spec(args.model)[0]).strip("_")
+    for suffix in ("pt2", "onnx", "json") if args.onnx else ("pt2", "json"):
+        check_new(folder / f"{name}.{suffix}", args.overwrite)
     loaded = load_model(args.model, args.checkpoint)
     size = tuple(args.input_size) if args.input_size else loaded.size
     x = torch.randn(args.batch, len(loaded.mean), *size)
@@ -77,7 +83,6 @@ def main() -> None:
     target = models["folded"]
     if args.spike_driven:
         target = models["spike-driven"] = to_spike_driven(target, x)
-    name = re.sub(r"\W+", "_", loaded.label).strip("_")
     facts: dict = dict(model=args.model, checkpoint=args.checkpoint, input=list(x.shape))
     with torch.no_grad():
         expected = target(x)

@@ -4,6 +4,7 @@ import importlib.util
 from pathlib import Path
 
 from mmengine.config import Config
+from mmengine.config.utils import ConfigParsingError
 
 PACKAGES = ("mmdet", "mmseg", "sterf_plugins")
 
@@ -48,7 +49,7 @@ def load_config(name: str, options: dict | None = None) -> Config:
     """
     try:
         config = Config.fromfile(config_path(name))
-    except (SyntaxError, NameError, KeyError) as error:
+    except (SyntaxError, NameError, KeyError, ConfigParsingError) as error:
         raise ValueError(f"config {name!r} cannot be read: {type(error).__name__}: {error}") from error
     if options:
         config.merge_from_dict(options)

@@ -1,0 +1,102 @@
+"""Which errors of a tool are one line for the user, and which keep their traceback."""
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(tmp_path, body: str, **environment) -> subprocess.CompletedProcess:
+    """Run a tool whose main function has this body."""
+    import os
+
+    tool = tmp_path / "tool.py"
+    body = textwrap.indent(textwrap.dedent(body), "    ")
+    tool.write_text(f"from sterf_plugins.cli.console import run_tool\ndef main():\n{body}\nrun_tool(main)\n")
+    command = [sys.executable, str(tool)]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, cwd=tmp_path)
+
+
+MISTAKES = {
+    "of the tool": ("raise ValueError('--num is 0')", "--num is 0"),
+    "of a check": ("from sterf_plugins.checks import positive_int\npositive_int('levels', 0)", "`levels` is 0"),
+    "of the library": (
+        "from sterf_plugins.backbones import SDTV3\nSDTV3(layout='diagonal')",
+        "`layout` is 'diagonal'; allowed: 'raster', 'channel'",
+    ),
+    "of a type": (
+        "from sterf_plugins.checks import positive_int\npositive_int('levels', 'x')",
+        "it must be an int >= 1",
+    ),
+    "of a missing package": (
+        "from sterf_plugins.checks import require\nrequire('nowhere', 'dev')",
+        "sterf-plugins[dev]",
+    ),
+    "of a missing file": ("open('nowhere.txt')", "No such file or directory: 'nowhere.txt'"),
+    "of a name in a config": (
+        "from mmengine.registry import MODELS\nMODELS.build(dict(type='Nothing'))",
+        "Nothing is not in the mmengine::model registry",
+    ),
+    "of an option of a config": (
+        "from mmengine.config import Config\nConfig(dict(a=[1])).merge_from_dict({'a.7': 1})",
+        "Index 7 exceeds the length of list",
+    ),
+    "of weights that do not exist": (
+        "import timm, sterf_plugins.timm\ntimm.create_model('sdtv3_nano', pretrained=True)",
+        "No pretrained weights exist",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", MISTAKES)
+def test_a_mistake_is_one_line(tmp_path, kind):
+    body, message = MISTAKES[kind]
+    done = run(tmp_path, body)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("tool.py: error: ") and message in done.stderr
+    assert "Traceback" not in done.stderr and "STERF_TRACEBACK=1" in done.stderr
+    shown = run(tmp_path, body, STERF_TRACEBACK="1")
+    assert "Traceback" in shown.stderr and message in shown.stderr
+
+
+FAULTS = {
+    "a key that is missing": "{}['stages']",
+    "a call that does not fit": "len(3)",
+    "a call of ours that does not fit": "from sterf_plugins.checks import positive_int\npositive_int()",
+    "a line of ours that fails": "from sterf_plugins.checkpoints import state_dict_of\nstate_dict_of(dict(model=dict))['a']",
+    "an assertion": "assert False, 'cannot be'",
+    "a ValueError of another library": "import numpy\nnumpy.ones(2).reshape(3)",
+    "a raise of another library": "import fractions\nfractions.Fraction('x')",
+    "a missing key of a config": "from mmengine.config import Config\nConfig(dict(a=dict()))['a']['b']",
+    "something that is not implemented": "raise NotImplementedError",
+    "a factory that fails inside": (
+        "from sterf_plugins.cli.loading import load_model\nload_model('broken:factory(width=3)')"
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_a_fault_keeps_its_traceback(tmp_path, kind):
+    (tmp_path / "broken.py").write_text("def factory(width):\n    return len(width)\n")
+    done = run(tmp_path, FAULTS[kind], PYTHONPATH=f"{tmp_path}:{ROOT}")
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" in done.stderr and "please report it" in done.stderr
+
+
+@pytest.mark.parametrize("spec", ["broken:factory(height=3)", "broken:factory", "resnet18(height=3)"])
+def test_options_that_a_model_does_not_take_are_a_mistake(tmp_path, spec):
+    (tmp_path / "broken.py").write_text("def factory(width):\n    return len(width)\n")
+    body = f"from sterf_plugins.cli.loading import load_model\nload_model({spec!r})"
+    done = run(tmp_path, body, PYTHONPATH=f"{tmp_path}:{ROOT}")
+    assert done.returncode == 2 and "does not take these options" in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("setting", ["model.backbone", "key=[(1,2)"])
+def test_a_config_option_that_cannot_be_read(setting, forked, tmp_path):
+    config = ROOT / "configs" / "shapes" / "fpn_sdtv3-t-srb_shapes.py"
+    done = forked(ROOT / "tools" / "train.py", config, "--work-dir", tmp_path, "--cfg-options", setting)
+    assert done.returncode == 2 and "is no KEY=VALUE, or its brackets do not match" in done.stderr
