@@ -68,7 +68,14 @@ def test_everything_is_written(report):
     assert list(numbers) == labels and list(numbers["trained"]) == ["stages.0", "stages.1"]
     figures = ["maps", "scale", "overlay", "profiles", "radial", "spectra"]
     expected = {f"{name}.{suffix}" for name in figures for suffix in ("png", "pdf")}
-    expected |= {"trained.npz", "trained-untrained.npz", "released.npz", "numbers.csv", "report.html", ".written-by-erf"}
+    expected |= {
+        "trained.npz",
+        "trained-untrained.npz",
+        "released.npz",
+        "numbers.csv",
+        "report.html",
+        ".written-by-erf",
+    }
     assert {p.name for p in out.iterdir()} == expected
     rows = list(csv.DictReader((out / "numbers.csv").read_text().splitlines()))
     assert [r["model"] for r in rows] == [label for label in labels for _ in range(2)]
