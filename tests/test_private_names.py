@@ -23,6 +23,7 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 
 ROOT = Path(__file__).resolve().parents[1]
 KERNELS, COUNTED = "functional/torch_kernels.py", "activity/operations.py backbones/recompute.py"
+OPERATIONS = "activity/operations.py"
 INTERNALS, STEMS = "openmmlab/runtime/mmengine_internals.py", "openmmlab/backbones/covariant_stems.py"
 ROI = "openmmlab/heads/spike_detection.py"
 aten, ones = torch.ops.aten, torch.ones
@@ -84,6 +85,40 @@ for operation, *row in (
     ("convolution", 9, lambda: F.conv2d(ones(1, 3, 5, 5), ones(2, 3, 3, 3))),
 ):
     uses(f"torch: ops.aten.{operation}", COUNTED, "counting operations")(partial(check_dispatch, operation, *row))
+
+for operation, *row in (
+    ("addbmm", 3, lambda: torch.addbmm(ones(2, 4), ones(5, 2, 3), ones(5, 3, 4))),
+    ("mv", 2, lambda: ones(2, 3) @ ones(3)),
+    ("addmv", 3, lambda: torch.addmv(ones(2), ones(2, 3), ones(3))),
+    ("dot", 2, lambda: ones(3) @ ones(3)),
+    ("_scaled_dot_product_flash_attention_for_cpu", 3, lambda: F.scaled_dot_product_attention(*[ones(1, 2, 5, 4)] * 3)),
+):
+    uses(f"torch: ops.aten.{operation}", OPERATIONS, "counting operations")(partial(check_dispatch, operation, *row))
+
+
+@uses("torch: ops.aten._scaled_dot_product_flash_attention", OPERATIONS, "counting fused attention")
+def check_flash_attention():
+    from torch.utils.flop_counter import flop_registry
+
+    formula = flop_registry[aten._scaled_dot_product_flash_attention]
+    assert formula(*[ones(1, 2, 5, 4)] * 3, out_val=ones(1, 2, 5, 4)) == 2 * 2 * (2 * 5 * 5 * 4)
+
+
+@uses("torch: utils._python_dispatch", "activity/single_products.py", "operators that are made of others")
+def check_python_dispatch():
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Names(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            seen.append(func.name())
+            with self:
+                out = func.decompose(*args, **kwargs or {})
+            return func(*args, **kwargs or {}) if out is NotImplemented else out
+
+    seen = []
+    with torch.inference_mode(), Names():
+        F.linear(ones(2, 3), ones(4, 3))
+    assert "aten::linear" in seen and "aten::mm" in seen
 
 
 @uses("torch: _dynamo", KERNELS, "whether anything may be compiled")

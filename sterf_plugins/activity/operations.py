@@ -11,9 +11,12 @@ from typing import Any
 import torch
 from spikingjelly.activation_based.op_counter import BaseCounter, DispatchCounterMode, SimpleEnergyCostConfig
 from torch import Tensor, nn
+from torch.utils.flop_counter import flop_registry
 
 from ..firing import neuron_layers
 from ..undisturbed import reset_states, undisturbed
+from .single_products import single_products
+from .uncounted import Uncounted
 
 aten = torch.ops.aten
 ENERGY = SimpleEnergyCostConfig.fp32()  # 45 nm, Horowitz 2014: 4.6 pJ a MAC, 0.9 pJ an AC
@@ -21,8 +24,9 @@ ASSUMPTIONS = (
     "45 nm, 32-bit floating point (Horowitz 2014): {mac} pJ a multiply-accumulate (MAC), {ac} pJ an accumulation (AC).",
     "Behind the first neuron, an operand is a spike tensor if all its values are whole numbers of spikes; an integer "
     "spike n counts as n ACs. Everything else is analog and counts as MACs: the first layer does, whatever the image.",
-    "Products of two activations (attention) are listed on their own; the first spike operand drives them.",
-    "Normalisation, residual additions, neuron updates and memory access are not counted.",
+    "Products of two activations (attention) are listed on their own; the first spike operand drives them. Softmax "
+    "attention is counted in its plain form: all pairs of tokens, masked or not, and scaled queries are analog.",
+    "Normalisation, elementwise functions, neuron updates, sums, pooling, resizing and memory access are not counted.",
 )
 
 
@@ -53,10 +57,13 @@ class Operations:
     Attributes:
         layers: module name -> operations; those of products of two activations have a name that ends in " (product)".
         num_inputs: number of inputs that went through the model.
+        not_counted: operators that may do arithmetic but that nobody knows how to count, and their calls; the numbers
+            are too small by what these do. Kernels that are launched past PyTorch's operators cannot be seen at all.
     """
 
     layers: dict[str, LayerOperations] = field(default_factory=dict)
     num_inputs: int = 0
+    not_counted: dict[str, int] = field(default_factory=dict)
 
     @property
     def total(self) -> LayerOperations:
@@ -70,17 +77,18 @@ class Operations:
         return "\n".join(line.format(mac=ENERGY.e_mac_pj, ac=ENERGY.e_ac_pj) for line in ASSUMPTIONS)
 
 
-@torch.inference_mode(False)  # in inference mode layers reach the counter undecomposed, and nothing is counted
 @torch.no_grad()
 def count_operations(model: nn.Module, *inputs: Tensor) -> Operations:
     """Count the operations of forward passes in eval mode, neurons reset before each; the model is left as it was.
+
+    Fused kernels for attention and recurrent layers are off meanwhile, so that each of their products is counted.
 
     Args:
         model: any module; of an OpenMMLab detector or segmentor only ``extract_feat`` runs.
         inputs: batches, (N, C, H, W) or (T, N, C, H, W) each.
 
     Returns:
-        The operations of each layer that has any, summed over all inputs.
+        The operations of each layer that has any, summed over all inputs, and which operators could not be counted.
 
     Raises:
         ValueError: there are no inputs.
@@ -90,13 +98,15 @@ def count_operations(model: nn.Module, *inputs: Tensor) -> Operations:
     spikes = _Spikes(model)
     counters = {kind: _Counter(kind, spikes) for kind in ("macs", "acs", "dense")}
     products = {kind: _Counter(kind, spikes, products=True) for kind in counters}
+    uncounted = Uncounted(counters["dense"])
+    mode = DispatchCounterMode([*counters.values(), *products.values(), uncounted])
     forward = getattr(model, "extract_feat", model)
-    with undisturbed(model), spikes, DispatchCounterMode([*counters.values(), *products.values()]):
+    with undisturbed(model), spikes, mode, single_products(model):
         for batch in inputs:
             spikes.start()
             reset_states(model)
             forward(batch)
-    result = Operations(num_inputs=sum(b.shape[b.ndim - 4] for b in inputs))
+    result = Operations(num_inputs=sum(b.shape[b.ndim - 4] for b in inputs), not_counted=uncounted.calls())
     names = [name for name, _ in model.named_modules()]
     for group, suffix in ((counters, ""), (products, " (product)")):
         own = {kind: _exclusive(counter.totals()) for kind, counter in group.items()}
@@ -165,22 +175,45 @@ class _Counter(BaseCounter):
 
     def __init__(self, kind: str, spikes: _Spikes, products: bool = False):
         super().__init__()
-        self.rules: dict[Any, Callable] = {
-            aten.mm.default: lambda args, kwargs, out: self._matrices(args[0], args[1], out),
-            aten.addmm.default: lambda args, kwargs, out: self._matrices(args[1], args[2], out),
-            aten.bmm.default: lambda args, kwargs, out: self._matrices(args[0], args[1], out),
-            aten.baddbmm.default: lambda args, kwargs, out: self._matrices(args[1], args[2], out),
-            aten.convolution.default: self._convolution,
-        }
         self._kind, self._spikes, self._products = kind, spikes, products
+        self.rules: dict[Any, Callable] = {
+            getattr(operator, overload): self._by_shapes(formula)
+            for operator, formula in flop_registry.items()
+            if hasattr(operator, "overloads")  # users may have registered Triton kernels, too
+            for overload in operator.overloads()
+        } | {
+            aten.mm.default: lambda args, kwargs, out: self._matrices(args[0], args[1]),
+            aten.addmm.default: lambda args, kwargs, out: self._matrices(args[1], args[2]),
+            aten.bmm.default: lambda args, kwargs, out: self._matrices(args[0], args[1]),
+            aten.baddbmm.default: lambda args, kwargs, out: self._matrices(args[1], args[2]),
+            aten.addbmm.default: lambda args, kwargs, out: self._matrices(args[1], args[2]),
+            aten.mv.default: lambda args, kwargs, out: self._matrices(args[0], args[1][:, None]),
+            aten.addmv.default: lambda args, kwargs, out: self._matrices(args[1], args[2][:, None]),
+            aten.dot.default: lambda args, kwargs, out: self._matrices(args[0][None], args[1][:, None]),
+            aten.convolution.default: self._convolution,
+            aten._scaled_dot_product_flash_attention_for_cpu.default: self._by_shapes(
+                flop_registry[aten._scaled_dot_product_flash_attention]
+            ),
+        }
 
     def totals(self) -> dict[str, int]:
         return {scope: sum(values.values()) for scope, values in self.get_counts().items()}
 
-    def _matrices(self, x: Tensor, y: Tensor, out: Tensor) -> int:
+    def _by_shapes(self, formula: Callable) -> Callable:
+        """A rule for an operator of which PyTorch's flop counter knows the cost of dense operands, and no more."""
+
+        def rule(args, kwargs, out) -> int:
+            with_weight = any(self._spikes.is_weight(x) for x in args if isinstance(x, Tensor))
+            if self._products == with_weight or self._kind == "acs":
+                return 0
+            return formula(*args, **kwargs, out_val=out) // 2  # a multiplication and an addition are one MAC
+
+        return rule
+
+    def _matrices(self, x: Tensor, y: Tensor) -> int:
         if self._products == (self._spikes.is_weight(x) or self._spikes.is_weight(y)):
             return 0
-        dense = out.numel() * x.shape[-1]
+        dense = x.numel() * y.shape[-1]
         if self._kind == "dense":
             return dense
         for operand, uses in ((x, y.shape[-1]), (y, x.shape[-2])):  # uses: products that each element is in

@@ -4,7 +4,7 @@ import ast
 import importlib
 import importlib.util
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -120,8 +120,7 @@ def _from_timm(label: str, name: str, options: Mapping[str, Any], pretrained: bo
             raise
         raise ValueError(f"model {name!r} does not take these options: {error}") from error
     data = timm.data.resolve_model_data_config(model)
-    scale = 255.0
-    mean, std = (tuple(v * scale for v in data[k]) for k in ("mean", "std"))
+    mean, std = (_for_channels([255.0 * v for v in data[k]], _channels(model)) for k in ("mean", "std"))
     return Loaded(label, model, tuple(data["input_size"][1:]), mean, std)
 
 
@@ -146,9 +145,19 @@ def _from_factory(label: str, name: str, options: Mapping[str, Any]) -> Loaded:
         raise ValueError(f"model {name!r} does not take these options: {error}") from error
     if not isinstance(model, nn.Module):
         raise ValueError(f"{name} returns a {type(model).__name__}, not a torch.nn.Module.")
-    widths = (getattr(m, "in_channels", None) for m in model.modules())
-    channels = next((width for width in widths if isinstance(width, int)), 3)
+    channels = _channels(model)
     return Loaded(label, model, (224, 224), (127.5,) * channels, (127.5,) * channels)
+
+
+def _channels(model: nn.Module) -> int:
+    """Number of image channels that a model takes: those of its first layer that tells, otherwise 3."""
+    widths = (getattr(m, "in_channels", None) for m in model.modules())
+    return next((width for width in widths if isinstance(width, int)), 3)
+
+
+def _for_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
+    """The values of each colour, or for another number of channels their mean in each channel."""
+    return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels
 
 
 def _from_config(label: str, name: str, options: Mapping[str, Any]) -> Loaded:

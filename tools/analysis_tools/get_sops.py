@@ -3,7 +3,8 @@
     python tools/analysis_tools/get_sops.py sdtv3_tiny_srb --num 4
     python tools/analysis_tools/get_sops.py configs/shapes/fpn_sdtv3-t-srb_shapes.py CHECKPOINT.pth --images val --csv sops.csv
 
-A model is a timm name, an OpenMMLab config or module:factory, as for tools/erf.py.
+A model is a timm name, an OpenMMLab config or module:factory, as for tools/erf.py. Without a checkpoint its weights are
+random, and its BatchNorms get the statistics of 8 inputs, since with the initial ones hardly a neuron fires.
 """
 
 import argparse
@@ -18,9 +19,11 @@ from sterf_plugins.activity import ENERGY, FiringRates, Operations, count_operat
 from sterf_plugins.cli.checkpoints import add_checkpoint_option
 from sterf_plugins.cli.console import check_device, run_tool
 from sterf_plugins.cli.images import inputs_for
-from sterf_plugins.cli.loading import load_model
+from sterf_plugins.cli.loading import Loaded, is_config, load_model, parse_spec
 from sterf_plugins.erf.calibrate import calibrate, uncalibrated
 from sterf_plugins.files import check_new, replacing
+
+CALIBRATION = 8  # number of inputs from which untrained models get their BatchNorm statistics
 
 
 def parse_args() -> argparse.Namespace:
@@ -63,6 +66,25 @@ def write_csv(rows: list[dict], path: Path) -> None:
         partial.write_text(text.getvalue(), encoding="utf-8")
 
 
+def prepare_weights(args: argparse.Namespace, loaded: Loaded, size: tuple[int, int]) -> str:
+    """What the weights are, in words; untrained BatchNorms get the statistics of some of the inputs."""
+    name = parse_spec(args.model)[1]
+    if args.checkpoint:
+        return "; ".join(loaded.notes)
+    if args.pretrained and not is_config(name) and ":" not in name:
+        return "timm's own weights"
+    if not uncalibrated(loaded.model):
+        return "no checkpoint: random weights, unless the model loads its own"
+    images = torch.cat(list(inputs_for(args.images, loaded, size, CALIBRATION, args.seed))).to(args.device)
+    if len(images) < 2:
+        raise ValueError(
+            f"--images {args.images} has one image, from which the BatchNorms of untrained weights get no statistics; "
+            f"give a checkpoint, more images, or --images noise."
+        )
+    calibrate(loaded.model, images.expand(args.time_steps, *images.shape) if args.time_steps else images)
+    return f"random weights, BatchNorm statistics of {len(images)} inputs"
+
+
 def main() -> None:
     args = parse_args()
     if args.num < 1:
@@ -77,8 +99,7 @@ def main() -> None:
     images = torch.cat(list(inputs_for(args.images, loaded, size, args.num, args.seed))).to(args.device)
     if args.time_steps:
         images = images.expand(args.time_steps, *images.shape)
-    if not args.checkpoint and uncalibrated(model) and images.shape[images.ndim - 4] > 1:
-        calibrate(model, images)
+    weights = prepare_weights(args, loaded, size)
     with FiringRates(model) as rates:
         operations = count_operations(model, images)
     total, count = operations.total, operations.num_inputs
@@ -92,7 +113,10 @@ def main() -> None:
     )  # fmt: skip
     if args.json:
         histograms = {name: layer.as_dict() for name, layer in rates.layers.items()}
-        print(json.dumps(dict(total=summary, layers=rows, neurons=histograms, assumptions=operations.assumptions())))
+        record = dict(
+            total=summary, layers=rows, neurons=histograms, weights=weights, not_counted=operations.not_counted
+        )
+        print(json.dumps(record | dict(assumptions=operations.assumptions())))
         return
     width = max(len(r["layer"]) for r in rows)
     print(f"{'layer':<{width}} {'M MAC':>9} {'M AC':>9} {'M dense':>9} {'µJ':>9}")
@@ -107,8 +131,12 @@ def main() -> None:
     print(
         f"\nper input: {summary['macs'] / 1e6:.3f} M MACs, {summary['acs'] / 1e6:.3f} M ACs, "
         f"{summary['energy_mj']:.4f} mJ ({summary['dense_energy_mj']:.4f} mJ if all were dense MACs); "
-        f"firing rate {rates.rate:.4f}, dead channels {rates.dead:.1%}\n\n{operations.assumptions()}"
+        f"firing rate {rates.rate:.4f}, dead channels {rates.dead:.1%}\nweights: {weights}"
     )
+    if operations.not_counted:
+        calls = ", ".join(f"{name} ({number} calls)" for name, number in operations.not_counted.items())
+        print(f"NOT COUNTED, so that the numbers are too small: {calls}")
+    print(f"\n{operations.assumptions()}")
 
 
 if __name__ == "__main__":

@@ -86,8 +86,9 @@ class FiringRateHook(Hook):
             total = operations.total
             scalars["energy_mj"] = total.energy / operations.num_inputs / 1e9
             record |= dict(
-                energy_mj=scalars["energy_mj"], macs=total.macs, acs=total.acs, num_inputs=operations.num_inputs
-            )
+                energy_mj=scalars["energy_mj"], macs=total.macs, acs=total.acs, num_inputs=operations.num_inputs,
+                not_counted=operations.not_counted,
+            )  # fmt: skip
         for name, value in scalars.items():
             runner.message_hub.update_scalar(f"val/{name}", value)
         step = training_step(runner) if self._training else 0
