@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..erf.undisturbed import reset_states
+
 
 @dataclass
 class Call:
@@ -34,20 +36,29 @@ def example_for(model: nn.Module, example: Tensor | None) -> Tensor:
     return torch.randn(1, channels, 64, 64, generator=generator).to(like.device, like.dtype)
 
 
+def run(model: nn.Module, example: Tensor) -> object:
+    """The model's output without gradients; its neurons start from rest, and are left so."""
+    reset_states(model)
+    with torch.no_grad():
+        output = model(example)
+    reset_states(model)
+    return output
+
+
 def calls_of(model: nn.Module, example: Tensor, kinds: tuple[type[nn.Module], ...]) -> list[Call]:
     """Run the model once without gradients; return the calls of all modules of these types, in order of execution."""
     calls: list[Call] = []
 
     def record(name: str) -> Callable:
         def hook(module: nn.Module, arguments: tuple, output: Tensor) -> None:
-            calls.append(Call(name, module, arguments[0], output))
+            if arguments and isinstance(arguments[0], Tensor):
+                calls.append(Call(name, module, arguments[0], output))
 
         return hook
 
     handles = [m.register_forward_hook(record(n)) for n, m in model.named_modules() if isinstance(m, kinds)]
     try:
-        with torch.no_grad():
-            model(example)
+        run(model, example)
     finally:
         for handle in handles:
             handle.remove()
@@ -78,7 +89,7 @@ def tensors_in(output: object) -> list[Tensor]:
 
 
 def largest_error(ours: object, theirs: object) -> float:
-    """Largest difference of two outputs, each tensor's over its own largest absolute value.
+    """Largest difference of two outputs, each tensor's over its own largest absolute value; infinite for other shapes.
 
     Raises:
         ValueError: the outputs have not the same number of tensors, or none.
@@ -86,4 +97,28 @@ def largest_error(ours: object, theirs: object) -> float:
     pairs = [(a.detach(), b.detach()) for a, b in zip(tensors_in(ours), tensors_in(theirs), strict=True)]
     if not pairs:
         raise ValueError(f"an output of type {type(theirs).__name__} holds no floating-point tensor to compare.")
-    return max(((a - b).abs().max() / b.abs().max().clamp_min(1e-12)).item() for a, b in pairs)
+    if any(a.shape != b.shape for a, b in pairs):
+        return float("inf")
+    return torch.stack([(a - b).abs().max() / b.abs().max().clamp_min(1e-12) for a, b in pairs]).max().item()
+
+
+def compared_values(output: object, other: object) -> str:
+    """What the outputs of two different inputs say about a comparison of outputs: the size of the numbers in it.
+
+    Raises:
+        ValueError: all outputs are constants, equal everywhere or the same for both inputs; any model with the same
+            constants would pass.
+    """
+    tensors = [tensor.detach() for tensor in tensors_in(output)]
+    constant = [
+        torch.equal(a, b) or (a.numel() > 1 and bool((a == a.flatten()[0]).all()))
+        for a, b in zip(tensors, tensors_in(other), strict=True)
+    ]
+    if all(constant):
+        values = ", ".join(f"{float(t.flatten()[0]):.3g}, …" for t in tensors)
+        raise ValueError(
+            f"the outputs are constants ({values}) that do not depend on the input, so that a comparison of them would "
+            f"prove nothing. Give the checkpoint of a trained model, or a model that returns feature maps (num_classes=0)."
+        )
+    silent = f"; {sum(constant)} of {len(constant)} outputs are constants, which prove nothing" if any(constant) else ""
+    return f"of values up to {max(float(t.abs().max()) for t in tensors):.3g}{silent}"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from .probe import called_once, calls_of, example_for, largest_error, replace, tensors_in
+from .probe import called_once, calls_of, example_for, largest_error, replace, run, tensors_in
 
 _FOLDED = (nn.Conv1d, nn.Conv2d, nn.Linear)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
@@ -26,10 +26,12 @@ def reparameterize(model: nn.Module, example: Tensor | None = None, tolerance: f
     """A copy of a model for inference, with convolution-BN and linear-BN pairs as single layers.
 
     Candidates are found by running the model: a norm whose input is a layer's output. What is folded is proved on the
-    **whole model**: its outputs, and what stands in the place of each norm, must not change on the example. A norm that
-    fails the proof (something else reads the layer's output, the layer computes its weight anew)
-    stays. The proof is in float64: in float32 the rounding of folded weights may flip a spike, which changes all that
-    follows, and would hide or fake an error. The copy has the model's own dtype, and is in eval mode.
+    **whole model**: its outputs, and what stands in the place of each norm, must not change on the example, nor if noise
+    is added to the input of every layer, so that layers whose neurons are silent on the example are proved, too. A norm
+    that fails the proof (something else reads the layer's output, the layer computes its weight anew) stays.
+
+    The proof is in float64. In float32, folded weights are rounded otherwise, which may flip a spike whose potential lies
+    at a threshold and so changes all that follows. The copy has the model's own dtype, and is in eval mode.
 
     Args:
         model: any model whose norms follow layers without anything between; it is left as it is. Norms with an
@@ -111,7 +113,28 @@ def _what_remains(norm: nn.Module) -> nn.Module:
 
 
 def _observed(model: nn.Module, example: Tensor, norms: list[str]) -> dict[str, list[Tensor]]:
-    """The model's outputs under the name "", and by each norm's name the outputs of what stands in its place."""
+    """The model's outputs under the name "", and by each norm's name the outputs of what stands in its place.
+
+    Each is a stack of two passes, on the example and with noise on the input of every layer. They are compared by one
+    scale, since what a silent layer gives on the example may be nothing but rounding.
+    """
+    generator = torch.Generator(example.device).manual_seed(0)
+
+    def disturb(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(x + torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device) for x in inputs)
+
+    plain = _pass(model, example, norms)
+    handles = [m.register_forward_pre_hook(disturb) for m in model.modules() if isinstance(m, _FOLDED)]
+    try:
+        noisy = _pass(model, example, norms)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: [torch.stack(pair) for pair in zip(plain[name], noisy[name], strict=True)] for name in plain}
+
+
+def _pass(model: nn.Module, example: Tensor, norms: list[str]) -> dict[str, list[Tensor]]:
+    """What ``_observed`` collects, of one pass."""
     seen: dict[str, list[Tensor]] = {name: [] for name in norms}
 
     def record(name: str) -> Callable:
@@ -119,8 +142,7 @@ def _observed(model: nn.Module, example: Tensor, norms: list[str]) -> dict[str, 
 
     handles = [model.get_submodule(name).register_forward_hook(record(name)) for name in norms]
     try:
-        with torch.no_grad():
-            outputs = tensors_in(model(example))
+        outputs = tensors_in(run(model, example))
     finally:
         for handle in handles:
             handle.remove()

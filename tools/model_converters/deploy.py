@@ -3,14 +3,18 @@
     python tools/model_converters/deploy.py sdtv3_tiny_srb ours.pth --out work_dirs/deploy --onnx
     python tools/model_converters/deploy.py 'sdtv3_base(num_classes=0)' --out work_dirs/deploy --spike-driven
 
-Writes NAME.pt2 (torch.export), and NAME.onnx on request; each is loaded again and compared with the model. With --onnx
-the file is timed in ONNX Runtime too, which is the way to run a model on a CPU without PyTorch:
+Writes NAME.pt2 (torch.export), and NAME.onnx on request. The folded or spike-driven model is compared with the given one
+in float64, and each file, loaded again, with the model that was written into it, in float32, where rounding may flip a
+spike. A model whose outputs do not depend on the image is refused, since any comparison would succeed. Without a
+checkpoint BatchNorms get the statistics of noise. With --onnx the file is timed in ONNX Runtime too, which is the way to
+run a model on a CPU without PyTorch:
 
     session = onnxruntime.InferenceSession("NAME.onnx", providers=["CPUExecutionProvider"])
     outputs = session.run(None, {session.get_inputs()[0].name: images})
 """
 
 import argparse
+import copy
 import json
 import re
 import statistics
@@ -26,8 +30,11 @@ from sterf_plugins.cli.checkpoints import add_checkpoint_option
 from sterf_plugins.cli.console import check_writable, run_tool
 from sterf_plugins.cli.loading import load_model, parse_spec
 from sterf_plugins.deploy import reparameterize, to_spike_driven
-from sterf_plugins.deploy.probe import largest_error, tensors_in
+from sterf_plugins.deploy.probe import compared_values, largest_error, run, tensors_in
+from sterf_plugins.erf.calibrate import calibrate, uncalibrated
 from sterf_plugins.files import check_new, replacing
+
+CALIBRATION = 8  # number of inputs from which untrained models get their BatchNorm statistics
 
 
 def parse_args() -> argparse.Namespace:
@@ -58,12 +65,6 @@ def milliseconds(runs: dict[str, Callable], x: Tensor, repeats: int) -> dict[str
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def size_of(output: object) -> str:
-    """How large the compared numbers are, as the end of a message: an error between outputs of zero says nothing."""
-    largest = max(float(t.abs().max()) for t in tensors_in(output))
-    return f"of values up to {largest:.3g}" if largest else "but ALL VALUES ARE ZERO: the comparison says nothing"
-
-
 def main() -> None:
     args = parse_args()
     if args.batch < 1 or args.repeats < 1:
@@ -78,15 +79,24 @@ def main() -> None:
         check_new(folder / f"{name}.{suffix}", args.overwrite)
     loaded = load_model(args.model, args.checkpoint)
     size = tuple(args.input_size) if args.input_size else loaded.size
-    x = torch.randn(args.batch, len(loaded.mean), *size)
-    models = {"model": loaded.model, "folded": reparameterize(loaded.model, x)}
-    target = models["folded"]
+    x, other = torch.randn(2, args.batch, len(loaded.mean), *size)
+    if not args.checkpoint and uncalibrated(loaded.model):
+        calibrate(loaded.model, torch.randn(CALIBRATION, *x.shape[1:]))
+        print(f"{args.model}: random weights, BatchNorm statistics of {CALIBRATION} noise inputs")
+    exact = copy.deepcopy(loaded.model).double()
+    values = compared_values(run(exact, x.double()), run(exact, other.double()))
+    models = {"model": exact, "folded": reparameterize(exact, x)}
     if args.spike_driven:
-        target = models["spike-driven"] = to_spike_driven(target, x)
-    facts: dict = dict(model=args.model, checkpoint=args.checkpoint, input=list(x.shape))
-    with torch.no_grad():
-        expected = target(x)
+        models["spike-driven"] = to_spike_driven(models["folded"], x.double())
+    what, target = list(models.items())[-1]
+    error = largest_error(run(target, x.double()), run(exact, x.double()))
+    print(f"{what}, in float64: largest relative difference {error:.1e} {values}")
+    for model in models.values():
+        model.float()
+    facts: dict = dict(model=args.model, checkpoint=args.checkpoint, input=list(x.shape), float64_error=error)
+    expected = run(target, x)
     facts["export_error"] = write_program(target, x, expected, folder / f"{name}.pt2")
+    print(f"{folder / name}.pt2: largest relative difference {facts['export_error']:.1e} {values}")
     runs: dict[str, Callable] = dict(models)
     if args.onnx:
         session = write_onnx(target, x, folder / f"{name}.onnx")
@@ -95,7 +105,7 @@ def main() -> None:
             facts["onnx_error"] = largest_error(
                 [torch.from_numpy(y) for y in runs["ONNX Runtime"](x)], tensors_in(expected)
             )
-            print(f"{folder / name}.onnx: largest relative difference {facts['onnx_error']:.1e} {size_of(expected)}")
+            print(f"{folder / name}.onnx: largest relative difference {facts['onnx_error']:.1e} {values}")
     facts["milliseconds"] = milliseconds(runs, x, args.repeats)
     facts["speed_up"] = {
         k: facts["milliseconds"]["model"] / v for k, v in facts["milliseconds"].items() if k != "model"
@@ -113,9 +123,7 @@ def write_program(model: torch.nn.Module, x: Tensor, expected: object, path: Pat
     with replacing(path) as partial:
         torch.export.save(program, partial)
     with torch.no_grad():
-        error = largest_error(torch.export.load(path).module()(x), expected)
-    print(f"{path}: largest relative difference {error:.1e} {size_of(expected)}")
-    return error
+        return largest_error(torch.export.load(path).module()(x), expected)
 
 
 def write_onnx(model: torch.nn.Module, x: Tensor, path: Path):
