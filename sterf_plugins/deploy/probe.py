@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..erf.undisturbed import reset_states
+from ..undisturbed import reset_states
 
 
 @dataclass
