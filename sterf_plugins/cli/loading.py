@@ -76,6 +76,9 @@ def is_config(name: str) -> bool:
 def load_model(spec: str, checkpoint: str | None = None, pretrained: bool = False) -> Loaded:
     """Build a model from its specification, load its weights, and put it in eval mode.
 
+    Without a checkpoint, the model of a config has the weights with which its training would start, but for those that
+    the config takes from files.
+
     Args:
         spec: a timm name (ours included), an OpenMMLab config (a path, ``mmdet::…``, ``mmseg::…``) or
             ``module:factory``; with options in parentheses, and a label before an equals sign, if wanted.
@@ -94,6 +97,8 @@ def load_model(spec: str, checkpoint: str | None = None, pretrained: bool = Fals
         loaded = _from_timm(label, name, options, pretrained)
     if checkpoint:
         loaded.notes.append(_load_weights(loaded.model, checkpoint))
+    elif loaded.config is not None:
+        _initialise(loaded.model)
     loaded.model.eval()
     return loaded
 
@@ -176,10 +181,7 @@ def _from_config(label: str, name: str, options: Mapping[str, Any]) -> Loaded:
     if not torch.cuda.is_available():
         revert_sync_bn(config)
     init_default_scope(config.get("default_scope", "mmdet"))
-    if config.model.get("backbone") and config.model.backbone.get("init_cfg"):
-        config.model.backbone.init_cfg = None  # weights come from the checkpoint, not from the network
-    if config.model.get("pretrained"):
-        config.model.pretrained = None
+    _without_weight_files(config.model)
     settings = config.model.get("data_preprocessor") or {}
     bgr = bool(settings) and not (settings.get("bgr_to_rgb") or settings.get("rgb_to_bgr"))
     model = MODELS.build(config.model)
@@ -190,6 +192,31 @@ def _from_config(label: str, name: str, options: Mapping[str, Any]) -> Loaded:
     stds = flat(preprocessor.std) if flat else (127.5,) * 3
     size = getattr(preprocessor, "size", None) or (512, 512)
     return Loaded(label, model, (int(size[0]), int(size[1])), means, stds, bgr, config)
+
+
+def _initialise(model: Any) -> None:
+    """Initialise the weights as mmengine's Runner does before a training, without its log of every parameter."""
+    from mmengine.logging import MMLogger
+
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel("WARNING")
+    try:
+        model.init_weights()
+    finally:
+        logger.setLevel(level)
+
+
+def _without_weight_files(config: Any) -> None:
+    """Take out of a model's config, wherever they stand, the files that weights would be read from."""
+    for value in config.values() if isinstance(config, dict) else config:
+        if isinstance(value, (dict, list, tuple)):
+            _without_weight_files(value)
+    if isinstance(config, dict):
+        if isinstance(config.get("init_cfg"), dict) and config["init_cfg"].get("type") == "Pretrained":
+            config["init_cfg"] = None
+        if isinstance(config.get("pretrained"), str):
+            config["pretrained"] = None
 
 
 def entries_without_place(state: Mapping[str, Any], own: Mapping[str, Any]) -> list[str]:
