@@ -130,10 +130,14 @@ class Estimate:
 
 
 def jackknife(full: float, left_out: list[float]) -> float:
-    """Standard error of a number from its values with one group left out at a time; NaN below two groups."""
-    if len(left_out) < 2:
-        return float("nan")
+    """Standard error of a number from its values with one group left out at a time.
+
+    It is NaN, for unknown, below two groups, and where the number or one of the values is not finite, as a half-life is
+    that is longer than the steps.
+    """
     values = np.asarray(left_out, np.float64)
+    if len(left_out) < 2 or not np.isfinite(full) or not np.isfinite(values).all():
+        return float("nan")
     count = len(values)
     error = float(np.sqrt((count - 1) / count * ((values - values.mean()) ** 2).sum()))
     return error if error > 1e-12 * np.abs(values).max() else 0.0  # the values differ by rounding alone

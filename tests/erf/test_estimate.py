@@ -397,3 +397,21 @@ def test_layers_of_an_openmmlab_head_run_the_tensor_mode():
 def test_bad_input(call, message):
     with pytest.raises((ValueError, TypeError), match=message):
         call(SDTV3(NANO))
+
+
+@pytest.mark.parametrize("efficient", [False, True])
+def test_the_measured_batch_counts_what_a_pass_keeps(efficient, monkeypatch):
+    """A network that would recompute its activations does not while its fields are computed, and is measured so."""
+    sizes = []
+    measured = Sizer._measured
+
+    def watched(self, part, count, work):
+        result = measured(self, part, count, work)
+        sizes.append(self.size)
+        return result
+
+    monkeypatch.setattr(Sizer, "_measured", watched)
+    monkeypatch.setattr("sterf_plugins.erf.batches._free_memory", lambda device: 3 << 20)
+    model = SDTV3(NANO, memory_efficient=efficient)
+    compute_erf(model, torch.randn(8, 3, 64, 64), "stages.2")
+    assert 1 <= sizes[0] < 8 and model.memory_efficient is efficient

@@ -221,3 +221,16 @@ def test_numbers_of_curves():
     for bad in (np.zeros(3), np.ones((2, 2)), np.zeros(0)):
         with pytest.raises(ValueError):
             lag_mass(bad)
+
+
+def test_a_half_life_beyond_the_steps_has_no_error():
+    """It is infinite, and what is not known is not given as exact."""
+    field = compute_erf(nn.Sequential(nn.Identity()), torch.rand(4, 6, 1, 5, 5), "0", kinds="temporal")
+    assert np.isfinite(field.numbers("0")["half_life"].value)
+
+    class Sum(nn.Module):
+        def forward(self, x):  # every step depends alike on all steps before it
+            return x.cumsum(0)
+
+    number = compute_erf(nn.Sequential(Sum()), torch.rand(4, 6, 1, 5, 5), "0", kinds="temporal").numbers("0")["half_life"]
+    assert number.value == float("inf") and np.isnan(number.error)

@@ -348,3 +348,16 @@ def test_a_held_image_is_a_constant_sequence():
 def test_overshooting_euler_warns():
     with pytest.warns(UserWarning, match="overshoots"):
         TemporalRF((0.7,), method="euler")
+
+
+@pytest.mark.parametrize("kind", ["li", "lif"])
+def test_a_detached_state_has_the_values_and_no_graph(kind):
+    """Truncated back-propagation: the second piece's gradient does not reach the first."""
+    x = torch.rand(4, 2, 3, 5, 5, requires_grad=True)
+    filtering = TemporalRF([2.0, 5.0], kind=kind)
+    first, state = filtering(x[:2])
+    cut = detach_state(state)
+    assert torch.equal(cut, state) and state.requires_grad and not cut.requires_grad
+    filtering(x[2:], cut)[0].sum().backward()
+    assert not x.grad[:2].any() and x.grad[2:].abs().max() > 0
+    assert detach_state(None) is None
