@@ -1,14 +1,19 @@
-"""Stop a training whose loss is no longer a number, before a checkpoint of it replaces a good one."""
+"""Stop a training whose loss is no longer a number, and tell of one whose gradients are clipped to nothing."""
 
 import torch
 from mmengine.hooks import Hook
 
 from ...registry import HOOKS
 
+LARGEST_RATIO = 1e8  # of a gradients' norm to the norm that it is clipped to
+
 
 @HOOKS.register_module()
 class FiniteLossHook(Hook):
-    """Raise ``FloatingPointError`` when the loss is NaN or infinite.
+    """Raise ``FloatingPointError`` when the loss is NaN or infinite, and warn once of gradients that clipping loses.
+
+    Clipping multiplies all gradients by ``max_norm`` over their norm. If the norm is infinite, or larger by more than
+    float32 can carry through an optimizer, nothing is learnt, and the loss does not tell; nor does it if the norm is 0.
 
     On a GPU the value is read every ``interval`` iterations only, since reading it waits for the device, and always
     before a checkpoint is written.
@@ -22,6 +27,7 @@ class FiniteLossHook(Hook):
     def __init__(self, interval: int = 50):
         self.interval = interval
         self._last_outputs: dict | None = None
+        self._lost, self._warned = 0, False
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
         """Check the losses of this iteration."""
@@ -30,10 +36,30 @@ class FiniteLossHook(Hook):
         on_cpu = isinstance(loss, torch.Tensor) and loss.device.type == "cpu"
         if on_cpu or self.every_n_train_iters(runner, self.interval):
             self._check(runner)
+        self._look_at_gradients(runner)
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         """Check the last losses, so that no checkpoint of a diverged training is written."""
         self._check(runner)
+
+    def _look_at_gradients(self, runner) -> None:
+        """Warn once if the norm that the optimizer wrapper has logged lets clipping multiply by about 0."""
+        wrapper = getattr(runner, "optim_wrapper", None)
+        limit = (getattr(wrapper, "clip_grad_kwargs", None) or {}).get("max_norm")
+        logged = runner.message_hub.log_scalars.get("train/grad_norm")
+        if self._warned or limit is None or logged is None:
+            return
+        norm = float(logged.current())
+        lost = norm == 0 or not norm < LARGEST_RATIO * limit  # NaN is neither
+        self._lost = self._lost + 1 if lost else 0
+        # With mixed precision single overflows are a part of finding the scale of the loss.
+        if self._lost >= (10 if hasattr(wrapper, "loss_scaler") else 1):
+            self._warned = True
+            runner.logger.warning(
+                f"iteration {runner.iter + 1}: the norm of all gradients is {norm:.3g}, so that clipping to {limit} leaves "
+                f"nothing of them, and nothing is learnt. Likely causes: images so small that norms see constant "
+                f"channels (Meta-SDT trains from 96x96 on), silent spike layers, or a learning rate without a warm-up."
+            )
 
     def _check(self, runner) -> None:
         values = {k: v for k, v in (self._last_outputs or {}).items() if isinstance(v, torch.Tensor) and v.numel() == 1}

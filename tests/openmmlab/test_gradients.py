@@ -1,0 +1,49 @@
+"""A training whose gradients are clipped to nothing says so."""
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from torch.nn import functional as F
+
+import sterf_plugins.timm
+
+sterf_plugins.setup()
+
+from mmengine.runner import Runner  # noqa: E402
+
+from sterf_plugins.openmmlab.configs.data_checks import datasets  # noqa: E402
+from sterf_plugins.openmmlab.configs.reading import load_config  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize(("weight", "warnings"), [(1.0, 0), (1e12, 1), (0.0, 1)])
+def test_gradients_that_clipping_loses_are_one_warning(shapes, tmp_path, weight, warnings):
+    config = load_config(str(ROOT / "configs" / "shapes" / "fpn_sdtv3-t-srb_shapes.py"))
+    for _, dataset in datasets(config, "train", "val", "test"):
+        dataset.data_root = f"{shapes}/ade"
+    config.train_dataloader.batch_size = 2
+    config.train_cfg = dict(type="IterBasedTrainLoop", max_iters=3, val_interval=9)
+    config.model.decode_head.loss_decode = dict(type="CrossEntropyLoss", loss_weight=weight)
+    config.optim_wrapper.clip_grad = dict(max_norm=35)
+    config.default_hooks = dict(finite=dict(type="sterf_plugins.FiniteLossHook"), checkpoint=None)
+    config.work_dir = str(tmp_path)
+    config.experiment_name = config.visualizer.name = f"gradients-{tmp_path.name}"
+    Runner.from_cfg(config).train()
+    log = next(tmp_path.glob("2*/*.log")).read_text()
+    assert log.count("nothing is learnt") == warnings
+    if warnings:
+        assert "iteration 1: the norm of all gradients is" in log
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("size", "trains"), [(64, False), (96, True)])
+def test_meta_sdt_trains_from_96_pixels_on(size, trains):
+    """Below, its RepConvs' norms see channels that are constant over batch and pixels, and each divides by sqrt(eps)."""
+    torch.manual_seed(0)
+    model = timm.create_model("meta_sdt_15m", num_classes=10).train()
+    F.cross_entropy(model(torch.randn(4, 3, size, size)), torch.arange(4)).backward()
+    norm = torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm()
+    assert (norm < 1e3) == trains
