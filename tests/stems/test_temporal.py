@@ -355,7 +355,7 @@ def test_a_detached_state_has_the_values_and_no_graph(kind):
     """Truncated back-propagation: the second piece's gradient does not reach the first."""
     x = torch.rand(4, 2, 3, 5, 5, requires_grad=True)
     filtering = TemporalRF([2.0, 5.0], kind=kind)
-    first, state = filtering(x[:2])
+    _, state = filtering(x[:2])
     cut = detach_state(state)
     assert torch.equal(cut, state) and state.requires_grad and not cut.requires_grad
     filtering(x[2:], cut)[0].sum().backward()
