@@ -315,5 +315,5 @@ def half_width(sigma: float, order: int = 0, epsilon: float = 1e-3, dimensions: 
         dimensions: number of axes of the filter.
     """
     e = -math.expm1(math.log1p(-epsilon) / dimensions) / 2**order
-    reach = -float(torch.special.ndtri(torch.tensor(e / 2, dtype=torch.float64)))  # sqrt(2) erfcinv(e)
+    reach = -float(torch.special.ndtri(torch.tensor(e / 2, dtype=torch.float64, device="cpu")))  # sqrt(2) erfcinv(e)
     return math.ceil(sigma * reach) + (1 + order if order else 0)

@@ -1,9 +1,9 @@
 """The covariant stem in space and time."""
 
-import torch
 from torch import Tensor, nn
 
 from ..checks import one_of, positive_int
+from ..functional.precision import without_autocast
 from ..layers.batch_norm import BatchNorm2d
 from .fields.bank import RFBank
 from .fields.covariant_conv import CovariantRFConv2d
@@ -88,6 +88,6 @@ class CovariantSTStem(nn.Module):
         if not len(x):
             raise ValueError(f"input has shape {tuple(x.shape)}: T is 0; give at least one time step.")
         weights = self.time.impulse_response(len(x)).flip(0).to(x.dtype)
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             last = (weights.T @ x.flatten(1)).view(-1, *x.shape[1:])
         return self.act(self.space(last).transpose(0, 1).flatten(1, 2))

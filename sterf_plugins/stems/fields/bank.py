@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ...checks import one_of, positive_int
 from ...functional import affine_gaussian as ag
+from ...functional.precision import without_autocast
 
 NORMALIZATIONS = ("affine", "none", "l1")
 LEARNABLE = ("sigma", "ratio", "angle", "frame")
@@ -92,11 +93,12 @@ class RFBank(nn.Module):
             for k in range(len(angles) if ratio > 1 else 1)
         ]
         super().__init__()
-        i, j, k = (torch.tensor(column) for column in zip(*fields, strict=True))
-        values = [torch.tensor(v, dtype=torch.float64) for v in (sigmas, ratios, angles)]
+        # On the CPU whatever the default device, which may hold no numbers ("meta"); `_store` moves what is kept.
+        i, j, k = (torch.tensor(column, device="cpu") for column in zip(*fields, strict=True))
+        values = [torch.tensor(v, dtype=torch.float64, device="cpu") for v in (sigmas, ratios, angles)]
         if not shared:
             values = [v[index] for v, index in zip(values, (i, j, k), strict=True)]
-            i = j = k = torch.arange(len(fields))
+            i = j = k = torch.arange(len(fields), device="cpu")
         self._index = tuple(tuple(index.tolist()) for index in (i, j, k))
         frames = ag.frame_of_eigen(
             (values[0][i] * values[1][j].sqrt()), (values[0][i] / values[1][j].sqrt()), values[2][k]
@@ -137,7 +139,7 @@ class RFBank(nn.Module):
             TypeError, ValueError: a matrix is not symmetric and positive definite, a direction is zero, there is
                 not one direction per matrix, or an option is out of range.
         """
-        s = torch.as_tensor(covariances, dtype=torch.float64)
+        s = torch.as_tensor(covariances, dtype=torch.float64, device="cpu")
         if s.ndim != 3 or s.shape[1:] != (2, 2) or not len(s):
             raise ValueError(f"`covariances` has shape {tuple(s.shape)}; it must be (N, 2, 2) with N >= 1.")
         for number, matrix in enumerate(s):
@@ -150,7 +152,7 @@ class RFBank(nn.Module):
             _, _, phi = ag.eigen_of_covariance(s)
             w = torch.stack([phi.cos(), phi.sin()], -1)
         else:
-            w = torch.as_tensor(directions, dtype=torch.float64)
+            w = torch.as_tensor(directions, dtype=torch.float64, device="cpu")
             if w.shape != (len(s), 2) or not bool((w.norm(dim=-1) > 0).all()):
                 raise ValueError(
                     f"`directions` has shape {tuple(w.shape)}; it must be ({len(s)}, 2), no direction being zero."
@@ -228,14 +230,15 @@ class RFBank(nn.Module):
             # Checkpoints need neither: the arguments define both. The kernels are built in float64, and only the result
             # is rounded.
             self._store("frame", frames, learned=False)
-            self.register_buffer("frozen", self._build(frames).float(), persistent=False)
+            self._store("frozen", self._build(frames), learned=False)
 
     def _store(self, name: str, value: Tensor, learned: bool) -> None:
-        """Store a tensor as a parameter if it is learned, else as a buffer that checkpoints leave out."""
+        """Store a tensor on the default device, as a parameter if it is learned, else as a buffer left out of checkpoints."""
+        value = value.float().to(torch.get_default_device())
         if learned:
-            setattr(self, name, nn.Parameter(value.float()))
+            setattr(self, name, nn.Parameter(value))
         else:
-            self.register_buffer(name, value.float(), persistent=False)
+            self.register_buffer(name, value, persistent=False)
 
     def _unbounded(self, sigma: Tensor) -> Tensor:
         """The unlimited numbers that stand for sigmas: logarithms, or logits of the position between the bounds."""
@@ -277,7 +280,7 @@ class RFBank(nn.Module):
     def _build(self, frames: Tensor) -> Tensor:
         """The kernels of ``frames``, with their sums and their norms as the options ask."""
         half = self.kernel_size // 2
-        with torch.autocast(frames.device.type, enabled=False):
+        with without_autocast(frames):
             kernels = ag.affine_kernels(frames, [(0, 0), *self.orders], half, self.discretization)
             smooth, kernels = kernels[:, :1], kernels[:, 1:]
             if self.zero_dc:
@@ -318,7 +321,7 @@ class RFBank(nn.Module):
         Raises:
             ValueError: the matrix is not 2x2, or it is singular.
         """
-        a = torch.as_tensor(matrix, dtype=torch.float64)
+        a = torch.as_tensor(matrix, dtype=torch.float64, device="cpu")
         if a.shape != (2, 2) or not bool(torch.linalg.det(a).abs() > 1e-12):
             raise ValueError(f"`matrix` is {a.tolist()}; it must be an invertible 2x2 matrix.")
         return self._of_frames(

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...checks import one_of, positive_int
+from ...functional.precision import autocast_enabled, without_autocast
 from .bank import RFBank
 
 MODES = ("mix", "depthwise", "aggregate")
@@ -110,26 +111,20 @@ class CovariantRFConv2d(nn.Module):
         kernels = self.bank.kernels().flip((-2, -1))  # conv2d correlates, the bank's kernels are for convolution
         if self.mode == "mix":
             mix = self.mix.to(kernels.dtype)
-            with torch.autocast(kernels.device.type, enabled=False):
+            with without_autocast(kernels):
                 return (mix.flatten(0, 1) @ kernels.flatten(1)).view(self.out_ch, self.in_ch, *self.kernel_size)
         kernels = kernels.unsqueeze(1)
         return kernels.repeat(self.in_ch, 1, 1, 1) if self.mode == "depthwise" else kernels
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.ndim not in (4, 5) or x.shape[-3] != self.in_ch:
-            raise ValueError(
-                f"input has shape {tuple(x.shape)}; it must be (B, {self.in_ch}, H, W) or (T, B, {self.in_ch}, H, W)."
-            )
-        frames = x.flatten(0, 1) if x.ndim == 5 else x
-        weight, padding = self.folded(), self.padding
-        if self.mode == "aggregate":
-            frames = frames.sum(1, keepdim=True)
-        if not torch.is_autocast_enabled(frames.device.type):
-            weight = weight.to(frames.dtype)
-        if self.padding_mode != "zeros":
-            frames, padding = F.pad(frames, [padding[1]] * 2 + [padding[0]] * 2, mode=self.padding_mode), (0, 0)
-        y = F.conv2d(frames, weight, self.bias, self.stride, padding, groups=self.groups)
-        return y.unflatten(0, x.shape[:2]) if x.ndim == 5 else y
+        return _convolved(self, x)
+
+    def __prepare_scriptable__(self) -> "CovariantRFConv2d":
+        """Called by ``torch.jit.script``, which cannot read the fields."""
+        raise TypeError(
+            "torch.jit.script cannot compile a CovariantRFConv2d; put what its `fuse()` returns in its place, or use "
+            "torch.jit.trace, torch.export or torch.compile."
+        )
 
     def fuse(self) -> nn.Conv2d:
         """A plain ``nn.Conv2d`` that gives the outputs which this layer gives at present, for deployment.
@@ -163,6 +158,25 @@ class CovariantRFConv2d(nn.Module):
             f"{self.in_ch}, {self.out_ch}, kernel_size={self.kernel_size}, stride={self.stride}, "
             f"padding={self.padding}, mode={self.mode}, init={self.init}"
         )
+
+
+@torch.fx.wrap  # one step of a traced model, since it looks at the shape
+def _convolved(layer: CovariantRFConv2d, x: Tensor) -> Tensor:
+    """The layer's output for frames (B, C, H, W) or (T, B, C, H, W)."""
+    if x.ndim not in (4, 5) or x.shape[-3] != layer.in_ch:
+        raise ValueError(
+            f"input has shape {tuple(x.shape)}; it must be (B, {layer.in_ch}, H, W) or (T, B, {layer.in_ch}, H, W)."
+        )
+    frames = x.flatten(0, 1) if x.ndim == 5 else x
+    weight, padding = layer.folded(), layer.padding
+    if layer.mode == "aggregate":
+        frames = frames.sum(1, keepdim=True)
+    if not autocast_enabled(frames):
+        weight = weight.to(frames.dtype)
+    if layer.padding_mode != "zeros":
+        frames, padding = F.pad(frames, [padding[1]] * 2 + [padding[0]] * 2, mode=layer.padding_mode), (0, 0)
+    y = F.conv2d(frames, weight, layer.bias, layer.stride, padding, groups=layer.groups)
+    return y.unflatten(0, x.shape[:2]) if x.ndim == 5 else y
 
 
 def _mixture(out_ch: int, in_ch: int, bank: RFBank, mix_init: str) -> Tensor:

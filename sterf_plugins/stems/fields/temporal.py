@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ...checks import one_of, positive_int
 from ...functional.leaky_integrator import BACKENDS, GAINS, METHODS, decay, leaky_integrator
+from ...functional.precision import without_autocast
 from ...layers.norse_cells import norse_sequence
 
 KINDS = ("li", "lif", "norse:li", "norse:lif")
@@ -62,7 +63,7 @@ def cascade_constants(sigma: float, levels: int, c: float = 2**0.5, discrete: bo
 def uniform_constants(mus: Sequence[float], dtype: torch.dtype = torch.float32) -> Tensor:
     """Random time constants (len(mus),), whose inverses are uniform between the extremes of the inverses of ``mus``."""
     low, high = 1 / max(mus), 1 / min(mus)
-    return 1 / (low + (high - low) * torch.rand(len(mus)).to(dtype))
+    return 1 / (low + (high - low) * torch.rand(len(mus), device="cpu").to(dtype))
 
 
 class TemporalRF(nn.Module):
@@ -128,7 +129,7 @@ class TemporalRF(nn.Module):
             ("backend", backend, BACKENDS),
         ):
             one_of(name, value, allowed)
-        mu = torch.tensor([float(m) for m in mus], dtype=torch.float64)
+        mu = torch.tensor([float(m) for m in mus], dtype=torch.float64, device="cpu")
         if not len(mu) or not bool((mu > 0).all()) or not dt > 0:
             raise ValueError(f"`mus` is {list(mus)} and `dt` {dt}; give at least one time constant, all > 0.")
         if init == "uniform":
@@ -139,7 +140,7 @@ class TemporalRF(nn.Module):
             raise ValueError("`per_channel` is True; give the number of channels, such as per_channel=32.")
         self.channels = int(per_channel) or None
         self._check_dynamics(mu)
-        log_mu = mu.log().float()
+        log_mu = mu.log().float().to(torch.get_default_device())
         if self.channels:
             log_mu = log_mu[:, None].repeat(1, self.channels)
         if learn_mu:
@@ -180,7 +181,7 @@ class TemporalRF(nn.Module):
     def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         state = self._start(x, state)
         dtype = x.dtype
-        with torch.autocast(x.device.type, enabled=False):  # in half precision a recursion would lose small inputs
+        with without_autocast(x):  # in half precision a recursion would lose small inputs
             y, state = self._scan(x.to(state.dtype), state)
         if self.combine == "last":
             return y[-1].transpose(0, 1).flatten(1, 2).to(dtype), state
