@@ -33,16 +33,22 @@ class Stage(nn.Module):
                 that it needs is kept. "cheap": only the results of convolutions and matrix products are kept; norms
                 and spikes are computed again, one block at a time. "everything": only ``x`` is kept.
         """
-        if recompute == "nothing" or not torch.is_grad_enabled():
-            return self._run(x)
-        if recompute == "everything":
-            return recomputed(self._run, x, self)
-        for part in (self.downsample, *self.blocks):
-            x = recomputed(part, x, part, PRODUCTS)
-        return x
+        return _run_stage(self, x, recompute)
 
-    def _run(self, x: Tensor) -> Tensor:
+    def run(self, x: Tensor) -> Tensor:
+        """The stage as a function of its input."""
         return self.blocks(self.downsample(x))
+
+
+@torch.fx.wrap  # one step of a traced model: spikes and norms look at values and at what is trained
+def _run_stage(stage: Stage, x: Tensor, recompute: str) -> Tensor:
+    if recompute == "nothing" or not torch.is_grad_enabled():
+        return stage.run(x)
+    if recompute == "everything":
+        return recomputed(stage.run, x, stage)
+    for part in (stage.downsample, *stage.blocks):
+        x = recomputed(part, x, part, PRODUCTS)
+    return x
 
 
 class StagedBackbone(nn.Module):
@@ -115,9 +121,20 @@ class StagedBackbone(nn.Module):
         """Turn a stage's output into the feature map that a user gets; unchanged unless a subclass differs."""
         return x
 
+    def hold(self, x: Tensor) -> Tensor:
+        """Turn a feature map that ``leave`` gave back into what ``classify`` takes; unchanged unless a subclass differs."""
+        return x
+
     def classify(self, x: Tensor) -> Tensor:
         """Logits (B, num_classes) from the last stage's output."""
         raise NotImplementedError
+
+    def __prepare_scriptable__(self) -> "StagedBackbone":
+        """Called by ``torch.jit.script``, which cannot read spikes, whose gradients are functions of our own."""
+        raise TypeError(
+            f"torch.jit.script cannot compile a {type(self).__name__}: its spikes are autograd functions. Use "
+            f"torch.jit.trace, torch.export or torch.compile."
+        )
 
     def run_stages(self, x: Tensor, last: int | None = None) -> list[Tensor]:
         """Outputs of stages 0 to ``last`` (all by default)."""

@@ -15,6 +15,7 @@ from ..checks import check_heads, positive_int
 from ..layers.batch_norm import BatchNorm2d
 from ..layers.conv_bn import ConvBN2d
 from ..layers.depthwise import DepthwiseConv2d
+from ..layers.drop_path import drop_path, drop_path_rates
 from ..layers.lif_layers import MembraneBlock, SelfAttention, TimeConvBN, lif
 from ..layers.over_time import over_time
 from .base import Stage
@@ -63,17 +64,18 @@ class MetaConvBlock(nn.Module):
     (T, B, dim, H, W) in and out.
     """
 
-    def __init__(self, dim: int, ratio: int = 4):
+    def __init__(self, dim: int, ratio: int = 4, drop_path_rate: float = 0.0):
         super().__init__()
         self.sep_conv = MetaSepConv(dim)
         self.lif1 = lif()
         self.conv1 = TimeConvBN(dim, ratio * dim, 3)
         self.lif2 = lif()
         self.conv2 = TimeConvBN(ratio * dim, dim, 3)
+        self.drop_path = drop_path(drop_path_rate, over_time=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.sep_conv(x)
-        return x + self.conv2(self.lif2(self.conv1(self.lif1(x))))
+        x = x + self.drop_path(self.sep_conv(x))
+        return x + self.drop_path(self.conv2(self.lif2(self.conv1(self.lif1(x)))))
 
 
 class BorderedBatchNorm(nn.Module):
@@ -148,7 +150,9 @@ class MetaSDT(TemporalBackbone):
         embed_dims: number of channels at feature points 1 to 4; point 0 has half as many as point 1.
         num_heads: number of attention heads; it must divide the last two of ``embed_dims``.
         ratio: expansion of the 3x3 convolutions and of the MLPs.
-        T, keep_time, in_chans, out_indices, num_classes: see ``TemporalBackbone``.
+        drop_path_rate: stochastic depth: probability that a sample does without a branch of the last block in training; it
+            grows linearly over the blocks from 0.
+        T, keep_time, in_chans, out_indices, num_classes, drop_rate: see ``TemporalBackbone``.
 
     Raises:
         TypeError, ValueError: an argument is out of range; the message names it and what is allowed.
@@ -164,6 +168,8 @@ class MetaSDT(TemporalBackbone):
         in_chans: int = 3,
         out_indices: Sequence[int] | None = (1, 2, 3, 4),
         num_classes: int = 0,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
     ):
         dims = tuple(positive_int("embed_dims", d) for d in embed_dims)
         if len(dims) != 4 or dims[0] % 2:
@@ -171,15 +177,18 @@ class MetaSDT(TemporalBackbone):
         stage_dims = (dims[0] // 2, *dims)
         stages = []
         previous_dim = in_chans
+        rates = iter(drop_path_rates(drop_path_rate, sum(DEPTHS)))
         for i, (dim, depth) in enumerate(zip(stage_dims, DEPTHS, strict=True)):
             stride = STRIDES[i] // (STRIDES[i - 1] if i else 1)
             down = MetaDownsample(previous_dim, dim, 3 if i else 7, stride, first=not i)
             build = MetaConvBlock if i < MIXER_STAGES else _attention_block(num_heads)
-            stages.append(Stage(down, [build(dim, ratio=ratio) for _ in range(depth)]))
+            stages.append(Stage(down, [build(dim, ratio, next(rates)) for _ in range(depth)]))
             previous_dim = dim
-        super().__init__(stages, stage_dims, STRIDES, T, keep_time, in_chans, out_indices, num_classes, lif())
+        super().__init__(
+            stages, stage_dims, STRIDES, T, keep_time, in_chans, out_indices, num_classes, lif(), drop_rate
+        )
 
 
 def _attention_block(num_heads: int):
-    """A function ``(dim, ratio) -> block``, to be called like the class ``MetaConvBlock``."""
-    return lambda dim, ratio: MembraneBlock(dim, RepAttention(dim, num_heads), ratio)
+    """A function ``(dim, ratio, drop_path_rate) -> block``, to be called like the class ``MetaConvBlock``."""
+    return lambda dim, ratio, rate: MembraneBlock(dim, RepAttention(dim, num_heads), ratio, rate)

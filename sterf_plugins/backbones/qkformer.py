@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from ..checks import check_heads
+from ..layers.drop_path import drop_path_rates
 from ..layers.lif_layers import SpikingAttention, SpikingBlock, SpikingConv, lif
 from .base import Stage
 from .spikformer import check_size
@@ -85,7 +86,9 @@ class QKFormer(TemporalBackbone):
         dim: number of channels of the last stage, a multiple of 8.
         num_heads: number of attention heads in every stage; it must divide dim / 4.
         ratio: expansion of the MLPs.
-        T, keep_time, in_chans, out_indices, num_classes: see ``TemporalBackbone``.
+        drop_path_rate: stochastic depth: probability that a sample does without a branch of the last block in training; it
+            grows linearly over the blocks from 0.
+        T, keep_time, in_chans, out_indices, num_classes, drop_rate: see ``TemporalBackbone``.
 
     Raises:
         TypeError, ValueError: an argument is out of range; the message names it and what is allowed.
@@ -102,6 +105,8 @@ class QKFormer(TemporalBackbone):
         in_chans: int = 3,
         out_indices: Sequence[int] | None = None,
         num_classes: int = 0,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
     ):
         check_size(depth, dim)
         if depth < 4:
@@ -109,8 +114,11 @@ class QKFormer(TemporalBackbone):
         dims = (dim // 4, dim // 2, dim)
         downs = (QKFormerStem(in_chans, dims[0]), QKFormerDownsample(*dims[:2]), QKFormerDownsample(*dims[1:]))
         kinds = (TokenAttention, TokenAttention, SpikingAttention)
+        rates = iter(drop_path_rates(drop_path_rate, depth))
         stages = [
-            Stage(down, [SpikingBlock(width, kind(width, num_heads), ratio) for _ in range(count)])
+            Stage(down, [SpikingBlock(width, kind(width, num_heads), ratio, next(rates)) for _ in range(count)])
             for down, width, kind, count in zip(downs, dims, kinds, (1, 2, depth - 3), strict=True)
         ]
-        super().__init__(stages, dims, (4, 8, 16), T, keep_time, in_chans, out_indices, num_classes)
+        super().__init__(
+            stages, dims, (4, 8, 16), T, keep_time, in_chans, out_indices, num_classes, drop_rate=drop_rate
+        )

@@ -11,6 +11,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from ..checks import check_heads
+from ..layers.drop_path import drop_path_rates
 from ..layers.lif_layers import MembraneBlock, SpikingConv, TimeConvBN, lif
 from .base import Stage
 from .spikformer import check_size
@@ -69,7 +70,9 @@ class SDTV1(TemporalBackbone):
         num_heads: number of attention heads, which must divide ``dim``; it changes nothing, since the masking attention
             treats all channels alike.
         ratio: expansion of the MLPs.
-        T, keep_time, in_chans, out_indices, num_classes: see ``TemporalBackbone``.
+        drop_path_rate: stochastic depth: probability that a sample does without a branch of the last block in training; it
+            grows linearly over the blocks from 0.
+        T, keep_time, in_chans, out_indices, num_classes, drop_rate: see ``TemporalBackbone``.
 
     Raises:
         TypeError, ValueError: an argument is out of range; the message names it and what is allowed.
@@ -86,16 +89,19 @@ class SDTV1(TemporalBackbone):
         in_chans: int = 3,
         out_indices: Sequence[int] | None = None,
         num_classes: int = 0,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
     ):
         check_size(depth, dim)
         stages = [
             Stage(
                 nn.Identity() if i else SDTV1Stem(in_chans, dim),
-                [MembraneBlock(dim, MaskAttention(dim, num_heads), ratio)],
+                [MembraneBlock(dim, MaskAttention(dim, num_heads), ratio, rate)],
             )
-            for i in range(depth)
+            for i, rate in enumerate(drop_path_rates(drop_path_rate, depth))
         ]
-        super().__init__(stages, [dim] * depth, [16] * depth, T, keep_time, in_chans, out_indices, num_classes, lif())
+        dims, strides = [dim] * depth, [16] * depth
+        super().__init__(stages, dims, strides, T, keep_time, in_chans, out_indices, num_classes, lif(), drop_rate)
         for module in self.stages.modules():
             if isinstance(module, nn.Conv2d):  # the released code starts all weights so
                 nn.init.trunc_normal_(module.weight, std=0.02)

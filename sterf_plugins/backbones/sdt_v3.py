@@ -17,6 +17,7 @@ from .. import plugins
 from ..checks import fraction, one_of, positive_int
 from ..functional import LAYOUTS
 from ..layers import Downsample, IntegerSpike, MixerBlock, TransformerBlock
+from ..layers.drop_path import drop_path_rates
 from .base import Stage, StagedBackbone
 
 ARCHITECTURES: dict[str, dict] = {
@@ -52,7 +53,10 @@ class SDTV3(StagedBackbone):
         layer_scale: initial value of a learned factor for each channel of each transformer branch; ``None`` for no
             factors.
         attn_factor: factor of the attention's scale, attn_factor / sqrt(channels per head); 2 in the released models.
-        drop_rate: dropout in MLPixer and SRB (0.2 in the released detectors and segmentors).
+        drop_rate: dropout in MLPixer and SRB (0.2 in the released detectors and segmentors), and in front of the linear
+            head.
+        drop_path_rate: stochastic depth: probability that a sample does without a branch of the last block in training;
+            it grows linearly over the blocks from 0.
         stem: first layer: a name of the entry-point group ``sterf_plugins.stems``; a dict with ``type`` and options; or
             a factory ``stem(in_chans, embed_dim, stride, **options)``.
         in_chans: number of image channels.
@@ -77,6 +81,7 @@ class SDTV3(StagedBackbone):
         layer_scale: float | None = None,
         attn_factor: float = 2.0,
         drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
         stem: str | Mapping | Callable = "conv",
         in_chans: int = 3,
         out_indices: Sequence[int] = (1, 2, 3, 4),
@@ -97,20 +102,22 @@ class SDTV3(StagedBackbone):
         stage_dims = (dims[0] // 2, *dims)
         stages: list[nn.Module] = []
         previous_dim = in_chans
+        rates = iter(drop_path_rates(drop_path_rate, sum(DEPTHS)))
         for i, (dim, depth) in enumerate(zip(stage_dims, DEPTHS, strict=True)):
             stride = STRIDES[i] // (STRIDES[i - 1] if i else 1)
             down = Downsample(previous_dim, dim, stride, levels) if i else make_stem(previous_dim, dim, stride)
             blocks: list[nn.Module]
             if i < MIXER_STAGES:
-                blocks = [MixerBlock(dim, make_mixer(dim, mixer_ratio), levels) for _ in range(depth)]
+                blocks = [MixerBlock(dim, make_mixer(dim, mixer_ratio), levels, next(rates)) for _ in range(depth)]
             else:
                 arguments = (dim, num_heads, ratio, levels, attn_factor, layer_scale)
-                blocks = [TransformerBlock(*arguments) for _ in range(depth)]
+                blocks = [TransformerBlock(*arguments, next(rates)) for _ in range(depth)]
             stages.append(Stage(down, blocks))
             previous_dim = dim
         super().__init__(stages, stage_dims, STRIDES, in_chans, out_indices)
         self.levels, self.layout, self.memory_efficient = levels, layout, memory_efficient
         self.head_spike = IntegerSpike(levels, norm=1)
+        self.head_drop = nn.Dropout(drop_rate)
         self.set_num_classes(num_classes)
 
     def enter(self, x: Tensor) -> Tensor:
@@ -122,16 +129,21 @@ class SDTV3(StagedBackbone):
         Raises:
             ValueError: the input is not (B, in_chans, H, W).
         """
-        if x.ndim != 4 or x.shape[1] != self.in_chans:
-            raise ValueError(
-                f"input has shape {tuple(x.shape)}; this model takes (B, {self.in_chans}, H, W). "
-                f"Pass in_chans={x.shape[1] if x.ndim == 4 else '...'} to the constructor for other images."
-            )
-        return x.contiguous(memory_format=torch.channels_last)
+        return _images(x, self.in_chans)
 
     def classify(self, x: Tensor) -> Tensor:
         """Logits (B, num_classes) of the last stage's output (B, C, H, W): mean over pixels, integer spikes, linear."""
-        return self.head(self.head_spike(x.mean((-2, -1))))
+        return self.head(self.head_drop(self.head_spike(x.mean((-2, -1)))))
+
+
+@torch.fx.wrap  # one step of a traced model, since it looks at the shape
+def _images(x: Tensor, in_chans: int) -> Tensor:
+    if x.ndim != 4 or x.shape[1] != in_chans:
+        raise ValueError(
+            f"input has shape {tuple(x.shape)}; this model takes (B, {in_chans}, H, W). "
+            f"Pass in_chans={x.shape[1] if x.ndim == 4 else '...'} to the constructor for other images."
+        )
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 def _architecture(arch: str | Mapping) -> tuple[tuple[int, ...], int]:

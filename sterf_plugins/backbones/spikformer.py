@@ -11,6 +11,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from ..checks import positive_int
+from ..layers.drop_path import drop_path_rates
 from ..layers.lif_layers import SpikingAttention, SpikingBlock, SpikingConv
 from .base import Stage
 from .temporal import TemporalBackbone
@@ -41,7 +42,9 @@ class Spikformer(TemporalBackbone):
         dim: number of channels, a multiple of 8.
         num_heads: number of attention heads; it must divide ``dim``.
         ratio: expansion of the MLPs.
-        T, keep_time, in_chans, out_indices, num_classes: see ``TemporalBackbone``.
+        drop_path_rate: stochastic depth: probability that a sample does without a branch of the last block in training; it
+            grows linearly over the blocks from 0.
+        T, keep_time, in_chans, out_indices, num_classes, drop_rate: see ``TemporalBackbone``.
 
     Raises:
         TypeError, ValueError: an argument is out of range; the message names it and what is allowed.
@@ -58,16 +61,20 @@ class Spikformer(TemporalBackbone):
         in_chans: int = 3,
         out_indices: Sequence[int] | None = None,
         num_classes: int = 0,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
     ):
         check_size(depth, dim)
         stages = [
             Stage(
                 nn.Identity() if i else SpikformerStem(in_chans, dim),
-                [SpikingBlock(dim, SpikingAttention(dim, num_heads), ratio)],
+                [SpikingBlock(dim, SpikingAttention(dim, num_heads), ratio, rate)],
             )
-            for i in range(depth)
+            for i, rate in enumerate(drop_path_rates(drop_path_rate, depth))
         ]
-        super().__init__(stages, [dim] * depth, [16] * depth, T, keep_time, in_chans, out_indices, num_classes)
+        super().__init__(
+            stages, [dim] * depth, [16] * depth, T, keep_time, in_chans, out_indices, num_classes, drop_rate=drop_rate
+        )
 
 
 def check_size(depth: int, dim: int) -> None:

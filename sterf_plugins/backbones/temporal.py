@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..checks import positive_int
+from ..checks import fraction, positive_int
 from ..functional.still import repeat_still
 from .base import StagedBackbone
 
@@ -26,6 +26,7 @@ class TemporalBackbone(StagedBackbone):
         out_indices: feature points to return when ``num_classes`` is 0; ``None`` for all.
         num_classes: 0 for feature maps, otherwise the width of a linear head.
         head_neuron: neuron between the pooled features and the linear head; ``None`` for none.
+        drop_rate: dropout in front of the linear head; a sample lacks a channel in all time steps or in none.
 
     Raises:
         TypeError, ValueError: an argument is out of range; the message names it and what is allowed.
@@ -42,11 +43,13 @@ class TemporalBackbone(StagedBackbone):
         out_indices: Sequence[int] | None,
         num_classes: int,
         head_neuron: nn.Module | None = None,
+        drop_rate: float = 0.0,
     ):
         super().__init__(stages, dims, strides, positive_int("in_chans", in_chans), out_indices)
         self.T = positive_int("T", T)
         self.keep_time = keep_time
         self.head_neuron = nn.Identity() if head_neuron is None else head_neuron
+        self.head_drop = nn.Dropout1d(fraction("drop_rate", drop_rate))
         self.set_num_classes(num_classes)
 
     def enter(self, x: Tensor) -> Tensor:
@@ -55,24 +58,35 @@ class TemporalBackbone(StagedBackbone):
         Raises:
             ValueError: the input has neither of the two shapes, or another number of channels.
         """
-        if x.ndim not in (4, 5) or x.shape[-3] != self.in_chans:
-            raise ValueError(
-                f"input has shape {tuple(x.shape)}; this model takes images (B, {self.in_chans}, H, W) or event frames "
-                f"(T, B, {self.in_chans}, H, W). "
-                f"Pass in_chans={x.shape[-3] if x.ndim in (4, 5) else '...'} to the constructor for other channels."
-            )
-        if x.ndim == 5:
-            return x.flatten(0, 1).contiguous(memory_format=torch.channels_last).unflatten(0, x.shape[:2])
-        x = x.contiguous(memory_format=torch.channels_last)
-        return repeat_still(x, self.T)
+        return _sequence(x, self.in_chans, self.T)
 
     def leave(self, x: Tensor) -> Tensor:
         """(T, B, C, H, W) -> its mean over time (B, C, H, W), or all of it with ``keep_time``."""
         return x if self.keep_time else x.mean(0)
 
+    def hold(self, x: Tensor) -> Tensor:
+        """A mean over time (B, C, H, W), held for ``T`` steps; a sequence (T, B, C, H, W) stays as it is."""
+        return x if x.ndim == 5 else repeat_still(x, self.T)
+
     def classify(self, x: Tensor) -> Tensor:
         """Logits (B, num_classes) from the last stage's output (T, B, C, H, W).
 
-        Mean over pixels, the head's neuron where there is one, the linear head, mean over time.
+        Mean over pixels, the head's neuron where there is one, dropout, the linear head, mean over time.
         """
-        return self.head(self.head_neuron(x.mean((-2, -1)))).mean(0)
+        x = self.head_neuron(x.mean((-2, -1)))
+        x = self.head_drop(x.permute(1, 2, 0)).permute(2, 0, 1)  # (B, C, T): a channel goes in all time steps or none
+        return self.head(x).mean(0)
+
+
+@torch.fx.wrap  # one step of a traced model, since it looks at the shape
+def _sequence(x: Tensor, in_chans: int, steps: int) -> Tensor:
+    """Images (B, C, H, W) or event frames (T, B, C, H, W) as a channels-last sequence (T, B, C, H, W)."""
+    if x.ndim not in (4, 5) or x.shape[-3] != in_chans:
+        raise ValueError(
+            f"input has shape {tuple(x.shape)}; this model takes images (B, {in_chans}, H, W) or event frames "
+            f"(T, B, {in_chans}, H, W). "
+            f"Pass in_chans={x.shape[-3] if x.ndim in (4, 5) else '...'} to the constructor for other channels."
+        )
+    if x.ndim == 5:
+        return x.flatten(0, 1).contiguous(memory_format=torch.channels_last).unflatten(0, x.shape[:2])
+    return repeat_still(x.contiguous(memory_format=torch.channels_last), steps)

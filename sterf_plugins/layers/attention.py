@@ -42,10 +42,9 @@ class SpikeAttention(nn.Module):
         self.proj = ConvBN2d(V_EXPANSION * dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        b, _, h, w = x.shape
         qkv = self.spike_qkv(self.qkv(self.spike_in(x)))
         q, k, v = (t.unflatten(1, (self.num_heads, -1)).flatten(3) for t in qkv.split(self.split, 1))
-        out = linear_attention(q, k, v, self.scale).reshape(b, -1, h, w)
+        out = linear_attention(q, k, v, self.scale).flatten(1, 2).unflatten(-1, x.shape[-2:])
         return self.proj(self.spike_out(out))
 
     def extra_repr(self) -> str:

@@ -1,9 +1,12 @@
 """Integer spikes as a module."""
 
+import torch
 from torch import Tensor, nn
 
 from ..checks import positive_int
 from ..functional import integer_fire
+
+torch.fx.wrap("integer_fire")  # one step of a traced model: torch.fx cannot look into an autograd function
 
 
 class IntegerSpike(nn.Module):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..checks import check_heads
 from ..functional import linear_attention
 from .conv_bn import ConvBN2d
+from .drop_path import drop_path
 from .over_time import over_time
 from .spiking_nodes import StatelessNode, lif_node
 
@@ -167,14 +168,15 @@ class SpikingAttention(nn.Module):
 class _ResidualBlock(nn.Module):
     """x + attention(x), then x + MLP(x), (T, B, dim, H, W) in and out."""
 
-    def __init__(self, attention: nn.Module, mlp: nn.Module):
+    def __init__(self, attention: nn.Module, mlp: nn.Module, drop_path_rate: float):
         super().__init__()
         self.attn = attention
         self.mlp = mlp
+        self.drop_path = drop_path(drop_path_rate, over_time=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(x)
-        return x + self.mlp(x)
+        x = x + self.drop_path(self.attn(x))
+        return x + self.drop_path(self.mlp(x))
 
 
 class SpikingBlock(_ResidualBlock):
@@ -186,10 +188,11 @@ class SpikingBlock(_ResidualBlock):
         dim: channels.
         attention: the branch of the attention, which keeps the shape.
         ratio: hidden channels of the MLP per input channel.
+        drop_path_rate: probability that a sample does without a branch in training, in all time steps.
     """
 
-    def __init__(self, dim: int, attention: nn.Module, ratio: int = 4):
-        super().__init__(attention, SpikingMlp(dim, ratio))
+    def __init__(self, dim: int, attention: nn.Module, ratio: int = 4, drop_path_rate: float = 0.0):
+        super().__init__(attention, SpikingMlp(dim, ratio), drop_path_rate)
 
 
 class MembraneBlock(_ResidualBlock):
@@ -198,5 +201,5 @@ class MembraneBlock(_ResidualBlock):
     The shapes and the arguments are those of ``SpikingBlock``.
     """
 
-    def __init__(self, dim: int, attention: nn.Module, ratio: int = 4):
-        super().__init__(attention, MembraneMlp(dim, ratio))
+    def __init__(self, dim: int, attention: nn.Module, ratio: int = 4, drop_path_rate: float = 0.0):
+        super().__init__(attention, MembraneMlp(dim, ratio), drop_path_rate)

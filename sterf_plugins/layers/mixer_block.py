@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from .drop_path import drop_path
 from .separable_conv import SepConv
 
 
@@ -14,13 +15,15 @@ class MixerBlock(nn.Module):
         dim: channels.
         mixer: the channel mixer's branch, (B, dim, H, W) -> (B, dim, H, W).
         levels: D, integer spike levels of the separable convolution.
+        drop_path_rate: probability that a sample does without a branch in training.
     """
 
-    def __init__(self, dim: int, mixer: nn.Module, levels: int = 4):
+    def __init__(self, dim: int, mixer: nn.Module, levels: int = 4, drop_path_rate: float = 0.0):
         super().__init__()
         self.sep_conv = SepConv(dim, 7, levels)
         self.mixer = mixer
+        self.drop_path = drop_path(drop_path_rate)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.sep_conv(x)
-        return x + self.mixer(x)
+        x = x + self.drop_path(self.sep_conv(x))
+        return x + self.drop_path(self.mixer(x))

@@ -7,6 +7,7 @@ call, so the same input gives the same output, and nothing has to be reset by ha
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..checks import positive_int
@@ -39,18 +40,20 @@ class StatelessNode(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.T is None:
-            return self._run(x)
-        return self._run(repeat_still(x, self.T)).mean(0)
-
-    def _run(self, x: Tensor) -> Tensor:
-        self.node.reset()
-        try:
-            return self.node(x)
-        finally:
-            self.node.reset()  # no graph and no buffer outlives the call (deepcopy, pickling, memory)
+            return _run_fresh(self.node, x)
+        return _run_fresh(self.node, repeat_still(x, self.T)).mean(0)
 
     def extra_repr(self) -> str:
         return f"T={self.T}"
+
+
+@torch.fx.wrap  # one step of a traced model, since nodes loop over time and keep a state meanwhile
+def _run_fresh(node: Any, x: Tensor) -> Tensor:
+    node.reset()
+    try:
+        return node(x)
+    finally:
+        node.reset()  # no graph and no buffer outlives the call (deepcopy, pickling, memory)
 
 
 def _factory(class_name: str, replacement: type | None = None) -> Callable[..., StatelessNode]:

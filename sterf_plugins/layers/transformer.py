@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from .attention import SpikeAttention
+from .drop_path import drop_path
 from .mlp import SpikeMlp
 from .separable_conv import SepConv
 
@@ -21,6 +22,7 @@ class TransformerBlock(nn.Module):
         attn_factor: numerator of the attention scale.
         layer_scale: initial value of a learned per-channel factor on each branch, or None for no factor. Only the
             published segmentation baseline has one (1e-6).
+        drop_path_rate: probability that a sample does without a branch in training.
 
     Raises:
         ValueError: ``dim`` is not a multiple of ``num_heads``.
@@ -38,19 +40,21 @@ class TransformerBlock(nn.Module):
         levels: int = 4,
         attn_factor: float = 2.0,
         layer_scale: float | None = None,
+        drop_path_rate: float = 0.0,
     ):
         super().__init__()
         self.sep_conv = SepConv(dim, 3, levels)
         self.attn = SpikeAttention(dim, num_heads, levels, attn_factor)
         self.mlp = SpikeMlp(dim, ratio, levels)
+        self.drop_path = drop_path(drop_path_rate)
         for name in ("layer_scale1", "layer_scale2", "layer_scale3"):
             value = None if layer_scale is None else nn.Parameter(torch.full((dim,), float(layer_scale)))
             self.register_parameter(name, value)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + _scaled(self.sep_conv(x), self.layer_scale1)
-        x = x + _scaled(self.attn(x), self.layer_scale2)
-        return x + _scaled(self.mlp(x), self.layer_scale3)
+        x = x + self.drop_path(_scaled(self.sep_conv(x), self.layer_scale1))
+        x = x + self.drop_path(_scaled(self.attn(x), self.layer_scale2))
+        return x + self.drop_path(_scaled(self.mlp(x), self.layer_scale3))
 
 
 def _scaled(branch: Tensor, scale: Tensor | None) -> Tensor:
