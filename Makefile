@@ -4,7 +4,7 @@ VENV ?= .venv
 RUN = $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast lint clean
+.PHONY: help install demo test test-fast timm-source lint clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -20,6 +20,10 @@ test: install  ## run all tests, one process per core
 
 test-fast: install  ## run the tests that take seconds
 	@$(RUN) -m pytest -q -n auto --dist worksteal -m "not slow"
+
+timm-source: install  ## download timm's source distribution to .timm, so that the tests run timm's own tests on our models
+	@version=$$($(RUN) -c "import timm; print(timm.__version__)") && test -d .timm/timm-$$version || \
+	  ($(RUN) -m pip download -q --no-deps --no-binary timm -d .timm "timm==$$version" && tar -xzf .timm/timm-$$version.tar.gz -C .timm)
 
 lint: install  ## ruff and mypy
 	@$(RUN) -m ruff check . && $(RUN) -m ruff format --check sterf_plugins tests tools benchmarks && $(RUN) -m mypy

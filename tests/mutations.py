@@ -67,7 +67,15 @@ MUTATIONS = [
     ("deploy/spike_driven.py", "sums / self.norm", "sums", "tests/deploy"),
     ("deploy/reparameterize.py", "copy.deepcopy(model).eval().double()", "model.eval().double()", "tests/deploy"),
     ("plugins.py", "_scan.cache_clear()", "pass", "tests/test_plugins.py"),
-    ("openmmlab/backbones/sdt_v3.py", "self.stages[: self.frozen_stages + 1].eval()", "pass", "tests/openmmlab"),
+    ("openmmlab/backbones/freezing.py", "self.get_submodule(name).eval()", "pass", "tests/openmmlab"),
+    ("layers/drop_path.py", "x.transpose(0, 1)).transpose(0, 1)", "x)", "tests/timm/test_creation.py"),
+    ("backbones/temporal.py", "x.permute(1, 2, 0)).permute(2, 0, 1)", "x)", "tests/timm/test_creation.py"),
+    (
+        "timm/contract.py",
+        "super().load_state_dict(_under_our_names(state_dict)",
+        "super().load_state_dict(state_dict",
+        "tests/timm/test_creation.py",
+    ),
     ("checkpoints/reading.py", '.removeprefix("module.")', "", "tests/checkpoints"),
 ]
 

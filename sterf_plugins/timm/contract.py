@@ -1,14 +1,16 @@
 """timm's model contract on top of a ``StagedBackbone``."""
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, register_model
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..checkpoints import convert_state_dict
+from ..checkpoints.sdt_v3 import has_our_names, listing
 from ..checks import one_of
 
 if TYPE_CHECKING:  # what the mixin stands in front of
@@ -42,11 +44,22 @@ class TimmContract(_Backbone):
             dict(num_chs=dim, reduction=stride, module=f"stages.{i}")
             for i, (dim, stride) in enumerate(zip(self.stage_dims, self.stage_strides, strict=True))
         ]
+        self.maps = nn.ModuleList()
         self._set_pool(global_pool)
+
+    def expose_maps(self) -> None:
+        """Make feature map i the output of a module ``maps.i``, for timm's extractors that read modules."""
+        self.maps = nn.ModuleList(nn.Identity() for _ in self.stages)
+        for i, point in enumerate(self.feature_info):
+            point["module"] = f"maps.{i}"
 
     def _set_pool(self, global_pool: str) -> None:
         one_of("global_pool", global_pool, ("avg", ""))
         self.global_pool = global_pool
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False):
+        """As ``nn.Module.load_state_dict``, but a published checkpoint's entries get our names first."""
+        return super().load_state_dict(_under_our_names(state_dict), strict, assign)
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that take no weight decay."""
@@ -71,7 +84,7 @@ class TimmContract(_Backbone):
         """Recompute each stage in the backward pass instead of keeping its activations."""
         self.grad_checkpointing = enable
 
-    def get_classifier(self) -> torch.nn.Module:
+    def get_classifier(self) -> nn.Module:
         """The linear head."""
         return self.head
 
@@ -81,18 +94,24 @@ class TimmContract(_Backbone):
         self.set_num_classes(num_classes)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> the last stage's output, with its time axis where the model has one."""
-        return self.run_stages(x)[-1]
+        """(B, C, H, W) -> the last feature map (B, C', H', W'); with ``keep_time`` all of its steps (T, B, C', H', W')."""
+        return self.leave(self.run_stages(x)[-1])
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Pool, and classify unless ``pre_logits``; the classifier always pools."""
+        """Pool a feature map, and classify unless ``pre_logits``; the classifier always pools.
+
+        A head with a neuron (SDT-V1, Meta-SDT) reads the course over time, which ``forward`` hands to it. Here it gets
+        that course with ``keep_time`` only; the mean over time, which is the feature map otherwise, is held for T steps.
+        """
         if self.num_classes and not pre_logits:
-            return self.classify(x)
-        x = self.leave(x)
+            return self.classify(self.hold(x))
         return x.mean((-2, -1)) if self.global_pool else x
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.forward_head(self.forward_features(x))
+        outputs = self.run_stages(x)
+        for point, output in zip(self.maps, outputs, strict=False):
+            point(self.leave(output))
+        return self.classify(outputs[-1]) if self.num_classes else self.forward_head(self.leave(outputs[-1]))
 
     def forward_intermediates(
         self,
@@ -121,7 +140,7 @@ class TimmContract(_Backbone):
         take = self._stage_indices(indices)
         outputs = self.run_stages(x, max(take) if stop_early else None)
         intermediates = [self.leave(outputs[i]) for i in take]
-        return intermediates if intermediates_only else (outputs[-1], intermediates)
+        return intermediates if intermediates_only else (self.leave(outputs[-1]), intermediates)
 
     def prune_intermediate_layers(
         self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
@@ -160,11 +179,11 @@ class TimmContract(_Backbone):
         return take
 
 
-def configuration(first_conv: str, paper: str, **changes) -> dict:
+def configuration(first_conv: str | tuple[str, ...], paper: str, **changes) -> dict:
     """A model's ``default_cfg``: ImageNet at 224x224, no weights.
 
     Args:
-        first_conv: name of the model's first convolution, which timm and ``swap_stem`` look up.
+        first_conv: name of the model's first convolution, which timm and ``swap_stem`` look up; () if there is none.
         paper: arXiv id, such as "arXiv:2411.16061", or "".
         **changes: further entries.
     """
@@ -185,28 +204,63 @@ def configuration(first_conv: str, paper: str, **changes) -> dict:
     )
 
 
+def _under_our_names(state: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Entries of a published checkpoint under our names; those that have our names already are returned as they are."""
+    only_a_head = all(key.startswith("head.") for key in state)
+    return state if has_our_names(state) or only_a_head else convert_state_dict(state)
+
+
+def whole(state: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
+    """The entries of a checkpoint, which are those of the model; only the classifier may be missing.
+
+    timm tolerates missing and unknown entries wherever the number of classes changes, as it does for feature maps.
+
+    Raises:
+        ValueError: an entry is missing or unknown; the message lists what does not fit.
+    """
+    classifier = f"{model.pretrained_cfg['classifier']}."  # type: ignore[index, union-attr]
+    wrong = sorted(key for key in state.keys() ^ model.state_dict().keys() if not key.startswith(classifier))
+    if wrong:
+        raise ValueError(listing("the checkpoint is not of this model: entries that only one of the two has", wrong))
+    return dict(state)
+
+
+def _with_maps(model: Callable[..., Any], **options) -> nn.Module:
+    built = model(**options)
+    built.expose_maps()
+    return built
+
+
 def register(
-    name: str, model: Callable[..., torch.nn.Module], num_points: int, description: str, module: str = "", **options
+    name: str,
+    model: Callable[..., nn.Module],
+    num_points: int | str,
+    description: str,
+    module: str = "",
+    **options,
 ) -> None:
     """Register ``model(**options)`` with timm, so that ``timm.create_model(name)`` builds it.
 
     Args:
         name: the timm name.
         model: a class with timm's contract.
-        num_points: number of feature points; ``features_only=True`` gives all of them by default.
+        num_points: number of feature points, or the option that says it; ``features_only=True`` gives all of them by
+            default.
         description: beginning of the docstring of the registered function; the options follow it.
         module: name of the Python module that holds the ``default_cfgs`` of the name; the model's own by default.
         **options: arguments of the model that the name stands for; arguments of ``create_model`` replace them.
     """
 
-    def create(pretrained: bool = False, **kwargs) -> torch.nn.Module:
+    def create(pretrained: bool = False, **kwargs) -> nn.Module:
+        arguments = {**options, **kwargs}
+        points = arguments[num_points] if isinstance(num_points, str) else num_points
         return build_model_with_cfg(
-            model,
+            model if kwargs.get("feature_cls", "getter") == "getter" else partial(_with_maps, model),
             name,
             pretrained,
-            pretrained_filter_fn=lambda state, built: convert_state_dict(state),
-            feature_cfg=dict(out_indices=tuple(range(num_points)), feature_cls="getter"),
-            **{**options, **kwargs},
+            pretrained_filter_fn=lambda state, built: whole(_under_our_names(state), built),
+            feature_cfg=dict(out_indices=tuple(range(points)), feature_cls="getter"),
+            **arguments,
         )
 
     create.__name__ = create.__qualname__ = name

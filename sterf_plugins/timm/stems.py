@@ -51,19 +51,27 @@ def swap_stem(
         ) from error
     new = covariant_like(old, bank, in_chans, init, learn, where=name)
     model.set_submodule(name, new.to(old.weight))
-    config = getattr(model, "pretrained_cfg", None)
-    if in_chans and in_chans != old.in_channels and isinstance(config, dict) and "input_size" in config:
-        # A changed copy, since timm shares one configuration among all models of a name.
-        changed: Any = model
-        changed.pretrained_cfg = changed.default_cfg = {**config, "input_size": (in_chans, *config["input_size"][1:])}
+    if in_chans and in_chans != old.in_channels:
+        _set_in_chans(model, in_chans)
     return model
+
+
+def _set_in_chans(model: Any, in_chans: int) -> None:
+    """Enter the number of input channels wherever timm and our models keep it."""
+    for holder in (model, *model.children()):  # `features_only` wraps the model
+        if hasattr(holder, "in_chans"):
+            holder.in_chans = in_chans
+    config = getattr(model, "pretrained_cfg", None)
+    if isinstance(config, dict) and "input_size" in config:
+        # A changed copy, since timm shares one configuration among all models of a name.
+        model.pretrained_cfg = model.default_cfg = {**config, "input_size": (in_chans, *config["input_size"][1:])}
 
 
 def _first_conv(model: nn.Module) -> str:
     """Name of the convolution that timm's configuration of the model gives as its first."""
     config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None) or {}
     name = config.get("first_conv")
-    if isinstance(name, (tuple, list)):
+    if name and isinstance(name, (tuple, list)):
         raise ValueError(
             f"this model starts with several parallel convolutions ({', '.join(name)}), which are merged for inference; "
             f"one bank cannot replace them. Choose a model with one first convolution, or name one by target=."
@@ -73,9 +81,16 @@ def _first_conv(model: nn.Module) -> str:
             f"`model` ({type(model).__name__}) does not name its first convolution; pass target=, such as one of "
             f"{_convolutions(model)}."
         )
-    # features_only flattens names: stem.0 becomes stem_0
-    flat = name.replace(".", "_", 1)
-    return flat if hasattr(model, flat) else name
+    return name_in_features(model, name) or name
+
+
+def name_in_features(model: nn.Module, name: str) -> str | None:
+    """A module's name in a model that timm may have wrapped by ``features_only``; ``None`` if it is not there.
+
+    timm then flattens names (stem.0 becomes stem_0) or puts the name of the wrapped model in front of them.
+    """
+    known = dict(model.named_modules())
+    return next((n for n in (name, name.replace(".", "_", 1), f"model.{name}", f"body.{name}") if n in known), None)
 
 
 def _convolutions(model: nn.Module) -> str:

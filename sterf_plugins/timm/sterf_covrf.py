@@ -1,22 +1,39 @@
 """Stock models with covariant receptive fields as stems, under names of their own.
 
-``pretrained=True`` loads the stock model's weights; the stem starts from its bank. Paper: Nat. Commun. 16:8231 (2025).
+``pretrained=True`` loads the stock model's weights; the stem starts from its bank. A checkpoint that is named
+(``pretrained_cfg_overlay=dict(file=FILE)``, ``local-dir:``, ``hf-hub:``, ``checkpoint_path``) is one of the model with
+its covariant stem. Paper: Nat. Commun. 16:8231 (2025).
 """
 
+from dataclasses import asdict
+
 import timm
-from timm.models import generate_default_cfgs, register_model
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model, resolve_pretrained_cfg
 from torch import nn
 
-from .contract import configuration, register
+from .contract import configuration, register, whole
 from .stems import swap_stem
 from .sterf_sdt_v3 import SDTV3, VARIANTS
 
 STOCK = ("resnet18", "resnet50")
 
+
+# There is no first convolution whose weight timm could adapt to other channels: receptive fields take its place.
+NO_CONV: tuple[str, ...] = ()
+
+
+def _configuration(name: str) -> dict:
+    """The stock model's ``default_cfg`` without the place of its weights, which are not those of ``covrf_<name>``."""
+    config = timm.get_pretrained_cfg(name)
+    assert config is not None
+    changes = dict(url="", hf_hub_id=None, architecture=None, tag=None, first_conv=NO_CONV)
+    return {**asdict(config), **changes}
+
+
 default_cfgs = generate_default_cfgs(
     {
-        "covrf_sdtv3_tiny_srb.untrained": configuration("stages.0.downsample.conv", "arXiv:2510.21403"),
-        **{f"covrf_{name}.untrained": {**configuration("conv1", ""), "classifier": "fc"} for name in STOCK},
+        "covrf_sdtv3_tiny_srb.untrained": configuration(NO_CONV, "arXiv:2510.21403"),
+        **{f"covrf_{name}.untrained": _configuration(name) for name in STOCK},
     }
 )
 
@@ -25,13 +42,25 @@ def _stock(name: str):
     """Register ``covrf_<name>``: timm's model of that name with receptive fields as its stem."""
 
     def create(
-        pretrained: bool = False, in_chans: int = 3, rf_init: str = "rf", rf_learn: tuple[str, ...] = (), **kwargs
+        pretrained: bool = False, pretrained_cfg=None, pretrained_cfg_overlay=None, cache_dir=None, **kwargs
     ) -> nn.Module:
-        # timm passes the configuration of the new name; the stock model needs its own.
-        for key in ("pretrained_cfg", "pretrained_cfg_overlay"):
-            kwargs.pop(key, None)
-        model = timm.create_model(name, pretrained=pretrained, **kwargs)
-        return swap_stem(model, in_chans=in_chans, init=rf_init, learn=rf_learn)
+        config = resolve_pretrained_cfg(f"covrf_{name}", pretrained_cfg, pretrained_cfg_overlay)
+        own_weights = bool(config.has_weights or config.state_dict)
+
+        def build(rf_init: str = "rf", rf_learn: tuple[str, ...] = (), **options) -> nn.Module:
+            stock = timm.create_model(name, pretrained=pretrained and not own_weights, cache_dir=cache_dir, **options)
+            return swap_stem(stock, init=rf_init, learn=rf_learn)
+
+        return build_model_with_cfg(
+            build,
+            f"covrf_{name}",
+            pretrained and own_weights,
+            pretrained_cfg=pretrained_cfg,
+            pretrained_cfg_overlay=pretrained_cfg_overlay,
+            pretrained_filter_fn=whole,
+            cache_dir=cache_dir,
+            **kwargs,
+        )
 
     create.__name__ = create.__qualname__ = f"covrf_{name}"
     create.__module__ = __name__

@@ -41,10 +41,10 @@ VARIANTS: dict[str, tuple[type, dict]] = {
     "qkformer_10_512": (QKFormer, dict(depth=10, dim=512, num_heads=8)),
     "qkformer_10_768": (QKFormer, dict(depth=10, dim=768, num_heads=12)),
 }
-# class -> name of the first convolution, paper, number of feature points (one per block in the plain models)
-_FACTS: dict[type, tuple[str, str, int]] = {
-    Spikformer: ("stages.0.downsample.convs.0.conv_bn.conv", "arXiv:2209.15425", 8),
-    SDTV1: ("stages.0.downsample.convs.0.conv_bn.conv", "arXiv:2307.01694", 8),
+# class -> name of the first convolution, paper, number of feature points (in the plain models their depth)
+_FACTS: dict[type, tuple[str, str, int | str]] = {
+    Spikformer: ("stages.0.downsample.convs.0.conv_bn.conv", "arXiv:2209.15425", "depth"),
+    SDTV1: ("stages.0.downsample.convs.0.conv_bn.conv", "arXiv:2307.01694", "depth"),
     MetaSDT: ("stages.0.downsample.conv_bn.conv", "arXiv:2404.03663", 5),
     QKFormer: ("stages.0.downsample.conv1.conv_bn.conv", "arXiv:2403.16552", 3),
 }

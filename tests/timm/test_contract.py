@@ -1,4 +1,4 @@
-"""timm's model contract on our models. (timm's own tests/test_models.py passes too, run with TORCH_BACKEND.)"""
+"""timm's model contract on our models. (timm's own tests run in ``test_timms_own.py``.)"""
 
 import pytest
 import timm
