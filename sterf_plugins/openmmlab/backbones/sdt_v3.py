@@ -1,24 +1,22 @@
 """SDT-V3 as an mmengine backbone."""
 
 from collections.abc import Mapping
-from typing import Self
 
 from mmengine.logging import print_log
-from mmengine.model import BaseModule
 
 from ... import backbones
 from ...checkpoints import convert_state_dict, infer_architecture
-from ...checks import has_statistics
 from ...registry import MODELS
 from ...stems import ConvStem
 from ..runtime.checkpoint_files import read_local_or_remote
+from .freezing import Freezing, check_frozen_stages
 
 _STEM = "stages.0.downsample."
 _CONV_STEM = [_STEM + key for key in ConvStem(3, 2).state_dict()]
 
 
 @MODELS.register_module()
-class SDTV3(backbones.SDTV3, BaseModule):
+class SDTV3(backbones.SDTV3, Freezing):
     """``sterf_plugins.backbones.SDTV3`` for mmdet and mmseg; (B, C, H, W) -> tuple of (B, C_i, H_i, W_i).
 
     Args:
@@ -47,14 +45,8 @@ class SDTV3(backbones.SDTV3, BaseModule):
     ):
         super().__init__(**kwargs)
         self.grad_checkpointing = with_cp
-        if isinstance(frozen_stages, bool) or frozen_stages not in range(-1, len(self.stages)):
-            raise ValueError(
-                f"`frozen_stages` is {frozen_stages!r}; give the last stage that is not trained, 0 to "
-                f"{len(self.stages) - 1}, or -1 to train all."
-            )
-        self.frozen_stages, self.norm_eval = frozen_stages, norm_eval
-        self.stages[: frozen_stages + 1].requires_grad_(False)
-        self.train()
+        frozen = range(check_frozen_stages(frozen_stages, len(self.stages)) + 1)
+        self.freeze([f"stages.{i}" for i in frozen], self.stages[: len(frozen)].parameters(), norm_eval)
         if pretrained and init_cfg:
             raise ValueError("`pretrained` and `init_cfg` are both given; give one of them.")
         self.init_cfg = dict(type="Pretrained", checkpoint=pretrained) if pretrained else init_cfg
@@ -70,15 +62,6 @@ class SDTV3(backbones.SDTV3, BaseModule):
             self.is_init = True
             return
         super().init_weights()
-
-    def train(self, mode: bool = True) -> Self:
-        """As ``nn.Module.train``, but frozen stages and, with ``norm_eval``, every BatchNorm stay in eval mode."""
-        super().train(mode)
-        self.stages[: self.frozen_stages + 1].eval()
-        for module in self.modules() if self.norm_eval else ():
-            if has_statistics(module):
-                module.eval()
-        return self
 
     def _load_strictly(self, state: dict, path: str) -> None:
         """Load converted weights; ``ValueError`` if a key or a shape differs.

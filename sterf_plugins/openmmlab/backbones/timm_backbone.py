@@ -1,35 +1,45 @@
 """Any timm model as an mmdet or mmseg backbone."""
 
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 import timm
-from mmengine.model import BaseModule
-from torch import Tensor
+from timm.models import load_state_dict
+from torch import Tensor, nn
 
+from ...backbones.base import StagedBackbone
+from ...checkpoints.sdt_v3 import listing
 from ...registry import MODELS
 from ...timm import swap_stem
+from ...timm.stems import name_in_features
+from .freezing import Freezing, check_frozen_stages
 
 
 @MODELS.register_module()
-class TIMMBackbone(BaseModule):
+class TIMMBackbone(Freezing):
     """A timm model in ``features_only`` mode; (B, C, H, W) -> tuple of (B, C_i, H_i, W_i).
 
     Args:
         model_name: any name of ``timm.list_models()``, this package's and other plugins' included.
         pretrained: load timm's pretrained weights.
-        checkpoint_path: local checkpoint in timm's format.
+        checkpoint_path: local checkpoint of the model or classifier in timm's format, or of a release of a model of this
+            package. Every entry that the features need must be there.
         in_channels: image channels.
         out_indices: feature levels to return; ``None`` for all. A level that the model lacks is an error, whereas timm
             would silently drop it.
         stem: a dict without ``type`` holds arguments of ``sterf_plugins.timm.swap_stem`` (``bank`` being arguments of
             ``RFBank``), which puts covariant receptive fields in place of the first convolution after the weights are
             loaded. A dict with ``type``, the name of any stem plugin, is passed on to a model of this package.
+        frozen_stages: everything up to this feature level is not trained; -1 trains all.
+        norm_eval: BatchNorm keeps its statistics during training, as is usual with few images per GPU.
+        with_cp: timm's gradient checkpointing: less memory, more time.
         init_cfg: mmengine's initialisation.
         **kwargs: passed to ``timm.create_model``.
 
     Raises:
-        ValueError: unknown model or feature level; the message lists what there is.
+        ValueError: unknown model or feature level; the message lists what there is. The model has no gradient
+            checkpointing, or the checkpoint does not fit.
     """
 
     def __init__(
@@ -40,6 +50,9 @@ class TIMMBackbone(BaseModule):
         in_channels: int = 3,
         out_indices: Sequence[int] | None = None,
         stem: Mapping | None = None,
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        with_cp: bool = False,
         init_cfg: Mapping | None = None,
         **kwargs,
     ):
@@ -48,15 +61,19 @@ class TIMMBackbone(BaseModule):
         if stem and "type" in stem:  # a plugin: the model's own argument
             kwargs["stem"] = dict(stem)
         if out_indices is not None:
-            kwargs["out_indices"] = check_out_indices(model_name, out_indices)
+            kwargs["out_indices"] = check_out_indices(model_name, out_indices, **kwargs)
+        if checkpoint_path:  # before timm cuts off what makes no features; its own `checkpoint_path` is loaded after it
+            overlay = kwargs.get("pretrained_cfg_overlay") or {}
+            kwargs["pretrained_cfg_overlay"] = {**overlay, "file": checkpoint_path, "source": ""}
         model: Any = timm.create_model(
             model_name,
-            pretrained=pretrained,
-            checkpoint_path=checkpoint_path,
+            pretrained=bool(pretrained or checkpoint_path),
             in_chans=in_channels,
             features_only=True,
             **kwargs,
         )
+        if checkpoint_path:
+            _check_loaded(model, checkpoint_path)
         if stem and "type" not in stem:
             swap_stem(model, **stem)
         info = model.feature_info
@@ -67,6 +84,13 @@ class TIMMBackbone(BaseModule):
         self.timm_model = model
         if pretrained or checkpoint_path:
             self.is_init = True
+        if with_cp:
+            _checkpoint_gradients(model, model_name)
+        modules: list[str] = []
+        parameters: list[nn.Parameter] = []
+        if check_frozen_stages(frozen_stages, len(info)) >= 0:
+            modules, parameters = _up_to(self, info.module_name(frozen_stages))
+        self.freeze(modules, parameters, norm_eval)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         return tuple(self.timm_model(x))
@@ -86,15 +110,57 @@ def check_model_name(name: str) -> None:
     )
 
 
-def check_out_indices(model_name: str, out_indices: Sequence[int]) -> tuple[int, ...]:
-    """Return the levels as a tuple; raise ``ValueError`` unless the model has them all."""
+def check_out_indices(model_name: str, out_indices: Sequence[int], **options) -> tuple[int, ...]:
+    """Return the levels as a tuple; raise ``ValueError`` unless the model with these options has them all."""
     import torch
 
     with torch.device("meta"):
-        model: Any = timm.create_model(model_name, features_only=True)
+        model: Any = timm.create_model(model_name, features_only=True, **options)
     levels = model.feature_info.info
     indices = tuple(out_indices)
     if not indices or any(not -len(levels) <= i < len(levels) for i in indices):
         table = ", ".join(f"{i} (stride {f['reduction']}, {f['num_chs']} channels)" for i, f in enumerate(levels))
         raise ValueError(f"`out_indices` is {indices}; {model_name} has {table}.")
     return indices
+
+
+def _check_loaded(model: nn.Module, path: str) -> None:
+    """Raise ``ValueError`` if a features model has entries that a checkpoint lacks, about which timm is silent.
+
+    Checkpoints of models of this package were checked when they got our names.
+    """
+    if isinstance(getattr(model, "model", None), StagedBackbone):
+        return
+    # `features_only` flattens names, or puts the wrapped model's name in front of them.
+    stored = {key.replace(".", "_") for key in load_state_dict(path)}
+    wanted = {key: key.removeprefix("model.").removeprefix("body.").replace(".", "_") for key in model.state_dict()}
+    missing = [key for key, flat in wanted.items() if flat not in stored]
+    if missing:
+        raise ValueError(listing(f"the checkpoint {path} is not of this model: it lacks entries", missing))
+
+
+def _checkpoint_gradients(model: Any, name: str) -> None:
+    """Turn on timm's gradient checkpointing in a features model or in the model that it wraps."""
+    holder = model if hasattr(model, "set_grad_checkpointing") else getattr(model, "model", None)
+    try:
+        holder.set_grad_checkpointing(True)  # type: ignore[union-attr]
+    except (AttributeError, AssertionError) as error:
+        raise ValueError(f"`with_cp` is True, but timm has no gradient checkpointing for {name}.") from error
+
+
+def _up_to(backbone: TIMMBackbone, level: str) -> tuple[list[str], list[nn.Parameter]]:
+    """Modules without children, by name, and parameters up to the end of the module ``level`` of the timm model.
+
+    timm registers modules in the order in which they run.
+    """
+    found = name_in_features(backbone.timm_model, level)
+    if found is None:
+        raise ValueError(
+            f"`frozen_stages` cannot be used with {type(backbone.timm_model).__name__}: it hides {level!r}."
+        )
+    last = f"timm_model.{found}"
+    leaves = [name for name, module in backbone.named_modules() if not any(True for _ in module.children())]
+    end = 1 + max(i for i, name in enumerate(leaves) if f"{name}.".startswith(f"{last}."))
+    later = set(leaves[end:])
+    before = takewhile(lambda entry: entry[0].rpartition(".")[0] not in later, backbone.named_parameters())
+    return leaves[:end], [parameter for _, parameter in before]
