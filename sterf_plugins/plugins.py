@@ -5,7 +5,8 @@ registers models with timm). This package's own parts come through the same grou
 
 Policies:
 * Listing reads metadata only; a plugin is imported when it is first asked for.
-* Two distributions with one name: an error that names both, never last-wins.
+* Two distributions with one name: an error that names both, never last-wins. A name of this package's own stays its
+  own; the other distribution is left out with a warning.
 * A broken plugin: a warning when all are loaded, the full error when it is asked for.
 * ``STERF_PLUGINS=a,b`` allows only these names, ``STERF_PLUGINS_DISABLE=a,b`` leaves these out; a name may be
   qualified by its kind, as in ``mixers:srb``.
@@ -89,6 +90,7 @@ def _scan(kind: str) -> dict[str, tuple[Plugin, ...]]:
 def rescan() -> None:
     """Forget the plugins found so far, so that packages installed since are seen (notebooks, tests)."""
     _scan.cache_clear()
+    _warn_once.cache_clear()
 
 
 def discover(kind: str) -> dict[str, tuple[Plugin, ...]]:
@@ -117,6 +119,13 @@ def get(kind: str, name: str) -> Plugin:
         ValueError: ``kind`` is not one of ``KINDS``.
     """
     candidates = discover(kind).get(name, ())
+    own = [p for p in candidates if p.own]
+    if len(own) == 1 and len(candidates) > 1:
+        _warn_once(
+            f"the {kind} plugin {name!r} of {' and '.join(p.origin for p in candidates if not p.own)} is left out: "
+            f"{own[0].origin} has that name. Rename its entry point."
+        )
+        return own[0]
     if len(candidates) > 1:
         raise PluginError(
             f"{kind} name {name!r} is provided by {' and '.join(p.origin for p in candidates)}; "
@@ -130,15 +139,22 @@ def get(kind: str, name: str) -> Plugin:
     raise PluginError(f"unknown {kind[:-1]} {name!r}; known: {known}.")
 
 
+@cache
+def _warn_once(message: str) -> None:
+    logger.warning("%s", message)
+
+
 def load_all(*kinds: str) -> list[PluginError]:
     """Import every plugin of the kinds (all kinds if none is named); warn about those that fail.
+
+    This package's own come last: in a registry where the last entry of a name counts, they keep their names.
 
     Returns:
         The errors, so that a caller can report them.
     """
     errors = []
     for kind in kinds or KINDS:
-        for name in discover(kind):
+        for name in sorted(discover(kind), key=lambda name: any(p.own for p in discover(kind)[name])):
             try:
                 get(kind, name).load()
             except PluginError as error:

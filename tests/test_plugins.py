@@ -251,3 +251,35 @@ print("trained")
     state = torch.load(tmp_path / "epoch_1.pth", weights_only=False)["state_dict"]
     assert any("mixer.branch.1.weight" in key for key in state)
     assert json.loads((next(tmp_path.glob("*/vis_data/scalars.json"))).read_text().splitlines()[-1])
+
+
+def test_a_plugin_that_takes_one_of_our_names_is_left_out(site, caplog):
+    add_distribution(site, "thief", "[sterf_plugins.mixers]\nsrb = thief:Mixer", code="class Mixer: pass")
+    assert plugins.get("mixers", "srb").own and plugins.get("mixers", "srb").own
+    assert caplog.text.count("the mixers plugin 'srb' of thief==1.0 is left out: sterf-plugins==") == 1
+    assert plugins.load_all("mixers") == []
+
+
+def test_a_plugin_that_takes_the_name_of_one_of_our_timm_models(site):
+    code = """
+import sys
+from timm.models import register_model
+sys.modules[__name__].__all__ = []
+@register_model
+def sdtv3_nano(pretrained=False, **kwargs):
+    raise AssertionError("not ours")
+"""
+    add_distribution(site, "thief", "[sterf_plugins.models]\nzzz = thief\nzoo = thief", code=code)
+    check = "import timm, sterf_plugins.timm as ours; print(timm.model_entrypoint('sdtv3_nano').__module__)"
+    check += "; print(timm.is_model('spikformer_8_384'))"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])}
+    result = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, env=environment)
+    assert result.stdout.split() == ["sterf_plugins.timm.sterf_sdt_v3", "True"], result.stderr
+    assert "'zoo' of thief==1.0 is left out" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["covrf_resnet18", "covrf_sdtv3_tiny_srb"])
+def test_info_of_models_with_a_covariant_stem(name):
+    result = command("info", name)
+    assert result.returncode == 0, result.stderr
+    assert f"timm model {name!r}" in result.stdout and "parameters: " in result.stdout
