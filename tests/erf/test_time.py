@@ -232,5 +232,7 @@ def test_a_half_life_beyond_the_steps_has_no_error():
         def forward(self, x):  # every step depends alike on all steps before it
             return x.cumsum(0)
 
-    number = compute_erf(nn.Sequential(Sum()), torch.rand(4, 6, 1, 5, 5), "0", kinds="temporal").numbers("0")["half_life"]
+    number = compute_erf(nn.Sequential(Sum()), torch.rand(4, 6, 1, 5, 5), "0", kinds="temporal").numbers("0")[
+        "half_life"
+    ]
     assert number.value == float("inf") and np.isnan(number.error)
