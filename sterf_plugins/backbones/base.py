@@ -9,6 +9,15 @@ from ..checks import positive_int
 from .recompute import PRODUCTS, recomputed
 
 
+class Blocks(nn.Sequential):
+    """Modules one after another; with ``recompute``, each one's norms and spikes are computed again backward."""
+
+    def forward(self, x: Tensor, recompute: bool = False) -> Tensor:
+        for block in self:
+            x = recomputed(block, x, block, PRODUCTS) if recompute else block(x)
+        return x
+
+
 class Stage(nn.Module):
     """A stem or downsampling, then blocks that keep the size.
 
@@ -22,7 +31,7 @@ class Stage(nn.Module):
     def __init__(self, downsample: nn.Module, blocks: Sequence[nn.Module]):
         super().__init__()
         self.downsample = downsample
-        self.blocks = nn.Sequential(*blocks)
+        self.blocks = Blocks(*blocks)
 
     def forward(self, x: Tensor, recompute: str = "nothing") -> Tensor:
         """Run the stage.
@@ -46,9 +55,7 @@ def _run_stage(stage: Stage, x: Tensor, recompute: str) -> Tensor:
         return stage.run(x)
     if recompute == "everything":
         return recomputed(stage.run, x, stage)
-    for part in (stage.downsample, *stage.blocks):
-        x = recomputed(part, x, part, PRODUCTS)
-    return x
+    return stage.blocks(recomputed(stage.downsample, x, stage.downsample, PRODUCTS), recompute=True)
 
 
 class StagedBackbone(nn.Module):

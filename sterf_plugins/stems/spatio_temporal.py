@@ -3,7 +3,6 @@
 from torch import Tensor, nn
 
 from ..checks import one_of, positive_int
-from ..functional.precision import without_autocast
 from ..layers.batch_norm import BatchNorm2d
 from .fields.bank import RFBank
 from .fields.covariant_conv import CovariantRFConv2d
@@ -85,9 +84,5 @@ class CovariantSTStem(nn.Module):
 
     def _last(self, x: Tensor) -> Tensor:
         """The output (B, C', H', W') of the last step, filtered in time before space."""
-        if not len(x):
-            raise ValueError(f"input has shape {tuple(x.shape)}: T is 0; give at least one time step.")
-        weights = self.time.impulse_response(len(x)).flip(0).to(x.dtype)
-        with without_autocast(x):
-            last = (weights.T @ x.flatten(1)).view(-1, *x.shape[1:])
+        last = self.time(x)[0].unflatten(1, (self.time.scales, -1)).transpose(0, 1)
         return self.act(self.space(last).transpose(0, 1).flatten(1, 2))

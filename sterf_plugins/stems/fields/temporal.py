@@ -179,9 +179,13 @@ class TemporalRF(nn.Module):
         return self.log_mu.exp()
 
     def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        fresh = state is None
         state = self._start(x, state)
         dtype = x.dtype
         with without_autocast(x):  # in half precision a recursion would lose small inputs
+            if fresh and self.combine == "last" and self.kind == "li" and not self.channels:
+                last = self._last(x.to(state.dtype))
+                return last.transpose(0, 1).flatten(1, 2).to(dtype), last
             y, state = self._scan(x.to(state.dtype), state)
         if self.combine == "last":
             return y[-1].transpose(0, 1).flatten(1, 2).to(dtype), state
@@ -217,6 +221,10 @@ class TemporalRF(nn.Module):
         """Decay factors of all scales, shaped to broadcast to a state (K, B, C, ...) with ``ndim`` axes."""
         a = decay(self.mus.to(dtype), self.dt, self.method)
         return a.view(self.scales, 1, self.channels or 1, *[1] * (ndim - 3))
+
+    def _last(self, x: Tensor) -> Tensor:
+        """States (K, B, C, ...) after the last step of leaky integrators that start at 0, in one product."""
+        return (self._responses(len(x), x.dtype).flip(0).T @ x.flatten(1)).view(-1, *x.shape[1:])
 
     def _scan(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Outputs (T, K, B, C, ...) of all scales, and the state (K, B, C, ...) after the last step."""
@@ -258,7 +266,10 @@ class TemporalRF(nn.Module):
         """
         if self.kind != "li" or self.channels:
             raise ValueError("only leaky integrators with one time constant per scale have one impulse response.")
-        x = torch.zeros(positive_int("steps", steps), 1, 1, device=self.log_mu.device)
+        return self._responses(positive_int("steps", steps), torch.float32)
+
+    def _responses(self, steps: int, dtype: torch.dtype) -> Tensor:
+        x = torch.zeros(steps, 1, 1, dtype=dtype, device=self.log_mu.device)
         x[0] = 1
         return self._scan(x, x.new_zeros(self.scales, 1, 1))[0].flatten(1)
 
