@@ -36,10 +36,10 @@ class SpikeDrivenLayer(nn.Module):
         self.levels, self.norm = levels, norm
         self.expand = SpikeCountToBinary(levels, always_convert=True)
         without_bias: Any = copy.deepcopy(layer)
-        without_bias.bias = None
+        bias, without_bias.bias = without_bias.bias, None
         self.layer = without_bias
         self.collect = TemporalBinSum(levels, always_convert=True)
-        self.bias: Any = layer.bias
+        self.bias: Any = bias
         self._channel_axis = -1 if isinstance(layer, nn.Linear) else 1
 
     def forward(self, x: Tensor) -> Tensor:

@@ -397,3 +397,12 @@ def test_the_tool(forked, tmp_path):
 def test_what_cannot_be_converted(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_spike_driven_layer_has_a_bias_of_its_own():
+    layer = nn.Conv2d(3, 4, 1)
+    driven = SpikeDrivenLayer(layer, levels=4, norm=4)
+    before = layer.bias.detach().clone()
+    with torch.no_grad():
+        driven.bias += 1
+    assert torch.equal(layer.bias, before) and not torch.equal(driven.bias, before)
