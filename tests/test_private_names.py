@@ -35,7 +35,7 @@ USES: dict[str, tuple[list[str], str, Callable[[], None]]] = {}
 
 def uses(name: str, files: str, purpose: str):
     """Enter the decorated check, and what it is for, in ``USES``."""
-    return lambda check: USES.setdefault(name, (files.split(), purpose, check))
+    return lambda check: USES.setdefault(name, (files.split(), purpose, check)) and check
 
 
 @uses("torch: ops.aten.hardtanh_backward", KERNELS, "a clamp's gradient in one pass")
@@ -66,6 +66,31 @@ def check_is_exporting():
     for strict in (False, True):
         assert torch.export.export(Flag(), (ones(1),), strict=strict).module()(ones(1)) == 3
     assert torch.compile(Flag(), backend="eager")(ones(1)) == 2
+
+
+@uses("torch: _C", KERNELS, "whether torch.func is at work")
+@uses("torch: _C._are_functorch_transforms_active", KERNELS, "whether torch.func is at work")
+def check_transforms_active():
+    seen = [torch._C._are_functorch_transforms_active()]
+    torch.func.vmap(lambda x: (seen.append(torch._C._are_functorch_transforms_active()), x)[1])(ones(2))
+    assert seen == [False, True]
+
+
+@uses("torch: autograd.forward_ad._current_level", KERNELS, "whether forward-mode differentiation is at work")
+def check_current_level():
+    assert torch.autograd.forward_ad._current_level < 0
+    with torch.autograd.forward_ad.dual_level():
+        assert torch.autograd.forward_ad._current_level >= 0
+
+
+@uses("torch: _C._functorch", KERNELS, "many gradients at once")
+def check_functorch():
+    x, seen = ones(2, requires_grad=True), []
+    y = x * 1
+    y.register_hook(lambda grad: seen.append(torch._C._functorch.is_legacy_batchedtensor(grad)))
+    torch.autograd.grad(y, x, torch.eye(2), is_grads_batched=True, retain_graph=True)
+    torch.autograd.grad(y, x, ones(2))
+    assert seen == [True, False]
 
 
 def check_dispatch(operation: str, arguments: int, call: Callable[[], torch.Tensor]):

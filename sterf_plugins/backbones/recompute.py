@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from ..checks import has_statistics
+from ..functional.torch_kernels import transformed
 
 _aten = torch.ops.aten
 # operators whose results are worth keeping: convolutions and matrix products
@@ -39,7 +40,15 @@ def recomputed(function: Callable[[Tensor], Tensor], x: Tensor, module: nn.Modul
         x: its input.
         module: the module that ``function`` runs; its BatchNorms are the ones that are protected.
         kept: operators whose results are kept, such as ``PRODUCTS``.
+
+    Raises:
+        RuntimeError: ``torch.func`` is at work, which PyTorch's checkpointing does not support.
     """
+    if transformed():
+        raise RuntimeError(
+            "torch.func (grad, vmap, jvp, ...) and forward-mode differentiation do not work with recomputation; set "
+            "`model.memory_efficient = False` and `model.grad_checkpointing = False`."
+        )
     if torch.compiler.is_compiling():  # our contexts cannot be traced
         return function(x) if kept else checkpoint(function, x, use_reentrant=False)
     return checkpoint(function, x, use_reentrant=False, context_fn=lambda: _contexts(module, kept))
@@ -48,17 +57,27 @@ def recomputed(function: Callable[[Tensor], Tensor], x: Tensor, module: nn.Modul
 def _contexts(module: nn.Module, kept: Sequence) -> tuple[AbstractContextManager, AbstractContextManager]:
     """The context in which the forward pass runs, and the one in which it is repeated."""
     forward, repetition = create_selective_checkpoint_contexts(list(kept)) if kept else (nullcontext(), nullcontext())
-    return forward, _Repetition(module, repetition)
+    return forward, _Repetition(module, repetition, once=bool(kept))
 
 
 class _Repetition:
-    """The context of a repeated forward pass: BatchNorm's running statistics stay as they are inside."""
+    """The context of a repeated forward pass: BatchNorm's running statistics stay as they are inside.
 
-    def __init__(self, module: nn.Module, context: AbstractContextManager):
+    With ``once`` the pass can be repeated a single time, since kept results are given up when they have been used.
+    """
+
+    def __init__(self, module: nn.Module, context: AbstractContextManager, once: bool):
         self.norms: list[Any] = [m for m in module.modules() if has_statistics(m)]
         self.context = context
+        self.once, self.entered = once, False
 
     def __enter__(self) -> None:
+        if self.once and self.entered:
+            raise RuntimeError(
+                "`memory_efficient` keeps results for one backward pass; for a second one through the same forward pass "
+                "or for second derivatives set `model.memory_efficient = False` (`grad_checkpointing` has both)."
+            )
+        self.entered = True
         self.stack = ExitStack()
         for norm in self.norms:
             # Momentum 0 leaves the statistics as they are; the counter is replaced by a copy that is thrown away.

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from .. import plugins
 from ..checks import fraction, one_of, positive_int
 from ..functional import LAYOUTS
+from ..functional.strides import channels_last
 from ..layers import Downsample, IntegerSpike, MixerBlock, TransformerBlock
 from ..layers.drop_path import drop_path_rates
 from .base import Stage, StagedBackbone
@@ -143,7 +144,7 @@ def _images(x: Tensor, in_chans: int) -> Tensor:
             f"input has shape {tuple(x.shape)}; this model takes (B, {in_chans}, H, W). "
             f"Pass in_chans={x.shape[1] if x.ndim == 4 else '...'} to the constructor for other images."
         )
-    return x.contiguous(memory_format=torch.channels_last)
+    return channels_last(x)
 
 
 def _architecture(arch: str | Mapping) -> tuple[tuple[int, ...], int]:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ..checks import fraction, positive_int
 from ..functional.still import repeat_still
+from ..functional.strides import channels_last
 from .base import StagedBackbone
 
 
@@ -88,5 +89,5 @@ def _sequence(x: Tensor, in_chans: int, steps: int) -> Tensor:
             f"Pass in_chans={x.shape[-3] if x.ndim in (4, 5) else '...'} to the constructor for other channels."
         )
     if x.ndim == 5:
-        return x.flatten(0, 1).contiguous(memory_format=torch.channels_last).unflatten(0, x.shape[:2])
-    return repeat_still(x.contiguous(memory_format=torch.channels_last), steps)
+        return channels_last(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+    return repeat_still(channels_last(x), steps)

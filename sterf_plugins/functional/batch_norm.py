@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .strides import restrided
+from .torch_kernels import transformed
 
 
 def same_strided_grad(y: Tensor) -> Tensor:
@@ -52,4 +53,23 @@ def frozen_batch_norm(
     Returns:
         Tensor of the shape of ``x``, with the values of ``torch.nn.functional.batch_norm``.
     """
+    if transformed():
+        return plain_batch_norm(x, mean, var, weight, bias, eps)
     return _FrozenBatchNorm.apply(x, mean, var, weight, bias, eps)
+
+
+def plain_batch_norm(
+    x: Tensor, mean: Tensor | None, var: Tensor | None, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> Tensor:
+    """BatchNorm in ordinary operations, for ``torch.func``; without statistics ``mean`` and ``var`` those of the batch.
+
+    PyTorch's kernel would be wrong there: ``vmap`` over samples makes one sample of more channels out of them, whose
+    gradient the kernel reads in the wrong order. The other arguments are those above; all of them get gradients.
+    """
+    if mean is None or var is None:
+        var, mean = torch.var_mean(x, [0, *range(2, x.ndim)], correction=0)
+    scale = torch.rsqrt(var + eps)
+    scale = scale if weight is None else scale * weight
+    per_channel = (-1, *[1] * (x.ndim - 2))
+    y = (x - mean.view(per_channel)) * scale.view(per_channel)
+    return (y if bias is None else y + bias.view(per_channel)).to(x.dtype)

@@ -8,7 +8,7 @@ step of SDT-V3. Here they are computed three columns at a time, each from an ima
 import torch
 from torch import Tensor
 
-from .torch_kernels import depthwise_backward
+from .torch_kernels import depthwise_backward, transformed
 
 _COLUMNS = 3  # the most columns that oneDNN's depthwise kernel takes
 
@@ -30,12 +30,18 @@ def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     return torch.cat(parts, -1)
 
 
+def _stock(x: Tensor, weight: Tensor) -> Tensor:
+    """PyTorch's own depthwise convolution of stride 1 with same padding."""
+    padding = (weight.shape[-2] // 2, weight.shape[-1] // 2)
+    return torch.nn.functional.conv2d(x, weight, None, 1, padding, 1, x.shape[1])
+
+
 class _DepthwiseConv(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.padding = (weight.shape[-2] // 2, weight.shape[-1] // 2)
-        return torch.nn.functional.conv2d(x, weight, None, 1, ctx.padding, 1, x.shape[1])
+        return _stock(x, weight)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
@@ -62,6 +68,8 @@ def depthwise_conv2d(x: Tensor, weight: Tensor) -> Tensor:
     Returns:
         (B, C, H, W).
     """
+    if torch.compiler.is_compiling() or transformed():
+        return _stock(x, weight)
     return _DepthwiseConv.apply(x, weight)
 
 
@@ -69,9 +77,9 @@ def splits_weight_gradient(x: Tensor, weight: Tensor) -> bool:
     """Whether ``depthwise_conv2d`` computes the weight gradient faster than PyTorch does.
 
     This is so for float32 maps (B, C, H, W) on a CPU with oneDNN and more than three columns of weights, outside of
-    autocast and of a compiler, where the weight needs a gradient at all.
+    autocast, of a compiler and of ``torch.func``, where the weight needs a gradient at all.
     """
-    if torch.compiler.is_compiling() or not torch.is_grad_enabled() or not weight.requires_grad:
+    if torch.compiler.is_compiling() or transformed() or not torch.is_grad_enabled() or not weight.requires_grad:
         return False
     plain = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
     onednn = torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)

@@ -12,7 +12,8 @@ import math
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from .torch_kernels import is_mapped, transformed
 
 METHODS = ("zoh", "euler", "backward")
 GAINS = ("area", "peak")
@@ -62,7 +63,7 @@ def leaky_integrator(x: Tensor, a: Tensor, v: Tensor, gain: str = "area", backen
         backend = "gemm" if small and len(x) <= _GEMM_STEPS and _is_product(x, a) else "loop"
     if backend == "gemm":
         return _product(x, a, v, gain)
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or transformed():
         return _plain(x, a, v, gain)
     return _Recursion.apply(x, a, v, gain == "area")
 
@@ -73,7 +74,7 @@ def _is_product(x: Tensor, a: Tensor) -> bool:
 
 
 def _plain(x: Tensor, a: Tensor, v: Tensor, gain: str) -> Tensor:
-    """The recursion in ordinary operations, for a compiler."""
+    """The recursion in ordinary operations, for whoever traces, transforms or differentiates them again."""
     g, steps = (1 - a if gain == "area" else torch.ones_like(a)), []
     for frame in x.unbind(0):
         v = a * v + g * frame
@@ -113,10 +114,11 @@ class _Recursion(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad: Tensor):
         x, a, v, y = ctx.saved_tensors
         need_x, need_a, need_v, _ = ctx.needs_input_grad
+        if torch.is_grad_enabled() or transformed() or is_mapped(grad):
+            return _plain_gradients((x, a, v), ctx.needs_input_grad[:3], ctx.area, grad)
         total = grad.clone(memory_format=torch.contiguous_format)  # from the end: l[n] = dL/dv[n] + a l[n+1]
         steps = total.unbind(0)
         for later, now in zip(steps[:0:-1], steps[-2::-1], strict=True):
@@ -135,6 +137,15 @@ class _Recursion(torch.autograd.Function):
             dx = total.mul_(gain) if ctx.area else total
             dx = dx.sum_to_size(x.shape)
         return dx, da, dv, None
+
+
+def _plain_gradients(inputs: tuple[Tensor, Tensor, Tensor], needed: tuple[bool, ...], area: bool, grad: Tensor):
+    """The gradients of ``_Recursion`` by autograd's own graph, which can be differentiated again."""
+    with torch.enable_grad():
+        y = _plain(*inputs, "area" if area else "peak")
+        wanted = [i for i, need in zip(inputs, needed, strict=True) if need]
+        found = iter(torch.autograd.grad(y, wanted, grad, create_graph=True))
+    return *(next(found) if need else None for need in needed), None
 
 
 def moving_integrator(x: Tensor, a: Tensor, velocity: tuple[float, float]) -> Tensor:

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from .torch_kernels import transformed
+
 
 class _Repeat(torch.autograd.Function):
     @staticmethod
@@ -11,7 +13,7 @@ class _Repeat(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        if len(grad) == 1 or torch.is_grad_enabled():
+        if len(grad) == 1 or torch.is_grad_enabled() or transformed():
             return grad.sum(0), None
         if is_still(grad):
             return grad[0] * len(grad), None
@@ -24,9 +26,11 @@ class _Repeat(torch.autograd.Function):
 
 def repeat_still(frame: Tensor, steps: int) -> Tensor:
     """Repeat a frame over time, (steps, *frame.shape), without a copy: the time axis has stride 0."""
-    return _Repeat.apply(frame, steps) if not torch.compiler.is_compiling() else frame.expand(steps, *frame.shape)
+    if torch.compiler.is_compiling() or transformed():
+        return frame.expand(steps, *frame.shape)
+    return _Repeat.apply(frame, steps)
 
 
 def is_still(x: Tensor) -> bool:
-    """Whether all steps of a sequence (T, ...) are the same frame in memory."""
-    return x.shape[0] > 1 and x.stride(0) == 0
+    """Whether all steps of a sequence (T, ...) are the same frame in memory, and nobody asks for each step's gradient."""
+    return x.shape[0] > 1 and x.stride(0) == 0 and not (x.is_leaf and x.requires_grad)

@@ -15,9 +15,13 @@ Both d and c are computed in the forward pass. Receptive fields go backward many
 image (``functional/still.py``) needs the sum of u over time alone, which is one product per step:
 
     sum_t u[t] = sum_t w[t] d[t] * dL/ds[t],    w[0] = 1,    w[t] = 1 + c[t - 1] w[t - 1]
+
+Forward-mode differentiation is the transposed recursion: a tangent x'[t] gives the spikes' tangent d[t] * h'[t] with
+h'[t] = x'[t] + c[t - 1] h'[t - 1].
 """
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from spikingjelly.activation_based import neuron, surrogate
@@ -25,6 +29,7 @@ from torch import Tensor
 
 from ..functional.still import is_still
 from ..functional.strides import empty_frames
+from ..functional.torch_kernels import is_mapped, transformed
 
 Node = Any  # SpikingJelly's IFNode or LIFNode, which have no types
 if TYPE_CHECKING:  # what the mixin stands in front of
@@ -36,17 +41,31 @@ else:
 class _ClosedForm(_Base):
     """Mixin in front of SpikingJelly's node: the same values and first derivatives on a CPU.
 
-    The node starts without a state and leaves none behind, so it belongs into a ``StatelessNode``. On a GPU, without
-    gradients, under autocast and for a compiler SpikingJelly's own forward pass runs.
+    The node starts without a state and leaves none behind, so it belongs into a ``StatelessNode``. SpikingJelly's own
+    forward pass runs on a GPU, without gradients, under autocast, for a compiler and where ``store_v_seq`` is set.
+    ``torch.func`` and forward-mode differentiation take the closed form on every device, since SpikingJelly's surrogate
+    functions support neither ``vmap`` nor ``jvp``.
+
+    Attributes:
+        closed_form: ``False`` has SpikingJelly's own forward pass run always, which has derivatives of any order.
     """
+
+    closed_form = True
 
     def multi_step_forward(self, x_seq: Tensor) -> Tensor:
         """Spikes (T, ...) for an input (T, ...)."""
-        if x_seq.device.type != "cpu" or not x_seq.requires_grad or not torch.is_grad_enabled():
+        if not self._has_closed_form(x_seq):
             return super().multi_step_forward(x_seq)
-        if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu") or self.store_v_seq:
-            return super().multi_step_forward(x_seq)
-        return _Spikes.apply(x_seq, self)
+        still = is_still(x_seq) and not transformed()
+        return _Spikes.apply(x_seq, self, still)[0]
+
+    def _has_closed_form(self, x: Tensor) -> bool:
+        if torch.compiler.is_compiling() or not self.closed_form or self.store_v_seq:
+            return False
+        if transformed():
+            return True
+        differentiated = x.requires_grad and torch.is_grad_enabled()
+        return differentiated and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
 
 
 class IFNode(_ClosedForm, neuron.IFNode):
@@ -58,50 +77,127 @@ class LIFNode(_ClosedForm, neuron.LIFNode):
 
 
 class _Spikes(torch.autograd.Function):
-    """The operations of the forward pass are SpikingJelly's, in its order, so that spikes are bit-equal."""
+    """Spikes (T, ...), and the factors of the backward pass: d of each step, then c of all steps but the last.
+
+    The operations of the forward pass are SpikingJelly's, in its order, so that spikes are bit-equal. The factors are
+    outputs because ``torch.func`` asks for everything that is saved to be an input or an output. A still image has no c.
+    """
 
     @staticmethod
-    def forward(ctx, x: Tensor, node: Node) -> Tensor:
+    def forward(x: Tensor, node: Node, still: bool) -> tuple[Tensor, ...]:
         leak, gain = _slopes_of_charge(node)
         spikes = empty_frames(x[0], len(x))
         v = torch.full_like(x[0], node.v_reset or 0.0)
         direct, carried = [], []
-        ctx.still, weight = is_still(x), torch.ones(())
+        weight = torch.ones(())
         for frame, s in zip(x, spikes, strict=True):
             h = _charge(node, frame, v)
             torch.ge(h, node.v_threshold, out=s)
             slope = _surrogate_slope(node, h)
             slope_of_reset = _reset(node, h, s, slope, v)
             d, c = slope.mul_(gain), slope_of_reset.mul_(leak)
-            direct.append(d.mul_(weight) if ctx.still else d)
-            if ctx.still:
+            direct.append(d.mul_(weight) if still else d)
+            if still:
                 weight = c.mul_(weight).add_(1.0)
             else:
                 carried.append(c)
-        ctx.save_for_backward(*direct, *carried)
-        return spikes
+        return spikes, *direct, *carried[:-1]
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
-        if torch.is_grad_enabled():
-            raise RuntimeError(
-                "the closed form of IF and LIF neurons has first derivatives only; for second ones wrap SpikingJelly's "
-                "own node, such as StatelessNode(neuron.LIFNode(step_mode='m'))."
-            )
-        steps = len(grad)
-        saved = ctx.saved_tensors
-        direct, carried = saved[:steps], saved[steps:]
-        if ctx.still:  # any gradient with this sum over time is that of a still image
-            total = direct[0] * grad[0]
-            for d, g in zip(direct[1:], grad[1:], strict=True):
-                total.addcmul_(d, g)
-            return total.div_(steps).expand(steps, *total.shape), None
-        u = empty_frames(direct[0], steps)
-        for t in reversed(range(steps)):
-            torch.mul(direct[t], grad[t], out=u[t])
-            if t + 1 < steps:
-                u[t].addcmul_(carried[t], u[t + 1])
-        return u, None
+    def setup_context(ctx, inputs, output) -> None:
+        ctx.product = _still if inputs[2] else _adjoint
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*output[1:])
+        ctx.save_for_forward(*output[1:])
+
+    @staticmethod
+    def backward(ctx, grad: Tensor | None, *_):
+        if grad is None:
+            return None, None, None
+        apply = _Product.apply if torch.is_grad_enabled() or transformed() else _Product.forward
+        return apply(ctx.product, grad, *ctx.saved_tensors), None, None
+
+    @staticmethod
+    def jvp(ctx, tangent: Tensor, *_):
+        # The factors have tangents, too; nothing reads their values, but by them a second derivative comes to _Product.
+        return _Product.apply(_tangent, tangent, *ctx.saved_tensors), *map(torch.zeros_like, ctx.saved_tensors)
+
+    @staticmethod
+    def vmap(info, in_dims, x: Tensor, node: Node, still: bool):
+        outputs = _Spikes.apply(x.movedim(in_dims[0], 1), node, still)
+        return outputs, (1, *[0] * (len(outputs) - 1))
+
+
+class _Product(torch.autograd.Function):
+    """Product of the factors with a gradient or a tangent: what vmap maps, and where second derivatives are refused."""
+
+    @staticmethod
+    def forward(product: Callable[..., Tensor], x: Tensor, *factors: Tensor) -> Tensor:
+        return product(x, factors[: len(x)], factors[len(x) :])
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> NoReturn:
+        raise RuntimeError(_NO_SECOND_DERIVATIVES)
+
+    @staticmethod
+    def jvp(ctx, *tangents: Tensor) -> NoReturn:
+        raise RuntimeError(_NO_SECOND_DERIVATIVES)
+
+    @staticmethod
+    def vmap(info, in_dims, product: Callable[..., Tensor], x: Tensor, *factors: Tensor):
+        def mapped(tensor: Tensor, axis: int | None, to: int) -> Tensor:
+            if axis is not None:
+                return tensor.movedim(axis, to)
+            return torch.stack([tensor], to).expand(*tensor.shape[:to], info.batch_size, *tensor.shape[to:])
+
+        x = mapped(x, in_dims[1], 1)
+        return _Product.apply(product, x, *(mapped(f, d, 0) for f, d in zip(factors, in_dims[2:], strict=True))), 1
+
+
+_NO_SECOND_DERIVATIVES = (
+    "the closed form of IF and LIF neurons has first derivatives only. For second ones have SpikingJelly's own forward "
+    "pass run: set `closed_form = False` on the nodes before the forward pass, as in "
+    "`for m in model.modules(): if hasattr(m, 'closed_form'): m.closed_form = False`."
+)
+
+
+Frames = Sequence[Tensor]
+
+
+def _adjoint(grad: Tensor, direct: Frames, carried: Frames) -> Tensor:
+    """The gradient u of the input from that of the spikes."""
+    steps = len(grad)
+    if is_mapped(grad):
+        changes = [direct[-1] * grad[-1]]
+        for t in reversed(range(steps - 1)):
+            changes.append(direct[t] * grad[t] + carried[t] * changes[-1])
+        return torch.stack(changes[::-1])
+    u = empty_frames(direct[0], steps)
+    for t in reversed(range(steps)):
+        torch.mul(direct[t], grad[t], out=u[t])
+        if t + 1 < steps:
+            u[t].addcmul_(carried[t], u[t + 1])
+    return u
+
+
+def _still(grad: Tensor, direct: Frames, carried: Frames) -> Tensor:
+    """The same for a still image: a gradient that is alike in all steps and has the right sum over time."""
+    total = direct[0] * grad[0]
+    for d, g in zip(direct[1:], grad[1:], strict=True):
+        total.addcmul_(d, g)
+    return total.div_(len(grad)).expand_as(grad)
+
+
+def _tangent(tangent: Tensor, direct: Frames, carried: Frames) -> Tensor:
+    """The tangent of the spikes from that of the input."""
+    changes = [tangent[0]]
+    for c, frame in zip(carried, tangent[1:], strict=True):
+        changes.append(c * changes[-1] + frame)
+    return torch.stack([d * h for d, h in zip(direct, changes, strict=True)])
 
 
 def _slopes_of_charge(node: Node) -> tuple[float, float]:

@@ -132,14 +132,6 @@ def test_where_spikingjellys_own_forward_runs():
     assert not has_closed_form(lif_node(store_v_seq=True)(x))
 
 
-def test_a_second_derivative_is_refused_and_not_wrong():
-    x = torch.randn(3, 4, requires_grad=True)
-    with pytest.raises(RuntimeError, match="first derivatives only"):
-        torch.autograd.grad(lif_node()(x).sum(), x, create_graph=True)
-    (g,) = torch.autograd.grad(StatelessNode(neuron.LIFNode(step_mode="m"))(x).sum(), x, create_graph=True)
-    assert g.requires_grad
-
-
 @pytest.mark.parametrize("build", [if_node, lif_node])
 def test_a_state_that_somebody_left_in_the_node_does_not_enter(build):
     layer, x = build(), 3 * torch.rand(4, 2, 3)
@@ -148,3 +140,27 @@ def test_a_state_that_somebody_left_in_the_node_does_not_enter(build):
     assert layer.node.v.abs().max() > 0
     assert torch.equal(layer(x), expected)
     assert expected.sum() > 0
+
+
+def test_no_more_is_saved_than_two_factors_of_each_step():
+    x, saved = torch.randn(4, 100, requires_grad=True), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()), lambda t: t):
+        lif_node()(x)
+    assert sum(saved) == (4 + 3) * 100
+
+
+@pytest.mark.parametrize("layer", [lif_node(v_threshold=0.3), SpikingConv(3, 4, 3).eval()])
+def test_a_still_input_whose_steps_have_gradients_of_their_own(layer):
+    """The short sums over time would spread or gather what belongs to single steps."""
+    torch.manual_seed(0)
+    frame = torch.randn(2, 3, 6, 6) * 3
+    still, copied = (
+        frame.expand(4, *frame.shape).requires_grad_(),
+        frame.expand(4, *frame.shape).clone().requires_grad_(),
+    )
+    upstream = torch.randn_like(layer(copied))
+    (expected,) = torch.autograd.grad(layer(copied), copied, upstream)
+    assert (expected[1] - expected[0]).abs().max() > 0.01
+    (found,) = torch.autograd.grad(layer(still), still, upstream)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(torch.func.vjp(layer, still.detach())[1](upstream)[0], expected)
