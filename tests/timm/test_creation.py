@@ -311,3 +311,28 @@ def test_what_timm_saves_names_the_model(tmp_path):
     save_for_hf(alive("covrf_resnet18"), tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["architecture"] == "covrf_resnet18"
     assert os.path.getsize(tmp_path / "pytorch_model.bin") > 1e6
+
+
+def test_what_timms_scripts_ask_for(small_name, tmp_path):
+    """The calls of timm's train.py, benchmark.py, validate.py and inference.py, with the checkpoint that the first saves."""
+    from argparse import Namespace
+
+    from timm.optim import create_optimizer_v2
+    from timm.utils import CheckpointSaver
+
+    asked = dict(in_chans=3, num_classes=5, drop_rate=0.1, drop_path_rate=0.2, drop_block_rate=None, global_pool=None)
+    asked |= dict(bn_momentum=None, bn_eps=None, scriptable=False, checkpoint_path="", pretrained=False)
+    model = timm.create_model(small_name, **asked, **options_of(small_name))
+    optimizer = create_optimizer_v2(model, opt="adamw", lr=1e-3, layer_decay=0.7)
+    torch.nn.functional.cross_entropy(model(images(4)), torch.arange(4)).backward()
+    optimizer.step()
+    model.load_state_dict(alive(small_name).state_dict())
+    saver = CheckpointSaver(model, optimizer, args=Namespace(model=small_name), checkpoint_dir=str(tmp_path))
+    saver.save_checkpoint(0, metric=1.0)
+    path = str(tmp_path / "last.pth.tar")
+    arguments = dict(num_classes=5, checkpoint_path=path, **options_of(small_name))
+    if hasattr(timm.models, "resolve_model_input_args"):  # newer scripts ask it first
+        arguments = timm.models.resolve_model_input_args(small_name, dict(input_size=(3, 64, 64)), **arguments)
+    else:
+        arguments["model_name"] = small_name
+    assert same(timm.create_model(**arguments).eval(), model.eval())
