@@ -32,7 +32,7 @@ MUTATIONS = [
     ("functional/depthwise.py", "parts.append(part)", "parts.append(part.zero_())", "tests/functional"),
     (
         "layers/spiking_nodes.py",
-        "self.node.reset()\n        try:",
+        "node.reset()\n    try:",
         "try:",
         "tests/layers tests/openmmlab/test_layers.py",
     ),
@@ -76,7 +76,7 @@ MUTATIONS = [
         "super().load_state_dict(state_dict",
         "tests/timm/test_creation.py",
     ),
-    ("checkpoints/reading.py", '.removeprefix("module.")', "", "tests/checkpoints"),
+    ("checkpoints/reading.py", r"^(module\.|_orig_mod\.)+", r"^(module\.)+", "tests/checkpoints"),
 ]
 
 

@@ -49,9 +49,14 @@ class Training:
     options: tuple[str, ...] = ()
 
 
+# Firing rates for the report's table.
+RATES = tuple(
+    f"default_hooks.firing_rate.{option}"
+    for option in ("type=sterf_plugins.FiringRateHook", "input_size=128", "operations=False")
+)
 # Enough iterations for a receptive field to have changed.
 BRIEF = ("train_dataloader.dataset.indices=320", "train_cfg.max_epochs=1")
-DETECTOR = Training("mask-rcnn_srb", "mask-rcnn_sdtv3-t-srb_fpn_shapes.py", "Mask R-CNN with SRB mixers")
+DETECTOR = Training("mask-rcnn_srb", "mask-rcnn_sdtv3-t-srb_fpn_shapes.py", "Mask R-CNN with SRB mixers", RATES)
 SEGMENTOR = Training(
     "fpn_srb",
     "fpn_sdtv3-t-srb_shapes.py",
@@ -60,7 +65,10 @@ SEGMENTOR = Training(
 )
 COMPARED = tuple(
     Training(
-        f"fields_{name}", f"mask-rcnn_sdtv3-t-{mixer}_fpn_shapes.py", f"{name}, for the ERF picture", BRIEF + extra
+        f"fields_{name}",
+        f"mask-rcnn_sdtv3-t-{mixer}_fpn_shapes.py",
+        f"{name}, for the ERF picture",
+        BRIEF + RATES + extra,
     )
     for name, mixer, extra in (
         ("conv", "conv", ()),

@@ -41,6 +41,5 @@ default_hooks = dict(
     checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=100, max_keep_ckpts=2),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='SegVisualizationHook'),
-    erf=dict(type='sterf_plugins.ERFHook', input_size=128, num_samples=8, at_start=True),
-    firing_rate=dict(type='sterf_plugins.FiringRateHook', input_size=128, operations=False))
+    erf=dict(type='sterf_plugins.ERFHook', input_size=128, num_samples=8, at_start=True))
 randomness = dict(seed=0)

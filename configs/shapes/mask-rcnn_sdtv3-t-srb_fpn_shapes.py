@@ -42,7 +42,6 @@ param_scheduler = [
 default_hooks = dict(
     logger=dict(interval=20),
     checkpoint=dict(interval=1, max_keep_ckpts=2),
-    erf=dict(type='sterf_plugins.ERFHook', input_size=128, num_samples=8, at_start=True),
-    firing_rate=dict(type='sterf_plugins.FiringRateHook', input_size=128, operations=False))
+    erf=dict(type='sterf_plugins.ERFHook', input_size=128, num_samples=8, at_start=True))
 auto_scale_lr = dict(enable=False, base_batch_size=8)
 randomness = dict(seed=0)

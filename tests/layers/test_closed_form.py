@@ -132,9 +132,9 @@ def test_where_spikingjellys_own_forward_runs():
     assert not has_closed_form(lif_node(store_v_seq=True)(x))
 
 
-@pytest.mark.parametrize("build", [if_node, lif_node])
-def test_a_state_that_somebody_left_in_the_node_does_not_enter(build):
-    layer, x = build(), 3 * torch.rand(4, 2, 3)
+@pytest.mark.parametrize(("build", "drive"), [(if_node, 0.6), (lif_node, 1.5)])
+def test_a_state_that_somebody_left_in_the_node_does_not_enter(build, drive):
+    layer, x = build(), torch.full((3, 2, 3), drive)  # spikes in the second step, and a potential is left in the third
     expected = layer(x)
     layer.node(x)  # SpikingJelly's own call keeps its state
     assert layer.node.v.abs().max() > 0
