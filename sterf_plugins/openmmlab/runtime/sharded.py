@@ -112,9 +112,10 @@ def shard(config: Config) -> None:
     hooks |= {f"custom_hooks[{i}]": h for i, h in enumerate(config.get("custom_hooks") or [])}
     for name, hook in hooks.items():
         if str(hook.get("type")).split(".")[-1] in ("ERFHook", "FiringRateHook"):
+            how = "out of the config" if name.startswith("custom") else f"out (--cfg-options default_hooks.{name}=None)"
             raise ValueError(
-                f"{hook.type} ({name}) cannot run under FSDP, where no process has the whole model. Leave it out "
-                f"(--cfg-options default_hooks.erf=None) and analyse a checkpoint with tools/erf.py."
+                f"{hook.type} ({name}) cannot run under FSDP, where no process has the whole model. Leave it {how} and "
+                f"analyse a checkpoint with tools/erf.py."
             )
     strategy = dict(config.get("strategy") or {})
     if strategy.setdefault("type", "sterf_plugins.ShardedStrategy") != "sterf_plugins.ShardedStrategy":
