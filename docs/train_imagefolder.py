@@ -7,6 +7,8 @@ Expects DIR/train/CLASS/*.jpg and DIR/val/CLASS/*.jpg. Defaults are the papers' 
 """
 
 import argparse
+import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import timm
@@ -20,6 +22,7 @@ from timm.utils import AverageMeter, accuracy
 import sterf_plugins.timm  # noqa: F401
 from sterf_plugins.cli.console import check_device, run_tool
 from sterf_plugins.files import replacing
+from sterf_plugins.firing import FiringRates, neuron_layers, silence
 
 
 def parse_args() -> argparse.Namespace:
@@ -95,11 +98,15 @@ def main() -> None:
             optimizer.step()
             losses.update(loss.item(), len(images))
         model.eval()
-        with torch.no_grad():
+        watched = epoch in (0, epochs - 1) and bool(neuron_layers(model))
+        with torch.no_grad(), FiringRates(model) if watched else nullcontext() as rates:
             for images, targets in val:
                 (right,) = accuracy(model(images.to(args.device)), targets.to(args.device))
                 top1.update(right.item(), len(images))
         print(f"epoch {epoch + 1}/{epochs}: loss {losses.avg:.4f}, top-1 {top1.avg:.2f} %", flush=True)
+        line = silence(rates.layers) if rates else None
+        if line:
+            print(f"epoch {epoch + 1}, validation images: {line}", file=sys.stderr)
         with replacing(args.out / "last.pth") as partial:
             torch.save(dict(state_dict=model.state_dict(), epoch=epoch, arch=args.model), partial)
 
