@@ -12,7 +12,7 @@ help:  ## list the targets
 install:  ## create or update .venv with everything (nothing to do the second time)
 	@$(PYTHON) tools/make_environment.py $(VENV)
 
-demo: install  ## make data, train spiking detectors and a segmentor, evaluate, write an HTML report (about 6 minutes on two idle cores)
+demo: install  ## make data, train spiking detectors and a segmentor, evaluate, write an HTML report (about 7 minutes on two idle cores)
 	@$(RUN) tools/demo.py
 
 test: install  ## run all tests, one process per core

@@ -265,7 +265,7 @@ def mixer_picture(fields: dict[str, list[ERFResult]], path: Path) -> None:
 
 def field_notes(fields: dict[str, list[ERFResult]]) -> list[str]:
     """What has to be said beside the fields: how the networks were trained, and the results' own notes."""
-    notes = ["before: random weights; after: 40 iterations of 8 images, alike for all rows"]
+    notes = ["before: random weights; after: 100 iterations of 4 images, alike for all rows"]
     for when, index in (("before", 0), ("after", -1)):
         notes += dict.fromkeys(f"{when}: {note}" for results in fields.values() for note in results[index].notes)
     return notes
