@@ -123,13 +123,15 @@ def main() -> None:
     python = str(folder / ("Scripts" if sys.platform == "win32" else "bin") / "python")
     pip = [python, "-m", "pip", "--disable-pip-version-check"]
     constraints = folder / "sterf-constraints.txt"
-    constraints.write_text("".join(f"{name}=={version}\n" for name, version in base.items()))
+    pairs = [f"{name}=={version}" for name, version in base.items()] or list(TESTED_PAIR)
+    if "torchaudio" not in base:  # SpikingJelly imports it, and it does not load with a torch that is older than itself
+        pairs.append(f"torchaudio<={pairs[0].removeprefix('torch==').split('+')[0]}")
+    constraints.write_text("\n".join(pairs) + "\n")
     if base:
         say("[2/4] torch is there already")
     else:
         say(f"[2/4] installing {' '.join(TESTED_PAIR)} (several GB with CUDA libraries)")
         run(*pip, "install", "-q", *TESTED_PAIR, "setuptools<82")
-        constraints.write_text("\n".join(TESTED_PAIR) + "\n")
     say("[3/4] installing sterf-plugins with OpenMMLab and the development tools")
     run(*pip, "install", "-q", "-c", str(constraints), "-e", ".[openmmlab,dev]")
     keep_headless_opencv(python, pip)
