@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from ..checks import has_statistics
 from ..undisturbed import reset_states
 
+CALIBRATION = 8  # inputs whose statistics the BatchNorms of untrained models get
+
 
 def tracking_norms(model: nn.Module) -> list[Any]:
     """The BatchNorms of a model that keep running statistics."""

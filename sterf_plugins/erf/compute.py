@@ -27,7 +27,7 @@ from ..checks import one_of, positive_int
 from ..firing import FiringRates, neuron_layers
 from ..undisturbed import exact_kernels, undisturbed
 from .batches import Sizer, batch_axis, batches, peek, single_shape
-from .calibrate import calibrated, initial_norms, tracking_norms
+from .calibrate import CALIBRATION, calibrated, initial_norms, tracking_norms
 from .fields import KINDS, REDUCTIONS, Settings, Target, fields_of
 from .layouts import Geometry, Grid, possible_strides, prefix_tokens
 from .preparation import check_finite, check_size, device_of, find_targets, forward_of, guarded, inner_steps
@@ -37,7 +37,6 @@ from .running import Running
 from .selection import Position, check_channels, check_position
 from .targets import enclosing_blocks, match_layers
 
-CALIBRATION = 8  # inputs whose statistics BatchNorms get
 LEAST_INPUTS = 8  # inputs that must be done before a relative error is trusted
 
 

@@ -20,10 +20,8 @@ from sterf_plugins.cli.checkpoints import add_checkpoint_option
 from sterf_plugins.cli.console import check_device, run_tool
 from sterf_plugins.cli.images import inputs_for
 from sterf_plugins.cli.loading import Loaded, is_config, load_model, parse_spec
-from sterf_plugins.erf.calibrate import calibrate, uncalibrated
+from sterf_plugins.erf.calibrate import CALIBRATION, calibrate, uncalibrated
 from sterf_plugins.files import check_new, replacing
-
-CALIBRATION = 8  # number of inputs from which untrained models get their BatchNorm statistics
 
 
 def parse_args() -> argparse.Namespace:

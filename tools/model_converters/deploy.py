@@ -31,10 +31,8 @@ from sterf_plugins.cli.console import check_writable, run_tool
 from sterf_plugins.cli.loading import load_model, parse_spec
 from sterf_plugins.deploy import reparameterize, to_spike_driven
 from sterf_plugins.deploy.probe import compared_values, largest_error, run, tensors_in
-from sterf_plugins.erf.calibrate import calibrate, uncalibrated
+from sterf_plugins.erf.calibrate import CALIBRATION, calibrate, uncalibrated
 from sterf_plugins.files import check_new, replacing
-
-CALIBRATION = 8  # number of inputs from which untrained models get their BatchNorm statistics
 
 
 def parse_args() -> argparse.Namespace:
