@@ -10,6 +10,7 @@ from mmengine.config import Config, ConfigDict
 
 from ... import plugins
 from ..backbones.timm_backbone import check_model_name
+from .types import type_name
 
 NECKS = ("FPN", "PAFPN", "ChannelMapper")
 
@@ -85,8 +86,8 @@ def swap_backbone(config: Config, model_name: str) -> None:
     if not model or "backbone" not in model:
         raise ValueError("--backbone: the config has no model.backbone to replace.")
     neck = model.get("neck")
-    if isinstance(neck, (list, tuple)) or (neck and neck.type.split(".")[-1] not in NECKS):
-        kind = [n.type for n in neck] if isinstance(neck, (list, tuple)) else neck.type
+    if isinstance(neck, (list, tuple)) or (neck and type_name(neck) not in NECKS):
+        kind = [type_name(n) for n in neck] if isinstance(neck, (list, tuple)) else type_name(neck)
         raise ValueError(f"--backbone: the config's neck is {kind}; only {', '.join(NECKS)} or none can be adapted.")
     old_strides = _stock_strides(model.backbone)
     heads = _decode_heads(model)
@@ -107,10 +108,10 @@ def swap_backbone(config: Config, model_name: str) -> None:
     )
     if model.get("pretrained"):
         model.pretrained = None  # mmseg would hand the stock backbone's weights to the new one
-    if len(new.indices) < levels and (not neck or neck.type.split(".")[-1] != "FPN" or neck.get("start_level")):
+    if len(new.indices) < levels and (not neck or type_name(neck) != "FPN" or neck.get("start_level")):
         raise ValueError(
             f"--backbone {model_name}: it has {len(new.indices)} feature level(s) and the config has "
-            f"{'the neck ' + neck.type if neck else 'no neck'}; only an FPN from level 0 can make up for the others."
+            f"{'the neck ' + type_name(neck) if neck else 'no neck'}; only an FPN from level 0 can make up for the others."
         )
     if len(new.indices) == 1:
         model.neck = ConfigDict(
@@ -140,12 +141,12 @@ def swap_stem(config: Config, name: str) -> None:
     backbone = (config.get("model") or {}).get("backbone")
     if not backbone:
         raise ValueError("--stem: the config has no model.backbone.")
-    kind = str(backbone.type).split(".")[-1]
+    kind = type_name(backbone)
     any_stem = kind == "SDTV3" or (kind == "TIMMBackbone" and str(backbone.get("model_name")).startswith("sdtv3_"))
     if any_stem:
         backbone.stem = ConfigDict(type=name)
     elif name != "covariant":
-        raise ValueError(f"--stem {name}: {backbone.type} takes the stem 'covariant' only; SDT-V3 takes any plugin.")
+        raise ValueError(f"--stem {name}: {kind} takes the stem 'covariant' only; SDT-V3 takes any plugin.")
     elif kind == "TIMMBackbone":
         backbone.stem = ConfigDict(init="rf")
     elif kind in ("ResNet", "ResNetV1c", "ResNetV1d"):
@@ -154,7 +155,7 @@ def swap_stem(config: Config, name: str) -> None:
             backbone.update(deep_stem=True, avg_down=kind == "ResNetV1d")
     else:
         raise ValueError(
-            f"--stem {name}: the first convolution of {backbone.type} is not known; write "
+            f"--stem {name}: the first convolution of {kind} is not known; write "
             f"backbone=dict(type='sterf_plugins.WithCovariantStem', backbone=dict(...), target='NAME') into the config."
         )
     if config.model.get("pretrained"):
@@ -220,7 +221,7 @@ def _set_strides(model: ConfigDict, neck: ConfigDict | None, old: list[int], new
         for key in list(node):
             value = node[key]
             if key.endswith("strides") and isinstance(value, (list, tuple)) and len(value) > 1:
-                if key == "strides" and str(node.get("type")).endswith("AnchorGenerator"):
+                if key == "strides" and type_name(node).endswith("AnchorGenerator"):
                     node.setdefault("base_sizes", [min(s) if isinstance(s, (list, tuple)) else s for s in value])
                 node[key] = true_strides(value, f"{where}.{key}")
             else:
