@@ -61,9 +61,8 @@ class LayerRate:
 
     def as_dict(self) -> dict[str, Any]:
         """The numbers by name, as JSON can hold them."""
-        return dict(
-            levels=self.levels, rate=self.rate, nonzero=self.nonzero, dead=self.dead, histogram=self.histogram.tolist()
-        )
+        names = ("levels", "rate", "nonzero", "dead", "silent", "saturated")
+        return {name: getattr(self, name) for name in names} | dict(histogram=self.histogram.tolist())
 
 
 def silence(layers: Mapping[str, LayerRate]) -> str | None:

@@ -22,36 +22,26 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     Restores each module's own training flag (they may differ: ``norm_eval``, frozen stages), ``requires_grad``, the
     checkpointing flags, the state of stateful neurons, and the random states of torch, numpy and Python.
     """
-    training = [(m, m.training) for m in model.modules()]
-    requires_grad = [(p, p.requires_grad) for p in model.parameters()]
-    flags = [
-        (m, name, getattr(m, name))
-        for m in model.modules()
-        for name in _CHECKPOINT_FLAGS
-        if isinstance(getattr(m, name, None), bool)
-    ]
-    states = [(m, dict(m.named_memories())) for m in stateful(model)]
-    with preserved_random_state(), _no_reentrant_checkpoints():
-        try:
-            for m, _ in training:
-                m.training = False
-            for p, _ in requires_grad:
-                p.requires_grad_(False)
-            for m, name, _ in flags:
-                setattr(m, name, False)
-            yield
-        finally:
-            for m, flag in training:
-                m.training = flag
-            for p, flag in requires_grad:
-                p.requires_grad_(flag)
-            for m, name, flag in flags:
-                setattr(m, name, flag)
-            for m, memories in states:
-                for name in dict(m.named_memories()).keys() - memories.keys():
-                    delattr(m, name)
-                for name, value in memories.items():
-                    setattr(m, name, value)
+    settings: list[tuple[Any, str, Any]] = [(torch.utils.checkpoint, "CheckpointFunction", _PlainCall)]
+    for m in model.modules():
+        settings.append((m, "training", False))
+        settings += [(m, name, False) for name in _CHECKPOINT_FLAGS if isinstance(getattr(m, name, None), bool)]
+    settings += [(p, "requires_grad", False) for p in model.parameters()]
+    with preserved_random_state(), _kept_states(model), changed(settings):
+        yield
+
+
+@contextmanager
+def changed(settings: list[tuple[Any, str, Any]]) -> Iterator[None]:
+    """Inside, each attribute of the list of (owner, name, value) has that value; afterwards the one it had before."""
+    before = [(owner, name, getattr(owner, name)) for owner, name, _ in settings]
+    try:
+        for owner, name, value in settings:
+            setattr(owner, name, value)
+        yield
+    finally:
+        for owner, name, value in before:
+            setattr(owner, name, value)
 
 
 def stateful(model: nn.Module) -> list[Any]:
@@ -69,8 +59,25 @@ def reset_states(model: nn.Module) -> None:
         module.reset()
 
 
+@contextmanager
+def _kept_states(model: nn.Module) -> Iterator[None]:
+    """Afterwards neurons have the states that they had before."""
+    states = [(m, dict(m.named_memories())) for m in stateful(model)]
+    try:
+        yield
+    finally:
+        for m, memories in states:
+            for name in dict(m.named_memories()).keys() - memories.keys():
+                delattr(m, name)
+            for name, value in memories.items():
+                setattr(m, name, value)
+
+
 class _PlainCall:
-    """Takes the place of torch's re-entrant checkpoint function, and runs what it is given without checkpointing."""
+    """Takes the place of torch's re-entrant checkpoint function, and runs what it is given without checkpointing.
+
+    The flags above do not cover all uses: modules import ``checkpoint`` by name, and mmengine wraps forwards.
+    """
 
     @staticmethod
     def apply(run_function, preserve_rng_state, *args):
@@ -78,35 +85,17 @@ class _PlainCall:
 
 
 @contextmanager
-def _no_reentrant_checkpoints() -> Iterator[None]:
-    # `_CHECKPOINT_FLAGS` do not cover all uses: modules import `checkpoint` by name, and mmengine wraps forwards.
-    module: Any = torch.utils.checkpoint
-    original = module.CheckpointFunction
-    module.CheckpointFunction = _PlainCall
-    try:
-        yield
-    finally:
-        module.CheckpointFunction = original
-
-
-@contextmanager
 def exact_kernels() -> Iterator[None]:
     """Inside, CUDA computes deterministic convolutions and full float32; a rounded product can flip a spike."""
     matmul: Any = torch.backends.cuda.matmul
     cudnn: Any = torch.backends.cudnn
-    settings: list[tuple[Any, str, bool | str]] = [(cudnn, "benchmark", False), (cudnn, "deterministic", True)]
+    settings: list[tuple[Any, str, Any]] = [(cudnn, "benchmark", False), (cudnn, "deterministic", True)]
     if hasattr(matmul, "fp32_precision"):  # from PyTorch 2.9 on, which allows one of the two ways only
         settings += [(matmul, "fp32_precision", "ieee"), (cudnn.conv, "fp32_precision", "ieee")]
     else:
         settings += [(matmul, "allow_tf32", False), (cudnn, "allow_tf32", False)]
-    before = [(owner, name, getattr(owner, name)) for owner, name, _ in settings]
-    try:
-        for owner, name, value in settings:
-            setattr(owner, name, value)
+    with changed(settings):
         yield
-    finally:
-        for owner, name, value in before:
-            setattr(owner, name, value)
 
 
 @contextmanager

@@ -57,7 +57,7 @@ MUTATIONS = [
         "tests/tracking",
     ),
     ("tracking/dataset.py", "(path, k * span)", "(path, 0)", "tests/events"),
-    ("undisturbed.py", "p.requires_grad_(flag)", "pass", ERF),
+    ("undisturbed.py", '(p, "requires_grad", False)', '(p, "requires_grad", True)', ERF),
     ("erf/calibrate.py", "norm.reset_running_stats()", "pass", "tests/erf"),
     ("erf/estimate.py", " - self.value() ** 2", "", "tests/erf/test_estimate.py"),
     ("erf/fields.py", "reset_states(model)\n    # A network", "pass\n    # A network", ERF),

@@ -24,7 +24,6 @@ from sterf_plugins.cli.versions import versions
 from sterf_plugins.erf import ERFResult
 from sterf_plugins.erf.plot import map_image
 from sterf_plugins.files import replacing
-from sterf_plugins.firing import NEARLY_ALL
 
 # Label of a row of fields -> folder of its training. The trainings differ in their mixers alone.
 COMPARED = {
@@ -280,7 +279,7 @@ def firing_table(out: Path) -> str:
             continue
         layers = json.loads(paths[-1].read_text())["layers"]
         hidden = [layer for name, layer in layers.items() if name.endswith("mixer.spike2")]
-        silent = sum(layer["dead"] >= NEARLY_ALL for layer in layers.values())
+        silent = sum(layer["silent"] for layer in layers.values())
         cells = [f"{layer['rate']:.3f} <span class='soft'>({layer['dead']:.0%})</span>" for layer in hidden]
         rows.append([label, *cells, f"{silent} of {len(layers)}"])
     head = ["mixer", "stage 0", "stage 1", "stage 2, block 0", "stage 2, block 1", "silent spike layers of the network"]

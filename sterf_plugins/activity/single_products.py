@@ -9,6 +9,8 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..undisturbed import changed
+
 
 @contextmanager
 def single_products(model: nn.Module) -> Iterator[None]:
@@ -19,18 +21,14 @@ def single_products(model: nn.Module) -> Iterator[None]:
     """
     backends: Any = torch.backends
     recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
-    libraries = [backends.mkldnn, backends.cudnn] if recurrent else []
-    enabled, fast = [library.enabled for library in libraries], backends.mha.get_fastpath_enabled()
+    libraries = [(backends.mkldnn, "enabled", False), (backends.cudnn, "enabled", False)] if recurrent else []
+    fast = backends.mha.get_fastpath_enabled()
     try:
-        for library in libraries:
-            library.enabled = False
         backends.mha.set_fastpath_enabled(False)
-        with sdpa_kernel(SDPBackend.MATH), _Decomposed():
+        with changed(libraries), sdpa_kernel(SDPBackend.MATH), _Decomposed():
             yield
     finally:
         backends.mha.set_fastpath_enabled(fast)
-        for library, value in zip(libraries, enabled, strict=True):
-            library.enabled = value
 
 
 class _Decomposed(TorchDispatchMode):

@@ -26,11 +26,12 @@ from torch import Tensor, nn
 from ..checks import one_of, positive_int
 from ..firing import FiringRates, neuron_layers
 from ..undisturbed import exact_kernels, undisturbed
-from .batches import Sizer, batch_axis, batches, peek, single_shape
+from .batches import Sizer, batch_axis, batches, single_shape
 from .calibrate import CALIBRATION, calibrated, initial_norms, tracking_norms
 from .fields import KINDS, REDUCTIONS, Settings, Target, fields_of
 from .layouts import Geometry, Grid, possible_strides, prefix_tokens
 from .preparation import check_finite, check_size, device_of, find_targets, forward_of, guarded, inner_steps
+from .processes import everywhere, first_inputs
 from .progress import Progress
 from .result import ERFResult
 from .running import Running
@@ -151,20 +152,20 @@ def compute_erf(
         names = enclosing_blocks(model, names)
     request = _Request(
         model, names, places, kinds, reduce, time, weight, channels, aggregate, target, steps, size, tolerance, seed,
-        calibrate,
+        calibrate, _norms_to_calibrate(model, calibrate),
     )  # fmt: skip
     running = Running(aggregate, Path(state) if state is not None else None)
     targets = find_targets(model, names, grid, layout)
     total = inputs.shape[inputs.ndim - 4] if isinstance(inputs, Tensor) and inputs.ndim > 3 else None
     stream = batches(inputs, steps)
     sample: Tensor | None = None
-    if _norms_to_calibrate(model, calibrate):
-        sample, stream = _first_inputs(stream, gather)
+    if request.norms:
+        sample, stream = first_inputs(stream, CALIBRATION, gather)
     work = partial(_collect, request, stream, total, sample, targets, running, device, progress)
     if gather is None:
         work()
     else:
-        running = Running.merged(_everywhere(lambda: work() or running, gather))
+        running = Running.merged(everywhere(lambda: work() or running, gather))
     if not running.count:
         raise ValueError("`inputs` is empty; give at least one image.")
     info: dict[str, Any] = dict(
@@ -186,7 +187,13 @@ def compute_erf(
     if running.rates:
         info |= dict(
             spike_layers={
-                name: dict(channels=rate.fired.size, dead=rate.dead, rate=rate.rate, saturated=rate.saturated)
+                name: dict(
+                    channels=rate.fired.size,
+                    rate=rate.rate,
+                    dead=rate.dead,
+                    silent=rate.silent,
+                    saturated=rate.saturated,
+                )
                 for name, rate in running.rates.items()
             },
             spikes_before={name: running.spikes[name] for name in running.layers},
@@ -217,6 +224,7 @@ class _Request:
     tolerance: float | None
     seed: int
     calibrate: bool | str
+    norms: list[Any]  # BatchNorms that get the statistics of the first inputs
 
     def settings(self, images: Tensor) -> Settings:
         """What to compute for inputs of this shape; ``kinds`` and ``weight`` are checked against it."""
@@ -282,9 +290,8 @@ def _collect(
                     bar.update(skip)
                     if sample is not None:
                         run = guarded(forward, (sample.shape[-2], sample.shape[-1]))
-                        norms = _norms_to_calibrate(model, request.calibrate)
-                        stack.enter_context(calibrated(norms, run, sample.to(compute_device, dtype)))
-                        running.calibrated = dict(norms=len(norms), inputs=sample.shape[batch_axis(sample)])
+                        stack.enter_context(calibrated(request.norms, run, sample.to(compute_device, dtype)))
+                        running.calibrated = dict(norms=len(request.norms), inputs=sample.shape[batch_axis(sample)])
                     if rates is not None:
                         stack.enter_context(rates)
                 if shape != running.shape:
@@ -315,40 +322,11 @@ def _collect(
             model.to(original_device)
 
 
-def _everywhere(function: Callable[[], Any], gather: Callable[[Any], list]) -> list:
-    """What ``function`` returns in each process; an error in one of them is raised in all, so that none waits."""
-    try:
-        own = function()
-    except Exception as error:
-        own = error if isinstance(error, (ValueError, TypeError)) else RuntimeError(f"{type(error).__name__}: {error}")
-    parts = gather(own)
-    for part in [own, *parts]:
-        if isinstance(part, Exception):
-            raise part
-    return parts
-
-
 def _norms_to_calibrate(model: nn.Module, choice: bool | str) -> list[Any]:
     """The BatchNorms that ``calibrate`` of ``compute_erf`` is about."""
     if choice == "auto":
         return initial_norms(model)
     return tracking_norms(model) if choice else []
-
-
-def _first_inputs(
-    stream: Iterator[Tensor], gather: Callable[[Any], list] | None
-) -> tuple[Tensor | None, Iterator[Tensor]]:
-    """Inputs for statistics, the same in all processes, and this process's whole stream."""
-    if gather is None:
-        return peek(stream, CALIBRATION)
-    peeked: list[Any] = []
-
-    def own() -> Tensor | None:
-        peeked[:] = peek(stream, CALIBRATION)
-        return None if peeked[0] is None else peeked[0].cpu()
-
-    samples = [s for s in _everywhere(own, gather) if s is not None]
-    return torch.cat(samples, batch_axis(samples[0])) if samples else None, peeked[1]
 
 
 def _kinds(kinds: str | Iterable[str] | None, images: Tensor) -> tuple[str, ...]:

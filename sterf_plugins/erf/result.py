@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..files import replacing
-from ..firing import NEARLY_ALL, listed
+from ..firing import listed
 from .estimate import Estimate, jackknife
 from .lags import temporal_numbers
 from .metrics import area_ratio, spatial_numbers
@@ -125,7 +125,7 @@ class ERFResult:
         return {name: facts[name] for name in self.info.get("spikes_before", {}).get(layer, [])}
 
     def _silent(self, layer: str) -> list[str]:
-        return [name for name, fact in self._spikes_before(layer).items() if fact["dead"] >= NEARLY_ALL]
+        return [name for name, fact in self._spikes_before(layer).items() if fact["silent"]]
 
     def _saturated(self, layer: str) -> list[str]:
         return [name for name, fact in self._spikes_before(layer).items() if fact["saturated"]]

@@ -64,7 +64,7 @@ def test_silent_layers_on_the_way_are_marked(tmp_path):
     assert "1 silent (stages.0.blocks.0.mixer.spike2)" in released.warnings[0]
     assert released.notes[-1].startswith("† leads through silent")
     spikes = released.info["spike_layers"]["stages.0.blocks.0.mixer.spike2"]
-    assert spikes == dict(channels=16, dead=1.0, rate=0.0, saturated=False)
+    assert spikes == dict(channels=16, rate=0.0, dead=1.0, silent=True, saturated=False)
     before = released.info["spikes_before"]
     assert set(before["stages.0"]) < set(before["stages.2"]) and all(
         n.startswith("stages.0") for n in before["stages.0"]
