@@ -16,7 +16,9 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # the test processes, and the too
     threads = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
 
-if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in jobs in the background of a script, and so in their children
+if (
+    signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+):  # as in jobs in the background of a script, and so in their children
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

@@ -59,6 +59,9 @@ def check_convolution_backward():
     "torch: compiler._is_exporting_flag", KERNELS, "raster mixers refuse exports of a dynamic size, and compile for any"
 )
 def check_is_exporting():
+    if torch.__version__.startswith("2.6."):
+        pytest.skip("PyTorch 2.6 does not tell of an export")
+
     class Flag(nn.Module):
         def forward(self, x):
             return x + 2 if torch.compiler._is_exporting_flag else x + 1

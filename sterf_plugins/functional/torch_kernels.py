@@ -16,6 +16,11 @@ def something_may_be_compiled() -> bool:
     return "torch._dynamo" in sys.modules
 
 
+def default_device() -> torch.device:
+    """The device of new tensors; ``torch.get_default_device`` of PyTorch 2.6 does not see ``with torch.device(...)``."""
+    return torch.empty(0).device
+
+
 def is_exporting() -> bool:
     """Whether a model is being exported; PyTorch's public function says yes while a model is compiled, too.
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..checkpoints import convert_state_dict
 from ..checkpoints.sdt_v3 import has_our_names, listing
 from ..checks import one_of
+from ..functional.torch_kernels import default_device
 
 if TYPE_CHECKING:  # what the mixin stands in front of
     from ..backbones.base import StagedBackbone as _Backbone
@@ -35,7 +36,7 @@ class TimmContract(_Backbone):
     """
 
     def __init__(self, num_classes: int = 1000, global_pool: str = "avg", device=None, dtype=None, **kwargs):
-        with torch.device(device or torch.get_default_device()):
+        with torch.device(device or default_device()):
             super().__init__(**kwargs | dict(num_classes=num_classes))
         if dtype is not None:
             self.to(dtype)

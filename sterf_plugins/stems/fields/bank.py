@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ...checks import one_of, positive_int
 from ...functional import affine_gaussian as ag
 from ...functional.precision import without_autocast
+from ...functional.torch_kernels import default_device
 
 NORMALIZATIONS = ("affine", "none", "l1")
 LEARNABLE = ("sigma", "ratio", "angle", "frame")
@@ -234,7 +235,7 @@ class RFBank(nn.Module):
 
     def _store(self, name: str, value: Tensor, learned: bool) -> None:
         """Store a tensor on the default device, as a parameter if it is learned, else as a buffer left out of checkpoints."""
-        value = value.float().to(torch.get_default_device())
+        value = value.float().to(default_device())
         if learned:
             setattr(self, name, nn.Parameter(value))
         else:

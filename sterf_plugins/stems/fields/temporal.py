@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ...checks import one_of, positive_int
 from ...functional.leaky_integrator import BACKENDS, GAINS, METHODS, decay, leaky_integrator
 from ...functional.precision import without_autocast
+from ...functional.torch_kernels import default_device
 from ...layers.norse_cells import norse_sequence
 
 KINDS = ("li", "lif", "norse:li", "norse:lif")
@@ -140,7 +141,7 @@ class TemporalRF(nn.Module):
             raise ValueError("`per_channel` is True; give the number of channels, such as per_channel=32.")
         self.channels = int(per_channel) or None
         self._check_dynamics(mu)
-        log_mu = mu.log().float().to(torch.get_default_device())
+        log_mu = mu.log().float().to(default_device())
         if self.channels:
             log_mu = log_mu[:, None].repeat(1, self.channels)
         if learn_mu:
