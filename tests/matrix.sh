@@ -15,10 +15,9 @@ for pair in "${pairs[@]}"; do
   venv=.matrix/torch-$torch
   if [ ! -f "$venv/ready" ]; then
     "${PYTHON:-python3}" -m venv "$venv"
-    "$venv/bin/python" -m pip install -q "torch==$torch" "torchvision==$vision" "setuptools<82"
-    # SpikingJelly imports torchaudio, whose binaries are made for one version of torch until 2.9 and for all after it.
-    "$venv/bin/python" -m pip install -q "torchaudio==$torch" 2> /dev/null || "$venv/bin/python" -m pip install -q "torchaudio>=2.9"
-    printf 'torch==%s\ntorchvision==%s\n' "$torch" "$vision" > "$venv/constraints.txt"
+    # SpikingJelly imports torchaudio, which loads with a torch of its own version or a newer one.
+    "$venv/bin/python" -m pip install -q "torch==$torch" "torchvision==$vision" "torchaudio<=$torch" "setuptools<82"
+    printf 'torch==%s\ntorchvision==%s\ntorchaudio<=%s\n' "$torch" "$vision" "$torch" > "$venv/constraints.txt"
     "$venv/bin/python" -m pip install -q -c "$venv/constraints.txt" -e ".[openmmlab,dev]"
     "$venv/bin/python" -m pip uninstall -q -y opencv-python
     "$venv/bin/python" -m pip install -q --force-reinstall --no-deps "opencv-python-headless<4.13"

@@ -5,6 +5,7 @@ import copy
 import pytest
 import timm
 import torch
+from live import equal, images, live
 from torch import nn
 
 import sterf_plugins.timm  # noqa: F401
@@ -90,10 +91,9 @@ def test_images_are_held_and_event_frames_bring_their_time(name):
 
 @pytest.mark.parametrize("name", SMALL)
 def test_stateless_alive_in_eval_and_trainable(name):
-    model = alive(SMALL[name](num_classes=5))
-    x = torch.randn(2, 3, 64, 64, requires_grad=True)
+    model, x = live(SMALL[name](num_classes=5)), images().requires_grad_()
     first, second = model(x), model(x)
-    assert torch.equal(first, second) and first.shape == (2, 5)
+    assert equal(first, second) and first.shape == (3, 5)
     (grad,) = torch.autograd.grad(first.sum(), x)
     assert grad.norm() > 0
     clone = copy.deepcopy(model)
@@ -159,16 +159,15 @@ def test_timm_configuration(name):
 
 @pytest.mark.parametrize("name", ["spikformer_8_384", "sdtv1_8_384", "meta_sdt_15m", "qkformer_10_384"])
 def test_timm_contract(name):
-    model = timm.create_model(name, num_classes=3, T=2).eval()
-    x = torch.randn(1, 3, 64, 64)
-    assert model(x).shape == (1, 3)
+    model, x = live(timm.create_model(name, num_classes=3, T=2)), images(2)
+    assert model(x).shape == (2, 3)
     final, intermediates = model.forward_intermediates(x)
-    assert final.shape == (1, model.num_features, 4, 4) and torch.equal(final, intermediates[-1])
-    assert torch.equal(final, model.forward_features(x))
+    assert final.shape == (2, model.num_features, 4, 4) and equal(final, intermediates[-1])
+    assert equal(final, model.forward_features(x))
     model.reset_classifier(0)
-    assert model(x).shape == (1, model.num_features)
+    assert model(x).shape == (2, model.num_features)
     model.reset_classifier(0, "")
-    assert model(x).shape == (1, model.num_features, 4, 4)
+    assert model(x).shape == (2, model.num_features, 4, 4)
     chosen = timm.create_model(name, features_only=True, out_indices=(-1,), T=1)
     assert chosen(torch.randn(2, 1, 3, 64, 64))[0].shape == (1, model.num_features, 4, 4)
 

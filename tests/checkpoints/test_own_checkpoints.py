@@ -5,6 +5,7 @@ import re
 import pytest
 import timm
 import torch
+from live import equal, images, live, same
 from torch import nn
 
 import sterf_plugins
@@ -58,18 +59,7 @@ OPTIONS = {
 def trained(build, **options) -> nn.Module:
     """A model whose norms have statistics of their own."""
     torch.manual_seed(1)
-    model = build(**options)
-    with torch.no_grad():
-        model.train()(torch.randn(2, 3, 64, 64))
-    return model.eval()
-
-
-def same(model: nn.Module, other: nn.Module) -> bool:
-    x = torch.randn(2, 3, 64, 64)
-    with torch.no_grad():
-        maps, others = model.eval()(x), other.eval()(x)
-    assert all(y.std() > 0 for y in maps)
-    return all(torch.equal(a, b) for a, b in zip(maps, others, strict=True))
+    return live(build(**options))
 
 
 @pytest.mark.parametrize("wrapped", ["", "backbone.", "module.", "module.backbone.", "_orig_mod.module."])
@@ -123,8 +113,8 @@ def test_timm_models_load_what_they_saved(tmp_path, kind):
     overlay = dict(file=str(tmp_path / "own.pth"), num_classes=5)
     loaded = timm.create_model("sdtv3_nano", pretrained=True, pretrained_cfg_overlay=overlay, **options)
     assert all(torch.equal(v, loaded.state_dict()[k]) for k, v in model.state_dict().items())
-    x = torch.randn(2, 3, 64, 64)
-    assert torch.equal(model.eval().forward_features(x), loaded.eval().forward_features(x))
+    x = images()
+    assert equal(model.eval().forward_features(x), loaded.eval().forward_features(x))
 
 
 def test_the_tools_refuse_a_checkpoint_with_more_in_it_than_the_model_has(tmp_path):

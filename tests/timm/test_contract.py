@@ -3,6 +3,7 @@
 import pytest
 import timm
 import torch
+from live import equal, images, live
 from torch import nn
 
 import sterf_plugins.timm
@@ -65,10 +66,9 @@ def test_hidden_spikes_fire_but_for_the_released_form(name):
 
 @pytest.mark.parametrize("name", SMALL)
 def test_forward_backward_and_statelessness(name):
-    model = create(name, num_classes=10)
-    x = torch.randn(2, 3, 64, 64)
+    model, x = live(create(name, num_classes=10)), images()
     first = model(x)
-    assert first.shape == (2, 10) and torch.equal(first, model(x))
+    assert first.shape == (3, 10) and equal(first, model(x))
     model.train()(x).mean().backward()
     assert all(p.grad is not None for p in model.parameters())
 
@@ -144,11 +144,10 @@ def test_in_chans(channels):
 
 
 def test_grad_checkpointing_changes_nothing():
-    model = create("sdtv3_nano_srb", num_classes=3)
-    x = torch.randn(2, 3, 64, 64)
+    model, x = live(create("sdtv3_nano_srb", num_classes=3)), images()
     before = model(x)
     model.set_grad_checkpointing()
-    assert torch.allclose(model(x), before, atol=1e-6)
+    assert equal(before, model(x))
     model(x).sum().backward()
     assert model.stages[0].downsample.conv.weight.grad is not None
 

@@ -6,6 +6,7 @@ import os
 import pytest
 import timm
 import torch
+from live import images, live, same
 from timm.models import save_for_hf
 from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor
@@ -28,29 +29,7 @@ def alive(name, seed=0, **options):
     """A small model whose layers fire, down to the head."""
     torch.manual_seed(seed)
     model = timm.create_model(name, **{**options_of(name), "num_classes": 5, **options})
-    for parameter in model.parameters():
-        if parameter.ndim > 1:
-            nn.init.normal_(parameter, std=1.5 / parameter[0].numel() ** 0.5)
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            nn.init.constant_(module.weight, 3)
-            nn.init.normal_(module.bias)
-            module.momentum = 1.0  # the statistics are those of the images below
-    model.train()(images(8))
-    return model.eval()
-
-
-def images(number=3):
-    """Images of different contrast, which make layers fire differently."""
-    return torch.randn(number, 3, 64, 64) * torch.linspace(0.2, 4, number).view(-1, 1, 1, 1)
-
-
-def same(a, b):
-    x = images()
-    with torch.no_grad():
-        first, second = a(x), b(x)
-    assert second.std(0).max() > 1e-3, "outputs that are the same for all images prove nothing"
-    return torch.equal(first, second)
+    return live(model)
 
 
 # --- devices and channels ---------------------------------------------------------------------------------------------
