@@ -98,7 +98,9 @@ def load_model(spec: str, checkpoint: str | None = None, pretrained: bool = Fals
     if checkpoint:
         loaded.notes.append(_load_weights(loaded.model, checkpoint))
     elif loaded.config is not None:
-        _initialise(loaded.model)
+        from ..openmmlab.configs.trial import initialise
+
+        initialise(loaded.model)
     loaded.model.eval()
     return loaded
 
@@ -173,7 +175,7 @@ def _from_config(label: str, name: str, options: Mapping[str, Any]) -> Loaded:
     sterf_plugins.setup()
     from mmengine.registry import MODELS, init_default_scope
 
-    from ..openmmlab.configs.reading import load_config, revert_sync_bn
+    from ..openmmlab.configs.reading import load_config, revert_sync_bn, without_weight_files
 
     config = load_config(name, dict(options))
     if "model" not in config:
@@ -181,7 +183,7 @@ def _from_config(label: str, name: str, options: Mapping[str, Any]) -> Loaded:
     if not torch.cuda.is_available():
         revert_sync_bn(config)
     init_default_scope(config.get("default_scope", "mmdet"))
-    _without_weight_files(config.model)
+    without_weight_files(config.model)
     settings = config.model.get("data_preprocessor") or {}
     bgr = bool(settings) and not (settings.get("bgr_to_rgb") or settings.get("rgb_to_bgr"))
     model = MODELS.build(config.model)
@@ -192,31 +194,6 @@ def _from_config(label: str, name: str, options: Mapping[str, Any]) -> Loaded:
     stds = flat(preprocessor.std) if flat else (127.5,) * 3
     size = getattr(preprocessor, "size", None) or (512, 512)
     return Loaded(label, model, (int(size[0]), int(size[1])), means, stds, bgr, config)
-
-
-def _initialise(model: Any) -> None:
-    """Initialise the weights as mmengine's Runner does before a training, without its log of every parameter."""
-    from mmengine.logging import MMLogger
-
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel("WARNING")
-    try:
-        model.init_weights()
-    finally:
-        logger.setLevel(level)
-
-
-def _without_weight_files(config: Any) -> None:
-    """Take out of a model's config, wherever they stand, the files that weights would be read from."""
-    for value in config.values() if isinstance(config, dict) else config:
-        if isinstance(value, (dict, list, tuple)):
-            _without_weight_files(value)
-    if isinstance(config, dict):
-        if isinstance(config.get("init_cfg"), dict) and config["init_cfg"].get("type") == "Pretrained":
-            config["init_cfg"] = None
-        if isinstance(config.get("pretrained"), str):
-            config["pretrained"] = None
 
 
 def entries_without_place(state: Mapping[str, Any], own: Mapping[str, Any]) -> list[str]:

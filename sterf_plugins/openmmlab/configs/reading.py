@@ -2,9 +2,12 @@
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.config.utils import ConfigParsingError
+
+from .types import type_name
 
 PACKAGES = ("mmdet", "mmseg", "sterf_plugins")
 
@@ -75,3 +78,19 @@ def revert_sync_bn(config: Config) -> int:
 
     walk(config.model)
     return replaced
+
+
+def without_weight_files(config: Any) -> None:
+    """Take out of a model's config, wherever they stand, the files that weights would be read from."""
+    for value in config.values() if isinstance(config, dict) else config:
+        if isinstance(value, (dict, list, tuple)):
+            without_weight_files(value)
+    if not isinstance(config, dict):
+        return
+    inits = config.get("init_cfg")
+    if isinstance(inits, (list, tuple)):
+        config["init_cfg"] = [init for init in inits if type_name(init) != "Pretrained"]
+    elif type_name(inits) == "Pretrained":
+        config["init_cfg"] = None
+    if isinstance(config.get("pretrained"), str):
+        config["pretrained"] = None
