@@ -1,11 +1,15 @@
 """Any timm model as an mmdet or mmseg backbone."""
 
+import inspect
+import traceback
 from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from typing import Any
 
 import timm
-from timm.models import load_state_dict
+import torch
+from timm.layers import Format
+from timm.models import FeatureListNet, load_state_dict
 from torch import Tensor, nn
 
 from ...backbones.base import StagedBackbone
@@ -14,6 +18,8 @@ from ...registry import MODELS
 from ...timm import swap_stem
 from ...timm.stems import name_in_features
 from .freezing import Freezing, check_frozen_stages
+
+FEATURE_NETS = inspect.getfile(FeatureListNet)  # where timm looks for what a model says of its feature levels
 
 
 @MODELS.register_module()
@@ -93,7 +99,10 @@ class TIMMBackbone(Freezing):
         self.freeze(modules, parameters, norm_eval)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        return tuple(self.timm_model(x))
+        maps = self.timm_model(x)
+        if getattr(self.timm_model, "output_fmt", Format.NCHW) == Format.NHWC:
+            maps = [y.permute(0, 3, 1, 2) for y in maps]
+        return tuple(y.contiguous() for y in maps)  # some heads of mmdet and mmseg look at them by `view`
 
 
 def check_model_name(name: str) -> None:
@@ -110,13 +119,33 @@ def check_model_name(name: str) -> None:
     )
 
 
+def feature_levels(model_name: str, **options) -> list[dict[str, Any]]:
+    """What timm says of each feature level of a model (``num_chs``, ``reduction``), found without allocating its weights.
+
+    Raises:
+        ValueError: timm does not know the model, or it has no feature levels.
+    """
+    check_model_name(model_name)
+    try:
+        with torch.device("meta"):
+            model: Any = timm.create_model(model_name, features_only=True, **options)
+    except (AttributeError, AssertionError) as error:
+        if not any(frame.filename == FEATURE_NETS for frame in traceback.extract_tb(error.__traceback__)):
+            raise
+        raise ValueError(f"{model_name}: timm gives no feature maps of it ({error}).") from error
+    return model.feature_info.info
+
+
+def any_image_size(model_name: str) -> dict[str, bool]:
+    """Options by which a timm model takes images of any size: those of ViT, Swin and their relatives, otherwise none."""
+    with torch.device("meta"):
+        model = timm.create_model(model_name)
+    return {"dynamic_img_size": True} if "dynamic_img_size" in inspect.signature(type(model)).parameters else {}
+
+
 def check_out_indices(model_name: str, out_indices: Sequence[int], **options) -> tuple[int, ...]:
     """Return the levels as a tuple; raise ``ValueError`` unless the model with these options has them all."""
-    import torch
-
-    with torch.device("meta"):
-        model: Any = timm.create_model(model_name, features_only=True, **options)
-    levels = model.feature_info.info
+    levels = feature_levels(model_name, **options)
     indices = tuple(out_indices)
     if not indices or any(not -len(levels) <= i < len(levels) for i in indices):
         table = ", ".join(f"{i} (stride {f['reduction']}, {f['num_chs']} channels)" for i, f in enumerate(levels))
