@@ -15,6 +15,7 @@ sterf_plugins.setup()
 
 from sterf_plugins.cli import console  # noqa: E402
 from sterf_plugins.cli import training as cli  # noqa: E402
+from sterf_plugins.openmmlab.configs.trial import try_backbone  # noqa: E402
 from sterf_plugins.openmmlab.runtime.atomic_backend import latest_checkpoint  # noqa: E402
 from sterf_plugins.openmmlab.runtime.checkpoint_files import read_local_or_remote  # noqa: E402
 from sterf_plugins.openmmlab.runtime.sharded import shard  # noqa: E402
@@ -128,6 +129,8 @@ def main() -> None:
     config = cli.read_config(args)
     if args.resume is None and not config.get("resume") and not args.overwrite:
         _keep_checkpoints(config.work_dir)
+    if args.backbone:
+        try_backbone(config, f"--backbone {args.backbone}")
     prepare(config, args)
     phases = ("train", "val") if config.get("val_cfg") else ("train",)
     runner = cli.build_runner(config, *phases)

@@ -15,9 +15,10 @@ from mmengine.registry import MODELS, RUNNERS
 from mmengine.runner import Runner
 
 from ..checkpoints import state_dict_of
-from ..openmmlab.configs.adapt import swap_backbone, swap_stem
+from ..openmmlab.configs.adapt import INTERFACES, swap_backbone
 from ..openmmlab.configs.data_checks import check_data
 from ..openmmlab.configs.reading import load_config, revert_sync_bn
+from ..openmmlab.configs.stem import swap_stem
 from ..openmmlab.runtime.checkpoint_files import read_local_or_remote
 from .checkpoints import add_checkpoint_option
 from .console import check_writable
@@ -38,12 +39,19 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backbone",
         metavar="NAME",
-        help="put this backbone into the config: any timm name, such as sdtv3_tiny_srb; sets channels and strides",
+        help="put this backbone into the config: any timm name, such as sdtv3_tiny_srb",
+    )
+    parser.add_argument(
+        "--interface",
+        choices=INTERFACES,
+        default="auto",
+        help="what fits together --backbone and the stock neck and heads: exact sets their channels and strides, stock puts "
+        "small adapters behind the backbone, auto is exact where that is known to be right and stock otherwise",
     )
     parser.add_argument(
         "--stem",
         metavar="NAME",
-        help="put this stem into the backbone: covariant (stock ResNets, timm models, SDT-V3) or a plugin's (SDT-V3)",
+        help="put this stem into the backbone: covariant (any with one first convolution) or a plugin's (SDT-V3)",
     )
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none", help="job launcher")
     add_checkpoint_option(parser)
@@ -68,8 +76,10 @@ def read_config(args: argparse.Namespace) -> Config:
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     config = load_config(args.config)
     config.launcher = args.launcher
+    if args.interface != "auto" and not args.backbone:
+        raise ValueError(f"--interface {args.interface} says how --backbone NAME is adapted; give that, too.")
     if args.backbone:
-        swap_backbone(config, args.backbone)
+        swap_backbone(config, args.backbone, args.interface)
     if args.stem:
         swap_stem(config, args.stem)
     if args.cfg_options:

@@ -147,7 +147,7 @@ def test_levels_of_a_model_of_another_depth():
 
 @pytest.mark.parametrize("name", ["covrf_resnet18", "covrf_sdtv3_tiny_srb"])
 def test_covariant_names_fit_a_stock_neck(name):
-    from sterf_plugins.openmmlab.configs.adapt import pyramid
+    from sterf_plugins.openmmlab.configs.exact import pyramid
 
     net = build(name, out_indices=pyramid(name).indices)
     assert net.out_strides == pyramid(name).strides and net.out_channels == pyramid(name).channels

@@ -230,6 +230,15 @@ class WithCovariantStem(_SwappedStem, BaseModule):
     def forward(self, *args, **kwargs) -> tuple[Tensor, ...]:
         return self.backbone(*args, **kwargs)
 
+    def __getattr__(self, name: str) -> Any:
+        """What a detector reads of its backbone, such as TridentNet's ``num_branch``, is the stock backbone's."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "backbone":
+                raise
+            return getattr(self.backbone, name)
+
     def train(self, mode: bool = True):
         super().train(mode)
         if not self.freeze_stem:
