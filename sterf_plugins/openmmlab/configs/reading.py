@@ -7,8 +7,6 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.config.utils import ConfigParsingError
 
-from .types import type_name
-
 PACKAGES = ("mmdet", "mmseg", "sterf_plugins")
 
 
@@ -24,12 +22,7 @@ def config_path(name: str) -> Path:
             raise ValueError(f"no config file {name!r}. Give a path, or mmdet::…, mmseg::…, sterf_plugins::….")
         return path
     package, inner = name.split("::", 1)
-    if package not in PACKAGES:
-        raise ValueError(f"config package {package!r} is unknown; allowed: {', '.join(PACKAGES)}.")
-    spec = importlib.util.find_spec(package)
-    if spec is None or spec.origin is None:
-        raise ValueError(f'config {name!r} needs the package {package}: pip install "sterf-plugins[openmmlab]"')
-    root = Path(spec.origin).parent / ".mim" / "configs"
+    root = config_root(package)
     path = root / inner
     if not path.is_file():
         import difflib
@@ -38,6 +31,20 @@ def config_path(name: str) -> Path:
         near = difflib.get_close_matches(inner, known, 3, 0.3)
         raise ValueError(f"{package} has no config {inner!r}; near: {', '.join(near) or 'none'}.")
     return path
+
+
+def config_root(package: str) -> Path:
+    """The folder of the configs that a package brings along.
+
+    Raises:
+        ValueError: the package is unknown or not installed.
+    """
+    if package not in PACKAGES:
+        raise ValueError(f"config package {package!r} is unknown; allowed: {', '.join(PACKAGES)}.")
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise ValueError(f'configs of {package} need that package: pip install "sterf-plugins[openmmlab]"')
+    return Path(spec.origin).parent / ".mim" / "configs"
 
 
 def load_config(name: str, options: dict | None = None) -> Config:
@@ -89,8 +96,8 @@ def without_weight_files(config: Any) -> None:
         return
     inits = config.get("init_cfg")
     if isinstance(inits, (list, tuple)):
-        config["init_cfg"] = [init for init in inits if type_name(init) != "Pretrained"]
-    elif type_name(inits) == "Pretrained":
+        config["init_cfg"] = [init for init in inits if "checkpoint" not in init]
+    elif isinstance(inits, dict) and "checkpoint" in inits:
         config["init_cfg"] = None
     if isinstance(config.get("pretrained"), str):
         config["pretrained"] = None

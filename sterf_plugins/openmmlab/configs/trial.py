@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.logging import MMLogger
+from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import InstanceData, PixelData
 from torch import nn
@@ -17,7 +17,12 @@ from ...undisturbed import preserved_random_state
 from .reading import revert_sync_bn, without_weight_files
 from .types import type_name
 
-SIZE = 128  # side of the images in pixels: four for a level of stride 32
+SMALL, LARGE = 128, 448  # sides of the images in pixels; some heads pool over windows of 400
+NOT_TRIED = {
+    "teacher_config": "needs a teacher's checkpoint",
+    "teacher_ckpt": "needs a teacher's checkpoint",
+    "language_model": "needs texts",
+}  # by a setting of the model
 IGNORED = 255  # pixels without a class, in mmdet's and mmseg's label maps
 
 
@@ -50,47 +55,72 @@ def try_backbone(config: Config, option: str) -> None:
         raise ValueError(f"{option}: the adapted model does not run ({error}).") from error
 
 
-def try_model(config: Config) -> bool:
-    """Build a config's model without pretrained weights, compute loss, gradients and predictions of two made-up images.
+def try_model(config: Config) -> str:
+    """Build a config's model without pretrained weights, compute a loss, its gradients and a prediction on made-up images.
 
-    The model is thrown away, and the random states are as before. Images are on the CPU, so SyncBN becomes BN.
+    What fails on small images is tried on larger ones, too. The model is thrown away, and the random states are as before.
+    Images are on the CPU, so SyncBN becomes BN.
 
     Args:
-        config: config of a detector or a segmentor; not changed.
+        config: config of a detector, a segmentor, or of what has a detector in it; not changed.
 
     Returns:
-        Whether the model was tried: not if it is neither a detector nor a segmentor, or needs more than images (text, depth).
+        Why the model was not tried: made-up images and annotations are not all that it needs. Empty if it was.
 
     Raises:
         TrialError: the model does not run.
     """
+    for key, reason in NOT_TRIED.items():
+        if key in config.model:
+            return reason
+    try:
+        return _try_model(config, SMALL)
+    except TrialError as error:
+        if error.stage == "build":
+            raise
+    return _try_model(config, LARGE)
+
+
+def _try_model(config: Config, size: int) -> str:
+    """Try the model on square images of this side, or of the one that the model is built for."""
     config = deepcopy(config)
+    detector = config.model.get("detector") or {}
+    if "backbone" in detector:  # of a tracker or a semi-supervised training, which hand it images that are prepared
+        detector.setdefault("data_preprocessor", dict(type="DetDataPreprocessor", pad_size_divisor=32))
+        config.model = detector
     revert_sync_bn(config)
     without_weight_files(config.model)
-    if "language_model" in config.model or "Depth" in type_name(config.model):
-        return False
-    size = _shrink(config.model)
-    with preserved_random_state(), DefaultScope.overwrite_default_scope(config.get("default_scope")):
+    size = _shrink(config.model, size)
+    with (
+        preserved_random_state(),
+        DefaultScope.overwrite_default_scope(config.get("default_scope")),
+        _first_iteration(),
+    ):
         torch.manual_seed(0)
         np.random.seed(0)
         with _stage(lambda: "build"):
             model = MODELS.build(config.model)
             initialise(model)
-        data = _data(model, config.model, size)
-        if data is None:
-            return False
-        _train_once(model, data)
+        sample = _sample_of(model, config)
+        if sample is None:
+            return f"{type(model).__name__} is no detector or segmentor with a backbone of its own"
+
+        def batch(count: int) -> dict:
+            images = [torch.randint(0, 256, (_channels(config), size, size), dtype=torch.uint8) for _ in range(count)]
+            return dict(inputs=images, data_samples=[sample(config, size) for _ in images])
+
+        _train_once(model, batch(2))
         with _stage(lambda: "predict"), torch.no_grad():
             model.eval()
-            model(**model.data_preprocessor(data(), False), mode="predict")
-    return True
+            model(**model.data_preprocessor(batch(1), False), mode="predict")
+    return ""
 
 
 def initialise(model: Any) -> None:
     """Initialise the weights as mmengine's Runner does before a training, without its log of every parameter."""
     logger = MMLogger.get_current_instance()
     level = logger.level
-    logger.setLevel("WARNING")
+    logger.setLevel("ERROR")
     try:
         model.init_weights()
     finally:
@@ -106,7 +136,21 @@ def _stage(name: Callable[[], str]) -> Iterator[None]:
         raise TrialError(name(), error) from error
 
 
-def _train_once(model: Any, data: Callable[[], dict]) -> None:
+@contextmanager
+def _first_iteration() -> Iterator[None]:
+    """Tell heads that read them the numbers of iteration and epoch, which a training publishes."""
+    hub = MessageHub.get_current_instance()
+    missing = [key for key in ("iter", "epoch") if hub.get_info(key) is None]
+    for key in missing:
+        hub.update_info(key, 0)
+    try:
+        yield
+    finally:
+        for key in missing:
+            hub.pop_info(key)
+
+
+def _train_once(model: Any, batch: dict) -> None:
     """Compute the loss and its gradients, which must reach the backbone."""
     at = "loss"
 
@@ -124,7 +168,7 @@ def _train_once(model: Any, data: Callable[[], dict]) -> None:
             module.register_forward_hook(enter("loss"))
     model.train()
     with _stage(lambda: at):
-        losses, _ = model.parse_losses(model(**model.data_preprocessor(data(), True), mode="loss"))
+        losses, _ = model.parse_losses(model(**model.data_preprocessor(batch, True), mode="loss"))
     with _stage(lambda: "backward"):
         losses.backward()
         trained = [p for p in model.backbone.parameters() if p.requires_grad]
@@ -132,14 +176,14 @@ def _train_once(model: Any, data: Callable[[], dict]) -> None:
             raise RuntimeError("no gradient reaches the backbone")
 
 
-def _shrink(model: Any) -> int:
-    """Make everything in a model's config that fixes the size of images small, and return the side of the images."""
+def _shrink(model: Any, size: int) -> int:
+    """Set everything in a model's config that names the size of images, and return the side of the images."""
     preprocessor: Any = model.get("data_preprocessor") or {}
-    size = _find(model, "input_size", SIZE)  # the anchors of SSD
+    size = _find(model, "input_size", size)  # the anchors of SSD
     if preprocessor.get("batch_augments"):
         preprocessor.batch_augments = None  # resize or pad to sizes of real images
     if preprocessor.get("size"):
-        if max(preprocessor.size) <= 2 * SIZE:
+        if max(preprocessor.size) <= 2 * SMALL:
             size = max(preprocessor.size)
         preprocessor.size = (size, size)
     backbone: Any = model.get("backbone") or {}
@@ -148,19 +192,21 @@ def _shrink(model: Any) -> int:
     for weights, nothing in (("pretrained", False), ("checkpoint_path", "")):  # of a timm model
         if backbone.get(weights):
             backbone[weights] = nothing
-    for settings in ("train_cfg", "test_cfg"):
-        _limit(model.get(settings), {"num": 32, "max_per_img": 20})
+    _change(model, "num_queries", lambda number: min(number, 100))
+    _change(model.get("rpn_head"), "num_proposals", lambda number: min(number, 20))  # as many as results
+    for settings in (model.get("train_cfg"), model.get("test_cfg")):
+        _change(settings, "num", lambda number: min(number, 32))  # of regions that a loss takes
+        _change(settings, "max_per_img", lambda number: min(number, 20))
+    _change(model, "clip_border", lambda _: True)  # untrained weights give boxes that are nowhere in the image
     return size
 
 
-def _limit(node: Any, limits: dict[str, int]) -> None:
-    """Set numbers in a config that are above the limit of their key to the limit: a few samples and results are enough."""
-    children = node.values() if isinstance(node, dict) else node if isinstance(node, (list, tuple)) else ()
-    for child in children:
-        _limit(child, limits)
-    for key in limits.keys() & (node if isinstance(node, dict) else ()):
-        if isinstance(node[key], int):
-            node[key] = min(node[key], limits[key])
+def _change(node: Any, key: str, new: Callable[[Any], Any]) -> None:
+    """Replace the values of a key, wherever it stands in a config."""
+    for child in node.values() if isinstance(node, dict) else node if isinstance(node, (list, tuple)) else ():
+        _change(child, key, new)
+    if isinstance(node, dict) and node.get(key) is not None:
+        node[key] = new(node[key])
 
 
 def _find(node: Any, key: str, default: int) -> int:
@@ -171,22 +217,21 @@ def _find(node: Any, key: str, default: int) -> int:
     return min(numbers, default=default)
 
 
-def _data(model: nn.Module, config: Any, size: int) -> Callable[[], dict] | None:
-    """A function that makes a batch for a detector or a segmentor; ``None`` for any other model."""
+def _channels(config: Config) -> int:
+    """Channels of the images that a config's backbone takes."""
+    channels = config.model.backbone.get("in_channels", 3)
+    return channels if isinstance(channels, int) else 3
+
+
+def _sample_of(model: nn.Module, config: Config) -> Callable[[Config, int], Any] | None:
+    """The function that makes up annotations for a detector or a segmentor; ``None`` for any other model."""
     from mmdet.models import BaseDetector
     from mmseg.models import BaseSegmentor
 
-    sample = _detection if isinstance(model, BaseDetector) else _segmentation
-    if not isinstance(model, (BaseDetector, BaseSegmentor)) or not hasattr(model, "backbone"):
+    if "backbone" not in config.model or "Depth" in type(model).__name__:
         return None
-    channels = config.backbone.get("in_channels", 3)
-    channels = channels if isinstance(channels, int) else 3
-
-    def batch() -> dict:
-        images = [torch.randint(0, 256, (channels, size, size), dtype=torch.uint8) for _ in range(2)]
-        return dict(inputs=images, data_samples=[sample(config, size) for _ in images])
-
-    return batch
+    kinds = ((BaseDetector, _detection), (BaseSegmentor, _segmentation))
+    return next((sample for kind, sample in kinds if isinstance(model, kind)), None)
 
 
 def _labels(size: int, *values: int) -> PixelData:
@@ -195,7 +240,7 @@ def _labels(size: int, *values: int) -> PixelData:
     return PixelData(sem_seg=columns.expand(1, size, size).clone())
 
 
-def _detection(config: Any, size: int) -> Any:
+def _detection(config: Config, size: int) -> Any:
     """Two objects, of which one is small, a region that is ignored, and what only some detectors read."""
     from mmdet.structures import DetDataSample
     from mmdet.structures.bbox import HorizontalBoxes
@@ -206,9 +251,9 @@ def _detection(config: Any, size: int) -> Any:
     for mask, (x1, y1, x2, y2) in zip(masks, corners, strict=True):
         mask[y1:y2, x1:x2] = 1
     boxes = torch.tensor(corners, dtype=torch.float32)
-    classes = _find(config, "num_classes", 2)
-    things = _find(config, "num_things_classes", 0)
-    return DetDataSample(
+    classes = _find(config.model, "num_classes", 2)
+    things = _find(config.model, "num_things_classes", 0)
+    sample = DetDataSample(
         metainfo=dict(
             img_id=0,
             img_path="",
@@ -222,19 +267,29 @@ def _detection(config: Any, size: int) -> Any:
         gt_instances=InstanceData(
             bboxes=HorizontalBoxes(boxes),
             labels=torch.tensor([0, min(1, classes - 1)]),
-            masks=BitmapMasks(masks, size, size),
         ),
         ignored_instances=InstanceData(bboxes=HorizontalBoxes(torch.tensor([[0.0, 0.0, size / 8, size / 8]]))),
         gt_sem_seg=_labels(size, 0, things, IGNORED),
-        proposals=InstanceData(bboxes=boxes + 1, scores=torch.ones(2)),
     )
+    if _loads_masks(config.get("train_dataloader") or {"with_mask": True}):
+        sample.gt_instances.masks = BitmapMasks(masks, size, size)
+    if "rpn_head" not in config.model:
+        sample.proposals = InstanceData(bboxes=boxes + 1, scores=torch.ones(2))
+    return sample
 
 
-def _segmentation(config: Any, size: int) -> Any:
+def _loads_masks(node: Any) -> bool:
+    """Whether anything in a data loader's config loads masks of objects."""
+    if isinstance(node, dict):
+        return bool(node.get("with_mask")) or "Panoptic" in type_name(node) or any(map(_loads_masks, node.values()))
+    return isinstance(node, (list, tuple)) and any(map(_loads_masks, node))
+
+
+def _segmentation(config: Config, size: int) -> Any:
     """Two classes, pixels that are ignored, and the edges that some heads learn."""
     from mmseg.structures import SegDataSample
 
-    classes = _find(config, "num_classes", 2)
+    classes = _find(config.model, "num_classes", 2)
     labels = _labels(size, 0, min(1, classes - 1), IGNORED)
     edges = torch.zeros(1, size, size, dtype=torch.long)
     edges[..., 1:] = (labels.sem_seg[..., 1:] != labels.sem_seg[..., :-1]).long()
