@@ -148,7 +148,7 @@ def run_all(jobs: list[tuple[str, str]], args: argparse.Namespace) -> Iterator[t
                 process.start()
                 sender.close()
                 running[receiver] = job, process, time.monotonic()
-            ready = wait(list(running), timeout=1)
+            ready = wait(list(running), timeout=0.1)
             for receiver, (job, process, start) in list(running.items()):
                 seconds = time.monotonic() - start
                 if receiver in ready:

@@ -1,5 +1,7 @@
 """Run the model of a config once on two small made-up images: what does not train is found before a training starts."""
 
+import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
@@ -50,19 +52,28 @@ def try_backbone(config: Config, option: str) -> None:
         ValueError: the model does not run; the message says at which step, and why.
     """
     try:
-        try_model(config)
+        try_model(config, _training_device())
     except TrialError as error:
         raise ValueError(f"{option}: the adapted model does not run ({error}).") from error
 
 
-def try_model(config: Config) -> str:
+def _training_device() -> torch.device:
+    """The device that the training will have: some operators of mmcv are there for one kind of device only."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    torch.cuda.init()  # so that its random states can be kept
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+
+
+def try_model(config: Config, device: torch.device | str = "cpu") -> str:
     """Build a config's model without pretrained weights, compute a loss, its gradients and a prediction on made-up images.
 
     What fails on small images is tried on larger ones, too. The model is thrown away, and the random states are as before.
-    Images are on the CPU, so SyncBN becomes BN.
+    SyncBN, which needs several processes, becomes BN.
 
     Args:
         config: config of a detector, a segmentor, or of what has a detector in it; not changed.
+        device: where the model runs.
 
     Returns:
         Why the model was not tried: made-up images and annotations are not all that it needs. Empty if it was.
@@ -74,14 +85,14 @@ def try_model(config: Config) -> str:
         if key in config.model:
             return reason
     try:
-        return _try_model(config, SMALL)
+        return _try_model(config, device, SMALL)
     except TrialError as error:
         if error.stage == "build":
             raise
-    return _try_model(config, LARGE)
+    return _try_model(config, device, LARGE)
 
 
-def _try_model(config: Config, size: int) -> str:
+def _try_model(config: Config, device: torch.device | str, size: int) -> str:
     """Try the model on square images of this side, or of the one that the model is built for."""
     config = deepcopy(config)
     detector = config.model.get("detector") or {}
@@ -92,6 +103,7 @@ def _try_model(config: Config, size: int) -> str:
     without_weight_files(config.model)
     size = _shrink(config.model, size)
     with (
+        warnings.catch_warnings(action="ignore"),  # the training says them again
         preserved_random_state(),
         DefaultScope.overwrite_default_scope(config.get("default_scope")),
         _first_iteration(),
@@ -101,6 +113,7 @@ def _try_model(config: Config, size: int) -> str:
         with _stage(lambda: "build"):
             model = MODELS.build(config.model)
             initialise(model)
+            model.to(device)
         sample = _sample_of(model, config)
         if sample is None:
             return f"{type(model).__name__} is no detector or segmentor with a backbone of its own"
