@@ -165,7 +165,7 @@ def _doctor_openmmlab() -> list[str]:
             print("mmcv ops: compiled")
         else:
             provided = ", ".join(op.__name__ for op in mmcv_ops.PROVIDED)
-            print(f"mmcv ops: not compiled; torchvision provides {provided}")
+            print(f"mmcv ops: not compiled; this package provides {provided}")
     for config in (
         "mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py",
         "mmseg::sem_fpn/fpn_r50_4xb4-160k_ade20k-512x512.py",
