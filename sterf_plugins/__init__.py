@@ -3,8 +3,8 @@
 Importing this package loads neither torch nor OpenMMLab:
 
 * timm users:       ``import sterf_plugins.timm``
-* OpenMMLab users:  nothing; a ``type='sterf_plugins.X'`` in a config is enough
-* tools:            ``sterf_plugins.setup()`` makes ``mmseg::`` and ``sterf_plugins::`` config bases work
+* OpenMMLab users:  nothing; a ``type='sterf_plugins.X'`` in a config is enough (``import_hooks.py`` says why)
+* tools:            ``sterf_plugins.setup()`` registers everything at once
 """
 
 __version__ = "0.1.0"
@@ -13,9 +13,10 @@ __all__ = ["__version__", "setup"]
 
 
 def setup() -> None:
-    """Prepare the OpenMMLab side: repair config bases, provide missing mmcv ops, register every plugin.
+    """Prepare the OpenMMLab side: provide missing mmcv ops, complete config bases, register every plugin.
 
-    Needed only in programs that read configs themselves; the package's own tools call it.
+    An installed package does the first two by itself, and mmengine the third when a config names a type of ours. The
+    package's own tools call it, so that they work from a clone too.
 
     Raises:
         ImportError: the ``openmmlab`` extra is not installed; the message says how to install it.

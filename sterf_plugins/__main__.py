@@ -1,12 +1,13 @@
-"""``python -m sterf_plugins list | info NAME | doctor | configs``."""
+"""``python -m sterf_plugins list | info NAME | doctor | configs | run TOOL``."""
 
 import argparse
 import importlib.util
 import inspect
 import sys
+from itertools import groupby
 from pathlib import Path
 
-from . import __version__, plugins
+from . import __version__, import_hooks, plugins
 from .checks import EXTRAS_HINT
 from .cli.versions import opencv_repair, versions
 
@@ -152,19 +153,17 @@ def _doctor_opencv() -> list[str]:
 
 def _doctor_openmmlab() -> list[str]:
     """Print where mmcv's ops come from, and try the config bases; return the problems."""
-    from .openmmlab.configs.packages import repair_config_packages
-
-    repair_config_packages()
+    import_hooks.install()
     problems = []
     from mmengine.hub import get_config
 
     if importlib.util.find_spec("mmcv"):
-        from .openmmlab.runtime import mmcv_ops
-
-        if mmcv_ops.compiled_ops_available():
+        if import_hooks.compiled_ops_available():
             print("mmcv ops: compiled")
         else:
-            provided = ", ".join(op.__name__ for op in mmcv_ops.PROVIDED)
+            from .mmcv_ops import PROVIDED
+
+            provided = ", ".join(op.__name__ for op in PROVIDED)
             print(f"mmcv ops: not compiled; this package provides {provided}")
     for config in (
         "mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py",
@@ -189,16 +188,51 @@ def configs(args: argparse.Namespace) -> int:
     return 0 if names else 1
 
 
+def run(args: argparse.Namespace) -> int:
+    """Run a tool that mmdet or mmseg is installed with, such as get_flops, with our configs; without a name, list them.
+
+    What follows the tool's name is the tool's; its configs may be mmdet::…, mmseg::…, sterf_plugins::….
+    """
+    from .cli.console import run_tool
+    from .cli.stock_tools import LIBRARIES, run_stock_tool, stock_tools
+
+    if args.tool:
+        sys.argv[0] = args.tool  # the name in messages
+        run_tool(lambda: run_stock_tool(args.tool, args.library, args.arguments), again="the same command")
+        return 0
+    for library in LIBRARIES:
+        for folder, tools in groupby(stock_tools(library).items(), lambda tool: tool[1].parent.name):
+            print(f"{library} {folder}: {', '.join(name for name, _ in tools)}")
+    print("python -m sterf_plugins run TOOL [--library mmdet|mmseg] ARGUMENTS…")
+    return 0
+
+
 def main() -> int:
     """Run the command that the command line names, and return its exit code."""
     parser = argparse.ArgumentParser(prog="python -m sterf_plugins", description="What is installed, and does it work?")
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, function in {"list": list_plugins, "info": info, "doctor": doctor, "configs": configs}.items():
-        command = commands.add_parser(name, help=(function.__doc__ or "").splitlines()[0], description=function.__doc__)
+    for name, function in {
+        "list": list_plugins,
+        "info": info,
+        "doctor": doctor,
+        "configs": configs,
+        "run": run,
+    }.items():
+        text = function.__doc__ or ""
+        command = commands.add_parser(
+            name, help=text.splitlines()[0], description=text, add_help=name != "run", allow_abbrev=False
+        )
         command.set_defaults(run=function)
         if name == "info":
             command.add_argument("name", help="a plugin's name, or a timm model's")
-    args = parser.parse_args()
+        if name == "run":  # --help is the tool's own
+            command.add_argument("tool", nargs="?", metavar="TOOL", help="name of the tool")
+            command.add_argument("--library", choices=["mmdet", "mmseg"], help="whose tool, where both have it")
+    args, rest = parser.parse_known_args()
+    if args.command == "run":
+        args.arguments = rest
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     return args.run(args)
 
 

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -155,3 +156,61 @@ def shapes(tmp_path_factory) -> Path:
     arguments = ["--num-train", "12", "--num-val", "6", "--size", "96", "--seed", "3"]
     subprocess.run([sys.executable, str(tool), str(out), *arguments], check=True, capture_output=True)
     return out
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory) -> zipfile.ZipFile:
+    """The wheel that pip builds of this repository."""
+    out = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(out), str(ROOT)]
+    subprocess.run(command, check=True, capture_output=True)
+    return zipfile.ZipFile(next(out.glob("sterf_plugins-*.whl")))
+
+
+@pytest.fixture(scope="session")
+def installed(wheel, tmp_path_factory):
+    """``installed(code, *arguments, cwd=None)``: run Python code where the wheel is installed and nothing else of ours is.
+
+    Returns a ``subprocess.CompletedProcess``; code that ends with ``.py`` is the path of a program.
+    """
+    site = tmp_path_factory.mktemp("site")
+    wheel.extractall(site)
+
+    def run(code, *arguments, cwd) -> subprocess.CompletedProcess:
+        program = [str(code)] if str(code).endswith(".py") else ["-c", code]
+        environment = {**os.environ, "PYTHONPATH": str(site)}
+        command = [sys.executable, *program, *map(str, arguments)]
+        return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=400)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained(forked, shapes, tmp_path_factory):
+    """``trained(task)``: config that a short training of ``tools/train.py`` wrote down, and its checkpoint.
+
+    The task is "det" for a Mask R-CNN, "seg" for a Semantic FPN, both on ``shapes``.
+    """
+    done: dict[str, tuple[Path, Path]] = {}
+
+    def train(task: str) -> tuple[Path, Path]:
+        if task not in done:
+            folder = tmp_path_factory.mktemp(task)
+            phases = ("train", "val", "test")
+            if task == "det":
+                name, end = "mask-rcnn_sdtv3-t-srb_fpn_shapes.py", "epoch_1.pth"
+                data = [f"{p}_dataloader.dataset.data_root={shapes}/" for p in phases]
+                data += [f"{p}_evaluator.ann_file={shapes}/annotations/instances_val2017.json" for p in phases[1:]]
+                data += ["train_cfg.max_epochs=1", "model.train_cfg.rcnn.sampler.num=32"]
+            else:
+                name, end = "fpn_sdtv3-t-srb_shapes.py", "iter_2.pth"
+                data = [f"{p}_dataloader.dataset.data_root={shapes}/ade" for p in phases]
+                data += ["train_cfg.max_iters=2", "train_cfg.val_interval=2", "default_hooks.checkpoint.interval=2"]
+            options = [*data, "default_hooks.erf=None", "train_dataloader.batch_size=2"]
+            config = ROOT / "configs" / "shapes" / name
+            result = forked(ROOT / "tools" / "train.py", config, "--work-dir", folder, "--cfg-options", *options)
+            assert result.returncode == 0, result.stderr[-2000:]
+            done[task] = folder / name, folder / end
+        return done[task]
+
+    return train

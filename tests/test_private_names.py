@@ -178,11 +178,7 @@ def check_save_code():
     assert torch.save.__code__ in codes
 
 
-@uses(
-    "torchvision: torch.ops.torchvision.roi_pool",
-    "openmmlab/runtime/mmcv_ops/regions.py",
-    "the positions of the maxima",
-)
+@uses("torchvision: torch.ops.torchvision.roi_pool", "mmcv_ops/regions.py", "the positions of the maxima")
 def check_roi_pool():
     x = torch.rand(1, 1, 4, 4)
     values, index = torch.ops.torchvision.roi_pool(x, torch.tensor([[0, 0.0, 0, 3, 3]]), 1.0, 2, 2)
@@ -198,7 +194,7 @@ def check_multiarray():
         assert f"numpy._core.multiarray\n{name}\n".encode() in pickle.dumps(value, protocol=2)
 
 
-@uses("mmengine: config.utils.MODULE2PACKAGE", INTERNALS, "_base_ = 'mmseg::…' with onedl's distributions")
+@uses("mmengine: config.utils.MODULE2PACKAGE", "import_hooks.py", "_base_ = 'mmseg::…' with onedl's distributions")
 def check_module2package():
     from mmengine.config import utils
     from mmengine.hub import get_config
@@ -230,7 +226,7 @@ def check_fsdp_strategy():
     assert strategy.save_checkpoint and strategy.load_optim_state_dict
 
 
-@uses("mmcv: _ext", "openmmlab/runtime/mmcv_ops/__init__.py", "mmdet where mmcv has no compiled ops")
+@uses("mmcv: _ext", "import_hooks.py", "mmdet where mmcv has no compiled ops")
 def check_ext():
     from mmcv.utils import ext_loader
 

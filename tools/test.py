@@ -7,6 +7,7 @@ Takes every option of the stock tools/test.py of mmdet and mmseg. A checkpoint t
 
 import argparse
 from copy import deepcopy
+from pathlib import Path
 
 import sterf_plugins
 
@@ -56,7 +57,7 @@ def _draw(config, args: argparse.Namespace) -> None:
         hook["interval"] = 1
     if args.show_dir:
         if config.get("default_scope") == "mmseg":
-            config.visualizer["save_dir"] = args.show_dir
+            config.visualizer["save_dir"] = str(Path(config.work_dir, args.show_dir))
         else:
             hook["test_out_dir"] = args.show_dir
 

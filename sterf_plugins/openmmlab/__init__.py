@@ -9,13 +9,9 @@ from ..checks import require
 
 require("mmengine", extra="openmmlab")
 
-from .runtime.mmcv_ops import provide_missing_ops  # noqa: E402
+from .. import import_hooks  # noqa: E402
 
-provide_missing_ops()  # before anything below imports mmdet or mmseg
-
-from .configs.packages import repair_config_packages  # noqa: E402
-
-repair_config_packages()
+import_hooks.install()  # where PyTorch has not: before anything below imports mmdet or mmseg
 
 from .. import timm as _timm_models  # noqa: E402, F401  (registers names for TIMMBackbone)
 from ..tracking import openmmlab as _tracking  # noqa: E402, F401

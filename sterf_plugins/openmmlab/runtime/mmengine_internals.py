@@ -6,17 +6,8 @@ Each stands here with the reason why there is no public way.
 from collections.abc import Callable
 from typing import Any
 
-from mmengine.config import utils as config_utils
 from mmengine.optim import OptimWrapper
 from torch import nn
-
-
-def config_distributions() -> dict[str, str]:
-    """Mmengine's table of import names and distributions, by which ``_base_ = 'mmseg::…'`` finds a package.
-
-    It is a module's constant without a function that adds to it.
-    """
-    return config_utils.MODULE2PACKAGE
 
 
 def replace_clipping(wrapper: OptimWrapper, clip: Callable[[], None]) -> None:

@@ -8,14 +8,10 @@ RoIPool alone is defined differently: torchvision rounds box corners to feature 
 mmcv's CUDA kernel keeps fractions. Stock configs use RoIAlign.
 """
 
-import importlib.machinery
-import importlib.util
-import sys
 import types
 
 from . import boxes, deformable, losses, norms, regions, windows
 
-NAME = "mmcv._ext"
 COMPILE_HINT = (
     "Install mmcv with compiled ops: pip install torch torchvision 'setuptools<82' wheel packaging ninja psutil && "
     "pip install --no-build-isolation --no-cache-dir --force-reinstall --no-deps onedl-mmcv   "
@@ -47,27 +43,9 @@ class _Extension(types.ModuleType):
         return missing
 
 
-def compiled_ops_available() -> bool:
-    """Whether mmcv has its own compiled ops."""
-    module = sys.modules.get(NAME)
-    if module is not None:
-        return not isinstance(module, _Extension)
-    return importlib.util.find_spec("mmcv") is not None and importlib.util.find_spec(NAME) is not None
-
-
-def provide_missing_ops() -> bool:
-    """Put the stand-in under ``mmcv._ext`` unless mmcv is compiled (or not installed at all).
-
-    Returns:
-        Whether the stand-in is in place.
-    """
-    if isinstance(sys.modules.get(NAME), _Extension):
-        return True
-    if importlib.util.find_spec("mmcv") is None or compiled_ops_available():
-        return False
-    module = _Extension(NAME, "stand-ins for mmcv's compiled ops")
-    module.__spec__ = importlib.machinery.ModuleSpec(NAME, loader=None, origin=__file__)
+def stand_in(name: str) -> types.ModuleType:
+    """The stand-in as a module of this name."""
+    module = _Extension(name, "stand-ins for mmcv's compiled ops")
     for op in PROVIDED:
         setattr(module, op.__name__, op)
-    sys.modules[NAME] = module
-    return True
+    return module

@@ -1,0 +1,89 @@
+"""What OpenMMLab's libraries find missing in a plain ``pip install``, put in at the moment when they look for it.
+
+* ``mmcv._ext``, mmcv's compiled ops, which mmdet imports: where mmcv has none, ``mmcv_ops`` stands in for them;
+* mmengine's table of config packages, by which ``_base_ = "mmseg::…"`` finds a package: it knows neither this package
+  nor the maintained ``onedl-*`` distributions of the others.
+
+PyTorch calls ``install`` at the end of ``import torch``, because ``setup.cfg`` names it in the entry-point group
+``torch.backends`` (PyTorch's autoloading of extensions; ``TORCH_DEVICE_BACKEND_AUTOLOAD=0`` switches it off). mmdet, mmseg
+and mmcv import torch before they need either, so nobody has to import this package first. This file therefore imports
+nothing that takes time, and does nothing in a process that uses no OpenMMLab library.
+"""
+
+import sys
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from importlib.metadata import PackageNotFoundError, distribution, packages_distributions
+from importlib.util import find_spec
+from types import ModuleType
+
+MMCV_OPS = "mmcv._ext"
+CONFIG_UTILS = "mmengine.config.utils"
+
+
+class _MissingOps(Loader):
+    """Loads the stand-in for mmcv's compiled ops."""
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        """The stand-in, under the name that was looked for."""
+        from .mmcv_ops import stand_in
+
+        return stand_in(spec.name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Nothing is left to do."""
+
+
+class _ConfigUtils(SourceFileLoader):
+    """Loads mmengine's module as it is, and completes its table."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        super().exec_module(module)
+        complete_config_packages(module.MODULE2PACKAGE)
+
+
+class _Finder(MetaPathFinder):
+    """Finds what the import system finds, but for the two modules above."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname == MMCV_OPS:  # where mmcv is compiled, its own module is found and nothing is touched
+            return PathFinder.find_spec(fullname, path) or ModuleSpec(fullname, _MissingOps())
+        if fullname == CONFIG_UTILS and (spec := PathFinder.find_spec(fullname, path)) and spec.origin:
+            spec.loader = _ConfigUtils(fullname, spec.origin)
+            return spec
+        return None
+
+
+def install() -> None:
+    """Put the finder in front of the import system's own, once; complete mmengine's table if it is there already."""
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Finder())
+        if table := getattr(sys.modules.get(CONFIG_UTILS), "MODULE2PACKAGE", None):
+            complete_config_packages(table)
+
+
+def compiled_ops_available() -> bool:
+    """Whether mmcv is installed and has its own compiled ops."""
+    spec = find_spec(MMCV_OPS) if find_spec("mmcv") else None
+    return spec is not None and not isinstance(spec.loader, _MissingOps)
+
+
+def complete_config_packages(table: dict[str, str]) -> None:
+    """Enter the installed config packages into mmengine's table of import names and distributions.
+
+    It is a module's constant without a function that adds to it. Entries that name something installed stay.
+    """
+    distributions = packages_distributions()
+    for module in ("mmdet", "mmseg", "sterf_plugins"):
+        if module in distributions and not _is_installed(table.get(module)):
+            table[module] = distributions[module][0]
+
+
+def _is_installed(name: str | None) -> bool:
+    try:
+        return name is not None and bool(distribution(name))
+    except PackageNotFoundError:
+        return False

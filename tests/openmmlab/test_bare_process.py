@@ -1,0 +1,93 @@
+"""Programs that have never heard of this package, where its wheel is installed: mmdet's and mmseg's own ways to use it."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("mmdet")
+pytest.importorskip("mmseg")
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).resolve().parents[2]
+
+DETECTOR = """
+import sys
+config, weights, image = sys.argv[1:]
+from mmdet.apis import DetInferencer, inference_detector, init_detector
+found = inference_detector(init_detector(config, weights, device="cpu"), image).pred_instances
+result = DetInferencer(config, weights, device="cpu", show_progress=False)(image, out_dir="seen", no_save_pred=False)
+assert result["predictions"][0]["scores"] == found.scores.tolist() and len(found)
+"""
+SEGMENTOR = """
+import sys
+config, weights, image = sys.argv[1:]
+from mmseg.apis import MMSegInferencer, inference_model, init_model
+found = inference_model(init_model(config, weights, device="cpu"), image).pred_sem_seg.data[0]
+result = MMSegInferencer(config, weights, device="cpu")(image, out_dir="seen")
+assert (result["predictions"] == found.numpy()).all() and found.shape == (96, 96)
+"""
+
+
+@pytest.mark.parametrize("written_by", ["us", "the training"])
+@pytest.mark.parametrize(("task", "code"), [("det", DETECTOR), ("seg", SEGMENTOR)])
+def test_inference(installed, trained, shapes, tmp_path, task, code, written_by):
+    """The libraries' inferencers and functions, on a config of ours and on the one that a training writes down."""
+    config, checkpoint = trained(task)
+    if written_by == "us":
+        config = ROOT / "configs" / "shapes" / config.name
+    image = next(shapes.rglob("val2017/*.jpg"))
+    result = installed(code, config, checkpoint, image, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert (tmp_path / "seen" / "vis" / image.name).is_file()
+
+
+def test_everything_of_mmdet_is_registered(installed, tmp_path):
+    result = installed("from mmdet.utils import register_all_modules; register_all_modules()", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr[-3000:]
+
+
+def test_what_pytorch_calls_costs_nothing(installed, tmp_path):
+    """PyTorch calls the hook, which loads nothing of OpenMMLab and none of our other modules."""
+    code = """
+import sys, torch
+print(*sorted(m for m in sys.modules if m.split(".")[0] in ("sterf_plugins", "mmengine", "mmcv", "torchvision")))
+"""
+    result = installed(code, cwd=tmp_path)
+    assert result.stdout.split() == ["sterf_plugins", "sterf_plugins.import_hooks"], result.stderr
+
+
+@pytest.mark.parametrize(
+    ("library", "base"), [("mmdet", "mask-rcnn_sdtv3-t-srb_fpn_shapes.py"), ("mmseg", "fpn_sdtv3-t-srb_shapes.py")]
+)
+@pytest.mark.parametrize("first", ["", "import torch", "import mmengine"])
+def test_config_bases(installed, tmp_path, library, base, first):
+    """`_base_ = 'sterf_plugins::…'`, whichever library is imported first; ours in turn start from `mmdet::…`."""
+    (tmp_path / "mine.py").write_text(f"_base_ = 'sterf_plugins::shapes/{base}'\n")
+    code = f"{first}\nimport {library}.apis\nfrom mmengine import Config\nConfig.fromfile('mine.py')"
+    result = installed(code, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr[-3000:]
+
+
+@pytest.mark.parametrize("task", ["det", "seg"])
+def test_the_stock_test_tool(installed, trained, shapes, tmp_path, task):
+    """The library's own tools/test.py with a config that starts from one of ours by its package."""
+    config, checkpoint = trained(task)
+    library, data = {"det": ("mmdet", f"{shapes}/"), "seg": ("mmseg", f"{shapes}/ade")}[task]
+    text = f"_base_ = 'sterf_plugins::shapes/{config.name}'\ntest_dataloader = dict(dataset=dict(data_root={data!r}))\n"
+    if task == "det":
+        text += f"test_evaluator = dict(ann_file='{shapes}/annotations/instances_val2017.json')\n"
+    (tmp_path / "mine.py").write_text(text)
+    tool = Path(importlib.util.find_spec(library).origin).parent / ".mim" / "tools" / "test.py"
+    result = installed(tool, "mine.py", checkpoint, "--work-dir", "out", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert {"det": "coco/bbox_mAP", "seg": "mIoU"}[task] in result.stdout + result.stderr
+
+
+def test_without_autoloading_one_import_does_the_same(tmp_path):
+    """`import sterf_plugins.openmmlab` before mmdet, where PyTorch is told not to call extensions."""
+    code = "import sterf_plugins.openmmlab\nimport mmdet.apis"
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-3000:]
