@@ -2,7 +2,9 @@
 
 * ``mmcv._ext``, mmcv's compiled ops, which mmdet imports: where mmcv has none, ``mmcv_ops`` stands in for them;
 * mmengine's table of config packages, by which ``_base_ = "mmseg::…"`` finds a package: it knows neither this package
-  nor the maintained ``onedl-*`` distributions of the others.
+  nor the maintained ``onedl-*`` distributions of the others;
+* what ``_base_ = "sterf_plugins::…"`` says of the types in it: mmengine would look for all of them in the scope
+  ``sterf_plugins``, but those without a prefix are mmdet's or mmseg's, as the config's ``default_scope`` says.
 
 PyTorch calls ``install`` at the end of ``import torch``, because ``setup.cfg`` names it in the entry-point group
 ``torch.backends`` (PyTorch's autoloading of extensions; ``TORCH_DEVICE_BACKEND_AUTOLOAD=0`` switches it off). mmdet, mmseg
@@ -17,9 +19,11 @@ from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from importlib.metadata import PackageNotFoundError, distribution, packages_distributions
 from importlib.util import find_spec
 from types import ModuleType
+from typing import Any
 
+PACKAGE = __name__.partition(".")[0]
 MMCV_OPS = "mmcv._ext"
-CONFIG_UTILS = "mmengine.config.utils"
+CONFIG = "mmengine.config.config"
 
 
 class _MissingOps(Loader):
@@ -35,12 +39,12 @@ class _MissingOps(Loader):
         """Nothing is left to do."""
 
 
-class _ConfigUtils(SourceFileLoader):
-    """Loads mmengine's module as it is, and completes its table."""
+class _Config(SourceFileLoader):
+    """Loads mmengine's module as it is, and teaches it our config packages."""
 
     def exec_module(self, module: ModuleType) -> None:
         super().exec_module(module)
-        complete_config_packages(module.MODULE2PACKAGE)
+        _know_config_packages(module.Config)
 
 
 class _Finder(MetaPathFinder):
@@ -51,18 +55,18 @@ class _Finder(MetaPathFinder):
     ) -> ModuleSpec | None:
         if fullname == MMCV_OPS:  # where mmcv is compiled, its own module is found and nothing is touched
             return PathFinder.find_spec(fullname, path) or ModuleSpec(fullname, _MissingOps())
-        if fullname == CONFIG_UTILS and (spec := PathFinder.find_spec(fullname, path)) and spec.origin:
-            spec.loader = _ConfigUtils(fullname, spec.origin)
+        if fullname == CONFIG and (spec := PathFinder.find_spec(fullname, path)) and spec.origin:
+            spec.loader = _Config(fullname, spec.origin)
             return spec
         return None
 
 
 def install() -> None:
-    """Put the finder in front of the import system's own, once; complete mmengine's table if it is there already."""
+    """Put the finder in front of the import system's own, once; mmengine's config module may be there already."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
-        if table := getattr(sys.modules.get(CONFIG_UTILS), "MODULE2PACKAGE", None):
-            complete_config_packages(table)
+        if config := getattr(sys.modules.get(CONFIG), "Config", None):
+            _know_config_packages(config)
 
 
 def compiled_ops_available() -> bool:
@@ -71,15 +75,24 @@ def compiled_ops_available() -> bool:
     return spec is not None and not isinstance(spec.loader, _MissingOps)
 
 
-def complete_config_packages(table: dict[str, str]) -> None:
-    """Enter the installed config packages into mmengine's table of import names and distributions.
+def _know_config_packages(config: Any) -> None:
+    """Let mmengine's ``Config`` start from installed packages, and leave the scope of our own to ``default_scope``.
 
-    It is a module's constant without a function that adds to it. Entries that name something installed stay.
+    The table is a module's constant without a function that adds to it; its entries that name something installed stay.
     """
+    from mmengine.config.utils import MODULE2PACKAGE
+
     distributions = packages_distributions()
-    for module in ("mmdet", "mmseg", "sterf_plugins"):
-        if module in distributions and not _is_installed(table.get(module)):
-            table[module] = distributions[module][0]
+    for module in ("mmdet", "mmseg", PACKAGE):
+        if module in distributions and not _is_installed(MODULE2PACKAGE.get(module)):
+            MODULE2PACKAGE[module] = distributions[module][0]
+    find = config._get_cfg_path
+
+    def _get_cfg_path(cfg_path: str, filename: str) -> tuple[str, str | None]:
+        path, scope = find(cfg_path, filename)
+        return path, None if scope == PACKAGE else scope
+
+    config._get_cfg_path = staticmethod(_get_cfg_path)
 
 
 def _is_installed(name: str | None) -> bool:

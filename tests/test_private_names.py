@@ -204,6 +204,16 @@ def check_module2package():
         get_config("sterf_absent::a/b.py")
 
 
+@uses(
+    "mmengine: config.Config._get_cfg_path", "import_hooks.py", "the scope of types below _base_ = 'sterf_plugins::…'"
+)
+def check_get_cfg_path():
+    from mmengine.config import Config
+
+    path, scope = Config._get_cfg_path("mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py", "mine.py")
+    assert path.endswith("mask-rcnn_r50_fpn_1x_coco.py") and scope == "mmdet"
+
+
 @uses("mmengine: BaseModule._params_init_info", INTERNALS, "a stock stem in place during init_weights")
 def check_params_init_info():
     from mmengine.model import BaseModule

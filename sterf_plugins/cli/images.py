@@ -1,6 +1,8 @@
 """Images for a model: from a folder, from a config's validation set, or noise."""
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
+from glob import glob
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,43 @@ def image_files(folder: str, limit: int) -> list[Path]:
         raise ValueError(f"--images {folder}: no image in it; suffixes: {', '.join(SUFFIXES)}.")
     count = min(limit, len(files))
     return [files[i * len(files) // count] for i in range(count)]
+
+
+def named_images(sources: Sequence[str], leave_out: Path) -> dict[str, Path]:
+    """The image files that files, folders (with their subfolders) and glob patterns name, each once.
+
+    Args:
+        sources: what the user has given.
+        leave_out: a folder whose files are none of them, since results are written there.
+
+    Returns:
+        A name for each file's results -> the file. It is the file's name without suffix, behind its subfolders of a
+        folder that was given; a number tells files of the same name apart.
+
+    Raises:
+        ValueError: there is no such file, folder or match, or no image in a folder.
+    """
+    names: dict[str, Path] = {}
+    seen = set()
+    for source in sources:
+        root = Path(source)
+        if root.is_dir():
+            files = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES)
+            files = [p for p in files if leave_out.resolve() not in p.resolve().parents]
+        else:
+            files = [root] if root.is_file() else sorted(map(Path, glob(source, recursive=True)))
+        if not files:
+            raise ValueError(
+                f"{source}: no image there. Give image files, folders or patterns; suffixes: {', '.join(SUFFIXES)}."
+            )
+        for path in files:
+            if path.resolve() in seen:
+                continue
+            seen.add(path.resolve())
+            name = path.relative_to(root).with_suffix("").as_posix() if root.is_dir() else path.stem
+            candidates = itertools.chain([name], (f"{name}-{i}" for i in itertools.count(2)))
+            names[next(n for n in candidates if n not in names)] = path
+    return names
 
 
 def from_files(files: list[Path], loaded: Loaded, size: tuple[int, int]) -> Iterator[Tensor]:

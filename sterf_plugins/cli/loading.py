@@ -31,6 +31,7 @@ class Loaded:
         bgr: whether the model takes BGR instead of RGB images.
         config: the OpenMMLab config, if the model came from one.
         notes: remarks for the user, one line each, such as which checkpoint was loaded.
+        dataset_meta: what the checkpoint says of the classes that the model was trained on, as mmengine writes it.
     """
 
     label: str
@@ -41,6 +42,7 @@ class Loaded:
     bgr: bool = False
     config: Any = None
     notes: list[str] = field(default_factory=list)
+    dataset_meta: dict[str, Any] = field(default_factory=dict)
 
 
 def parse_spec(spec: str) -> tuple[str, str, dict[str, Any]]:
@@ -96,7 +98,7 @@ def load_model(spec: str, checkpoint: str | None = None, pretrained: bool = Fals
     else:
         loaded = _from_timm(label, name, options, pretrained)
     if checkpoint:
-        loaded.notes.append(_load_weights(loaded.model, checkpoint))
+        load_weights(loaded, checkpoint)
     elif loaded.config is not None:
         from ..openmmlab.configs.trial import initialise
 
@@ -173,13 +175,23 @@ def _from_config(label: str, name: str, options: Mapping[str, Any]) -> Loaded:
     import sterf_plugins
 
     sterf_plugins.setup()
+    from ..openmmlab.configs.reading import load_config
+
+    return build_config(load_config(name, dict(options)), label)
+
+
+def build_config(config: Any, label: str) -> Loaded:
+    """Build the model of an OpenMMLab config, which has the weights that its construction gives it.
+
+    Raises:
+        ValueError: the config has no model.
+    """
     from mmengine.registry import MODELS, init_default_scope
 
-    from ..openmmlab.configs.reading import load_config, revert_sync_bn, without_weight_files
+    from ..openmmlab.configs.reading import revert_sync_bn, without_weight_files
 
-    config = load_config(name, dict(options))
     if "model" not in config:
-        raise ValueError(f"config {name!r} has no `model`.")
+        raise ValueError(f"config {label!r} has no `model`.")
     if not torch.cuda.is_available():
         revert_sync_bn(config)
     init_default_scope(config.get("default_scope", "mmdet"))
@@ -205,9 +217,14 @@ def entries_without_place(state: Mapping[str, Any], own: Mapping[str, Any]) -> l
     return [key for key in state if key not in own and key.split(".")[0] in parts]
 
 
-def _load_weights(model: nn.Module, path: str) -> str:
-    """Load a checkpoint, which must hold all of the model's entries but BatchNorm's counters; return a note on it."""
-    state = state_dict_of(read_checkpoint(path))
+def load_weights(loaded: Loaded, path: str) -> None:
+    """Load a checkpoint, which must hold all of the model's entries but BatchNorm's counters; note it in ``loaded``.
+
+    Raises:
+        ValueError: the checkpoint is unreadable or does not fit; the message names what is wrong.
+    """
+    model, checkpoint = loaded.model, read_checkpoint(path)
+    state = state_dict_of(checkpoint)
     if not any(isinstance(v, torch.Tensor) for v in state.values()):
         raise ValueError(f"checkpoint {path} holds no tensors by name.")
     own = model.state_dict()
@@ -227,4 +244,5 @@ def _load_weights(model: nn.Module, path: str) -> str:
     if broken:
         raise ValueError(f"checkpoint {path}: {len(broken)} entries hold NaN or infinite values, such as {broken[0]}.")
     model.load_state_dict(fitting, strict=False)
-    return f"{len(fitting)} entries from {path}"
+    loaded.notes.append(f"{len(fitting)} entries from {path}")
+    loaded.dataset_meta = dict((checkpoint.get("meta") or {}).get("dataset_meta") or {})

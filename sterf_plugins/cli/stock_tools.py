@@ -67,6 +67,7 @@ def run_stock_tool(name: str, library: str | None, arguments: Sequence[str]) -> 
 
     Raises:
         ValueError: there is no such tool or config.
+        ImportError: the tool needs a package that is not installed.
     """
     sterf_plugins.setup()
     from ..openmmlab.configs.reading import config_path
@@ -74,4 +75,7 @@ def run_stock_tool(name: str, library: str | None, arguments: Sequence[str]) -> 
     path = find_tool(name, library, arguments)
     sys.argv = [str(path), *(str(config_path(a)) if a.startswith(CONFIG_PREFIXES) else a for a in arguments)]
     sys.path.insert(0, str(path.parent))
-    runpy.run_path(str(path), run_name="__main__")
+    try:
+        runpy.run_path(str(path), run_name="__main__")
+    except ModuleNotFoundError as error:
+        raise ImportError(f"{path} needs the package {error.name}, which is not installed: pip install it.") from error

@@ -25,9 +25,8 @@ from .console import check_writable
 from .loading import entries_without_place
 
 
-def add_config_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the stock train and test tools of mmdet and mmseg, and ``--backbone`` and ``--stem``."""
-    parser.add_argument("--work-dir", help="folder of logs, checkpoints and results (default: work_dirs/<config>)")
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that change a config: ``--cfg-options``, ``--backbone`` and ``--stem``."""
     parser.add_argument(
         "--cfg-options",
         nargs="+",
@@ -53,6 +52,12 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="put this stem into the backbone: covariant (any with one first convolution) or a plugin's (SDT-V3)",
     )
+
+
+def add_config_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the stock train and test tools of mmdet and mmseg, and those of ``add_model_options``."""
+    add_model_options(parser)
+    parser.add_argument("--work-dir", help="folder of logs, checkpoints and results (default: work_dirs/<config>)")
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none", help="job launcher")
     add_checkpoint_option(parser)
     # Old versions of torch.distributed.launch pass --local-rank; torchrun sets the environment variable instead.
@@ -67,13 +72,12 @@ def _setting(text: str) -> str:
     return text
 
 
-def read_config(args: argparse.Namespace) -> Config:
-    """Read the config, apply the command line's changes, and fit it to this machine (BN and gloo without a GPU).
+def changed_config(args: argparse.Namespace) -> Config:
+    """Read the config and apply the changes of ``add_model_options``.
 
     Raises:
-        ValueError: the config, an option or the work directory cannot be used.
+        ValueError: the config or an option cannot be used.
     """
-    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     config = load_config(args.config)
     config.launcher = args.launcher
     if args.interface != "auto" and not args.backbone:
@@ -85,6 +89,17 @@ def read_config(args: argparse.Namespace) -> Config:
     if args.cfg_options:
         config.merge_from_dict(args.cfg_options)
     _leave_out_hooks(config)
+    return config
+
+
+def read_config(args: argparse.Namespace) -> Config:
+    """Read the config, apply the command line's changes, and fit it to this machine (BN and gloo without a GPU).
+
+    Raises:
+        ValueError: the config, an option or the work directory cannot be used.
+    """
+    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    config = changed_config(args)
     if args.work_dir:
         config.work_dir = args.work_dir
     elif not config.get("work_dir"):
