@@ -30,7 +30,8 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 # The one import that points upwards: `backbones.convert_state_dict` is looked up when somebody asks for it.
 UPWARDS = {("backbones/__init__.py", "checkpoints/__init__.py")}
 OPENMMLAB = {"mmengine", "mmcv", "mmdet", "mmseg"}
-MAY_IMPORT_OPENMMLAB = ("openmmlab/", "cli/", "import_hooks.py", "tracking/openmmlab.py", "tracking/picture_hook.py", "registry.py",
+MAY_IMPORT_OPENMMLAB = ("openmmlab/", "cli/", "import_hooks.py", "mmcv_ops/", "tracking/openmmlab.py",
+                        "tracking/picture_hook.py", "registry.py",
                         "checkpoints/detectors.py", "checkpoints/reading.py", "__main__.py")  # fmt: skip
 
 
