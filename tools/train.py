@@ -15,6 +15,7 @@ sterf_plugins.setup()
 
 from sterf_plugins.cli import console  # noqa: E402
 from sterf_plugins.cli import training as cli  # noqa: E402
+from sterf_plugins.openmmlab.configs.resume_checks import check_resume  # noqa: E402
 from sterf_plugins.openmmlab.configs.trial import try_backbone  # noqa: E402
 from sterf_plugins.openmmlab.runtime.atomic_backend import latest_checkpoint  # noqa: E402
 from sterf_plugins.openmmlab.runtime.checkpoint_files import read_local_or_remote  # noqa: E402
@@ -132,6 +133,8 @@ def main() -> None:
     if args.backbone:
         try_backbone(config, f"--backbone {args.backbone}")
     prepare(config, args)
+    if config.get("resume") and config.get("load_from"):
+        check_resume(config, config.load_from)
     phases = ("train", "val") if config.get("val_cfg") else ("train",)
     runner = cli.build_runner(config, *phases)
     speed_up(

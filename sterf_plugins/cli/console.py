@@ -22,11 +22,15 @@ HINT = (
 )
 PACKAGE = Path(__file__).resolve().parents[1]
 # Functions of other libraries whose `raise` statements speak of the user's input: an unknown name in a config, an option
-# that cannot be merged into it, a timm name without such weights.
+# that cannot be merged into it, classes that a data set does not have, one image of one
+# pixel for a BatchNorm, a timm name without such weights.
 SPEAK_TO_THE_USER = (
     ("mmengine/registry/build_functions.py", "build_from_cfg"),
     ("mmengine/config/config.py", "_merge_a_into_b"),
     ("mmengine/config/config.py", "fromfile"),
+    ("mmseg/datasets/basesegdataset.py", "get_label_map"),
+    ("mmseg/datasets/basesegdataset.py", "_update_palette"),
+    ("torch/nn/functional.py", "_verify_batch_size"),
     ("timm/models/_builder.py", "load_pretrained"),
     ("timm/models/_factory.py", "parse_model_name"),
 )

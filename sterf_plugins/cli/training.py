@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed.nn  # imported before any process group exists: default arguments would keep it alive
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.registry import MODELS, RUNNERS
@@ -17,12 +17,16 @@ from mmengine.runner import Runner
 from ..checkpoints import state_dict_of
 from ..openmmlab.configs.adapt import INTERFACES, swap_backbone
 from ..openmmlab.configs.data_checks import check_data
-from ..openmmlab.configs.reading import load_config, revert_sync_bn
+from ..openmmlab.configs.loop_checks import check_loops
+from ..openmmlab.configs.model_checks import check_model
+from ..openmmlab.configs.reading import load_config, merge_options, revert_sync_bn
+from ..openmmlab.configs.segmentation_checks import check_segmentation_data
 from ..openmmlab.configs.stem import swap_stem
 from ..openmmlab.runtime.checkpoint_files import read_local_or_remote
 from .checkpoints import add_checkpoint_option
 from .console import check_writable
 from .loading import entries_without_place
+from .settings import Settings
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -30,10 +34,10 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cfg-options",
         nargs="+",
-        action=DictAction,
-        type=_setting,
+        action=Settings,
         metavar="KEY=VALUE",
-        help='override settings of the config, such as model.backbone.levels=8 or key="[(a,b),(c,d)]"',
+        help='override settings of the config, such as model.backbone.levels=8, key="[(a,b),(c,d)]" or '
+        "key=\"[dict(type='RandomFlip')]\"",
     )
     parser.add_argument(
         "--backbone",
@@ -64,14 +68,6 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
 
 
-def _setting(text: str) -> str:
-    """Check that a value of ``--cfg-options`` can be read by mmengine, which has no message for what is wrong with it."""
-    pairs = (("(", ")"), ("[", "]"), ("{", "}"))
-    if "=" not in text or any(text.count(opening) != text.count(closing) for opening, closing in pairs):
-        raise argparse.ArgumentTypeError(f"{text!r} is no KEY=VALUE, or its brackets do not match")
-    return text
-
-
 def changed_config(args: argparse.Namespace) -> Config:
     """Read the config and apply the changes of ``add_model_options``.
 
@@ -87,7 +83,7 @@ def changed_config(args: argparse.Namespace) -> Config:
     if args.stem:
         swap_stem(config, args.stem)
     if args.cfg_options:
-        config.merge_from_dict(args.cfg_options)
+        merge_options(config, args.cfg_options)
     _leave_out_hooks(config)
     return config
 
@@ -139,17 +135,34 @@ def _fit_cpu(config: Config) -> None:
     )
 
 
-def build_runner(config: Config, *phases: str) -> Runner:
-    """Check the data sets of the phases, then build the runner that the config names.
+def check_config(config: Config, *phases: str) -> None:
+    """Look for users' commonest mistakes before anything is built.
 
     Args:
         config: a complete config, as ``read_config`` returns it.
         *phases: "train", "val" and "test", as far as the tool needs their data.
 
     Raises:
-        ValueError: a data set is missing, empty or not in the format that its class reads.
+        ValueError: a data set is missing, empty or not in the format that its class reads, or parts of the config do not
+            fit together; the message has the setting that mends it.
     """
     check_data(config, *phases)
+    check_segmentation_data(config, *phases)
+    check_model(config, *phases)
+    check_loops(config, *phases)
+
+
+def build_runner(config: Config, *phases: str) -> Runner:
+    """Check the config with the data sets of the phases, then build the runner that it names.
+
+    Args:
+        config: a complete config, as ``read_config`` returns it.
+        *phases: "train", "val" and "test", as far as the tool needs their data.
+
+    Raises:
+        ValueError: ``check_config`` has found a mistake.
+    """
+    check_config(config, *phases)
     runner = RUNNERS.build(config) if "runner_type" in config else Runner.from_cfg(config)
     if isinstance(runner.model, Mapping):  # FlexibleRunner would build it only when training starts
         runner.model = MODELS.build(runner.model)

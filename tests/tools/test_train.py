@@ -276,7 +276,7 @@ BAD = {
     "mixer": (dict(model__backbone__mixer="srbb"), "unknown mixer 'srbb'; known: conv, mlpixer, srb"),
     "levels": (dict(model__backbone__levels=0), "`levels` is 0; it must be an int >= 1"),
     "out_index": (dict(model__backbone__out_indices="(1,9)"), "give ascending feature points"),
-    "channels": (dict(model__backbone__in_chans=4), "this model takes (B, 4, H, W)"),
+    "channels": (dict(model__backbone__in_chans=4), "cannot be applied to images of 4 channels"),
     "layer": (dict(default_hooks__erf__layers="backbone.stagez.*"), "matches no module"),
     "no_config": (dict(config="nowhere.py"), "no config file 'nowhere.py'"),
     "no_data": (
@@ -305,7 +305,8 @@ def test_bad_input_gets_one_clear_message(failing, case):
 def test_missing_data_says_what_is_expected_where_and_how_to_make_it(failing):
     message = failing(DETECTOR, train_dataloader__dataset__data_root="/nowhere/coco/")
     assert "/nowhere/coco/annotations/instances_train2017.json does not exist" in message
-    assert "annotations/instances_{train,val}2017.json beside train2017/ and val2017/" in message
+    assert "CocoDataset reads annotations/instances_train2017.json, train2017/ in /nowhere/coco/" in message
+    assert "--cfg-options train_dataloader.dataset.data_root=FOLDER" in message
     assert "make_shapes.py data/shapes" in message
 
 
@@ -318,7 +319,7 @@ def test_missing_data_says_what_is_expected_where_and_how_to_make_it(failing):
         ('{"images": [], "annotations": [], "categories": []}', "lists no images; the data set is empty"),
         (
             '{"images": [{"id": 1}], "annotations": [], "categories": [{"id": 1, "name": "cat"}]}',
-            "has the categories cat, and the config's metainfo.classes are disc",
+            "has the categories cat, and the classes of CocoDataset are disc",
         ),
     ],
 )

@@ -5,6 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
+from mmengine.registry import DATASETS
+
+from .types import registered, type_name
 
 MAKE_SHAPES = "python tools/dataset_tools/make_shapes.py data/shapes"
 # Larger annotation files are not checked, since reading them twice takes long.
@@ -12,81 +15,136 @@ PROBE_BYTES = 64 * 2**20
 
 
 def datasets(config: Config, *phases: str) -> Iterator[tuple[str, ConfigDict]]:
-    """Each data set of the phases' dataloaders, as (name of the dataloader, config of the data set).
+    """Each data set of the phases' dataloaders, as (its key in the config, its config).
 
     Wrappers such as ``RepeatDataset`` and ``ConcatDataset`` are replaced by the data sets inside.
     """
     for phase in phases:
         loader = config.get(f"{phase}_dataloader")
-        stack = [loader.dataset] if loader and loader.get("dataset") else []
+        stack = [(f"{phase}_dataloader.dataset", loader.dataset)] if loader and loader.get("dataset") else []
         while stack:
-            dataset = stack.pop()
-            inner = dataset.get("datasets") or ([dataset.dataset] if dataset.get("dataset") else [])
+            key, dataset = stack.pop()
+            inner = [(f"{key}.datasets.{i}", d) for i, d in enumerate(dataset.get("datasets") or [])]
+            if dataset.get("dataset"):
+                inner.append((f"{key}.dataset", dataset.dataset))
             stack.extend(inner)
             if not inner:
-                yield f"{phase}_dataloader", dataset
+                yield key, dataset
 
 
 def check_data(config: Config, *phases: str) -> None:
-    """Raise ``ValueError`` if a data set of the phases is missing, empty or no COCO file where one is expected."""
-    for loader, dataset in datasets(config, *phases):
-        root = Path(dataset.get("data_root") or "")
-        annotation = dataset.get("ann_file")
-        if annotation:
-            path = _under(root, annotation)
-            _check_exists(path, loader, dataset)
-            if path.suffix == ".json" and "Coco" in str(dataset.type):
-                _check_coco(path, dataset)
+    """Raise ``ValueError`` if a data set of the phases is missing, is empty, or is no COCO file where one is expected."""
+    for key, dataset in datasets(config, *phases):
+        _check_class_names(key, dataset)
+        if dataset.get("ann_file"):
+            path = full_path(dataset, dataset.ann_file)
+            _check_exists(path, key, dataset)
+            if path.suffix == ".json" and is_kind_of(dataset, "CocoDataset", config):
+                _check_coco(path, key, dataset, class_names(dataset, config))
         for prefix in (dataset.get("data_prefix") or {}).values():
-            path = _under(root, prefix)
-            _check_exists(path, loader, dataset)
+            path = full_path(dataset, prefix)
+            _check_exists(path, key, dataset)
             if path.is_dir() and next(path.iterdir(), None) is None:
-                raise ValueError(f"{loader}: the folder {path} is empty. {_fix(dataset)}")
+                raise ValueError(f"{key}: the folder {path} is empty. {_fix(key, dataset)}")
 
 
-def _under(root: Path, path: str) -> Path:
+def is_kind_of(dataset: ConfigDict, name: str, config: Config) -> bool:
+    """Whether a data set is of a class of this bare name, or of one that inherits from it."""
+    kind = registered(dataset, DATASETS, config)
+    return kind is not None and name in (base.__name__ for base in kind.__mro__)
+
+
+def class_names(dataset: ConfigDict, config: Config, group: str = "classes") -> list[str] | None:
+    """Names of a data set's classes: those of its ``metainfo``, else those that its type has; ``None`` if neither has any.
+
+    Args:
+        dataset: config of the data set.
+        config: the whole config.
+        group: "classes", or a panoptic data set's "thing_classes" or "stuff_classes".
+    """
+    own = (dataset.get("metainfo") or {}).get(group)
+    if isinstance(own, str) and Path(own).is_file():
+        return Path(own).read_text().splitlines()
+    classes = own or getattr(registered(dataset, DATASETS, config), "METAINFO", {}).get(group)
+    return list(classes) if classes else None
+
+
+def _check_class_names(key: str, dataset: ConfigDict) -> None:
+    """Raise ``ValueError`` for one class that is a string instead of a tuple: its letters would be the classes."""
+    names = (dataset.get("metainfo") or {}).get("classes")
+    if isinstance(names, str) and not Path(names).is_file():
+        raise ValueError(
+            f"{key}.metainfo.classes is the string {names!r}, neither a file nor a tuple of names: --cfg-options "
+            f"\"{key}.metainfo.classes=('{names}',)\"."
+        )
+
+
+def full_path(dataset: ConfigDict, path: str) -> Path:
     """Join as the data set classes do: a relative path lies under the root."""
-    return Path(path) if Path(path).is_absolute() else root / path
+    return Path(path) if Path(path).is_absolute() else Path(dataset.get("data_root") or "") / path
 
 
-def _check_exists(path: Path, loader: str, dataset: ConfigDict) -> None:
+def _check_exists(path: Path, key: str, dataset: ConfigDict) -> None:
     if "://" not in str(path) and not path.exists():
-        raise ValueError(f"{loader}: {path} does not exist. {_fix(dataset)}")
+        raise ValueError(f"{key}: {path} does not exist. {_fix(key, dataset)}")
 
 
-def _fix(dataset: ConfigDict) -> str:
-    """What an error message tells the user to do: the files that the data set expects, and a small data set to try."""
-    kind = str(dataset.type).split(".")[-1]
-    root = dataset.get("data_root") or "the paths of the config"
-    expected = (
-        "annotations/{training,validation}/*.png beside images/{training,validation}/*.jpg"
-        if (dataset.get("data_prefix") or {}).get("seg_map_path")
-        else "annotations/instances_{train,val}2017.json beside train2017/ and val2017/"
-    )
+def _fix(key: str, dataset: ConfigDict) -> str:
+    """What an error message tells the user to do: where the data set looks for what, and a small data set to try."""
+    parts = [dataset.get("ann_file"), *(dataset.get("data_prefix") or {}).values()]
     return (
-        f"{kind} expects {expected} in {root}; link your copy there or set the data_root of the config. "
+        f"{type_name(dataset)} reads {', '.join(p for p in parts if p)} in {dataset.get('data_root') or 'this folder'}; "
+        f"link your copy there, or name its folder: --cfg-options {key}.data_root=FOLDER. "
         f"A small data set for a try: `{MAKE_SHAPES}`, for the configs in configs/shapes/."
     )
 
 
-def _check_coco(path: Path, dataset: ConfigDict) -> None:
-    """Raise ``ValueError`` unless the file is a COCO annotation file with images and a class that the config names."""
+def _check_coco(path: Path, key: str, dataset: ConfigDict, classes: list[str] | None) -> None:
+    """Raise ``ValueError`` unless the file is a COCO annotation file with images to train on, and with a known class."""
     if path.stat().st_size > PROBE_BYTES:
         return
     try:
         document = json.loads(path.read_text())
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is no COCO annotation file: it is not JSON ({error}).") from error
-    keys = ("images", "annotations", "categories")
+    keys = ("images", "categories") if dataset.get("test_mode") else ("images", "annotations", "categories")
     missing = [k for k in keys if not isinstance(document, dict) or not isinstance(document.get(k), list)]
     if missing:
         raise ValueError(f"{path} is no COCO annotation file: it has no list {', '.join(map(repr, missing))}.")
     if not document["images"]:
-        raise ValueError(f"{path} lists no images; the data set is empty. {_fix(dataset)}")
-    classes = (dataset.get("metainfo") or {}).get("classes")
-    names = {c.get("name") for c in document["categories"]}
-    if classes and not names & set(classes):
+        raise ValueError(f"{path} lists no images; the data set is empty. {_fix(key, dataset)}")
+    names = [str(c.get("name")) for c in document["categories"]]
+    if classes and not set(names) & set(classes):
         raise ValueError(
-            f"{path} has the categories {', '.join(sorted(map(str, names)))}, and the config's metainfo.classes are "
-            f"{', '.join(classes)}: none in common. Set metainfo=dict(classes=...) of the data sets."
+            f"{key}: {path} has the categories {listed(names)}, and the classes of {type_name(dataset)} are "
+            f"{listed(classes)}: none in common. Name them: --cfg-options "
+            f'"{key}.metainfo.classes={tuple(names)}".'
         )
+    if not dataset.get("test_mode") and dataset.get("filter_cfg"):
+        _check_filters(document, path, key, dataset, classes)
+
+
+def _check_filters(document: dict, path: Path, key: str, dataset: ConfigDict, classes: list[str] | None) -> None:
+    """Raise ``ValueError`` if ``filter_cfg`` leaves no image of a COCO file."""
+    images, chosen = document["images"], {c["id"] for c in document["categories"] if c["name"] in (classes or ())}
+    used = {  # panoptic files have the categories one level deeper
+        annotation["image_id"]
+        for annotation in document["annotations"]
+        if chosen & {s["category_id"] for s in annotation.get("segments_info", [annotation])}
+    }
+    minimum = dataset.filter_cfg.get("min_size", 0)
+    empty = {i["id"] for i in images if i["id"] not in used} if dataset.filter_cfg.get("filter_empty_gt") else set()
+    small = {i["id"] for i in images if min(i["width"], i["height"]) < minimum}
+    if len(empty | small) < len(images):
+        return
+    raise ValueError(
+        f"{key}: filter_cfg leaves none of the {len(images)} images of {path}: filter_empty_gt=True leaves out "
+        f"{len(empty)} without an annotation of the classes {listed(classes or [])}, and min_size={minimum} leaves out "
+        f"{len(small)} with a smaller side. Change it: --cfg-options "
+        f"{key}.filter_cfg.{'min_size=0' if small else 'filter_empty_gt=False'}."
+    )
+
+
+def listed(names: list[str]) -> str:
+    """The first names of a list, and how many there are where some are left out."""
+    return ", ".join(names) if len(names) <= 8 else f"{', '.join(names[:6])}, … ({len(names)} in all)"

@@ -1,13 +1,19 @@
 """Reading configs by path or by ``package::path``."""
 
 import importlib.util
+import inspect
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.config.utils import ConfigParsingError
+from mmengine.runner import Runner
 
 PACKAGES = ("mmdet", "mmseg", "sterf_plugins")
+# What a runner reads of a config. `data_preprocessor` is a variable of mmdet's and mmseg's config files besides.
+SETTINGS = set(inspect.signature(Runner.__init__).parameters) - {"self", "data_preprocessor"}
 
 
 def config_path(name: str) -> Path:
@@ -61,9 +67,81 @@ def load_config(name: str, options: dict | None = None) -> Config:
         config = Config.fromfile(config_path(name))
     except (SyntaxError, NameError, KeyError, ConfigParsingError) as error:
         raise ValueError(f"config {name!r} cannot be read: {type(error).__name__}: {error}") from error
-    if options:
-        config.merge_from_dict(options)
+    merge_options(config, options or {})
     return config
+
+
+def merge_options(config: Config, options: dict[str, Any]) -> None:
+    """Merge options into a config, in place; a ``None`` of the config gives way to a dict.
+
+    Args:
+        config: the config.
+        options: values by dotted key, as ``--cfg-options`` gives them.
+
+    Raises:
+        ValueError: an option is part of another one that is no dict, or sets a variable of the config file from which
+            other settings were already made.
+    """
+    # Dicts first: after `a.b.c=1`, `a.b=dict(d=2)` would replace what it ought to be merged with.
+    dicts = {key: value for key, value in options.items() if isinstance(value, dict)}
+    options = {**{key: dicts[key] for key in sorted(dicts, key=len)}, **options}
+    _check_parts(options)
+    for key, value in options.items():
+        _make_room(config, key.split("."), isinstance(value, dict))
+    config.merge_from_dict(options)
+    for key, value in options.items():
+        if key.split(".")[0] not in SETTINGS:
+            _check_takes_effect(config, key, value)
+
+
+def _check_parts(options: dict[str, Any]) -> None:
+    """Raise ``ValueError`` for an option that is part of an earlier one which has no parts, such as ``None``."""
+    whole: list[str] = []
+    for key, value in options.items():
+        other = next((name for name in whole if key.startswith(f"{name}.")), None)
+        if other:
+            raise ValueError(
+                f"--cfg-options {other}={options[other]} and {key}={value} contradict each other; leave one out."
+            )
+        if not isinstance(value, dict):
+            whole.append(key)
+
+
+def _make_room(node: Any, names: list[str], whole: bool) -> None:
+    """Turn a ``None`` on the way to a setting, and the setting itself if a ``whole`` dict is to come, into a dict."""
+    for name in names if whole else names[:-1]:
+        index = int(name) if isinstance(node, (list, tuple)) and name.isdigit() else name
+        try:
+            if node[index] is None:
+                node[index] = ConfigDict()
+            node = node[index]
+        except (KeyError, IndexError, TypeError):  # what is not there yet, or cannot be merged, is mmengine's to say
+            return
+
+
+def _check_takes_effect(config: Config, key: str, value: Any) -> None:
+    """Raise ``ValueError`` if an option sets a variable of a config file, and settings of its name keep another value."""
+    used = ((name, old) for name, old in _leaves(config.to_dict(), "") if name.split(".")[0] in SETTINGS)
+    stale = [name for name, old in used if name.endswith(f".{key}") and _plain(old) != _plain(value)]
+    if stale:
+        raise ValueError(
+            f"--cfg-options {key}={value} changes nothing, since the training does not read it: it is a variable of the "
+            f"config file, and what has been made from it keeps its value. Set that: --cfg-options "
+            f"{' '.join(shlex.quote(f'{name}={value}') for name in stale)}"
+        )
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _leaves(node: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Each setting of a config, as (its key, its value); lists without dicts in them are settings."""
+    for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+        if isinstance(value, dict) or (isinstance(value, (list, tuple)) and any(isinstance(v, dict) for v in value)):
+            yield from _leaves(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", value
 
 
 def revert_sync_bn(config: Config) -> int:

@@ -67,6 +67,7 @@ class FiniteLossHook(Hook):
         if bad:
             raise FloatingPointError(
                 f"iteration {runner.iter + 1}: {', '.join(bad)}. The training has diverged; no checkpoint of it was "
-                f"written. Lower the learning rate (optim_wrapper.optimizer.lr), lengthen the warm-up, or clip "
-                f'gradients (optim_wrapper.clip_grad="dict(max_norm=35)"), and go on with --resume.'
+                f"written. Clip gradients (--cfg-options optim_wrapper.clip_grad.max_norm=35) and go on with --resume, or lower "
+                f"the learning rate (optim_wrapper.optimizer.lr) or lengthen the warm-up and start again: --resume would "
+                f"bring the old ones back."
             )

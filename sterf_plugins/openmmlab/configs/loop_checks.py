@@ -1,0 +1,106 @@
+"""Checks of a config that its dataloaders, loops, schedules and metrics fit together."""
+
+import json
+from collections.abc import Iterator
+
+from mmengine.config import Config, ConfigDict
+
+from .data_checks import PROBE_BYTES, datasets, full_path
+from .types import type_name
+
+
+def check_loops(config: Config, *phases: str) -> None:
+    """Raise ``ValueError`` if a dataloader, a loop, a schedule or a metric does not fit the others."""
+    check_complete(config)
+    for phase in phases:
+        check_workers(config, f"{phase}_dataloader")
+        check_annotations_of_metrics(config, phase)
+    if "train" in phases:
+        check_epochs(config)
+
+
+def check_complete(config: Config) -> None:
+    """Raise ``ValueError`` if a phase is switched off by one of its three settings only."""
+    for phase, third in (("train", "optim_wrapper"), ("val", "val_evaluator"), ("test", "test_evaluator")):
+        names = (f"{phase}_cfg", f"{phase}_dataloader", third)
+        given = [name for name in names if config.get(name) is not None]
+        if 0 < len(given) < 3:
+            lacking = next(name for name in names if name not in given)
+            raise ValueError(
+                f"{lacking} is not set, and {' and '.join(given)} {'is' if len(given) == 1 else 'are'}: to leave out "
+                f"{phase}, --cfg-options {' '.join(f'{name}=None' for name in names)}; else set all three."
+            )
+
+
+def check_workers(config: Config, key: str) -> None:
+    """Raise ``ValueError`` for a dataloader that keeps or feeds worker processes that it does not have."""
+    loader = config.get(key) or {}
+    if loader.get("num_workers"):
+        return
+    for setting, value in (("persistent_workers", False), ("prefetch_factor", None)):
+        if loader.get(setting):
+            raise ValueError(
+                f"{key}.{setting} is {loader[setting]}, and {key}.num_workers is 0: --cfg-options {key}.{setting}={value}."
+            )
+
+
+def check_epochs(config: Config) -> None:
+    """Raise ``ValueError`` for epochs that never end, or a schedule by epochs in a training without epochs."""
+    loop, loader = config.get("train_cfg") or {}, config.get("train_dataloader") or {}
+    sampler = type_name(loader.get("sampler"))
+    by_epoch = type_name(loop) == "EpochBasedTrainLoop" or (not loop.get("type") and loop.get("by_epoch"))
+    if by_epoch and sampler == "InfiniteSampler":
+        raise ValueError(
+            "train_cfg counts epochs, and the InfiniteSampler of train_dataloader.sampler never ends one: --cfg-options "
+            "train_dataloader.sampler.type=DefaultSampler."
+        )
+    if type_name(loop) != "IterBasedTrainLoop":
+        return
+    schedules = config.get("param_scheduler") or []
+    for index, schedule in enumerate([schedules] if isinstance(schedules, dict) else schedules):
+        if schedule.get("by_epoch", True) and not schedule.get("convert_to_iter_based"):
+            where = "param_scheduler" if isinstance(schedules, dict) else f"param_scheduler.{index}"
+            raise ValueError(
+                f"{where} ({type_name(schedule)}) changes at the end of epochs, and train_cfg (IterBasedTrainLoop) has none: "
+                f"--cfg-options {where}.by_epoch=False, with begin and end in iterations."
+            )
+
+
+def check_annotations_of_metrics(config: Config, phase: str) -> None:
+    """Raise ``ValueError`` if a metric reads a file that is missing, or that has other images than the data set."""
+    sets = list(datasets(config, phase))
+    for key, metric in _metrics(config, phase):
+        if not metric.get("ann_file") or "://" in metric.ann_file:
+            continue
+        path = full_path(ConfigDict(), metric.ann_file)
+        own = [full_path(dataset, dataset.ann_file) for _, dataset in sets if dataset.get("ann_file")]
+        hint = f" --cfg-options {key}.ann_file={own[0]}." if len(own) == 1 else ""
+        if not path.exists():
+            raise ValueError(f"{key}.ann_file: {path} does not exist.{hint}")
+        if len(own) != 1 or path.resolve() == own[0].resolve() or path.suffix != ".json" or own[0].suffix != ".json":
+            continue
+        if max(path.stat().st_size, own[0].stat().st_size) > PROBE_BYTES:
+            continue
+        images, others = ({image["id"] for image in json.loads(p.read_text())["images"]} for p in (own[0], path))
+        if images != others:
+            raise ValueError(
+                f"{key}.ann_file is {path} with {len(others)} images, and {sets[0][0]} has the {len(images)} images of "
+                f"{own[0]}: the metric needs the same ones.{hint}"
+            )
+
+
+def _metrics(config: Config, phase: str) -> Iterator[tuple[str, ConfigDict]]:
+    """Each metric of a phase, as (its key in the config, its config)."""
+    evaluator = config.get(f"{phase}_evaluator") or []
+    if isinstance(evaluator, dict):
+        evaluator, prefix = (
+            evaluator.get("metrics", evaluator),
+            f"{phase}_evaluator" + ".metrics" * ("metrics" in evaluator),
+        )
+    else:
+        prefix = f"{phase}_evaluator"
+    if isinstance(evaluator, dict):
+        yield prefix, evaluator
+        return
+    for index, metric in enumerate(evaluator):
+        yield f"{prefix}.{index}", metric

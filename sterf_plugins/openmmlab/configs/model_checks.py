@@ -1,0 +1,126 @@
+"""Checks of a config that its model and its data fit together: classes, sizes and channels of the images."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+
+from .data_checks import class_names, datasets, is_kind_of, listed
+from .types import type_name
+
+# Heads whose labels are not the data set's classes: COCO-stuff, and the borders of objects.
+OTHER_LABELS = ("FusedSemanticHead", "SCNetSemanticHead", "STDCHead")
+GROUPS = ("classes", "thing_classes", "stuff_classes")
+
+
+def check_model(config: Config, *phases: str) -> None:
+    """Raise ``ValueError`` if the model's settings do not fit the data sets of the phases."""
+    check_classes(config, *phases)
+    check_train_size(config)
+    check_channels(config)
+
+
+def check_classes(config: Config, *phases: str) -> None:
+    """Raise ``ValueError`` if a head counts other classes than a data set has.
+
+    Heads that compare with texts instead of classes are left out, and so are data sets of videos, which keep some of
+    their classes only.
+    """
+    model = _network(config)
+    texts = model.get("language_model") or model.get("text_encoder")
+    for key, dataset in datasets(config, *phases):
+        classes = class_names(dataset, config)
+        if not classes or texts or is_kind_of(dataset, "BaseVideoDataset", config):
+            continue
+        counts = _counts(dataset, config)
+        wrong = [
+            (f"{where}.{setting}", head[setting], counts[setting])
+            for where, head in _heads(model, "model")
+            for setting in counts
+            if head.get(setting, counts[setting]) != counts[setting] and not _is_sigmoid(head, counts[setting])
+        ]
+        if wrong:
+            options = " ".join(f"{setting}={count}" for setting, _, count in wrong)
+            raise ValueError(
+                f"{wrong[0][0]} is {wrong[0][1]}, and {key} ({type_name(dataset)}) has {wrong[0][2]} such classes: "
+                f"{listed(classes)}. If these are right: --cfg-options {options}; else name the others in "
+                f"{key}.metainfo.classes."
+            )
+
+
+def _network(config: Config) -> ConfigDict:
+    """The model's config, out of the wrapper of test-time augmentation."""
+    return config.model.get("module") or config.model
+
+
+def _heads(node: Any, path: str) -> Iterator[tuple[str, ConfigDict]]:
+    """Each head below a part of the model whose labels are classes, as (its key, its config)."""
+    if isinstance(node, (list, tuple)):
+        for index, item in enumerate(node):
+            yield from _heads(item, f"{path}.{index}")
+    elif isinstance(node, dict) and type_name(node) not in OTHER_LABELS:
+        if path.rstrip(".0123456789").endswith("head"):
+            yield path, node
+        for key, value in node.items():
+            yield from _heads(value, f"{path}.{key}")
+
+
+def _counts(dataset: ConfigDict, config: Config) -> dict[str, int]:
+    """What the settings of heads have to count for a data set, as far as it tells."""
+    classes, things, stuff = (len(class_names(dataset, config, group) or ()) for group in GROUPS)
+    if things:  # panoptic; boxes and masks are of things
+        return dict(num_classes=things, num_things_classes=things, num_stuff_classes=stuff)
+    return dict(num_classes=classes, num_things_classes=classes, num_stuff_classes=0)
+
+
+def _is_sigmoid(head: ConfigDict, count: int) -> bool:
+    """Whether a head has one output, a sigmoid, for two classes."""
+    return count == 2 and head.get("num_classes") == 1
+
+
+def check_train_size(config: Config) -> None:
+    """Raise ``ValueError`` if training images are cropped to another size than the one to which they are padded.
+
+    Smaller crops would be padded with ignored pixels: most of the computation would be for nothing, and the loss, a mean
+    over all pixels, would be small.
+    """
+    size = (_network(config).get("data_preprocessor") or {}).get("size")
+    for key, dataset in datasets(config, "train"):
+        crop = _crop_size(dataset.get("pipeline") or [])
+        if size and crop and tuple(size) != crop:
+            raise ValueError(
+                f"{key}.pipeline crops images to {crop}, and model.data_preprocessor.size pads them to {tuple(size)}: set both to "
+                f'one size, --cfg-options "model.data_preprocessor.size=({crop[0]},{crop[1]})".'
+            )
+
+
+def _crop_size(pipeline: list[ConfigDict]) -> tuple[int, int] | None:
+    """Size (H, W) of the crop with which a pipeline's changes of size end; ``None`` if they end otherwise."""
+    changes = [step for step in pipeline if any(word in type_name(step) for word in ("Crop", "Resize", "Pad", "Rot"))]
+    if not changes or type_name(changes[-1]) != "RandomCrop":
+        return None
+    size = changes[-1].crop_size
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
+def check_channels(config: Config) -> None:
+    """Raise ``ValueError`` if images are normalised with another number of channels than the backbone takes.
+
+    mmengine takes one value of ``mean`` and ``std`` for all channels, or three.
+    """
+    preprocessor, backbone = (_network(config).get(part) or {} for part in ("data_preprocessor", "backbone"))
+    channels = backbone.get("in_chans", backbone.get("in_channels", 3))
+    wrong = {
+        setting: f"[{sum(values) / len(values):.6g}]"
+        for setting in ("mean", "std")
+        if (values := preprocessor.get(setting)) and len(values) not in ({1, 3} if channels == 3 else {1})
+    }
+    if channels != 3:
+        wrong |= {setting: "False" for setting in ("bgr_to_rgb", "rgb_to_bgr") if preprocessor.get(setting)}
+    if wrong:
+        options = " ".join(f"model.data_preprocessor.{setting}={value}" for setting, value in wrong.items())
+        raise ValueError(
+            f"model.data_preprocessor.{', '.join(wrong)} cannot be applied to images of {channels} channels, which "
+            f"model.backbone takes: one value stands for all channels, and three, or an order of colours, for three: "
+            f"--cfg-options {options}"
+        )

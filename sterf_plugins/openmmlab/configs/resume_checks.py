@@ -1,0 +1,73 @@
+"""Check that a training can be resumed with the config's optimizer: its state, and its settings, are the checkpoint's."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.logging import print_log
+
+from ..runtime.checkpoint_files import read_local_or_remote
+from .literals import read_assignments
+
+# Settings of an optimizer wrapper that a resumed training may have anew; all others come back with the optimizer's state.
+FREE = ("type", "clip_grad", "accumulative_counts", "loss_scale", "dtype")
+COMPARED = ("optim_wrapper", "param_scheduler")
+
+
+def check_resume(config: Config, path: str) -> None:
+    """Compare optimizer and schedules of a config with those that a checkpoint was trained with.
+
+    mmengine loads their states by position, and with them all settings: what the config says of learning rates, weight
+    decay, parameter groups and schedules does not count. Schedules of other settings are named in the log only, since
+    the old ones may be wanted in a longer training.
+
+    Args:
+        config: the config of the training to resume.
+        path: the checkpoint.
+
+    Raises:
+        ValueError: the optimizer is of another type or has other settings or parameter groups, or the schedules are
+            others; the message names the settings.
+    """
+    try:
+        old = read_assignments(read_local_or_remote(path)["meta"]["cfg"], COMPARED)
+    except (KeyError, TypeError, ValueError, SyntaxError):
+        print_log(f"checkpoint {path} has no config that can be read: its optimizer is not compared", "current")
+        return
+    new = config.to_dict()
+    way_out = f"To start from its weights alone, give --cfg-options load_from={path} without --resume, and another --work-dir."
+    changed = list(_changes(old.get("optim_wrapper"), new.get("optim_wrapper"), "optim_wrapper"))
+    if changed:
+        raise ValueError(
+            f"checkpoint {path} was trained with another optimizer, whose state and settings --resume brings back: "
+            f"{'; '.join(changed)}. Set the old value{'s' * (len(changed) > 1)} again, or: {way_out}"
+        )
+    kinds = [[schedule["type"] for schedule in _listed(side.get("param_scheduler"))] for side in (old, new)]
+    if kinds[0] != kinds[1]:
+        raise ValueError(
+            f"checkpoint {path} was trained with other schedules, whose states --resume brings back: param_scheduler had "
+            f"{', '.join(kinds[0]) or 'none'}, now {', '.join(kinds[1]) or 'none'}. {way_out}"
+        )
+    for change in _changes(old.get("param_scheduler"), new.get("param_scheduler"), "param_scheduler"):
+        print_log(f"--resume goes on with the checkpoint's schedules, whatever the config says: {change}", "current")
+
+
+def _listed(schedules: Any) -> list[dict]:
+    """The schedules of one optimizer or of several, as one list."""
+    if isinstance(schedules, dict) and "type" not in schedules:
+        return [schedule for group in schedules.values() for schedule in _listed(group)]
+    return [schedules] if isinstance(schedules, dict) else list(schedules or [])
+
+
+def _changes(old: Any, new: Any, key: str) -> Iterator[str]:
+    """Each setting below ``key`` that has changed, with its old and its new value."""
+    if isinstance(old, (list, tuple)) and isinstance(new, (list, tuple)) and len(old) == len(new):
+        old, new = dict(enumerate(old)), dict(enumerate(new))
+    if not isinstance(old, dict) or not isinstance(new, dict):
+        if old != new:
+            yield f"{key} was {old!r}, now {new!r}"
+        return
+    free = FREE if "optimizer" in old or "optimizer" in new else ()
+    for name in [*old, *(n for n in new if n not in old)]:
+        if name not in free:
+            yield from _changes(old.get(name), new.get(name), f"{key}.{name}")
