@@ -21,6 +21,7 @@ def run(tmp_path, body: str, **environment) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, cwd=tmp_path)
 
 
+SETUP = "import sterf_plugins\nsterf_plugins.setup()\n"
 MISTAKES = {
     "of the tool": ("raise ValueError('--num is 0')", "--num is 0"),
     "of a check": ("from sterf_plugins.checks import positive_int\npositive_int('levels', 0)", "`levels` is 0"),
@@ -44,6 +45,19 @@ MISTAKES = {
     "of an option of a config": (
         "from mmengine.config import Config\nConfig(dict(a=[1])).merge_from_dict({'a.7': 1})",
         "Index 7 exceeds the length of list",
+    ),
+    "of classes that a data set does not have": (
+        f"{SETUP}from mmseg.datasets import ADE20KDataset\nADE20KDataset(metainfo=dict(classes=('disc',)))",
+        "is not a subset of classes",
+    ),
+    "of colours for other classes": (
+        f"{SETUP}from mmseg.datasets import BaseSegDataset\n"
+        "BaseSegDataset(metainfo=dict(classes=('a', 'b'), palette=[[0, 0, 0]]))",
+        "palette does not match classes",
+    ),
+    "of one pixel for a BatchNorm": (
+        "import torch\ntorch.nn.BatchNorm2d(3)(torch.ones(1, 3, 1, 1))",
+        "Expected more than 1 value per channel when training",
     ),
     "of weights that do not exist": (
         "import timm, sterf_plugins.timm\ntimm.create_model('sdtv3_nano', pretrained=True)",

@@ -87,6 +87,12 @@ MISTAKES = {
         "and the classes of CocoDataset are person, bicycle, car, motorcycle, airplane, bus, … (80 in all): none in common",
         f"metainfo.classes={SHAPES}",
     ),
+    "images of another folder": (
+        DETECTOR,
+        ["train_dataloader.dataset.data_prefix.img=annotations/"],
+        "{shapes}/annotations/000000000001.jpg does not exist",
+        "CocoDataset reads annotations/instances_train2017.json, annotations/ in {shapes}/",
+    ),
     "images smaller than the filter": (
         DETECTOR,
         ["train_dataloader.dataset.filter_cfg.min_size=500"],

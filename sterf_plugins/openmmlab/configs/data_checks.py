@@ -33,19 +33,24 @@ def datasets(config: Config, *phases: str) -> Iterator[tuple[str, ConfigDict]]:
 
 
 def check_data(config: Config, *phases: str) -> None:
-    """Raise ``ValueError`` if a data set of the phases is missing, is empty, or is no COCO file where one is expected."""
+    """Raise ``ValueError`` if a data set of the phases is missing, is empty, or is no COCO file where one is expected.
+
+    Data sets with ``backend_args`` are left out: their paths need not be those of files.
+    """
     for key, dataset in datasets(config, *phases):
         _check_class_names(key, dataset)
-        if dataset.get("ann_file"):
-            path = full_path(dataset, dataset.ann_file)
-            _check_exists(path, key, dataset)
-            if path.suffix == ".json" and is_kind_of(dataset, "CocoDataset", config):
-                _check_coco(path, key, dataset, class_names(dataset, config))
+        if dataset.get("backend_args"):
+            continue
+        annotations = full_path(dataset, dataset.ann_file) if dataset.get("ann_file") else None
+        if annotations:
+            _check_exists(annotations, key, dataset)
         for prefix in (dataset.get("data_prefix") or {}).values():
-            path = full_path(dataset, prefix)
-            _check_exists(path, key, dataset)
-            if path.is_dir() and next(path.iterdir(), None) is None:
-                raise ValueError(f"{key}: the folder {path} is empty. {_fix(key, dataset)}")
+            folder = full_path(dataset, prefix)
+            _check_exists(folder, key, dataset)
+            if folder.is_dir() and next(folder.iterdir(), None) is None:
+                raise ValueError(f"{key}: the folder {folder} is empty. {_fix(key, dataset)}")
+        if annotations and annotations.suffix == ".json" and is_kind_of(dataset, "CocoDataset", config):
+            _check_coco(annotations, key, dataset, class_names(dataset, config))
 
 
 def is_kind_of(dataset: ConfigDict, name: str, config: Config) -> bool:
@@ -113,20 +118,23 @@ def _check_coco(path: Path, key: str, dataset: ConfigDict, classes: list[str] | 
         raise ValueError(f"{path} is no COCO annotation file: it has no list {', '.join(map(repr, missing))}.")
     if not document["images"]:
         raise ValueError(f"{path} lists no images; the data set is empty. {_fix(key, dataset)}")
+    first, folder = document["images"][0].get("file_name"), (dataset.get("data_prefix") or {}).get("img")
+    if first and folder and "LVIS" not in type_name(dataset):  # LVIS names files of several folders
+        _check_exists(full_path(dataset, folder) / first, key, dataset)
     names = [str(c.get("name")) for c in document["categories"]]
     if classes and not set(names) & set(classes):
         raise ValueError(
             f"{key}: {path} has the categories {listed(names)}, and the classes of {type_name(dataset)} are "
-            f"{listed(classes)}: none in common. Name them: --cfg-options "
+            f"{listed(classes)}: none in common. Name the file's: --cfg-options "
             f'"{key}.metainfo.classes={tuple(names)}".'
         )
-    if not dataset.get("test_mode") and dataset.get("filter_cfg"):
+    if classes and dataset.get("filter_cfg") and not dataset.get("test_mode"):
         _check_filters(document, path, key, dataset, classes)
 
 
-def _check_filters(document: dict, path: Path, key: str, dataset: ConfigDict, classes: list[str] | None) -> None:
+def _check_filters(document: dict, path: Path, key: str, dataset: ConfigDict, classes: list[str]) -> None:
     """Raise ``ValueError`` if ``filter_cfg`` leaves no image of a COCO file."""
-    images, chosen = document["images"], {c["id"] for c in document["categories"] if c["name"] in (classes or ())}
+    images, chosen = document["images"], {c["id"] for c in document["categories"] if c["name"] in classes}
     used = {  # panoptic files have the categories one level deeper
         annotation["image_id"]
         for annotation in document["annotations"]
@@ -139,7 +147,7 @@ def _check_filters(document: dict, path: Path, key: str, dataset: ConfigDict, cl
         return
     raise ValueError(
         f"{key}: filter_cfg leaves none of the {len(images)} images of {path}: filter_empty_gt=True leaves out "
-        f"{len(empty)} without an annotation of the classes {listed(classes or [])}, and min_size={minimum} leaves out "
+        f"{len(empty)} without an annotation of the classes {listed(classes)}, and min_size={minimum} leaves out "
         f"{len(small)} with a smaller side. Change it: --cfg-options "
         f"{key}.filter_cfg.{'min_size=0' if small else 'filter_empty_gt=False'}."
     )

@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 
-from .data_checks import PROBE_BYTES, datasets, full_path
+from .data_checks import PROBE_BYTES, datasets, full_path, is_kind_of
 from .types import type_name
 
 
@@ -68,16 +69,16 @@ def check_epochs(config: Config) -> None:
 
 def check_annotations_of_metrics(config: Config, phase: str) -> None:
     """Raise ``ValueError`` if a metric reads a file that is missing, or that has other images than the data set."""
-    sets = list(datasets(config, phase))
+    sets = [(key, dataset) for key, dataset in datasets(config, phase) if is_kind_of(dataset, "CocoDataset", config)]
+    own = [full_path(dataset, dataset.ann_file) for _, dataset in sets if dataset.get("ann_file")]
     for key, metric in _metrics(config, phase):
-        if not metric.get("ann_file") or "://" in metric.ann_file:
+        if not metric.get("ann_file") or metric.get("backend_args") or "://" in metric.ann_file:
             continue
-        path = full_path(ConfigDict(), metric.ann_file)
-        own = [full_path(dataset, dataset.ann_file) for _, dataset in sets if dataset.get("ann_file")]
+        path = Path(metric.ann_file)
         hint = f" --cfg-options {key}.ann_file={own[0]}." if len(own) == 1 else ""
         if not path.exists():
             raise ValueError(f"{key}.ann_file: {path} does not exist.{hint}")
-        if len(own) != 1 or path.resolve() == own[0].resolve() or path.suffix != ".json" or own[0].suffix != ".json":
+        if len(own) != 1 or path.resolve() == own[0].resolve():
             continue
         if max(path.stat().st_size, own[0].stat().st_size) > PROBE_BYTES:
             continue
@@ -91,16 +92,12 @@ def check_annotations_of_metrics(config: Config, phase: str) -> None:
 
 def _metrics(config: Config, phase: str) -> Iterator[tuple[str, ConfigDict]]:
     """Each metric of a phase, as (its key in the config, its config)."""
-    evaluator = config.get(f"{phase}_evaluator") or []
+    key = f"{phase}_evaluator"
+    evaluator = config.get(key) or []
+    if isinstance(evaluator, dict) and "metrics" in evaluator:
+        key, evaluator = f"{key}.metrics", evaluator["metrics"]
     if isinstance(evaluator, dict):
-        evaluator, prefix = (
-            evaluator.get("metrics", evaluator),
-            f"{phase}_evaluator" + ".metrics" * ("metrics" in evaluator),
-        )
-    else:
-        prefix = f"{phase}_evaluator"
-    if isinstance(evaluator, dict):
-        yield prefix, evaluator
+        yield key, evaluator
         return
     for index, metric in enumerate(evaluator):
-        yield f"{prefix}.{index}", metric
+        yield f"{key}.{index}", metric

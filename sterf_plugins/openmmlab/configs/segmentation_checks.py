@@ -23,7 +23,8 @@ def check_segmentation_data(config: Config, *phases: str) -> None:
     """
     for key, dataset in datasets(config, *phases):
         listing = getattr(registered(dataset, DATASETS, config), "load_data_list", None)
-        if getattr(listing, "__qualname__", "") != "BaseSegDataset.load_data_list" or dataset.get("backend_args"):
+        place = f"{getattr(listing, '__module__', '')}.{getattr(listing, '__qualname__', '')}"
+        if place != "mmseg.datasets.basesegdataset.BaseSegDataset.load_data_list" or dataset.get("backend_args"):
             continue
         with DATASETS.switch_scope_and_registry(config.get("default_scope")) as registry:
             built = registry.build(dict(dataset, lazy_init=True, pipeline=[]))
