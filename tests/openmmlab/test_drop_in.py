@@ -130,7 +130,7 @@ def test_gradients_reach_the_model_and_the_adapters_and_outputs_depend_on_the_im
 def test_stock_models_train_and_predict_with_it(name, backbone):
     config = load_config(name)
     swap_backbone(config, backbone)
-    assert try_model(config)
+    assert try_model(config) == ""
 
 
 @pytest.mark.slow
@@ -154,7 +154,7 @@ def test_stock_models_train_and_predict_with_it(name, backbone):
 def test_more_stock_models_train_and_predict_with_it(name, backbone):
     config = load_config(name)
     swap_backbone(config, backbone)
-    assert try_model(config)
+    assert try_model(config) == ""
 
 
 def test_interface_option():
@@ -188,6 +188,8 @@ def test_two_lines_say_what_was_done(monkeypatch):
         "[103.53, 116.28, 123.675] and std [1.0, 1.0, 1.0], as they stay",
     ]
     assert 192 * 1024 + 2 * 1024 == 198_656
+    swap_backbone(load_config(DETR), "resnet18")
+    assert lines[-1].endswith("norm_eval=True; why its learning rate is 0.1 of the others', as it stays")
 
 
 def test_a_failed_swap_leaves_the_config_as_it_was():
@@ -328,3 +330,15 @@ def test_transformers_of_one_image_size_take_any(name, backbone):
     widths = [level.channels for level in interface(YOLOX).levels] if name == YOLOX else list(model.out_channels)
     assert [y.shape[1] for y in maps] == widths
     assert [64 // y.shape[3] for y in maps] == ([8, 16, 32] if name == YOLOX else list(model.out_strides))
+
+
+@pytest.mark.parametrize("interface", ["exact", "stock"])
+def test_types_may_be_classes(interface):
+    from mmdet.models import FPN, ResNet, RetinaNet
+
+    config, named = load_config(RETINANET), load_config(RETINANET)
+    config.model.type, config.model.backbone.type, config.model.neck.type = RetinaNet, ResNet, FPN
+    swap_backbone(config, "resnet18", interface)
+    swap_backbone(named, "resnet18", interface)
+    assert config.model.backbone == named.model.backbone
+    assert config.model.neck.in_channels == named.model.neck.in_channels

@@ -278,6 +278,15 @@ BAD = {
     "out_index": (dict(model__backbone__out_indices="(1,9)"), "give ascending feature points"),
     "channels": (dict(model__backbone__in_chans=4), "cannot be applied to images of 4 channels"),
     "layer": (dict(default_hooks__erf__layers="backbone.stagez.*"), "matches no module"),
+    "interface": (dict(arguments=("--interface", "stock")), "says how --backbone NAME is adapted; give that, too"),
+    "exact": (
+        dict(config="mmdet::ssd/ssd300_coco.py", arguments=("--backbone", "resnet18", "--interface", "exact")),
+        "--interface exact: the neck is SSDNeck, not FPN, PAFPN or ChannelMapper; give --interface stock, or auto",
+    ),
+    "does_not_run": (  # with its stock backbone neither
+        dict(config="mmdet::ssd/ssd300_coco.py", arguments=("--backbone", "resnet18")),
+        "the adapted model does not run (predict: AttributeError: 'SSDHead' object has no attribute 'loss_cls')",
+    ),
     "no_config": (dict(config="nowhere.py"), "no config file 'nowhere.py'"),
     "no_data": (
         dict(train_dataloader__dataset__data_root="/nowhere/ade"),

@@ -99,10 +99,10 @@ def _take_out_what_belongs_to_weights(config: Config, model: ConfigDict) -> list
     The new backbone starts from random weights, so nothing of it is frozen.
     """
     backbone = model.backbone
-    lost = []
-    weights = model.get("pretrained") or (backbone.get("init_cfg") or {}).get("checkpoint")
-    if weights:
-        lost.append(f"its weights {weights}")
+    lost: list[str] = []
+    inits = backbone.get("init_cfg") or []
+    files = [init.get("checkpoint") for init in (inits if isinstance(inits, (list, tuple)) else [inits])]
+    lost += [f"its weights {file}" for file in (model.get("pretrained"), *files) if file]
     if model.get("pretrained"):
         model.pretrained = None  # mmseg would hand them to the new backbone
     if backbone.get("frozen_stages", -1) >= 0:
@@ -116,6 +116,9 @@ def _take_out_what_belongs_to_weights(config: Config, model: ConfigDict) -> list
         lost.append(f"{type_name(dict(type=optimizer.pop('constructor', '')))} with learning rates by its layers")
         for name in ("num_layers", "decay_rate", "decay_type", "layer_decay_rate"):
             rates.pop(name, None)
+    slower = ((rates.get("custom_keys") or {}).get("backbone") or {}).get("lr_mult", 1)
+    if slower != 1:
+        lost.append(f"why its learning rate is {slower} of the others', as it stays")
     images: Any = config.model.get("data_preprocessor") or {}
     if images.get("mean") and not images.get("bgr_to_rgb"):
         lost.append(f"why images are BGR with mean {images.mean} and std {images.std}, as they stay")

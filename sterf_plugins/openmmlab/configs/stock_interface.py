@@ -19,6 +19,7 @@ from .types import type_name
 
 SIDE = 256  # a multiple of every stride of a stock backbone
 ODD_SIDE = 203  # its half, quarter, … are all rounded up and down to different numbers
+KINDS = {4: "map", 2: "vector"}  # of outputs, by their number of axes
 Structure = int | str | list["Structure"]
 
 
@@ -167,55 +168,69 @@ def _describe(stock: Any, image: Sequence[int]) -> StockInterface:
     """Run the backbone in training and in evaluation, and put its outputs into words."""
     device = next(stock.parameters()).device
     x = torch.zeros(2, *image, device=device, requires_grad=True) * 1  # no leaf: stock layers work in place
-    convolutions: list[tuple[Tensor, int]] = []
-
-    def note(module: Any, _: Any, output: Any) -> None:
-        if isinstance(output, Tensor) and output.ndim == 4 and output.shape[-1] > 1:  # one pixel is channel attention
-            convolutions.append((output, _stride(output, x) * max(_pair(module.dilation))))
-
-    handles = [
-        m.register_forward_hook(note) for m in stock.modules() if hasattr(m, "dilation") and hasattr(m, "weight")
-    ]
-    stock.train()
-    trained = stock(x)
-    for handle in handles:
-        handle.remove()
+    trained, convolutions = _train(stock, x)
     stock.eval()
     evaluated = stock(x)
-    rounded = _odd_sizes(stock, x) if tuple(image[1:]) == (SIDE, SIDE) else []
-    found = [y for y in _flat(evaluated) if y is not x]
-    floored = {_key(y) for y, size in zip(found, rounded, strict=False) if size == ODD_SIDE // _stride(y, x)}
+    rounded_down = _rounded_down(stock, x, evaluated) if tuple(image[1:]) == (SIDE, SIDE) else set()
+    found = [y for y in _flat(trained) if y is not x]
     levels: list[Level] = []
-    keys: list[tuple] = []
-
-    def enter(y: Any) -> Structure:
-        if not isinstance(y, Tensor):
-            return [enter(part) for part in y]
-        if y is x:
-            return "image"
+    for y in found:
+        if y.ndim not in KINDS:
+            raise ValueError(f"--backbone: {type(stock).__name__} gives a shape that no adapter has: {tuple(y.shape)}.")
         stride = _stride(y, x) if y.ndim == 4 else max((level.stride for level in levels), default=32)
         depth = max([stride, *_depths(y, convolutions)])
-        rounding = "floor" if _key(y) in floored else "ceil"
-        levels.append(Level(y.shape[1], stride, depth, rounding, {4: "map", 2: "vector"}[y.ndim]))
-        keys.append(_key(y))
-        return len(levels) - 1
-
-    def find(y: Any) -> Structure:
-        if not isinstance(y, Tensor):
-            return [find(part) for part in y]
-        if y is x:
-            return "image"
-        index = max(i for i, key in enumerate(keys) if key == _key(y) and i not in used)
-        used.add(index)
-        return index
-
-    used: set[int] = set()
-    outputs = enter(trained)
-    eval_outputs = (
-        outputs if [_key(y) for y in _flat(evaluated)] == [_key(y) for y in _flat(trained)] else find(evaluated)
-    )
+        levels.append(Level(y.shape[1], stride, depth, "floor" if _key(y) in rounded_down else "ceil", KINDS[y.ndim]))
+    outputs = _structure(trained, x, list(range(len(found))))
+    order = list(range(len(found)))
+    if [_key(y) for y in _flat(evaluated)] != [_key(y) for y in _flat(trained)]:
+        order = _alike([y for y in _flat(evaluated) if y is not x], found)
     copies, eval_copies = (_flat(ys)[-1].shape[0] // 2 for ys in (trained, evaluated))
-    return StockInterface(levels, outputs, eval_outputs, copies, eval_copies)
+    return StockInterface(levels, outputs, _structure(evaluated, x, order), copies, eval_copies)
+
+
+def _train(stock: Any, x: Tensor) -> tuple[Any, list[tuple[Tensor, int]]]:
+    """Outputs in training mode, and the outputs of all convolutions with their strides, times dilations."""
+    convolutions: list[tuple[Tensor, int]] = []
+
+    def note(module: Any, _: Any, y: Any) -> None:
+        if isinstance(y, Tensor) and y.ndim == 4 and y.shape[-1] > 1:  # one pixel is channel attention
+            dilation = module.dilation
+            convolutions.append((y, _stride(y, x) * (dilation if isinstance(dilation, int) else max(dilation))))
+
+    layers = [m for m in stock.modules() if hasattr(m, "dilation") and hasattr(m, "weight")]
+    handles = [layer.register_forward_hook(note) for layer in layers]
+    stock.train()
+    outputs = stock(x)
+    for handle in handles:
+        handle.remove()
+    return outputs, convolutions
+
+
+def _structure(outputs: Any, x: Tensor, order: list[int]) -> Structure:
+    """Nested lists as the outputs are nested, with the next number of ``order`` for each tensor but the image."""
+    numbers = iter(order)
+
+    def place(y: Any) -> Structure:
+        if isinstance(y, Tensor):
+            return "image" if y is x else next(numbers)
+        return [place(part) for part in y]
+
+    return place(outputs)
+
+
+def _alike(evaluated: list[Tensor], trained: list[Tensor]) -> list[int]:
+    """Which output in training each output in evaluation is: the last of its shape, since auxiliary ones come first."""
+    left = list(range(len(trained)))
+    order: list[int] = []
+    for y in reversed(evaluated):
+        alike = [i for i in left if _key(trained[i]) == _key(y)]
+        if not alike:
+            raise ValueError(
+                f"--backbone: the stock backbone gives {_key(y)} in evaluation alone, so nothing trains it."
+            )
+        left.remove(alike[-1])
+        order.insert(0, alike[-1])
+    return order
 
 
 def _flat(outputs: Any) -> list[Tensor]:
@@ -225,10 +240,6 @@ def _flat(outputs: Any) -> list[Tensor]:
 def _key(y: Tensor) -> tuple[int, ...]:
     """Shape of an output without the batch, whose size may differ between training and evaluation."""
     return tuple(y.shape[1:])
-
-
-def _pair(value: Any) -> tuple[int, ...]:
-    return (value,) if isinstance(value, int) else tuple(value)
 
 
 def _stride(y: Tensor, x: Tensor) -> int:
@@ -244,9 +255,11 @@ def _depths(y: Tensor, convolutions: list[tuple[Tensor, int]]) -> list[int]:
     return [depth for (_, depth), gradient in zip(convolutions, gradients, strict=True) if gradient is not None]
 
 
-def _odd_sizes(stock: Any, x: Tensor) -> list[int]:
-    """Sizes of the outputs for an odd image; none if the backbone refuses such an image, so that no size is right or wrong."""
+def _rounded_down(stock: Any, x: Tensor, outputs: Any) -> set[tuple[int, ...]]:
+    """Shapes of the outputs whose sizes are rounded down for an odd image; none if the backbone refuses such images."""
     try:
-        return [y.shape[-1] for y in _flat(stock(x.new_zeros(1, x.shape[1], ODD_SIDE, ODD_SIDE)))]
+        odd = stock(x.new_zeros(1, x.shape[1], ODD_SIDE, ODD_SIDE))
     except (AssertionError, RuntimeError, ValueError):
-        return []
+        return set()
+    pairs = zip(_flat(outputs), _flat(odd), strict=True)
+    return {_key(y) for y, small in pairs if y.ndim == 4 and small.shape[-1] == ODD_SIDE // _stride(y, x) < ODD_SIDE}
