@@ -3,6 +3,7 @@
 import importlib.util
 import subprocess
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,14 @@ pytest.importorskip("mmdet")
 pytest.importorskip("mmseg")
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_this_environment_has_the_entry_point():
+    """An editable install reads ``setup.cfg`` when it is made: `make install` after a change of the file."""
+    assert [e.value for e in entry_points(group="torch.backends", name="sterf_plugins")] == [
+        "sterf_plugins.import_hooks:install"
+    ]
+
 
 DETECTOR = """
 import sys

@@ -17,6 +17,7 @@ sterf_plugins.setup()
 
 from sterf_plugins.cli.detection_field import LAYER, detection_field, level_of  # noqa: E402
 from sterf_plugins.cli.images import named_images  # noqa: E402
+from sterf_plugins.cli.predictions import detections, label_map  # noqa: E402
 from sterf_plugins.erf import ERFResult  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -92,6 +93,38 @@ def test_the_field_is_that_of_the_assigned_feature():
         Detector(), torch.rand(1, 3, 32, 32), (20, 31, 44, 33)
     )  # half outside: its last row and column
     assert edge.place == (7, 7)
+
+
+def test_detections_as_json():
+    """The best comes first; without boxes, as in SOLO, they are those of the masks; no detection is an empty list."""
+    from mmdet.structures import DetDataSample
+    from mmengine.structures import InstanceData
+    from pycocotools.mask import decode
+
+    masks = torch.zeros(2, 5, 6, dtype=torch.bool)
+    masks[0, 1:3, 2:6] = masks[1, 4, 0] = True
+    found = InstanceData(
+        scores=torch.tensor([0.2, 0.9]), labels=torch.tensor([1, 0]), masks=masks, bboxes=torch.zeros(2, 4)
+    )
+    rows = detections(DetDataSample(pred_instances=found), ("cat", "dog"))
+    assert [(r["class"], r["box"]) for r in rows] == [("cat", [0, 4, 1, 5]), ("dog", [2, 1, 6, 3])]
+    assert (decode(json.loads(json.dumps(rows))[1]["mask"]) == masks[0].numpy()).all()
+    assert detections(DetDataSample(pred_instances=found[:0]), ("cat", "dog")) == []
+    with pytest.raises(ValueError, match="predicts label 1, and the config's test data set has 1 classes"):
+        detections(DetDataSample(pred_instances=found), ("cat",))
+
+
+def test_panoptic_segments_as_a_picture():
+    """COCO's picture of ids, of which the last label is no class."""
+    from mmdet.structures import DetDataSample
+    from mmengine.structures import PixelData
+
+    ids = torch.tensor([[[0, 1, 2], [70_000, 99_001, 2]]])
+    picture, words = label_map(DetDataSample(pred_panoptic_seg=PixelData(sem_seg=ids)), ("cat", "dog"))
+    assert (picture.astype(int) @ [1, 256, 65536] == ids[0].numpy()).all()
+    assert words == {
+        "segments": [{"id": i, "class": c} for i, c in ((0, "cat"), (1, "dog"), (70_000, "cat"), (99_001, "dog"))]
+    }
 
 
 @pytest.mark.slow
