@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from sterf_plugins.cli.stock_tools import find_tool, stock_tools
 
@@ -86,19 +87,25 @@ RUNS = {
     ),
     "det: best and worst": ("analyze_results {config} {predictions} out --topk 1", "out/good"),
     "det: metric of a file": ("eval_metric {config} {predictions}", "coco/segm_mAP_50"),
-    "det: speed": ("benchmark {config} --checkpoint {checkpoint} --max-iter 2 --task inference", "fps"),
+    "det: speed": ("benchmark {config} --checkpoint {checkpoint} --max-iter 3 --num-warmup 1 --task inference", "fps"),
+    "det: speed of the data": ("benchmark {config} --task dataset --max-iter 3 --num-warmup 1", "fps"),
     "seg: speed": ("benchmark {config} {checkpoint} --repeat-times 1", "Average fps of 1 evaluations"),
-    "det: curves": ("analyze_logs --library mmdet plot_curve {log} --keys loss --out out.png", "out.png"),
+    "det: curves": (
+        "analyze_logs --library mmdet plot_curve {log} --keys loss --style ggplot --out out.png",
+        "out.png",
+    ),
     "seg: curves": ("analyze_logs --library mmseg {log} --keys loss --out out.png", "out.png"),
     "det: times": ("analyze_logs --library mmdet cal_train_time {log}", "average iter time"),
 }
-NEEDS = {"det: speed": "psutil", "det: curves": "seaborn", "seg: curves": "seaborn"}
+NEEDS = {"det: speed": "psutil", "det: speed of the data": "psutil", "seg: curves": "seaborn"}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_stock_tool(run, tested, tmp_path, name):
     pytest.importorskip(NEEDS.get(name, "mmdet"))
+    if name == "det: speed" and not torch.cuda.is_available():
+        pytest.skip("mmdet's benchmark of a model runs on a GPU only")
     command, expected = RUNS[name]
     config, checkpoint, predictions, _ = tested(name.partition(":")[0])
     log = next(config.parent.glob("2*/vis_data/scalars.json"))
