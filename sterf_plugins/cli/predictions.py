@@ -40,7 +40,7 @@ class Predictor:
             )
         self.model: Any = loaded.model
         self.pipeline = Compose([t for t in dataset["pipeline"] if not type_name(t).endswith("Annotations")])
-        meta = DATASETS.build(dict(dataset, lazy_init=True)).metainfo
+        meta = DATASETS.build(dict(dataset, lazy_init=True, pipeline=[])).metainfo
         self.meta = {**meta, **{key.lower(): value for key, value in loaded.dataset_meta.items()}}
         kind = "SegLocalVisualizer" if loaded.config.get("default_scope") == "mmseg" else "DetLocalVisualizer"
         settings = dict(loaded.config.get("visualizer") or dict(type=kind), vis_backends=None, name="predictions")
