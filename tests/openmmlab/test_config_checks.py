@@ -34,15 +34,21 @@ KINDS = [
     "mmdet/deepsort/deepsort_faster-rcnn_r50_fpn_8xb2-4e_mot17halftrain_test-mot17halfval.py",
     "mmdet/glip/glip_atss_swin-t_a_fpn_dyhead_pretrain_obj365.py",
     "mmdet/rpn/rpn_r50_fpn_1x_coco.py",
+    "mmdet/faster_rcnn/faster-rcnn_r50_fpn_fcos-rpn_1x_coco.py",
     "mmseg/stdc/stdc1_4xb12-80k_cityscapes-512x1024.py",
     "mmseg/point_rend/pointrend_r50_4xb2-80k_cityscapes-512x1024.py",
     "mmseg/unet/unet-s5-d16_fcn_4xb4-40k_drive-64x64.py",
     "mmseg/san/san-vit-b16_voc12aug-640x640.py",
     "mmseg/mask2former/mask2former_r50_8xb2-90k_cityscapes-512x1024.py",
+    "mmseg/swin/swin-tiny-patch4-window7_upernet_1xb8-20k_levir-256x256.py",
     "mmseg/bisenetv1/bisenetv1_r50-d32_4xb4-160k_coco-stuff164k-512x512.py",
 ]
-# A mistake that the released config has: crops of 512 are padded to 640.
-TRUE_ALARMS = ("knet-s3_swin-l_upernet_8xb2-adamw-80k_ade20k-640x640.py", "clrnet.py")
+# Released configs with a mistake: crops of 512 are padded to 640 and 1280, and a training without data.
+TRUE_ALARMS = (
+    "knet-s3_swin-l_upernet_8xb2-adamw-80k_ade20k-640x640.py",
+    "deeplabv3plus_r50-d8_4xb2-300k_mapillay_v1_65-1280x1280.py",
+    "clrnet.py",
+)
 
 
 def folder(package: str) -> Path:

@@ -132,7 +132,7 @@ MISTAKES = {
         DETECTOR,
         ["model.backbone.in_channels=4"],
         "model.data_preprocessor.mean, std, bgr_to_rgb cannot be applied to images of 4 channels",
-        "model.data_preprocessor.mean=[116.28] model.data_preprocessor.std=[57.12] model.data_preprocessor.bgr_to_rgb=False",
+        "model.data_preprocessor.mean=[114.495] model.data_preprocessor.std=[57.63] model.data_preprocessor.bgr_to_rgb=False",
     ),
     "order of one channel": (
         DETECTOR,

@@ -10,6 +10,7 @@ from .types import type_name
 
 # Heads whose labels are not the data set's classes: COCO-stuff, and the borders of objects.
 OTHER_LABELS = ("FusedSemanticHead", "SCNetSemanticHead", "STDCHead")
+PREPROCESSORS = ("ImgDataPreprocessor", "DetDataPreprocessor", "SegDataPreProcessor")
 GROUPS = ("classes", "thing_classes", "stuff_classes")
 
 
@@ -54,12 +55,16 @@ def _network(config: Config) -> ConfigDict:
 
 
 def _heads(node: Any, path: str) -> Iterator[tuple[str, ConfigDict]]:
-    """Each head below a part of the model whose labels are classes, as (its key, its config)."""
+    """Each head below a part of the model whose labels are classes, as (its key, its config).
+
+    Heads of region proposals tell objects from background.
+    """
     if isinstance(node, (list, tuple)):
         for index, item in enumerate(node):
             yield from _heads(item, f"{path}.{index}")
     elif isinstance(node, dict) and type_name(node) not in OTHER_LABELS:
-        if path.rstrip(".0123456789").endswith("head"):
+        name = path.rstrip(".0123456789")
+        if name.endswith("head") and not name.endswith("rpn_head"):
             yield path, node
         for key, value in node.items():
             yield from _heads(value, f"{path}.{key}")
@@ -106,9 +111,11 @@ def _crop_size(pipeline: list[ConfigDict]) -> tuple[int, int] | None:
 def check_channels(config: Config) -> None:
     """Raise ``ValueError`` if images are normalised with another number of channels than the backbone takes.
 
-    mmengine takes one value of ``mean`` and ``std`` for all channels, or three.
+    mmengine takes one value of ``mean`` and ``std`` for all channels, or three; preprocessors for pairs of images, more.
     """
     preprocessor, backbone = (_network(config).get(part) or {} for part in ("data_preprocessor", "backbone"))
+    if type_name(preprocessor) not in PREPROCESSORS:
+        return
     channels = backbone.get("in_chans", backbone.get("in_channels", 3))
     wrong = {
         setting: f"[{sum(values) / len(values):.6g}]"
