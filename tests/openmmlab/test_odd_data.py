@@ -91,7 +91,9 @@ def test_segmentation_of_other_pixels(kind, tmp_path):
 def test_segmentation_of_four_bands(tmp_path):
     images = [picture(96, 96, "rgba"), picture(96, 96, "rgba")]
     settings = {f"{phase}_dataloader.dataset.pipeline.0.color_type": "unchanged" for phase in PHASES}
-    settings |= {"model.backbone.in_channels": 4, "model.data_preprocessor.bgr_to_rgb": False}
+    backbone = dict(model_name="sdtv3_nano_srb", in_channels=4, out_indices=(1, 2, 3, 4))
+    settings |= {"model.backbone": dict(_delete_=True, type="sterf_plugins.TIMMBackbone", **backbone)}
+    settings |= {"model.neck.in_channels": [24, 48, 96, 128], "model.data_preprocessor.bgr_to_rgb": False}
     settings |= {"model.data_preprocessor.mean": [127.5], "model.data_preprocessor.std": [57.0]}
     run(tmp_path, *segmentation(tmp_path / "data", images, [labels_like(i) for i in images], **settings))
 
@@ -105,6 +107,7 @@ def test_segmentation_of_tiny_and_narrow_images(size, tmp_path):
 def test_binary_segmentation_with_one_output(tmp_path):
     images = [picture(96, 96), picture(96, 96)]
     settings = {"model.decode_head.num_classes": 2, "model.decode_head.out_channels": 1}
+    settings |= {"model.decode_head.threshold": 0.5}
     config, settings = segmentation(tmp_path / "data", images, [labels_like(i, 2) for i in images], **settings)
     config.model.decode_head.loss_decode = dict(type="CrossEntropyLoss", use_sigmoid=True)
     for phase in PHASES:
