@@ -13,12 +13,12 @@ from pathlib import Path
 import sterf_plugins
 
 PAGE = Path(__file__).parent / "api.md"
-INTERNAL = {"sterf_plugins.cli", "sterf_plugins.openmmlab.runtime"}
+INTERNAL = {"sterf_plugins.cli", "sterf_plugins.mmcv_ops", "sterf_plugins.openmmlab.runtime"}
 MODULES = ("sterf_plugins.plugins", "sterf_plugins.registry", "sterf_plugins.testing")  # public without being packages
 HEAD = """# Public names
 
 These names are the API: what a package lists in `__all__`. Everything else, all modules below the packages and the
-packages `cli` and `openmmlab.runtime` included, is internal and may change without notice. Written by
+packages `cli`, `mmcv_ops` and `openmmlab.runtime` included, is internal and may change without notice. Written by
 `python docs/make_api.py`.
 """
 

@@ -1,34 +1,51 @@
 """Run a model without a trace: its state and the process's random states and settings are restored afterwards."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 import torch.utils.checkpoint
-from torch import nn
+from torch import Tensor, nn
+
+from .checks import has_statistics
 
 # Flags that make a model recompute its forward in the backward: re-entrant checkpointing forbids autograd.grad, and
 # recomputing once per layer costs more than it saves.
 _CHECKPOINT_FLAGS = ("with_cp", "grad_checkpointing", "use_checkpoint", "gradient_checkpointing", "memory_efficient")
 
+_OF_ALL_MODULES = frozenset(vars(nn.Module()))
+
 
 @contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
+def undisturbed(model: nn.Module) -> Iterator[Callable[[], None]]:
     """Inside, the model is in eval mode, without parameter gradients and checkpointing; afterwards it is as before.
 
     Restores each module's own training flag (they may differ: ``norm_eval``, frozen stages), ``requires_grad``, the
-    checkpointing flags, the state of stateful neurons, and the random states of torch, numpy and Python.
+    checkpointing flags, what modules keep between calls, and the random states of torch, numpy and Python.
+
+    Yields:
+        A function that lets the model start afresh: neurons without a state, and all else that modules keep between calls
+        as it was at the beginning.
     """
     settings: list[tuple[Any, str, Any]] = [(torch.utils.checkpoint, "CheckpointFunction", _PlainCall)]
     for m in model.modules():
         settings.append((m, "training", False))
         settings += [(m, name, False) for name in _CHECKPOINT_FLAGS if isinstance(getattr(m, name, None), bool)]
     settings += [(p, "requires_grad", False) for p in model.parameters()]
-    with preserved_random_state(), _kept_states(model), changed(settings):
-        yield
+    kept = _Kept(model)
+
+    def start_afresh() -> None:
+        kept.restore()
+        reset_states(model)
+
+    with preserved_random_state(), changed(settings):
+        try:
+            yield start_afresh
+        finally:
+            kept.restore()
 
 
 @contextmanager
@@ -59,18 +76,63 @@ def reset_states(model: nn.Module) -> None:
         module.reset()
 
 
-@contextmanager
-def _kept_states(model: nn.Module) -> Iterator[None]:
-    """Afterwards neurons have the states that they had before."""
-    states = [(m, dict(m.named_memories())) for m in stateful(model)]
-    try:
-        yield
-    finally:
-        for m, memories in states:
-            for name in dict(m.named_memories()).keys() - memories.keys():
-                delattr(m, name)
-            for name, value in memories.items():
-                setattr(m, name, value)
+class _Kept:
+    """What the modules of a model keep between calls, besides parameters: tensors, and lists and dicts of tensors.
+
+    These are buffers and plain attributes, such as the membrane potentials of neurons or the state of a recurrent cell.
+    The statistics of norms do not belong to them: a forward pass in eval mode leaves them alone.
+    """
+
+    def __init__(self, model: nn.Module):
+        modules = [m for m in model.modules() if not has_statistics(m)]
+        self._modules = [(m, dict(vars(m)), dict(m.named_buffers(recurse=False))) for m in modules]
+        values = [
+            v for _, attributes, buffers in self._modules for v in (*_own(attributes).values(), *buffers.values())
+        ]
+        self._contents = [(v, _copy(v)) for v in values if isinstance(v, (list, dict)) or _holds_tensors(v)]
+
+    def restore(self) -> None:
+        """Put everything back: other objects than before, and other contents of the same objects."""
+        for module, attributes, buffers in self._modules:
+            for name, value in _own(vars(module)).items():
+                if name not in attributes and _holds_tensors(value):
+                    delattr(module, name)
+                elif value is not attributes.get(name) and (_holds_tensors(value) or _holds_tensors(attributes[name])):
+                    setattr(module, name, attributes[name])
+            for name, value in dict(module.named_buffers(recurse=False)).items():
+                if value is not buffers.get(name, value):
+                    setattr(module, name, buffers[name])
+        for value, content in self._contents:
+            if not _holds_tensors(value) and not _holds_tensors(content):
+                continue
+            if isinstance(value, dict):
+                value.clear()
+                value.update(content)
+            elif isinstance(value, list):
+                value[:] = content
+            elif isinstance(value, Tensor) and not torch.equal(value, content):
+                value.detach().copy_(content)
+
+
+def _own(attributes: dict[str, Any]) -> dict[str, Any]:
+    """A module's attributes without those that every module has."""
+    return {name: value for name, value in attributes.items() if name not in _OF_ALL_MODULES}
+
+
+def _holds_tensors(value: Any) -> bool:
+    """Whether a value is a tensor, but no parameter, or a list, tuple or dict with one in it."""
+    if isinstance(value, (list, tuple)):
+        return any(map(_holds_tensors, value))
+    if isinstance(value, dict):
+        return any(map(_holds_tensors, value.values()))
+    return isinstance(value, Tensor) and not isinstance(value, nn.Parameter)
+
+
+def _copy(value: Any) -> Any:
+    """A copy that later changes of the value do not reach; tensors inside of containers are not copied."""
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    return value.copy() if isinstance(value, (list, dict)) else value
 
 
 class _PlainCall:

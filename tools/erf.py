@@ -71,7 +71,15 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--position", default="center", help="center, all, or row,col as ints or fractions")
     p.add_argument("--reduce", default="abs", choices=["abs", "signed", "square", "relu"])
-    p.add_argument("--channels", default="sum", metavar="sum|per-channel|K", help="K: so many random projections")
+    p.add_argument(
+        "--channels",
+        default="auto",
+        metavar="auto|sum|per-channel|K",
+        help="auto: the sum, or 8 random projections where it is constant (behind a LayerNorm); K: so many projections",
+    )
+    p.add_argument(
+        "--calls", default="all", metavar="all|first|last|N", help="which calls of a layer that is called several times"
+    )
     p.add_argument("--aggregate", default="mean", choices=["mean", "median"], help="how to average over inputs")
     p.add_argument(
         "--target", default="module", choices=["module", "block"], help="block: the block around each module"
@@ -146,6 +154,16 @@ def parse_position(text: str):
     return row, col
 
 
+def number_or(option: str, text: str, *names: str) -> str | int:
+    """An option that is one of some names or a number; ``ValueError`` if it is neither."""
+    if text in names:
+        return text
+    try:
+        return int(text)
+    except ValueError as error:
+        raise ValueError(f"{option} {text}: give {', '.join(names)} or a number.") from error
+
+
 def build(spec: str, checkpoint: str | None, pretrained: bool, seed: int) -> Loaded:
     """Load a model; weights that it does not get from a file are drawn with this seed."""
     torch.manual_seed(seed)
@@ -188,7 +206,7 @@ def compute(args: argparse.Namespace, job, size: tuple[int, int], folder: Path) 
     request = {
         k: getattr(args, k)
         for k in (
-            "layers", "images", "num", "tolerance", "temporal", "time_steps", "position", "reduce", "channels",
+            "layers", "images", "num", "tolerance", "temporal", "time_steps", "position", "reduce", "channels", "calls",
             "aggregate", "target", "grid", "layout", "seed", "calibrate", "pretrained",
         )
     }  # fmt: skip
@@ -211,14 +229,14 @@ def compute(args: argparse.Namespace, job, size: tuple[int, int], folder: Path) 
     layers = args.layers
     if layers and len(args.models) > 1:  # models that are compared may call their layers differently
         layers = [pattern for pattern in layers if has_layer(model, pattern, label)] or layers
-    channels = args.channels if args.channels in ("sum", "per-channel") else int(args.channels)
     result = compute_erf(
         model,
         inputs_for(args.images, loaded, size, args.num, args.seed),
         layers,
         position=parse_position(args.position),
         reduce=args.reduce,
-        channels=channels,
+        channels=number_or("--channels", args.channels, "auto", "sum", "per-channel"),
+        calls=number_or("--calls", args.calls, "all", "first", "last"),
         aggregate=args.aggregate,
         target=args.target,
         grid=tuple(args.grid) if args.grid else None,

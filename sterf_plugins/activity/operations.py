@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import flop_registry
 
 from ..firing import neuron_layers
-from ..undisturbed import reset_states, undisturbed
+from ..undisturbed import undisturbed
 from .single_products import single_products
 from .uncounted import Uncounted
 
@@ -101,10 +101,10 @@ def count_operations(model: nn.Module, *inputs: Tensor) -> Operations:
     uncounted = Uncounted(counters["dense"])
     mode = DispatchCounterMode([*counters.values(), *products.values(), uncounted])
     forward = getattr(model, "extract_feat", model)
-    with undisturbed(model), spikes, mode, single_products(model):
+    with undisturbed(model) as start_afresh, spikes, mode, single_products(model):
         for batch in inputs:
             spikes.start()
-            reset_states(model)
+            start_afresh()
             forward(batch)
     result = Operations(num_inputs=sum(b.shape[b.ndim - 4] for b in inputs), not_counted=uncounted.calls())
     names = [name for name, _ in model.named_modules()]

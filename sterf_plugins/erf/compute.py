@@ -28,14 +28,15 @@ from ..firing import FiringRates, neuron_layers
 from ..undisturbed import exact_kernels, undisturbed
 from .batches import Sizer, batch_axis, batches, single_shape
 from .calibrate import CALIBRATION, calibrated, initial_norms, tracking_norms
-from .fields import KINDS, REDUCTIONS, Settings, Target, fields_of
-from .layouts import Geometry, Grid, possible_strides, prefix_tokens
+from .capture import Seen, Target
+from .fields import KINDS, REDUCTIONS, Settings, fields_of
+from .layouts import Geometry, Grid, Layout, possible_strides, prefix_tokens
 from .preparation import check_finite, check_size, device_of, find_targets, forward_of, guarded, inner_steps
 from .processes import everywhere, first_inputs
 from .progress import Progress
 from .result import ERFResult
 from .running import Running
-from .selection import Position, check_channels, check_position
+from .selection import Position, check_calls, check_channels, check_position
 from .targets import enclosing_blocks, match_layers
 
 LEAST_INPUTS = 8  # inputs that must be done before a relative error is trusted
@@ -51,12 +52,13 @@ def compute_erf(
     kinds: str | Iterable[str] | None = None,
     time: str = "sum",
     weight: Callable[[int, int], float] | np.ndarray | None = None,
-    channels: str | int = "sum",
+    channels: str | int = "auto",
+    calls: str | int = "all",
     aggregate: str = "mean",
     normalize: str | None = None,
     target: str = "module",
     grid: Grid | Mapping[str, Grid] | None = None,
-    layout: str | Mapping[str, str] | None = None,
+    layout: Layout | Mapping[str, Layout] = None,
     time_steps: int | None = None,
     tolerance: float | None = None,
     seed: int = 0,
@@ -96,7 +98,10 @@ def compute_erf(
             array (T, T) indexed [t - 1, lag]; ``None`` for 1 everywhere.
         channels: how the output's channels enter. "sum": the field of their sum, as in the papers. "per-channel": the
             sum of the fields of all single channels, so that none cancel, in one backward pass each. An int: the mean
-            field of so many sums of the channels with random signs.
+            field of so many sums of the channels with random signs. "auto": the sum, but 8 sums with random signs
+            where the sum is constant, as behind a LayerNorm, so that its gradient would be rounding noise.
+        calls: which calls of a layer that the model calls several times, such as a head that several levels share:
+            "all", as ``name#0``, ``name#1``, ...; "first", "last", or an index. A loop over time is one call.
         aggregate: "mean" or "median" over inputs, element by element.
         normalize: "max" or "sum" to divide each final array by the maximum or the sum of its absolute values; ``None``
             to leave it as it is.
@@ -105,7 +110,8 @@ def compute_erf(
         grid: (rows, columns) of the token grid of layers where it cannot be inferred; or a mapping from layer patterns
             to such pairs.
         layout: order of the axes of the layers' outputs where it cannot be inferred, without the time axis: "BCHW",
-            "BHWC", "BNC", "BCN" or "BC"; or a mapping from layer patterns to these.
+            "BHWC", "BNC", "BCN" or "BC"; or a function that makes (B, C, h, w) of an output, for tokens in another order
+            than that of rows and columns; or a mapping from layer patterns to these.
         time_steps: T; images without a time axis are repeated T times, and the model gets (T, N, C, H, W).
         tolerance: stop as soon as the relative standard error is below this number, such as 0.05, but after 8 inputs at
             least. It is the L2 norm of the standard error over the L2 norm of the field, for the worst spatial or
@@ -127,11 +133,13 @@ def compute_erf(
             process's own share only.
 
     Returns:
-        ``ERFResult``: arrays by layer, their standard errors, and the numbers derived from them.
+        ``ERFResult``: arrays by layer, their standard errors, and the numbers derived from them. Layers that have no
+        field are left out; ``result.failed`` says why: an unclear layout, gradients that are all zero or not finite,
+        tokens in another order than that of rows and columns.
 
     Raises:
-        TypeError, ValueError: bad arguments, unknown layers, an unclear layout, no inputs, or gradients that are all
-            zero or not finite; the message names the layer and the likely cause.
+        TypeError, ValueError: bad arguments, unknown layers, no inputs, or no layer has a field; the message names the
+            layer and the likely cause.
         MemoryError: a single input does not fit into memory.
     """
     one_of("reduce", reduce, REDUCTIONS)
@@ -146,12 +154,12 @@ def compute_erf(
         raise ValueError(f"`tolerance` is {tolerance!r}; it must be in (0, 1), such as 0.05.")
     steps = None if time_steps is None else positive_int("time_steps", time_steps)
     size = None if batch_size in (None, "auto") else positive_int("batch_size", batch_size)
-    places, channels = check_position(position), check_channels(channels)
+    places, channels, calls = check_position(position), check_channels(channels), check_calls(calls)
     names = match_layers(model, layers)
     if target == "block":
         names = enclosing_blocks(model, names)
     request = _Request(
-        model, names, places, kinds, reduce, time, weight, channels, aggregate, target, steps, size, tolerance, seed,
+        model, names, places, kinds, reduce, time, weight, channels, calls, aggregate, target, steps, size, tolerance, seed,
         calibrate, _norms_to_calibrate(model, calibrate),
     )  # fmt: skip
     running = Running(aggregate, Path(state) if state is not None else None)
@@ -176,13 +184,17 @@ def compute_erf(
         kinds=list(running.kinds),
         time=time,
         channels=channels,
+        calls=calls,
         aggregate=aggregate,
         normalize=normalize,
         target=target,
         calibrate=calibrate,
         calibrated=running.calibrated,
         relative_error=running.error(),
-        map_size={name: list(running.sizes[name]) for name in running.layers},
+        map_size={name: list(running.facts[name].size) for name in running.layers},
+        constant_sums=[name for name in running.layers if running.facts[name].constant],
+        tokens=[name for name in running.layers if running.facts[name].tokens],
+        failed=running.failed,
     )
     if running.rates:
         info |= dict(
@@ -196,7 +208,7 @@ def compute_erf(
                 )
                 for name, rate in running.rates.items()
             },
-            spikes_before={name: running.spikes[name] for name in running.layers},
+            spikes_before={name: running.facts[name].spikes for name in running.layers},
         )
     if tolerance is not None:
         info |= dict(tolerance=tolerance, converged=running.error() < tolerance)
@@ -217,6 +229,7 @@ class _Request:
     time: str
     weight: Any
     channels: str | int
+    calls: str | int
     aggregate: str
     target: str
     steps: int | None
@@ -230,7 +243,7 @@ class _Request:
         """What to compute for inputs of this shape; ``kinds`` and ``weight`` are checked against it."""
         _check_weight(self.weight, images)
         kinds = _kinds(self.kinds, images)
-        return Settings(kinds, self.places, self.reduce, self.time, self.weight, self.channels, self.seed)
+        return Settings(kinds, self.places, self.reduce, self.time, self.weight, self.channels, self.calls, self.seed)
 
 
 def _collect(
@@ -265,12 +278,13 @@ def _collect(
     strides, prefix = possible_strides(model), prefix_tokens(model)
     rates = FiringRates(model, running.rates) if neuron_layers(model) else None
     settings: Settings | None = None
+    seen = Seen()
     skip = 0
     try:
         if compute_device != original_device:
             model.to(compute_device)
         with (
-            undisturbed(model),
+            undisturbed(model) as start_afresh,
             torch.enable_grad(),
             torch.autocast(compute_device.type, enabled=False),
             exact_kernels(),
@@ -307,10 +321,20 @@ def _collect(
                 geometry = Geometry(size, 0, steps, strides, prefix)  # `fields_of` puts in the batch of each part
                 run = guarded(forward, geometry.size)
                 work = partial(
-                    fields_of, model, run, targets=targets, geometry=geometry, settings=settings, rates=rates
+                    fields_of,
+                    model,
+                    run,
+                    targets=targets,
+                    geometry=geometry,
+                    settings=settings,
+                    seen=seen,
+                    known=running.facts,
+                    start_afresh=start_afresh,
+                    rates=rates,
                 )
                 for count, fields in sizer.run(images, work):
                     running.add(fields)
+                    targets[:] = [t for t in targets if t.name not in running.failed]
                     bar.update(count)
                     if tolerance is not None and running.count >= LEAST_INPUTS and running.error() < tolerance:
                         return
@@ -365,7 +389,7 @@ def _identity(request: _Request, settings: Settings, shape: tuple, images: Tenso
     sums = [float(t.sum()) for t in (first, first.abs())]
     sums += [sum(float(f(w).sum()) for w in weights) for f in (torch.Tensor.abs, torch.Tensor.square)]
     weight = "function" if callable(settings.weight) else np.asarray(settings.weight, object).tolist()
-    names = ("reduce", "time", "channels", "seed", "aggregate", "target", "calibrate")
+    names = ("reduce", "time", "channels", "calls", "seed", "aggregate", "target", "calibrate")
     options = {name: getattr(request, name) for name in names}
     position = str(settings.places)
     return dict(

@@ -89,12 +89,15 @@ class Estimate:
         return np.sqrt(variance / (self.count - 1))
 
     def relative_error(self) -> float:
-        """Norm of the standard error over the norm of the estimate; infinite before the second input."""
+        """Norm of the standard error over the norm of the estimate; infinite before the second input.
+
+        It is 0 for an estimate that is zero or not finite, which more inputs do not change.
+        """
         error = self.standard_error()
         if error is None or self.count < 2:
             return float("inf")
         norm = np.linalg.norm(self.value())
-        return float(np.linalg.norm(error) / norm) if norm > 0 else float("inf")
+        return float(np.linalg.norm(error) / norm) if norm > 0 and np.isfinite(norm) else 0.0
 
     def without_groups(self) -> list[np.ndarray]:
         """The estimate with each group of inputs left out in turn; empty below two groups."""

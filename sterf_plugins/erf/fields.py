@@ -1,7 +1,7 @@
 """The fields of one batch: a single forward pass for all layers, then backward passes from each of them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from ..firing import FiringRates
-from ..undisturbed import reset_states, stateful
-from .layouts import Geometry, Grid, Windows, to_map
-from .selection import Place, channel_vectors, select
+from ..undisturbed import stateful
+from .capture import Output, Seen, Target, capture
+from .layouts import Evidence, Geometry, Grid, to_map
+from .selection import PROJECTIONS, Place, channel_vectors, chosen_calls, select, sum_is_constant
 
 REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "abs": torch.abs,
@@ -32,37 +33,40 @@ class Settings:
     time: str
     weight: Callable[[int, int], float] | np.ndarray | None
     channels: str | int
+    calls: str | int
     seed: int
 
 
 @dataclass
-class Target:
-    """A layer whose fields are computed, and what is known about its output's layout (see ``layouts.to_map``)."""
+class Facts:
+    """What is known of one output.
 
-    name: str
-    module: nn.Module
-    windows: Windows | None = None
-    grid: Grid | None = None
-    layout: str | None = None
+    Attributes:
+        size: (h, w) of the output as a map.
+        tokens: whether it is a list of tokens, whose order in the map was not said but inferred.
+        constant: whether the sum of the channels is constant, so that its gradient is rounding noise.
+        spikes: names of the spike layers that ran before it.
+    """
+
+    size: Grid
+    tokens: bool
+    constant: bool
+    spikes: list[str]
 
 
 @dataclass
-class Captured:
-    """What is kept of one output during a forward pass.
+class Start:
+    """Where the backward passes of one output start.
 
     Attributes:
-        places: for each place in the settings, the output there: tensors (T, B, C), one per call of the layer.
-        total: for the T-ERF, the output summed over all positions: tensors (T, B, C), one per call.
-        size: (h, w) of the output as a map.
-        steps: number of output steps so far.
-        spikes: names of the spike layers that had run by then.
+        facts: what is known of the output.
+        places: for each place in the settings, the output there, (T, B, C).
+        total: for the T-ERF, the output summed over all positions, (T, B, C).
     """
 
-    places: list[list[Tensor]]
-    total: list[Tensor] = field(default_factory=list)
-    size: Grid = (0, 0)
-    steps: int = 0
-    spikes: list[str] = field(default_factory=list)
+    facts: Facts
+    places: list[Tensor]
+    total: Tensor | None
 
 
 @dataclass
@@ -72,13 +76,13 @@ class BatchFields:
     Attributes:
         values: output name -> kind -> float64 array: "spatial" (B, H, W), "temporal" (B, T), "spatiotemporal" (B, T, T,
             H, W).
-        sizes: output name -> (h, w) of the output's map.
-        spikes: output name -> names of the spike layers that ran before it.
+        facts: output name -> what is known of it.
+        failed: layer -> why its field cannot be computed.
     """
 
     values: dict[str, dict[str, np.ndarray]]
-    sizes: dict[str, Grid]
-    spikes: dict[str, list[str]]
+    facts: dict[str, Facts]
+    failed: dict[str, str]
 
 
 def fields_of(
@@ -88,9 +92,12 @@ def fields_of(
     targets: list[Target],
     geometry: Geometry,
     settings: Settings,
+    seen: Seen,
+    known: dict[str, Facts],
+    start_afresh: Callable[[], None],
     rates: FiringRates | None = None,
 ) -> BatchFields:
-    """Compute the fields of all targets for one batch; stateful neurons are reset before and after.
+    """Compute the fields of all targets for one batch; the model starts afresh before and after it.
 
     Args:
         model: the module that contains the targets.
@@ -99,10 +106,13 @@ def fields_of(
         targets: layers whose outputs are differentiated.
         geometry: what is known about the forward pass; its ``batch`` is replaced by that of the images.
         settings: what to compute.
+        seen: what the first batch showed of the model; empty for the first batch.
+        known: what earlier batches showed of the outputs, by name.
+        start_afresh: lets the model forget its state.
         rates: what counts the spikes of the forward pass, if the model has spike layers.
 
     Raises:
-        ValueError: a target is not reached, has an unclear layout, or does not depend on the images by gradients.
+        ValueError: no layer has a field; the message says why.
     """
     timed = images.ndim == 5
     axis = 1 if timed else 0
@@ -111,145 +121,94 @@ def fields_of(
         # PyTorch's CPU BatchNorm backward is silently wrong at batch 1 for some gradient strides; and with two inputs
         # no axis of length 1 can be taken for the batch.
         images = torch.cat([images, images], axis)
-    geometry = Geometry(geometry.size, images.shape[axis], geometry.steps, geometry.strides, geometry.prefix)
+    geometry = replace(geometry, batch=images.shape[axis])
     x = images.detach().clone().requires_grad_()
-    reset_states(model)
-    # A network that loops over time calls its layers once per step; how often is known from T alone.
-    calls = geometry.steps or (float("inf") if stateful(model) else 1)
-    captured = _capture(forward, x, targets, geometry, settings, calls, rates)
-    spikes = {name: output.spikes for name, output in captured.items()}
-    sizes = {name: output.size for name, output in captured.items()}
+    start_afresh()
+    # A network that loops over time calls its layers once per step.
+    loops = bool(stateful(model)) or geometry.steps is not None
+    outputs, failed = capture(model, forward, x, targets, seen, loops, rates)
+    evidence = Evidence(model, seen.shapes)
+    starts: dict[str, Start] = {}
+    for name in list(outputs):
+        output = outputs.pop(name)  # frees the copies of whole maps
+        try:
+            starts |= _starts(name, output, geometry, settings, evidence, known, in_steps=bool(stateful(model)))
+        except ValueError as error:
+            failed[output.target.name] = str(error)
+    if not starts:
+        reasons = list(dict.fromkeys(failed.values()))
+        raise ValueError(" ".join(reasons[:3]))
+    facts = {name: start.facts for name, start in starts.items()}
     results: dict[str, dict[str, np.ndarray]] = {}
     # Outputs go from the last to the first and are dropped after use, which frees their part of the graph at once.
-    for name in reversed(list(captured)):
-        output = captured.pop(name)
-        results[name] = _fields(name, output, x, settings, keep=bool(captured))
+    for name in reversed(list(starts)):
+        results[name] = _fields(starts.pop(name), x, settings, keep=bool(starts))
         results[name] = {kind: value[:batch] for kind, value in results[name].items()}
-        output.places.clear()
-    reset_states(model)
-    return BatchFields({name: results[name] for name in sizes}, sizes, spikes)
+    start_afresh()
+    return BatchFields({name: results[name] for name in facts}, facts, failed)
 
 
-class _Reached(Exception):
-    """All targets have been computed; the rest of the forward is not needed."""
-
-
-def _capture(
-    forward: Callable[[Tensor], Any],
-    x: Tensor,
-    targets: list[Target],
-    geometry: Geometry,
-    settings: Settings,
-    calls: float,
-    rates: FiringRates | None,
-) -> dict[str, Captured]:
-    """Outputs of the targets, in order of execution; the forward stops after the last of them."""
-    captured: dict[str, Captured] = {}
-    pending = {t.name for t in targets}
-
-    def hook(target: Target):
-        def store(module: nn.Module, arguments: Any, result: Any) -> None:
-            if target.name not in pending:
-                return
-            done = True
-            for name, y in _tensors(target.name, result):
-                done &= _store(captured, name, y, target, geometry, settings, calls)
-                captured[name].spikes = list(rates.layers) if rates is not None else []
-            if done:
-                pending.discard(target.name)
-            if not pending:
-                raise _Reached
-
-        return store
-
-    handles = [t.module.register_forward_hook(hook(t)) for t in targets]
-    try:
-        forward(x)
-    except _Reached:
-        pass
-    finally:
-        for handle in handles:
-            handle.remove()
-    absent = [t.name for t in targets if t.name in pending and not any(_belongs(n, t.name) for n in captured)]
-    if absent:
-        raise ValueError(f"the forward pass never reached {', '.join(absent)}; name layers that it runs.")
-    return captured
-
-
-def _belongs(output: str, layer: str) -> bool:
-    """Whether a captured output is that of the layer, or one of the several that the layer returns."""
-    return output == layer or output.startswith(f"{layer}[")
-
-
-def _tensors(name: str, result: Any) -> list[tuple[str, Tensor]]:
-    """The floating-point tensors in a module's output: ``name``, or ``name[key]`` for each of several."""
-    if isinstance(result, Tensor):
-        return [(name, result)]
-    if isinstance(result, dict):
-        items = list(result.items())
-    elif isinstance(result, (list, tuple)):
-        items = list(enumerate(result))
-    else:
-        raise ValueError(f"layer {name!r} gives a {type(result).__name__}; tensors, tuples and dicts are understood.")
-    tensors = []
-    for key, value in items:
-        if isinstance(value, Tensor) and value.is_floating_point():
-            tensors.append((f"{name}[{key}]", value))
-        elif isinstance(value, (dict, list, tuple)):
-            tensors.extend(_tensors(f"{name}[{key}]", value))
-    if not tensors:
-        raise ValueError(f"layer {name!r} gives no floating-point tensor.")
-    return tensors
-
-
-def _store(
-    captured: dict[str, Captured],
+def _starts(
     name: str,
-    y: Tensor,
-    target: Target,
+    output: Output,
     geometry: Geometry,
     settings: Settings,
-    calls: float,
-) -> bool:
-    """Keep what is needed of one output; returns whether all its time steps are there."""
-    if not y.is_floating_point():
-        raise ValueError(f"layer {name!r} gives {y.dtype}; gradients need a floating-point output.")
-    if not y.requires_grad:
-        raise ValueError(
-            f"layer {name!r}: its output does not depend on the input by gradients. Likely causes: a `no_grad` or "
-            f"`detach` inside the model, or a layer that does not see the image."
+    evidence: Evidence,
+    known: dict[str, Facts],
+    in_steps: bool,
+) -> dict[str, Start]:
+    """Where backward passes start, by name: ``name#0``, ``name#1``, ... for a layer that is called several times.
+
+    A model with a time axis may instead call its layers once, or several times, in each step of a loop; ``in_steps`` says
+    that it may do so although its number of steps is not known.
+    """
+    target = output.target
+    maps: list[Tensor] = []
+    timed = tokens = False
+    for y in output.calls:
+        y, timed, tokens = to_map(
+            name,
+            y,
+            target.module,
+            geometry,
+            evidence,
+            windows=target.windows,
+            grid=target.grid,
+            layout=target.layout,
         )
-    output, timed = to_map(
-        name, y, target.module, geometry, windows=target.windows, grid=target.grid, layout=target.layout
-    )
-    if not output.numel():
-        raise ValueError(
-            f"layer {name!r} gives an empty {output.shape[-2]}x{output.shape[-1]} map for inputs of "
-            f"{geometry.size[0]}x{geometry.size[1]}; use larger inputs."
-        )
-    if name not in captured:
-        captured[name] = Captured([[] for _ in settings.places])
-    kept = captured[name]
-    if timed and kept.steps:
-        return True  # a second call of a shared layer
-    kept.size = (output.shape[-2], output.shape[-1])
-    kept.steps += output.shape[0]
-    if "spatial" in settings.kinds or "spatiotemporal" in settings.kinds:
-        for selections, place in zip(kept.places, settings.places, strict=True):
-            selections.append(select(name, output, place))
-    if "temporal" in settings.kinds:
-        kept.total.append(select(name, output, "all"))
-    return timed or kept.steps >= calls
+        if not y.numel():
+            raise ValueError(
+                f"layer {name!r} gives an empty {y.shape[-2]}x{y.shape[-1]} map for inputs of "
+                f"{geometry.size[0]}x{geometry.size[1]}; use larger inputs."
+            )
+        maps.append(y)
+    count, steps = len(maps), geometry.steps
+    if not timed and count > 1 and (count % steps == 0 if steps else in_steps):
+        several = count // steps if steps else 1  # calls in each step
+        maps = [torch.cat(maps[i::several]) for i in range(several)]
+    starts = {}
+    for i in chosen_calls(name, settings.calls, len(maps)):
+        y, label = maps[i], name if len(maps) == 1 else f"{name}#{i}"
+        constant = known[label].constant if label in known else sum_is_constant(y, target.module)
+        facts = Facts((y.shape[-2], y.shape[-1]), tokens, constant, output.spikes)
+        places = [select(name, y, place) for place in settings.places] if {*settings.kinds} - {"temporal"} else []
+        starts[label] = Start(facts, places, select(name, y, "all") if "temporal" in settings.kinds else None)
+    return starts
 
 
-def _fields(name: str, output: Captured, x: Tensor, settings: Settings, keep: bool) -> dict[str, np.ndarray]:
+def _fields(start: Start, x: Tensor, settings: Settings, keep: bool) -> dict[str, np.ndarray]:
     """All kinds of fields of one output, for each input; ``keep`` spares the graph for the outputs still to come."""
     timed = x.ndim == 5
     kinds = settings.kinds
     generator = torch.Generator().manual_seed(settings.seed)
     reduction = REDUCTIONS[settings.reduce]
-    places = [torch.cat(parts) for parts in output.places if parts]
-    vectors, factor = channel_vectors(settings.channels, (places or [torch.cat(output.total)])[0], generator)
+    places = start.places
+    channels = settings.channels
+    if channels == "auto":
+        channels = PROJECTIONS if start.facts.constant else "sum"
+    example = places[0] if places else start.total
+    assert example is not None
+    vectors, factor = channel_vectors(channels, example, generator)
     jobs: list[tuple[Tensor, Callable[[Tensor], None]]] = []  # a sum to differentiate, and what takes its gradient
     sums: dict[str, Tensor] = {}
     batch = x.shape[1 if timed else 0]
@@ -275,7 +234,8 @@ def _fields(name: str, output: Captured, x: Tensor, settings: Settings, keep: bo
 
                 jobs.append(((y * vector).sum(), spatial))
         if "temporal" in kinds:
-            last = torch.cat(output.total)[-1]
+            assert start.total is not None
+            last = start.total[-1]
 
             def temporal(g: Tensor) -> None:
                 mass = reduction(g).mean(2, dtype=torch.float64).sum((-2, -1))  # (T, B)

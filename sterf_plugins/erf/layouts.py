@@ -4,7 +4,7 @@ Grids of tokens are inferred from the input size and the strides that the model 
 Where two answers fit, an error says which argument decides.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,7 @@ from ..checks import has_statistics
 
 LAYOUTS = ("BCHW", "BHWC", "BNC", "BCN", "BC")
 Grid = tuple[int, int]
+Layout = str | Callable[[Tensor], Tensor] | None  # one of LAYOUTS, or what makes (B, C, H, W) of an output
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _CHANNELS_LAST = (nn.Linear, nn.LayerNorm)  # not their subclasses: timm's LayerNorm2d has channels first
@@ -42,6 +43,50 @@ class Geometry:
         (h, w), s = self.size, self.strides
         rounded = {g: 1 for n in s for g in ((-(-h // n), -(-w // n)), (h // n, w // n)) if min(g) > 0}
         return rounded | {(h // n, w // n): 0 for n in s if h % n == 0 and w % n == 0}
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the other modules of a model say about the order of the axes of a map that fits twice.
+
+    Attributes:
+        model: the model.
+        shapes: module -> shape of its output in a forward pass.
+    """
+
+    model: nn.Module
+    shapes: Mapping[str, Size]
+
+    def layout(self, name: str, module: nn.Module, rest: Size, grids: Mapping[Grid, int]) -> str | None:
+        """One of "BCHW" and "BHWC", if maps of modules of the same class, or of the module's inside, fit this one alone.
+
+        Args:
+            name: the module's name in the model.
+            module: the module.
+            rest: the axes of its output behind those of time and batch.
+            grids: as in ``Geometry.grids``.
+        """
+        kin = [self.shapes[n] for n, m in self.model.named_modules() if n in self.shapes and type(m) is type(module)]
+        fitting = {_fits(shape[-3:], grids) for shape in kin if len(shape) > 3}
+        found = [layouts[0] for layouts in fitting if len(layouts) == 1]
+        if len(found) != 1:
+            parts = [(f"{name}.{n}".strip("."), m) for n, m in module.named_modules()]
+            inside = {_layout_of(m) for n, m in parts if self.shapes.get(n, Size())[-3:] == rest}
+            found = [layout for layout in inside if layout]
+        return found[0] if len(found) == 1 else None
+
+
+def _fits(rest: Size, grids: Mapping[Grid, int]) -> tuple[str, ...]:
+    """Which orders of axes three numbers may be in, if two of them are rows and columns of one of the grids."""
+    c, h, w = rest
+    return tuple(layout for layout, grid in (("BCHW", (h, w)), ("BHWC", (c, h))) if grid in grids)
+
+
+def _layout_of(module: nn.Module) -> str | None:
+    """The order of axes that a module's type tells; ``None`` for most."""
+    if isinstance(module, (*_CONVOLUTIONS, nn.GroupNorm)) or has_statistics(module):
+        return "BCHW"
+    return "BHWC" if type(module) in _CHANNELS_LAST else None
 
 
 @dataclass(frozen=True)
@@ -114,12 +159,13 @@ def to_map(
     y: Tensor,
     module: nn.Module,
     geometry: Geometry,
+    evidence: Evidence,
     *,
     windows: Windows | None = None,
     grid: Grid | None = None,
-    layout: str | None = None,
-) -> tuple[Tensor, bool]:
-    """A layer's output as (T, B, C, h, w), and whether it came with a time axis.
+    layout: Layout = None,
+) -> tuple[Tensor, bool, bool]:
+    """A layer's output as (T, B, C, h, w), whether it came with a time axis, and whether its tokens' order is a guess.
 
     Args:
         name: the layer's name, for messages.
@@ -127,16 +173,20 @@ def to_map(
             flattened time (T*B, ...), or windows (T*B*windows, tokens, C).
         module: the module that returned it; its type may tell which axis is the channels'.
         geometry: what is known about the forward pass.
+        evidence: what is known about other modules of the model.
         windows: the windows that the layer works in, or ``None`` if it works in none.
         grid: (h, w) of the map, or ``None`` to infer it.
-        layout: one of ``LAYOUTS`` (without the time axis), or ``None`` to infer it.
+        layout: one of ``LAYOUTS`` (without the time axis), a function that makes (B, C, h, w) or (T, B, C, h, w) of the
+            output, or ``None`` to infer it.
 
     Raises:
         ValueError: the layout is unclear; the message says which argument decides it.
     """
+    if callable(layout):
+        y, layout, windows = layout(y), "BCHW", None
     timed, y = _split_time(name, y, geometry, windows)
     if windows is not None and y.ndim == 4 and y.shape[2] == windows.size[0] * windows.size[1]:
-        return _join_windows(name, y, geometry, windows, grid), timed
+        return _join_windows(name, y, geometry, windows, grid), timed, False
     if y.shape[1] != geometry.batch:
         raise ValueError(
             f"layer {name!r} gives {tuple(y.shape[1:])} for a batch of {geometry.batch}; its first axes are neither "
@@ -144,26 +194,26 @@ def to_map(
         )
     rest = y.shape[2:]
     if layout is None:
-        layout, grid = _guess(name, rest, module, geometry, grid)
+        layout, grid = _guess(name, rest, module, geometry, grid, evidence)
     expected = {"BCHW": 3, "BHWC": 3, "BNC": 2, "BCN": 2, "BC": 1}[layout]
     if len(rest) == 0 and layout == "BC":
         y = y[..., None]
     elif len(rest) != expected:
         raise ValueError(f"layer {name!r} gives {tuple(rest)} per input, which is not `layout` {layout!r}.")
     if layout == "BC":
-        return y[..., None, None], timed
+        return y[..., None, None], timed, False
     if layout == "BCHW":
-        return y, timed
+        return y, timed, False
     if layout == "BHWC":
-        return y.movedim(-1, 2), timed
+        return y.movedim(-1, 2), timed, False
     if layout == "BCN":
         y = y.transpose(-1, -2)
-    grid = grid or _token_grid(name, y.shape[2], geometry)
-    h, w = grid
+    inferred = grid is None
+    h, w = grid or _token_grid(name, y.shape[2], geometry)
     prefix = y.shape[2] - h * w
     if prefix < 0:
         raise ValueError(f"layer {name!r} has {y.shape[2]} tokens, fewer than the {h}x{w} of `grid`.")
-    return y[:, :, prefix:].unflatten(2, (h, w)).movedim(-1, 2), timed
+    return y[:, :, prefix:].unflatten(2, (h, w)).movedim(-1, 2), timed, inferred
 
 
 def _split_time(name: str, y: Tensor, geometry: Geometry, windows: Windows | None) -> tuple[bool, Tensor]:
@@ -195,19 +245,24 @@ def _split_time(name: str, y: Tensor, geometry: Geometry, windows: Windows | Non
     return False, y[None]
 
 
-def _guess(name: str, rest: Size, module: nn.Module, geometry: Geometry, grid: Grid | None) -> tuple[str, Grid | None]:
+def _guess(
+    name: str, rest: Size, module: nn.Module, geometry: Geometry, grid: Grid | None, evidence: Evidence
+) -> tuple[str, Grid | None]:
     """The layout of an output whose axes behind (T, B) are ``rest``, and the token grid if it is known."""
     grids = {grid: 0} if grid else geometry.grids()
     if len(rest) <= 1:
         return "BC", None
-    channels_first = isinstance(module, (*_CONVOLUTIONS, nn.GroupNorm)) or has_statistics(module)
-    channels_last = type(module) in _CHANNELS_LAST
+    known = _layout_of(module)
     if len(rest) == 3:
-        if channels_first or channels_last:
-            return ("BCHW" if channels_first else "BHWC"), None
-        if (rest[0], rest[1]) in grids and (rest[1], rest[2]) not in grids:
+        if known is not None:
+            return known, None
+        fitting = _fits(rest, grids)
+        if fitting == ("BHWC",):
             return "BHWC", None
-        if (rest[0], rest[1]) in grids and (rest[1], rest[2]) in grids and rest[0] != rest[2]:
+        if len(fitting) == 2:
+            likely = evidence.layout(name.partition("[")[0], module, rest, grids)
+            if likely is not None:
+                return likely, None
             raise ValueError(
                 f"layer {name!r} gives {tuple(rest)} per input, which fits (C, H, W) and (H, W, C); pass "
                 f"layout='BCHW' or layout='BHWC'."
@@ -220,8 +275,8 @@ def _guess(name: str, rest: Size, module: nn.Module, geometry: Geometry, grid: G
             )
         return "BCHW", None
     if len(rest) == 2:
-        if channels_first or channels_last:
-            return ("BCN" if channels_first else "BNC"), grid
+        if known is not None:
+            return ("BCN" if known == "BCHW" else "BNC"), grid
         tokens_first, tokens_last = (min(_fitting(n, geometry, grids).values(), default=None) for n in rest)
         if tokens_first is not None and tokens_first == tokens_last:
             raise ValueError(

@@ -210,3 +210,23 @@ def spatial_numbers(
         numbers["centre_mass"] = cell_mass(field, size, at)
     fit = fit_gaussian(field)
     return numbers | {"sigma_x": fit.sigma_x, "sigma_y": fit.sigma_y, "theta": fit.theta, "gaussian_r2": fit.r2}
+
+
+def mass_at(field: np.ndarray, size: tuple[int, int], at: tuple[int, int]) -> float:
+    """How dense the mass is around the target, compared with the whole map: 1 for a flat map, 0 if there is none.
+
+    Around the target is its own cell of the layer's output, with a margin of one cell and of a sixteenth of the map.
+
+    Args:
+        field: (H, W), non-negative.
+        size: (h, w) of the layer's output.
+        at: row and column of the target in it.
+    """
+    mass = _mass(field)
+    spans = []
+    for n, cells, index in zip(mass.shape, size, at, strict=True):
+        margin = max(n / cells, n / 16)
+        low, high = index * n / cells - margin, (index + 1) * n / cells + margin
+        spans.append(slice(max(0, int(low)), int(np.ceil(high))))
+    part = mass[spans[0], spans[1]]
+    return float(part.sum() / (part.size / mass.size))

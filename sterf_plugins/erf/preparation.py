@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..checks import one_of
 from .batches import out_of_memory
-from .fields import Target
+from .capture import Target
 from .layouts import LAYOUTS, Grid, find_windows
 from .targets import ancestors
 
@@ -52,7 +52,8 @@ def find_targets(model: nn.Module, names: list[str], grid: Any, layout: Any) -> 
         ValueError: ``grid`` or ``layout`` has a value that is not allowed.
     """
     for value in layout.values() if isinstance(layout, Mapping) else [layout]:
-        one_of("layout", value, (None, *LAYOUTS))
+        if not callable(value):
+            one_of("layout", value, (None, *LAYOUTS, "a function"))
     grids = list(grid.values()) if isinstance(grid, Mapping) else [grid]
     for value in grids:
         if value is not None and (len(value) != 2 or not all(isinstance(n, int) and n > 0 for n in value)):

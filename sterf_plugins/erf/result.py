@@ -13,7 +13,7 @@ from ..files import replacing
 from ..firing import listed
 from .estimate import Estimate, jackknife
 from .lags import temporal_numbers
-from .metrics import area_ratio, spatial_numbers
+from .metrics import area_ratio, mass_at, spatial_numbers
 from .selection import cell
 
 
@@ -59,21 +59,53 @@ class ERFResult:
             estimates: layer -> kind -> estimate.
             info: how they were computed; its entry ``normalize`` says what the arrays are divided by.
 
+        Layers whose field is all zero, not finite or in the wrong place are left out, and ``failed`` says why.
+
         Raises:
-            ValueError: an array is all zero or not finite; the message names the layer and the likely cause.
+            ValueError: no layer is left; the message says why.
         """
         result = cls(list(estimates), {}, info)
+        failed = info.setdefault("failed", {})
         for layer, kinds in estimates.items():
+            values = {kind: estimate.value() for kind, estimate in kinds.items()}
+            reason = next(filter(None, (_flaw(layer, kind, value) for kind, value in values.items())), None)
+            reason = reason or result._misplaced(layer, values.get("spatial"))
+            if reason is not None:
+                failed[layer] = reason
+                continue
             result._left_out[layer] = {}
             for kind, estimate in kinds.items():
-                value, error = estimate.value(), estimate.standard_error()
-                _check(layer, kind, value)
+                value, error = values[kind], estimate.standard_error()
                 scale = {None: 1.0, "max": np.abs(value).max(), "sum": np.abs(value).sum()}[info.get("normalize")]
                 getattr(result, kind)[layer] = (value / scale).astype(np.float32)
                 if error is not None:
                     getattr(result, f"{kind}_error")[layer] = (error / scale).astype(np.float32)
                     result._left_out[layer][kind] = [a.astype(np.float32) for a in estimate.without_groups()]
+        result.layers = [layer for layer in estimates if layer not in failed]
+        if not result.layers:
+            raise ValueError(" ".join(list(dict.fromkeys(failed.values()))[:3]))
         return result
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """Layer -> why it has no field."""
+        return self.info.get("failed", {})
+
+    def _misplaced(self, layer: str, field: np.ndarray | None) -> str | None:
+        """Why a field cannot be that of the target, if it lies elsewhere; of tokens alone, whose order is a guess."""
+        size, at = self._target(layer)
+        if field is None or size is None or at is None or layer not in self.info.get("tokens", []):
+            return None
+        if mass_at(np.abs(field), size, at) > 0.02:
+            return None
+        row, column = (int(n) for n in np.unravel_index(np.abs(field).argmax(), field.shape))
+        height, width = field.shape
+        wanted = tuple(int((i + 0.5) * n / m) for i, n, m in zip(at, (height, width), size, strict=True))
+        return (
+            f"layer {layer!r}: its field lies around pixel ({row}, {column}), its target at {wanted} of {height}x{width}: "
+            f"its tokens are not in the order of rows and columns. Pass layout={{{layer!r}: function}} with a function that "
+            f"makes (B, C, h, w) of its output, or name a later layer."
+        )
 
     def _layer(self, layer: str, kind: str = "spatial") -> np.ndarray:
         """A layer's field of one kind; ``ValueError`` if there is none."""
@@ -85,11 +117,19 @@ class ERFResult:
 
     @property
     def warnings(self) -> list[str]:
-        """One line for each layer whose field leads through spike layers that are silent or saturated.
+        """One line for each layer that has no field, or a field that cannot be trusted.
 
-        There the network passes nothing on from its input, and the field is that of the surrogate gradient alone.
+        Behind spike layers that are silent or saturated the network passes nothing on from its input, and the field is
+        that of the surrogate gradient alone. The gradient of a constant sum of channels is rounding noise.
         """
-        lines = []
+        lines = [f"{layer}: no field. {reason}" for layer, reason in self.failed.items()]
+        if self.info.get("channels") == "sum":
+            lines += [
+                f"{layer}: the sum of its channels is constant, and this is the rounding noise of its gradient; use "
+                f"channels='auto', 'per-channel' or a number of random projections."
+                for layer in self.layers
+                if layer in self.info.get("constant_sums", [])
+            ]
         for layer in self.layers:
             silent, saturated = self._silent(layer), self._saturated(layer)
             if silent or saturated:
@@ -115,6 +155,9 @@ class ERFResult:
         calibrated = self.info.get("calibrated")
         if calibrated:
             lines.append(f"BatchNorm statistics calibrated on {calibrated['inputs']} inputs")
+        projected = [n for n in self.info.get("constant_sums", []) if n in self.layers]
+        if projected and self.info.get("channels") == "auto":
+            lines.append(f"random projections of the channels, whose sum is constant, in {listed(projected)}")
         if any(self.doubtful(layer) for layer in self.layers):
             lines.append("† leads through silent or saturated spike layers: there it is the surrogate's field")
         return lines
@@ -166,15 +209,17 @@ class ERFResult:
 
     def _spatial_numbers(self, layer: str) -> Callable[[np.ndarray], dict[str, float]]:
         """The function ``spatial_numbers`` of a map, with the layer's output size and target filled in."""
+        size, at = self._target(layer)
+        return lambda field: spatial_numbers(field, size, at)
+
+    def _target(self, layer: str) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
+        """Size of a layer's output, and the target's row and column in it; ``None`` where there is no single target."""
         size = self.info.get("map_size", {}).get(layer)
         position = self.info.get("position", "center")
-        at = None
         if size is None or position == "all" or (not isinstance(position, str) and len(position) != 1):
-            size = None  # no single target, so no cell of its own
-        else:
-            size = (size[0], size[1])
-            at = cell(layer, position if isinstance(position, str) else tuple(position[0]), size)
-        return lambda field: spatial_numbers(field, size, at)
+            return None, None
+        size = (size[0], size[1])
+        return size, cell(layer, position if isinstance(position, str) else tuple(position[0]), size)
 
     def _estimated(self, layer: str, kind: str, compute: Callable[[np.ndarray], dict[str, float]]) -> dict[str, Number]:
         """What ``compute`` returns for a field, with jackknife errors."""
@@ -241,17 +286,18 @@ class ERFResult:
         return draw(self, path)
 
 
-def _check(layer: str, kind: str, value: np.ndarray) -> None:
-    """Raise ``ValueError`` with the likely cause if a field is not finite, or zero everywhere."""
+def _flaw(layer: str, kind: str, value: np.ndarray) -> str | None:
+    """What is wrong with a field that is not finite, or zero everywhere, with the likely cause."""
     if not np.isfinite(value).all():
         share = 1 - np.isfinite(value).mean()
-        raise ValueError(
+        return (
             f"layer {layer!r}: {share:.1%} of the gradients are not finite; look for NaN weights, NaN inputs or a diverged "
             f"training, and for overflow of 16-bit parameters."
         )
     if not value.any():
-        raise ValueError(
+        return (
             f"layer {layer!r}: all gradients are zero{'' if kind == 'spatial' else f' ({kind})'}. Likely causes: a spiking "
             f"neuron without a surrogate gradient in eval mode, a detached or `no_grad` branch, a dead layer, or a "
             f"normalisation over channels, whose sum is constant (use channels='per-channel')."
         )
+    return None

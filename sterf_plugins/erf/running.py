@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from ..files import replacing
 from ..firing import LayerRate
 from .estimate import Estimate
-from .fields import BatchFields
+from .fields import BatchFields, Facts
 
 SAVE_EVERY = 30  # seconds
 
@@ -25,9 +26,9 @@ class Running:
 
     Attributes:
         estimates: layer -> kind -> estimate.
-        sizes: layer -> size (h, w) of its output.
+        facts: layer -> what is known of its output.
         rates: spike layer -> what it did in the forward passes so far.
-        spikes: layer -> names of the spike layers that run before it.
+        failed: layer -> why it has no field.
         calibrated: how many ``norms`` have the statistics of how many ``inputs``; ``None`` if all have their own.
         count: number of inputs so far.
         shape: shape of a single input, without the batch axis.
@@ -36,9 +37,9 @@ class Running:
 
     def __init__(self, aggregate: str, path: Path | None):
         self.estimates: dict[str, dict[str, Estimate]] = {}
-        self.sizes: dict[str, tuple[int, int]] = {}
+        self.facts: dict[str, Facts] = {}
         self.rates: dict[str, LayerRate] = {}
-        self.spikes: dict[str, list[str]] = {}
+        self.failed: dict[str, str] = {}
         self.calibrated: dict[str, int] | None = None
         self.count = 0
         self.shape: tuple[int, ...] = ()
@@ -75,8 +76,8 @@ class Running:
                 self._estimate(name, kind).restore(
                     {k.removeprefix(prefix): file[k] for k in file.files if k.startswith(prefix)}
                 )
-            self.sizes = {name: (size[0], size[1]) for name, size in header["sizes"].items()}
-            self.spikes = header["spikes"]
+            self.facts = {name: Facts(tuple(size), *rest) for name, (size, *rest) in header["facts"].items()}
+            self.failed = header["failed"]
             for name, (levels, histogram, fired) in header["rates"].items():
                 self.rates[name] = LayerRate(levels, np.array(histogram), np.array(fired, bool))
         return self.count
@@ -91,11 +92,13 @@ class Running:
 
     def add(self, fields: BatchFields) -> None:
         """Take in what was found in a batch."""
+        self.failed |= fields.failed
         for name, kinds in fields.values.items():
             for kind, values in kinds.items():
                 self._estimate(name, kind).add(values)
-        self.sizes |= fields.sizes
-        self.spikes = fields.spikes | self.spikes
+        for name in [n for n in self.estimates if n not in fields.values]:
+            del self.estimates[name]  # it failed in this batch
+        self.facts = fields.facts | self.facts
         self.count += len(next(iter(next(iter(fields.values.values())).values())))
         if self._path is not None and time.monotonic() - self._saved > SAVE_EVERY:
             self.save()
@@ -109,11 +112,16 @@ class Running:
         """
         first = next((p for p in parts if p.count), parts[0])
         whole = cls(first._aggregate, first._path)
-        whole.shape, whole.kinds, whole.sizes, whole.spikes = first.shape, first.kinds, first.sizes, first.spikes
+        whole.shape, whole.kinds, whole.facts = first.shape, first.kinds, first.facts
         whole.calibrated = first.calibrated
         for part in parts:
             if part.count and part.shape != whole.shape:
                 raise ValueError(f"inputs differ in shape: {whole.shape} and {part.shape}; resize them to one size.")
+            if part.count and part.facts != whole.facts:
+                raise ValueError(
+                    "the processes see different layers; give `layers`, `layout` and `channels` explicitly."
+                )
+            whole.failed |= part.failed
             for name, kinds in part.estimates.items():
                 for kind, estimate in kinds.items():
                     whole._estimate(name, kind).merge(estimate)
@@ -143,8 +151,8 @@ class Running:
             identity=self._identity,
             count=self.count,
             estimates=pairs,
-            sizes=self.sizes,
-            spikes=self.spikes,
+            facts={name: astuple(facts) for name, facts in self.facts.items()},
+            failed=self.failed,
             rates=rates,
         )
         with replacing(self._path) as partial, open(partial, "wb") as file:

@@ -4,7 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+PROJECTIONS = 8  # random projections of the channels where their sum is constant
+_CONSTANT = 1e-3  # below this share of the channels' own variation, a sum is constant but for rounding and leftovers
 
 Place = tuple[float, float] | tuple[int, int]  # row and column of one position
 Position = str | Place | Sequence[Place]  # what users may give
@@ -68,18 +71,40 @@ def select(name: str, y: Tensor, place: str | Place) -> Tensor:
     return y.sum((-2, -1)) if at is None else y[..., at[0], at[1]].clone()
 
 
+def check_calls(calls: str | int) -> str | int:
+    """``calls`` if it is "all", "first", "last" or an index; else ``ValueError``."""
+    if calls in ("all", "first", "last") or (isinstance(calls, int) and not isinstance(calls, bool)):
+        return calls
+    raise ValueError(f"`calls` is {calls!r}; allowed: 'all', 'first', 'last', or the index of a call, such as 0 or -1.")
+
+
+def chosen_calls(name: str, calls: str | int, count: int) -> list[int]:
+    """Which of the ``count`` calls of a layer are meant.
+
+    Raises:
+        ValueError: there is no such call.
+    """
+    if calls == "all":
+        return list(range(count))
+    index = {"first": 0, "last": -1}.get(str(calls), calls)
+    assert isinstance(index, int)
+    if not -count <= index < count:
+        raise ValueError(f"layer {name!r} is called {count} times, and `calls` is {calls}.")
+    return [index % count]
+
+
 def check_channels(channels: str | int) -> str | int:
-    """``channels`` if it is "sum", "per-channel" or a number of random projections.
+    """``channels`` if it is "auto", "sum", "per-channel" or a number of random projections.
 
     Raises:
         ValueError: it is anything else.
     """
-    if channels in ("sum", "per-channel") or (
+    if channels in ("auto", "sum", "per-channel") or (
         isinstance(channels, int) and not isinstance(channels, bool) and channels > 0
     ):
         return channels
     raise ValueError(
-        f"`channels` is {channels!r}; allowed: 'sum', 'per-channel', or an int >= 1 for that many random projections."
+        f"`channels` is {channels!r}; allowed: 'auto', 'sum', 'per-channel', or an int >= 1 for that many random projections."
     )
 
 
@@ -99,3 +124,25 @@ def channel_vectors(channels: str | int, y: Tensor, generator: torch.Generator) 
         return torch.eye(count, dtype=y.dtype, device=y.device), 1.0
     signs = torch.randint(0, 2, (int(channels), count), generator=generator) * 2 - 1
     return signs.to(y), 1 / int(channels)
+
+
+def sum_is_constant(y: Tensor, module: nn.Module) -> bool:
+    """Whether the sum over the channels of a layer's output is constant, as behind a normalisation over channels.
+
+    Its gradient is then rounding noise. A LayerNorm counts as one whatever its weights: the sum of its normalised
+    channels is constant, and with trained weights it is what the weights leave of them. Of any other module, the sum's
+    variation over inputs and positions is compared with that of a sum with random signs.
+
+    Args:
+        y: the output as a map (T, B, C, h, w).
+        module: the module that gave it.
+    """
+    if y.shape[2] == 1:
+        return False
+    if isinstance(module, nn.LayerNorm) or type(module).__name__.startswith("LayerNorm"):
+        return True
+    values = y.detach().movedim(2, -1).flatten(0, -2).double()  # (places, C)
+    generator = torch.Generator().manual_seed(0)
+    signs = (torch.randint(0, 2, (y.shape[2],), generator=generator) * 2 - 1).to(values)
+    spread, scale = values.sum(1).std(correction=0), (values @ signs).std(correction=0)
+    return bool(spread < _CONSTANT * scale)

@@ -206,3 +206,58 @@ def test_bad_layouts(options, message):
 def test_grids_are_never_square_roots():
     geometry = Geometry((32, 128), 1, None, possible_strides(nn.Identity()), None)
     assert (2, 8) in geometry.grids() and (4, 4) not in geometry.grids()
+
+
+# --- order of tokens and axes -----------------------------------------------------------------------------------------
+
+
+def test_tokens_in_another_order_are_refused_with_a_way_to_give_it():
+    """Hiera keeps tokens in the order of its mask units until the last stages; a function may undo any order."""
+    torch.manual_seed(0)
+    model, x = timm.create_model("hiera_tiny_224"), torch.randn(2, 3, 224, 224)
+    result = compute_erf(model, x, ["blocks.0", "blocks.11"])
+    assert result.layers == ["blocks.11"] and "not in the order of rows and columns" in result.failed["blocks.0"]
+    assert result.warnings[0].startswith("blocks.0: no field")
+
+    again = compute_erf(model, x, "blocks.0", layout=lambda y: model.reroll(y, 0).movedim(-1, 1))
+    assert not again.failed and again.numbers("blocks.0")["centre_mass"].value > 0.1
+    with pytest.raises(ValueError, match=r"'blocks.0'.*around pixel .* its target at \(11\d, 11\d\) of 224x224"):
+        compute_erf(model, x, "blocks.0")
+
+
+class Cubes(nn.Module):
+    """Maps of 16x16 with 16 channels and of 8x8 with 16, channels last or first."""
+
+    def __init__(self, last):
+        super().__init__()
+        self.embed = nn.Conv2d(3, 16, 2, 2)
+        self.first, self.second = Part(last), Part(last)
+
+    def forward(self, x):
+        y = self.first(self.embed(x))
+        return self.second(y[:, ::2, ::2] if self.first.last else y[..., ::2, ::2])
+
+
+class Part(nn.Module):
+    def __init__(self, last):
+        super().__init__()
+        self.last = last
+
+    def forward(self, y):
+        return y.permute(0, 2, 3, 1) * 2 if self.last and y.shape[1] == 16 and y.shape[-1] == 16 else y * 2
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_a_cube_is_told_apart_by_modules_of_its_kind(last):
+    """(16, 16, 16) fits both orders; the other part's output, 8x8 with 16 channels, fits one alone."""
+    torch.manual_seed(0)
+    result = compute_erf(Cubes(last), torch.randn(2, 3, 32, 32), "first", position=(3, 9))
+    rows, columns = rows_and_columns(result.spatial["first"])
+    assert (rows, columns) == ((6, 8), (18, 20))
+
+
+def test_a_cube_that_nothing_tells_apart_is_an_error():
+    model = nn.Sequential(nn.Conv2d(3, 16, 2, 2), nn.Identity())
+    with pytest.raises(ValueError, match=r"\(16, 16, 16\) per input, which fits \(C, H, W\) and \(H, W, C\)"):
+        compute_erf(model, torch.randn(2, 3, 32, 32), "1")
+    assert compute_erf(model, torch.randn(2, 3, 32, 32), "1", layout="BCHW").layers == ["1"]

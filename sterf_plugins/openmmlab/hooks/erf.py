@@ -13,7 +13,7 @@ from ...erf import ERFResult, compute_erf
 from ...erf.evolution import write_evolution
 from ...erf.fields import REDUCTIONS
 from ...erf.plot import map_image
-from ...erf.selection import check_channels, check_position
+from ...erf.selection import check_calls, check_channels, check_position
 from ...erf.targets import match_layers
 from ...registry import HOOKS
 from ...undisturbed import preserved_random_state
@@ -73,12 +73,13 @@ class ERFHook(Hook):
     ):
         one_of("source", source, ("val", "noise"))
         one_of("weights", weights, ("raw", "ema"))
-        allowed = ("reduce", "channels", "time", "target", "aggregate", "grid", "layout", "calibrate")
+        allowed = ("reduce", "channels", "calls", "time", "target", "aggregate", "grid", "layout", "calibrate")
         for name in options:
             one_of("argument of ERFHook", name, allowed)
         one_of("reduce", options.get("reduce", "abs"), REDUCTIONS)
         check_position(position)
-        check_channels(options.get("channels", "sum"))
+        check_channels(options.get("channels", "auto"))
+        check_calls(options.get("calls", "all"))
         self.layers = layers
         self.interval = positive_int("interval", interval)
         self.num_samples = positive_int("num_samples", num_samples)

@@ -11,7 +11,7 @@ from ...activity import FiringRates, count_operations, silence
 from ...checks import positive_int
 from ...files import replacing
 from ...registry import HOOKS
-from ...undisturbed import reset_states, undisturbed
+from ...undisturbed import undisturbed
 from ..runtime.dataset_images import from_dataset, spread
 from .plain_model import plain_model, training_step
 
@@ -70,7 +70,7 @@ class FiringRateHook(Hook):
             return
         model = plain_model(runner)
         dataset = runner.val_dataloader.dataset
-        with undisturbed(model), torch.no_grad():
+        with undisturbed(model) as start_afresh, torch.no_grad():
             indices = spread(self.num_samples, dataset)
             images = list(from_dataset(dataset, model.data_preprocessor, indices, self.input_size))
             with FiringRates(model) as rates:
@@ -78,7 +78,7 @@ class FiringRateHook(Hook):
                     operations = count_operations(model, *images)
                 else:
                     for image in images:
-                        reset_states(model)
+                        start_afresh()
                         getattr(model, "extract_feat", model)(image)
         scalars = {"firing_rate": rates.rate, "dead_channels": rates.dead}
         record = dict(scalars, layers={name: layer.as_dict() for name, layer in rates.layers.items()})

@@ -1,0 +1,205 @@
+"""One forward pass that keeps the outputs of some layers."""
+
+import copy
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Size, Tensor, nn
+
+from ..firing import FiringRates
+from .batches import out_of_memory
+from .layouts import Grid, Layout, Windows
+
+
+@dataclass
+class Target:
+    """A layer whose fields are computed, and what is known about its output's layout (see ``layouts.to_map``)."""
+
+    name: str
+    module: nn.Module
+    windows: Windows | None = None
+    grid: Grid | None = None
+    layout: Layout = None
+
+
+@dataclass
+class Output:
+    """What a layer gave in one forward pass.
+
+    Attributes:
+        target: the layer.
+        calls: its outputs in the order of its calls, with their graph. They are copies, so that no later in-place
+            operation of the model reaches them.
+        spikes: names of the spike layers that had run by the first call.
+    """
+
+    target: Target
+    calls: list[Tensor] = field(default_factory=list)
+    spikes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Seen:
+    """What the first forward pass of a computation showed.
+
+    Attributes:
+        calls: layer -> how often the model calls it in a forward pass.
+        shapes: module -> shape of its first output, for all modules that give one tensor.
+    """
+
+    calls: dict[str, int] = field(default_factory=dict)
+    shapes: dict[str, Size] = field(default_factory=dict)
+
+
+class _Finished(Exception):
+    """All targets have been computed; the rest of the forward pass is not needed."""
+
+
+def capture(
+    model: nn.Module,
+    forward: Callable[[Tensor], Any],
+    x: Tensor,
+    targets: list[Target],
+    seen: Seen,
+    loops: bool,
+    rates: FiringRates | None = None,
+) -> tuple[dict[str, Output], dict[str, str]]:
+    """Run the model and keep the outputs of the targets, in order of execution.
+
+    The first pass goes to the end of the model, without a graph behind the last target, to see how often each target
+    is called; if one is called again there, the pass is repeated with a graph. Later passes stop after the last call.
+
+    Args:
+        model: the module that contains the targets.
+        forward: the function to call with the inputs: the model, or a part of it.
+        x: the inputs.
+        targets: the layers.
+        seen: what the first pass showed; empty in the first pass, which fills it.
+        loops: whether layers may be called once for each time step, so that each call needs its graph.
+        rates: what counts the spikes of the forward pass, if the model has spike layers.
+
+    Returns:
+        The outputs by name, ``layer`` or ``layer[key]`` for each of several; and why others cannot be had, by layer.
+    """
+    first = not seen.calls
+    before = copy.deepcopy(rates.layers) if first and rates is not None else {}
+    outputs, failed = _run(model, forward, x, targets, seen, loops, rates)
+    if first and any(len(o.calls) < seen.calls[o.target.name] for o in outputs.values()):
+        if rates is not None:
+            rates.layers.clear()
+            rates.layers.update(before)
+        outputs, failed = _run(model, forward, x, targets, seen, loops, rates)
+    if rates is not None:  # the first pass goes on behind the last target
+        counted = {name for output in outputs.values() for name in output.spikes}
+        for name in set(rates.layers) - counted:
+            del rates.layers[name]
+    return outputs, failed
+
+
+def _run(model, forward, x, targets, seen, loops, rates) -> tuple[dict[str, Output], dict[str, str]]:
+    first = not seen.calls
+    calls = dict.fromkeys([t.name for t in targets], 0)
+    outputs: dict[str, Output] = {}
+    failed: dict[str, str] = {}
+    counting = False  # whether calls are counted alone, without a graph
+
+    def keep(target: Target):
+        def store(module: nn.Module, arguments: Any, result: Any) -> None:
+            nonlocal counting
+            calls[target.name] += 1
+            if counting:
+                return
+            try:
+                for name, y in _tensors(target.name, result):
+                    spikes = list(rates.layers) if rates is not None else []
+                    outputs.setdefault(name, Output(target, spikes=spikes)).calls.append(
+                        _checked(name, y, module).clone()
+                    )
+            except ValueError as error:
+                failed[target.name] = str(error)
+            if first and not loops and all(calls.values()):
+                counting = True
+                torch.set_grad_enabled(False)
+            if not first and all(count >= seen.calls.get(name, 1) for name, count in calls.items()):
+                raise _Finished
+
+        return store
+
+    def look(name: str):
+        def store(module: nn.Module, arguments: Any, result: Any) -> None:
+            if isinstance(result, Tensor):
+                seen.shapes.setdefault(name, result.shape)
+
+        return store
+
+    hooks = [(t.module, keep(t)) for t in targets]
+    if first:
+        hooks += [(module, look(name)) for name, module in model.named_modules()]
+    handles = [m.register_forward_hook(hook) for m, hook in hooks if not isinstance(m, torch.jit.ScriptModule)]
+    try:
+        with torch.enable_grad():
+            forward(x)
+    except _Finished:
+        pass
+    except Exception as error:
+        if out_of_memory(error) or not all(calls.values()):
+            raise  # else it is an error of what nobody asked for
+    finally:
+        for handle in handles:
+            handle.remove()
+    for name in [n for n, count in calls.items() if not count]:
+        failed[name] = f"the forward pass never reached {name}; name layers that it runs."
+    failed |= {
+        t.name: f"layer {t.name!r} is a TorchScript module, into which nobody can look; use the model that it was made of."
+        for t in targets
+        if isinstance(t.module, torch.jit.ScriptModule)
+    }
+    if first:
+        seen.calls = {name: count for name, count in calls.items() if count}
+    return {name: o for name, o in outputs.items() if o.target.name not in failed}, failed
+
+
+def _tensors(name: str, result: Any) -> list[tuple[str, Tensor]]:
+    """The floating-point tensors in a module's output: ``name``, or ``name[key]`` for each of several."""
+    if isinstance(result, Tensor):
+        return [(name, result)]
+    if isinstance(result, nn.utils.rnn.PackedSequence):
+        raise ValueError(
+            f"layer {name!r} gives a packed sequence, which has no places; name a layer before or after it."
+        )
+    if isinstance(result, dict):
+        items: Iterable[tuple[Any, Any]] = list(result.items())
+    elif isinstance(result, (list, tuple)):
+        items = list(enumerate(result))
+    else:
+        raise ValueError(f"layer {name!r} gives a {type(result).__name__}; tensors, tuples and dicts are understood.")
+    tensors = []
+    for key, value in items:
+        if isinstance(value, Tensor) and value.is_floating_point():
+            tensors.append((f"{name}[{key}]", value))
+        elif isinstance(value, (dict, list, tuple)):
+            tensors.extend(_tensors(f"{name}[{key}]", value))
+    if not tensors:
+        raise ValueError(f"layer {name!r} gives no floating-point tensor.")
+    return tensors
+
+
+def _checked(name: str, y: Tensor, module: nn.Module) -> Tensor:
+    """The output; ``ValueError`` with the reason if gradients cannot start from it."""
+    if y.is_quantized or type(module).__module__.startswith("torch.ao.nn.quantized"):
+        raise ValueError(f"layer {name!r} is quantised, and its integers have no gradients; use the model before that.")
+    if not y.is_floating_point():
+        raise ValueError(f"layer {name!r} gives {y.dtype}; gradients need a floating-point output.")
+    if y.is_inference():
+        raise ValueError(
+            f"layer {name!r} is computed in inference mode, which keeps no graph; leave `torch.inference_mode` out of "
+            f"the model's forward pass."
+        )
+    if not y.requires_grad:
+        raise ValueError(
+            f"layer {name!r}: its output does not depend on the input by gradients. Likely causes: a `no_grad` or "
+            f"`detach` inside the model, weights that are quantised, or a layer that does not see the image."
+        )
+    return y

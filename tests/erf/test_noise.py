@@ -1,0 +1,189 @@
+"""Fields are never rounding noise, and a layer without a field does not take the others with it."""
+
+import numpy as np
+import pytest
+import timm
+import torch
+from torch import nn
+
+from sterf_plugins.erf import ERFResult, compute_erf
+
+
+def bold(model):
+    """The model with LayerNorms whose weights look trained."""
+    for module in model.modules():
+        if isinstance(module, nn.LayerNorm):
+            nn.init.uniform_(module.weight, 0.5, 2)
+    return model
+
+
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize(
+    ("name", "layer", "constant"),
+    [
+        ("vit_tiny_patch16_224", "norm", (True, True)),
+        ("vit_tiny_patch16_224", "blocks.1", (False, False)),
+        ("edgenext_xx_small", "stages.0", (True, False)),  # its LayerNorm is in front of the blocks
+        ("pvt_v2_b0", "stages.0", (True, False)),
+        ("resnet18", "layer1", (False, False)),
+    ],
+)
+def test_constant_sums_of_channels_are_projected(name, layer, constant, trained):
+    torch.manual_seed(0)
+    model = timm.create_model(name)
+    model = bold(model) if trained else model
+    x = torch.randn(2, 3, 224, 224) if "vit" in name else torch.randn(2, 3, 64, 64)
+    result = compute_erf(model, x, layer)
+    assert (result.info["constant_sums"] == [layer]) == constant[trained]
+    assert bool([note for note in result.notes if "random projections" in note]) == constant[trained]
+    assert result.spatial[layer].max() > 1e-4
+    channels = 8 if constant[trained] else "sum"
+    assert np.array_equal(result.spatial[layer], compute_erf(model, x, layer, channels=channels).spatial[layer])
+
+
+def test_rounding_noise_that_was_asked_for_is_marked():
+    torch.manual_seed(0)
+    model, x = timm.create_model("pvt_v2_b0"), torch.randn(2, 3, 64, 64)
+    result = compute_erf(model, x, "stages.0", channels="sum")
+    assert 0 < result.spatial["stages.0"].max() < 1e-5 and "rounding noise" in result.warnings[0]
+    assert compute_erf(model, x, "stages.0").warnings == []
+
+
+class Several(nn.Module):
+    """Branches that work, that are cut off, silent, in inference mode, integer, a packed sequence, and not called."""
+
+    def __init__(self):
+        super().__init__()
+        for name in ("good", "cut", "dead", "inference", "integer", "packed", "absent"):
+            self.add_module(name, Returns())
+        self.embed = nn.Conv2d(3, 4, 3, padding=1)
+
+    def forward(self, x):
+        y = self.embed(x)
+        with torch.inference_mode():
+            self.inference(y * 1)
+        self.cut(y.detach())
+        self.dead(y * 0)
+        self.integer(y.long())
+        self.packed(nn.utils.rnn.pack_sequence([y[0].flatten(1)]))
+        return self.good(y)
+
+
+class Returns(nn.Module):
+    def forward(self, y):
+        return y
+
+
+REASONS = {
+    "cut": "its output does not depend on the input by gradients",
+    "dead": "all gradients are zero",
+    "inference": "inference mode",
+    "integer": "gives torch.int64",
+    "packed": "packed sequence",
+    "absent": "never reached absent",
+}
+
+
+def test_a_layer_without_a_field_is_named_and_the_others_are_there(tmp_path):
+    torch.manual_seed(0)
+    model, x = Several(), torch.randn(4, 3, 16, 16)
+    result = compute_erf(model, x, ["good", *REASONS], batch_size=2)
+    assert result.layers == ["good"] and result.failed.keys() == REASONS.keys()
+    for layer, reason in REASONS.items():
+        assert reason in result.failed[layer]
+        assert any(line.startswith(f"{layer}: no field") for line in result.warnings)
+        with pytest.raises(ValueError, match=reason):
+            compute_erf(model, x, layer)
+    assert np.array_equal(result.spatial["good"], compute_erf(model, x, "good", batch_size=2).spatial["good"])
+    assert ERFResult.load(result.save(tmp_path / "a.npz")).failed == result.failed
+
+
+def test_quantised_and_scripted_layers_are_named():
+    x = torch.randn(2, 3, 16, 16)
+    scripted = nn.Sequential(nn.Conv2d(3, 4, 3), torch.jit.script(nn.Sequential(nn.Conv2d(4, 4, 3), nn.ReLU())))
+    with pytest.raises(ValueError, match=r"layer '1\.0' is a TorchScript module"):
+        compute_erf(scripted, x, "1.0")
+    quantised = nn.Sequential(torch.ao.nn.quantized.Quantize(0.1, 0, torch.quint8))
+    with pytest.raises(ValueError, match="layer '0' is quantised"):
+        compute_erf(quantised, x, "0")
+
+
+class Pyramid(nn.Module):
+    """A head that three levels share, as detectors have it."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Conv2d(3, 8, 3, 2, 1)
+        self.down = nn.AvgPool2d(2)
+        self.head = nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x):
+        a = self.embed(x)
+        b = self.down(a)
+        return [self.head(y) for y in (a, b, self.down(b))]
+
+
+def test_each_call_of_a_shared_layer_has_its_field():
+    torch.manual_seed(0)
+    model, x = Pyramid(), torch.randn(3, 3, 32, 32)
+    result = compute_erf(model, x, ["head", "embed"])
+    assert result.layers == ["embed", "head#0", "head#1", "head#2"]
+    assert [result.info["map_size"][f"head#{i}"] for i in range(3)] == [[16, 16], [8, 8], [4, 4]]
+    areas = [result.area_ratio(f"head#{i}", 0.99) for i in range(3)]
+    assert areas == sorted(areas) and areas[0] < areas[2]
+    for calls, index in (("first", 0), ("last", 2), (1, 1), (-2, 1)):
+        chosen = compute_erf(model, x, "head", calls=calls)
+        assert chosen.layers == [f"head#{index}"]
+        assert np.array_equal(chosen.spatial[f"head#{index}"], result.spatial[f"head#{index}"])
+    with pytest.raises(ValueError, match="'head' is called 3 times, and `calls` is 3"):
+        compute_erf(model, x, "head", calls=3)
+    with pytest.raises(ValueError, match="`calls` is 'second'; allowed: 'all', 'first', 'last'"):
+        compute_erf(model, x, "head", calls="second")
+    single = compute_erf(model, x[:1], "head#1".partition("#")[0], calls=1).spatial["head#1"]
+    leaf = x[:1].clone().requires_grad_()
+    (grad,) = torch.autograd.grad(model(leaf)[1][0, :, 4, 4].sum(), leaf)
+    assert np.allclose(single, grad.abs().mean(1)[0], atol=1e-6)
+
+
+class Remembers(nn.Module):
+    """Keeps a state in a plain attribute, a buffer, a list and a dict, and adds it to its output."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = kind
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.state = None
+        self.kept, self.named = [], {}
+        self.register_buffer("sum", torch.zeros(1))
+
+    def forward(self, x):
+        y = self.conv(x)
+        if self.kind == "attribute":
+            y = y if self.state is None else y * self.state
+            self.state = y.detach() * 2
+        elif self.kind == "buffer":
+            y = y + self.sum
+            self.sum = y.mean().detach()
+        elif self.kind == "in place":
+            y = y * (1 + self.sum)
+            self.sum += 1
+        elif self.kind == "list":
+            y = y * (1 + len(self.kept))
+            self.kept.append(y.detach())
+        else:
+            y = y * (1 + len(self.named))
+            self.named[len(self.named)] = y.detach()
+            self.late = y.detach()
+        return y
+
+
+@pytest.mark.parametrize("kind", ["attribute", "buffer", "in place", "list", "dict"])
+def test_every_batch_starts_with_the_state_that_the_model_had(kind):
+    torch.manual_seed(0)
+    model, x = Remembers(kind), torch.randn(4, 3, 8, 8)
+    names = set(vars(model))
+    wrapped = nn.Sequential(model)
+    one, two = (compute_erf(wrapped, x, "0", batch_size=n).spatial["0"] for n in (4, 2))
+    assert np.allclose(one, two, atol=1e-7)
+    assert set(vars(model)) == names and model.state is None and not model.kept and not model.named
+    assert model.sum.item() == 0
