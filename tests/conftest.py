@@ -84,6 +84,17 @@ def subset() -> Golden:
     return Golden(ROOT / "tests" / "golden" / "sdtv3")
 
 
+@pytest.fixture(scope="session")
+def real_images(tmp_path_factory) -> Path:
+    """Two images of COCO and three of ADE20K with their official annotations, under a path with a space."""
+    folder = Path(os.environ.get("STERF_REAL_IMAGES", ROOT.parent / "shared" / "real_images")).resolve()
+    if not folder.is_dir():
+        pytest.skip(f"no real images in {folder}; set STERF_REAL_IMAGES to their folder")
+    link = tmp_path_factory.mktemp("data") / "real images"
+    link.symlink_to(folder)
+    return link
+
+
 def make_events(out: Path, *options: str, check: bool = True) -> subprocess.CompletedProcess:
     """Write event videos into ``out`` with the real tool; ``options`` are its command-line options."""
     tool = ROOT / "tools" / "dataset_tools" / "make_events.py"

@@ -1,0 +1,219 @@
+"""The tools on files as they come from COCO and ADE20K: large images of many sizes, crowds, 80 and 150 classes."""
+
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+DETECTOR = ROOT / "configs" / "mask_rcnn" / "mask-rcnn_sdtv3-t-srb_fpn_1x_coco.py"
+SEGMENTOR = ROOT / "configs" / "semantic_fpn" / "fpn_sdtv3-t-srb_8xb4-160k_ade20k-512x512.py"
+
+
+@pytest.fixture(scope="module")
+def tool(forked):
+    """``tool(name, *arguments, options)``: run a tool, which must end well; returns its output."""
+
+    def run(name: str, *arguments, options: dict) -> str:
+        settings = [f"{key}={value}" for key, value in options.items()]
+        result = forked(ROOT / "tools" / name, *arguments, "--cfg-options", *settings)
+        assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-3000:]
+        return result.stdout + result.stderr
+
+    return run
+
+
+def small(shipped: Path, folder: str, root: Path) -> Path:
+    """A config that trains a shipped one on small images of this data set; the path has a space."""
+    loaders = [f"{phase}_dataloader = dict(dataset=dict(data_root={folder!r}), num_workers=0, persistent_workers=False)"
+               for phase in ("train", "val", "test")]  # fmt: skip
+    config = root / shipped.name
+    config.write_text("\n".join([f"_base_ = {str(shipped)!r}", *loaders]) + "\n")
+    return config
+
+
+SMALL = {f"{phase}_dataloader.dataset.pipeline.1.scale": "(160,96)" for phase in ("val", "test")}
+SMALL |= {"train_dataloader.dataset.pipeline.2.scale": "(160,96)", "default_hooks.erf": None}
+COCO = SMALL | {"train_dataloader.batch_size": 1, "default_hooks.logger.interval": 1}
+COCO |= {"model.test_cfg.rcnn.score_thr": 0}  # so short a training finds nothing above the usual threshold
+ADE = SMALL | {"train_dataloader.batch_size": 2, "default_hooks.logger.interval": 1, "train_cfg.val_interval": 2}
+ADE |= {"train_dataloader.dataset.pipeline.3.crop_size": "(64,64)", "model.data_preprocessor.size": "(64,64)"}
+ADE |= {"default_hooks.checkpoint.interval": 2}
+
+
+@pytest.fixture(scope="module")
+def coco(real_images, tmp_path_factory) -> Path:
+    config = small(DETECTOR, f"{real_images}/coco/", tmp_path_factory.mktemp("config"))
+    annotations = f"{real_images}/coco/annotations/instances_val2017.json"
+    with config.open("a") as file:
+        file.writelines(f"{phase}_evaluator = dict(ann_file={annotations!r})\n" for phase in ("val", "test"))
+    return config
+
+
+@pytest.fixture(scope="module")
+def ade(real_images, tmp_path_factory) -> Path:
+    return small(SEGMENTOR, f"{real_images}/ade/ADEChallengeData2016", tmp_path_factory.mktemp("config"))
+
+
+@pytest.fixture(scope="module")
+def detector(tool, coco, tmp_path_factory) -> Path:
+    """Work directory of a detector after an epoch."""
+    out = tmp_path_factory.mktemp("work") / "a detector"
+    log = tool("train.py", coco, "--work-dir", out, options=COCO | {"train_cfg.max_epochs": 1})
+    assert "coco/segm_mAP" in log and (out / "epoch_1.pth").is_file()
+    return out
+
+
+@pytest.fixture(scope="module")
+def segmentor(tool, ade, tmp_path_factory) -> Path:
+    """Work directory of a segmentor after two iterations."""
+    out = tmp_path_factory.mktemp("work") / "a segmentor"
+    log = tool("train.py", ade, "--work-dir", out, options=ADE | {"train_cfg.max_iters": 2})
+    assert "mIoU" in log and (out / "iter_2.pth").is_file()
+    return out
+
+
+def losses(work_dir: Path) -> list[float]:
+    lines = [
+        line for path in sorted(work_dir.glob("2*/vis_data/scalars.json")) for line in path.read_text().splitlines()
+    ]
+    return [entry["loss"] for entry in map(json.loads, lines) if "loss" in entry]
+
+
+@pytest.mark.slow
+def test_a_coco_detector_is_tested_and_resumed(tool, coco, detector, tmp_path):
+    tool("train.py", coco, "--work-dir", detector, "--resume", options=COCO | {"train_cfg.max_epochs": 2})
+    assert len(losses(detector)) == 4 and np.isfinite(losses(detector)).all()
+    out = tmp_path / "predictions.pkl"
+    arguments = ("--work-dir", tmp_path / "t", "--out", out, "--show-dir", "shown")
+    log = tool("test.py", coco, detector / "epoch_2.pth", *arguments, options=COCO)
+    assert "coco/bbox_mAP" in log and "coco/segm_mAP" in log
+    predictions = pickle.loads(out.read_bytes())
+    assert [p["ori_shape"] for p in predictions] == [(427, 640), (360, 640)]
+    for prediction in predictions:
+        assert prediction["pred_instances"]["labels"].max(initial=0) < 80
+    assert len(list((tmp_path / "t").rglob("shown/*"))) == 2
+
+
+@pytest.mark.slow
+def test_a_coco_detector_with_test_time_augmentation(tool, coco, detector, tmp_path):
+    log = tool("test.py", coco, detector / "epoch_1.pth", "--work-dir", tmp_path, "--tta", options=COCO)
+    assert "coco/bbox_mAP" in log
+
+
+@pytest.mark.slow
+def test_an_ade_segmentor_is_tested_and_resumed(tool, ade, segmentor, tmp_path):
+    tool("train.py", ade, "--work-dir", segmentor, "--resume", options=ADE | {"train_cfg.max_iters": 4})
+    assert len(losses(segmentor)) == 4 and np.isfinite(losses(segmentor)).all()
+    arguments = ("--work-dir", tmp_path / "t", "--out", tmp_path / "maps", "--show-dir", "shown")
+    log = tool("test.py", ade, segmentor / "iter_4.pth", *arguments, options=ADE)
+    assert "mIoU" in log
+    maps = {path.stem: np.array(Image.open(path)) for path in (tmp_path / "maps").iterdir()}
+    assert {name: m.shape for name, m in maps.items()} == {
+        "ADE_val_00000001": (512, 683), "ADE_val_00000002": (364, 500), "ADE_val_00000003": (300, 400)
+    }  # fmt: skip
+    assert all(m.max() <= 150 for m in maps.values())
+    assert len([path for path in (tmp_path / "t").rglob("*") if path.suffix in (".png", ".jpg")]) == 3
+
+
+@pytest.mark.slow
+def test_an_ade_segmentor_with_test_time_augmentation(tool, ade, segmentor, tmp_path):
+    scales = {f"tta_pipeline.1.transforms.0.{i}.scale_factor": 0.1 + 0.05 * i for i in range(6)}
+    log = tool("test.py", ade, segmentor / "iter_2.pth", "--work-dir", tmp_path, "--tta", options=ADE | scales)
+    assert "mIoU" in log
+
+
+@pytest.mark.slow
+def test_windows_larger_than_the_image_are_the_image(tool, ade, segmentor, tmp_path):
+    maps = {}
+    for name, crop, stride in (("whole", None, None), ("larger", 512, 341), ("higher", 128, 96), ("smaller", 64, 48)):
+        slide = {"model.test_cfg.mode": "slide", "model.test_cfg.crop_size": f"({crop},{crop})"}
+        slide |= {"model.test_cfg.stride": f"({stride},{stride})"}
+        arguments = ("--work-dir", tmp_path / "t", "--out", tmp_path / name)
+        tool("test.py", ade, segmentor / "iter_2.pth", *arguments, options=ADE | (slide if crop else {}))
+        maps[name] = [np.array(Image.open(path)) for path in sorted((tmp_path / name).iterdir())]
+        assert len(maps[name]) == 3
+    for whole, larger in zip(maps["whole"], maps["larger"], strict=True):
+        assert (whole == larger).all()
+
+
+def odd_files(image: Path, folder: Path) -> dict[str, tuple[int, int]]:
+    """A photograph as users' files are: file names and their (height, width)."""
+    photo = Image.open(image).convert("RGB").resize((96, 64))
+    values = np.array(photo)
+    Image.fromarray(values[..., 0]).save(folder / "grey.jpg")
+    Image.fromarray(values[..., 0].astype(np.uint16) * 256).save(folder / "sixteen bits.png")
+    photo.convert("RGBA").save(folder / "alpha.png")
+    photo.convert("CMYK").save(folder / "cmyk.jpg")
+    photo.convert("P").save(folder / "palette.png")
+    photo.resize((3, 3)).save(folder / "tiny.png")
+    photo.resize((501, 13)).save(folder / "strip.png")
+    photo.save(folder / "empty.jpg")
+    photo.save(folder / "crowd.jpg")
+    return {path.name: Image.open(path).size[::-1] for path in sorted(folder.iterdir())}
+
+
+@pytest.mark.slow
+def test_a_detector_on_odd_files_in_a_spawned_process(tool, coco, real_images, tmp_path):
+    """Grey, 16-bit, transparent and tiny images, one without objects, one with a crowd alone; gaps in category ids."""
+    root = tmp_path / "odd files"
+    (root / "images").mkdir(parents=True)
+    images, annotations = [], []
+    files = odd_files(real_images / "coco/val2017/000000142238.jpg", root / "images")
+    for number, (name, (height, width)) in enumerate(files.items(), start=1):
+        images.append(dict(id=number, file_name=name, height=height, width=width))
+        if name != "empty.jpg":
+            box = [0, 0, width // 2 + 1, height // 2 + 1]
+            crowd = name == "crowd.jpg"
+            counts = [0, box[3], *[height - box[3], box[3]] * (box[2] - 1), height * (width - box[2]) + height - box[3]]
+            polygon = [[0, 0, box[2], 0, box[2], box[3], 0, box[3]]]
+            mask = dict(size=[height, width], counts=counts) if crowd else polygon
+            annotations.append(dict(id=number, image_id=number, category_id=(1, 7, 90)[number % 3], bbox=box,
+                                    area=box[2] * box[3], iscrowd=int(crowd), segmentation=mask))  # fmt: skip
+    categories = [dict(id=i, name=n) for i, n in ((1, "person"), (7, "traffic light"), (90, "tooth brush"))]
+    (root / "a.json").write_text(json.dumps(dict(images=images, annotations=annotations, categories=categories)))
+    config = tmp_path / "odd.py"
+    data = dict(data_root=f"{root}/", ann_file="a.json", data_prefix=dict(img="images/"),
+                metainfo=dict(classes=tuple(c["name"] for c in categories)))  # fmt: skip
+    loader = dict(num_workers=1, persistent_workers=True, dataset=data)
+    lines = [f"_base_ = {str(coco)!r}", "model = dict(roi_head=dict(bbox_head=dict(num_classes=3), "
+             "mask_head=dict(num_classes=3)))", "env_cfg = dict(mp_cfg=dict(mp_start_method='spawn'))"]  # fmt: skip
+    lines += [f"{phase}_dataloader = {loader!r}" for phase in ("val", "test")]
+    whole = loader | dict(dataset=data | dict(filter_cfg=dict(filter_empty_gt=False, min_size=0)))
+    lines += [f"train_dataloader = {whole!r}"]
+    lines += [f"{phase}_evaluator = dict(ann_file={str(root / 'a.json')!r})" for phase in ("val", "test")]
+    config.write_text("\n".join(lines))
+    work = tmp_path / "work"
+    log = tool("train.py", config, "--work-dir", work, options=COCO | {"train_cfg.max_epochs": 1})
+    assert "coco/segm_mAP" in log
+    assert len(losses(work)) == len(files) and np.isfinite(losses(work)).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["binary", "ignored"])
+def test_a_segmentor_on_two_classes_and_on_none(tool, ade, real_images, tmp_path, kind):
+    """Binary maps of 0 and 1 without a background class, and maps whose pixels are all to be ignored."""
+    source, root = real_images / "ade/ADEChallengeData2016", tmp_path / "two classes"
+    for part in ("training", "validation"):
+        for folder in ("images", "annotations"):
+            (root / folder / part).mkdir(parents=True)
+        for path in (source / "images" / part).iterdir():
+            Image.open(path).resize((97, 65)).save(root / "images" / part / path.name)
+            labels = np.array(Image.open(source / "annotations" / part / f"{path.stem}.png").resize((97, 65), 0))
+            labels = (labels == 1).astype(np.uint8) if kind == "binary" else np.full_like(labels, 255)
+            Image.fromarray(labels).save(root / "annotations" / part / f"{path.stem}.png")
+    config = tmp_path / "two.py"
+    data = dict(type="BaseSegDataset", data_root=str(root), reduce_zero_label=False,
+                metainfo=dict(classes=("other", "wall"), palette=[[0, 0, 0], [255, 255, 255]]))  # fmt: skip
+    lines = [f"_base_ = {str(ade)!r}", "model = dict(decode_head=dict(num_classes=2))"]
+    lines += [f"{phase}_dataloader = dict(dataset={data!r})" for phase in ("train", "val", "test")]
+    config.write_text("\n".join(lines))
+    keys = {f"{phase}_dataloader.dataset.pipeline.{i}.reduce_zero_label": False
+            for phase, i in (("train", 1), ("val", 2), ("test", 2))}  # fmt: skip
+    work = tmp_path / "work"
+    log = tool("train.py", config, "--work-dir", work, options=ADE | keys | {"train_cfg.max_iters": 2})
+    assert "mIoU" in log
+    assert len(losses(work)) == 2 and np.isfinite(losses(work)).all()
