@@ -17,6 +17,7 @@ from sterf_plugins.cli import console  # noqa: E402
 from sterf_plugins.cli import training as cli  # noqa: E402
 from sterf_plugins.openmmlab.configs.resume_checks import check_resume  # noqa: E402
 from sterf_plugins.openmmlab.configs.trial import try_backbone  # noqa: E402
+from sterf_plugins.openmmlab.configs.types import type_name  # noqa: E402
 from sterf_plugins.openmmlab.runtime.atomic_backend import latest_checkpoint  # noqa: E402
 from sterf_plugins.openmmlab.runtime.checkpoint_files import read_local_or_remote  # noqa: E402
 from sterf_plugins.openmmlab.runtime.sharded import shard  # noqa: E402
@@ -76,8 +77,9 @@ def prepare(config, args: argparse.Namespace) -> None:
     if args.erf is not None:
         hooks["erf"] = dict(hooks.get("erf", {}), type="sterf_plugins.ERFHook", interval=args.erf)
     if args.amp:
-        if config.optim_wrapper.type not in ("OptimWrapper", "AmpOptimWrapper"):
-            raise ValueError(f"--amp works with OptimWrapper; the config has {config.optim_wrapper.type}.")
+        wrapper = type_name(config.optim_wrapper)
+        if wrapper not in ("OptimWrapper", "AmpOptimWrapper"):
+            raise ValueError(f"--amp works with OptimWrapper; the config has {wrapper}.")
         config.optim_wrapper.type = "AmpOptimWrapper"
         config.optim_wrapper.setdefault("loss_scale", "dynamic")
     if args.auto_scale_lr:

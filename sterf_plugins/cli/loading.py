@@ -194,7 +194,7 @@ def build_config(config: Any, label: str) -> Loaded:
         raise ValueError(f"config {label!r} has no `model`.")
     if not torch.cuda.is_available():
         revert_sync_bn(config)
-    init_default_scope(config.get("default_scope", "mmdet"))
+    init_default_scope(config.get("default_scope") or "mmdet")
     without_weight_files(config.model)
     settings = config.model.get("data_preprocessor") or {}
     bgr = bool(settings) and not (settings.get("bgr_to_rgb") or settings.get("rgb_to_bgr"))

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
-from mmengine.config.utils import ConfigParsingError
 from mmengine.runner import Runner
+
+from .types import type_name, use_registered_names
 
 PACKAGES = ("mmdet", "mmseg", "sterf_plugins")
 # What a runner reads of a config. `data_preprocessor` is a variable of mmdet's and mmseg's config files besides.
@@ -54,7 +55,7 @@ def config_root(package: str) -> Path:
 
 
 def load_config(name: str, options: dict | None = None) -> Config:
-    """Read a config and merge options into it.
+    """Read a config of either style and merge options into it; types that are classes become registered names.
 
     Args:
         name: path or ``package::path``, see ``config_path``.
@@ -65,7 +66,8 @@ def load_config(name: str, options: dict | None = None) -> Config:
     """
     try:
         config = Config.fromfile(config_path(name))
-    except (SyntaxError, NameError, KeyError, ConfigParsingError) as error:
+        use_registered_names(config)
+    except (SyntaxError, NameError, KeyError, ImportError, RuntimeError) as error:  # RuntimeError: mixed styles
         raise ValueError(f"config {name!r} cannot be read: {type(error).__name__}: {error}") from error
     merge_options(config, options or {})
     return config
@@ -151,12 +153,11 @@ def revert_sync_bn(config: Config) -> int:
     def walk(node):
         nonlocal replaced
         if isinstance(node, dict):
-            for key, value in node.items():
-                if key == "type" and value in ("SyncBN", "MMSyncBN", "SyncBatchNorm"):
-                    node[key] = "BN"
-                    replaced += 1
-                else:
-                    walk(value)
+            if type_name(node) in ("SyncBN", "MMSyncBN", "SyncBatchNorm"):
+                node["type"] = "BN"
+                replaced += 1
+            for value in node.values():
+                walk(value)
         elif isinstance(node, (list, tuple)):
             for value in node:
                 walk(value)

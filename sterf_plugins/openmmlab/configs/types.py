@@ -1,7 +1,14 @@
-"""Types in configs, whichever of mmengine's two styles the config is written in."""
+"""Types in configs, whichever of mmengine's two styles the config is written in.
 
+In the older style a type is a name, ``type="FPN"``; in the Python-import style it is the class itself, which mmengine
+writes down as ``"mmdet.models.necks.fpn.FPN"`` in the config of a finished training.
+"""
+
+from collections.abc import Iterator
+from pkgutil import resolve_name
 from typing import Any
 
+import mmengine.registry
 from mmengine.config import Config
 from mmengine.registry import Registry
 
@@ -30,3 +37,63 @@ def registered(part: Any, registry: Registry, config: Config) -> type | None:
         return kind
     with registry.switch_scope_and_registry(config.get("default_scope")) as scoped:
         return scoped.get(kind)
+
+
+def use_registered_names(config: Config) -> None:
+    """Write each type that is a class, or the path of one, as its registered name: the config of the older style, in place.
+
+    mmengine builds both styles, but mmdet, mmseg and mmcv compare types with names in many places. Nor does mmengine find
+    each path that it has written: a function hides the module of its name in ``mmdet.models.losses.iou_loss.IoULoss``.
+    A config with such types and without a ``default_scope`` gets that of its model.
+    """
+    found = [entry for key in config.to_dict() for entry in _classes(config[key])]  # to_dict: without what it imports
+    if not found:
+        return
+    if config.get("default_scope") is None and "model" in config:
+        scope = _registered_names(None).get(_kind(config.model), "").rpartition(".")[0]
+        if scope:
+            config.default_scope = scope
+    names = _registered_names(config.get("default_scope"))
+    for node, kind in found:
+        node["type"] = names.get(kind) or _path(kind)
+
+
+def _classes(node: Any) -> Iterator[tuple[dict, Any]]:
+    """Each dict in a part of a config whose type is a class or a function, or the path of one; and that type."""
+    if isinstance(node, (list, tuple)):
+        for item in node:
+            yield from _classes(item)
+    elif isinstance(node, dict):
+        kind = _kind(node)
+        if hasattr(kind, "__qualname__"):
+            yield node, kind
+        for item in node.values():
+            yield from _classes(item)
+
+
+def _kind(node: dict) -> Any:
+    """The type of a dict; the object itself where the type is its path."""
+    kind = node.get("type")
+    if not isinstance(kind, str) or kind.count(".") < 2:
+        return kind
+    try:
+        return resolve_name(":".join(kind.rsplit(".", 1)))
+    except (ImportError, AttributeError):  # no path: mmengine tells what is wrong with it when it builds
+        return kind
+
+
+def _registered_names(scope: str | None) -> dict[Any, str]:
+    """What is in mmengine's registries -> the name by which a config with this default scope finds it."""
+    names: dict[Any, str] = {}
+    for root in (r for r in vars(mmengine.registry).values() if isinstance(r, Registry)):
+        family = {root.scope: root, **root.children}
+        plain = {**root.module_dict, **(family[scope].module_dict if scope in family else {})}
+        for owner, one in family.items():
+            for name, kind in one.module_dict.items():
+                names.setdefault(kind, name if plain.get(name) is kind else f"{owner}.{name}")
+    return names
+
+
+def _path(kind: Any) -> str:
+    """The name of what is in no registry: its path, and for non-maximum suppression what mmcv's ``eval`` understands."""
+    return kind.__name__ if kind.__module__ == "mmcv.ops.nms" else f"{kind.__module__}.{kind.__qualname__}"

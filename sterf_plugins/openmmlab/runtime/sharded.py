@@ -14,6 +14,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 
 from ...files import replacing
 from ...registry import STRATEGIES
+from ..configs.types import type_name
 from .atomic_backend import AtomicLocalBackend
 from .mmengine_internals import replace_clipping
 
@@ -111,15 +112,16 @@ def shard(config: Config) -> None:
     hooks = {name: h for name, h in (config.get("default_hooks") or {}).items() if h}
     hooks |= {f"custom_hooks[{i}]": h for i, h in enumerate(config.get("custom_hooks") or [])}
     for name, hook in hooks.items():
-        if str(hook.get("type")).split(".")[-1] in ("ERFHook", "FiringRateHook"):
+        if type_name(hook) in ("ERFHook", "FiringRateHook"):
             how = "out of the config" if name.startswith("custom") else f"out (--cfg-options default_hooks.{name}=None)"
             raise ValueError(
-                f"{hook.type} ({name}) cannot run under FSDP, where no process has the whole model. Leave it {how} and "
+                f"{type_name(hook)} ({name}) cannot run under FSDP, where no process has the whole model. Leave it {how} and "
                 f"analyse a checkpoint with tools/erf.py."
             )
     strategy = dict(config.get("strategy") or {})
-    if strategy.setdefault("type", "sterf_plugins.ShardedStrategy") != "sterf_plugins.ShardedStrategy":
+    strategy.setdefault("type", "sterf_plugins.ShardedStrategy")
+    if type_name(strategy) != "ShardedStrategy":
         raise ValueError(
-            f"the config has a strategy of its own, {strategy['type']}; leave out --fsdp, or the strategy's type."
+            f"the config has a strategy of its own, {type_name(strategy)}; leave out --fsdp, or the strategy's type."
         )
     config.runner_type, config.strategy = "FlexibleRunner", strategy
