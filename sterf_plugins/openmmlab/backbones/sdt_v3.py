@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 
 from mmengine.logging import print_log
+from mmengine.model import PretrainedInit
 
 from ... import backbones
 from ...checkpoints import convert_state_dict, infer_architecture
+from ...checks import positive_int
 from ...registry import MODELS
 from ...stems import ConvStem
 from ..runtime.checkpoint_files import read_local_or_remote
@@ -26,7 +28,8 @@ class SDTV3(backbones.SDTV3, Freezing):
         frozen_stages: stages 0 to this one are not trained; -1 trains all.
         norm_eval: BatchNorm keeps its statistics during training, as is usual with few images per GPU.
         with_cp: compute each stage again in the backward pass instead of keeping its tensors: less memory, more time.
-        **kwargs: the backbone's arguments.
+        in_channels: image channels, as in every backbone of mmdet and mmseg; the network itself calls them ``in_chans``.
+        **kwargs: the backbone's other arguments.
 
     Raises:
         ValueError: an argument, or the checkpoint, does not fit; the message says what is allowed.
@@ -41,9 +44,12 @@ class SDTV3(backbones.SDTV3, Freezing):
         frozen_stages: int = -1,
         norm_eval: bool = False,
         with_cp: bool = False,
+        in_channels: int = 3,
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        if "in_chans" in kwargs:
+            raise ValueError(f"`in_chans` is {kwargs['in_chans']}; in a config it is `in_channels`.")
+        super().__init__(in_chans=positive_int("in_channels", in_channels), **kwargs)
         self.grad_checkpointing = with_cp
         frozen = range(check_frozen_stages(frozen_stages, len(self.stages)) + 1)
         self.freeze([f"stages.{i}" for i in frozen], self.stages[: len(frozen)].parameters(), norm_eval)
@@ -53,7 +59,7 @@ class SDTV3(backbones.SDTV3, Freezing):
 
     def init_weights(self) -> None:
         """Load ``init_cfg``'s checkpoint, if there is one; the constructor has initialised everything else."""
-        if self.init_cfg and self.init_cfg.get("type") == "Pretrained" and not self.is_init:
+        if self.init_cfg and self.init_cfg.get("type") in ("Pretrained", PretrainedInit) and not self.is_init:
             path = self.init_cfg["checkpoint"]
             state = convert_state_dict(read_local_or_remote(path))
             if not self.num_classes:

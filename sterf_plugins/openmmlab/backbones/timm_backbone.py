@@ -2,7 +2,7 @@
 
 import inspect
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ...backbones.base import StagedBackbone
 from ...checkpoints.sdt_v3 import listing
+from ...checks import positive_int
 from ...registry import MODELS
 from ...timm import swap_stem
 from ...timm.stems import name_in_features
@@ -31,15 +32,18 @@ class TIMMBackbone(Freezing):
         pretrained: load timm's pretrained weights.
         checkpoint_path: local checkpoint of the model or classifier in timm's format, or of a release of a model of this
             package. Every entry that the features need must be there.
-        in_channels: image channels.
+        in_channels: image channels; timm's own name for them, ``in_chans``, is taken too.
         out_indices: feature levels to return; ``None`` for all. A level that the model lacks is an error, whereas timm
             would silently drop it.
         stem: a dict without ``type`` holds arguments of ``sterf_plugins.timm.swap_stem`` (``bank`` being arguments of
             ``RFBank``), which puts covariant receptive fields in place of the first convolution after the weights are
-            loaded. A dict with ``type``, the name of any stem plugin, is passed on to a model of this package.
+            loaded. The name of any stem plugin, or a dict with it as ``type``, is passed on to a model of this package.
+        mixer: channel mixer of a model of this package that has one, as in ``SDTV3``; ``None`` for the model's own.
         frozen_stages: everything up to this feature level is not trained; -1 trains all.
         norm_eval: BatchNorm keeps its statistics during training, as is usual with few images per GPU.
         with_cp: timm's gradient checkpointing: less memory, more time.
+        memory_efficient: a model of this package keeps results of convolutions and products alone for the backward pass,
+            and computes norms and spikes again.
         init_cfg: mmengine's initialisation.
         **kwargs: passed to ``timm.create_model``.
 
@@ -55,17 +59,31 @@ class TIMMBackbone(Freezing):
         checkpoint_path: str = "",
         in_channels: int = 3,
         out_indices: Sequence[int] | None = None,
-        stem: Mapping | None = None,
+        stem: str | Mapping | None = None,
+        mixer: str | Mapping | Callable | None = None,
         frozen_stages: int = -1,
         norm_eval: bool = False,
         with_cp: bool = False,
+        memory_efficient: bool = False,
         init_cfg: Mapping | None = None,
         **kwargs,
     ):
         super().__init__(init_cfg)
         check_model_name(model_name)
+        if "in_chans" in kwargs and in_channels != 3:
+            raise ValueError(
+                f"`in_channels` is {in_channels} and `in_chans` {kwargs['in_chans']}; give `in_channels` alone."
+            )
+        in_channels = kwargs.pop("in_chans", in_channels)
+        positive_int("in_channels", in_channels)
+        if isinstance(stem, str):
+            stem = dict(type=stem)
         if stem and "type" in stem:  # a plugin: the model's own argument
+            _check_takes(model_name, "stem", dict(stem))
             kwargs["stem"] = dict(stem)
+        if mixer is not None:
+            _check_takes(model_name, "mixer", mixer)
+            kwargs["mixer"] = mixer
         if out_indices is not None:
             kwargs["out_indices"] = check_out_indices(model_name, out_indices, **kwargs)
         if checkpoint_path:  # before timm cuts off what makes no features; its own `checkpoint_path` is loaded after it
@@ -92,6 +110,14 @@ class TIMMBackbone(Freezing):
             self.is_init = True
         if with_cp:
             _checkpoint_gradients(model, model_name)
+        if memory_efficient:
+            ours = [module for module in model.modules() if isinstance(module, StagedBackbone)]
+            if not ours:
+                raise ValueError(
+                    f"`memory_efficient` is True, but {model_name} is not of this package; use `with_cp=True`."
+                )
+            for module in ours:
+                module.memory_efficient = True
         modules: list[str] = []
         parameters: list[nn.Parameter] = []
         if check_frozen_stages(frozen_stages, len(info)) >= 0:
@@ -103,6 +129,17 @@ class TIMMBackbone(Freezing):
         if getattr(self.timm_model, "output_fmt", Format.NCHW) == Format.NHWC:
             maps = [y.permute(0, 3, 1, 2) for y in maps]
         return tuple(y.contiguous() for y in maps)  # some heads of mmdet and mmseg look at them by `view`
+
+
+def _check_takes(model_name: str, argument: str, value: Any) -> None:
+    """Raise ``ValueError`` for a plugin given to a model that has no such argument."""
+    try:
+        feature_levels(model_name, **{argument: value})
+    except TypeError as error:
+        if f"unexpected keyword argument '{argument}'" not in str(error):
+            raise
+        other = " Receptive fields go into any model: stem=dict(init='rf')." if argument == "stem" else ""
+        raise ValueError(f"`{argument}` is {value!r}; {model_name} takes none, and sdtv3_tiny does.{other}") from error
 
 
 def check_model_name(name: str) -> None:

@@ -7,6 +7,7 @@ import torch
 from mmengine.dist import all_gather_object, get_rank, get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop
+from torch import nn
 
 from ...checks import one_of, positive_int
 from ...erf import ERFResult, compute_erf
@@ -16,6 +17,7 @@ from ...erf.plot import map_image
 from ...erf.selection import check_calls, check_channels, check_position
 from ...erf.targets import match_layers
 from ...registry import HOOKS
+from ...stems import CovariantRFConv2d
 from ...undisturbed import preserved_random_state
 from ..runtime.dataset_images import from_dataset, spread
 from .plain_model import plain_model, training_step
@@ -105,6 +107,8 @@ class ERFHook(Hook):
         match_layers(plain_model(runner), self.layers)
         if self.source == "val" and runner.val_loop is None:
             raise ValueError("ERFHook has source='val' but the config has no val_dataloader; use source='noise'.")
+        if self.source == "noise":
+            _image_channels(plain_model(runner))
         self._training, self._resumed = True, runner.iter > 0
         if self.at_start and not self._resumed:
             self._run(runner, step=0)
@@ -166,7 +170,7 @@ class ERFHook(Hook):
         device = next(model.parameters()).device
         rank, world = get_rank(), get_world_size()
         if self.source == "noise":
-            channels = getattr(getattr(model, "backbone", model), "in_chans", 3)
+            channels = _image_channels(model)
             generator = torch.Generator().manual_seed(self.seed)
             whole = torch.randn(self.num_samples, channels, *self.input_size, generator=generator)
             yield from whole[rank::world].to(device).split(1) if len(whole) > rank else ()
@@ -198,3 +202,17 @@ class ERFHook(Hook):
         runner.logger.info(f"ERF at {step} (share of pixels with half of the mass): {listing} -> {path}")
         for line in result.warnings:
             runner.logger.warning(f"ERF at {step}: {line}")
+
+
+def _image_channels(model: nn.Module) -> int:
+    """Number of image channels of a model: those of the first convolution of its backbone.
+
+    Raises:
+        ValueError: there is no convolution.
+    """
+    convolutions = (nn.Conv2d, nn.Conv3d, CovariantRFConv2d)
+    layers = (m for m in getattr(model, "backbone", model).modules() if isinstance(m, convolutions))
+    first = next(layers, None)
+    if first is None:
+        raise ValueError("ERFHook has source='noise', but the model has no convolution that tells its image channels.")
+    return first.in_channels
