@@ -16,6 +16,7 @@ import multiprocessing
 import os
 import re
 import sys
+import textwrap
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
@@ -134,6 +135,12 @@ def work(answer: Any, *job: str) -> None:
             answer.send(("failed", f"{type(error).__name__}: {error}"))
 
 
+def first_line(reason: str) -> str:
+    """What fits into a table of a reason."""
+    lines = reason.strip().splitlines()
+    return textwrap.shorten(lines[0], 250, placeholder=" …") if lines else ""
+
+
 def run_all(jobs: list[tuple[str, str]], args: argparse.Namespace) -> Iterator[tuple[str, str, Result]]:
     """Run each job (config, backbone) in a fork of this process; yields its results as they come."""
     context = multiprocessing.get_context("fork")
@@ -165,7 +172,7 @@ def run_all(jobs: list[tuple[str, str]], args: argparse.Namespace) -> Iterator[t
                 process.kill()
                 process.join()
                 receiver.close()
-                yield *job, dict(status=status, seconds=round(seconds, 1), reason=" ".join(reason.split())[:400])
+                yield *job, dict(status=status, seconds=round(seconds, 1), reason=first_line(reason))
     finally:
         for _, process, _ in running.values():
             process.kill()
