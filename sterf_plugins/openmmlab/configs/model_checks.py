@@ -111,7 +111,7 @@ def _crop_size(pipeline: list[ConfigDict]) -> tuple[int, int] | None:
 def check_channels(config: Config) -> None:
     """Raise ``ValueError`` if images are normalised with another number of channels than the backbone takes.
 
-    mmengine takes one value of ``mean`` and ``std`` for all channels, or three; preprocessors for pairs of images, more.
+    mmengine takes one value of ``mean`` and ``std`` for all channels, or three; preprocessors of other kinds are not known.
     """
     preprocessor, backbone = (_network(config).get(part) or {} for part in ("data_preprocessor", "backbone"))
     if type_name(preprocessor) not in PREPROCESSORS:
