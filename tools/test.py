@@ -77,6 +77,8 @@ def _write_predictions(config, out: str) -> None:
 def _augment(config) -> None:
     """The config's own test-time augmentation; mmdet's default of flips where it has none."""
     detector = config.get("default_scope") != "mmseg"
+    if detector and ("mask_head" in config.model or "mask_head" in config.model.get("roi_head", {})):
+        raise ValueError("--tta: mmdet merges boxes, not masks; give the config of a detector without a mask head.")
     if "tta_model" not in config:
         if not detector:
             raise ValueError("--tta needs tta_model and tta_pipeline in the config.")

@@ -94,14 +94,16 @@ def test_a_coco_detector_is_tested_and_resumed(tool, coco, detector, tmp_path):
     predictions = pickle.loads(out.read_bytes())
     assert [p["ori_shape"] for p in predictions] == [(427, 640), (360, 640)]
     for prediction in predictions:
-        assert prediction["pred_instances"]["labels"].max(initial=0) < 80
+        assert (prediction["pred_instances"]["labels"] < 80).all()
     assert len(list((tmp_path / "t").rglob("shown/*"))) == 2
 
 
 @pytest.mark.slow
-def test_a_coco_detector_with_test_time_augmentation(tool, coco, detector, tmp_path):
-    log = tool("test.py", coco, detector / "epoch_1.pth", "--work-dir", tmp_path, "--tta", options=COCO)
-    assert "coco/bbox_mAP" in log
+def test_test_time_augmentation_of_masks_is_refused(forked, coco, detector, tmp_path):
+    """mmdet merges boxes only; it would end with an assertion after the first image."""
+    result = forked(ROOT / "tools" / "test.py", coco, detector / "epoch_1.pth", "--work-dir", tmp_path, "--tta")
+    assert result.returncode == 2
+    assert "--tta: mmdet merges boxes, not masks" in result.stderr
 
 
 @pytest.mark.slow
@@ -138,82 +140,3 @@ def test_windows_larger_than_the_image_are_the_image(tool, ade, segmentor, tmp_p
         assert len(maps[name]) == 3
     for whole, larger in zip(maps["whole"], maps["larger"], strict=True):
         assert (whole == larger).all()
-
-
-def odd_files(image: Path, folder: Path) -> dict[str, tuple[int, int]]:
-    """A photograph as users' files are: file names and their (height, width)."""
-    photo = Image.open(image).convert("RGB").resize((96, 64))
-    values = np.array(photo)
-    Image.fromarray(values[..., 0]).save(folder / "grey.jpg")
-    Image.fromarray(values[..., 0].astype(np.uint16) * 256).save(folder / "sixteen bits.png")
-    photo.convert("RGBA").save(folder / "alpha.png")
-    photo.convert("CMYK").save(folder / "cmyk.jpg")
-    photo.convert("P").save(folder / "palette.png")
-    photo.resize((3, 3)).save(folder / "tiny.png")
-    photo.resize((501, 13)).save(folder / "strip.png")
-    photo.save(folder / "empty.jpg")
-    photo.save(folder / "crowd.jpg")
-    return {path.name: Image.open(path).size[::-1] for path in sorted(folder.iterdir())}
-
-
-@pytest.mark.slow
-def test_a_detector_on_odd_files_in_a_spawned_process(tool, coco, real_images, tmp_path):
-    """Grey, 16-bit, transparent and tiny images, one without objects, one with a crowd alone; gaps in category ids."""
-    root = tmp_path / "odd files"
-    (root / "images").mkdir(parents=True)
-    images, annotations = [], []
-    files = odd_files(real_images / "coco/val2017/000000142238.jpg", root / "images")
-    for number, (name, (height, width)) in enumerate(files.items(), start=1):
-        images.append(dict(id=number, file_name=name, height=height, width=width))
-        if name != "empty.jpg":
-            box = [0, 0, width // 2 + 1, height // 2 + 1]
-            crowd = name == "crowd.jpg"
-            counts = [0, box[3], *[height - box[3], box[3]] * (box[2] - 1), height * (width - box[2]) + height - box[3]]
-            polygon = [[0, 0, box[2], 0, box[2], box[3], 0, box[3]]]
-            mask = dict(size=[height, width], counts=counts) if crowd else polygon
-            annotations.append(dict(id=number, image_id=number, category_id=(1, 7, 90)[number % 3], bbox=box,
-                                    area=box[2] * box[3], iscrowd=int(crowd), segmentation=mask))  # fmt: skip
-    categories = [dict(id=i, name=n) for i, n in ((1, "person"), (7, "traffic light"), (90, "tooth brush"))]
-    (root / "a.json").write_text(json.dumps(dict(images=images, annotations=annotations, categories=categories)))
-    config = tmp_path / "odd.py"
-    data = dict(data_root=f"{root}/", ann_file="a.json", data_prefix=dict(img="images/"),
-                metainfo=dict(classes=tuple(c["name"] for c in categories)))  # fmt: skip
-    loader = dict(num_workers=1, persistent_workers=True, dataset=data)
-    lines = [f"_base_ = {str(coco)!r}", "model = dict(roi_head=dict(bbox_head=dict(num_classes=3), "
-             "mask_head=dict(num_classes=3)))", "env_cfg = dict(mp_cfg=dict(mp_start_method='spawn'))"]  # fmt: skip
-    lines += [f"{phase}_dataloader = {loader!r}" for phase in ("val", "test")]
-    whole = loader | dict(dataset=data | dict(filter_cfg=dict(filter_empty_gt=False, min_size=0)))
-    lines += [f"train_dataloader = {whole!r}"]
-    lines += [f"{phase}_evaluator = dict(ann_file={str(root / 'a.json')!r})" for phase in ("val", "test")]
-    config.write_text("\n".join(lines))
-    work = tmp_path / "work"
-    log = tool("train.py", config, "--work-dir", work, options=COCO | {"train_cfg.max_epochs": 1})
-    assert "coco/segm_mAP" in log
-    assert len(losses(work)) == len(files) and np.isfinite(losses(work)).all()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["binary", "ignored"])
-def test_a_segmentor_on_two_classes_and_on_none(tool, ade, real_images, tmp_path, kind):
-    """Binary maps of 0 and 1 without a background class, and maps whose pixels are all to be ignored."""
-    source, root = real_images / "ade/ADEChallengeData2016", tmp_path / "two classes"
-    for part in ("training", "validation"):
-        for folder in ("images", "annotations"):
-            (root / folder / part).mkdir(parents=True)
-        for path in (source / "images" / part).iterdir():
-            Image.open(path).resize((97, 65)).save(root / "images" / part / path.name)
-            labels = np.array(Image.open(source / "annotations" / part / f"{path.stem}.png").resize((97, 65), 0))
-            labels = (labels == 1).astype(np.uint8) if kind == "binary" else np.full_like(labels, 255)
-            Image.fromarray(labels).save(root / "annotations" / part / f"{path.stem}.png")
-    config = tmp_path / "two.py"
-    data = dict(type="BaseSegDataset", data_root=str(root), reduce_zero_label=False,
-                metainfo=dict(classes=("other", "wall"), palette=[[0, 0, 0], [255, 255, 255]]))  # fmt: skip
-    lines = [f"_base_ = {str(ade)!r}", "model = dict(decode_head=dict(num_classes=2))"]
-    lines += [f"{phase}_dataloader = dict(dataset={data!r})" for phase in ("train", "val", "test")]
-    config.write_text("\n".join(lines))
-    keys = {f"{phase}_dataloader.dataset.pipeline.{i}.reduce_zero_label": False
-            for phase, i in (("train", 1), ("val", 2), ("test", 2))}  # fmt: skip
-    work = tmp_path / "work"
-    log = tool("train.py", config, "--work-dir", work, options=ADE | keys | {"train_cfg.max_iters": 2})
-    assert "mIoU" in log
-    assert len(losses(work)) == 2 and np.isfinite(losses(work)).all()
