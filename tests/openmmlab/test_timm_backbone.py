@@ -3,7 +3,7 @@
 import pytest
 import timm
 import torch
-from live import equal, images, live
+from live import equal, images, live, same
 from torch import nn
 
 import sterf_plugins
@@ -151,3 +151,31 @@ def test_covariant_names_fit_a_stock_neck(name):
 
     net = build(name, out_indices=pyramid(name).indices)
     assert net.out_strides == pyramid(name).strides and net.out_channels == pyramid(name).channels
+
+
+@pytest.mark.parametrize("name", ["sdtv3_nano_srb", "resnet18"])
+@pytest.mark.parametrize("start", ["", "backbone.", "module.backbone.", "student.backbone."])
+def test_pretrained_weights_load_whole_or_not_at_all(name, start, tmp_path):
+    net = live(build(name))
+    path = tmp_path / "own.pth"
+    torch.save(dict(state_dict={f"{start}{k}": v for k, v in net.state_dict().items()}), path)
+    init = dict(type="Pretrained", checkpoint=str(path))
+    if start.startswith("student."):
+        with pytest.raises(ValueError, match="is not of this backbone"):
+            build(name, init_cfg=init).init_weights()
+        init["prefix"] = "student.backbone"
+    other = build(name, init_cfg=init)
+    other.init_weights()
+    assert same(net, other)
+    state = net.state_dict()
+    del state[next(iter(state))]
+    torch.save(state, path)
+    with pytest.raises(ValueError, match=r"1 of \d+ entries are missing.*`checkpoint_path`"):
+        build(name, init_cfg=dict(type="Pretrained", checkpoint=str(path))).init_weights()
+
+
+def test_a_checkpoint_under_timms_names_is_no_checkpoint_of_the_backbone(tmp_path):
+    """mmengine would load nothing of it, and say so in a line of the log alone."""
+    torch.save(timm.create_model("resnet18").state_dict(), tmp_path / "timm.pth")
+    with pytest.raises(ValueError, match=r"is not of this backbone.*goes into `checkpoint_path`"):
+        build("resnet18", init_cfg=dict(type="Pretrained", checkpoint=str(tmp_path / "timm.pth"))).init_weights()

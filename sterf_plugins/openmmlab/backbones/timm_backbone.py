@@ -8,16 +8,20 @@ from typing import Any
 
 import timm
 import torch
+from mmengine.logging import print_log
+from mmengine.model import PretrainedInit
 from timm.layers import Format
 from timm.models import FeatureListNet, load_state_dict
 from torch import Tensor, nn
 
 from ...backbones.base import StagedBackbone
+from ...checkpoints import state_dict_of
 from ...checkpoints.sdt_v3 import listing
 from ...checks import positive_int
 from ...registry import MODELS
 from ...timm import swap_stem
 from ...timm.stems import name_in_features
+from ..runtime.checkpoint_files import read_local_or_remote
 from .freezing import Freezing, check_frozen_stages
 
 FEATURE_NETS = inspect.getfile(FeatureListNet)  # where timm looks for what a model says of its feature levels
@@ -44,7 +48,8 @@ class TIMMBackbone(Freezing):
         with_cp: timm's gradient checkpointing: less memory, more time.
         memory_efficient: a model of this package keeps results of convolutions and products alone for the backward pass,
             and computes norms and spikes again.
-        init_cfg: mmengine's initialisation.
+        init_cfg: mmengine's initialisation. Of type "Pretrained" it is a checkpoint of this backbone, or of a detector or
+            segmentor with it, and every entry must be there.
         **kwargs: passed to ``timm.create_model``.
 
     Raises:
@@ -123,6 +128,31 @@ class TIMMBackbone(Freezing):
         if check_frozen_stages(frozen_stages, len(info)) >= 0:
             modules, parameters = _up_to(self, info.module_name(frozen_stages))
         self.freeze(modules, parameters, norm_eval)
+
+    def init_weights(self) -> None:
+        """Load ``init_cfg``'s checkpoint, if there is one: that of such a backbone, or of a detector with one."""
+        if self.init_cfg and self.init_cfg.get("type") in ("Pretrained", PretrainedInit) and not self.is_init:
+            path = self.init_cfg["checkpoint"]
+            self._load_strictly(state_dict_of(read_local_or_remote(path)), self.init_cfg.get("prefix", ""), path)
+            self.is_init = True
+            return
+        super().init_weights()
+
+    def _load_strictly(self, state: Mapping[str, Tensor], prefix: str, path: str) -> None:
+        """Load the entries below a prefix, or below "backbone."; ``ValueError`` unless they are this backbone's."""
+        own = self.state_dict()
+        starts = (prefix.rstrip(".") + "." if prefix else "", "backbone.")
+        parts = [{k.removeprefix(start): v for k, v in state.items() if k.startswith(start)} for start in starts]
+        part = max(parts, key=lambda entries: len(own.keys() & entries.keys()))
+        wrong = sorted(k for k in own if k not in part or part[k].shape != own[k].shape)
+        if wrong:
+            raise ValueError(
+                f"`init_cfg`: the checkpoint {path} is not of this backbone: {len(wrong)} of {len(own)} entries are missing or "
+                f"of another shape, such as {wrong[0]!r}. A checkpoint of the timm model alone, or a released one, goes into "
+                f"`checkpoint_path`."
+            )
+        self.load_state_dict({k: part[k] for k in own}, strict=True)
+        print_log(f"backbone weights loaded from {path} ({len(own)} tensors)", logger="current")
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         maps = self.timm_model(x)
