@@ -101,7 +101,8 @@ def main() -> None:
     args = parse_args()
     config = cli.read_config(args)
     prepare(config, args)
-    runner = cli.build_runner(config, "test")
+    cli.check_config(config, "test")
+    runner = cli.build_runner(config)
     if not args.tta:
         cli.check_checkpoint(runner, args.checkpoint, strict=True)
     runner.test()

@@ -152,17 +152,8 @@ def check_config(config: Config, *phases: str) -> None:
     check_loops(config, *phases)
 
 
-def build_runner(config: Config, *phases: str) -> Runner:
-    """Check the config with the data sets of the phases, then build the runner that it names.
-
-    Args:
-        config: a complete config, as ``read_config`` returns it.
-        *phases: "train", "val" and "test", as far as the tool needs their data.
-
-    Raises:
-        ValueError: ``check_config`` has found a mistake.
-    """
-    check_config(config, *phases)
+def build_runner(config: Config) -> Runner:
+    """Build the runner that a complete config names, as ``read_config`` returns it and ``check_config`` has checked it."""
     runner = RUNNERS.build(config) if "runner_type" in config else Runner.from_cfg(config)
     if isinstance(runner.model, Mapping):  # FlexibleRunner would build it only when training starts
         runner.model = MODELS.build(runner.model)

@@ -55,7 +55,8 @@ def run(folder: Path, config: Config, settings: dict, validate: bool = True) -> 
     common |= {f"{phase}_{part}": None for phase in unused for part in ("cfg", "dataloader", "evaluator")}
     merge_options(config, {**settings, **common})
     del config.default_hooks["erf"]
-    runner = cli.build_runner(config, *phases)
+    cli.check_config(config, *phases)
+    runner = cli.build_runner(config)
     runner.train()
     scalars = {name: values.current() for name, values in runner.message_hub.log_scalars.items()}
     assert math.isfinite(scalars["train/loss"])
