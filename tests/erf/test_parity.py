@@ -192,7 +192,7 @@ def support(mixer: nn.Module, dim: int, side: int) -> int:
                 setattr(module, name, nn.Identity())
     model = nn.Sequential(mixer).double()
     inputs = torch.randn(1, dim, side, side, generator=torch.Generator().manual_seed(1))
-    return int((compute_erf(model, inputs, "0", channels=4).spatial["0"] > 0).sum())
+    return int((compute_erf(model, inputs, "0", channels=4, layout="BCHW").spatial["0"] > 0).sum())
 
 
 @pytest.mark.parametrize(

@@ -148,6 +148,8 @@ def test_a_stock_resnet_mask_rcnn_trains_through_the_torchvision_ops(shapes, tmp
         **{f"{p}_dataloader__persistent_workers": False for p in ("train", "val")},
         **{f"{p}_dataloader__dataset__pipeline__{i}__scale": "(96,96)" for p, i in (("train", 2), ("val", 1))},
         model__backbone__init_cfg=None,
+        model__roi_head__bbox_head__num_classes=5,
+        model__roi_head__mask_head__num_classes=5,
         train_cfg__max_epochs=1,
         default_hooks__erf__num_samples=2,
         default_hooks__erf__input_size=64,
