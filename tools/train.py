@@ -132,12 +132,12 @@ def main() -> None:
     config = cli.read_config(args)
     if args.resume is None and not config.get("resume") and not args.overwrite:
         _keep_checkpoints(config.work_dir)
+    if args.backbone:
+        try_backbone(config, f"--backbone {args.backbone}")
     prepare(config, args)
     if config.get("resume") and config.get("load_from"):
         check_resume(config, config.load_from)
     cli.check_config(config, *(("train", "val") if config.get("val_cfg") else ("train",)))
-    if args.backbone:
-        try_backbone(config, f"--backbone {args.backbone}")
     runner = cli.build_runner(config)
     speed_up(
         runner.model,
