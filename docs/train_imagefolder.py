@@ -52,7 +52,8 @@ def loaders(args: argparse.Namespace, model: torch.nn.Module):
     )
     train = create_dataset("", root=str(args.data), split="train", is_training=True)
     val = create_dataset("", root=str(args.data), split="val")
-    augment = dict(auto_augment="rand-m9-mstd0.5-inc1", re_prob=0.25, re_mode="pixel")
+    # Without the upper bound of 9 timm may ask Pillow to keep no bit of an image, which Pillow refuses.
+    augment = dict(auto_augment="rand-m9-mstd0.5-mmax9-inc1", re_prob=0.25, re_mode="pixel")
     return (
         create_loader(train, size, is_training=True, interpolation="bicubic", **augment, **common),
         create_loader(val, size, crop_pct=data["crop_pct"], interpolation="bicubic", **common),

@@ -13,7 +13,7 @@ from mmengine.hub import get_config  # noqa: E402
 from mmengine.registry import MODELS, DefaultScope  # noqa: E402
 from mmengine.structures import PixelData  # noqa: E402
 
-from sterf_plugins.openmmlab.configs.reading import revert_sync_bn  # noqa: E402
+from sterf_plugins.openmmlab.configs.reading import revert_sync_bn, without_weight_files  # noqa: E402
 
 CONFIGS = {
     "offsets of another level": "mmdet::dyhead/atss_r50_fpn_dyhead_1x_coco.py",
@@ -64,11 +64,13 @@ def test_a_stock_config_trains_a_step_and_predicts(config):
     torch.manual_seed(0)
     config = get_config(config)
     revert_sync_bn(config)
+    without_weight_files(config.model)
     for key in ("size", "batch_augments"):  # sizes of real images
         if key in config.model.data_preprocessor:
             config.model.data_preprocessor[key] = (128, 128) if key == "size" else None
     with DefaultScope.overwrite_default_scope(config.default_scope):
         model = MODELS.build(config.model)
+        model.init_weights()  # until then some parameters are whatever was in memory
     batch = image(config.default_scope == "mmseg")
     losses, _ = model.parse_losses(model(**model.data_preprocessor(batch, True), mode="loss"))
     losses.backward()
