@@ -112,8 +112,8 @@ def _run(model, forward, x, targets, seen, loops, rates) -> tuple[dict[str, Outp
             if counting:
                 return
             try:
+                spikes = list(rates.layers) if rates is not None else []
                 for name, y in _tensors(target.name, result):
-                    spikes = list(rates.layers) if rates is not None else []
                     outputs.setdefault(name, Output(target, spikes=spikes)).calls.append(
                         _checked(name, y, module).clone()
                     )

@@ -125,14 +125,15 @@ def fields_of(
     x = images.detach().clone().requires_grad_()
     start_afresh()
     # A network that loops over time calls its layers once per step.
-    loops = bool(stateful(model)) or geometry.steps is not None
+    keeps_state = bool(stateful(model))
+    loops = keeps_state or geometry.steps is not None
     outputs, failed = capture(model, forward, x, targets, seen, loops, rates)
     evidence = Evidence(model, seen.shapes)
     starts: dict[str, Start] = {}
     for name in list(outputs):
         output = outputs.pop(name)  # frees the copies of whole maps
         try:
-            starts |= _starts(name, output, geometry, settings, evidence, known, in_steps=bool(stateful(model)))
+            starts |= _starts(name, output, geometry, settings, evidence, known, in_steps=keeps_state)
         except ValueError as error:
             failed[output.target.name] = str(error)
     if not starts:
