@@ -141,8 +141,8 @@ class SDTV3(StagedBackbone):
 def _images(x: Tensor, in_chans: int) -> Tensor:
     if x.ndim != 4 or x.shape[1] != in_chans:
         raise ValueError(
-            f"input has shape {tuple(x.shape)}; this model takes (B, {in_chans}, H, W). "
-            f"Pass in_chans={x.shape[1] if x.ndim == 4 else '...'} to the constructor for other images."
+            f"input has shape {tuple(x.shape)}; this model takes (B, {in_chans}, H, W). The number of image channels is "
+            f"`in_chans`; in a config of mmdet or mmseg it is `in_channels`."
         )
     return channels_last(x)
 

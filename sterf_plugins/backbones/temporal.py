@@ -85,8 +85,8 @@ def _sequence(x: Tensor, in_chans: int, steps: int) -> Tensor:
     if x.ndim not in (4, 5) or x.shape[-3] != in_chans:
         raise ValueError(
             f"input has shape {tuple(x.shape)}; this model takes images (B, {in_chans}, H, W) or event frames "
-            f"(T, B, {in_chans}, H, W). "
-            f"Pass in_chans={x.shape[-3] if x.ndim in (4, 5) else '...'} to the constructor for other channels."
+            f"(T, B, {in_chans}, H, W). The number of image channels is `in_chans`; in a config of mmdet or mmseg it is "
+            f"`in_channels`."
         )
     if x.ndim == 5:
         return channels_last(x.flatten(0, 1)).unflatten(0, x.shape[:2])

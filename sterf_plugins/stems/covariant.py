@@ -1,10 +1,13 @@
 """The covariant stem: a convolution of receptive fields and its norm."""
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 
 from ..checks import positive_int
 from ..layers.batch_norm import BatchNorm2d
 from .fields import CovariantRFConv2d, RFBank
+from .fields.bank import as_bank
 
 
 class CovariantStem(nn.Module):
@@ -19,7 +22,8 @@ class CovariantStem(nn.Module):
         stride: stride of the convolution.
         kernel_size: side of the window in pixels, for the default bank. An even size, as patch embeddings have, becomes
             the next odd one; the size of the output remains.
-        bank: the receptive fields; ``None``: ``RFBank.for_kernel_size(kernel_size)``.
+        bank: the receptive fields, or a mapping of the arguments of ``RFBank``; ``None``:
+            ``RFBank.for_kernel_size(kernel_size)``.
         learn: what the default bank learns, such as ("sigma", "ratio", "angle").
         init: "rf", "rf-free" or "uniform", as in ``CovariantRFConv2d``.
 
@@ -35,13 +39,13 @@ class CovariantStem(nn.Module):
         embed_dim: int,
         stride: int = 2,
         kernel_size: int = 7,
-        bank: RFBank | None = None,
+        bank: RFBank | Mapping | None = None,
         learn: tuple[str, ...] = (),
         init: str = "rf",
     ):
         super().__init__()
         self.stride = positive_int("stride", stride)
-        bank = RFBank.for_kernel_size(kernel_size, learn=learn) if bank is None else bank
+        bank = as_bank(bank) or RFBank.for_kernel_size(kernel_size, learn=learn)
         self.conv = CovariantRFConv2d(in_chans, embed_dim, bank, stride, init=init)
         self.bn = BatchNorm2d(embed_dim)
 

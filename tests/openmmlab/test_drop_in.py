@@ -126,7 +126,7 @@ def test_gradients_reach_the_model_and_the_adapters_and_outputs_depend_on_the_im
 
 @pytest.mark.filterwarnings("ignore")  # of mmdet and mmseg
 @pytest.mark.parametrize("backbone", ["sdtv3_tiny_srb", "resnet18"])
-@pytest.mark.parametrize("name", [C4, YOLOX, DETR, BISENET, PIDNET, DEEPLAB])
+@pytest.mark.parametrize("name", [C4, SSD, YOLOX, DETR, BISENET, PIDNET, DEEPLAB])
 def test_stock_models_train_and_predict_with_it(name, backbone):
     config = load_config(name)
     swap_backbone(config, backbone)

@@ -89,6 +89,33 @@ def test_out_indices_stem_and_mixer(build):
     assert {"CovariantRFConv2d", "MLPixer"} <= kinds
 
 
+def test_a_stem_without_a_type_is_covariant(build):
+    net = build(stem=dict(init="rf", bank=dict(sigmas=(1.0, 1.5), kernel_size=9)))
+    fields = [m for m in net.modules() if isinstance(m, CovariantRFConv2d)]
+    assert len(fields) == 1 and fields[0].bank.kernel_size == 9 and fields[0].stride == (2, 2)
+    assert all(y.abs().sum() > 0 for y in net(torch.randn(1, 3, 64, 64, dtype=torch.float64)))
+
+
+def test_the_weights_of_a_teacher(build, tmp_path):
+    """The entries below a prefix are those of a backbone inside a larger model; a wrong prefix is not passed over."""
+    teacher, student = build(), build(norm_eval=True)
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.add_(1)
+    state = {
+        f"{name}.backbone.{k}": v
+        for name, net in (("teacher", teacher), ("student", student))
+        for k, v in net.state_dict().items()
+    }
+    torch.save(dict(state_dict=state), tmp_path / "both.pth")
+    init = dict(type="Pretrained", checkpoint=str(tmp_path / "both.pth"))
+    net = build(init_cfg=init | dict(prefix="teacher.backbone"))
+    net.init_weights()
+    assert all(torch.equal(value, net.state_dict()[name]) for name, value in teacher.state_dict().items())
+    with pytest.raises(ValueError, match=r"`prefix` is 'tutor', and no entry of .* they start with student, teacher"):
+        build(init_cfg=init | dict(prefix="tutor")).init_weights()
+
+
 @pytest.mark.parametrize("kind", ["Pretrained", PretrainedInit])
 def test_init_cfg_loads_what_was_saved(build, kind, tmp_path):
     saved = build()
@@ -99,6 +126,11 @@ def test_init_cfg_loads_what_was_saved(build, kind, tmp_path):
             parameter.zero_()
     net.init_weights()
     assert all(torch.equal(value, net.state_dict()[name]) for name, value in saved.state_dict().items())
+
+
+def test_other_images_name_the_argument_of_a_config(build):
+    with pytest.raises(ValueError, match=r"takes \(B, 3, H, W\).*`in_channels`"):
+        build()(torch.zeros(1, 4, 64, 64, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("options", [dict(in_channels=0), dict(frozen_stages=9), dict(out_indices=(9,))])

@@ -285,9 +285,13 @@ BAD = {
         dict(config="mmdet::ssd/ssd300_coco.py", arguments=("--backbone", "resnet18", "--interface", "exact")),
         "--interface exact: the neck is SSDNeck, not FPN, PAFPN or ChannelMapper; give --interface stock, or auto",
     ),
-    "does_not_run": (  # with its stock backbone neither
-        dict(config="mmdet::ssd/ssd300_coco.py", arguments=("--backbone", "resnet18")),
-        "the adapted model does not run (predict: AttributeError: 'SSDHead' object has no attribute 'loss_cls')",
+    "does_not_run": (
+        dict(
+            config="mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py",
+            arguments=("--backbone", "resnet18"),
+            model__bbox_head__in_channels=8,
+        ),
+        "the adapted model does not run (loss: RuntimeError: Given groups=1, weight of size [256, 8, 3, 3]",
     ),
     "no_config": (dict(config="nowhere.py"), "no config file 'nowhere.py'"),
     "no_data": (

@@ -1,6 +1,6 @@
 """SDT-V3 as an mmengine backbone."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from mmengine.logging import print_log
 from mmengine.model import PretrainedInit
@@ -10,7 +10,7 @@ from ...checkpoints import convert_state_dict, infer_architecture
 from ...checks import positive_int
 from ...registry import MODELS
 from ...stems import ConvStem
-from ..runtime.checkpoint_files import read_local_or_remote
+from ..runtime.checkpoint_files import read_weights
 from .freezing import Freezing, check_frozen_stages
 
 _STEM = "stages.0.downsample."
@@ -24,11 +24,13 @@ class SDTV3(backbones.SDTV3, Freezing):
     Args:
         pretrained: path of a checkpoint; short for ``init_cfg=dict(type='Pretrained', checkpoint=pretrained)``.
         init_cfg: ``dict(type='Pretrained', checkpoint=FILE)`` loads a published SDT-V3, MLPixer or SRB checkpoint, or
-            one of ours, strictly: keys that do not fit are an error, not a warning.
+            one of ours, strictly: keys that do not fit are an error, not a warning. ``prefix="student.backbone"`` names
+            the entries of a backbone inside a larger model.
         frozen_stages: stages 0 to this one are not trained; -1 trains all.
         norm_eval: BatchNorm keeps its statistics during training, as is usual with few images per GPU.
         with_cp: compute each stage again in the backward pass instead of keeping its tensors: less memory, more time.
         in_channels: image channels, as in every backbone of mmdet and mmseg; the network itself calls them ``in_chans``.
+        stem: as the network's; a dict without ``type`` holds arguments of the stem "covariant".
         **kwargs: the backbone's other arguments.
 
     Raises:
@@ -45,11 +47,14 @@ class SDTV3(backbones.SDTV3, Freezing):
         norm_eval: bool = False,
         with_cp: bool = False,
         in_channels: int = 3,
+        stem: str | Mapping | Callable = "conv",
         **kwargs,
     ):
         if "in_chans" in kwargs:
             raise ValueError(f"`in_chans` is {kwargs['in_chans']}; in a config it is `in_channels`.")
-        super().__init__(in_chans=positive_int("in_channels", in_channels), **kwargs)
+        if isinstance(stem, Mapping) and "type" not in stem:
+            stem = dict(type="covariant", **stem)
+        super().__init__(in_chans=positive_int("in_channels", in_channels), stem=stem, **kwargs)
         self.grad_checkpointing = with_cp
         frozen = range(check_frozen_stages(frozen_stages, len(self.stages)) + 1)
         self.freeze([f"stages.{i}" for i in frozen], self.stages[: len(frozen)].parameters(), norm_eval)
@@ -61,7 +66,7 @@ class SDTV3(backbones.SDTV3, Freezing):
         """Load ``init_cfg``'s checkpoint, if there is one; the constructor has initialised everything else."""
         if self.init_cfg and self.init_cfg.get("type") in ("Pretrained", PretrainedInit) and not self.is_init:
             path = self.init_cfg["checkpoint"]
-            state = convert_state_dict(read_local_or_remote(path))
+            state = convert_state_dict(read_weights(path, self.init_cfg.get("prefix") or ""))
             if not self.num_classes:
                 state = {k: v for k, v in state.items() if not k.startswith("head.")}
             self._load_strictly(state, path)

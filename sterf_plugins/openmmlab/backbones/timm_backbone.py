@@ -15,13 +15,12 @@ from timm.models import FeatureListNet, load_state_dict
 from torch import Tensor, nn
 
 from ...backbones.base import StagedBackbone
-from ...checkpoints import state_dict_of
 from ...checkpoints.sdt_v3 import listing
 from ...checks import positive_int
 from ...registry import MODELS
 from ...timm import swap_stem
 from ...timm.stems import name_in_features
-from ..runtime.checkpoint_files import read_local_or_remote
+from ..runtime.checkpoint_files import read_weights
 from .freezing import Freezing, check_frozen_stages
 
 FEATURE_NETS = inspect.getfile(FeatureListNet)  # where timm looks for what a model says of its feature levels
@@ -133,16 +132,17 @@ class TIMMBackbone(Freezing):
         """Load ``init_cfg``'s checkpoint, if there is one: that of such a backbone, or of a detector with one."""
         if self.init_cfg and self.init_cfg.get("type") in ("Pretrained", PretrainedInit) and not self.is_init:
             path = self.init_cfg["checkpoint"]
-            self._load_strictly(state_dict_of(read_local_or_remote(path)), self.init_cfg.get("prefix", ""), path)
+            self._load_strictly(read_weights(path, self.init_cfg.get("prefix") or ""), path)
             self.is_init = True
             return
         super().init_weights()
 
-    def _load_strictly(self, state: Mapping[str, Tensor], prefix: str, path: str) -> None:
-        """Load the entries below a prefix, or below "backbone."; ``ValueError`` unless they are this backbone's."""
+    def _load_strictly(self, state: Mapping[str, Tensor], path: str) -> None:
+        """Load the entries, or those below "backbone."; ``ValueError`` unless they are this backbone's."""
         own = self.state_dict()
-        starts = (prefix.rstrip(".") + "." if prefix else "", "backbone.")
-        parts = [{k.removeprefix(start): v for k, v in state.items() if k.startswith(start)} for start in starts]
+        parts = [
+            {k.removeprefix(start): v for k, v in state.items() if k.startswith(start)} for start in ("", "backbone.")
+        ]
         part = max(parts, key=lambda entries: len(own.keys() & entries.keys()))
         wrong = sorted(k for k in own if k not in part or part[k].shape != own[k].shape)
         if wrong:

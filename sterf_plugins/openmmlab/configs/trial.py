@@ -54,7 +54,8 @@ def try_backbone(config: Config, option: str) -> None:
     try:
         try_model(config, _training_device())
     except TrialError as error:
-        raise ValueError(f"{option}: the adapted model does not run ({error}).") from error
+        other = "" if "DropInBackbone" in type_name(config.model.get("backbone")) else " Try --interface stock."
+        raise ValueError(f"{option}: the adapted model does not run ({error}).{other}") from error
 
 
 def _training_device() -> torch.device:

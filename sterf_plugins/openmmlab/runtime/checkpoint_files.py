@@ -33,6 +33,30 @@ def load_from_http(filename: str, map_location: Any = "cpu") -> Mapping[str, Any
     return _unwrapped(read_checkpoint(path, map_location))
 
 
+def read_weights(path: str, prefix: str = "") -> dict[str, Any]:
+    """The state dict of a checkpoint, or what of it is below a prefix, as ``init_cfg=dict(type="Pretrained", …)`` names them.
+
+    Args:
+        path: a local file, or an address.
+        prefix: of the wanted entries, such as "student.backbone"; it is taken off. Empty for all entries as they are.
+
+    Raises:
+        ValueError: the checkpoint cannot be read, or nothing in it has this prefix.
+    """
+    state = state_dict_of(read_local_or_remote(path))
+    if not prefix:
+        return state
+    start = prefix.rstrip(".") + "."
+    below = {key.removeprefix(start): value for key, value in state.items() if key.startswith(start)}
+    if not below:
+        parts = sorted({key.split(".")[0] for key in state})
+        raise ValueError(
+            f"`init_cfg`: `prefix` is {prefix!r}, and no entry of {path} starts with {start!r}; they start with "
+            f"{', '.join(parts[:5])}."
+        )
+    return below
+
+
 def _unwrapped(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
     """The checkpoint with a state dict as ``state_dict_of`` gives it: mmengine has ways to read that keep prefixes."""
     state = checkpoint.get("state_dict", checkpoint)
