@@ -60,6 +60,9 @@ class Predictor:
         """Write the image with its predictions; detections below the threshold are left out."""
         options: dict[str, Any] = dict(pred_score_thr=threshold) if hasattr(sample, "pred_instances") else {}
         image = mmcv.imread(str(path), channel_order="rgb")
+        if hasattr(sample, "pred_panoptic_seg") and not _segments(sample, self.meta["classes"]):
+            sample = sample.new()
+            del sample.pred_panoptic_seg  # mmdet's visualizer fails where there are none
         with replacing(to) as partial:
             self.visualizer.add_datasample(
                 to.name, image, sample, draw_gt=False, show=False, out_file=str(partial), **options
@@ -135,6 +138,12 @@ def label_map(sample: BaseDataElement, classes: tuple[str, ...]) -> tuple[np.nda
         return labels.astype(np.uint8 if len(classes) < 256 else np.uint16), {"classes": shares}
     if hasattr(sample, "pred_panoptic_seg"):
         ids = sample.pred_panoptic_seg.sem_seg[0].numpy()
-        segments = [{"id": i, "class": classes[i % SIDES]} for i in np.unique(ids).tolist() if i % SIDES < len(classes)]
-        return np.stack([ids % 256, ids // 256 % 256, ids // 65536], -1).astype(np.uint8), {"segments": segments}
+        picture = np.stack([ids % 256, ids // 256 % 256, ids // 65536], -1).astype(np.uint8)
+        return picture, {"segments": _segments(sample, classes)}
     return None
+
+
+def _segments(sample: Any, classes: tuple[str, ...]) -> list[dict[str, Any]]:
+    """The segments of a panoptic prediction; pixels of none have the number of classes as their label."""
+    ids = np.unique(sample.pred_panoptic_seg.sem_seg[0].numpy()).tolist()
+    return [{"id": i, "class": classes[i % SIDES]} for i in ids if i % SIDES < len(classes)]

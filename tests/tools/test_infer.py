@@ -195,6 +195,48 @@ def test_another_backbone_and_options(forked, infer, trained, shapes, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of mmcv's attention
+def test_a_panoptic_model_from_file_to_picture(forked, tmp_path):
+    """Mask2Former with random weights finds no segment, at which mmdet's visualizer fails; with a low threshold it does."""
+    from sterf_plugins.cli.loading import build_config
+    from sterf_plugins.openmmlab.configs.adapt import swap_backbone
+    from sterf_plugins.openmmlab.configs.reading import load_config
+
+    stock = "mmdet::mask2former/mask2former_r50_8xb2-lsj-50e_coco-panoptic.py"
+    options = {"model.panoptic_head.num_queries": 10, "test_dataloader.dataset.pipeline.1.scale": (64, 64)}
+    config = load_config(stock)
+    swap_backbone(config, "sdtv3_nano_srb")
+    config.merge_from_dict(options)
+    torch.manual_seed(0)
+    torch.save(dict(state_dict=build_config(config, stock).model.state_dict()), tmp_path / "weights.pth")
+    picture(tmp_path / "photo.png", (96, 64))
+    command = [
+        "photo.png",
+        "--config",
+        stock,
+        "--checkpoint",
+        "weights.pth",
+        "--device",
+        "cpu",
+        "--backbone",
+        "sdtv3_nano_srb",
+    ]
+    settings = ["--cfg-options", *(f"{key}={value}".replace(" ", "") for key, value in options.items())]
+    for out, more, some in (
+        ("none", [], False),
+        (
+            "some",
+            ["model.test_cfg.object_mask_thr=0", "model.test_cfg.iou_thr=0", "model.test_cfg.filter_low_score=False"],
+            True,
+        ),
+    ):
+        result = forked(TOOL, *command, "--out", out, *settings, *more, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr[-3000:]
+        assert bool(json.loads((tmp_path / out / "photo.json").read_text())["segments"]) == some
+        assert (tmp_path / out / "photo.png").is_file() and (tmp_path / out / "photo-map.png").is_file()
+
+
+@pytest.mark.slow
 def test_mistakes_are_one_line_and_keep_files(infer, shapes, tmp_path):
     path = min((shapes / "val2017").glob("*.jpg"))
     (tmp_path / "broken.jpg").write_text("no image")
