@@ -48,6 +48,12 @@ class Stage(nn.Module):
         """The stage as a function of its input."""
         return self.blocks(self.downsample(x))
 
+    def run_blocks(self, x: Tensor, recompute: str = "nothing") -> Tensor:
+        """Run the blocks alone on what the downsampling gave; ``recompute`` as in ``forward``."""
+        if recompute == "nothing" or not torch.is_grad_enabled():
+            return self.blocks(x)
+        return recomputed(self.blocks, x, self.blocks) if recompute == "everything" else self.blocks(x, recompute=True)
+
 
 @torch.fx.wrap  # one step of a traced model: spikes and norms look at values and at what is trained
 def _run_stage(stage: Stage, x: Tensor, recompute: str) -> Tensor:
@@ -103,6 +109,11 @@ class StagedBackbone(nn.Module):
         """True strides of the feature points in ``out_indices``."""
         return tuple(self.stage_strides[i] for i in self.out_indices)
 
+    @property
+    def recompute(self) -> str:
+        """What the backward pass computes again, as ``Stage.forward`` takes it."""
+        return "everything" if self.grad_checkpointing else "cheap" if self.memory_efficient else "nothing"
+
     def set_num_classes(self, num_classes: int) -> None:
         """Put a new linear head of this width in place of the old one; 0 removes the head.
 
@@ -146,10 +157,9 @@ class StagedBackbone(nn.Module):
     def run_stages(self, x: Tensor, last: int | None = None) -> list[Tensor]:
         """Outputs of stages 0 to ``last`` (all by default)."""
         x = self.enter(x)
-        recompute = "everything" if self.grad_checkpointing else "cheap" if self.memory_efficient else "nothing"
         outputs = []
         for stage in self.stages[: None if last is None else last + 1]:
-            x = stage(x, recompute)
+            x = stage(x, self.recompute)
             outputs.append(x)
         return outputs
 

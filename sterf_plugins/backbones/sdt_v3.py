@@ -42,7 +42,7 @@ class SDTV3(StagedBackbone):
 
     Args:
         arch: "nano", "tiny", "medium", "base", or a dict with ``embed_dims`` (four ints, the first even) and
-            ``num_heads``.
+            ``num_heads``, and ``depths`` if the five stages have other numbers of blocks than 1, 1, 2, 6, 2.
         mixer: channel mixer of stages 0-2: "conv", "mlpixer", "srb" or any name of the entry-point group
             ``sterf_plugins.mixers``; a dict with ``type`` and options; or a factory ``mixer(dim, ratio, **options)``.
         ratio: expansion of the mixers *and* of the transformers' MLPs, as published.
@@ -58,6 +58,7 @@ class SDTV3(StagedBackbone):
             head.
         drop_path_rate: stochastic depth: probability that a sample does without a branch of the last block in training;
             it grows linearly over the blocks from 0.
+        sep_conv: whether the transformer blocks have a separable convolution; the tracker SDTrack's have none.
         stem: first layer: a name of the entry-point group ``sterf_plugins.stems``; a dict with ``type`` and options; or
             a factory ``stem(in_chans, embed_dim, stride, **options)``.
         in_chans: number of image channels.
@@ -83,13 +84,14 @@ class SDTV3(StagedBackbone):
         attn_factor: float = 2.0,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        sep_conv: bool = True,
         stem: str | Mapping | Callable = "conv",
         in_chans: int = 3,
         out_indices: Sequence[int] = (1, 2, 3, 4),
         num_classes: int = 0,
         memory_efficient: bool = False,
     ):
-        dims, num_heads = _architecture(arch)
+        dims, num_heads, depths = _architecture(arch)
         ratio, levels = positive_int("ratio", ratio), positive_int("levels", levels)
         one_of("layout", layout, LAYOUTS)
         options = dict(levels=levels, layout=layout, norm_hidden=norm_hidden, drop=fraction("drop_rate", drop_rate))
@@ -103,8 +105,8 @@ class SDTV3(StagedBackbone):
         stage_dims = (dims[0] // 2, *dims)
         stages: list[nn.Module] = []
         previous_dim = in_chans
-        rates = iter(drop_path_rates(drop_path_rate, sum(DEPTHS)))
-        for i, (dim, depth) in enumerate(zip(stage_dims, DEPTHS, strict=True)):
+        rates = iter(drop_path_rates(drop_path_rate, sum(depths)))
+        for i, (dim, depth) in enumerate(zip(stage_dims, depths, strict=True)):
             stride = STRIDES[i] // (STRIDES[i - 1] if i else 1)
             down = Downsample(previous_dim, dim, stride, levels) if i else make_stem(previous_dim, dim, stride)
             blocks: list[nn.Module]
@@ -112,7 +114,7 @@ class SDTV3(StagedBackbone):
                 blocks = [MixerBlock(dim, make_mixer(dim, mixer_ratio), levels, next(rates)) for _ in range(depth)]
             else:
                 arguments = (dim, num_heads, ratio, levels, attn_factor, layer_scale)
-                blocks = [TransformerBlock(*arguments, next(rates)) for _ in range(depth)]
+                blocks = [TransformerBlock(*arguments, next(rates), sep_conv) for _ in range(depth)]
             stages.append(Stage(down, blocks))
             previous_dim = dim
         super().__init__(stages, stage_dims, STRIDES, in_chans, out_indices)
@@ -147,15 +149,15 @@ def _images(x: Tensor, in_chans: int) -> Tensor:
     return channels_last(x)
 
 
-def _architecture(arch: str | Mapping) -> tuple[tuple[int, ...], int]:
-    """The checked ``embed_dims`` and ``num_heads`` of a named or described architecture."""
+def _architecture(arch: str | Mapping) -> tuple[tuple[int, ...], int, tuple[int, ...]]:
+    """The checked ``embed_dims``, ``num_heads`` and ``depths`` of a named or described architecture."""
     if isinstance(arch, str):
         one_of("arch", arch, ARCHITECTURES, "Or give dict(embed_dims=[32, 64, 128, 192], num_heads=8).")
         arch = ARCHITECTURES[arch]
-    elif not isinstance(arch, Mapping) or set(arch) != {"embed_dims", "num_heads"}:
+    elif not isinstance(arch, Mapping) or set(arch) - {"depths"} != {"embed_dims", "num_heads"}:
         raise ValueError(
-            f"`arch` is {arch!r}; give one of {', '.join(map(repr, ARCHITECTURES))} or a dict with exactly "
-            f"`embed_dims` (four ints) and `num_heads`."
+            f"`arch` is {arch!r}; give one of {', '.join(map(repr, ARCHITECTURES))} or a dict with "
+            f"`embed_dims` (four ints), `num_heads`, and nothing else but `depths` (five ints)."
         )
     dims = tuple(positive_int("arch['embed_dims']", d) for d in arch["embed_dims"])
     heads = positive_int("arch['num_heads']", arch["num_heads"])
@@ -163,4 +165,7 @@ def _architecture(arch: str | Mapping) -> tuple[tuple[int, ...], int]:
         raise ValueError(f"`arch['embed_dims']` is {dims}; it must be four ints, the first even.")
     if dims[2] % heads or dims[3] % heads:
         raise ValueError(f"`arch['num_heads']` (={heads}) must divide the last two embed_dims {dims[2:]}.")
-    return dims, heads
+    depths = tuple(positive_int("arch['depths']", d) for d in arch.get("depths", DEPTHS))
+    if len(depths) != len(DEPTHS):
+        raise ValueError(f"`arch['depths']` is {depths}; it must be {len(DEPTHS)} ints, one for each stage.")
+    return dims, heads, depths

@@ -23,11 +23,13 @@ class TransformerBlock(nn.Module):
         layer_scale: initial value of a learned per-channel factor on each branch, or None for no factor. Only the
             published segmentation baseline has one (1e-6).
         drop_path_rate: probability that a sample does without a branch in training.
+        sep_conv: whether there is the branch of the separable convolution; SDTrack's blocks have none.
 
     Raises:
         ValueError: ``dim`` is not a multiple of ``num_heads``.
     """
 
+    sep_conv: SepConv | None
     layer_scale1: nn.Parameter | None
     layer_scale2: nn.Parameter | None
     layer_scale3: nn.Parameter | None
@@ -41,9 +43,10 @@ class TransformerBlock(nn.Module):
         attn_factor: float = 2.0,
         layer_scale: float | None = None,
         drop_path_rate: float = 0.0,
+        sep_conv: bool = True,
     ):
         super().__init__()
-        self.sep_conv = SepConv(dim, 3, levels)
+        self.sep_conv = SepConv(dim, 3, levels) if sep_conv else None
         self.attn = SpikeAttention(dim, num_heads, levels, attn_factor)
         self.mlp = SpikeMlp(dim, ratio, levels)
         self.drop_path = drop_path(drop_path_rate)
@@ -52,7 +55,8 @@ class TransformerBlock(nn.Module):
             self.register_parameter(name, value)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(_scaled(self.sep_conv(x), self.layer_scale1))
+        if self.sep_conv is not None:
+            x = x + self.drop_path(_scaled(self.sep_conv(x), self.layer_scale1))
         x = x + self.drop_path(_scaled(self.attn(x), self.layer_scale2))
         return x + self.drop_path(_scaled(self.mlp(x), self.layer_scale3))
 

@@ -1,0 +1,62 @@
+"""Crops, targets in crops and steps of a tracker against the release's."""
+
+import numpy as np
+import pytest
+import torch
+
+from sterf_plugins.tracking.crops import box_in_crop, box_in_image, square_crop
+from sterf_plugins.tracking.follow import Follower
+from tests.tracking.test_sd_track import arrays, tracker
+
+
+@pytest.mark.parametrize("kind", ["template", "search"])
+@pytest.mark.parametrize("i", range(5))
+def test_crops_are_those_of_the_release(kind, i):
+    golden = arrays("crops")
+    factor, size = (2, 128) if kind == "template" else (4, 256)
+    crop = square_crop(golden["image"], golden["boxes"][i], factor, size)
+    wanted = golden[f"{kind}{i}_crop_every2"]
+    assert crop.scale == pytest.approx(float(golden[f"{kind}{i}_resize_factor"]), rel=1e-12)
+    difference = np.abs(crop.pixels[::2, ::2].astype(int) - wanted)
+    assert wanted.std() > 0 and difference.max() <= 1 and (difference > 0).mean() <= 1e-3
+    assert (crop.outside[::4, ::4] == golden[f"{kind}{i}_outside_every4"]).all()
+
+
+def test_boxes_in_crops():
+    golden = arrays("crops")
+    for box, jittered, wanted in zip(golden["boxes"], golden["jittered"], golden["gt_in_crop"], strict=True):
+        crop = square_crop(golden["image"], jittered, 4, 256)
+        assert box_in_crop(box, jittered, crop.scale, 256) == pytest.approx(wanted, abs=1e-6)
+
+
+def test_a_box_goes_to_the_crop_and_back():
+    """Training takes (size - 1) / 2 for the centre of a crop and a test size / 2, half a pixel of the crop apart."""
+    box, state = np.array([100.0, 80, 40, 30]), np.array([110.0, 70, 36, 36])
+    scale = 256 / 144
+    x, y, w, h = box_in_crop(box, state, scale, 256)
+    back = box_in_image((x + w / 2, y + h / 2, w, h), state, scale, 256, (260, 346))
+    assert back == pytest.approx(box - [0.5 / scale, 0.5 / scale, 0, 0])
+
+
+def test_steps_are_those_of_the_release():
+    golden = arrays("track_step")  # computed in float32, in which two of the five crops round a spike the other way
+    net = tracker("1x4_conv")[0].float()
+    follower = Follower(net, golden["images"][0], golden["init_box"])
+    for image, before, after, text in zip(
+        golden["images"], golden["state_in"], golden["state_out"], golden["saved_as_text"], strict=True
+    ):
+        follower.box = before
+        step = follower.step(image)
+        assert step.box == pytest.approx(after, abs=1e-2) and step.score.std() > 0
+        assert (step.box.astype(int) == text).all()
+
+
+def test_bad_input():
+    image = np.zeros((40, 60, 3), np.uint8)
+    with pytest.raises(ValueError, match="its width and height must be positive"):
+        square_crop(image, (1, 1, 0, 5), 2, 128)
+    assert square_crop(image, (500, 500, 10, 10), 2, 128).outside.all()  # nothing of it in the image
+    net, _ = tracker("4x1_conv")
+    with pytest.raises(ValueError, match=r"takes uint8 \(4, H, W, 3\)"):
+        Follower(net, image, (1, 1, 5, 5))
+    assert torch.is_tensor(Follower(net, np.stack([image] * 4), (1, 1, 5, 5)).template)
