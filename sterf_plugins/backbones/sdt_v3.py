@@ -156,8 +156,8 @@ def _architecture(arch: str | Mapping) -> tuple[tuple[int, ...], int, tuple[int,
         arch = ARCHITECTURES[arch]
     elif not isinstance(arch, Mapping) or set(arch) - {"depths"} != {"embed_dims", "num_heads"}:
         raise ValueError(
-            f"`arch` is {arch!r}; give one of {', '.join(map(repr, ARCHITECTURES))} or a dict with "
-            f"`embed_dims` (four ints), `num_heads`, and nothing else but `depths` (five ints)."
+            f"`arch` is {arch!r}; give one of {', '.join(map(repr, ARCHITECTURES))} or a dict with exactly "
+            f"`embed_dims` (four ints) and `num_heads`, and `depths` (five ints) where those differ."
         )
     dims = tuple(positive_int("arch['embed_dims']", d) for d in arch["embed_dims"])
     heads = positive_int("arch['num_heads']", arch["num_heads"])

@@ -22,17 +22,20 @@ FIELDS = {  # of a whole backbone with convolutions: all of the first two files,
     "erf_baseline_t8_centremaps": ("centre.ConvBlock1_2", "centre.block4_1_attn_proj_conv"),
     "erf_baseline_t8_refmaps": ("ref.block3_0_attn_proj_conv",),
 }
+TRACKING = ("losses", "gtp", "metrics", "crops")  # what trackers compute without their network
 LEFT_OUT = ("gauss1d.npz",)  # nothing in the package computes it
 
 
 def main() -> None:
     full = Path(sys.argv[1])
-    for folder in ("sdtv3", "covariant"):
+    for folder in ("sdtv3", "covariant", "sdtrack"):
         shutil.rmtree(HERE / folder, ignore_errors=True)
         (HERE / folder).mkdir()
     for path in (full / "covariant").glob("*.npz"):
         if path.name not in LEFT_OUT:
             shutil.copyfile(path, HERE / "covariant" / path.name)
+    for name in TRACKING:
+        shutil.copyfile(full / "sdtrack" / f"{name}.npz", HERE / "sdtrack" / f"{name}.npz")
     chosen = {p.stem: None for p in (full / "sdtv3").glob("*.safetensors") if p.stat().st_size < SMALL}
     for name, keys in (chosen | dict.fromkeys(BACKBONES) | FIELDS).items():
         tensors = load_file(full / "sdtv3" / f"{name}.safetensors")

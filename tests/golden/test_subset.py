@@ -27,7 +27,7 @@ KINDS = {
 
 
 def test_the_subset_is_small_and_covers_every_kind():
-    size = sum(p.stat().st_size for folder in ("sdtv3", "covariant") for p in (HERE / folder).iterdir())
+    size = sum(p.stat().st_size for folder in ("sdtv3", "covariant", "sdtrack") for p in (HERE / folder).iterdir())
     assert size <= 6e6
     cases = json.loads((HERE / "sdtv3" / "manifest.json").read_text())["cases"]
     assert {case["kind"] for case in cases} == KINDS
@@ -41,6 +41,6 @@ def test_the_subset_is_that_of_the_full_set(golden, subset):
         name = packed.name.removesuffix(".xz")
         ours, theirs = subset.tensors(name), golden.tensors(name)
         assert ours and all(torch.equal(value, theirs[key]) for key, value in ours.items()), name
-    for path in (HERE / "covariant").glob("*.npz"):
-        ours, theirs = np.load(path), np.load(golden.folder.parent / "covariant" / path.name)
+    for path in (*(HERE / "covariant").glob("*.npz"), *(HERE / "sdtrack").glob("*.npz")):
+        ours, theirs = np.load(path), np.load(golden.folder.parent / path.parent.name / path.name)
         assert ours.files and all(np.array_equal(ours[k], theirs[k]) for k in ours.files), path.name
