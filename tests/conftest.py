@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from settled import settle
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -27,6 +28,11 @@ def pytest_collection_modifyitems(items: list) -> None:
     """Run the files with slow tests first, so that no process is left alone with one at the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_collection_finish() -> None:
+    """All test files are imported by now."""
+    settle()
 
 
 def golden_folder() -> Path:
@@ -65,6 +71,14 @@ class Golden:
         return case, arrays, state
 
 
+@pytest.fixture
+def shallow(monkeypatch):
+    """New SDT-V3 models have one block of each kind, not twelve in all: tracing takes a second for each."""
+    from sterf_plugins.backbones import sdt_v3
+
+    monkeypatch.setattr(sdt_v3, "DEPTHS", (1, 1, 1, 1, 1))
+
+
 @pytest.fixture(scope="session")
 def covariant_golden():
     """A function from a file's name to its golden arrays of the covariant receptive fields."""
@@ -95,64 +109,65 @@ def real_images(tmp_path_factory) -> Path:
     return link
 
 
-def make_events(out: Path, *options: str, check: bool = True) -> subprocess.CompletedProcess:
-    """Write event videos into ``out`` with the real tool; ``options`` are its command-line options."""
-    tool = ROOT / "tools" / "dataset_tools" / "make_events.py"
-    result = subprocess.run([sys.executable, str(tool), str(out), *options], capture_output=True, text=True)
-    assert not check or result.returncode == 0, result.stderr
-    return result
-
-
 @pytest.fixture(scope="session")
-def event_videos(tmp_path_factory):
+def event_videos(event_tool, tmp_path_factory):
     """A function that makes a folder of ``count`` circles and as many squares for the 48x48 tracking configs."""
 
     def make(count: int) -> Path:
         out = tmp_path_factory.mktemp("events") / "tiny"
         options = f"--single --shapes circle square --videos {count} --frames 33 --size 12 --velocity 0.4"
-        make_events(out, *options.split())
+        event_tool(out, *options.split())
         return out
 
     return make
 
 
 @pytest.fixture(scope="session")
-def event_tool():
-    """``make_events.py`` as a function of its arguments."""
-    return make_events
+def event_tool(forked):
+    """``event_tool(out, *options, check=True)``: write event videos into ``out`` with the real tool."""
+
+    def run(out: Path, *options: str, check: bool = True) -> subprocess.CompletedProcess:
+        result = forked(ROOT / "tools" / "dataset_tools" / "make_events.py", out, *options)
+        assert not check or result.returncode == 0, result.stderr
+        return result
+
+    return run
 
 
 @pytest.fixture(scope="session")
 def forked(tmp_path_factory):
-    """``forked(tool, *arguments, cwd=None, fresh=False)``: run a tool in a fork that has the libraries imported.
+    """``forked(program, *arguments, cwd=None, environment=None, processes=1, fresh=False)``: Python in a fork.
 
-    This saves the seconds of the imports, but hides an import that the tool lacks: ``fresh=True`` runs it in an
-    ordinary process. Returns a ``subprocess.CompletedProcess`` with the tool's output as text.
+    Runs what ``python program arguments`` runs, in a fork of a process that has the libraries imported. ``environment``
+    adds variables; with more ``processes`` than one they are the ranks of a distributed program, as torchrun starts them.
+    This saves the seconds of the imports, but hides an import that a tool lacks: ``fresh=True`` runs it in an ordinary
+    process. Returns a ``subprocess.CompletedProcess`` with the output as text.
     """
     folder = tmp_path_factory.mktemp("forked")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # a process with threads must not be forked
     server = subprocess.Popen(
         [sys.executable, str(ROOT / "tests" / "fork_server.py")],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=(folder / "server").open("w"),
         text=True,
-        env=environment,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},  # a process with threads must not be forked
     )
 
-    def run(*command, cwd=None, fresh=False) -> subprocess.CompletedProcess:
-        argv = [str(c) for c in command]
+    def run(*command, cwd=None, environment=None, processes=1, fresh=False) -> subprocess.CompletedProcess:
+        argv, added = [str(c) for c in command], {k: str(v) for k, v in (environment or {}).items()}
         if fresh:
-            return subprocess.run([sys.executable, *argv], cwd=cwd, capture_output=True, text=True, timeout=400)
+            options = dict(cwd=cwd, env={**os.environ, **added}, capture_output=True, text=True, timeout=400)
+            return subprocess.run([sys.executable, *argv], **options)
         out, err = (folder / name for name in ("out", "err"))
         out.unlink(missing_ok=True)
         err.unlink(missing_ok=True)
-        job = dict(argv=argv, cwd=str(cwd or Path.cwd()), out=str(out), err=str(err))
-        print(json.dumps(job), file=server.stdin, flush=True)
+        places = dict(cwd=str(cwd or Path.cwd()), out=str(out), err=str(err))
+        print(
+            json.dumps(dict(argv=argv, environment=added, processes=processes, **places)), file=server.stdin, flush=True
+        )
         answer = server.stdout.readline()
         assert answer, (folder / "server").read_text()[-2000:]
-        code = int(answer)
-        return subprocess.CompletedProcess(argv, code, out.read_text(), err.read_text())
+        return subprocess.CompletedProcess(argv, int(answer), out.read_text(), err.read_text())
 
     yield run
     server.stdin.close()
@@ -160,12 +175,12 @@ def forked(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def shapes(tmp_path_factory) -> Path:
+def shapes(forked, tmp_path_factory) -> Path:
     """A small shapes data set in COCO and ADE20K format, made by the real tool."""
     out = tmp_path_factory.mktemp("data") / "shapes"
     tool = ROOT / "tools" / "dataset_tools" / "make_shapes.py"
-    arguments = ["--num-train", "12", "--num-val", "6", "--size", "96", "--seed", "3"]
-    subprocess.run([sys.executable, str(tool), str(out), *arguments], check=True, capture_output=True)
+    result = forked(tool, out, "--num-train", "12", "--num-val", "6", "--size", "96", "--seed", "3")
+    assert result.returncode == 0, result.stderr
     return out
 
 

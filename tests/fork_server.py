@@ -1,37 +1,64 @@
-"""Runs tools in forks of one process that has imported the libraries: the same tools, without seconds of imports.
+"""Runs programs in forks of one process that has imported the libraries: the same programs, without seconds of imports.
 
-Reads jobs from standard input, one JSON object per line (argv, cwd, out, err), and answers each with its exit code.
+Reads jobs from standard input, one JSON object per line (argv, cwd, environment, out, err, processes), and answers each
+with its exit code. Several processes are the ranks of one distributed program, as ``torchrun`` starts them.
 """
 
 import json
 import os
 import runpy
 import signal
+import socket
 import sys
 import traceback
 from pathlib import Path
 
-import sterf_plugins
+from settled import settle
+
+answers = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)  # what libraries print while they are imported is no answer
+
+import sterf_plugins  # noqa: E402
 
 sterf_plugins.setup()
 
-import mmdet.models  # noqa: E402, F401
+import matplotlib.pyplot  # noqa: E402, F401
+import mmdet.apis  # noqa: E402, F401
 import mmengine.runner  # noqa: E402, F401
-import mmseg.models  # noqa: E402, F401
+import mmseg.apis  # noqa: E402, F401
 
+import sterf_plugins.openmmlab.hooks  # noqa: E402
 import sterf_plugins.timm  # noqa: E402
+from sterf_plugins import plugins  # noqa: E402
+
+settle()
+
+
+def start(program: str, *arguments: str) -> None:
+    """Run what ``python program arguments`` runs: a file, ``-c`` and code, or ``-m`` and a module."""
+    sys.argv = [program, *arguments]
+    if program == "-c":
+        sys.argv, sys.path[0] = ["-c", *arguments[1:]], ""
+        exec(compile(arguments[0], "<string>", "exec"), {"__name__": "__main__"})
+    elif program == "-m":
+        sys.argv, sys.path[0] = list(arguments), ""
+        runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
+    else:
+        sys.path[0] = str(Path(program).parent)
+        runpy.run_path(program, run_name="__main__")
 
 
 def run_job(job: dict) -> int:
-    """Run the tool in this process as ``python argv[0] argv[1:]`` would, and return its exit code."""
-    signal.alarm(400)  # seconds after which a tool that hangs is ended
+    """Run the program in this process, and return the exit code that Python would end with."""
+    signal.alarm(400)  # seconds after which a program that hangs is ended
     os.chdir(job["cwd"])
+    os.environ.update(job["environment"])
     for number, path in ((0, os.devnull), (1, job["out"]), (2, job["err"])):
-        os.dup2(os.open(path, os.O_RDWR | os.O_CREAT), number)
-    sys.argv = job["argv"]
-    sys.path[0] = str(Path(sys.argv[0]).parent)
+        os.dup2(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND), number)
+    sys.path[1:1] = filter(None, job["environment"].get("PYTHONPATH", "").split(os.pathsep))
+    plugins.rescan()  # of those folders
     try:
-        runpy.run_path(sys.argv[0], run_name="__main__")
+        start(*job["argv"])
     except SystemExit as end:
         if isinstance(end.code, str):
             print(end.code, file=sys.stderr)
@@ -42,11 +69,38 @@ def run_job(job: dict) -> int:
     return 0
 
 
-for line in sys.stdin:
+def fork(job: dict) -> int:
+    """Start a job in a new process; returns its id."""
     child = os.fork()
     if child == 0:
-        code = run_job(json.loads(line))
+        code = run_job(job)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    return child
+
+
+def ranks(job: dict) -> list[dict]:
+    """The job of each of its processes."""
+    number = job["processes"]
+    if number == 1:
+        return [job]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    world = dict(WORLD_SIZE=number, LOCAL_WORLD_SIZE=number, MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+    places = [dict(RANK=rank, LOCAL_RANK=rank, **world) for rank in range(number)]
+    return [job | dict(environment=job["environment"] | {k: str(v) for k, v in p.items()}) for p in places]
+
+
+for line in sys.stdin:
+    running = {fork(job) for job in ranks(json.loads(line))}
+    codes = []
+    while running:
+        child, status = os.wait()
+        running.remove(child)
+        codes.append(os.waitstatus_to_exitcode(status))
+        if codes[-1]:  # the others would wait for it
+            for other in running:
+                os.kill(other, signal.SIGKILL)
+    print(next(filter(None, codes), 0), file=answers, flush=True)

@@ -94,19 +94,16 @@ def test_a_dict_without_type_is_refused():
         plugins.resolve("mixers", dict(ratio=4))
 
 
-def command(*arguments, **environment):
-    return subprocess.run(
-        [sys.executable, "-m", "sterf_plugins", *arguments],
-        capture_output=True,
-        text=True,
-        env={**os.environ, **environment},
-    )
+@pytest.fixture
+def command(forked):
+    """``command(*arguments)``: ``python -m sterf_plugins ARGUMENTS``."""
+    return lambda *arguments, **options: forked("-m", "sterf_plugins", *arguments, **options)
 
 
 @pytest.mark.slow
-def test_list_command_shows_broken_plugins(site):
+def test_list_command_shows_broken_plugins(command, site):
     add_distribution(site, "broken", "[sterf_plugins.mixers]\nbroken = broken:Mixer", code="import no_such_module")
-    result = command("list", PYTHONPATH=str(site))
+    result = command("list", environment=dict(PYTHONPATH=site))
     assert result.returncode == 1
     assert "broken==1.0" in result.stdout
     assert "no_such_module" in result.stdout
@@ -114,7 +111,7 @@ def test_list_command_shows_broken_plugins(site):
 
 
 @pytest.mark.slow
-def test_info_command():
+def test_info_command(command):
     result = command("info", "sdtv3_tiny_srb")
     assert result.returncode == 0
     assert "4,802,504" in result.stdout and "channel MLP" in result.stdout
@@ -128,14 +125,14 @@ def test_info_command():
 
 
 @pytest.mark.slow
-def test_doctor_command():
-    result = command("doctor")
+def test_doctor_command(command):
+    result = command("doctor", fresh=True)
     assert result.returncode == 0, result.stdout
     assert "everything is in order" in result.stdout
     assert "mmcv ops" in result.stdout
 
 
-def test_configs_command():
+def test_configs_command(command):
     result = command("configs")
     assert "sterf_plugins::mask_rcnn/mask-rcnn_sdtv3-t-srb_fpn_1x_coco.py" in result.stdout.splitlines()
 
@@ -199,17 +196,17 @@ def third_party(tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
-def test_a_third_party_mixer_is_listed_and_passes_the_contract(third_party):
-    assert "mypkg==0.3" in command("list", PYTHONPATH=str(third_party)).stdout
+def test_a_third_party_mixer_is_listed_and_passes_the_contract(command, forked, third_party):
+    environment = dict(PYTHONPATH=third_party)
+    assert "mypkg==0.3" in command("list", environment=environment, fresh=True).stdout
     code = "from sterf_plugins.testing import check_mixer; check_mixer('mymixer', levels=2); print('fine')"
-    environment = {**os.environ, "PYTHONPATH": str(third_party)}
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    result = forked("-c", code, environment=environment)
     # The contract finds the stock BatchNorm's wrong gradient at batch 1 where it shows, and nothing else here.
     assert "fine" in result.stdout, result.stderr
 
 
 @pytest.mark.slow
-def test_a_third_party_stem_passes_the_contract_and_carries_a_model(third_party):
+def test_a_third_party_stem_passes_the_contract_and_carries_a_model(command, forked, third_party):
     code = """
 import timm, torch, sterf_plugins.timm
 from sterf_plugins.testing import check_stem
@@ -220,14 +217,14 @@ torch.nn.functional.cross_entropy(model(torch.randn(2, 3, 32, 32)), torch.tensor
 assert model.stages[0].downsample.branch[0].weight.grad.abs().sum() > 0
 print("fine")
 """
-    environment = {**os.environ, "PYTHONPATH": str(third_party)}
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    environment = dict(PYTHONPATH=third_party)
+    result = forked("-c", code, environment=environment)
     assert "fine" in result.stdout, result.stderr
-    assert "mystem" in command("list", PYTHONPATH=str(third_party)).stdout
+    assert "mystem" in command("list", environment=environment).stdout
 
 
 @pytest.mark.slow
-def test_a_third_party_mixer_trains_by_name_from_timm_and_from_a_config(third_party, shapes, tmp_path):
+def test_a_third_party_mixer_trains_by_name_from_timm_and_from_a_config(forked, third_party, shapes, tmp_path):
     code = """
 import timm, torch, sterf_plugins.timm
 model = timm.create_model("sdtv3_nano", mixer="mymixer", num_classes=4)
@@ -237,16 +234,16 @@ torch.nn.functional.cross_entropy(model(torch.randn(2, 3, 32, 32)), torch.tensor
 optimizer.step()
 print("trained")
 """
-    environment = {**os.environ, "PYTHONPATH": str(third_party)}
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    environment = dict(PYTHONPATH=third_party)
+    result = forked("-c", code, environment=environment)
     assert "trained" in result.stdout, result.stderr
 
-    train = [sys.executable, str(ROOT / "tools" / "train.py")]
-    train += [str(ROOT / "configs" / "shapes" / "mask-rcnn_sdtv3-t-srb_fpn_shapes.py"), "--work-dir", str(tmp_path)]
-    train += ["--cfg-options", "model.backbone.mixer=mymixer", "train_cfg.max_epochs=1"]
+    train = [ROOT / "tools" / "train.py", ROOT / "configs" / "shapes" / "mask-rcnn_sdtv3-t-srb_fpn_shapes.py"]
+    train += ["--work-dir", tmp_path]
+    train += ["--cfg-options", "model.backbone.mixer=mymixer", "train_cfg.max_epochs=1", "default_hooks.erf=None"]
     train += [f"{loader}_dataloader.dataset.data_root={shapes}/" for loader in ("train", "val", "test")]
     train += [f"{e}_evaluator.ann_file={shapes}/annotations/instances_val2017.json" for e in ("val", "test")]
-    result = subprocess.run(train, capture_output=True, text=True, env=environment, cwd=tmp_path)
+    result = forked(*train, environment=environment, cwd=tmp_path)
     assert result.returncode == 0, result.stderr[-2000:]
     state = torch.load(tmp_path / "epoch_1.pth", weights_only=False)["state_dict"]
     assert any("mixer.branch.1.weight" in key for key in state)
@@ -279,7 +276,7 @@ def sdtv3_nano(pretrained=False, **kwargs):
 
 
 @pytest.mark.parametrize("name", ["covrf_resnet18", "covrf_sdtv3_tiny_srb"])
-def test_info_of_models_with_a_covariant_stem(name):
+def test_info_of_models_with_a_covariant_stem(command, name):
     result = command("info", name)
     assert result.returncode == 0, result.stderr
     assert f"timm model {name!r}" in result.stdout and "parameters: " in result.stdout

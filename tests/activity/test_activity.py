@@ -299,7 +299,7 @@ def test_the_tool_with_one_input_of_any_number_of_channels(forked, channels):
 
 
 @pytest.mark.slow
-def test_the_tool_lists_what_it_could_not_count(forked, tmp_path, monkeypatch):
+def test_the_tool_lists_what_it_could_not_count(forked, tmp_path):
     (tmp_path / "unknown_product.py").write_text(
         "from torch import nn\n"
         "from sterf_plugins.layers import IntegerSpike\n"
@@ -311,8 +311,7 @@ def test_the_tool_lists_what_it_could_not_count(forked, tmp_path, monkeypatch):
         "        y = self.spike(self.conv(x))\n"
         "        return self.product(y, y)\n"
     )
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
-    result = forked(TOOL, "unknown_product:Model", "--input-size", "8", "8", fresh=True)
+    result = forked(TOOL, "unknown_product:Model", "--input-size", "8", "8", environment=dict(PYTHONPATH=tmp_path))
     assert result.returncode == 0, result.stderr
     assert "NOT COUNTED, so that the numbers are too small: aten::_trilinear (1 calls)" in result.stdout
     assert "weights: no checkpoint: random weights, unless the model loads its own" in result.stdout

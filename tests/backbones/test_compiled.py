@@ -19,8 +19,8 @@ VARIANTS = [("conv", "raster"), ("mlpixer", "raster"), ("mlpixer", "channel"), (
 @pytest.mark.parametrize(("mixer", "layout", "option"), [*((*v, "") for v in VARIANTS), (*VARIANTS[3], "all")])
 def test_every_variant_compiles_to_one_graph(mixer, layout, option, monkeypatch):
     torch.manual_seed(0)
-    if not option:  # a block of each kind; tracing takes seconds for each
-        monkeypatch.setattr(sdt_v3, "DEPTHS", (1, 1, 1, 1, 1))
+    # A block of each kind, or two with all options; tracing takes seconds for each.
+    monkeypatch.setattr(sdt_v3, "DEPTHS", (1, 1, 2, 1, 2) if option else (1, 1, 1, 1, 1))
     model = SDTV3(SMALL, mixer, layout=layout, norm_hidden=not option, num_classes=5 if option else 0)
     for block in model.modules():
         if option and isinstance(block, MixerBlock):  # new weights without a norm behind would give no spikes

@@ -155,6 +155,7 @@ def test_neurons_of_spikingjelly_support_gradients_and_refuse_the_rest():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["sdtv3-srb-raster", "spikformer"])
+@pytest.mark.usefixtures("shallow")
 def test_a_compiled_gradient_of_a_backbone(name):
     _, score, parameters, images = network(name)
     leaf = images[0].clone().requires_grad_()

@@ -96,7 +96,7 @@ def test_torch_load_of_any_library_is_safe_inside_a_tool(malicious, forked, tmp_
         "import torch\nfrom sterf_plugins.cli.console import run_tool\n"
         f"def main():\n    torch.load({str(path)!r}, weights_only=False)\nrun_tool(main)\n"
     )
-    done = forked(tool, fresh=True)
+    done = forked(tool)
     assert done.returncode == 1 and "shutil.copyfile" in done.stderr
     assert not trace.exists()
 

@@ -1,8 +1,5 @@
 """What Ctrl-C does to a tool, wherever it arrives."""
 
-import subprocess
-import sys
-
 import pytest
 
 SCRIPT = """
@@ -39,9 +36,8 @@ console.run_tool({})
 
 @pytest.mark.parametrize("place", ["in_a_bare_except", "in_torch_save", "in_a_loop"])
 @pytest.mark.slow
-def test_an_interrupt_is_one_line_and_exit_code_130(place):
-    command = [sys.executable, "-c", SCRIPT.replace("{}", place)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+def test_an_interrupt_is_one_line_and_exit_code_130(forked, place):
+    result = forked("-c", SCRIPT.replace("{}", place))
     assert result.returncode == 130, result.stderr
     assert "interrupted" in result.stderr and "Traceback" not in result.stderr
     assert ("saved" in result.stdout) == (place == "in_torch_save")

@@ -1,7 +1,6 @@
 """Which errors of a tool are one line for the user, and which keep their traceback."""
 
 import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
@@ -10,15 +9,17 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def run(tmp_path, body: str, **environment) -> subprocess.CompletedProcess:
-    """Run a tool whose main function has this body."""
-    import os
+@pytest.fixture
+def run(forked, tmp_path):
+    """``run(body, **environment)``: run a tool whose main function has this body."""
 
-    tool = tmp_path / "tool.py"
-    body = textwrap.indent(textwrap.dedent(body), "    ")
-    tool.write_text(f"from sterf_plugins.cli.console import run_tool\ndef main():\n{body}\nrun_tool(main)\n")
-    command = [sys.executable, str(tool)]
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, cwd=tmp_path)
+    def call(body: str, **environment: str) -> subprocess.CompletedProcess:
+        tool = tmp_path / "tool.py"
+        body = textwrap.indent(textwrap.dedent(body), "    ")
+        tool.write_text(f"from sterf_plugins.cli.console import run_tool\ndef main():\n{body}\nrun_tool(main)\n")
+        return forked(tool, environment=environment, cwd=tmp_path)
+
+    return call
 
 
 SETUP = "import sterf_plugins\nsterf_plugins.setup()\n"
@@ -67,13 +68,13 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("kind", MISTAKES)
-def test_a_mistake_is_one_line(tmp_path, kind):
+def test_a_mistake_is_one_line(run, kind):
     body, message = MISTAKES[kind]
-    done = run(tmp_path, body)
+    done = run(body)
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("tool.py: error: ") and message in done.stderr
     assert "Traceback" not in done.stderr and "STERF_TRACEBACK=1" in done.stderr
-    shown = run(tmp_path, body, STERF_TRACEBACK="1")
+    shown = run(body, STERF_TRACEBACK="1")
     assert "Traceback" in shown.stderr and message in shown.stderr
 
 
@@ -94,18 +95,18 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("kind", FAULTS)
-def test_a_fault_keeps_its_traceback(tmp_path, kind):
+def test_a_fault_keeps_its_traceback(run, tmp_path, kind):
     (tmp_path / "broken.py").write_text("def factory(width):\n    return len(width)\n")
-    done = run(tmp_path, FAULTS[kind], PYTHONPATH=f"{tmp_path}:{ROOT}")
+    done = run(FAULTS[kind], PYTHONPATH=str(tmp_path))
     assert done.returncode == 1, done.stderr
     assert "Traceback" in done.stderr and "please report it" in done.stderr
 
 
 @pytest.mark.parametrize("spec", ["broken:factory(height=3)", "broken:factory", "resnet18(height=3)"])
-def test_options_that_a_model_does_not_take_are_a_mistake(tmp_path, spec):
+def test_options_that_a_model_does_not_take_are_a_mistake(run, tmp_path, spec):
     (tmp_path / "broken.py").write_text("def factory(width):\n    return len(width)\n")
     body = f"from sterf_plugins.cli.loading import load_model\nload_model({spec!r})"
-    done = run(tmp_path, body, PYTHONPATH=f"{tmp_path}:{ROOT}")
+    done = run(body, PYTHONPATH=str(tmp_path))
     assert done.returncode == 2 and "does not take these options" in done.stderr, done.stderr
 
 

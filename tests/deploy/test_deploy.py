@@ -158,6 +158,7 @@ def test_the_sum_of_single_steps_products_is_another_number():
 @pytest.mark.parametrize("kind", ["folded", "spike-driven"])
 @pytest.mark.parametrize("name", ["conv", "mlpixer-raster", "mlpixer-channel", "srb-raster", "srb-channel"])
 @pytest.mark.slow
+@pytest.mark.usefixtures("shallow")
 def test_torch_export(name, kind):
     model = trained(7, **VARIANTS[name])
     model = reparameterize(model) if kind == "folded" else to_spike_driven(model)
@@ -169,6 +170,7 @@ def test_torch_export(name, kind):
 
 @pytest.mark.parametrize("name", ["mlpixer-channel", "srb-raster"])
 @pytest.mark.slow
+@pytest.mark.usefixtures("shallow")
 def test_onnx(name, tmp_path):
     runtime = pytest.importorskip("onnxruntime")
     model = reparameterize(trained(**VARIANTS[name]))

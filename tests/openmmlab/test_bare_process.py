@@ -68,14 +68,16 @@ print(*sorted(m for m in sys.modules if m.split(".")[0] in ("sterf_plugins", "mm
 
 
 @pytest.mark.parametrize(
-    ("library", "base"), [("mmdet", "mask-rcnn_sdtv3-t-srb_fpn_shapes.py"), ("mmseg", "fpn_sdtv3-t-srb_shapes.py")]
+    ("library", "first"), [("mmdet", ""), ("mmseg", ""), ("mmdet", "import torch"), ("mmseg", "import mmengine")]
 )
-@pytest.mark.parametrize("first", ["", "import torch", "import mmengine"])
-def test_config_bases(installed, tmp_path, library, base, first):
+def test_config_bases(installed, tmp_path, library, first):
     """`_base_ = 'sterf_plugins::…'`, whichever library is imported first; ours in turn start from `mmdet::…`."""
-    (tmp_path / "mine.py").write_text(f"_base_ = 'sterf_plugins::shapes/{base}'\n")
-    code = f"{first}\nimport {library}.apis\nfrom mmengine import Config\nConfig.fromfile('mine.py')"
-    result = installed(code, cwd=tmp_path)
+    for base in ("mask-rcnn_sdtv3-t-srb_fpn_shapes.py", "fpn_sdtv3-t-srb_shapes.py"):
+        (tmp_path / base).write_text(f"_base_ = 'sterf_plugins::shapes/{base}'\n")
+    code = (
+        f"{first}\nimport {library}.apis, sys\nfrom mmengine import Config\nfor c in sys.argv[1:]: Config.fromfile(c)"
+    )
+    result = installed(code, *sorted(p.name for p in tmp_path.iterdir()), cwd=tmp_path)
     assert result.returncode == 0, result.stderr[-3000:]
 
 

@@ -133,23 +133,25 @@ def test_stock_models_train_and_predict_with_it(name, backbone):
     assert try_model(config) == ""
 
 
+MORE = [
+    "mmdet::pafpn/faster-rcnn_r50_pafpn_1x_coco.py",
+    "mmdet::panoptic_fpn/panoptic-fpn_r50_fpn_1x_coco.py",
+    "mmdet::conditional_detr/conditional-detr_r50_8xb2-50e_coco.py",
+    "mmdet::dab_detr/dab-detr_r50_8xb2-50e_coco.py",
+    "mmdet::detectors/detectors_htc-r50_1x_coco.py",
+    TRIDENT,
+    "mmseg::mask2former/mask2former_r50_8xb2-160k_ade20k-512x512.py",
+    "mmseg::knet/knet-s3_r50-d8_fcn_8xb2-adamw-80k_ade20k-512x512.py",
+    DPT,
+    "mmseg::setr/setr_vit-l-mla_8xb1-160k_ade20k-512x512.py",
+]
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("backbone", ["sdtv3_tiny_srb", "resnet18", "spikformer_8_384"])
-@pytest.mark.parametrize(
-    "name",
-    [
-        "mmdet::pafpn/faster-rcnn_r50_pafpn_1x_coco.py",
-        "mmdet::panoptic_fpn/panoptic-fpn_r50_fpn_1x_coco.py",
-        "mmdet::conditional_detr/conditional-detr_r50_8xb2-50e_coco.py",
-        "mmdet::dab_detr/dab-detr_r50_8xb2-50e_coco.py",
-        "mmdet::detectors/detectors_htc-r50_1x_coco.py",
-        TRIDENT,
-        "mmseg::mask2former/mask2former_r50_8xb2-160k_ade20k-512x512.py",
-        "mmseg::knet/knet-s3_r50-d8_fcn_8xb2-adamw-80k_ade20k-512x512.py",
-        DPT,
-        "mmseg::setr/setr_vit-l-mla_8xb1-160k_ade20k-512x512.py",
-    ],
+@pytest.mark.parametrize(  # a spiking pyramid in all of them; another pyramid and a model of one level in turn
+    ("name", "backbone"),
+    [(n, b) for i, n in enumerate(MORE) for b in ("sdtv3_tiny_srb", ("resnet18", "spikformer_8_384")[i % 2])],
 )
 def test_more_stock_models_train_and_predict_with_it(name, backbone):
     config = load_config(name)

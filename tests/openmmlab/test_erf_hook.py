@@ -1,9 +1,6 @@
 """The ERF hook in real training runs."""
 
 import json
-import os
-import subprocess
-import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -111,9 +108,9 @@ def test_weights_are_bit_identical_in_other_trainings(shapes, tmp_path, name):
 
 
 @pytest.mark.slow
-def test_two_processes_share_the_images_and_train_the_same_weights(shapes, tmp_path):
-    """torchrun and gloo; the field is that of all images, computed in halves."""
-    script, config = ROOT / "tools" / "dist_train.sh", ROOT / "configs" / "shapes" / "fpn_sdtv3-t-srb_shapes.py"
+def test_two_processes_share_the_images_and_train_the_same_weights(forked, shapes, tmp_path):
+    """Ranks with gloo between them; the field is that of all images, computed in halves."""
+    config = ROOT / "configs" / "shapes" / "fpn_sdtv3-t-srb_shapes.py"
     options = [f"{p}_dataloader.dataset.data_root={shapes}/ade" for p in ("train", "val", "test")]
     options += ["train_dataloader.batch_size=2", "val_dataloader.batch_size=2", "train_cfg.max_iters=2"]
     options += ["train_cfg.val_interval=2", "default_hooks.checkpoint.interval=2", "randomness.seed=3"]
@@ -121,13 +118,9 @@ def test_two_processes_share_the_images_and_train_the_same_weights(shapes, tmp_p
     nothing = dict(_delete_=True, type="EmptyCacheHook")
     without.write_text(f"_base_ = {str(config)!r}\ndefault_hooks = dict(erf={nothing!r})\n")
     sizes = ["default_hooks.erf.num_samples=5", "default_hooks.erf.input_size=64"]
-    runs = {"without": (without, []), "with": (config, sizes)}
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    for i, (folder, (path, extra)) in enumerate(runs.items()):
-        command = ["bash", str(script), str(path), "2", "--work-dir", str(tmp_path / folder), "--cfg-options"]
-        command += [*options, *extra]
-        run = dict(capture_output=True, text=True, env={**environment, "PORT": str(29630 + i)}, timeout=400)
-        result = subprocess.run(command, **run)
+    for folder, path, extra in (("without", without, []), ("with", config, sizes)):
+        command = [ROOT / "tools" / "train.py", path, "--launcher", "pytorch", "--work-dir", tmp_path / folder]
+        result = forked(*command, "--cfg-options", *options, *extra, processes=2)
         assert result.returncode == 0, result.stderr[-3000:]
     without, with_hook = weights(tmp_path / "without", 2), weights(tmp_path / "with", 2)
     assert all(torch.equal(without[k], with_hook[k]) for k in without)

@@ -1,8 +1,6 @@
 """Configs in mmengine's Python-import style, whose types are classes: every part that looks at types, and the real tools."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -126,7 +124,7 @@ def test_mistakes_are_one_line(tmp_path):
 
 
 @pytest.mark.slow
-def test_train_then_test_the_config_that_was_written(shapes, tmp_path):
+def test_train_then_test_the_config_that_was_written(forked, shapes, tmp_path):
     data = [f"{p}_dataloader.dataset.data_root={shapes}/ade" for p in ("train", "val", "test")]
     short = ["train_dataloader.batch_size=2", "train_cfg.max_iters=2", "train_cfg.val_interval=2"]
     short += [
@@ -134,12 +132,10 @@ def test_train_then_test_the_config_that_was_written(shapes, tmp_path):
         "default_hooks.erf.input_size=64",
         "default_hooks.checkpoint.interval=2",
     ]
-    command = [sys.executable, "tools/train.py", str(SHIPPED), "--work-dir", str(tmp_path)]
-    command += ["--backbone", "sdtv3_nano_srb"]
-    train = subprocess.run([*command, "--cfg-options", *data, *short], capture_output=True, text=True, cwd=ROOT)
+    command = [ROOT / "tools" / "train.py", SHIPPED, "--work-dir", tmp_path, "--backbone", "sdtv3_nano_srb"]
+    train = forked(*command, "--cfg-options", *data, *short)
     assert train.returncode == 0, train.stderr[-3000:]
     written = tmp_path / SHIPPED.name
     assert type_name(load_config(str(written)).optim_wrapper) == "OptimWrapper"
-    command = [sys.executable, "tools/test.py", str(written), str(tmp_path / "iter_2.pth")]
-    test = subprocess.run([*command, "--work-dir", str(tmp_path / "t")], capture_output=True, text=True, cwd=ROOT)
+    test = forked(ROOT / "tools" / "test.py", written, tmp_path / "iter_2.pth", "--work-dir", tmp_path / "t")
     assert test.returncode == 0 and "mIoU" in test.stdout + test.stderr, test.stderr[-3000:]

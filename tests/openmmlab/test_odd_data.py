@@ -46,6 +46,8 @@ def run(folder: Path, config: Config, settings: dict, validate: bool = True) -> 
         "launcher": "none",
         "train_cfg": dict(_delete_=True, type="IterBasedTrainLoop", max_iters=2, val_interval=2),
         "param_scheduler": None,
+        # The default sampler ends after each batch of all images, and mmengine waits for two seconds before the next.
+        "train_dataloader.sampler": dict(_delete_=True, type="InfiniteSampler", shuffle=True),
         "default_hooks.logger": dict(_delete_=True, type="LoggerHook", interval=1, log_metric_by_epoch=False),
         "default_hooks.checkpoint": None,
         "log_processor": dict(_delete_=True, by_epoch=False),

@@ -1,7 +1,5 @@
 """docs/train_imagefolder.py on a small folder of images; its checkpoint starts a detector's backbone."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -32,17 +30,12 @@ def folder(tmp_path_factory):
     return root
 
 
-def run(*arguments, check=True):
-    done = subprocess.run([sys.executable, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True)
-    assert not check or done.returncode == 0, done.stderr
-    return done
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("extra", [(), ("--mixup", 0.2, "--cutmix", 1.0)])
-def test_one_epoch(folder, tmp_path, extra):
+def test_one_epoch(forked, folder, tmp_path, extra):
     small = ("--epochs", 1, "--batch-size", 8, "--size", 64, "--workers", 0, "--out", tmp_path)
-    result = run(folder, "--model", "sdtv3_nano_srb", *small, *extra)
+    result = forked(SCRIPT, folder, "--model", "sdtv3_nano_srb", *small, *extra, fresh=not extra)
+    assert result.returncode == 0, result.stderr
     assert "epoch 1/1: loss" in result.stdout and "top-1" in result.stdout
     # A few iterations do not move the statistics of BatchNorms far from 0 and 1, with which the network is silent.
     assert "epoch 1, validation images: " in result.stderr and "spike layers are silent" in result.stderr
@@ -78,8 +71,8 @@ def test_the_args_file_is_of_timms_names():
 
 
 @pytest.mark.slow
-def test_missing_folder(tmp_path):
-    done = run(tmp_path, check=False)
+def test_missing_folder(forked, tmp_path):
+    done = forked(SCRIPT, tmp_path)
     assert done.returncode == 2 and "expected train/CLASS/*.jpg" in done.stderr
 
 

@@ -18,10 +18,16 @@ ROOT = Path(__file__).resolve().parents[2]
 TOOL = ROOT / "tools" / "dataset_tools" / "make_shapes.py"
 
 
-def make(*arguments, check=True):
-    return subprocess.run(
-        [sys.executable, str(TOOL), *map(str, arguments)], check=check, capture_output=True, text=True
-    )
+@pytest.fixture(scope="module")
+def make(forked):
+    """``make(*arguments, check=True)``: run the tool, which must end well unless ``check`` is false."""
+
+    def run(*arguments, check=True):
+        result = forked(TOOL, *arguments)
+        assert not check or result.returncode == 0, result.stderr
+        return result
+
+    return run
 
 
 def load(path) -> COCO:
@@ -30,7 +36,7 @@ def load(path) -> COCO:
 
 
 @pytest.fixture(scope="module")
-def large(tmp_path_factory):
+def large(make, tmp_path_factory):
     """Enough scenes for every kind of thing to occur."""
     out = tmp_path_factory.mktemp("large") / "shapes"
     make(out, "--num-train", 60, "--num-val", 6, "--size", 96, "--seed", 5)
@@ -80,7 +86,7 @@ def test_both_formats_hold_the_same_scenes(large):
                 assert (labels[mask] == expected).mean() > 0.95
 
 
-def test_deterministic_for_a_seed_and_independent_of_the_count(tmp_path):
+def test_deterministic_for_a_seed_and_independent_of_the_count(make, tmp_path):
     make(tmp_path / "a", "--num-train", 4, "--num-val", 2, "--size", 64, "--seed", 9)
     make(tmp_path / "b", "--num-train", 6, "--num-val", 2, "--size", 64, "--seed", 9)
     make(tmp_path / "c", "--num-train", 4, "--num-val", 2, "--size", 64, "--seed", 10)
@@ -90,7 +96,7 @@ def test_deterministic_for_a_seed_and_independent_of_the_count(tmp_path):
     assert any(read("a", n) != read("c", n) for n in names)
 
 
-def test_a_second_run_has_nothing_to_do_and_other_settings_are_refused(tmp_path):
+def test_a_second_run_has_nothing_to_do_and_other_settings_are_refused(make, tmp_path):
     arguments = (tmp_path / "s", "--num-train", 2, "--num-val", 1, "--size", 64)
     make(*arguments)
     assert "already there" in make(*arguments).stdout
@@ -112,12 +118,12 @@ def test_an_interrupted_run_leaves_nothing(tmp_path):
 
 
 @pytest.mark.parametrize(("option", "value"), [("--num-train", 0), ("--size", 10), ("--seed", -1)])
-def test_bad_arguments(tmp_path, option, value):
+def test_bad_arguments(make, tmp_path, option, value):
     result = make(tmp_path / "s", option, value, check=False)
     assert result.returncode == 2 and f"{option} is {value}; it must be at least" in result.stderr
 
 
-def test_unwritable_folder(tmp_path):
+def test_unwritable_folder(make, tmp_path):
     (tmp_path / "file").write_text("")
     result = make(tmp_path / "file" / "s", "--num-train", 1, "--num-val", 1, check=False)
     assert result.returncode == 2 and "cannot write" in result.stderr

@@ -3,9 +3,6 @@
 import argparse
 import importlib.util
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,12 +12,10 @@ ROOT = Path(__file__).resolve().parents[2]
 SEGMENTOR = ROOT / "configs" / "shapes" / "fpn_sdtv3-t-srb_shapes.py"
 TRACKER = ROOT / "configs" / "covariant" / "tracking" / "track_li-rf_events48.py"
 
-# Forks trainings off a process that has imported everything, and kills each one while it writes a checkpoint.
+# Forks trainings, and kills each one while it writes a checkpoint.
 KILL = """
 import json, os, runpy, signal, sys, time
 from pathlib import Path
-import sterf_plugins; sterf_plugins.setup()
-import mmseg.datasets, sterf_plugins.openmmlab, sterf_plugins.openmmlab.hooks
 work, rounds, command = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
 
 def newest():
@@ -53,16 +48,14 @@ for attempt in range(rounds):
 
 
 @pytest.mark.slow
-def test_ten_kills_never_cost_the_previous_checkpoint(shapes, tmp_path):
+def test_ten_kills_never_cost_the_previous_checkpoint(forked, shapes, tmp_path):
     """With one checkpoint kept, mmengine alone removes it before the next is written."""
     options = [f"{p}_dataloader.dataset.data_root={shapes}/ade" for p in ("train", "val", "test")]
     options += ["train_dataloader.batch_size=2", "train_cfg.max_iters=100000", "train_cfg.val_interval=100000"]
     options += ["default_hooks.checkpoint.interval=1", "default_hooks.checkpoint.max_keep_ckpts=1"]
     options += ["default_hooks.erf.at_start=False"]
-    train = [str(ROOT / "tools" / "train.py"), str(SEGMENTOR), "--work-dir", str(tmp_path), "--resume", "--cfg-options"]
-    command = [sys.executable, "-c", KILL, str(tmp_path), "10", *train, *options]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # no threads before a fork
-    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=590)
+    train = [ROOT / "tools" / "train.py", SEGMENTOR, "--work-dir", tmp_path, "--resume", "--cfg-options"]
+    result = forked("-c", KILL, tmp_path, 10, *train, *options)
     rounds = [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
     logs = "".join(p.read_text()[-1500:] for p in sorted(tmp_path.glob("log*"))[-1:])
     assert len(rounds) == 10, result.stderr[-1500:] + logs
@@ -111,44 +104,35 @@ FIXED = {  # nothing random, and BatchNorm with fixed statistics: then a batch i
 
 
 THREADS_AT_EXIT = """
-import atexit, os
+import runpy, sys
 from pathlib import Path
-def note():
-    names = [(p / "comm").read_text().strip() for p in Path("/proc/self/task").iterdir()]
-    Path({folder!r}, "threads-" + os.environ["LOCAL_RANK"]).write_text(" ".join(names))
-if "LOCAL_RANK" in os.environ:
-    atexit.register(note)
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+print("threads at exit:", *((p / "comm").read_text().strip() for p in Path("/proc/self/task").iterdir()))
 """
 
 
-def segment(work_dir, shapes, processes: int, *flags, **changes) -> dict:
+def segment(forked, work_dir, shapes, processes: int, *flags, **changes) -> dict:
     """Train the segmentor with a total batch of four; the last checkpoint."""
     options = {f"{p}_dataloader.dataset.data_root": f"{shapes}/ade" for p in ("train", "val", "test")}
     options |= {**FIXED, "train_dataloader.batch_size": 4 // processes, **changes}
-    tool = [sys.executable, str(ROOT / "tools" / "train.py"), str(SEGMENTOR)]
-    if processes > 1:
-        tool = ["bash", str(ROOT / "tools" / "dist_train.sh"), str(SEGMENTOR), str(processes)]
-    command = [*tool, "--work-dir", str(work_dir), *flags, "--cfg-options", *(f"{k}={v}" for k, v in options.items())]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PORT": "29641"}
-    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
-    work_dir.mkdir(exist_ok=True)
-    (work_dir / "sitecustomize.py").write_text(THREADS_AT_EXIT.format(folder=str(work_dir)))
-    environment["PYTHONPATH"] = str(work_dir)
-    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    tool = [ROOT / "tools" / "train.py", SEGMENTOR, "--launcher", "pytorch" if processes > 1 else "none"]
+    command = [*tool, "--work-dir", work_dir, *flags, "--cfg-options", *(f"{k}={v}" for k, v in options.items())]
+    result = forked("-c", THREADS_AT_EXIT, *command, processes=processes)
     assert result.returncode == 0, result.stderr[-3000:]
-    if processes > 1:  # a thread of gloo's that outlives the interpreter may abort the process
-        threads = [(work_dir / f"threads-{rank}").read_text() for rank in range(processes)]
-        assert not [names for names in threads if "gloo" in names], threads
+    threads = [line for line in result.stdout.splitlines() if line.startswith("threads at exit:")]
+    assert len(threads) == processes, result.stdout[-2000:]
+    assert "gloo" not in " ".join(threads)  # a thread of gloo's that outlives the interpreter may abort the process
     return torch.load(max(work_dir.glob("iter_*.pth")), weights_only=False)
 
 
 @pytest.mark.slow
-def test_one_process_ddp_and_fsdp_train_the_same_weights(shapes, tmp_path):
-    one = segment(tmp_path / "one", shapes, 1)
-    ddp = segment(tmp_path / "ddp", shapes, 2, "--memory-efficient")
+def test_one_process_ddp_and_fsdp_train_the_same_weights(forked, shapes, tmp_path):
+    one = segment(forked, tmp_path / "one", shapes, 1)
+    ddp = segment(forked, tmp_path / "ddp", shapes, 2, "--memory-efficient")
     units = {"strategy.min_num_params": 10_000}
-    segment(tmp_path / "fsdp", shapes, 2, "--fsdp", **units, **{"train_cfg.max_iters": 1})
-    fsdp = segment(tmp_path / "fsdp", shapes, 2, "--fsdp", "--resume", **units)
+    segment(forked, tmp_path / "fsdp", shapes, 2, "--fsdp", **units, **{"train_cfg.max_iters": 1})
+    fsdp = segment(forked, tmp_path / "fsdp", shapes, 2, "--fsdp", "--resume", **units)
     assert fsdp["meta"]["iter"] == 2
     assert not list((tmp_path / "fsdp").glob(".*.partial*"))
     before = torch.load(tmp_path / "one" / "iter_1.pth", weights_only=False)["state_dict"]
@@ -223,19 +207,15 @@ def videos(event_videos) -> Path:
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one_with_the_double_batch(videos, tmp_path):
+def test_two_processes_equal_one_with_the_double_batch(forked, videos, tmp_path):
     """No BN in this network; losses are means, so that gradients of two halves average to those of the whole."""
     options = [f"{p}_dataloader.dataset.data_root={videos}" for p in ("train", "val", "test")]
     options += ["train_cfg.max_epochs=2", "train_cfg.val_interval=2", "default_hooks.checkpoint.interval=2"]
     options += ["model.tracker.norm=False", "optim_wrapper.optimizer.type=SGD", "optim_wrapper.optimizer.lr=0.5"]
-    tool = str(ROOT / "tools" / "train.py")
-    single = [sys.executable, tool, str(TRACKER), "--work-dir", str(tmp_path / "one")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PORT": "29631"}
-    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
-    double = ["bash", str(ROOT / "tools" / "dist_train.sh"), str(TRACKER), "2", "--work-dir", str(tmp_path / "two")]
-    for command, batch in ((single, 8), (double, 4)):
-        settings = ["--cfg-options", *options, f"train_dataloader.batch_size={batch}"]
-        result = subprocess.run([*command, *settings], capture_output=True, text=True, env=environment, timeout=300)
+    for folder, processes, launcher in (("one", 1, "none"), ("two", 2, "pytorch")):
+        command = [ROOT / "tools" / "train.py", TRACKER, "--work-dir", tmp_path / folder, "--launcher", launcher]
+        settings = ["--cfg-options", *options, f"train_dataloader.batch_size={8 // processes}"]
+        result = forked(*command, *settings, processes=processes)
         assert result.returncode == 0, result.stderr[-3000:]
     one, two = (torch.load(tmp_path / n / "epoch_2.pth", weights_only=False)["state_dict"] for n in ("one", "two"))
     for name, value in one.items():
@@ -247,7 +227,7 @@ def test_two_processes_equal_one_with_the_double_batch(videos, tmp_path):
     assert errors[0] == pytest.approx(errors[1], rel=1e-5)
 
 
-def trained(shapes, work_dir, *flags) -> dict:
+def trained(forked, shapes, work_dir, *flags) -> dict:
     options = [f"{p}_dataloader.dataset.data_root={shapes}/ade" for p in ("train", "val", "test")]
     options += ["train_dataloader.batch_size=2", "train_cfg.max_iters=1", "train_cfg.val_interval=100"]
     options += ["default_hooks.checkpoint.interval=1", "default_hooks.erf.at_start=False"]
@@ -256,16 +236,16 @@ def trained(shapes, work_dir, *flags) -> dict:
         "optim_wrapper.optimizer.type=SGD",
         "optim_wrapper.optimizer.lr=0.1",
     ]
-    command = [sys.executable, str(ROOT / "tools" / "train.py"), str(SEGMENTOR), "--work-dir", str(work_dir), *flags]
-    result = subprocess.run([*command, "--cfg-options", *options], capture_output=True, text=True, timeout=300)
+    command = [ROOT / "tools" / "train.py", SEGMENTOR, "--work-dir", work_dir, *flags]
+    result = forked(*command, "--cfg-options", *options)
     assert result.returncode == 0, result.stderr[-3000:]
     return torch.load(work_dir / "iter_1.pth", weights_only=False)["state_dict"]
 
 
 @pytest.mark.slow
-def test_memory_efficient_changes_no_number(shapes, tmp_path):
-    plain = trained(shapes, tmp_path / "plain")
-    other = trained(shapes, tmp_path / "other", "--memory-efficient")
+def test_memory_efficient_changes_no_number(forked, shapes, tmp_path):
+    plain = trained(forked, shapes, tmp_path / "plain")
+    other = trained(forked, shapes, tmp_path / "other", "--memory-efficient")
     assert list(plain) == list(other)
     for name, value in plain.items():
         torch.testing.assert_close(other[name], value, rtol=1e-5, atol=1e-6)

@@ -1,8 +1,6 @@
 """The figure of covariance, and the numbers in it."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,13 +8,9 @@ import pytest
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "analysis_tools" / "show_covariance.py"
 
 
-def show(*options) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, str(TOOL), *map(str, options)], capture_output=True, text=True)
-
-
 @pytest.mark.slow
-def test_the_response_moves_with_field_and_image(tmp_path):
-    result = show(tmp_path / "figure.png", "--size", 96, "--sigma", 2)
+def test_the_response_moves_with_field_and_image(forked, tmp_path):
+    result = forked(TOOL, tmp_path / "figure.png", "--size", 96, "--sigma", 2, fresh=True)
     assert result.returncode == 0, result.stderr
     errors = re.findall(r"transformed: (\S+) +unchanged: (\S+)", result.stdout)
     assert len(errors) == 4
@@ -25,8 +19,8 @@ def test_the_response_moves_with_field_and_image(tmp_path):
 
 
 @pytest.mark.slow
-def test_bad_options(tmp_path):
-    result = show(tmp_path / "figure.png", "--ratio", 0.5)
+def test_bad_options(forked, tmp_path):
+    result = forked(TOOL, tmp_path / "figure.png", "--ratio", 0.5)
     assert result.returncode == 2
     assert "must be >= 1" in result.stderr
     assert not list(tmp_path.iterdir())

@@ -23,16 +23,17 @@ def stock_tool(package: str) -> Path:
     return Path(importlib.util.find_spec(package).origin).parent / ".mim" / "tools" / "train.py"
 
 
-def run(tool, *arguments, cwd=None, check=True, env=None, **options):
-    """Run a tool in a process of its own; options become --cfg-options."""
-    command = [sys.executable, str(tool), *map(str, arguments)]
-    if options:
-        command += ["--cfg-options", *(f"{k.replace('__', '.')}={v}" for k, v in options.items())]
-    environment = {**os.environ, **(env or {})}
-    result = subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=500, env=environment)
-    if check:
+@pytest.fixture
+def run(forked):
+    """``run(tool, *arguments, **options)``: run a tool, which must end well; options become --cfg-options."""
+
+    def call(tool, *arguments, cwd=None, fresh=False, **options):
+        settings = [f"{k.replace('__', '.')}={v}" for k, v in options.items()]
+        result = forked(tool, *arguments, *(["--cfg-options", *settings] if settings else []), cwd=cwd, fresh=fresh)
         assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-3000:]
-    return result
+        return result
+
+    return call
 
 
 def segmentation_data(shapes) -> dict:
@@ -48,12 +49,12 @@ def detection_data(shapes) -> dict:
     return {**options, "train_dataloader__batch_size": 2, "model__train_cfg__rcnn__sampler__num": 32}
 
 
+SMALL_FIELDS = {"default_hooks__erf__num_samples": 2, "default_hooks__erf__input_size": 64}
 SHORT = {
     "train_cfg__max_iters": 2,
     "train_cfg__val_interval": 2,
     "default_hooks__checkpoint__interval": 1,
-    "default_hooks__erf__num_samples": 2,
-    "default_hooks__erf__input_size": 64,
+    **SMALL_FIELDS,
 }
 
 
@@ -63,7 +64,7 @@ def scalars(work_dir) -> list[dict]:
 
 
 @pytest.mark.slow
-def test_stock_mmdet_tool_with_a_config_of_two_lines(shapes, tmp_path):
+def test_stock_mmdet_tool_with_a_config_of_two_lines(run, shapes, tmp_path):
     """Where mmcv has no compiled ops, mmdet needs the import before anything else."""
     config = tmp_path / "two_lines.py"
     config.write_text(
@@ -76,6 +77,7 @@ def test_stock_mmdet_tool_with_a_config_of_two_lines(shapes, tmp_path):
         "--work-dir",
         tmp_path / "out",
         cwd=tmp_path,
+        fresh=True,
         **detection_data(shapes),
         **{f"{p}_dataloader__dataset__metainfo__classes": CLASSES for p in ("train", "val", "test")},
         **{f"{p}_dataloader__num_workers": 0 for p in ("train", "val")},
@@ -89,15 +91,14 @@ def test_stock_mmdet_tool_with_a_config_of_two_lines(shapes, tmp_path):
         train_cfg__max_epochs=1,
         optim_wrapper__optimizer__lr=0.001,
         default_hooks__erf__type="sterf_plugins.ERFHook",
-        default_hooks__erf__num_samples=2,
-        default_hooks__erf__input_size=64,
+        **SMALL_FIELDS,
     )
     assert (tmp_path / "out" / "epoch_1.pth").is_file()
     assert any("erf/backbone[3]" in line for line in scalars(tmp_path / "out"))
 
 
 @pytest.mark.slow
-def test_stock_mmseg_tool_with_a_stock_config(shapes, tmp_path):
+def test_stock_mmseg_tool_with_a_stock_config(run, shapes, tmp_path):
     config = (
         Path(importlib.util.find_spec("mmseg").origin).parent
         / ".mim/configs/sem_fpn/fpn_r50_4xb4-160k_ade20k-512x512.py"
@@ -108,6 +109,7 @@ def test_stock_mmseg_tool_with_a_stock_config(shapes, tmp_path):
         "--work-dir",
         tmp_path,
         cwd=tmp_path,
+        fresh=True,
         **segmentation_data(shapes),
         **{f"{p}_dataloader__num_workers": 0 for p in ("train", "val")},
         **{f"{p}_dataloader__persistent_workers": False for p in ("train", "val")},
@@ -127,15 +129,14 @@ def test_stock_mmseg_tool_with_a_stock_config(shapes, tmp_path):
         train_cfg__val_interval=2,
         default_hooks__checkpoint__interval=2,
         default_hooks__erf__type="sterf_plugins.ERFHook",
-        default_hooks__erf__num_samples=2,
-        default_hooks__erf__input_size=64,
+        **SMALL_FIELDS,
     )
     assert (tmp_path / "iter_2.pth").is_file()
     assert any("erf/backbone[3]" in line for line in scalars(tmp_path))
 
 
 @pytest.mark.slow
-def test_a_stock_resnet_mask_rcnn_trains_through_the_torchvision_ops(shapes, tmp_path):
+def test_a_stock_resnet_mask_rcnn_trains_through_the_torchvision_ops(run, shapes, tmp_path):
     run(
         ROOT / "tools" / "train.py",
         "mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py",
@@ -148,23 +149,24 @@ def test_a_stock_resnet_mask_rcnn_trains_through_the_torchvision_ops(shapes, tmp
         **{f"{p}_dataloader__persistent_workers": False for p in ("train", "val")},
         **{f"{p}_dataloader__dataset__pipeline__{i}__scale": "(96,96)" for p, i in (("train", 2), ("val", 1))},
         model__backbone__init_cfg=None,
+        model__backbone__depth=18,
+        model__neck__in_channels="[64,128,256,512]",
         model__roi_head__bbox_head__num_classes=5,
         model__roi_head__mask_head__num_classes=5,
         train_cfg__max_epochs=1,
-        default_hooks__erf__num_samples=2,
-        default_hooks__erf__input_size=64,
+        **SMALL_FIELDS,
     )
     assert (tmp_path / "epoch_1.pth").is_file()
 
 
 @pytest.mark.slow
-def test_train_then_test_then_pictures(shapes, tmp_path):
+def test_train_then_test_then_pictures(run, shapes, tmp_path):
     data = detection_data(shapes)
-    run(ROOT / "tools" / "train.py", DETECTOR, "--work-dir", tmp_path, train_cfg__max_epochs=1, **data)
-    checkpoint = tmp_path / "epoch_1.pth"
+    train, checkpoint = ROOT / "tools" / "train.py", tmp_path / "epoch_1.pth"
+    run(train, DETECTOR, "--work-dir", tmp_path, train_cfg__max_epochs=1, **SMALL_FIELDS, **data)
     result = run(
         ROOT / "tools" / "test.py", DETECTOR, checkpoint, "--work-dir", tmp_path / "t", "--out", tmp_path / "out.pkl",
-        "--show-dir", "shown", **data,
+        "--show-dir", "shown", fresh=True, **data,
     )  # fmt: skip
     assert "coco/bbox_mAP_50" in result.stdout + result.stderr
     assert (tmp_path / "out.pkl").is_file()
@@ -178,7 +180,7 @@ def same_weights(a, b) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["seg", "det"])
-def test_resume_continues_bit_exactly(shapes, tmp_path, task):
+def test_resume_continues_bit_exactly(run, shapes, tmp_path, task):
     """Iteration-based (seg) and epoch-based (det); validation lies between the halves."""
     if task == "seg":
         config, short = SEGMENTOR, {**SHORT, **segmentation_data(shapes), "train_cfg__max_iters": 4}
@@ -186,7 +188,7 @@ def test_resume_continues_bit_exactly(shapes, tmp_path, task):
         short["default_hooks__checkpoint__max_keep_ckpts"] = -1
         short["param_scheduler__1__end"] = 100  # the schedule must not depend on where the first run ends
     else:
-        config, short = DETECTOR, {**detection_data(shapes), "train_cfg__max_epochs": 2}
+        config, short = DETECTOR, {**SMALL_FIELDS, **detection_data(shapes), "train_cfg__max_epochs": 2}
         first, last, half = "epoch_1.pth", "epoch_2.pth", {"train_cfg__max_epochs": 1}
         short["param_scheduler__1__end"] = 50
     tool = ROOT / "tools" / "train.py"
@@ -201,14 +203,13 @@ def test_resume_continues_bit_exactly(shapes, tmp_path, task):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["mask-rcnn", "fpn"])
-def test_a_published_row_learns(task, shapes, tmp_path):
+def test_a_published_row_learns(run, task, shapes, tmp_path):
     """The tiny SRB row with spiking neck and heads, on the shapes."""
     config = ROOT / "configs" / "shapes" / f"{task}_sdtv3-t-srb_spikefpn_shapes.py"
     options = detection_data(shapes) if task == "mask-rcnn" else segmentation_data(shapes)
     options |= {"default_hooks__logger__interval": 2, "train_cfg__val_interval": 100}
     options |= {"train_cfg__max_epochs": 3} if task == "mask-rcnn" else {"train_cfg__max_iters": 18}
-    if task == "fpn":
-        options["default_hooks__erf"] = None
+    options |= SMALL_FIELDS if task == "mask-rcnn" else {"default_hooks__erf": None}
     run(ROOT / "tools" / "train.py", config, "--work-dir", tmp_path, **options)
     losses = [entry["loss"] for entry in scalars(tmp_path) if "loss" in entry]
     assert len(losses) == 9

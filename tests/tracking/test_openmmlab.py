@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -153,28 +152,22 @@ def test_make_events_refuses_what_it_did_not_make(event_tool, tmp_path):
     assert (tmp_path / "mine.txt").read_text() == "keep"
 
 
-def experiment(*options: str, check: bool = True) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(ROOT / "tools" / "covariant_tracking.py"), *options]
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert not check or result.returncode == 0, result.stderr
-    return result
+@pytest.fixture
+def experiment(forked):
+    """``experiment(*options, check=True)``: run the tool, which starts a process for each training."""
+
+    def run(*options, check=True) -> subprocess.CompletedProcess:
+        result = forked(ROOT / "tools" / "covariant_tracking.py", *options)
+        assert not check or result.returncode == 0, result.stderr
+        return result
+
+    return run
 
 
 @pytest.mark.slow
-def test_the_experiment_in_one_command(videos, tmp_path):
-    options = [
-        "--nets",
-        "li",
-        "relu",
-        "--seeds",
-        "2",
-        "--data",
-        str(videos),
-        "--work-dir",
-        str(tmp_path),
-        "--jobs",
-        "2",
-    ]
+def test_the_experiment_in_one_command(experiment, videos, tmp_path):
+    options = ["--nets", "li", "relu", "--inits", "rf", "--seeds", "2", "--jobs", "2"]
+    options += ["--data", videos, "--work-dir", tmp_path]
     options += ["--cfg-options", "train_cfg.max_epochs=1", "train_cfg.val_interval=1"]
     result = experiment(*options)
     assert "ReLU, single frame | rf |" in result.stdout
@@ -193,10 +186,20 @@ def test_the_experiment_in_one_command(videos, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_experiment_says_where_a_training_failed(tmp_path):
-    result = experiment(
-        "--nets", "li", "--seeds", "1", "--data", str(tmp_path / "none"), "--work-dir", str(tmp_path / "w"), check=False
-    )
+def test_the_experiment_says_where_a_training_failed(experiment, tmp_path):
+    options = [
+        "--nets",
+        "li",
+        "--inits",
+        "rf",
+        "--seeds",
+        "1",
+        "--data",
+        tmp_path / "none",
+        "--work-dir",
+        tmp_path / "w",
+    ]
+    result = experiment(*options, check=False)
     assert result.returncode == 2
     assert "train.log" in result.stderr
     assert "make_events.py" in result.stderr
