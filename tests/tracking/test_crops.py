@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from golden_trackers import arrays, tracker
 
 from sterf_plugins.tracking.crops import box_in_crop, box_in_image, square_crop
 from sterf_plugins.tracking.follow import Follower
-from tests.tracking.test_sd_track import arrays, tracker
 
 
 @pytest.mark.parametrize("kind", ["template", "search"])
