@@ -1,0 +1,139 @@
+"""How well predicted boxes follow an object: success and precision curves, and the numbers that are read off them.
+
+Two protocols differ in what they do with labels that say nothing. "toolkit" is the MATLAB toolkit behind the published numbers
+of FE108 and VisEvent: a label with any of x, y, w, h at 0 or below counts as missed in overlap and as *hit* in precision.
+"ostrack" is the Python toolkit of OSTrack and its descendants: a label without area counts as missed in overlap and precision,
+and as hit in normalised precision. Both measure boxes as whole pixels: their right edge is x + w - 1.
+
+Boxes are (x, y, w, h) in pixels.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..checks import one_of
+
+PROTOCOLS = ("toolkit", "ostrack")
+OVERLAPS = np.linspace(0, 1, 21)
+PIXELS = np.arange(51.0)
+SIZES = np.arange(51) / 100
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Shares of a sequence's frames, by threshold.
+
+    Args:
+        success: frames whose overlap is above 0, 0.05, …, 1; (21,).
+        precision: frames whose centre is off by at most 0, 1, …, 50 pixels; (51,).
+        norm_precision: the same in units of the label's width and height, 0, 0.01, …, 0.5; (51,).
+    """
+
+    success: Floats
+    precision: Floats
+    norm_precision: Floats
+
+    def numbers(self) -> dict[str, float]:
+        """AUC, PR (at 20 pixels), NPR (at 0.2), OP50 and OP75, in per cent."""
+        return {
+            "AUC": 100 * float(self.success.mean()),
+            "PR": 100 * float(self.precision[20]),
+            "NPR": 100 * float(self.norm_precision[20]),
+            "OP50": 100 * float(self.success[10]),
+            "OP75": 100 * float(self.success[15]),
+        }
+
+
+def curves(
+    predicted: ArrayLike, labels: ArrayLike, absent: ArrayLike | None = None, protocol: str = "toolkit"
+) -> Curves:
+    """The curves of one sequence.
+
+    The first prediction is taken to be the label. Predictions after the last label do not count. One that is no box repeats
+    the one before: with "toolkit" any with NaN or without area; with "ostrack" one of size 0, also where lines are missing.
+
+    Args:
+        predicted: (frames, 4).
+        labels: (frames, 4).
+        absent: for each frame whether the object is not there, which "toolkit" leaves out of the hits; ``None``: never.
+        protocol: "toolkit" or "ostrack".
+
+    Raises:
+        ValueError: the arrays have other shapes, "toolkit" lacks predictions, or "ostrack" finds one that is negative or NaN.
+    """
+    one_of("protocol", protocol, PROTOCOLS)
+    boxes, truth = (np.array(a, np.float64).reshape(-1, 4) for a in (predicted, labels))
+    if not len(truth):
+        raise ValueError("`labels` is empty; a sequence needs at least one frame.")
+    boxes = _whole(boxes[: len(truth)], len(truth), protocol)
+    boxes[0] = truth[0]
+    overlap, error, norm_error = _overlap(boxes, truth), _error(boxes, truth, False), _error(boxes, truth, True)
+    unclear = (truth <= 0).any(1) if protocol == "toolkit" else (truth[:, 2:] <= 0).any(1)
+    overlap[unclear], norm_error[unclear] = -1, -1
+    error[unclear] = -1 if protocol == "toolkit" else np.inf
+    there = np.ones(len(truth), bool)
+    if absent is not None and protocol == "toolkit":
+        there = np.asarray(absent).reshape(-1) == 0
+        if len(there) != len(truth):
+            raise ValueError(f"`absent` has {len(there)} entries, and there are {len(truth)} labels.")
+
+    def shares(hits: NDArray[np.bool_]) -> Floats:
+        return hits[there].sum(0) / len(truth)
+
+    return Curves(
+        shares(overlap[:, None] > OVERLAPS),
+        shares(error[:, None] <= PIXELS),
+        shares(norm_error[:, None] <= SIZES),
+    )
+
+
+def mean_curves(sequences: Iterable[Curves]) -> Curves:
+    """The mean over sequences. Those in which nothing was hit are left out of a curve, as in the toolkits."""
+    every = list(sequences)
+
+    def mean(name: str) -> Floats:
+        stacked = np.stack([getattr(one, name) for one in every])
+        hit = stacked.any(1)
+        return stacked[hit].mean(0) if hit.any() else stacked.mean(0)
+
+    return Curves(mean("success"), mean("precision"), mean("norm_precision"))
+
+
+def _whole(boxes: Floats, frames: int, protocol: str) -> Floats:
+    """The predictions with those replaced that are no boxes."""
+    if protocol == "ostrack":
+        wrong = np.flatnonzero(np.isnan(boxes).any(1) | (boxes[:, 2:] < 0).any(1))
+        if len(wrong):
+            raise ValueError(
+                f"prediction {wrong[0]} is {boxes[wrong[0]].tolist()}; it must be finite and have a size >= 0."
+            )
+        boxes = np.concatenate([boxes, np.zeros((frames - len(boxes), 4))])
+        empty = (boxes[:, 2:] == 0).any(1)
+    else:
+        if len(boxes) < frames:
+            raise ValueError(f"there are {len(boxes)} predictions for {frames} labels; run the test to its end.")
+        empty = np.isnan(boxes).any(1) | (boxes[:, 2:] <= 0).any(1)
+    for i in np.flatnonzero(empty[1:]) + 1:
+        boxes[i] = boxes[i - 1]
+    return boxes
+
+
+def _overlap(a: Floats, b: Floats) -> Floats:
+    """Intersection over union of boxes of whole pixels."""
+    start = np.maximum(a[:, :2], b[:, :2])
+    stop = np.minimum(a[:, :2] + a[:, 2:], b[:, :2] + b[:, 2:])
+    common = np.maximum(stop - start, 0).prod(1)
+    return common / (a[:, 2:].prod(1) + b[:, 2:].prod(1) - common)
+
+
+def _error(a: Floats, b: Floats, normalised: bool) -> Floats:
+    """Distance of the centres, in pixels, or in units of the label's width and height."""
+    offset = a[:, :2] + (a[:, 2:] - 1) / 2 - b[:, :2] - (b[:, 2:] - 1) / 2
+    if normalised:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            offset = offset / b[:, 2:]
+    return np.hypot(*offset.T)
