@@ -1,6 +1,7 @@
-"""Turn inputs of any supported form into batches of image tensors that fit into memory."""
+"""Turn inputs of any supported form into batches that fit into memory."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -8,72 +9,230 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .axes import Axes
+
 _KEYS = ("inputs", "image", "images", "img", "pixel_values")
+_DEFAULT_AXES = {4: Axes("NCHW"), 5: Axes("TNCHW")}
+
+Key = str | int  # name or index of an entry of a batch
 
 
-def batches(inputs: Tensor | Iterable, time_steps: int | None) -> Iterator[Tensor]:
-    """Yield the inputs as tensors (N, C, H, W) or (T, N, C, H, W), in their own batches.
+@dataclass(frozen=True)
+class Batch:
+    """Some inputs, in the form in which the model takes them.
+
+    Attributes:
+        entries: the parts of the batch by name or index; the only part of a batch that is a tensor has the index 0.
+        form: what the user gave: a ``Tensor``, ``tuple``, ``list`` or ``dict``.
+        axes: the axes of the entries that get maps, by name or index.
+    """
+
+    entries: dict[Key, Any]
+    form: type
+    axes: dict[Key, Axes]
+
+    def __len__(self) -> int:
+        key = next(iter(self.axes))
+        return self.entries[key].shape[self.axes[key].batch]
+
+    def axis(self, key: Key) -> int:
+        """The batch axis of a tensor: that of the entries with maps if it has as many axes, else the first."""
+        known = [a.batch for k, a in self.axes.items() if k == key or len(a) == self.entries[key].ndim]
+        return known[0] if known else 0
+
+    def shapes(self) -> dict[str, list[int]]:
+        """Shapes of all tensors, without their batch axes, those with maps first."""
+        tensors = [k for k, v in self.entries.items() if isinstance(v, Tensor)]
+        keys = [*self.axes, *(k for k in tensors if k not in self.axes)]
+        return {str(k): [n for i, n in enumerate(self.entries[k].shape) if i != self.axis(k)] for k in keys}
+
+    @property
+    def sizes(self) -> list[tuple[int, ...]]:
+        """Rows and columns, and slices before them if there are any, of the entries with maps."""
+        ordered = [(axes.ordered(self.entries[key]), axes.timed) for key, axes in self.axes.items()]
+        return [tuple(x.shape[3:] if timed else x.shape[2:]) for x, timed in ordered]
+
+    @property
+    def steps(self) -> int | None:
+        """T, if the inputs have time steps."""
+        key, axes = next(iter(self.axes.items()))
+        return self.entries[key].shape[axes.letters.index("T")] if axes.timed else None
+
+    def apply(self, function: Callable[[Key, Tensor], Tensor]) -> "Batch":
+        """The batch with what the function makes of each tensor."""
+        entries = {k: function(k, v) if isinstance(v, Tensor) else v for k, v in self.entries.items()}
+        return replace(self, entries=entries)
+
+    def narrow(self, start: int, count: int) -> "Batch":
+        """Some of the inputs."""
+        return self.apply(lambda key, x: x.narrow(self.axis(key), start, count))
+
+    def to(self, device: torch.device, dtype: torch.dtype | None) -> "Batch":
+        """The batch on a device, its floating-point numbers in the given type."""
+        return self.apply(lambda key, x: x.to(device, dtype if x.is_floating_point() else None))
+
+    @classmethod
+    def joined(cls, parts: Sequence["Batch"]) -> "Batch":
+        """Several batches of equal shapes as one."""
+        if len(parts) == 1:
+            return parts[0]
+        return parts[0].apply(lambda key, x: torch.cat([p.entries[key] for p in parts], parts[0].axis(key)))
+
+    def leaves(self, dtype: torch.dtype) -> dict[Key, Tensor]:
+        """What gradients are taken of: copies of the entries with maps, as floats, their axes in order (``Axes.ordered``)."""
+        entries = {key: axes.ordered(self.entries[key].detach()) for key, axes in self.axes.items()}
+        return {k: (x if x.is_floating_point() else x.to(dtype)).clone().requires_grad_() for k, x in entries.items()}
+
+    def given(self, leaves: Mapping[Key, Tensor]) -> tuple[Any, list[tuple[Tensor, Tensor]]]:
+        """What the model is given: the batch in the user's form; and the integer tensors in it, with floats of the leaves.
+
+        The model gets copies, which it may change in place.
+        """
+        values = {key: self.axes[key].restored(leaf).clone() for key, leaf in leaves.items()}
+        copies = self.apply(lambda k, x: values[k] if k in values and x.is_floating_point() else x.clone()).entries
+        integers = [(copies[key], value) for key, value in values.items() if copies[key] is not value]
+        if self.form in (tuple, list):
+            return self.form(copies.values()), integers
+        return copies[0] if self.form is Tensor else copies, integers
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How inputs are read: arguments of ``compute_erf``.
+
+    Attributes:
+        wrt: the entries that get maps, or ``None`` for all that can be images.
+        axes: their axes; ``None`` for (N, C, H, W) or (T, N, C, H, W).
+        steps: T; inputs without time steps are repeated this many times. ``None`` leaves them as they are.
+        whole: whether tuples, lists and dicts that a loader yields go to the model as they are.
+    """
+
+    wrt: tuple[Key, ...] | None = None
+    axes: Axes | None = None
+    steps: int | None = None
+    whole: bool = False
+
+    def batch(self, value: Any, single: bool = True) -> Batch:
+        """A batch of what the user gave.
+
+        Args:
+            value: a tensor, tuple, list or dict.
+            single: whether a tensor may be one input without a batch axis.
+        """
+        form = next((f for f in (Tensor, tuple, list) if isinstance(value, f)), dict)
+        entries = {0: value} if form is Tensor else dict(value) if form is dict else dict(enumerate(value))
+        for key, entry in entries.items():
+            if not isinstance(entry, (Tensor, str, int, float, type(None))):
+                raise TypeError(
+                    f"entry {key!r} of `inputs` is a {type(entry).__name__}; give tensors and plain values, and let a "
+                    f"function `forward` make what the model takes of them."
+                )
+        axes: dict[Key, Axes] = {}
+        for key in self._wrt(entries, form):
+            x = entries[key]
+            found = self.axes or _DEFAULT_AXES.get(x.ndim + (single and form is Tensor and x.ndim == 3))
+            if found is not None and single and form is Tensor and x.ndim == len(found) - 1:
+                x = x.unsqueeze(found.batch)
+            if found is None or x.ndim != len(found) or not x.shape[found.batch]:
+                wanted = f"axes {self.axes.letters}" if self.axes else "(N, C, H, W) or (T, N, C, H, W)"
+                raise ValueError(
+                    f"`inputs`{'' if form is Tensor else f' entry {key!r}'} has shape {tuple(x.shape)}; give images {wanted} "
+                    f"with N >= 1, or name the axes, such as axes='NCL' or axes='NCTHW'."
+                )
+            entries[key], axes[key] = self._with_time(x, found)
+        if len({a.letters for a in axes.values()}) > 1:
+            raise ValueError(
+                f"the entries that get maps have different axes, {', '.join(a.letters for a in axes.values())}; choose one by "
+                f"`wrt`."
+            )
+        batch = Batch(entries, form, axes)
+        for key, entry in entries.items():
+            if isinstance(entry, Tensor) and (not entry.ndim or entry.shape[batch.axis(key)] != len(batch)):
+                raise ValueError(
+                    f"entry {key!r} of `inputs` has shape {tuple(entry.shape)}, which has no batch axis of {len(batch)}; pass "
+                    f"what is the same for all inputs inside a function `forward`."
+                )
+        return batch
+
+    def _wrt(self, entries: dict[Key, Any], form: type) -> list[Key]:
+        """Which entries get maps."""
+        tensors = {k: v for k, v in entries.items() if isinstance(v, Tensor)}
+        if self.wrt is not None:
+            for key in self.wrt:
+                if key not in tensors:
+                    raise ValueError(
+                        f"`wrt` names {key!r}, and the tensors of a batch are {', '.join(map(repr, tensors)) or 'none'}."
+                    )
+            return list(self.wrt)
+        if form is Tensor:
+            return [0]
+        ranks = (len(self.axes),) if self.axes else tuple(_DEFAULT_AXES)
+        numbers = [k for k, v in tensors.items() if v.is_floating_point() or v.dtype == torch.uint8]
+        images = [k for k in numbers if tensors[k].ndim in ranks]
+        if not images:
+            raise ValueError(
+                f"no entry of a batch is an image; its tensors: {_listed(tensors)}. Name entries by `wrt`, and their axes by "
+                f"`axes`."
+            )
+        return images
+
+    def _with_time(self, x: Tensor, axes: Axes) -> tuple[Tensor, Axes]:
+        if self.steps is None:
+            return x, axes
+        if axes.timed:
+            if x.shape[0] != self.steps:
+                raise ValueError(f"`time_steps` is {self.steps}, but `inputs` have {x.shape[0]} time steps already.")
+            return x, axes
+        return x.expand(self.steps, *x.shape), axes.with_time()
+
+
+def _listed(tensors: Mapping[Key, Tensor]) -> str:
+    parts = [f"{key!r} {tuple(x.shape)} {str(x.dtype).removeprefix('torch.')}" for key, x in tensors.items()]
+    return ", ".join(parts) or "none"
+
+
+def batches(inputs: Any, reading: Reading) -> Iterator[Batch]:
+    """Yield the inputs in their own batches.
 
     Args:
-        inputs: a tensor of either shape, or an iterable of such tensors, of single images (C, H, W), of tuples whose
-            first entry is one, or of dicts with one under a key such as ``inputs`` or ``image``.
-        time_steps: T; images without a time axis are repeated this many times. ``None`` leaves them as they are.
+        inputs: one batch, as a tensor, a tuple (positional arguments of the model) or a dict (keyword arguments); or an
+            iterable of batches, or of single images. Of a tuple, list or dict that an iterable yields, the first entry or
+            the one under a key such as ``inputs`` or ``image`` is taken, unless the model is to get it whole.
+        reading: how they are read.
 
     Raises:
         TypeError: the inputs are, or hold, something that is no image tensor.
-        ValueError: a tensor has the wrong number of axes, holds no images, or has other time steps than ``time_steps``.
+        ValueError: a tensor has the wrong axes, holds no images, or has other time steps than asked for.
     """
-    if isinstance(inputs, Tensor):
-        if inputs.ndim not in (4, 5) or not inputs.shape[inputs.ndim - 4]:
-            raise ValueError(
-                f"`inputs` has shape {tuple(inputs.shape)}; give images (N, C, H, W) or (T, N, C, H, W) with N >= 1."
-            )
-        yield _with_time(inputs, time_steps)
+    if isinstance(inputs, (Tensor, tuple, Mapping)):
+        yield reading.batch(inputs, single=False)
         return
-    if isinstance(inputs, (str, bytes, dict)) or not isinstance(inputs, Iterable):
+    if isinstance(inputs, (str, bytes)) or not isinstance(inputs, Iterable):
         raise TypeError(
-            f"`inputs` is a {type(inputs).__name__}; give images (N, C, H, W), a DataLoader or an iterable of tensors."
+            f"`inputs` is a {type(inputs).__name__}; give images (N, C, H, W), a tuple or dict of tensors, a DataLoader or "
+            f"an iterable of such batches."
         )
     for item in inputs:
-        if isinstance(item, dict):
+        if not reading.whole and isinstance(item, Mapping):
             item = next((item[k] for k in _KEYS if k in item), None)
-        elif isinstance(item, (list, tuple)):
+        elif not reading.whole and isinstance(item, (list, tuple)):
             item = item[0] if item else None
-        if not isinstance(item, Tensor) or item.ndim not in (3, 4, 5):
-            shape = f" of shape {tuple(item.shape)}" if isinstance(item, Tensor) else ""
-            raise TypeError(
-                f"`inputs` holds {type(item).__name__}{shape}; give image tensors (N, C, H, W) or (C, H, W)."
-            )
-        yield _with_time(item if item.ndim > 3 else item[None], time_steps)
+        if not isinstance(item, (Tensor, Mapping, list, tuple)):
+            raise TypeError(f"`inputs` holds {type(item).__name__}; give image tensors (N, C, H, W) or (C, H, W).")
+        yield reading.batch(item)
 
 
-def peek(stream: Iterator[Tensor], count: int) -> tuple[Tensor | None, Iterator[Tensor]]:
+def peek(stream: Iterator[Batch], count: int) -> tuple[Batch | None, Iterator[Batch]]:
     """The first ``count`` inputs of a stream of batches, as far as they have one shape, and the whole stream."""
-    taken: list[Tensor] = []
-    for images in stream:
-        taken.append(images)
-        if sum(t.shape[batch_axis(t)] for t in taken) >= count:
+    taken: list[Batch] = []
+    for batch in stream:
+        taken.append(batch)
+        if sum(map(len, taken)) >= count:
             break
     if not taken:
         return None, stream
-    axis = batch_axis(taken[0])
-    sample = torch.cat([t for t in taken if single_shape(t) == single_shape(taken[0])], axis)
-    return sample.narrow(axis, 0, min(count, sample.shape[axis])), chain(taken, stream)
-
-
-def _with_time(images: Tensor, time_steps: int | None) -> Tensor:
-    if time_steps is None:
-        return images
-    if images.ndim == 5:
-        if images.shape[0] != time_steps:
-            raise ValueError(f"`time_steps` is {time_steps}, but `inputs` have {images.shape[0]} time steps already.")
-        return images
-    return images.expand(time_steps, *images.shape)
-
-
-def batch_axis(images: Tensor) -> int:
-    """Index of the batch axis: 1 behind a leading time axis, else 0."""
-    return images.ndim - 4
+    sample = Batch.joined([b for b in taken if b.shapes() == taken[0].shapes()])
+    return sample.narrow(0, min(count, len(sample))), chain(taken, stream)
 
 
 # Bytes that no tensor should exceed on a CPU: the C allocator asks the system for fresh memory pages at each use of a
@@ -99,26 +258,25 @@ class Sizer:
         self._measure = batch_size is None
         self._device = device
 
-    def regroup(self, stream: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Join consecutive small batches of equal shape up to the present size; larger ones pass unchanged."""
-        waiting: list[Tensor] = []
-        for images in stream:
-            axis = batch_axis(images)
-            if waiting and single_shape(waiting[0]) != single_shape(images):
-                yield torch.cat(waiting, batch_axis(waiting[0]))
+    def regroup(self, stream: Iterable[Batch]) -> Iterator[Batch]:
+        """Join consecutive small batches of equal shapes up to the present size; larger ones pass unchanged."""
+        waiting: list[Batch] = []
+        for batch in stream:
+            if waiting and waiting[0].shapes() != batch.shapes():
+                yield Batch.joined(waiting)
                 waiting = []
-            waiting.append(images)
-            if sum(w.shape[axis] for w in waiting) >= self.size:
-                yield torch.cat(waiting, axis) if len(waiting) > 1 else images
+            waiting.append(batch)
+            if sum(map(len, waiting)) >= self.size:
+                yield Batch.joined(waiting)
                 waiting = []
         if waiting:
-            yield torch.cat(waiting, batch_axis(waiting[0]))
+            yield Batch.joined(waiting)
 
-    def run(self, images: Tensor, work: Callable[[Tensor], Any]) -> Iterator[tuple[int, Any]]:
+    def run(self, batch: Batch, work: Callable[[Batch], Any]) -> Iterator[tuple[int, Any]]:
         """Do some work on a batch in parts of at most the present size, which is halved when memory runs out.
 
         Args:
-            images: (N, C, H, W) or (T, N, C, H, W).
+            batch: the inputs.
             work: the function that is called with each part.
 
         Yields:
@@ -127,10 +285,10 @@ class Sizer:
         Raises:
             MemoryError: a single input does not fit into memory.
         """
-        axis, start = batch_axis(images), 0
-        while start < images.shape[axis]:
-            part = images.narrow(axis, start, min(self.size, images.shape[axis] - start))
-            count = part.shape[axis]
+        start = 0
+        while start < len(batch):
+            count = min(self.size, len(batch) - start)
+            part = batch.narrow(start, count)
             try:
                 result = self._measured(part, count, work) if self._measure else work(part)
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
@@ -138,8 +296,8 @@ class Sizer:
                     raise
                 if count == 1:
                     raise MemoryError(
-                        f"out of memory with a single input of shape {tuple(part.shape)}; use smaller inputs or fewer "
-                        f"layers."
+                        f"out of memory with a single input of shape {', '.join(map(str, part.shapes().values()))}; use "
+                        f"smaller inputs or fewer layers."
                     ) from error
                 self.size, self._measure = max(1, count // 2), False
                 if self._device.type == "cuda":
@@ -148,7 +306,7 @@ class Sizer:
             yield count, result
             start += count
 
-    def _measured(self, part: Tensor, count: int, work: Callable[[Tensor], Any]) -> Any:
+    def _measured(self, part: Batch, count: int, work: Callable[[Batch], Any]) -> Any:
         """Do the work on a part of ``count`` inputs, and set the size from the memory that autograd kept for it."""
         kept: dict[int, int] = {}  # bytes of each storage that autograd keeps, by its address
 
@@ -165,11 +323,6 @@ class Sizer:
             limit = max(2, min(8, _CPU_TENSOR_LIMIT * count // max(kept.values(), default=1)))
         self.size, self._measure = max(1, min(limit, _free_memory(self._device) // 2 // bytes_per_input)), False
         return result
-
-
-def single_shape(images: Tensor) -> tuple[int, ...]:
-    """Shape of a single input of a batch: (C, H, W) or (T, C, H, W)."""
-    return tuple(images.shape[:-4] + images.shape[-3:])
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -30,7 +30,7 @@ class Output:
 
     Attributes:
         target: the layer.
-        calls: its outputs in the order of its calls, with their graph. They are copies, so that no later in-place
+        calls: its outputs in the order of its calls, with their graph if they have one. They are copies, so that no later in-place
             operation of the model reaches them.
         spikes: names of the spike layers that had run by the first call.
     """
@@ -59,8 +59,8 @@ class _Finished(Exception):
 
 def capture(
     model: nn.Module,
-    forward: Callable[[Tensor], Any],
-    x: Tensor,
+    forward: Callable[[Any], Any],
+    x: Any,
     targets: list[Target],
     seen: Seen,
     loops: bool,
@@ -113,7 +113,10 @@ def _run(model, forward, x, targets, seen, loops, rates) -> tuple[dict[str, Outp
                 return
             try:
                 spikes = list(rates.layers) if rates is not None else []
-                for name, y in _tensors(target.name, result):
+                tensors = _tensors(target.name, result)
+                if not tensors:
+                    raise ValueError(f"layer {target.name!r} gives no floating-point tensor.")
+                for name, y in tensors:
                     outputs.setdefault(name, Output(target, spikes=spikes)).calls.append(
                         _checked(name, y, module).clone()
                     )
@@ -181,8 +184,6 @@ def _tensors(name: str, result: Any) -> list[tuple[str, Tensor]]:
             tensors.append((f"{name}[{key}]", value))
         elif isinstance(value, (dict, list, tuple)):
             tensors.extend(_tensors(f"{name}[{key}]", value))
-    if not tensors:
-        raise ValueError(f"layer {name!r} gives no floating-point tensor.")
     return tensors
 
 
@@ -197,9 +198,12 @@ def _checked(name: str, y: Tensor, module: nn.Module) -> Tensor:
             f"layer {name!r} is computed in inference mode, which keeps no graph; leave `torch.inference_mode` out of "
             f"the model's forward pass."
         )
-    if not y.requires_grad:
-        raise ValueError(
-            f"layer {name!r}: its output does not depend on the input by gradients. Likely causes: a `no_grad` or "
-            f"`detach` inside the model, weights that are quantised, or a layer that does not see the image."
-        )
     return y
+
+
+def detached(name: str) -> str:
+    """Why a layer has no field whose output has no graph."""
+    return (
+        f"layer {name!r}: its output does not depend on the input by gradients. Likely causes: a `no_grad` or `detach` "
+        f"inside the model, weights that are quantised, or a layer that does not see the image."
+    )

@@ -12,6 +12,7 @@ the default ``reduce="abs"`` the latter. The absolute value is taken of each inp
 output have been summed and before the means over input channels and inputs.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -26,12 +27,23 @@ from torch import Tensor, nn
 from ..checks import one_of, positive_int
 from ..firing import FiringRates, neuron_layers
 from ..undisturbed import exact_kernels, undisturbed
-from .batches import Sizer, batch_axis, batches, single_shape
+from .axes import Axes
+from .batches import Batch, Key, Reading, Sizer, batches
 from .calibrate import CALIBRATION, calibrated, initial_norms, tracking_norms
 from .capture import Seen, Target
 from .fields import KINDS, REDUCTIONS, Settings, fields_of
-from .layouts import Geometry, Grid, Layout, possible_strides, prefix_tokens
-from .preparation import check_finite, check_size, device_of, find_targets, forward_of, guarded, inner_steps
+from .layouts import Geometry, Grid, Layout, patch_sizes, possible_strides, prefix_tokens
+from .preparation import (
+    check_finite,
+    check_size,
+    device_of,
+    dtype_of,
+    find_targets,
+    forward_of,
+    guarded,
+    in_float32,
+    inner_steps,
+)
 from .processes import everywhere, first_inputs
 from .progress import Progress
 from .result import ERFResult
@@ -44,9 +56,12 @@ LEAST_INPUTS = 8  # inputs that must be done before a relative error is trusted
 
 def compute_erf(
     model: nn.Module,
-    inputs: Tensor | Iterable,
+    inputs: Tensor | tuple | Mapping | Iterable,
     layers: str | Iterable[str] | None = None,
     *,
+    forward: Callable[[nn.Module, Any], Any] | None = None,
+    wrt: Key | Iterable[Key] | None = None,
+    axes: str | None = None,
     position: Position = "center",
     reduce: str = "abs",
     kinds: str | Iterable[str] | None = None,
@@ -78,18 +93,29 @@ def compute_erf(
     Args:
         model: any module; it runs in eval mode. Of an OpenMMLab detector or segmentor only ``extract_feat`` runs, or
             its forward pass with ``mode="tensor"`` if a layer outside backbone and neck is named.
-        inputs: images (N, C, H, W), or (T, N, C, H, W) for a model that takes a time axis; or an iterable of such
-            batches, such as a ``DataLoader``, of whose tuples the first entry is taken, and of whose dicts the entry
-            ``inputs`` or ``image``. All inputs must have the same size.
+        inputs: images (N, C, H, W), or (T, N, C, H, W) for a model that takes a time axis; a tuple of tensors, which are the
+            model's positional arguments, or a dict, which are its keyword arguments; or an iterable of such batches, such
+            as a ``DataLoader``. Of a tuple or list that an iterable yields the first entry is taken, and of a dict the
+            entry ``inputs``, ``image`` or ``pixel_values``, unless ``forward`` or ``wrt`` is given. All inputs must have
+            the same size.
         layers: module names or glob patterns; ``None`` for the feature points of our models, ``feature_info`` of timm
             models, the backbone's outputs in a detector or segmentor. A module that returns several maps counts as
             ``name[0]``, ``name[1]``, ... (or their keys).
+        forward: a function of the model and a batch, in the form in which ``inputs`` give it, that runs the model; what
+            it returns is ignored. ``None`` to call the model with the batch.
+        wrt: the entries of a tuple or dict that get maps: a name or index, or several. The results of several are called
+            ``layer@entry``, each of its entry's size. ``None`` for all that can be images.
+        axes: a letter for each axis of these entries; ``None`` for "NCHW" or "TNCHW". N: batch, C: channels, H, W: rows and
+            columns, T: time steps in front of N, frames of a video behind it. "NCL" are signals, whose maps have one
+            row; "NCTHW", "NTCHW" and "NCDHW" videos and volumes, which have the kinds "frames" and "volume" as well.
         position: "center", i.e. (h // 2, w // 2) of the layer's output; (row, col) as ints, or as fractions in [0, 1];
-            a list of these, whose fields are averaged; or "all", the gradient of the sum over all positions.
+            a list of these, whose fields are averaged; or "all", the gradient of the sum over all positions. In videos
+            and volumes a frame or slice comes before row and column.
         reduce: what is taken of the gradient at each input element: "abs" (as in the papers' pictures), "signed"
             (unchanged, as in their formulas), "square" or "relu".
-        kinds: which fields to compute: any of "spatial" (S-ERF), "temporal" (T-ERF), "spatiotemporal" (ST-ERF);
-            ``None`` for all three if the inputs have a time axis, else for the first. The T-ERF costs one more backward
+        kinds: which fields to compute: any of "spatial" (S-ERF), "temporal" (T-ERF), "spatiotemporal" (ST-ERF), and for
+            videos and volumes "volume" (D, H, W), of which "spatial" is the sum over frames and "frames" that over rows
+            and columns; ``None`` for all that the inputs have. The T-ERF costs one more backward
             pass per layer, the ST-ERF one per output step.
         time: where ``reduce`` is taken in the S-ERF. "sum": after the sum over output and input steps, in one backward
             pass, as the papers compute it. "each": of every ``dy[t]/dx[t - lag]`` before the weighted sum, in one
@@ -155,18 +181,27 @@ def compute_erf(
     steps = None if time_steps is None else positive_int("time_steps", time_steps)
     size = None if batch_size in (None, "auto") else positive_int("batch_size", batch_size)
     places, channels, calls = check_position(position), check_channels(channels), check_calls(calls)
+    reading = Reading(
+        wrt=None if wrt is None else (wrt,) if isinstance(wrt, (str, int)) else tuple(wrt),
+        axes=None if axes is None else Axes.parse(axes),
+        steps=steps,
+        whole=forward is not None or wrt is not None,
+    )
     names = match_layers(model, layers)
     if target == "block":
         names = enclosing_blocks(model, names)
     request = _Request(
-        model, names, places, kinds, reduce, time, weight, channels, calls, aggregate, target, steps, size, tolerance, seed,
-        calibrate, _norms_to_calibrate(model, calibrate),
+        model, names, places, kinds, reduce, time, weight, channels, calls, aggregate, target, size, tolerance, seed,
+        calibrate, forward, reading, _norms_to_calibrate(model, calibrate),
     )  # fmt: skip
     running = Running(aggregate, Path(state) if state is not None else None)
     targets = find_targets(model, names, grid, layout)
-    total = inputs.shape[inputs.ndim - 4] if isinstance(inputs, Tensor) and inputs.ndim > 3 else None
-    stream = batches(inputs, steps)
-    sample: Tensor | None = None
+    stream = batches(inputs, reading)
+    total: int | None = None
+    if isinstance(inputs, (Tensor, tuple, Mapping)):
+        stream = iter([batch := next(stream)])
+        total = len(batch)
+    sample: Batch | None = None
     if request.norms:
         sample, stream = first_inputs(stream, CALIBRATION, gather)
     work = partial(_collect, request, stream, total, sample, targets, running, device, progress)
@@ -178,7 +213,7 @@ def compute_erf(
         raise ValueError("`inputs` is empty; give at least one image.")
     info: dict[str, Any] = dict(
         num_inputs=running.count,
-        input_shape=list(running.shape),
+        input_shape=next(iter(running.shape.values())),
         position=position if isinstance(position, str) else [list(p) for p in places],
         reduce=reduce,
         kinds=list(running.kinds),
@@ -196,6 +231,8 @@ def compute_erf(
         tokens=[name for name in running.layers if running.facts[name].tokens],
         failed=running.failed,
     )
+    if len(running.shape) > 1:
+        info["inputs"] = running.shape
     if running.rates:
         info |= dict(
             spike_layers={
@@ -232,25 +269,26 @@ class _Request:
     calls: str | int
     aggregate: str
     target: str
-    steps: int | None
     batch_size: int | None
     tolerance: float | None
     seed: int
     calibrate: bool | str
+    forward: Callable[[nn.Module, Any], Any] | None
+    reading: Reading
     norms: list[Any]  # BatchNorms that get the statistics of the first inputs
 
-    def settings(self, images: Tensor) -> Settings:
+    def settings(self, inputs: Batch) -> Settings:
         """What to compute for inputs of this shape; ``kinds`` and ``weight`` are checked against it."""
-        _check_weight(self.weight, images)
-        kinds = _kinds(self.kinds, images)
+        _check_weight(self.weight, inputs.steps)
+        kinds = _kinds(self.kinds, inputs)
         return Settings(kinds, self.places, self.reduce, self.time, self.weight, self.channels, self.calls, self.seed)
 
 
 def _collect(
     request: _Request,
-    stream: Iterator[Tensor],
+    stream: Iterator[Batch],
     total: int | None,
-    sample: Tensor | None,
+    sample: Batch | None,
     targets: list[Target],
     running: Running,
     device: str | torch.device | None,
@@ -272,10 +310,7 @@ def _collect(
     check_finite(model)
     original_device = device_of(model)
     compute_device = torch.device(device) if device is not None else original_device
-    parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
-    dtype = parameter.dtype if parameter is not None else None
-    forward = forward_of(model, names)
-    strides, prefix = possible_strides(model), prefix_tokens(model)
+    strides, prefix, patches = possible_strides(model), prefix_tokens(model), patch_sizes(model)
     rates = FiringRates(model, running.rates) if neuron_layers(model) else None
     settings: Settings | None = None
     seen = Seen()
@@ -284,6 +319,7 @@ def _collect(
         if compute_device != original_device:
             model.to(compute_device)
         with (
+            in_float32(model),
             undisturbed(model) as start_afresh,
             torch.enable_grad(),
             torch.autocast(compute_device.type, enabled=False),
@@ -291,35 +327,39 @@ def _collect(
             Progress(progress, total) as bar,
             ExitStack() as stack,
         ):
+            dtype = dtype_of(model) if next(model.parameters(), None) is not None else None
             sizer = Sizer(request.batch_size, compute_device)
-            for images in sizer.regroup(stream):
-                shape = single_shape(images)
+            for inputs in sizer.regroup(stream):
+                shape = inputs.shapes()
+                forward = forward_of(model, names, request.forward, inputs.form)
                 if settings is None:
-                    settings = request.settings(images)
-                    check_size(model, (images.shape[-2], images.shape[-1]))
-                    if "spatiotemporal" in settings.kinds:  # bytes of the float64 ST-ERFs of one input
-                        sizer.extra = 8 * images.shape[0] ** 2 * images.shape[-2] * images.shape[-1] * len(targets)
-                    skip = running.resume(partial(_identity, request, settings, shape, images, total))
+                    settings = request.settings(inputs)
+                    for size in inputs.sizes:
+                        check_size(model, size)
+                    if inputs.steps and "spatiotemporal" in settings.kinds:  # bytes of the float64 ST-ERFs of one input
+                        sizer.extra = 8 * inputs.steps**2 * sum(map(math.prod, inputs.sizes)) * len(targets)
+                    skip = running.resume(partial(_identity, request, settings, shape, inputs, total))
                     running.shape, running.kinds = shape, settings.kinds
                     bar.update(skip)
                     if sample is not None:
-                        run = guarded(forward, (sample.shape[-2], sample.shape[-1]))
-                        stack.enter_context(calibrated(request.norms, run, sample.to(compute_device, dtype)))
-                        running.calibrated = dict(norms=len(request.norms), inputs=sample.shape[batch_axis(sample)])
+                        run, (x, _) = guarded(forward, sample), sample.to(compute_device, dtype).given({})
+                        stack.enter_context(calibrated(request.norms, run, x))
+                        running.calibrated = dict(norms=len(request.norms), inputs=len(sample))
                     if rates is not None:
                         stack.enter_context(rates)
                 if shape != running.shape:
-                    raise ValueError(f"inputs differ in shape: {running.shape} and {shape}; resize them to one size.")
-                if not torch.isfinite(images).all():
+                    raise ValueError(
+                        f"inputs differ in shape: {_shown(running.shape)} and {_shown(shape)}; resize them to one size."
+                    )
+                if not all(torch.isfinite(v).all() for v in inputs.entries.values() if isinstance(v, Tensor)):
                     raise ValueError("`inputs` hold NaN or infinite values; look at the files and the normalisation.")
-                axis = batch_axis(images)
-                skipped = min(skip, images.shape[axis])
+                skipped = min(skip, len(inputs))
                 skip -= skipped
-                images = images.narrow(axis, skipped, images.shape[axis] - skipped).to(compute_device, dtype)
-                steps = images.shape[0] if images.ndim == 5 else inner_steps(model)
-                size = (images.shape[-2], images.shape[-1])
-                geometry = Geometry(size, 0, steps, strides, prefix)  # `fields_of` puts in the batch of each part
-                run = guarded(forward, geometry.size)
+                inputs = inputs.narrow(skipped, len(inputs) - skipped).to(compute_device, dtype)
+                # `fields_of` puts in the batch of each part.
+                steps = inputs.steps or inner_steps(model)
+                geometry = Geometry(tuple(inputs.sizes), 0, steps, strides, prefix, patches)
+                run = guarded(forward, inputs)
                 work = partial(
                     fields_of,
                     model,
@@ -332,7 +372,7 @@ def _collect(
                     start_afresh=start_afresh,
                     rates=rates,
                 )
-                for count, fields in sizer.run(images, work):
+                for count, fields in sizer.run(inputs, work):
                     running.add(fields)
                     targets[:] = [t for t in targets if t.name not in running.failed]
                     bar.update(count)
@@ -353,27 +393,38 @@ def _norms_to_calibrate(model: nn.Module, choice: bool | str) -> list[Any]:
     return tracking_norms(model) if choice else []
 
 
-def _kinds(kinds: str | Iterable[str] | None, images: Tensor) -> tuple[str, ...]:
+def _kinds(kinds: str | Iterable[str] | None, inputs: Batch) -> tuple[str, ...]:
     """The kinds that are asked for, in the order of ``KINDS``, checked against the inputs."""
+    possible = ["spatial"]
+    possible += ["temporal", "spatiotemporal"] if inputs.steps else []
+    possible += ["frames", "volume"] if len(inputs.sizes[0]) == 3 else []
     if kinds is None:
-        return KINDS if images.ndim == 5 else ("spatial",)
+        return tuple(k for k in KINDS if k in possible and not (inputs.steps and k in ("frames", "volume")))
     chosen = (kinds,) if isinstance(kinds, str) else tuple(kinds)
     for kind in chosen:
         one_of("kinds", kind, KINDS)
     if not chosen:
         raise ValueError(f"`kinds` is empty; give any of {', '.join(KINDS)}.")
-    if images.ndim == 4 and set(chosen) - {"spatial"}:
-        raise ValueError(
-            f"`kinds` asks for {', '.join(k for k in chosen if k != 'spatial')}, but `inputs` (N, C, H, W) have no time "
-            f"axis. Give (T, N, C, H, W), or time_steps=T to repeat the images, to a model that takes it."
-        )
+    for axis, group, example in (
+        ("time", ("temporal", "spatiotemporal"), "(T, N, C, H, W), or time_steps=T to repeat the images, to a model that takes it"),
+        ("frame", ("frames", "volume"), "videos with axes='NCTHW', or volumes with axes='NCDHW'"),
+    ):  # fmt: skip
+        lacking = [k for k in chosen if k in group and k not in possible]
+        if lacking:
+            raise ValueError(
+                f"`kinds` asks for {', '.join(lacking)}, but `inputs` have no {axis} axis. Give {example}."
+            )
     return tuple(k for k in KINDS if k in chosen)
 
 
-def _check_weight(weight: Any, images: Tensor) -> None:
+def _shown(shapes: dict[str, list[int]]) -> str:
+    """Shapes of inputs, as text."""
+    return ", ".join(f"{key} {tuple(shape)}" if len(shapes) > 1 else str(tuple(shape)) for key, shape in shapes.items())
+
+
+def _check_weight(weight: Any, steps: int | None) -> None:
     if weight is None:
         return
-    steps = images.shape[0] if images.ndim == 5 else 0
     if not steps:
         raise ValueError("`weight` needs inputs with a time axis, (T, N, C, H, W): without it there are no lags.")
     if not callable(weight) and np.shape(weight) != (steps, steps):
@@ -382,11 +433,13 @@ def _check_weight(weight: Any, images: Tensor) -> None:
         )
 
 
-def _identity(request: _Request, settings: Settings, shape: tuple, images: Tensor, total: int | None) -> dict[str, Any]:
+def _identity(
+    request: _Request, settings: Settings, shape: dict[str, list[int]], inputs: Batch, total: int | None
+) -> dict[str, Any]:
     """What has to be the same for a state on disk to be continued: arguments, weights and the first input."""
-    first = images.select(batch_axis(images), 0).double()
+    first = [v.double() for v in inputs.narrow(0, 1).entries.values() if isinstance(v, Tensor)]
     weights = [p.double() for p in request.model.parameters()]
-    sums = [float(t.sum()) for t in (first, first.abs())]
+    sums = [float(t.sum()) for v in first for t in (v, v.abs())]
     sums += [sum(float(f(w).sum()) for w in weights) for f in (torch.Tensor.abs, torch.Tensor.square)]
     weight = "function" if callable(settings.weight) else np.asarray(settings.weight, object).tolist()
     names = ("reduce", "time", "channels", "calls", "seed", "aggregate", "target", "calibrate")
@@ -394,7 +447,10 @@ def _identity(request: _Request, settings: Settings, shape: tuple, images: Tenso
     position = str(settings.places)
     return dict(
         layers=request.names,
-        shape=list(shape),
+        shape=shape,
+        wrt=str(request.reading.wrt),
+        axes=str(request.reading.axes),
+        forward=getattr(request.forward, "__qualname__", str(type(request.forward))),
         kinds=list(settings.kinds),
         position=position,
         weight=weight,

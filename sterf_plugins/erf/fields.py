@@ -1,6 +1,7 @@
 """The fields of one batch: a single forward pass for all layers, then backward passes from each of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,9 +11,13 @@ from torch import Tensor, nn
 
 from ..firing import FiringRates
 from ..undisturbed import stateful
-from .capture import Output, Seen, Target, capture
-from .layouts import Evidence, Geometry, Grid, to_map
+from .batches import Batch, Key
+from .capture import Output, Seen, Target, capture, detached
+from .integers import FollowedCasts
+from .layouts import Evidence, Geometry, by, to_map
+from .preparation import dtype_of
 from .selection import PROJECTIONS, Place, channel_vectors, chosen_calls, select, sum_is_constant
+from .volumes import to_volume
 
 REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "abs": torch.abs,
@@ -20,7 +25,8 @@ REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "square": torch.square,
     "relu": torch.relu,
 }
-KINDS = ("spatial", "temporal", "spatiotemporal")
+Add = Callable[..., None]  # adds a value (B, ...) to the sum of a kind: kind, index in the sum, value, shape of the sum
+KINDS = ("spatial", "temporal", "spatiotemporal", "frames", "volume")
 
 
 @dataclass(frozen=True)
@@ -42,13 +48,13 @@ class Facts:
     """What is known of one output.
 
     Attributes:
-        size: (h, w) of the output as a map.
+        size: (h, w) of the output as a map; (d, h, w) for videos and volumes.
         tokens: whether it is a list of tokens, whose order in the map was not said but inferred.
         constant: whether the sum of the channels is constant, so that its gradient is rounding noise.
         spikes: names of the spike layers that ran before it.
     """
 
-    size: Grid
+    size: tuple[int, ...]
     tokens: bool
     constant: bool
     spikes: list[str]
@@ -75,7 +81,8 @@ class BatchFields:
 
     Attributes:
         values: output name -> kind -> float64 array: "spatial" (B, H, W), "temporal" (B, T), "spatiotemporal" (B, T, T,
-            H, W).
+            H, W), "frames" (B, D), "volume" (B, D, H, W). Where several entries of the batch get maps, the names are
+            ``output@entry``.
         facts: output name -> what is known of it.
         failed: layer -> why its field cannot be computed.
     """
@@ -87,8 +94,8 @@ class BatchFields:
 
 def fields_of(
     model: nn.Module,
-    forward: Callable[[Tensor], Any],
-    images: Tensor,
+    forward: Callable[[Any], Any],
+    inputs: Batch,
     targets: list[Target],
     geometry: Geometry,
     settings: Settings,
@@ -101,10 +108,10 @@ def fields_of(
 
     Args:
         model: the module that contains the targets.
-        forward: the function to call with the images: the model, or a part of it.
-        images: (B, C, H, W), or (T, B, C, H, W) for a model with a time axis.
+        forward: the function to call with the inputs in the user's form: the model, or a part of it.
+        inputs: the batch.
         targets: layers whose outputs are differentiated.
-        geometry: what is known about the forward pass; its ``batch`` is replaced by that of the images.
+        geometry: what is known about the forward pass; its ``batch`` is replaced by that of the inputs.
         settings: what to compute.
         seen: what the first batch showed of the model; empty for the first batch.
         known: what earlier batches showed of the outputs, by name.
@@ -114,39 +121,48 @@ def fields_of(
     Raises:
         ValueError: no layer has a field; the message says why.
     """
-    timed = images.ndim == 5
-    axis = 1 if timed else 0
-    batch = images.shape[axis]
+    batch = len(inputs)
     if batch == 1:
         # PyTorch's CPU BatchNorm backward is silently wrong at batch 1 for some gradient strides; and with two inputs
         # no axis of length 1 can be taken for the batch.
-        images = torch.cat([images, images], axis)
-    geometry = replace(geometry, batch=images.shape[axis])
-    x = images.detach().clone().requires_grad_()
+        inputs = Batch.joined([inputs, inputs])
+    geometry = replace(geometry, batch=len(inputs))
+    leaves = inputs.leaves(dtype_of(model))
+    x, integers = inputs.given(leaves)
     start_afresh()
     # A network that loops over time calls its layers once per step.
     keeps_state = bool(stateful(model))
     loops = keeps_state or geometry.steps is not None
-    outputs, failed = capture(model, forward, x, targets, seen, loops, rates)
+    with FollowedCasts(integers) if integers else nullcontext():
+        outputs, failed = capture(model, forward, x, targets, seen, loops, rates)
+    known = {name.partition("@")[0]: facts for name, facts in known.items()}
     evidence = Evidence(model, seen.shapes)
     starts: dict[str, Start] = {}
     for name in list(outputs):
         output = outputs.pop(name)  # frees the copies of whole maps
         try:
-            starts |= _starts(name, output, geometry, settings, evidence, known, in_steps=keeps_state)
+            found, without = _starts(name, output, geometry, settings, evidence, known, in_steps=keeps_state)
+            starts |= found
+            failed |= without
         except ValueError as error:
             failed[output.target.name] = str(error)
     if not starts:
         reasons = list(dict.fromkeys(failed.values()))
         raise ValueError(" ".join(reasons[:3]))
-    facts = {name: start.facts for name, start in starts.items()}
+    facts = {field_name(name, key, leaves): start.facts for name, start in starts.items() for key in leaves}
     results: dict[str, dict[str, np.ndarray]] = {}
     # Outputs go from the last to the first and are dropped after use, which frees their part of the graph at once.
     for name in reversed(list(starts)):
-        results[name] = _fields(starts.pop(name), x, settings, keep=bool(starts))
-        results[name] = {kind: value[:batch] for kind, value in results[name].items()}
+        by_entry = _fields(starts.pop(name), leaves, inputs.steps, settings, keep=bool(starts))
+        for key, kinds in by_entry.items():
+            results[field_name(name, key, leaves)] = {kind: value[:batch] for kind, value in kinds.items()}
     start_afresh()
     return BatchFields({name: results[name] for name in facts}, facts, failed)
+
+
+def field_name(name: str, key: Key, keys: Collection[Key]) -> str:
+    """The name of an output's field over one of the entries that get maps: ``output``, or ``output@entry`` of several."""
+    return name if len(keys) == 1 else f"{name}@{key}"
 
 
 def _starts(
@@ -157,49 +173,60 @@ def _starts(
     evidence: Evidence,
     known: dict[str, Facts],
     in_steps: bool,
-) -> dict[str, Start]:
+) -> tuple[dict[str, Start], dict[str, str]]:
     """Where backward passes start, by name: ``name#0``, ``name#1``, ... for a layer that is called several times.
+
+    The second mapping says why calls have no field.
 
     A model with a time axis may instead call its layers once, or several times, in each step of a loop; ``in_steps`` says
     that it may do so although its number of steps is not known.
     """
     target = output.target
+    if not any(y.requires_grad for y in output.calls):
+        raise ValueError(detached(name))
     maps: list[Tensor] = []
     timed = tokens = False
     for y in output.calls:
-        y, timed, tokens = to_map(
-            name,
-            y,
-            target.module,
-            geometry,
-            evidence,
-            windows=target.windows,
-            grid=target.grid,
-            layout=target.layout,
-        )
+        options: dict[str, Any] = dict(grid=target.grid, layout=target.layout)
+        if geometry.frames:
+            y, tokens = to_volume(name, y, target.module, geometry, evidence, **options)
+        else:
+            y, timed, tokens = to_map(name, y, target.module, geometry, evidence, windows=target.windows, **options)
         if not y.numel():
             raise ValueError(
-                f"layer {name!r} gives an empty {y.shape[-2]}x{y.shape[-1]} map for inputs of "
-                f"{geometry.size[0]}x{geometry.size[1]}; use larger inputs."
+                f"layer {name!r} gives an empty {by(y.shape[3:])} map for inputs of {geometry}; use larger inputs."
             )
         maps.append(y)
     count, steps = len(maps), geometry.steps
     if not timed and count > 1 and (count % steps == 0 if steps else in_steps):
         several = count // steps if steps else 1  # calls in each step
         maps = [torch.cat(maps[i::several]) for i in range(several)]
-    starts = {}
+    starts, without = {}, {}
     for i in chosen_calls(name, settings.calls, len(maps)):
         y, label = maps[i], name if len(maps) == 1 else f"{name}#{i}"
+        if not y.requires_grad:
+            without[label] = detached(label)
+            continue
         constant = known[label].constant if label in known else sum_is_constant(y, target.module)
-        facts = Facts((y.shape[-2], y.shape[-1]), tokens, constant, output.spikes)
+        facts = Facts(tuple(y.shape[3:]), tokens, constant, output.spikes)
         places = [select(name, y, place) for place in settings.places] if {*settings.kinds} - {"temporal"} else []
         starts[label] = Start(facts, places, select(name, y, "all") if "temporal" in settings.kinds else None)
-    return starts
+    return starts, without
 
 
-def _fields(start: Start, x: Tensor, settings: Settings, keep: bool) -> dict[str, np.ndarray]:
-    """All kinds of fields of one output, for each input; ``keep`` spares the graph for the outputs still to come."""
-    timed = x.ndim == 5
+def _fields(
+    start: Start, leaves: dict[Key, Tensor], steps: int | None, settings: Settings, keep: bool
+) -> dict[Key, dict[str, np.ndarray]]:
+    """All kinds of fields of one output over each leaf, for each input.
+
+    Args:
+        start: where the backward passes start.
+        leaves: entries of the batch, (T, B, C, H, W) or without time; (B, C, D, H, W) with slices.
+        steps: T of the leaves.
+        settings: what to compute.
+        keep: whether to spare the graph for the outputs still to come.
+    """
+    timed = steps is not None
     kinds = settings.kinds
     generator = torch.Generator().manual_seed(settings.seed)
     reduction = REDUCTIONS[settings.reduce]
@@ -210,60 +237,76 @@ def _fields(start: Start, x: Tensor, settings: Settings, keep: bool) -> dict[str
     example = places[0] if places else start.total
     assert example is not None
     vectors, factor = channel_vectors(channels, example, generator)
-    jobs: list[tuple[Tensor, Callable[[Tensor], None]]] = []  # a sum to differentiate, and what takes its gradient
-    sums: dict[str, Tensor] = {}
-    batch = x.shape[1 if timed else 0]
-    steps = x.shape[0] if timed else 1
+    # A sum to differentiate, and what takes its gradient with respect to a leaf.
+    jobs: list[tuple[Tensor, Callable[[Tensor, Add], None]]] = []
+    sums: dict[Key, dict[str, Tensor]] = {key: {} for key in leaves}
 
-    def add(kind: str, index: tuple, value: Tensor, shape: tuple[int, ...]) -> None:
-        if kind not in sums:
-            sums[kind] = torch.zeros(batch, *shape, dtype=torch.float64, device=x.device)
-        sums[kind][(slice(None), *index)] += value
+    def add_to(key: Key) -> Add:
+        def add(kind: str, index: tuple, value: Tensor, shape: tuple[int, ...] = ()) -> None:
+            shape = shape or tuple(value.shape[1:])
+            if kind not in sums[key]:
+                sums[key][kind] = torch.zeros(len(value), *shape, dtype=torch.float64, device=value.device)
+            sums[key][kind][(slice(None), *index)] += value
 
-    size = tuple(x.shape[-2:])
+        return add
+
     share = factor / max(1, len(places))  # of one place and one vector in the field
-    single_steps = "spatiotemporal" in kinds or ("spatial" in kinds and settings.time == "each")
+    over_places = bool({"spatial", "frames", "volume"} & {*kinds})
+    each_step = "spatiotemporal" in kinds or (over_places and settings.time == "each")
     for vector in vectors:
         for y in places:
-            if single_steps:
-                jobs.extend(_each_step(y, vector, steps, timed, settings, reduction, share, add, size))
-            if "spatial" in kinds and settings.time == "sum":
+            if each_step:
+                jobs.extend(_each_step(y, vector, steps, settings, reduction, share))
+            if over_places and settings.time == "sum":
 
-                def spatial(g: Tensor, count: int = y.shape[0]) -> None:
+                def spatial(g: Tensor, add: Add, count: int = y.shape[0]) -> None:
                     g = g.sum(0) if timed else g  # over input steps, before the absolute value
-                    add("spatial", (), reduction(g).mean(1, dtype=torch.float64) * share / count, size)
+                    _add_places(add, kinds, reduction(g).mean(1, dtype=torch.float64) * share / count)
 
                 jobs.append(((y * vector).sum(), spatial))
         if "temporal" in kinds:
             assert start.total is not None
             last = start.total[-1]
 
-            def temporal(g: Tensor) -> None:
+            def temporal(g: Tensor, add: Add) -> None:
                 mass = reduction(g).mean(2, dtype=torch.float64).sum((-2, -1))  # (T, B)
-                add("temporal", (), mass.flip(0).T * factor, (steps,))
+                add("temporal", (), mass.flip(0).T * factor)
 
             jobs.append(((last * vector).sum(), temporal))
     for i, (target, use) in enumerate(jobs):
         retain = keep or i + 1 < len(jobs)
-        (g,) = torch.autograd.grad(target, x, retain_graph=retain, allow_unused=True)
-        use(torch.zeros_like(x) if g is None else g)
-    return {kind: sums[kind].cpu().numpy() for kind in kinds if kind in sums}
+        gradients = torch.autograd.grad(target, list(leaves.values()), retain_graph=retain, allow_unused=True)
+        for (key, x), g in zip(leaves.items(), gradients, strict=True):
+            use(torch.zeros_like(x) if g is None else g, add_to(key))
+    return {key: {kind: found[kind].cpu().numpy() for kind in kinds if kind in found} for key, found in sums.items()}
 
 
-def _each_step(y, vector, steps, timed, settings, reduction, share, add, size):
+def _add_places(add: Add, kinds: tuple[str, ...], value: Tensor) -> None:
+    """Add a field over places, (B, H, W) or (B, D, H, W): its sum over slices, its sum over each slice, and itself."""
+    if "spatial" in kinds:
+        add("spatial", (), value.sum(1) if value.ndim == 4 else value)
+    if "frames" in kinds:
+        add("frames", (), value.sum((-2, -1)))
+    if "volume" in kinds:
+        add("volume", (), value)
+
+
+def _each_step(y, vector, steps, settings, reduction, share):
     """A job for each output step: the ST-ERF, and the S-ERF that weighs |dy[t]/dx[t - lag]| by w(t, lag)."""
     count = y.shape[0]
     for t in range(count):
-        out = t if count == steps or not timed else steps - 1  # an output without a time axis belongs to the last step
+        # An output without a time axis belongs to the last step.
+        out = t if steps is None or count == steps else steps - 1
 
-        def use(g: Tensor, t: int = t, out: int = out) -> None:
-            g = reduction(g).mean(-3, dtype=torch.float64)  # (T, B, H, W) or (B, H, W)
-            for lag in range(out + 1 if timed else 1):
-                step = g[out - lag] if timed else g
+        def use(g: Tensor, add: Add, out: int = out) -> None:
+            g = reduction(g).mean(2 if steps else 1, dtype=torch.float64)  # (T, B, H, W) or (B, H, W)
+            for lag in range(out + 1 if steps else 1):
+                step = g[out - lag] if steps else g
                 if "spatiotemporal" in settings.kinds:
-                    add("spatiotemporal", (out, lag), step * share, (steps, steps, *size))
-                if "spatial" in settings.kinds and settings.time == "each":
-                    add("spatial", (), step * share * weight_at(settings.weight, out + 1, lag) / count, size)
+                    add("spatiotemporal", (out, lag), step * share, (steps, steps, *step.shape[1:]))
+                if settings.time == "each":
+                    weight = weight_at(settings.weight, out + 1, lag)
+                    _add_places(add, settings.kinds, step * share * weight / count)
 
         yield (y[t] * vector).sum(), use
 

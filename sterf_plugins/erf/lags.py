@@ -67,3 +67,13 @@ def temporal_numbers(curve: np.ndarray) -> dict[str, float]:
     numbers = {"mean_lag": mean_lag(curve), "half_life": half_life(curve), "time_constant": constant}
     numbers["exponential_r2"] = r2
     return numbers | {f"lag_{i}": float(m) for i, m in enumerate(lag_mass(curve))}
+
+
+def frame_numbers(curve: np.ndarray) -> dict[str, float]:
+    """Where the mass of a field lies along the frames of a video or the slices of a volume, of its sums over each, (D,).
+
+    ``mean_frame`` is the centre of mass, counted from 0, and ``frame_extent`` the standard deviation, in frames.
+    """
+    mass, frames = lag_mass(curve), np.arange(len(curve))
+    mean = float(mass @ frames)
+    return {"mean_frame": mean, "frame_extent": float(np.sqrt(mass @ (frames - mean) ** 2))}

@@ -1,7 +1,8 @@
 """Turn the output of a layer, whatever its layout, into one time-first map (T, B, C, h, w).
 
 Grids of tokens are inferred from the input size and the strides that the model can have, never from a square root.
-Where two answers fit, an error says which argument decides.
+Where two answers fit, an error says which argument decides. Maps of signals have one row; those of videos and volumes are
+in ``volumes.py``.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -12,9 +13,11 @@ from torch import Size, Tensor, nn
 
 from ..checks import has_statistics
 
-LAYOUTS = ("BCHW", "BHWC", "BNC", "BCN", "BC")
-Grid = tuple[int, int]
+LAYOUTS = ("BCHW", "BHWC", "BCDHW", "BDHWC", "BNC", "BCN", "BC")
+Grid = tuple[int, ...]  # rows and columns, behind slices or frames if there are any
 Layout = str | Callable[[Tensor], Tensor] | None  # one of LAYOUTS, or what makes (B, C, H, W) of an output
+
+_MOST_PREFIX = 16  # class, distillation and register tokens that a model may have without saying so
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _CHANNELS_LAST = (nn.Linear, nn.LayerNorm)  # not their subclasses: timm's LayerNorm2d has channels first
@@ -25,24 +28,51 @@ class Geometry:
     """What is known about a forward pass before its layers are seen.
 
     Attributes:
-        size: (H, W) of the input.
+        sizes: (H, W) of each input that gets a map, or (D, H, W) of videos and volumes.
         batch: B, number of inputs in the pass.
         steps: T of the input, or of a model that makes its own time axis (an attribute ``T``), or ``None``.
         strides: strides that feature maps may have.
         prefix: number of class and register tokens before those of the patches; ``None`` if the model does not say.
+        patches: sizes that patches may have.
     """
 
-    size: Grid
+    sizes: tuple[tuple[int, ...], ...]
     batch: int
     steps: int | None
     strides: tuple[int, ...]
     prefix: int | None
+    patches: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        return " and ".join(map(by, dict.fromkeys(self.sizes)))
+
+    @property
+    def frames(self) -> int | None:
+        """D of videos and volumes."""
+        return self.sizes[0][0] if len(self.sizes[0]) == 3 else None
+
+    @property
+    def signal(self) -> bool:
+        """Whether the inputs have one row, as signals do."""
+        return all(size[-2] == 1 for size in self.sizes)
 
     def grids(self) -> dict[Grid, int]:
-        """Sizes (h, w) that a feature map may have, with 0 for those that divide the input evenly and 1 for others."""
-        (h, w), s = self.size, self.strides
-        rounded = {g: 1 for n in s for g in ((-(-h // n), -(-w // n)), (h // n, w // n)) if min(g) > 0}
-        return rounded | {(h // n, w // n): 0 for n in s if h % n == 0 and w % n == 0}
+        """Sizes (h, w) that a feature map may have, with 0 for those that divide an input evenly and 1 for others."""
+        sizes, s = {(size[-2], size[-1]) for size in self.sizes}, self.strides
+        rounded: dict[Grid, int] = {}
+        for h, w in sizes:
+            rounded |= {g: 1 for n in s for g in ((-(-h // n), -(-w // n)), (h // n, w // n)) if min(g) > 0}
+        return rounded | {(h // n, w // n): 0 for h, w in sizes for n in s if h % n == 0 and w % n == 0}
+
+    def patch_grids(self) -> set[tuple[int, int]]:
+        """Sizes (h, w) of a grid of patches."""
+        sizes = {(size[-2], size[-1]) for size in self.sizes}
+        return {(h // p, w // p) for h, w in sizes for p in self.patches if h % p == 0 and w % p == 0}
+
+
+def by(size: Iterable[int]) -> str:
+    """A size as text, such as 224x224."""
+    return "x".join(map(str, size))
 
 
 @dataclass(frozen=True)
@@ -71,9 +101,20 @@ class Evidence:
         found = [layouts[0] for layouts in fitting if len(layouts) == 1]
         if len(found) != 1:
             parts = [(f"{name}.{n}".strip("."), m) for n, m in module.named_modules()]
-            inside = {_layout_of(m) for n, m in parts if self.shapes.get(n, Size())[-3:] == rest}
+            inside = {layout_of(m) for n, m in parts if self.shapes.get(n, Size())[-3:] == rest}
             found = [layout for layout in inside if layout]
         return found[0] if len(found) == 1 else None
+
+    def token_layout(self, rest: Size, inside: str = "") -> str | None:
+        """One of "BCN" and "BNC", if the types of modules whose outputs have this shape tell.
+
+        Args:
+            rest: the axes of the output behind that of the batch.
+            inside: the module in which to look; the whole model by default.
+        """
+        names = [n for n, shape in self.shapes.items() if f"{n}.".startswith(f"{inside}." if inside else "")]
+        found = {layout_of(self.model.get_submodule(n)) for n in names if self.shapes[n][-len(rest) :] == rest} - {None}
+        return None if len(found) != 1 else "BCN" if found == {"BCHW"} else "BNC"
 
 
 def _fits(rest: Size, grids: Mapping[Grid, int]) -> tuple[str, ...]:
@@ -82,7 +123,7 @@ def _fits(rest: Size, grids: Mapping[Grid, int]) -> tuple[str, ...]:
     return tuple(layout for layout, grid in (("BCHW", (h, w)), ("BHWC", (c, h))) if grid in grids)
 
 
-def _layout_of(module: nn.Module) -> str | None:
+def layout_of(module: nn.Module) -> str | None:
     """The order of axes that a module's type tells; ``None`` for most."""
     if isinstance(module, (*_CONVOLUTIONS, nn.GroupNorm)) or has_statistics(module):
         return "BCHW"
@@ -118,6 +159,20 @@ def possible_strides(model: nn.Module) -> tuple[int, ...]:
     return tuple(sorted(strides))
 
 
+def patch_sizes(model: nn.Module) -> tuple[int, ...]:
+    """Sizes of patches: attributes ``patch_size``, and strides of convolutions whose windows do not overlap."""
+    sizes: set[int] = set()
+    for module in model.modules():
+        values = [getattr(module, "patch_size", None)]
+        if isinstance(module, _CONVOLUTIONS) and module.stride == module.kernel_size:
+            values.append(module.stride)
+        for value in values:
+            n = value[-1] if isinstance(value, (tuple, list)) and value else value
+            if isinstance(n, int) and not isinstance(n, bool) and n > 1:
+                sizes.add(n)
+    return tuple(sorted(sizes))
+
+
 def prefix_tokens(model: nn.Module) -> int | None:
     """``num_prefix_tokens`` of a timm model or of its first module that has it; ``None`` if there is none."""
     for module in model.modules():
@@ -131,8 +186,8 @@ def find_windows(ancestors: Iterable[nn.Module]) -> Windows | None:
     """The windows that a module works in; ``None`` if it is not inside a window attention.
 
     Args:
-        ancestors: the module and those around it, from the inside outwards. The attention has a ``window_size``; the
-            module around it, which cuts the windows and joins them again, a ``shift_size``.
+        ancestors: the module and those around it, from the inside outwards. The attention, or a part of it, has a
+            ``window_size``; the module around it, which cuts the windows and joins them again, a ``shift_size``.
     """
     size = None
     for module in ancestors:
@@ -142,7 +197,8 @@ def find_windows(ancestors: Iterable[nn.Module]) -> Windows | None:
             shift = _pair(module.shift_size) or (0, 0)
             grid = _pair(getattr(module, "input_resolution", None))
             return Windows(size, shift, grid, pad_first=not type(module).__module__.startswith("timm."))
-        size = size or _pair(getattr(module, "window_size", None))
+        sizes = (_pair(getattr(m, "window_size", None)) for m in module.modules())
+        size = size or next(filter(None, sizes), None)
     return None
 
 
@@ -195,7 +251,7 @@ def to_map(
     rest = y.shape[2:]
     if layout is None:
         layout, grid = _guess(name, rest, module, geometry, grid, evidence)
-    expected = {"BCHW": 3, "BHWC": 3, "BNC": 2, "BCN": 2, "BC": 1}[layout]
+    expected = {"BCHW": 3, "BHWC": 3, "BNC": 2, "BCN": 2, "BC": 1}.get(layout)
     if len(rest) == 0 and layout == "BC":
         y = y[..., None]
     elif len(rest) != expected:
@@ -208,8 +264,8 @@ def to_map(
         return y.movedim(-1, 2), timed, False
     if layout == "BCN":
         y = y.transpose(-1, -2)
-    inferred = grid is None
-    h, w = grid or _token_grid(name, y.shape[2], geometry)
+    inferred = grid is None and not geometry.signal
+    h, w = grid or token_grid(name, y.shape[2], geometry)
     prefix = y.shape[2] - h * w
     if prefix < 0:
         raise ValueError(f"layer {name!r} has {y.shape[2]} tokens, fewer than the {h}x{w} of `grid`.")
@@ -252,7 +308,7 @@ def _guess(
     grids = {grid: 0} if grid else geometry.grids()
     if len(rest) <= 1:
         return "BC", None
-    known = _layout_of(module)
+    known = layout_of(module)
     if len(rest) == 3:
         if known is not None:
             return known, None
@@ -267,18 +323,31 @@ def _guess(
                 f"layer {name!r} gives {tuple(rest)} per input, which fits (C, H, W) and (H, W, C); pass "
                 f"layout='BCHW' or layout='BHWC'."
             )
-        (h, w), (height, width) = (rest[1], rest[2]), geometry.size
-        if (h, w) not in grids and not 0.5 < (h * width) / (w * height) < 2:
+        (h, w), ratios = (
+            (rest[1], rest[2]),
+            [width / height for height, width in (size[-2:] for size in geometry.sizes)],
+        )
+        if (h, w) not in grids and not any(0.5 < h / w * ratio < 2 for ratio in ratios):
             raise ValueError(
-                f"layer {name!r} gives {tuple(rest)} per input, which is no map of a {height}x{width} input; pass "
+                f"layer {name!r} gives {tuple(rest)} per input, which is no map of a {geometry} input; pass "
                 f"layout='BCHW' if it is, or name the block around it."
             )
         return "BCHW", None
     if len(rest) == 2:
         if known is not None:
             return ("BCN" if known == "BCHW" else "BNC"), grid
+        if geometry.signal:
+            layout = evidence.token_layout(rest)
+            if layout is None:
+                raise ValueError(
+                    f"layer {name!r} gives {tuple(rest)} per signal; pass layout='BCN' if channels come first, or 'BNC'."
+                )
+            return layout, grid
         tokens_first, tokens_last = (min(_fitting(n, geometry, grids).values(), default=None) for n in rest)
         if tokens_first is not None and tokens_first == tokens_last:
+            likely = evidence.token_layout(rest, name.partition("[")[0])
+            if likely is not None:
+                return likely, grid
             raise ValueError(
                 f"layer {name!r} gives {tuple(rest)} per input, which fits (N, C) and (C, N); pass layout='BNC' or "
                 f"layout='BCN'."
@@ -291,10 +360,14 @@ def _guess(
     )
 
 
+def prefix_counts(geometry: Geometry) -> tuple[int, ...]:
+    """Numbers of tokens before those of the patches, the likeliest first: none, a class token, a distillation token too."""
+    return (0, 1, 2) if geometry.prefix is None else (geometry.prefix, 0)
+
+
 def _fitting(tokens: int, geometry: Geometry, grids: Mapping[Grid, int]) -> dict[Grid, tuple[int, int]]:
     """Grids that so many tokens can be, with how unlikely each is: its rank in ``grids``, then that of its prefix."""
-    known = geometry.prefix
-    likely = (0, 1, 2) if known is None else (known, 0)  # no prefix, a class token, a class and a distillation token
+    likely = prefix_counts(geometry)
     return {
         grid: (rank, likely.index(tokens - grid[0] * grid[1]))
         for grid, rank in grids.items()
@@ -302,14 +375,20 @@ def _fitting(tokens: int, geometry: Geometry, grids: Mapping[Grid, int]) -> dict
     }
 
 
-def _token_grid(name: str, tokens: int, geometry: Geometry) -> Grid:
+def token_grid(name: str, tokens: int, geometry: Geometry) -> Grid:
     """The likeliest grid of so many tokens; an error if there is none, or more than one."""
+    if geometry.signal:
+        return 1, tokens - (geometry.prefix or 0)
     fitting = _fitting(tokens, geometry, geometry.grids())
-    h, w = geometry.size
+    if not fitting and geometry.prefix is None and len(geometry.sizes) == 1:  # registers
+        fitting = {
+            g: (0, tokens - g[0] * g[1]) for g in geometry.patch_grids() if 0 < tokens - g[0] * g[1] <= _MOST_PREFIX
+        }
     if not fitting:
         raise ValueError(
-            f"layer {name!r} has {tokens} tokens, which fit no grid of a {h}x{w} input at strides "
-            f"{', '.join(map(str, geometry.strides))}; pass grid=(rows, columns)."
+            f"layer {name!r} has {tokens} tokens, which fit no grid of a {geometry} input at strides "
+            f"{', '.join(map(str, geometry.strides))}; pass grid=(rows, columns)"
+            f"{', or a function as `layout`, if they belong to several inputs' if len(geometry.sizes) > 1 else ''}."
         )
     likeliest = [g for g, rank in fitting.items() if rank == min(fitting.values())]
     if len(likeliest) > 1:
@@ -349,7 +428,7 @@ def _window_grid(name: str, count: int, geometry: Geometry, windows: Windows) ->
     if len(fitting) != 1:
         choices = ", ".join(f"{a}x{b}" for a, b in sorted(fitting)) or "none"
         raise ValueError(
-            f"layer {name!r} has {count} windows of {wh}x{ww}; maps that fit a {geometry.size} input: {choices}. "
+            f"layer {name!r} has {count} windows of {wh}x{ww}; maps that fit a {geometry} input: {choices}. "
             f"Pass grid=(rows, columns)."
         )
     return next(iter(fitting))

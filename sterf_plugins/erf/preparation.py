@@ -1,16 +1,19 @@
 """What is looked up in a model and checked about it before anything is computed."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..checks import one_of
-from .batches import out_of_memory
+from .batches import Batch, out_of_memory
 from .capture import Target
-from .layouts import LAYOUTS, Grid, find_windows
+from .layouts import LAYOUTS, by, find_windows
 from .targets import ancestors
 
 
@@ -30,8 +33,8 @@ def check_finite(model: nn.Module) -> None:
         )
 
 
-def check_size(model: nn.Module, size: Grid) -> None:
-    """Raise ``ValueError`` if inputs (H, W) are smaller than the largest stride that the model says it has."""
+def check_size(model: nn.Module, size: tuple[int, ...]) -> None:
+    """Raise ``ValueError`` if inputs of a size (H, W) are smaller than the largest stride that the model says it has."""
     backbone: Any = getattr(model, "backbone", model)
     strides = getattr(backbone, "out_strides", None)
     info: Any = getattr(backbone, "feature_info", None)
@@ -39,9 +42,9 @@ def check_size(model: nn.Module, size: Grid) -> None:
         entries = info.info if hasattr(info, "info") else info
         strides = [e["reduction"] for e in entries if isinstance(e, dict) and "reduction" in e]
     numbers = [n for n in strides or [] if isinstance(n, int)]
-    if numbers and min(size) < max(numbers):
+    if numbers and min(size[-2:]) < max(numbers):
         raise ValueError(
-            f"inputs of {size[0]}x{size[1]} are smaller than the network's stride of {max(numbers)}; use larger ones."
+            f"inputs of {by(size)} are smaller than the network's stride of {max(numbers)}; use larger ones."
         )
 
 
@@ -56,8 +59,8 @@ def find_targets(model: nn.Module, names: list[str], grid: Any, layout: Any) -> 
             one_of("layout", value, (None, *LAYOUTS, "a function"))
     grids = list(grid.values()) if isinstance(grid, Mapping) else [grid]
     for value in grids:
-        if value is not None and (len(value) != 2 or not all(isinstance(n, int) and n > 0 for n in value)):
-            raise ValueError(f"`grid` is {value!r}; give (rows, columns), two ints >= 1.")
+        if value is not None and (len(value) not in (2, 3) or not all(isinstance(n, int) and n > 0 for n in value)):
+            raise ValueError(f"`grid` is {value!r}; give (rows, columns) or (frames, rows, columns), ints >= 1.")
     modules = dict(model.named_modules())
     return [
         Target(n, modules[n], find_windows(ancestors(model, n)), _option(grid, n), _option(layout, n)) for n in names
@@ -71,25 +74,40 @@ def _option(value: Any, name: str) -> Any:
     return value
 
 
-def forward_of(model: Any, names: list[str]) -> Callable[[Tensor], Any]:
-    """The function that runs the model as far as the named layers need.
+def forward_of(
+    model: Any, names: list[str], forward: Callable[[Any, Any], Any] | None, form: type
+) -> Callable[[Any], Any]:
+    """The function that runs the model as far as the named layers need, for a batch in the user's form.
 
     Of an OpenMMLab detector or segmentor this is ``extract_feat``, or its forward pass with ``mode="tensor"`` if a
     layer is outside backbone and neck.
+
+    Args:
+        model: the model.
+        names: the layers.
+        forward: the user's function of model and batch, if there is one.
+        form: what a batch is: a tensor, a tuple or list of positional arguments, or a dict of keyword arguments.
     """
-    if not hasattr(model, "extract_feat"):
-        return model
-    inside = all(name.split(".")[0] in ("backbone", "neck") for name in names)
-    return model.extract_feat if inside else lambda x: model(x, mode="tensor")
+    if forward is not None:
+        return lambda batch: forward(model, batch)
+    run = model
+    if hasattr(model, "extract_feat"):
+        inside = all(name.split(".")[0] in ("backbone", "neck") for name in names)
+        run = model.extract_feat if inside else partial(model, mode="tensor")
+    if form is dict:
+        return lambda batch: run(**batch)
+    return run if form is Tensor else lambda batch: run(*batch)
 
 
-def guarded(forward: Callable[[Tensor], Any], size: Grid) -> Callable[[Tensor], Any]:
-    """Wrap a forward function so that its errors become a ``ValueError`` that names the input size (H, W).
+def guarded(forward: Callable[[Any], Any], inputs: Batch) -> Callable[[Any], Any]:
+    """Wrap a forward function so that its errors become a ``ValueError`` that names the size of the inputs.
 
     Errors that say that memory ran out pass unchanged.
     """
+    size = " and ".join(map(by, dict.fromkeys(inputs.sizes)))
+    shapes = ", ".join(str(tuple(v.shape)) for v in inputs.entries.values() if isinstance(v, Tensor))
 
-    def run(x: Tensor) -> Any:
+    def run(x: Any) -> Any:
         try:
             return forward(x)
         except (RuntimeError, AssertionError, IndexError) as error:
@@ -97,7 +115,7 @@ def guarded(forward: Callable[[Tensor], Any], size: Grid) -> Callable[[Tensor], 
                 raise
             line = (str(error).splitlines() or [type(error).__name__])[0]
             raise ValueError(
-                f"the model's forward pass fails for inputs of {size[0]}x{size[1]} (shape {tuple(x.shape)}): {line}. "
+                f"the model's forward pass fails for inputs of {size} (shape {shapes}): {line}. "
                 f"Give the size and the channels that it takes; inputs smaller than its stride are too small."
             ) from error
 
@@ -117,3 +135,22 @@ def device_of(model: nn.Module) -> torch.device:
     """The device of a model's first parameter; the CPU if it has none."""
     parameter = next(model.parameters(), None)
     return torch.device("cpu") if parameter is None else parameter.device
+
+
+def dtype_of(model: nn.Module) -> torch.dtype:
+    """The type of a model's floating-point parameters; float32 if it has none."""
+    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+
+
+@contextmanager
+def in_float32(model: nn.Module) -> Iterator[None]:
+    """Inside, parameters and buffers of 16 bits have 32; afterwards they are the tensors that they were before."""
+    tensors = [t for t in chain(model.parameters(), model.buffers()) if t.dtype in (torch.bfloat16, torch.float16)]
+    before = [t.data for t in tensors]
+    try:
+        for tensor in tensors:
+            tensor.data = tensor.data.float()
+        yield
+    finally:
+        for tensor, data in zip(tensors, before, strict=True):
+            tensor.data = data

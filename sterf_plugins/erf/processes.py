@@ -4,9 +4,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from .batches import batch_axis, peek
+from .batches import Batch, peek
 
 
 def everywhere(function: Callable[[], Any], gather: Callable[[Any], list]) -> list:
@@ -23,16 +22,16 @@ def everywhere(function: Callable[[], Any], gather: Callable[[Any], list]) -> li
 
 
 def first_inputs(
-    stream: Iterator[Tensor], count: int, gather: Callable[[Any], list] | None
-) -> tuple[Tensor | None, Iterator[Tensor]]:
+    stream: Iterator[Batch], count: int, gather: Callable[[Any], list] | None
+) -> tuple[Batch | None, Iterator[Batch]]:
     """The first ``count`` inputs, for statistics, the same in all processes, and this process's whole stream."""
     if gather is None:
         return peek(stream, count)
     peeked: list[Any] = []
 
-    def own() -> Tensor | None:
+    def own() -> Batch | None:
         peeked[:] = peek(stream, count)
-        return None if peeked[0] is None else peeked[0].cpu()
+        return None if peeked[0] is None else peeked[0].to(torch.device("cpu"), None)
 
     samples = [s for s in everywhere(own, gather) if s is not None]
-    return torch.cat(samples, batch_axis(samples[0])) if samples else None, peeked[1]
+    return Batch.joined(samples) if samples else None, peeked[1]

@@ -12,7 +12,7 @@ import numpy as np
 from ..files import replacing
 from ..firing import listed
 from .estimate import Estimate, jackknife
-from .lags import temporal_numbers
+from .lags import frame_numbers, temporal_numbers
 from .metrics import area_ratio, mass_at, spatial_numbers
 from .selection import cell
 
@@ -24,7 +24,9 @@ class Number(NamedTuple):
     error: float
 
 
-_FIELDS = ("spatial", "temporal", "spatiotemporal", "spatial_error", "temporal_error")
+_FIELDS = (
+    "spatial", "temporal", "spatiotemporal", "frames", "volume", "spatial_error", "temporal_error", "frames_error",
+)  # fmt: skip
 
 
 @dataclass
@@ -37,7 +39,9 @@ class ERFResult:
             otherwise reduced) gradient of the layer's channel sum at the target position.
         temporal: layer -> float32 (T,), T-ERF of the last output step, by lag 0..T-1, summed over all positions.
         spatiotemporal: layer -> float32 (T, T, H, W), ST-ERF by output step and lag; zero where lag > step.
-        spatial_error, temporal_error: standard errors over inputs of ``spatial`` and ``temporal``, of the same shapes.
+        frames: layer -> float32 (D,), the field summed over each frame of a video or slice of a volume.
+        volume: layer -> float32 (D, H, W), the field of a video or volume, of which ``spatial`` is the sum over frames.
+        spatial_error, temporal_error, frames_error: standard errors over inputs, of the same shapes.
         info: how it was computed (number of inputs, input shape, position, reduce, ...), as JSON can hold it.
     """
 
@@ -48,6 +52,9 @@ class ERFResult:
     spatiotemporal: dict[str, np.ndarray] = field(default_factory=dict)
     spatial_error: dict[str, np.ndarray] = field(default_factory=dict)
     temporal_error: dict[str, np.ndarray] = field(default_factory=dict)
+    frames: dict[str, np.ndarray] = field(default_factory=dict)
+    volume: dict[str, np.ndarray] = field(default_factory=dict)
+    frames_error: dict[str, np.ndarray] = field(default_factory=dict)
     _numbers: dict[str, dict[str, Number]] = field(default_factory=dict, repr=False)
     _left_out: dict[str, dict[str, list[np.ndarray]]] = field(default_factory=dict, repr=False)
 
@@ -96,7 +103,7 @@ class ERFResult:
         size, at = self._target(layer)
         if field is None or size is None or at is None or layer not in self.info.get("tokens", []):
             return None
-        if mass_at(np.abs(field), size, at) > 0.02:
+        if mass_at(np.abs(field), size, at) > 0.1:
             return None
         row, column = (int(n) for n in np.unravel_index(np.abs(field).argmax(), field.shape))
         height, width = field.shape
@@ -200,6 +207,8 @@ class ERFResult:
                 numbers |= self._estimated(layer, "spatial", self._spatial_numbers(layer))
             if layer in self.temporal:
                 numbers |= self._estimated(layer, "temporal", temporal_numbers)
+            if layer in self.frames:
+                numbers |= self._estimated(layer, "frames", frame_numbers)
             spikes = self._spikes_before(layer).values()
             if spikes:
                 dead = sum(fact["dead"] * fact["channels"] for fact in spikes)
@@ -213,13 +222,14 @@ class ERFResult:
         return lambda field: spatial_numbers(field, size, at)
 
     def _target(self, layer: str) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
-        """Size of a layer's output, and the target's row and column in it; ``None`` where there is no single target."""
+        """Rows and columns of a layer's output, and the target's in it; ``None`` where there is no single target."""
         size = self.info.get("map_size", {}).get(layer)
         position = self.info.get("position", "center")
         if size is None or position == "all" or (not isinstance(position, str) and len(position) != 1):
             return None, None
-        size = (size[0], size[1])
-        return size, cell(layer, position if isinstance(position, str) else tuple(position[0]), size)
+        at = cell(layer, position if isinstance(position, str) else tuple(position[0]), tuple(size))
+        assert at is not None
+        return (size[-2], size[-1]), (at[-2], at[-1])
 
     def _estimated(self, layer: str, kind: str, compute: Callable[[np.ndarray], dict[str, float]]) -> dict[str, Number]:
         """What ``compute`` returns for a field, with jackknife errors."""
@@ -293,6 +303,10 @@ def _flaw(layer: str, kind: str, value: np.ndarray) -> str | None:
         return (
             f"layer {layer!r}: {share:.1%} of the gradients are not finite; look for NaN weights, NaN inputs or a diverged "
             f"training, and for overflow of 16-bit parameters."
+        )
+    if not value.any() and "@" in layer:
+        return (
+            f"layer {layer!r}: all gradients are zero, as those of a layer that does not see this entry of the inputs."
         )
     if not value.any():
         return (

@@ -31,7 +31,7 @@ class Running:
         failed: layer -> why it has no field.
         calibrated: how many ``norms`` have the statistics of how many ``inputs``; ``None`` if all have their own.
         count: number of inputs so far.
-        shape: shape of a single input, without the batch axis.
+        shape: shape of each tensor of a single input, by name or index, without the batch axis.
         kinds: kinds of fields that are computed.
     """
 
@@ -42,7 +42,7 @@ class Running:
         self.failed: dict[str, str] = {}
         self.calibrated: dict[str, int] | None = None
         self.count = 0
-        self.shape: tuple[int, ...] = ()
+        self.shape: dict[str, list[int]] = {}
         self.kinds: tuple[str, ...] = ()
         self._aggregate = aggregate
         self._path = path
@@ -84,10 +84,10 @@ class Running:
 
     def _estimate(self, name: str, kind: str) -> Estimate:
         """The estimate of an output and kind, made when it is first asked for."""
-        # Groups would take ten times the memory of an ST-ERF; only the spatial map and the temporal curve have errors.
+        # Groups would take ten times the memory of an ST-ERF or a volume; only maps and curves have errors.
         kinds = self.estimates.setdefault(name, {})
         if kind not in kinds:
-            kinds[kind] = Estimate(self._aggregate, grouped=kind != "spatiotemporal")
+            kinds[kind] = Estimate(self._aggregate, grouped=kind not in ("spatiotemporal", "volume"))
         return kinds[kind]
 
     def add(self, fields: BatchFields) -> None:

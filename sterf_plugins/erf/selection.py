@@ -9,10 +9,10 @@ from torch import Tensor, nn
 PROJECTIONS = 8  # random projections of the channels where their sum is constant
 _CONSTANT = 1e-3  # below this share of the channels' own variation, a sum is constant but for rounding and leftovers
 
-Place = tuple[float, float] | tuple[int, int]  # row and column of one position
+Place = tuple[float, ...]  # row and column of one position, behind the slice or frame in a volume or video
 Position = str | Place | Sequence[Place]  # what users may give
 
-_ALLOWED = "'center', 'all', (row, col) as ints or as fractions in [0, 1], or a list of such pairs"
+_ALLOWED = "'center', 'all', (row, col) as ints or as fractions in [0, 1], (frame, row, col), or a list of such tuples"
 
 
 def check_position(position: Position) -> list[str | Place]:
@@ -27,39 +27,43 @@ def check_position(position: Position) -> list[str | Place]:
     places: Any = [position] if single else position
     if isinstance(places, str) or not isinstance(places, Sequence) or not places or not all(map(_is_place, places)):
         raise ValueError(f"`position` is {position!r}; allowed: {_ALLOWED}.")
-    return [(p[0], p[1]) for p in places]
+    return [tuple(p) for p in places]
 
 
 def _is_place(value) -> bool:
     return (
         isinstance(value, Sequence)
         and not isinstance(value, str)
-        and len(value) == 2
+        and len(value) in (2, 3)
         and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in value)
     )
 
 
-def cell(name: str, place: str | Place, size: tuple[int, int]) -> tuple[int, int] | None:
-    """Row and column of a place in a map; ``None`` for "all".
+def cell(name: str, place: str | Place, size: tuple[int, ...]) -> tuple[int, ...] | None:
+    """Row and column of a place in a map, behind its slice in a volume; ``None`` for "all".
 
     Args:
         name: the layer's name, for the message.
         place: "all", "center", or a row and a column, as ints or as fractions in [0, 1].
-        size: (h, w) of the map.
+        size: (h, w) of the map, or (d, h, w).
 
     Raises:
-        ValueError: the place is outside the map.
+        ValueError: the place is outside the map, or has another number of axes.
     """
-    h, w = size
     if place == "all":
         return None
     if place == "center":
-        return h // 2, w // 2
+        return tuple(n // 2 for n in size)
     assert not isinstance(place, str)
-    row, col = (p if isinstance(p, int) else min(int(p * n), n - 1) for p, n in zip(place, size, strict=True))
-    if not (0 <= row < h and 0 <= col < w):
-        raise ValueError(f"`position` is {place!r}, outside the {h}x{w} output of layer {name!r}.")
-    return row, col
+    shape = "x".join(map(str, size))
+    if len(place) != len(size):
+        raise ValueError(
+            f"`position` is {place!r}, and the output of layer {name!r} is {shape}; give {len(size)} numbers."
+        )
+    at = tuple(p if isinstance(p, int) else min(int(p * n), n - 1) for p, n in zip(place, size, strict=True))
+    if not all(0 <= p < n for p, n in zip(at, size, strict=True)):
+        raise ValueError(f"`position` is {place!r}, outside the {shape} output of layer {name!r}.")
+    return at
 
 
 def select(name: str, y: Tensor, place: str | Place) -> Tensor:
@@ -67,8 +71,8 @@ def select(name: str, y: Tensor, place: str | Place) -> Tensor:
 
     The result never shares memory with ``y``, so that a later in-place operation of the model does not reach it.
     """
-    at = cell(name, place, (y.shape[-2], y.shape[-1]))
-    return y.sum((-2, -1)) if at is None else y[..., at[0], at[1]].clone()
+    at = cell(name, place, tuple(y.shape[3:]))
+    return y.sum(tuple(range(3, y.ndim))) if at is None else y[(slice(None),) * 3 + at].clone()
 
 
 def check_calls(calls: str | int) -> str | int:

@@ -6,13 +6,21 @@ from typing import Any
 
 from torch import nn
 
+_LISTS = ("stages", "layers", "layer", "blocks", "block")  # what Hugging Face's models call their stages or blocks
+
 
 def default_layers(model: nn.Module) -> list[str]:
     """Names of the feature points of our models and of timm models; the backbone of a detector or segmentor.
 
+    Of a model of Hugging Face, these are its stages, or its blocks if it has no stages.
+
     Raises:
         ValueError: no default is known; the message says how to name layers.
     """
+    if isinstance(getattr(getattr(model, "config", None), "model_type", None), str):  # Hugging Face's
+        stages = _first_list(model)
+        if stages:
+            return stages
     backbone = getattr(model, "backbone", None)
     if isinstance(backbone, nn.Module):
         return ["backbone"]
@@ -31,6 +39,17 @@ def default_layers(model: nn.Module) -> list[str]:
         f"`layers` is None, and {type(model).__name__} names no feature layers. Give module names or patterns, such "
         f"as layers=['{children[-1] if children else 'layer4'}']; its children are {', '.join(children) or 'none'}."
     )
+
+
+def _first_list(model: nn.Module) -> list[str]:
+    """Names of the entries of a model's first list of stages or blocks, that of a text encoder or decoder left out."""
+    for name, module in model.named_modules():
+        *around, last = name.split(".")
+        if any("text" in part or "decoder" in part for part in around):
+            continue
+        if isinstance(module, nn.ModuleList) and last in _LISTS and len(module):
+            return [f"{name}.{key}" for key, _ in module.named_children()]
+    return []
 
 
 def match_layers(model: nn.Module, patterns: str | Iterable[str] | None) -> list[str]:

@@ -204,7 +204,7 @@ def test_bad_layouts(options, message):
 
 
 def test_grids_are_never_square_roots():
-    geometry = Geometry((32, 128), 1, None, possible_strides(nn.Identity()), None)
+    geometry = Geometry(((32, 128),), 1, None, possible_strides(nn.Identity()), None)
     assert (2, 8) in geometry.grids() and (4, 4) not in geometry.grids()
 
 

@@ -1,0 +1,431 @@
+"""Any input: several tensors, keyword arguments, videos, volumes, signals, integers; the fields are those of autograd."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from sterf_plugins.erf import ERFResult, compute_erf
+
+
+def field(y, leaf, channels=1):
+    """The mean over inputs and channels of the absolute gradient of the channel sum in the middle of ``y``."""
+    middle = y[(slice(None), slice(None), *(n // 2 for n in y.shape[2:]))]
+    (gradient,) = torch.autograd.grad(middle.sum(), leaf, retain_graph=True)
+    return gradient.abs().mean(channels).mean(0).numpy()
+
+
+def same(found, expected):
+    return found.shape == expected.shape and np.allclose(found, expected, rtol=1e-6, atol=1e-7 * expected.max())
+
+
+def leaves(*xs):
+    return [x.clone().requires_grad_() for x in xs]
+
+
+# --- several inputs ---------------------------------------------------------------------------------------------------
+
+
+class Tracker(nn.Module):
+    """A backbone that search and template share, and a head that correlates what it gives for them."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Conv2d(2, 4, 3, 2, 1), nn.Tanh())
+        self.head = nn.Conv2d(4, 3, 3, padding=1)
+
+    def forward(self, search, template, scale=None):
+        y = self.backbone(search) * self.backbone(template).mean((2, 3), keepdim=True)
+        return self.head(y if scale is None else y * scale.view(-1, 1, 1, 1))
+
+
+@pytest.fixture
+def tracker():
+    torch.manual_seed(0)
+    return Tracker().double(), torch.randn(3, 2, 16, 12).double(), torch.randn(3, 2, 8, 8).double()
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, None])
+def test_each_input_has_its_own_map(tracker, batch_size, tmp_path):
+    model, search, template = tracker
+    a, b = leaves(search, template)
+    y = model(a, b)
+    expected = {"head@search": field(y, a), "head@template": field(y, b)}
+    result = compute_erf(model, dict(search=search, template=template), "head", batch_size=batch_size)
+    assert result.layers == list(expected) and result.info["inputs"] == {"search": [2, 16, 12], "template": [2, 8, 8]}
+    assert all(same(result.spatial[name], value) for name, value in expected.items())
+    # One entry alone keeps the layer's name; the other one is part of the input all the same.
+    alone = compute_erf(model, dict(search=search, template=template), "head", wrt="template", batch_size=batch_size)
+    assert alone.layers == ["head"] and np.array_equal(alone.spatial["head"], result.spatial["head@template"])
+    again = ERFResult.load(result.save(tmp_path / "a.npz"))
+    assert again.layers == result.layers and again.numbers("head@template") == result.numbers("head@template")
+
+
+def test_positional_arguments_and_indices(tracker):
+    model, search, template = tracker
+    result = compute_erf(model, (search, template), "head", wrt=[1, 0])
+    named = compute_erf(model, dict(search=search, template=template), "head")
+    assert result.layers == ["head@1", "head@0"]
+    for i, name in enumerate(("search", "template")):
+        assert np.array_equal(result.spatial[f"head@{i}"], named.spatial[f"head@{name}"])
+
+
+def test_the_users_forward_runs_the_model(tracker):
+    """It gets batches in the user's form; what gets no map is cut into batches with the rest."""
+    model, search, template = tracker
+    scale = torch.tensor([1.0, -2.0, 0.5]).double()
+    a, b = leaves(search, template)
+    expected = field(model(a, b, scale), a)
+
+    def forward(model, batch):
+        assert isinstance(batch, dict) and batch["name"] == "cat"
+        return model(batch["x"], batch["z"], batch["scale"])
+
+    inputs = dict(x=search, z=template, scale=scale, name="cat")
+    result = compute_erf(model, inputs, "head", forward=forward, wrt="x", batch_size=2)
+    assert same(result.spatial["head"], expected)
+    # Batches of a loader go to it whole; without `forward` and `wrt` the first entry is the image, and labels are ignored.
+    loader = [[search[i : i + 1], template[i : i + 1], scale[i : i + 1]] for i in range(3)]
+    result = compute_erf(model, loader, "head", forward=lambda m, batch: m(*batch), wrt=0)
+    assert same(result.spatial["head"], expected)
+    labels = [(search[:2], torch.tensor([3, 4])), (search[2:], torch.tensor([5]))]
+    alone = compute_erf(model.backbone, labels, "0").spatial["0"]
+    assert np.array_equal(alone, compute_erf(model.backbone, search, "0").spatial["0"])
+
+
+def test_calls_that_do_not_see_an_entry_are_named(tracker):
+    model, search, template = tracker
+    result = compute_erf(model, dict(search=search, template=template), ["backbone.0", "head"])
+    assert result.layers == ["backbone.0#0@search", "backbone.0#1@template", "head@search", "head@template"]
+    assert result.info["map_size"]["backbone.0#0@search"] == [8, 6]
+    assert result.info["map_size"]["backbone.0#1@template"] == [4, 4]
+    assert "does not see this entry" in result.failed["backbone.0#0@template"]
+
+
+class Joined(nn.Module):
+    """Patches of template and search in one list of tokens, as one-stream trackers have them."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Conv2d(1, 31, 4, 4)
+        self.mix = nn.Identity()
+
+    def forward(self, template, search):
+        tokens = torch.cat([self.embed(x).flatten(2).transpose(1, 2) for x in (template, search)], 1)
+        return self.mix(tokens + tokens.mean(1, keepdim=True))
+
+
+def test_tokens_of_several_inputs_need_a_function():
+    torch.manual_seed(0)
+    model, template, search = Joined().double(), torch.randn(2, 1, 8, 16).double(), torch.randn(2, 1, 24, 24).double()
+    with pytest.raises(
+        ValueError, match=r"44 tokens, which fit no grid of a 8x16 and 24x24 input.*a function as `layout`"
+    ):
+        compute_erf(model, (template, search), "mix")
+    last = lambda y: y[:, 8:].transpose(1, 2).unflatten(2, (6, 6))  # noqa: E731
+    result = compute_erf(model, (template, search), "mix", layout=last)
+    a, b = leaves(template, search)
+    y = last(model(a, b))
+    assert same(result.spatial["mix@0"], field(y, a)) and same(result.spatial["mix@1"], field(y, b))
+
+
+def test_batchnorms_are_calibrated_with_all_entries():
+    torch.manual_seed(0)
+
+    class Sum(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(2, 3, 3, padding=1), nn.BatchNorm2d(3)
+
+        def forward(self, a, b):
+            return self.norm(self.conv(a) + self.conv(b)).tanh()
+
+    model, a, b = Sum().double(), torch.randn(4, 2, 8, 8).double(), 3 * torch.randn(4, 2, 8, 8).double()
+    result = compute_erf(model, (a, b), "norm")
+    assert result.info["calibrated"] == {"norms": 1, "inputs": 4}
+    assert not model.norm.running_mean.any()
+    y = model.conv(a) + model.conv(b)
+    spread = y.transpose(0, 1).flatten(1).var(1)
+    (x,) = leaves(a)
+    out = (model.conv(x) + model.conv(b)) / (spread.view(1, -1, 1, 1) + model.norm.eps).sqrt()
+    assert same(result.spatial["norm@0"], field(out, x))
+
+
+BAD = {
+    "unknown entry": (dict(inputs=dict(a=torch.ones(2, 3, 8, 8)), wrt="b"), "`wrt` names 'b', and the tensors .* are 'a'"),
+    "no image": (dict(inputs=dict(a=torch.ones(2, 3))), r"no entry of a batch is an image; its tensors: 'a' \(2, 3\) float32"),
+    "constants": (
+        dict(inputs=dict(a=torch.ones(2, 3, 8, 8), b=torch.ones(5))),
+        r"entry 'b' of `inputs` has shape \(5,\), which has no batch axis of 2",
+    ),
+    "objects": (dict(inputs=dict(a=torch.ones(2, 3, 8, 8), b=object())), "entry 'b' of `inputs` is a object"),
+    "mixed": (
+        dict(inputs=(torch.ones(2, 3, 8, 8), torch.ones(2, 2, 3, 8, 8))),
+        "different axes, NCHW, TNCHW; choose one by `wrt`",
+    ),
+    "axes": (dict(inputs=torch.ones(2, 3, 8, 8), axes="NCHX"), "`axes` is 'NCHX'; give a letter for each axis"),
+    "ranks": (dict(inputs=torch.ones(2, 3, 8, 8), axes="NCL"), r"has shape \(2, 3, 8, 8\); give images axes NCL"),
+    "frames": (dict(inputs=torch.ones(2, 3, 8, 8), kinds="frames"), "`kinds` asks for frames, but `inputs` have no frame axis"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_inputs(case):
+    options, message = BAD[case]
+    with pytest.raises((ValueError, TypeError), match=message):
+        compute_erf(nn.Sequential(nn.Conv2d(3, 4, 3)), layers="0", **options)
+
+
+# --- videos, volumes, signals -----------------------------------------------------------------------------------------
+
+
+class Video(nn.Sequential):
+    """Takes (N, C, T, H, W) and halves frames, rows and columns."""
+
+    def __init__(self):
+        super().__init__(nn.Conv3d(2, 3, 3, (1, 2, 2), 1), nn.Tanh(), nn.Conv3d(3, 4, 3, 2, 1))
+
+
+def test_videos_have_fields_over_frames_and_space():
+    torch.manual_seed(0)
+    model, x = Video().double(), torch.randn(3, 2, 6, 16, 8).double()
+    (leaf,) = leaves(x)
+    expected = field(model(leaf), leaf)
+    result = compute_erf(model, x, ["1", "2"], axes="NCTHW", batch_size=2)
+    assert result.info["kinds"] == ["spatial", "frames", "volume"] and result.info["map_size"]["2"] == [3, 4, 2]
+    assert same(result.volume["2"], expected)
+    assert same(result.spatial["2"], expected.sum(0)) and same(result.frames["2"], expected.sum((1, 2)))
+    numbers = result.numbers("2")
+    share = expected.sum((1, 2)) / expected.sum()
+    assert numbers["mean_frame"].value == pytest.approx(share @ np.arange(6), rel=1e-5)
+    assert 0 < numbers["frame_extent"].error < numbers["frame_extent"].value and numbers["centre_mass"].value > 0
+    # The same frames, in the other order of axes, into a model that takes them so.
+    turned = compute_erf(
+        model, x.transpose(1, 2), "2", axes="NTCHW", forward=lambda m, v: m(v.transpose(1, 2)), kinds="volume"
+    )
+    assert same(turned.volume["2"], expected) and not turned.spatial
+    (gradient,) = torch.autograd.grad(model(leaf)[:, :, 2, 1, 0].sum(), leaf)
+    at = compute_erf(model, x, "2", axes="NCDHW", position=(2, 1, 0)).volume["2"]
+    assert same(at, gradient.abs().mean(1).mean(0).numpy())
+    with pytest.raises(
+        ValueError, match=r"`position` is \(1, 0\), and the output of layer '2' is 3x4x2; give 3 numbers"
+    ):
+        compute_erf(model, x, "2", axes="NCTHW", position=(1, 0))
+
+
+class Tubes(nn.Module):
+    """Tubelets of 2 frames and 4x4 pixels, arranged in some way."""
+
+    def __init__(self, arrange):
+        super().__init__()
+        self.embed = nn.Conv3d(1, 5, (2, 4, 4), (2, 4, 4))
+        self.out = nn.Identity()
+        self.arrange = arrange
+
+    def forward(self, x):
+        return self.out(self.arrange(self.embed(x)))
+
+
+TUBES = {
+    "BCDHW": lambda y: y,
+    "BDHWC": lambda y: y.movedim(1, -1),
+    "BNC": lambda y: y.flatten(2).transpose(1, 2),
+    "BNC with a class token": lambda y: torch.cat([y.new_ones(len(y), 1, 5), y.flatten(2).transpose(1, 2)], 1),
+    "slices in the batch": lambda y: y.transpose(1, 2).flatten(0, 1),
+}
+
+
+@pytest.mark.parametrize("name", TUBES)
+def test_layouts_of_volumes(name):
+    torch.manual_seed(0)
+    model = Tubes(TUBES[name]).double()
+    result = compute_erf(model, torch.randn(2, 1, 8, 24, 16).double(), "out", axes="NCDHW")
+    assert result.info["map_size"]["out"] == [4, 6, 4]
+    expected = np.zeros((8, 24, 16))
+    expected[4:6, 12:16, 8:12] = 1
+    assert np.array_equal(result.volume["out"] > 0, expected > 0)
+
+
+def test_what_a_volume_network_gives_may_be_unclear():
+    square = Tubes(lambda y: y.new_ones(1) * y.repeat(1, 4, 1, 1, 1)[:, :4])  # (4, 4, 4, 4): channels first or last
+    with pytest.raises(
+        ValueError, match=r"fits \(C, D, H, W\) and \(D, H, W, C\); pass layout='BCDHW' or layout='BDHWC'"
+    ):
+        compute_erf(square, torch.randn(1, 1, 8, 16, 16), "out", axes="NCDHW")
+    assert compute_erf(square, torch.randn(1, 1, 8, 16, 16), "out", axes="NCDHW", layout="BCDHW").layers == ["out"]
+    odd = Tubes(lambda y: y.flatten(2).transpose(1, 2)[:, :7])
+    with pytest.raises(
+        ValueError, match=r"7 tokens, which fit no grid of a 8x16x16 input in patches of 2x4x4; pass grid="
+    ):
+        compute_erf(odd, torch.randn(1, 1, 8, 16, 16), "out", axes="NCDHW")
+
+
+def test_signals():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv1d(2, 3, 5), nn.ReLU(), nn.Conv1d(3, 4, 3, 2)).double()
+    x = torch.randn(3, 2, 41).double()
+    (leaf,) = leaves(x)
+    result = compute_erf(model, x, ["1", "2"], axes="NCL")
+    assert result.info["map_size"] == {"1": [1, 37], "2": [1, 18]}
+    assert same(result.spatial["2"], field(model(leaf), leaf)[None])
+    assert same(result.spatial["1"], field(model[:2](leaf), leaf)[None])
+    assert result.numbers("2")["column_extent"].value > 0 == result.numbers("2")["row_extent"].value
+
+
+class Sequence(nn.Module):
+    """A transformer's layer over samples, channels last, as models of time series have it."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Linear(3, 8)
+        self.mix = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+
+    def forward(self, x):
+        return self.mix(self.embed(x))
+
+
+def test_signals_with_channels_last():
+    torch.manual_seed(0)
+    model, x = Sequence().double().eval(), torch.randn(2, 23, 3).double()
+    (leaf,) = leaves(x)
+    signs = torch.randint(0, 2, (8, 8), generator=torch.Generator().manual_seed(0)) * 2 - 1
+    middle = model(leaf)[:, 11]
+    grads = [torch.autograd.grad((middle * s).sum(), leaf, retain_graph=True)[0].abs().mean(2).mean(0) for s in signs]
+    result = compute_erf(model, x, ["embed", "mix"], axes="NLC")
+    assert result.info["constant_sums"] == ["mix"]  # it ends with a LayerNorm
+    assert same(result.spatial["mix"], torch.stack(grads).mean(0).numpy()[None])
+    assert np.flatnonzero(result.spatial["embed"]).tolist() == [11]
+
+
+def test_a_signal_whose_layout_nothing_tells_is_refused():
+    class Gate(nn.Module):
+        def forward(self, x):
+            return x[..., :7] * 2
+
+    x = torch.randn(2, 3, 16)
+    with pytest.raises(
+        ValueError, match=r"gives \(3, 7\) per signal; pass layout='BCN' if channels come first, or 'BNC'"
+    ):
+        compute_erf(nn.Sequential(Gate()), x, "0", axes="NCL")
+    assert compute_erf(nn.Sequential(Gate()), x, "0", axes="NCL", layout="BCN").info["map_size"] == {"0": [1, 7]}
+
+
+# --- what models do with their inputs ---------------------------------------------------------------------------------
+
+
+class Normalises(nn.Module):
+    """Takes bytes, channels last, normalises them in place, and tells bytes from floats."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+
+    def forward(self, x):
+        y = x.permute(0, 3, 1, 2).flip(1)
+        if y.dtype == torch.uint8:
+            y = y.to(self.conv.weight.dtype) / 255
+        y.sub_(0.4).div_(0.2)
+        return self.conv(y).tanh()
+
+
+def test_integer_images_are_differentiated_behind_the_cast():
+    torch.manual_seed(0)
+    model = Normalises().double()
+    x = torch.randint(0, 256, (2, 8, 10, 3), dtype=torch.uint8)
+    before = x.clone()
+    result = compute_erf(model, x, "conv", axes="NHWC")
+    assert torch.equal(x, before)
+    leaf = x.double().requires_grad_()
+    y = model.conv((leaf.permute(0, 3, 1, 2).flip(1) / 255 - 0.4) / 0.2)
+    assert same(result.spatial["conv"], field(y, leaf, channels=3))
+
+
+class Computes(nn.Module):
+    def __init__(self, work):
+        super().__init__()
+        self.conv, self.work = nn.Conv2d(3, 4, 3, padding=1), work
+
+    def forward(self, x):
+        return self.conv(self.work(x))
+
+
+@pytest.mark.parametrize(
+    ("work", "message"),
+    [
+        (lambda x: (x // 16).float(), "computes with integers of `inputs` in .*floordiv"),
+        (lambda x: (x * 3).float(), "computes with integers of `inputs` in .*mul"),
+        (
+            lambda x: nn.functional.embedding(x.long(), torch.ones(256, 1))[..., 0],
+            "in embedding, through which no gradient",
+        ),
+    ],
+)
+def test_integer_arithmetic_is_named(work, message):
+    with pytest.raises(ValueError, match=message):
+        compute_erf(Computes(work), torch.randint(100, 256, (2, 3, 8, 8), dtype=torch.uint8), "conv")
+
+
+def test_integers_into_a_model_without_a_cast_are_floats():
+    torch.manual_seed(0)
+    model, x = Computes(lambda x: x), torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
+    assert np.array_equal(
+        compute_erf(model, x, "conv").spatial["conv"], compute_erf(model, x.float(), "conv").spatial["conv"]
+    )
+
+
+def test_inputs_may_be_normalised_in_place():
+    torch.manual_seed(0)
+    model, x = Computes(lambda x: x.sub_(0.5).mul_(4)).double(), torch.randn(2, 3, 8, 8).double()
+    before = x.clone()
+    found = compute_erf(model, x, "conv").spatial["conv"]
+    assert torch.equal(x, before)
+    (leaf,) = leaves(x)
+    assert same(found, field(model.conv((leaf - 0.5) * 4), leaf))
+
+
+class Recurrent(nn.Module):
+    """A convolutional recurrent cell whose state begins with zeros: in the first step nothing leads through ``old``."""
+
+    def __init__(self):
+        super().__init__()
+        self.new, self.old = nn.Conv2d(2, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x):
+        state, outputs = x.new_zeros(x.shape[1], 3, *x.shape[-2:]), []
+        for step in x:
+            state = torch.tanh(self.new(step) + self.old(state))
+            outputs.append(state)
+        return torch.stack(outputs)
+
+
+def test_a_state_of_zeros_in_the_first_step():
+    torch.manual_seed(0)
+    model, x = Recurrent().double(), torch.randn(4, 2, 2, 8, 8).double()
+    result = compute_erf(model, x, ["old", "new"])
+    assert not result.failed
+    (leaf,) = leaves(x)
+    states, state = [], torch.zeros(2, 3, 8, 8).double()
+    for step in leaf:
+        states.append(model.old(state))
+        state = torch.tanh(model.new(step) + states[-1])
+    (gradient,) = torch.autograd.grad(sum(s[:, :, 4, 4].sum() for s in states[1:]), leaf)
+    assert same(result.spatial["old"], gradient.sum(0).abs().mean(1).mean(0).numpy() / 4)
+    lags = result.spatiotemporal["old"].sum((-2, -1))
+    assert not lags[:, 0].any() and not lags[0].any() and (lags[1:, 1] > 0).all()  # the step before is the nearest
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_of_16_bits_are_computed_in_32(dtype):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Tanh(), nn.Conv2d(4, 4, 3, padding=1)
+    ).to(dtype)
+    nn.init.uniform_(model[1].running_mean, 0, 1)
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    storages = [p.data_ptr() for p in model.parameters()]
+    x = torch.randn(2, 3, 8, 8)
+    found = compute_erf(model, x, "3").spatial["3"]
+    assert [p.data_ptr() for p in model.parameters()] == storages
+    for name, value in model.state_dict().items():
+        assert value.dtype == weights[name].dtype and torch.equal(value, weights[name])
+    assert np.array_equal(found, compute_erf(model.float(), x, "3").spatial["3"])
