@@ -97,7 +97,9 @@ class _Kept:
             for name, value in _own(vars(module)).items():
                 if name not in attributes and _holds_tensors(value):
                     delattr(module, name)
-                elif value is not attributes.get(name) and (_holds_tensors(value) or _holds_tensors(attributes.get(name))):
+                elif value is not attributes.get(name) and (
+                    _holds_tensors(value) or _holds_tensors(attributes.get(name))
+                ):
                     setattr(module, name, attributes[name])
             for name, value in dict(module.named_buffers(recurse=False)).items():
                 if value is not buffers.get(name, value):

@@ -80,12 +80,12 @@ def gtp(
     pixel = y.astype(np.int64) * size[1] + x
     positive = np.asarray(p) > 0
     track = np.zeros(size)
-    before: tuple[np.ndarray, ...] | None = None
+    before: list[NDArray[np.bool_]] | None = None
     for interval, part, events in find(t, times, steps):
         counts = [_count(pixel[events], positive[events] == sign, size) for sign in (False, True)]
-        fires = tuple(count > 0 for count in counts)
+        fires = [count > 0 for count in counts]
         if before is not None or (rule == "parity" and interval == len(times) - 2):
-            begins = [now & ~then for now, then in zip(fires, before or (False, False), strict=True)]
+            begins = [now & ~then for now, then in zip(fires, before or [np.zeros(size, bool)] * 2, strict=True)]
             track = np.clip(decay * track + trajectory * (begins[0].astype(float) + begins[1]), 0, 255)
         before = fires
         channels = [track, *(np.minimum(255, amount * count) for count in counts)]

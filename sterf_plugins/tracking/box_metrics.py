@@ -66,6 +66,7 @@ def curves(
         ValueError: the arrays have other shapes, "toolkit" lacks predictions, or "ostrack" finds one that is negative or NaN.
     """
     one_of("protocol", protocol, PROTOCOLS)
+    boxes: Floats
     boxes, truth = (np.array(a, np.float64).reshape(-1, 4) for a in (predicted, labels))
     if not len(truth):
         raise ValueError("`labels` is empty; a sequence needs at least one frame.")

@@ -1,0 +1,239 @@
+"""Recordings of event cameras, in any of the usual file formats, read in pieces.
+
+Times are microseconds (int64), columns and rows count from 0 at the top left, and a polarity is 1 where it became brighter.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..checks import positive_int
+
+
+class Events(NamedTuple):
+    """Some events in the order of time, one entry of each array per event.
+
+    Args:
+        t: microseconds, int64.
+        x: columns, int64.
+        y: rows, int64.
+        p: polarities, 0 or 1, int64.
+    """
+
+    t: NDArray[np.int64]
+    x: NDArray[np.int64]
+    y: NDArray[np.int64]
+    p: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, t: ArrayLike, x: ArrayLike, y: ArrayLike, p: ArrayLike) -> "Events":
+        """Events of arrays of any number types; a polarity of -1 counts as 0."""
+        columns = [np.asarray(a).astype(np.int64) for a in (t, x, y, p)]
+        columns[3] = (columns[3] > 0).astype(np.int64)
+        return cls(*columns)
+
+    @classmethod
+    def joined(cls, parts: Sequence["Events"]) -> "Events":
+        """Several pieces as one."""
+        if not parts:
+            return cls.of([], [], [], [])
+        return cls(*(np.concatenate(columns) for columns in zip(*parts, strict=True))) if len(parts) > 1 else parts[0]
+
+    def cut(self, start: int, stop: int | None = None) -> "Events":
+        """The events of these numbers."""
+        return Events(*(column[start:stop] for column in self))
+
+    @property
+    def number(self) -> int:
+        """Number of events."""
+        return len(self.t)
+
+
+class Frame(NamedTuple):
+    """A picture that the camera took beside its events.
+
+    Args:
+        t: time of the frame, in microseconds.
+        start: time at which it began; 0 where the camera did not say.
+        pixels: uint8 (H, W) or (H, W, 3).
+    """
+
+    t: int
+    start: int
+    pixels: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Recording:
+    """An event file; ``open_recording`` makes one. Every call reads the file anew, piece by piece.
+
+    Args:
+        path: the file.
+        size: (height, width) of the sensor.
+        pieces: function that yields the events of the file in pieces of any length.
+        pictures: function that yields its frames.
+    """
+
+    path: Path
+    size: tuple[int, int]
+    pieces: Callable[[], Iterator[Events]]
+    pictures: Callable[[], Iterator[Frame]] | None = None
+
+    def __iter__(self) -> Iterator[Events]:
+        """The events in pieces, as the file has them.
+
+        Raises:
+            ValueError: the file is damaged, goes back in time, or has events outside the sensor.
+        """
+        last, done = None, 0
+        for events in self.pieces():
+            if events.number:
+                self._check(events, last, done)
+                last, done = int(events.t[-1]), done + events.number
+                yield events
+
+    def events(self) -> Events:
+        """All events at once, which must fit into memory: 32 bytes each."""
+        return Events.joined(list(self))
+
+    def frames(self) -> Iterator[Frame]:
+        """The pictures in the file.
+
+        Raises:
+            ValueError: it has none.
+        """
+        found = iter(self.pictures()) if self.pictures else iter(())
+        first = next(found, None)
+        if first is None:
+            raise ValueError(f"{self.path} has no frames beside its events; give times in another way.")
+        yield first
+        yield from found
+
+    def frame_times(self) -> NDArray[np.int64]:
+        """Times of the frames in microseconds: when they began, or where the camera did not say, their time.
+
+        Raises:
+            ValueError: there are no frames, or all times are 0.
+        """
+        times = [(frame.start, frame.t) for frame in self.frames()]
+        starts = np.array([start for start, _ in times], np.int64)
+        found = starts if starts.all() else np.array([t for _, t in times], np.int64)
+        if not found.any():
+            raise ValueError(f"{self.path}: all frame times are 0; give times in another way, such as an interval.")
+        return found
+
+    def slices(
+        self,
+        *,
+        time: int | None = None,
+        count: int | None = None,
+        boundaries: ArrayLike | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> Iterator[Events]:
+        """The events in slices; give one of ``time``, ``count`` and ``boundaries``. Memory holds one slice at a time.
+
+        Args:
+            time: microseconds of each slice, from the first event on; the last slice ends with the last event.
+            count: events of each slice; the last one has the rest.
+            boundaries: F + 1 times in ascending order, for F slices from one until before the next.
+            progress: function that is called with the number of events that have been read.
+
+        Raises:
+            ValueError: not one of the three is given, or it is out of range; what reading the file raises.
+        """
+        if sum(option is not None for option in (time, count, boundaries)) != 1:
+            raise ValueError("give one of `time`, `count` and `boundaries`.")
+        stream = _told(iter(self), progress)
+        if count is not None:
+            return _by_count(stream, positive_int("count", count))
+        if time is not None:
+            return _by_time(stream, positive_int("time", time))
+        times = np.asarray(boundaries, np.int64)
+        if times.ndim != 1 or len(times) < 2 or (np.diff(times) <= 0).any():
+            raise ValueError("`boundaries` must be at least two times in ascending order.")
+        return _between(stream, pairwise(times.tolist()))
+
+    def _check(self, events: Events, last: int | None, done: int) -> None:
+        t = events.t if last is None else np.concatenate([[last], events.t])
+        back = np.flatnonzero(np.diff(t) < 0)
+        if len(back):
+            at = back[0]
+            raise ValueError(
+                f"{self.path} goes back in time from {t[at]} to {t[at + 1]} µs at event "
+                f"{done + at + (last is None)}; sort its events by time."
+            )
+        for name, values, limit in (("x", events.x, self.size[1]), ("y", events.y, self.size[0])):
+            wrong = np.flatnonzero((values < 0) | (values >= limit))
+            if len(wrong):
+                raise ValueError(
+                    f"{self.path}: event {done + wrong[0]} has {name}={values[wrong[0]]}, outside the sensor of "
+                    f"{self.size[1]} columns and {self.size[0]} rows; give the right size."
+                )
+
+
+def _told(stream: Iterable[Events], progress: Callable[[int], None] | None) -> Iterator[Events]:
+    done = 0
+    for events in stream:
+        yield events
+        done += events.number
+        if progress is not None:
+            progress(done)
+
+
+def _by_count(stream: Iterable[Events], count: int) -> Iterator[Events]:
+    waiting: list[Events] = []
+    held = 0
+    for events in stream:
+        while held + events.number >= count:
+            yield Events.joined([*waiting, events.cut(0, count - held)])
+            events, waiting, held = events.cut(count - held), [], 0
+        if events.number:
+            waiting, held = [*waiting, events], held + events.number
+    if held:
+        yield Events.joined(waiting)
+
+
+def _by_time(stream: Iterator[Events], time: int) -> Iterator[Events]:
+    first = next(stream, None)
+    if first is None:
+        return
+    last = int(first.t[-1])
+
+    def watched() -> Iterator[Events]:
+        nonlocal last
+        yield first
+        for events in stream:
+            last = int(events.t[-1])
+            yield events
+
+    def limits() -> Iterator[tuple[int, int]]:
+        start = int(first.t[0])
+        while start <= last:
+            yield start, start + time
+            start += time
+
+    yield from _between(watched(), limits())
+
+
+def _between(stream: Iterator[Events], limits: Iterable[tuple[int, int]]) -> Iterator[Events]:
+    """The events of each interval [start, stop); intervals follow one another."""
+    rest = Events.joined([])
+    for start, stop in limits:
+        parts: list[Events] = []
+        while True:
+            begin, end = np.searchsorted(rest.t, [start, stop])
+            parts.append(rest.cut(begin, end))
+            if end < rest.number:
+                rest = rest.cut(end)
+                break
+            following = next(stream, None)
+            if following is None:
+                rest = Events.joined([])
+                break
+            rest = following
+        yield Events.joined([part for part in parts if part.number])

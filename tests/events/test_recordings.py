@@ -1,0 +1,159 @@
+"""Event files of all formats: real ones, and what is written and read back."""
+
+import itertools
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sterf_plugins.events.readers import open_recording
+from sterf_plugins.events.recording import Events, Frame
+from sterf_plugins.events.writers import write_recording
+
+pytest.importorskip("faery", reason="the extra [events] is missing")
+REAL = (
+    Path(os.environ.get("STERF_GOLDEN", Path(__file__).resolve().parents[3] / "shared" / "golden")).parent
+    / "real_events"
+)
+
+FACTS = [  # file, events, first and last time, (height, width), frames
+    ("tonic_sample.aedat4", 111_954, 1605537493718345, 1605537494308262, (240, 320), 0),
+    ("emlb_demo-01.aedat4", 319_512, 1643243628737093, 1643243629248083, (260, 346), 13),
+    ("faery_evt2.raw", 521_252, 913716224, 913812095, (720, 1280), 0),
+    ("faery_dvs.es", 473_225, 0, 999_000, (240, 320), 0),
+    ("expelliarmus_evt2_sample.raw", 539_481, 1_317_888, 1_367_888, (720, 1280), 0),
+    ("expelliarmus_evt3_sample.raw", 219_596, 11_718_656, 11_727_467, (720, 1280), 0),
+]
+
+
+def real(name: str) -> Path:
+    path = REAL / name
+    if not path.is_file():
+        pytest.skip(f"{path} is not here")
+    return path
+
+
+@pytest.mark.parametrize(("name", "count", "first", "last", "size", "frames"), FACTS)
+def test_real_recordings(name, count, first, last, size, frames):
+    recording = open_recording(real(name))
+    events = recording.events()
+    assert (events.number, events.t[0], events.t[-1], recording.size) == (count, first, last, size)
+    assert set(np.unique(events.p)) == {0, 1} and (np.diff(events.t) >= 0).all()
+    if frames:
+        assert len(list(recording.frames())) == len(recording.frame_times()) == frames
+        assert (np.diff(recording.frame_times()) > 30_000).all()
+    else:
+        with pytest.raises(ValueError, match="has no frames"):
+            recording.frame_times()
+    for slices in (recording.slices(count=1000), recording.slices(time=10_000)):
+        parts = list(slices)
+        joined = Events.joined(parts)
+        assert all(np.array_equal(a, b) for a, b in zip(joined, events, strict=True)) and len(parts) >= 1
+
+
+def test_an_old_dat_file():
+    """N-CARS: events of the type "2d"; one car of 100 ms on 120 x 100 pixels, in the order of time."""
+    recording = open_recording(real("tonic_sample_ncars.dat"))
+    events = recording.events()
+    assert events.number > 1000
+    assert set(np.unique(events.p)) == {0, 1} and (np.diff(events.t) >= 0).all()
+    assert 50_000 < events.t[-1] - events.t[0] <= 100_000 and max(recording.size) < 304
+
+
+@pytest.fixture
+def events():
+    rng = np.random.default_rng(3)
+    t = np.sort(rng.integers(1_600_000_000_000_000, 1_600_000_000_200_000, 5000))
+    return Events.of(t, rng.integers(0, 60, 5000), rng.integers(0, 40, 5000), rng.integers(0, 2, 5000))
+
+
+def same(a: Events, b: Events) -> bool:
+    return all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("suffix", [".aedat4", ".h5", ".npz"])
+def test_what_is_written_is_read(events, suffix, tmp_path):
+    path = write_recording(tmp_path / f"a{suffix}", [events.cut(0, 2000), events.cut(2000)], (40, 60))
+    recording = open_recording(path)
+    assert recording.size == (40, 60) and same(recording.events(), events)
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_the_camera_makers_library_reads_what_is_written(events, tmp_path):
+    dv = pytest.importorskip("dv_processing")
+    rng = np.random.default_rng(0)
+    times = events.t[0] + np.arange(4) * 50_000
+    frames = [Frame(int(t), 0, rng.integers(0, 255, (40, 60), dtype=np.uint8)) for t in times]
+    path = write_recording(tmp_path / "a.aedat4", events, (40, 60), frames)
+    reader = dv.io.MonoCameraRecording(str(path))
+    assert reader.getEventResolution() == (60, 40)
+    read, pictures = [], []
+    while (batch := reader.getNextEventBatch()) is not None:
+        xy = batch.coordinates()
+        read.append(Events.of(batch.timestamps(), xy[:, 0], xy[:, 1], batch.polarities()))
+    while (frame := reader.getNextFrame()) is not None:
+        pictures.append((frame.timestamp, np.squeeze(frame.image)))
+    assert same(Events.joined(read), events)
+    assert [t for t, _ in pictures] == times.tolist()
+    assert all(np.array_equal(a, f.pixels) for (_, a), f in zip(pictures, frames, strict=True))
+    ours = open_recording(path)
+    assert ours.frame_times().tolist() == times.tolist()
+    assert all(np.array_equal(np.squeeze(a.pixels), b.pixels) for a, b in zip(ours.frames(), frames, strict=True))
+
+
+def test_other_peoples_layouts(events, tmp_path):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "dsec.h5", "w") as file:
+        for name, values in zip("txyp", events, strict=True):
+            file[f"events/{name}"] = values - (events.t[0] if name == "t" else 0)
+        file["t_offset"] = events.t[0]
+    with h5py.File(tmp_path / "tonic.hdf5", "w") as file:
+        for name, values in zip("txyp", events, strict=True):
+            file[name] = values
+    np.savez(tmp_path / "spikingjelly.npz", **dict(zip("txyp", events, strict=True)))
+    order = ("x", "y", "polarity", "timestamp")
+    table = np.stack([events.x, events.y, events.p * 2 - 1, events.t], 1)
+    np.savetxt(tmp_path / "a.csv", table, "%d", ",", header=",".join(order), comments="")
+    for name in ("dsec.h5", "tonic.hdf5", "spikingjelly.npz", "a.csv"):
+        recording = open_recording(tmp_path / name)
+        assert same(recording.events(), events), name
+        assert recording.size == (40, 60)
+
+
+def test_slices_between_times(events, tmp_path):
+    recording = open_recording(write_recording(tmp_path / "a.h5", events, (40, 60)))
+    times = events.t[0] + np.array([-50, 10, 30_000, 90_000, 90_001, 900_000])
+    told: list[int] = []
+    parts = list(recording.slices(boundaries=times, progress=told.append))
+    assert told[-1] == events.number
+    for (start, stop), part in zip(itertools.pairwise(times), parts, strict=True):
+        inside = (events.t >= start) & (events.t < stop)
+        assert same(part, Events(*(column[inside] for column in events)))
+
+
+def test_bad_files(events, tmp_path):
+    path = write_recording(tmp_path / "a.aedat4", events, (40, 60))
+    for name, data, message in (
+        ("cut.aedat4", path.read_bytes()[:2000], "cut.aedat4 cannot be read as an event file"),
+        ("text.aedat4", b"hello", "text.aedat4 cannot be read as an event file"),
+        ("text.h5", b"hello", "text.h5 cannot be read as an event file"),
+        ("text.npz", b"hello", "text.npz cannot be read as an event file"),
+        ("a.txt", b"hello", "a.txt ends with none of .aedat4"),
+        ("a.csv", b"t,x,y\n1,2,3\n", "a.csv has t, x, y, and no events' p"),
+        ("b.csv", b"t,x,y,p\n1,2,3,one\n", "b.csv cannot be read as an event file"),
+        ("c.csv", b"t,x,y,p\n5,2,3,1\n4,2,3,1\n", "goes back in time from 5 to 4 .s at event 1"),
+        ("raw.raw", b"hello", "cannot be read|goes back"),
+    ):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(ValueError, match=message):
+            open_recording(tmp_path / name).events()
+    with pytest.raises(ValueError, match=r"there is no event file .*none.raw"):
+        open_recording(tmp_path / "none.raw")
+    with pytest.raises(ValueError, match="outside the sensor of 30 columns and 40 rows"):
+        open_recording(path, size=(40, 30)).events()
+    with pytest.raises(ValueError, match=r"`size` .* allows 0 to 29"):
+        write_recording(tmp_path / "b.h5", events, (40, 30))
+    assert not (tmp_path / "b.h5").exists()
+    with pytest.raises(ValueError, match="give one of `time`, `count` and `boundaries`"):
+        open_recording(path).slices()
