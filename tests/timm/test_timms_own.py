@@ -2,8 +2,6 @@
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,21 +12,19 @@ HERE = Path(__file__).parent
 pytestmark = pytest.mark.slow
 
 
-def run(*command: str, cwd: Path, **environment: str) -> str:
-    """Output of a Python program that must succeed; it sees our models."""
-    path = os.pathsep.join([str(HERE), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, *command],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": path, **environment},
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return done.stdout + done.stderr
+@pytest.fixture
+def run(forked, tmp_path):
+    """``run(*command, **environment)``: output of a Python program that must succeed; it sees our models."""
+
+    def call(*command: str, **environment: str) -> str:
+        done = forked(*command, cwd=tmp_path, environment=dict(PYTHONPATH=HERE, **environment))
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        return done.stdout + done.stderr
+
+    return call
 
 
-def test_timms_tests_pass(small_name, timm_source, tmp_path):
+def test_timms_tests_pass(run, small_name, timm_source):
     """All tests of models but those of TorchScript, which is refused (``test_torchscript_is_refused``)."""
     tests = timm_source("tests/test_models.py") / "tests" / "test_models.py"
     options = (
@@ -42,7 +38,7 @@ def test_timms_tests_pass(small_name, timm_source, tmp_path):
         "-k",
         f"{small_name} and not torchscript",
     )
-    output = run("-m", "pytest", *options, str(tests), cwd=tmp_path, STERF_NAMES=small_name)
+    output = run("-m", "pytest", *options, str(tests), STERF_NAMES=small_name)
     # forward, backward, configuration, features by three ways, pruning, fx forward and backward
     assert int(re.search(r"(\d+) passed", output)[1]) == 9 and "skipped" not in output
 
@@ -62,13 +58,13 @@ def folder(tmp_path_factory):
     return root
 
 
-def test_timms_scripts_run(small_name, timm_source, folder, tmp_path):
+def test_timms_scripts_run(run, small_name, timm_source, folder, tmp_path):
     """A training with dropout and stochastic depth; its checkpoint is validated and predicts; the benchmark of both."""
     scripts = timm_source("train.py")
 
     def script(name: str, *options: str) -> str:
         code = f"import sterf_plugins.timm, runpy; runpy.run_path({str(scripts / name)!r}, run_name='__main__')"
-        return run("-c", code, "--model", small_name, "--device", "cpu", *options, cwd=tmp_path)
+        return run("-c", code, "--model", small_name, "--device", "cpu", *options)
 
     size = ("--input-size", "3", "64", "64", "--num-classes", "2")
     data = ("--data-dir", str(folder), "--workers", "0", "--batch-size", "4", *size)

@@ -108,7 +108,8 @@ import runpy, sys
 from pathlib import Path
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
-print("threads at exit:", *((p / "comm").read_text().strip() for p in Path("/proc/self/task").iterdir()))
+sys.stdout.flush()  # so that the line is one write, which another rank's cannot cut in two
+print("threads at exit:", *((p / "comm").read_text().strip() for p in Path("/proc/self/task").iterdir()), flush=True)
 """
 
 
