@@ -16,7 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..checks import positive_int
 from ..files import replacing
+from .readers import open_recording
 
 SUFFIXES = (".h5", ".hdf5", ".npz")
 
@@ -64,28 +66,57 @@ def _write_hdf5(path: Path, columns: dict, sizes: dict, labels: np.ndarray) -> N
         file.attrs.update(sizes)
 
 
-def read_events(path: str | Path) -> tuple[Tensor, Tensor]:
-    """Read the events, bool (T, 2, H, W), and the labels, float32 (T, shapes, 2), of one file.
+def read_events(path: str | Path, frames: int | None = None) -> tuple[Tensor, Tensor | None]:
+    """Read a recording as frames of events.
+
+    Args:
+        path: a file of ``write_events``, or of any other format that ``open_recording`` takes.
+        frames: T, into which the time from the first to the last event is divided; ``None`` for the frames of a file of
+            ``write_events``, whose times count them.
+
+    Returns:
+        Events, bool (T, 2, H, W): whether a pixel has one of a polarity; and the labels, float32 (T, shapes, 2), or ``None`` if
+        the file has none, or ``frames`` is given.
 
     Raises:
-        ValueError: the file cannot be read, lacks an array, or holds events out of range or out of order.
+        ValueError: the file cannot be read, holds events out of range or out of order, or does not count frames.
     """
-    path = _checked(path)
-    with _explained(path):
-        columns, sizes, labels = _read_npz(path) if path.suffix == ".npz" else _read_hdf5(path)
-    t, x, y, p = (torch.from_numpy(np.asarray(columns[k]).astype(np.int64)) for k in "txyp")
-    frames, height, width = (int(sizes[k]) for k in ("frames", "height", "width"))
-    for name, values, limit in (("t", t, frames), ("x", x, width), ("y", y, height), ("p", p, 2)):
-        if len(values) and not 0 <= int(values.min()) <= int(values.max()) < limit:
-            raise ValueError(
-                f"{path}: {name} holds values from {int(values.min())} to {int(values.max())}; it must be in "
-                f"[0, {limit - 1}]."
-            )
-    if bool((t.diff() < 0).any()):
-        raise ValueError(f"{path}: the events are not in the order of time; sort them by t.")
-    events = torch.zeros(frames, 2, height, width, dtype=torch.bool)
-    events[t, p, y, x] = True
-    return events, torch.from_numpy(np.asarray(labels)).float()
+    recording = open_recording(path)
+    labels: Any = None
+    if frames is None:
+        frames, labels = _frames_and_labels(recording.path)
+        bounds = np.arange(frames + 1)
+    else:
+        pieces = [(events.t[0], events.t[-1]) for events in recording]
+        first, last = (pieces[0][0], pieces[-1][1]) if pieces else (0, 0)
+        bounds = np.linspace(first, last + 1, positive_int("frames", frames) + 1)
+    seen = torch.zeros(frames, 2, *recording.size, dtype=torch.bool)
+    for t, x, y, p in recording:
+        if t[0] < bounds[0] or t[-1] >= bounds[-1]:
+            raise ValueError(f"{path}: t holds values from {t[0]} to {t[-1]}; it must be in [0, {frames - 1}].")
+        frame = np.searchsorted(bounds, t, side="right") - 1
+        seen[tuple(map(torch.from_numpy, (frame, p, y, x)))] = True
+    return seen, None if labels is None else torch.from_numpy(np.asarray(labels)).float()
+
+
+def _frames_and_labels(path: Path) -> tuple[int, np.ndarray | None]:
+    """Number of frames that a file says, and its labels if it has any."""
+    found: Any = None
+    labels = None
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as file:
+            found, labels = file.get("frames"), file.get("labels")
+    elif path.suffix in SUFFIXES:
+        import h5py
+
+        with h5py.File(path, "r") as file:
+            found, labels = file.attrs.get("frames"), file["labels"][()] if "labels" in file else None
+    if found is None:
+        raise ValueError(
+            f"{path} does not say how many frames it has, so its times are microseconds; give `frames`, into which they are "
+            f"divided."
+        )
+    return int(found), labels
 
 
 def frame_count(path: str | Path) -> int:
@@ -115,18 +146,6 @@ def _explained(path: Path) -> Iterator[None]:
             f"{path} is no event file that can be read ({type(error).__name__}: {str(error).splitlines()[0]}); it needs "
             f"events t, x, y, p and labels. Generate it again."
         ) from error
-
-
-def _read_npz(path: Path) -> tuple[dict, dict, np.ndarray]:
-    with np.load(path, allow_pickle=False) as file:
-        return {k: file[k] for k in "txyp"}, {k: file[k] for k in ("frames", "height", "width")}, file["labels"]
-
-
-def _read_hdf5(path: Path) -> tuple[dict, dict, np.ndarray]:
-    import h5py
-
-    with h5py.File(path, "r") as file:
-        return {k: file["events"][k][()] for k in "txyp"}, dict(file.attrs), file["labels"][()]
 
 
 def _checked(path: str | Path) -> Path:

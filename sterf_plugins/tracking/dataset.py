@@ -75,11 +75,14 @@ class ShapeEvents(Dataset):
         return dict(warmup=frames[start:middle], frames=frames[middle:end], poses=poses)
 
     def _read(self, path: Path) -> tuple[torch.Tensor, torch.Tensor]:
-        if self._kept is None:
-            return read_events(path)
-        if path not in self._kept:
-            self._kept[path] = read_events(path)
-        return self._kept[path]
+        if self._kept is not None and path in self._kept:
+            return self._kept[path]
+        events, labels = read_events(path)
+        if labels is None:
+            raise ValueError(f"{path} has no labels, the shapes' centres; make it with tools/dataset_tools/make_events.py.")
+        if self._kept is not None:
+            self._kept[path] = events, labels
+        return events, labels
 
 
 def _stacked(frames: torch.Tensor, count: int) -> torch.Tensor:

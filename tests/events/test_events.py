@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sterf_plugins.events import Motion, read_events, render, write_events
+from sterf_plugins.events import Events, Motion, read_events, render, write_events, write_recording
 from sterf_plugins.tracking import ShapeEvents
 
 STILL = dict(resolution=(64, 64), background=0.0, seed=0)
@@ -71,7 +71,7 @@ def test_files(tmp_path, suffix):
     torch.testing.assert_close(labels, centres[:, 0])
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
     path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(ValueError, match="no event file that can be read"):
+    with pytest.raises(ValueError, match="cannot be read as an event file"):
         read_events(path)
 
 
@@ -88,13 +88,26 @@ def test_spikingjelly_reads_the_events(tmp_path):
 def test_unordered_events_are_refused(tmp_path):
     arrays = dict(t=[3, 1], x=[0, 0], y=[0, 0], p=[0, 1], frames=4, height=8, width=8, labels=np.zeros((4, 1, 2)))
     np.savez(tmp_path / "bad.npz", **arrays)
-    with pytest.raises(ValueError, match="order of time"):
+    with pytest.raises(ValueError, match="goes back in time from 3 to 1"):
         read_events(tmp_path / "bad.npz")
     np.savez(tmp_path / "far.npz", **{**arrays, "x": [0, 90], "t": [1, 3]})
-    with pytest.raises(ValueError, match="x holds values from 0 to 90"):
+    with pytest.raises(ValueError, match="event 1 has x=90, outside the sensor"):
         read_events(tmp_path / "far.npz")
-    with pytest.raises(ValueError, match="must end with"):
+    with pytest.raises(ValueError, match="there is no event file"):
         read_events(tmp_path / "video.dat")
+
+
+def test_a_recording_in_microseconds_is_divided_into_frames(tmp_path):
+    """Labels may be missing, and the number of frames is the user's: times do not count frames."""
+    t = np.array([0, 10, 99_999, 100_000, 300_000]) + 1_600_000_000_000_000
+    write_recording(tmp_path / "a.h5", Events.of(t, [0, 1, 2, 3, 4], [0, 0, 1, 1, 1], [1, 0, 1, 0, 1]), (3, 6))
+    with pytest.raises(ValueError, match=r"does not say how many frames it has.*give `frames`"):
+        read_events(tmp_path / "a.h5")
+    events, labels = read_events(tmp_path / "a.h5", frames=3)
+    assert labels is None and events.shape == (3, 2, 3, 6)
+    assert sorted(map(tuple, events.nonzero().tolist())) == [
+        (0, 0, 0, 1), (0, 0, 1, 3), (0, 1, 0, 0), (0, 1, 1, 2), (2, 1, 1, 4),
+    ]  # fmt: skip
 
 
 def test_data_set(tmp_path):
