@@ -79,7 +79,9 @@ class ShapeEvents(Dataset):
             return self._kept[path]
         events, labels = read_events(path)
         if labels is None:
-            raise ValueError(f"{path} has no labels, the shapes' centres; make it with tools/dataset_tools/make_events.py.")
+            raise ValueError(
+                f"{path} has no labels, the shapes' centres; make it with tools/dataset_tools/make_events.py."
+            )
         if self._kept is not None:
             self._kept[path] = events, labels
         return events, labels
