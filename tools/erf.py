@@ -28,6 +28,8 @@ from sterf_plugins.cli.console import check_device, check_writable, run_tool
 from sterf_plugins.cli.images import displayed, inputs_for
 from sterf_plugins.cli.loading import Loaded, is_config, load_model, parse_spec
 from sterf_plugins.erf import ERFResult, compute_erf
+from sterf_plugins.erf.fields import REDUCTIONS
+from sterf_plugins.erf.protocols import PROTOCOLS, table
 from sterf_plugins.erf.report import REPORT_FILES, write_report
 from sterf_plugins.erf.targets import match_layers
 from sterf_plugins.files import check_claim, claim
@@ -53,10 +55,17 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--images", default="noise", metavar="DIR|noise|val", help="inputs (default: standard normal noise)")
     p.add_argument(
-        "--num", type=int, default=64, help="number of inputs, the most of them with --tolerance (default 64)"
+        "--protocol",
+        choices=[*PROTOCOLS, "all"],
+        help="a published definition, with its number and size of images; all: every layer by each, as a table",
+    )
+    p.add_argument(
+        "--num", type=int, help="number of inputs, the most of them with --tolerance (default: the protocol's, or 64)"
     )
     p.add_argument("--tolerance", type=float, help="stop when the relative standard error is below this, such as 0.05")
-    p.add_argument("--input-size", type=int, nargs=2, metavar=("H", "W"), help="default: the first model's own size")
+    p.add_argument(
+        "--input-size", type=int, nargs=2, metavar=("H", "W"), help="default: the protocol's, or the first model's own"
+    )
     p.add_argument("--untrained", action="store_true", help="add each model with random weights, for comparison")
     p.add_argument("--pretrained", action="store_true", help="timm's own weights")
     p.add_argument(
@@ -70,12 +79,12 @@ def parser() -> argparse.ArgumentParser:
         "--time-steps", type=int, metavar="T", help="T of the inputs (default with --temporal: the model's, or 4)"
     )
     p.add_argument("--position", default="center", help="center, all, or row,col as ints or fractions")
-    p.add_argument("--reduce", default="abs", choices=["abs", "signed", "square", "relu"])
+    p.add_argument("--reduce", choices=list(REDUCTIONS), help="default: the protocol's, or abs")
     p.add_argument(
         "--channels",
-        default="auto",
-        metavar="auto|sum|per-channel|K",
-        help="auto: the sum, or 8 random projections where it is constant (behind a LayerNorm); K: so many projections",
+        metavar="auto|sum|relu|per-channel|K",
+        help="auto: the sum, or 8 random projections where it is constant (behind a LayerNorm); K: so many projections; "
+        "default: the protocol's, or auto",
     )
     p.add_argument(
         "--calls", default="all", metavar="all|first|last|N", help="which calls of a layer that is called several times"
@@ -206,8 +215,8 @@ def compute(args: argparse.Namespace, job, size: tuple[int, int], folder: Path) 
     request = {
         k: getattr(args, k)
         for k in (
-            "layers", "images", "num", "tolerance", "temporal", "time_steps", "position", "reduce", "channels", "calls",
-            "aggregate", "target", "grid", "layout", "seed", "calibrate", "pretrained",
+            "layers", "images", "num", "tolerance", "protocol", "temporal", "time_steps", "position", "reduce", "channels",
+            "calls", "aggregate", "target", "grid", "layout", "seed", "calibrate", "pretrained",
         )
     }  # fmt: skip
     stamp = Path(checkpoint).stat().st_mtime if checkpoint and Path(checkpoint).is_file() else None
@@ -225,24 +234,26 @@ def compute(args: argparse.Namespace, job, size: tuple[int, int], folder: Path) 
     for note in loaded.notes:
         print(f"{label}: {note}", file=sys.stderr)
     model = loaded.model.to(args.device)
+    protocol = PROTOCOLS.get(args.protocol, PROTOCOLS["st-erf"])
     steps = args.time_steps or (getattr(model, "T", None) or 4 if args.temporal else None)
     layers = args.layers
     if layers and len(args.models) > 1:  # models that are compared may call their layers differently
         layers = [pattern for pattern in layers if has_layer(model, pattern, label)] or layers
     result = compute_erf(
         model,
-        inputs_for(args.images, loaded, size, args.num, args.seed),
+        inputs_for(args.images, loaded, size, args.num, args.seed, protocol.squashed),
         layers,
+        protocol=args.protocol,
         position=parse_position(args.position),
         reduce=args.reduce,
-        channels=number_or("--channels", args.channels, "auto", "sum", "per-channel"),
+        channels=args.channels and number_or("--channels", args.channels, "auto", "sum", "relu", "per-channel"),
         calls=number_or("--calls", args.calls, "all", "first", "last"),
         aggregate=args.aggregate,
         target=args.target,
         grid=tuple(args.grid) if args.grid else None,
         layout=args.layout,
         time_steps=steps,
-        kinds=None if args.temporal else "spatial",
+        kinds=("spatial", "temporal", "spatiotemporal") if args.temporal else "spatial",
         tolerance=args.tolerance,
         seed=args.seed,
         calibrate=args.calibrate if args.calibrate == "auto" else args.calibrate == "always",
@@ -286,6 +297,8 @@ def counter(label: str, total: int):
 
 def main() -> None:
     args = arguments()
+    protocol = PROTOCOLS.get(args.protocol, PROTOCOLS["st-erf"])
+    args.num = protocol.num_images if args.num is None else args.num
     if args.num < 1:
         raise ValueError(f"--num {args.num}: at least one input is needed.")
     check_device(args.device)
@@ -295,7 +308,7 @@ def main() -> None:
     work = jobs(args)
     spec, checkpoint = args.models[0]
     first = build(spec, checkpoint, args.pretrained, args.seed)
-    size = tuple(args.input_size) if args.input_size else first.size
+    size = tuple(args.input_size or protocol.size or first.size)
     if min(size) < 1:
         raise ValueError(f"--input-size {size[0]} {size[1]}: both must be at least 1.")
     results = {job[0]: compute(args, job, size, folder) for job in work}
@@ -304,7 +317,9 @@ def main() -> None:
             print(f"{label}: warning: {line}", file=sys.stderr)
     image = None
     if args.images != "noise":
-        image = displayed(next(itertools.islice(inputs_for(args.images, first, size, 1, args.seed), 1)), first)
+        image = displayed(
+            next(itertools.islice(inputs_for(args.images, first, size, 1, args.seed, protocol.squashed), 1)), first
+        )
     title = args.title or f"Effective receptive fields: {', '.join(results)}"
     claim(folder, "erf")
     page = write_report(results, folder, title, image)
@@ -316,6 +331,9 @@ def main() -> None:
         print(json.dumps(numbers))
     else:
         summarise(results)
+        for label, result in results.items():
+            if args.protocol == "all":
+                print(f"{label}\n{table(result)}")
         print(f"report: {page}")
 
 

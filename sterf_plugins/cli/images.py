@@ -67,8 +67,10 @@ def named_images(sources: Sequence[str], leave_out: Path) -> dict[str, Path]:
     return names
 
 
-def from_files(files: list[Path], loaded: Loaded, size: tuple[int, int]) -> Iterator[Tensor]:
+def from_files(files: list[Path], loaded: Loaded, size: tuple[int, int], squash: bool = False) -> Iterator[Tensor]:
     """The images as normalised (1, C, H, W) tensors, resized to cover ``size`` (H, W) and cropped to its middle.
+
+    With ``squash`` they are resized to ``size`` whatever their shape, and nothing is cropped.
 
     Raises:
         ValueError: a file is not a readable image; the message names it.
@@ -82,6 +84,8 @@ def from_files(files: list[Path], loaded: Loaded, size: tuple[int, int]) -> Iter
                 image = file.convert("RGB" if channels == 3 else "L")
         except (UnidentifiedImageError, OSError, SyntaxError) as error:
             raise ValueError(f"{path} is no readable image ({error}); remove it or give another folder.") from error
+        if squash:
+            image = image.resize((size[1], size[0]))
         scale = max(size[0] / image.height, size[1] / image.width)
         image = image.resize((max(size[1], round(image.width * scale)), max(size[0], round(image.height * scale))))
         left, top = (image.width - size[1]) // 2, (image.height - size[0]) // 2
@@ -91,7 +95,9 @@ def from_files(files: list[Path], loaded: Loaded, size: tuple[int, int]) -> Iter
         yield ((tensor - _column(loaded.mean)) / _column(loaded.std))[None]
 
 
-def inputs_for(source: str, loaded: Loaded, size: tuple[int, int], count: int, seed: int) -> Iterator[Tensor]:
+def inputs_for(
+    source: str, loaded: Loaded, size: tuple[int, int], count: int, seed: int, squash: bool = False
+) -> Iterator[Tensor]:
     """The images that ``--images`` of a tool names, as (1, C, H, W) tensors.
 
     Args:
@@ -100,6 +106,7 @@ def inputs_for(source: str, loaded: Loaded, size: tuple[int, int], count: int, s
         size: (H, W) to which images are resized.
         count: number of images, or fewer if there are not so many.
         seed: seed of the noise.
+        squash: whether images of a folder are resized to ``size`` whatever their shape, instead of cropped to it.
 
     Raises:
         ValueError: the folder has no readable images, or the model comes without validation data.
@@ -108,7 +115,7 @@ def inputs_for(source: str, loaded: Loaded, size: tuple[int, int], count: int, s
         return noise(count, len(loaded.mean), size, seed)
     if source == "val":
         return validation_images(loaded, count, size)
-    return from_files(image_files(source, count), loaded, size)
+    return from_files(image_files(source, count), loaded, size, squash)
 
 
 def noise(count: int, channels: int, size: tuple[int, int], seed: int) -> Iterator[Tensor]:

@@ -46,6 +46,7 @@ from .preparation import (
 )
 from .processes import everywhere, first_inputs
 from .progress import Progress
+from .protocols import Protocol, choose
 from .result import ERFResult
 from .running import Running
 from .selection import Position, check_calls, check_channels, check_position
@@ -62,12 +63,13 @@ def compute_erf(
     forward: Callable[[nn.Module, Any], Any] | None = None,
     wrt: Key | Iterable[Key] | None = None,
     axes: str | None = None,
+    protocol: str | None = None,
     position: Position = "center",
-    reduce: str = "abs",
+    reduce: str | None = None,
     kinds: str | Iterable[str] | None = None,
     time: str = "sum",
     weight: Callable[[int, int], float] | np.ndarray | None = None,
-    channels: str | int = "auto",
+    channels: str | int | None = None,
     calls: str | int = "all",
     aggregate: str = "mean",
     normalize: str | None = None,
@@ -108,11 +110,16 @@ def compute_erf(
         axes: a letter for each axis of these entries; ``None`` for "NCHW" or "TNCHW". N: batch, C: channels, H, W: rows and
             columns, T: time steps in front of N, frames of a video behind it. "NCL" are signals, whose maps have one
             row; "NCTHW", "NTCHW" and "NCDHW" videos and volumes, which have the kinds "frames" and "volume" as well.
+        protocol: a published definition, which decides on ``reduce``, ``channels`` and whether input channels are summed,
+            and adds that paper's numbers to those of the result: "st-erf", "luo", "replknet", "slak", "vmamba" or
+            "openerf" (see ``protocols.py``). "all": each layer by each of them, as ``name@luo`` and so on, in as few
+            backward passes as they allow. ``None``: the options as given, which by default are those of "st-erf".
         position: "center", i.e. (h // 2, w // 2) of the layer's output; (row, col) as ints, or as fractions in [0, 1];
             a list of these, whose fields are averaged; or "all", the gradient of the sum over all positions. In videos
             and volumes a frame or slice comes before row and column.
-        reduce: what is taken of the gradient at each input element: "abs" (as in the papers' pictures), "signed"
-            (unchanged, as in their formulas), "square" or "relu".
+        reduce: what is taken of the gradient at each input element: "abs" (the default, as in the papers' pictures),
+            "signed" (unchanged, as in their formulas), "square", "relu"; or "mean-relu", the positive part of its mean
+            over input channels.
         kinds: which fields to compute: any of "spatial" (S-ERF), "temporal" (T-ERF), "spatiotemporal" (ST-ERF), and for
             videos and volumes "volume" (D, H, W), of which "spatial" is the sum over frames and "frames" that over rows
             and columns; ``None`` for all that the inputs have. The T-ERF costs one more backward
@@ -122,10 +129,11 @@ def compute_erf(
             backward pass per output step.
         weight: the factor w(t, lag) of the S-ERF with ``time="each"``: a function of t = 1..T and lag = 0..t-1, or an
             array (T, T) indexed [t - 1, lag]; ``None`` for 1 everywhere.
-        channels: how the output's channels enter. "sum": the field of their sum, as in the papers. "per-channel": the
-            sum of the fields of all single channels, so that none cancel, in one backward pass each. An int: the mean
-            field of so many sums of the channels with random signs. "auto": the sum, but 8 sums with random signs
-            where the sum is constant, as behind a LayerNorm, so that its gradient would be rounding noise.
+        channels: how the output's channels enter. "sum": the field of their sum, as in the papers. "relu": that of the
+            sum of their positive parts. "per-channel": the sum of the fields of all single channels, so that none
+            cancel, in one backward pass each. An int: the mean field of so many sums of the channels with random signs.
+            "auto", the default: the sum, but 8 sums with random signs where the sum is constant, as behind a LayerNorm,
+            so that its gradient would be rounding noise.
         calls: which calls of a layer that the model calls several times, such as a head that several levels share:
             "all", as ``name#0``, ``name#1``, ...; "first", "last", or an index. A loop over time is one call.
         aggregate: "mean" or "median" over inputs, element by element.
@@ -168,7 +176,8 @@ def compute_erf(
             layer and the likely cause.
         MemoryError: a single input does not fit into memory.
     """
-    one_of("reduce", reduce, REDUCTIONS)
+    if reduce is not None:
+        one_of("reduce", reduce, REDUCTIONS)
     one_of("time", time, ("sum", "each"))
     one_of("aggregate", aggregate, ("mean", "median"))
     one_of("normalize", normalize, (None, "max", "sum"))
@@ -180,7 +189,13 @@ def compute_erf(
         raise ValueError(f"`tolerance` is {tolerance!r}; it must be in (0, 1), such as 0.05.")
     steps = None if time_steps is None else positive_int("time_steps", time_steps)
     size = None if batch_size in (None, "auto") else positive_int("batch_size", batch_size)
-    places, channels, calls = check_position(position), check_channels(channels), check_calls(calls)
+    places, calls = check_position(position), check_calls(calls)
+    protocol, protocols = choose(
+        protocol, reduce=reduce, channels=None if channels is None else check_channels(channels), kinds=kinds,
+        position=position, time=time, aggregate=aggregate, normalize=normalize,
+    )  # fmt: skip
+    if protocol not in (None, "st-erf"):
+        kinds = "spatial"
     reading = Reading(
         wrt=None if wrt is None else (wrt,) if isinstance(wrt, (str, int)) else tuple(wrt),
         axes=None if axes is None else Axes.parse(axes),
@@ -191,7 +206,7 @@ def compute_erf(
     if target == "block":
         names = enclosing_blocks(model, names)
     request = _Request(
-        model, names, places, kinds, reduce, time, weight, channels, calls, aggregate, target, size, tolerance, seed,
+        model, names, places, kinds, protocol, protocols, time, weight, calls, aggregate, target, size, tolerance, seed,
         calibrate, forward, reading, _norms_to_calibrate(model, calibrate),
     )  # fmt: skip
     running = Running(aggregate, Path(state) if state is not None else None)
@@ -214,11 +229,12 @@ def compute_erf(
     info: dict[str, Any] = dict(
         num_inputs=running.count,
         input_shape=next(iter(running.shape.values())),
+        protocol=protocol,
         position=position if isinstance(position, str) else [list(p) for p in places],
-        reduce=reduce,
+        reduce=protocols[""].reduce if "" in protocols else "by protocol",
         kinds=list(running.kinds),
         time=time,
-        channels=channels,
+        channels=protocols[""].channels if "" in protocols else "by protocol",
         calls=calls,
         aggregate=aggregate,
         normalize=normalize,
@@ -262,10 +278,10 @@ class _Request:
     names: list[str]
     places: list[Any]
     kinds: Any
-    reduce: str
+    protocol: str | None
+    protocols: dict[str, Protocol]
     time: str
     weight: Any
-    channels: str | int
     calls: str | int
     aggregate: str
     target: str
@@ -281,7 +297,7 @@ class _Request:
         """What to compute for inputs of this shape; ``kinds`` and ``weight`` are checked against it."""
         _check_weight(self.weight, inputs.steps)
         kinds = _kinds(self.kinds, inputs)
-        return Settings(kinds, self.places, self.reduce, self.time, self.weight, self.channels, self.calls, self.seed)
+        return Settings(kinds, self.places, self.protocols, self.time, self.weight, self.calls, self.seed)
 
 
 def _collect(
@@ -442,8 +458,9 @@ def _identity(
     sums = [float(t.sum()) for v in first for t in (v, v.abs())]
     sums += [sum(float(f(w).sum()) for w in weights) for f in (torch.Tensor.abs, torch.Tensor.square)]
     weight = "function" if callable(settings.weight) else np.asarray(settings.weight, object).tolist()
-    names = ("reduce", "time", "channels", "calls", "seed", "aggregate", "target", "calibrate")
+    names = ("protocol", "time", "calls", "seed", "aggregate", "target", "calibrate")
     options = {name: getattr(request, name) for name in names}
+    options |= dict(taken=[[p.channels, p.reduce] for p in request.protocols.values()])
     position = str(settings.places)
     return dict(
         layers=request.names,

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,14 +17,21 @@ from .capture import Output, Seen, Target, capture, detached
 from .integers import FollowedCasts
 from .layouts import Evidence, Geometry, by, to_map
 from .preparation import dtype_of
+from .protocols import Protocol
 from .selection import PROJECTIONS, Place, channel_vectors, chosen_calls, select, sum_is_constant
 from .volumes import to_volume
 
-REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "abs": torch.abs,
-    "signed": lambda g: g,
-    "square": torch.square,
-    "relu": torch.relu,
+
+def _mean(g: Tensor, channels: int) -> Tensor:
+    return g.mean(channels, dtype=torch.float64)
+
+
+REDUCTIONS: dict[str, Callable[[Tensor, int], Tensor]] = {  # of a gradient, to its mean over the axis of input channels
+    "abs": lambda g, axis: _mean(g.abs(), axis),
+    "signed": _mean,
+    "square": lambda g, axis: _mean(g.square(), axis),
+    "relu": lambda g, axis: _mean(g.relu(), axis),
+    "mean-relu": lambda g, axis: _mean(g, axis).relu(),
 }
 Add = Callable[..., None]  # adds a value (B, ...) to the sum of a kind: kind, index in the sum, value, shape of the sum
 KINDS = ("spatial", "temporal", "spatiotemporal", "frames", "volume")
@@ -31,14 +39,17 @@ KINDS = ("spatial", "temporal", "spatiotemporal", "frames", "volume")
 
 @dataclass(frozen=True)
 class Settings:
-    """What to compute: arguments of ``compute_erf``, ``places`` being its ``position`` as a list."""
+    """What to compute: arguments of ``compute_erf``, ``places`` being its ``position`` as a list.
+
+    ``protocols`` has what is taken of outputs and gradients, by what it adds to a layer's name in the result; several of
+    them are for the spatial field alone.
+    """
 
     kinds: tuple[str, ...]
     places: list[str | Place]
-    reduce: str
+    protocols: dict[str, Protocol]
     time: str
     weight: Callable[[int, int], float] | np.ndarray | None
-    channels: str | int
     calls: str | int
     seed: int
 
@@ -66,12 +77,12 @@ class Start:
 
     Attributes:
         facts: what is known of the output.
-        places: for each place in the settings, the output there, (T, B, C).
+        places: place -> the output there, (T, B, C).
         total: for the T-ERF, the output summed over all positions, (T, B, C).
     """
 
     facts: Facts
-    places: list[Tensor]
+    places: dict[str | Place, Tensor]
     total: Tensor | None
 
 
@@ -149,13 +160,18 @@ def fields_of(
     if not starts:
         reasons = list(dict.fromkeys(failed.values()))
         raise ValueError(" ".join(reasons[:3]))
-    facts = {field_name(name, key, leaves): start.facts for name, start in starts.items() for key in leaves}
+    facts = {
+        field_name(name, key, leaves) + suffix: start.facts
+        for name, start in starts.items()
+        for key in leaves
+        for suffix in settings.protocols
+    }
     results: dict[str, dict[str, np.ndarray]] = {}
     # Outputs go from the last to the first and are dropped after use, which frees their part of the graph at once.
     for name in reversed(list(starts)):
-        by_entry = _fields(starts.pop(name), leaves, inputs.steps, settings, keep=bool(starts))
-        for key, kinds in by_entry.items():
-            results[field_name(name, key, leaves)] = {kind: value[:batch] for kind, value in kinds.items()}
+        fields = _fields(starts.pop(name), leaves, inputs.steps, settings, keep=bool(starts))
+        for (key, suffix), kinds in fields.items():
+            results[field_name(name, key, leaves) + suffix] = {kind: value[:batch] for kind, value in kinds.items()}
     start_afresh()
     return BatchFields({name: results[name] for name in facts}, facts, failed)
 
@@ -209,15 +225,18 @@ def _starts(
             continue
         constant = known[label].constant if label in known else sum_is_constant(y, target.module)
         facts = Facts(tuple(y.shape[3:]), tokens, constant, output.spikes)
-        places = [select(name, y, place) for place in settings.places] if {*settings.kinds} - {"temporal"} else []
+        wanted = {place for p in settings.protocols.values() for place in p.places(settings.places, tokens)}
+        places = {place: select(name, y, place) for place in wanted if {*settings.kinds} - {"temporal"}}
         starts[label] = Start(facts, places, select(name, y, "all") if "temporal" in settings.kinds else None)
     return starts, without
 
 
 def _fields(
     start: Start, leaves: dict[Key, Tensor], steps: int | None, settings: Settings, keep: bool
-) -> dict[Key, dict[str, np.ndarray]]:
-    """All kinds of fields of one output over each leaf, for each input.
+) -> dict[tuple[Key, str], dict[str, np.ndarray]]:
+    """By leaf and by protocol, all kinds of fields of one output, for each input.
+
+    Protocols that differentiate the same numbers share a backward pass.
 
     Args:
         start: where the backward passes start.
@@ -226,27 +245,52 @@ def _fields(
         settings: what to compute.
         keep: whether to spare the graph for the outputs still to come.
     """
+    shared: dict[tuple[str | int, tuple], dict[str, Protocol]] = {}
+    for suffix, protocol in settings.protocols.items():
+        channels = protocol.channels
+        if channels == "auto":
+            channels = PROJECTIONS if start.facts.constant else "sum"
+        places = tuple(protocol.places(settings.places, start.facts.tokens))
+        shared.setdefault((channels, places), {})[suffix] = protocol
+    fields: dict[tuple[Key, str], dict[str, np.ndarray]] = {}
+    for i, ((channels, places), protocols) in enumerate(shared.items()):
+        outputs = [start.places[place] for place in places if start.places]
+        retain = keep or i + 1 < len(shared)
+        fields |= _fields_of_sums(start.total, outputs, channels, protocols, leaves, steps, settings, retain)
+    return fields
+
+
+def _fields_of_sums(
+    total: Tensor | None,
+    places: list[Tensor],
+    channels: str | int,
+    protocols: dict[str, Protocol],
+    leaves: dict[Key, Tensor],
+    steps: int | None,
+    settings: Settings,
+    keep: bool,
+) -> dict[tuple[Key, str], dict[str, np.ndarray]]:
+    """What ``_fields`` returns, for protocols that differentiate the same sums of the channels at the same places."""
     timed = steps is not None
     kinds = settings.kinds
     generator = torch.Generator().manual_seed(settings.seed)
-    reduction = REDUCTIONS[settings.reduce]
-    places = start.places
-    channels = settings.channels
-    if channels == "auto":
-        channels = PROJECTIONS if start.facts.constant else "sum"
-    example = places[0] if places else start.total
+    reduction = REDUCTIONS[next(iter(protocols.values())).reduce]
+    if channels == "relu":
+        places, total, channels = [y.relu() for y in places], None if total is None else total.relu(), "sum"
+    example = places[0] if places else total
     assert example is not None
     vectors, factor = channel_vectors(channels, example, generator)
     # A sum to differentiate, and what takes its gradient with respect to a leaf.
     jobs: list[tuple[Tensor, Callable[[Tensor, Add], None]]] = []
-    sums: dict[Key, dict[str, Tensor]] = {key: {} for key in leaves}
+    sums: dict[tuple[Key, str], dict[str, Tensor]] = {(key, suffix): {} for key in leaves for suffix in protocols}
+    first = next(iter(protocols))
 
     def add_to(key: Key) -> Add:
-        def add(kind: str, index: tuple, value: Tensor, shape: tuple[int, ...] = ()) -> None:
-            shape = shape or tuple(value.shape[1:])
-            if kind not in sums[key]:
-                sums[key][kind] = torch.zeros(len(value), *shape, dtype=torch.float64, device=value.device)
-            sums[key][kind][(slice(None), *index)] += value
+        def add(kind: str, index: tuple, value: Tensor, shape: tuple[int, ...] = (), suffix: str = first) -> None:
+            shape, found = shape or tuple(value.shape[1:]), sums[key, suffix]
+            if kind not in found:
+                found[kind] = torch.zeros(len(value), *shape, dtype=torch.float64, device=value.device)
+            found[kind][(slice(None), *index)] += value
 
         return add
 
@@ -261,15 +305,18 @@ def _fields(
 
                 def spatial(g: Tensor, add: Add, count: int = y.shape[0]) -> None:
                     g = g.sum(0) if timed else g  # over input steps, before the absolute value
-                    _add_places(add, kinds, reduction(g).mean(1, dtype=torch.float64) * share / count)
+                    for suffix, protocol in protocols.items():
+                        scale = share / count * (g.shape[1] if protocol.summed else 1)
+                        value = REDUCTIONS[protocol.reduce](g, 1) * scale
+                        _add_places(partial(add, suffix=suffix), kinds, value)
 
                 jobs.append(((y * vector).sum(), spatial))
         if "temporal" in kinds:
-            assert start.total is not None
-            last = start.total[-1]
+            assert total is not None
+            last = total[-1]
 
             def temporal(g: Tensor, add: Add) -> None:
-                mass = reduction(g).mean(2, dtype=torch.float64).sum((-2, -1))  # (T, B)
+                mass = reduction(g, 2).sum((-2, -1))  # (T, B)
                 add("temporal", (), mass.flip(0).T * factor)
 
             jobs.append(((last * vector).sum(), temporal))
@@ -278,7 +325,7 @@ def _fields(
         gradients = torch.autograd.grad(target, list(leaves.values()), retain_graph=retain, allow_unused=True)
         for (key, x), g in zip(leaves.items(), gradients, strict=True):
             use(torch.zeros_like(x) if g is None else g, add_to(key))
-    return {key: {kind: found[kind].cpu().numpy() for kind in kinds if kind in found} for key, found in sums.items()}
+    return {at: {kind: found[kind].cpu().numpy() for kind in kinds if kind in found} for at, found in sums.items()}
 
 
 def _add_places(add: Add, kinds: tuple[str, ...], value: Tensor) -> None:
@@ -299,7 +346,7 @@ def _each_step(y, vector, steps, settings, reduction, share):
         out = t if steps is None or count == steps else steps - 1
 
         def use(g: Tensor, add: Add, out: int = out) -> None:
-            g = reduction(g).mean(2 if steps else 1, dtype=torch.float64)  # (T, B, H, W) or (B, H, W)
+            g = reduction(g, 2 if steps else 1)  # (T, B, H, W) or (B, H, W)
             for lag in range(out + 1 if steps else 1):
                 step = g[out - lag] if steps else g
                 if "spatiotemporal" in settings.kinds:

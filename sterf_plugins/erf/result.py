@@ -14,6 +14,7 @@ from ..firing import listed
 from .estimate import Estimate, jackknife
 from .lags import frame_numbers, temporal_numbers
 from .metrics import area_ratio, mass_at, spatial_numbers
+from .protocols import note, protocol_of
 from .selection import cell
 
 
@@ -130,13 +131,12 @@ class ERFResult:
         that of the surrogate gradient alone. The gradient of a constant sum of channels is rounding noise.
         """
         lines = [f"{layer}: no field. {reason}" for layer, reason in self.failed.items()]
-        if self.info.get("channels") == "sum":
-            lines += [
-                f"{layer}: the sum of its channels is constant, and this is the rounding noise of its gradient; use "
-                f"channels='auto', 'per-channel' or a number of random projections."
-                for layer in self.layers
-                if layer in self.info.get("constant_sums", [])
-            ]
+        lines += [
+            f"{layer}: the sum of its channels is constant, and this is the rounding noise of its gradient; use "
+            f"channels='auto', 'per-channel' or a number of random projections."
+            for layer in self.layers
+            if layer in self.info.get("constant_sums", []) and self._channels(layer) == "sum"
+        ]
         for layer in self.layers:
             silent, saturated = self._silent(layer), self._saturated(layer)
             if silent or saturated:
@@ -162,12 +162,32 @@ class ERFResult:
         calibrated = self.info.get("calibrated")
         if calibrated:
             lines.append(f"BatchNorm statistics calibrated on {calibrated['inputs']} inputs")
-        projected = [n for n in self.info.get("constant_sums", []) if n in self.layers]
-        if projected and self.info.get("channels") == "auto":
+        protocol = note(self.info)
+        if protocol is not None:
+            lines.append(protocol)
+        constant = self.info.get("constant_sums", [])
+        projected = [n for n in self.layers if n in constant and self._channels(n) == "auto"]
+        if projected:
             lines.append(f"random projections of the channels, whose sum is constant, in {listed(projected)}")
         if any(self.doubtful(layer) for layer in self.layers):
             lines.append("† leads through silent or saturated spike layers: there it is the surrogate's field")
         return lines
+
+    def _channels(self, layer: str) -> str | int | None:
+        """How the channels of a layer's output entered its field."""
+        protocol = protocol_of(self.info, layer)
+        return protocol.channels if protocol else self.info.get("channels")
+
+    def published_map(self, layer: str) -> np.ndarray:
+        """A layer's spatial field as the paper of its protocol shows it, such as ``log10(x + 1)`` over its maximum.
+
+        Raises:
+            ValueError: there is no such layer, it has no spatial field, or the result follows no protocol.
+        """
+        field, protocol = self._layer(layer), protocol_of(self.info, layer)
+        if protocol is None:
+            raise ValueError("this result follows no published protocol; compute it with protocol=NAME.")
+        return protocol.picture(field)
 
     def _spikes_before(self, layer: str) -> dict[str, dict[str, Any]]:
         """Facts of the spike layers that ran before a layer, by name."""
@@ -205,6 +225,9 @@ class ERFResult:
             numbers: dict[str, Number] = {}
             if layer in self.spatial:
                 numbers |= self._estimated(layer, "spatial", self._spatial_numbers(layer))
+                protocol = protocol_of(self.info, layer)
+                if protocol is not None:
+                    numbers |= self._estimated(layer, "spatial", protocol.numbers)
             if layer in self.temporal:
                 numbers |= self._estimated(layer, "temporal", temporal_numbers)
             if layer in self.frames:
@@ -227,7 +250,10 @@ class ERFResult:
         position = self.info.get("position", "center")
         if size is None or position == "all" or (not isinstance(position, str) and len(position) != 1):
             return None, None
-        at = cell(layer, position if isinstance(position, str) else tuple(position[0]), tuple(size))
+        place, protocol = position if isinstance(position, str) else tuple(position[0]), protocol_of(self.info, layer)
+        if protocol is not None:
+            place = protocol.places([place], layer in self.info.get("tokens", []))[0]
+        at = cell(layer, place, tuple(size))
         assert at is not None
         return (size[-2], size[-1]), (at[-2], at[-1])
 

@@ -98,17 +98,18 @@ def chosen_calls(name: str, calls: str | int, count: int) -> list[int]:
 
 
 def check_channels(channels: str | int) -> str | int:
-    """``channels`` if it is "auto", "sum", "per-channel" or a number of random projections.
+    """``channels`` if it is "auto", "sum", "relu", "per-channel" or a number of random projections.
 
     Raises:
         ValueError: it is anything else.
     """
-    if channels in ("auto", "sum", "per-channel") or (
+    if channels in ("auto", "sum", "relu", "per-channel") or (
         isinstance(channels, int) and not isinstance(channels, bool) and channels > 0
     ):
         return channels
     raise ValueError(
-        f"`channels` is {channels!r}; allowed: 'auto', 'sum', 'per-channel', or an int >= 1 for that many random projections."
+        f"`channels` is {channels!r}; allowed: 'auto', 'sum', 'relu', 'per-channel', or an int >= 1 for that many random "
+        f"projections."
     )
 
 

@@ -272,6 +272,7 @@ def test_ema_weights_can_be_looked_at(shapes, tmp_path):
         (dict(reduce="max"), "`reduce` is 'max'; allowed"),
         (dict(position="corner"), "`position` is 'corner'; allowed"),
         (dict(reduced="abs"), "`argument of ERFHook` is 'reduced'; allowed: 'reduce'"),
+        (dict(protocol="replknet", reduce="abs"), "`reduce` is 'abs', but protocol 'replknet'"),
         (dict(weights="best"), "`weights` is 'best'; allowed: 'raw', 'ema'"),
     ],
 )

@@ -19,6 +19,7 @@ from PIL import Image
 
 from sterf_plugins.cli import console
 from sterf_plugins.erf import ERFResult
+from sterf_plugins.erf.protocols import PROTOCOLS
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOL = ROOT / "tools" / "erf.py"
@@ -248,3 +249,36 @@ def test_bad_input_is_one_line_and_nothing_is_written(arguments, message, tmp_pa
     assert re.search(message if "*'" not in message else re.escape(message), errors), errors
     assert "Traceback" not in errors
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+
+
+def test_published_protocols(run, tmp_path, photos):
+    """``all`` is a table; a protocol resizes images as its paper does; what contradicts it ends in a sentence."""
+    options = ["resnet10t", "--images", photos, *SMALL, "--layers", "layer2"]
+    lines = run(*options, "--protocol", "all", "--out", tmp_path / "all").stdout.splitlines()
+    table = lines[next(i for i, line in enumerate(lines) if "the paper's own numbers" in line) :]
+    assert [line.split()[:2] for line in table[1:7]] == [["layer2", name] for name in PROTOCOLS]
+    assert "square_side_50" in table[3] and "openerf_sigma_x" in table[6]
+    assert "layer2@luo" in (tmp_path / "all" / "report.html").read_text()
+    run(*options, "--protocol", "replknet", "--out", tmp_path / "one")
+    result = ERFResult.load(tmp_path / "one" / "resnet10t.npz")
+    assert "protocol RepLKNet; the paper has 50 inputs of 1024×1024" in result.notes
+    refused = run(*options, "--protocol", "replknet", "--reduce", "abs", "--out", tmp_path / "no", check=False)
+    assert refused.returncode == 2 and "`reduce` is 'abs', but protocol 'replknet'" in refused.stderr
+
+
+def test_a_protocol_decides_on_number_size_and_shape_of_images(photos):
+    from types import SimpleNamespace
+
+    from sterf_plugins.cli.images import inputs_for
+
+    loaded = SimpleNamespace(mean=(0.0,) * 3, std=(1.0,) * 3, bgr=False)
+    first = sorted(photos.iterdir())[0]
+    image = np.asarray(Image.open(first).resize((40, 40)), np.float32)
+    squashed, cut = (next(inputs_for(str(photos), loaded, (40, 40), 1, 0, squash))[0] for squash in (True, False))
+    assert np.array_equal(squashed.permute(1, 2, 0).numpy(), image) and not torch.equal(squashed, cut)
+    paper = {name: (p.num_images, p.size, p.squashed) for name, p in PROTOCOLS.items()}
+    assert paper["replknet"] == paper["slak"] == (50, (1024, 1024), True) and paper["vmamba"] == (
+        50,
+        (1024, 1024),
+        False,
+    )

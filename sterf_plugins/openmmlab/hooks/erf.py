@@ -14,6 +14,7 @@ from ...erf import ERFResult, compute_erf
 from ...erf.evolution import write_evolution
 from ...erf.fields import REDUCTIONS
 from ...erf.plot import map_image
+from ...erf.protocols import choose
 from ...erf.selection import check_calls, check_channels, check_position
 from ...erf.targets import match_layers
 from ...registry import HOOKS
@@ -49,8 +50,8 @@ class ERFHook(Hook):
             else the first.
         time_steps: repeat the images for so many time steps, and give the model (T, B, C, H, W).
         batch_size: images per pass.
-        **options: further ones of ``compute_erf``: reduce, channels, time, target, aggregate, grid, layout, calibrate
-            (by default, BatchNorms that have their initial statistics get those of the images for the computation).
+        **options: further ones of ``compute_erf``: protocol, reduce, channels, time, target, aggregate, grid, layout,
+            calibrate (by default, BatchNorms that have their initial statistics get those of the images for the computation).
 
     Raises:
         ValueError, TypeError: an argument is out of range, a pattern matches no module (before training starts), or
@@ -75,12 +76,16 @@ class ERFHook(Hook):
     ):
         one_of("source", source, ("val", "noise"))
         one_of("weights", weights, ("raw", "ema"))
-        allowed = ("reduce", "channels", "calls", "time", "target", "aggregate", "grid", "layout", "calibrate")
+        allowed = (
+            "reduce", "channels", "calls", "time", "target", "aggregate", "grid", "layout", "calibrate", "protocol",
+        )  # fmt: skip
         for name in options:
             one_of("argument of ERFHook", name, allowed)
-        one_of("reduce", options.get("reduce", "abs"), REDUCTIONS)
+        if options.get("reduce") is not None:
+            one_of("reduce", options["reduce"], REDUCTIONS)
         check_position(position)
-        check_channels(options.get("channels", "auto"))
+        if options.get("channels") is not None:
+            check_channels(options["channels"])
         check_calls(options.get("calls", "all"))
         self.layers = layers
         self.interval = positive_int("interval", interval)
@@ -99,6 +104,11 @@ class ERFHook(Hook):
             batch_size=positive_int("batch_size", batch_size),
             seed=seed,
         )
+        fixed = {name: options[name] for name in ("time", "aggregate") if name in options}
+        choose(
+            options.get("protocol"), reduce=options.get("reduce"), channels=options.get("channels"), kinds=kinds,
+            position=self.options["position"], **fixed,
+        )  # fmt: skip
         # EMAHook (50) swaps the averaged weights out again in after_val_epoch; LoggerHook (60) reads the scalars.
         self.priority = 45 if weights == "ema" else 55
 
