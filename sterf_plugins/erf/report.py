@@ -16,6 +16,7 @@ import numpy as np
 
 from ..files import replacing
 from .plot import draw_all, write
+from .published import draw_published
 from .result import ERFResult
 
 CAPTIONS = {
@@ -25,6 +26,7 @@ CAPTIONS = {
     "profiles": "Row and column through the centre, with the sections of the fitted Gaussian (dashed).",
     "radial": "Mean over rings about the centre of mass.",
     "spectra": "Magnitude of the Fourier transform of the fields, zero frequency in the middle.",
+    "published": "The maps as the papers of their protocols show them.",
     "lags": "Temporal fields: share of the mass at each lag, last output step.",
 }
 # What ``write_report`` writes at most.
@@ -54,7 +56,11 @@ def write_report(
     folder.mkdir(parents=True, exist_ok=True)
     _write_csv(results, folder / "numbers.csv")
     pictures = []
-    for name, figure in draw_all(results, image).items():
+    figures = draw_all(results, image)
+    published = draw_published(results)
+    if published is not None:
+        figures["published"] = published
+    for name, figure in figures.items():
         path = write(figure, folder / f"{name}.png")
         write(figure, folder / f"{name}.pdf")
         data = base64.b64encode(path.read_bytes()).decode()

@@ -258,7 +258,9 @@ def test_published_protocols(run, tmp_path, photos):
     table = lines[next(i for i, line in enumerate(lines) if "the paper's own numbers" in line) :]
     assert [line.split()[:2] for line in table[1:7]] == [["layer2", name] for name in PROTOCOLS]
     assert "square_side_50" in table[3] and "openerf_sigma_x" in table[6]
-    assert "layer2@luo" in (tmp_path / "all" / "report.html").read_text()
+    page = (tmp_path / "all" / "report.html").read_text()
+    assert "layer2@luo" in page and 'id="published"' in page
+    assert Image.open(tmp_path / "all" / "published.png").width > 1000
     run(*options, "--protocol", "replknet", "--out", tmp_path / "one")
     result = ERFResult.load(tmp_path / "one" / "resnet10t.npz")
     assert "protocol RepLKNet; the paper has 50 inputs of 1024×1024" in result.notes
