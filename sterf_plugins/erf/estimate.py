@@ -114,6 +114,15 @@ class Estimate:
         total = self.sums.sum(0)
         return [(total - self.sums[g]) / (self.count - self.counts[g]) for g in groups]
 
+    def group_masses(self) -> list[float]:
+        """How much each group of inputs, as in ``without_groups``, contributes to a mean: the sum of its absolute sums.
+
+        A median does not depend on how large its values are; each group contributes its number of inputs.
+        """
+        if self.sums is None:
+            return [float(size) for size in group_sizes(self.count)]
+        return [float(np.abs(self.sums[g]).sum()) for g in np.flatnonzero(self.counts)]
+
     def state(self) -> dict[str, np.ndarray]:
         """The estimate as arrays by name, from which ``restore`` continues."""
         state = {"count": np.array(self.count), "counts": self.counts}
@@ -132,15 +141,6 @@ class Estimate:
             self.sums, self.squares = state["sums"].copy(), state["squares"].copy()
 
 
-def jackknife(full: float, left_out: list[float]) -> float:
-    """Standard error of a number from its values with one group left out at a time.
-
-    It is NaN, for unknown, below two groups, and where the number or one of the values is not finite, as a half-life is
-    that is longer than the steps.
-    """
-    values = np.asarray(left_out, np.float64)
-    if len(left_out) < 2 or not np.isfinite(full) or not np.isfinite(values).all():
-        return float("nan")
-    count = len(values)
-    error = float(np.sqrt((count - 1) / count * ((values - values.mean()) ** 2).sum()))
-    return error if error > 1e-12 * np.abs(values).max() else 0.0  # the values differ by rounding alone
+def group_sizes(count: int) -> list[int]:
+    """Number of inputs in each group that has some."""
+    return [len(range(group, count, GROUPS)) for group in range(min(GROUPS, count))]

@@ -62,7 +62,12 @@ def exponential_fit(curve: np.ndarray) -> tuple[float, float]:
 
 
 def temporal_numbers(curve: np.ndarray) -> dict[str, float]:
-    """All numbers of a curve by name: the functions above, and the mass at each lag as ``lag_0``, ``lag_1``, ..."""
+    """All numbers of a curve by name: the functions above, and the mass at each lag as ``lag_0``, ``lag_1``, ...
+
+    All are NaN for a curve that is zero everywhere or not finite: it has no mass that could lie at any lag.
+    """
+    if not np.isfinite(curve).all() or not np.any(curve):
+        return dict.fromkeys(temporal_numbers(np.ones(len(curve))), float("nan"))
     constant, r2 = exponential_fit(curve)
     numbers = {"mean_lag": mean_lag(curve), "half_life": half_life(curve), "time_constant": constant}
     numbers["exponential_r2"] = r2

@@ -23,22 +23,24 @@ def _mass(field: np.ndarray) -> np.ndarray:
 
 
 def _checked(shares: Sequence[float]) -> np.ndarray:
-    """The shares, checked, and made smaller by a rounding error so that sums of exact parts reach them."""
+    """The shares, checked; all of the mass is taken as a rounding error less, which sums of exact parts reach."""
     for share in shares:
         if not 0 < share <= 1:
             raise ValueError(f"`share` is {share!r}; it must be in (0, 1].")
-    return np.asarray(shares, np.float64) * (1 - 1e-12)
+    return np.minimum(shares, 1 - 1e-12)
 
 
 def area_ratio(field: np.ndarray, share: float = 0.5) -> float:
-    """Smallest share of the pixels that holds ``share`` of the map's mass; they need not be connected.
+    """Smallest area, as a share of the image, that holds ``share`` of the map's mass; it need not be connected.
+
+    The mass of a pixel lies evenly within it, and the last pixel counts in part, so that the area does not move in steps.
 
     Args:
         field: (H, W), non-negative.
         share: in (0, 1].
 
     Returns:
-        A number in (0, 1]; 1/(H*W) for a single pixel, ``share`` for a flat map.
+        A number in (0, 1]; ``share / (H * W)`` for a single pixel, ``share`` for a flat map.
 
     Raises:
         ValueError: ``share`` out of range, or the map is empty, negative or all zero.
@@ -47,39 +49,44 @@ def area_ratio(field: np.ndarray, share: float = 0.5) -> float:
 
 
 def _area_ratios(mass: np.ndarray, shares: Sequence[float]) -> list[float]:
-    cumulative = np.cumsum(np.sort(mass, axis=None)[::-1])
-    pixels = np.searchsorted(cumulative, _checked(shares)) + 1
-    return [float(n) for n in np.minimum(pixels, mass.size) / mass.size]
+    cumulative = np.append(0, np.cumsum(np.sort(mass, axis=None)[::-1]))
+    return [float(n) / mass.size for n in np.interp(_checked(shares), cumulative, np.arange(mass.size + 1))]
 
 
-def rectangle_ratio(field: np.ndarray, share: float = 0.5) -> float:
-    """Area, as a share of the image, of the smallest centred rectangle with ``share`` of the mass.
+def rectangle_ratio(field: np.ndarray, share: float = 0.5, centre: tuple[float, float] | None = None) -> float:
+    """Area, as a share of the image, of the smallest rectangle about a centre that holds ``share`` of the mass.
 
-    The rectangle has the image's aspect ratio and lies around pixel (H // 2, W // 2); what would lie outside the image
-    is cut off. This is the area score of RepLKNet (arXiv:2203.06717), but of the linear map instead of its logarithm.
+    The rectangle has the image's aspect ratio; what would lie outside the image is cut off. The mass of a pixel lies
+    evenly within it, so that the area does not move in steps. RepLKNet's area score (arXiv:2203.06717) takes whole pixels
+    about the image's centre, and the logarithm of the map.
 
     Args:
         field: (H, W), non-negative.
         share: in (0, 1].
+        centre: row and column in pixels from the upper left corner of the image, so that the middle of the first pixel
+            is at (0.5, 0.5); the middle of the image unless given.
 
     Raises:
         ValueError: ``share`` out of range, or the map is empty, negative or all zero.
     """
-    return _rectangle_ratios(_mass(field), (share,))[0]
+    return _rectangle_ratios(_mass(field), (share,), centre)[0]
 
 
-def _rectangle_ratios(mass: np.ndarray, shares: Sequence[float]) -> list[float]:
+def _rectangle_ratios(
+    mass: np.ndarray, shares: Sequence[float], centre: tuple[float, float] | None = None
+) -> list[float]:
+    from scipy.ndimage import map_coordinates
+
     h, w = mass.shape
-    longer = h if h > w else w
-    table = np.zeros((h + 1, w + 1))  # [i, j]: the mass above row i and left of column j
-    table[1:, 1:] = mass.cumsum(0).cumsum(1)
-    n = np.arange(longer // 2 + 1)  # half the longer side of each rectangle
-    rows, columns = np.round(n * h / longer).astype(int), np.round(n * w / longer).astype(int)
-    top, bottom = np.maximum(h // 2 - rows, 0), np.minimum(h // 2 + rows + 1, h)
-    left, right = np.maximum(w // 2 - columns, 0), np.minimum(w // 2 + columns + 1, w)
-    inside = table[bottom, right] - table[top, right] - table[bottom, left] + table[top, left]
-    smallest = np.minimum(np.searchsorted(inside, _checked(shares)), len(inside) - 1)
-    return [float(n) for n in (bottom - top)[smallest] * (right - left)[smallest] / (h * w)]
+    y, x = centre or (h / 2, w / 2)
+    table = np.pad(mass.cumsum(0).cumsum(1), ((1, 0), (1, 0)))  # [i, j]: the mass above row i and left of column j
+    half = np.arange(2 * max(h, w) + 1) / 2  # half the longer side of each rectangle
+    top, bottom = (np.clip(y + sign * half * min(1, h / w), 0, h) for sign in (-1, 1))
+    left, right = (np.clip(x + sign * half * min(1, w / h), 0, w) for sign in (-1, 1))
+    corners = [[bottom, top, bottom, top], [right, right, left, left]]
+    inside = np.array([1, -1, -1, 1]) @ map_coordinates(table, corners, order=1)
+    areas = (bottom - top) * (right - left) / (h * w)
+    return [float(a) for a in np.interp(_checked(shares), np.maximum.accumulate(inside), areas)]
 
 
 def _moments(mass: np.ndarray) -> tuple[float, float, float, float]:
@@ -104,15 +111,21 @@ def rms_radius(field: np.ndarray) -> float:
 
 
 def effective_radius(field: np.ndarray, share: float = 0.5) -> float:
-    """Radius of the circle about the centre of mass that holds ``share``, in (0, 1], of the mass, in pixels."""
+    """Radius of the circle about the centre of mass that holds ``share``, in (0, 1], of the mass, in pixels.
+
+    The mass of a pixel lies evenly over one pixel along the radius, so that the radius does not move in steps.
+    """
     return _effective_radii(_mass(field), (share,))[0]
 
 
 def _effective_radii(mass: np.ndarray, shares: Sequence[float]) -> list[float]:
     radii = _radii(mass).ravel()
-    order = np.argsort(radii)
-    at = np.searchsorted(np.cumsum(mass.ravel()[order]), _checked(shares))
-    return [float(r) for r in radii[order][np.minimum(at, len(order) - 1)]]
+    ring = radii.astype(int)
+    outer = mass.ravel() * (radii - ring)  # what of a pixel's mass belongs to the next ring
+    count = int(ring.max()) + 2
+    rings = np.bincount(ring, mass.ravel() - outer, count) + np.bincount(ring + 1, outer, count)
+    squares = np.append(0, (np.arange(count) + 0.5) ** 2)  # the mass within a small circle grows with its area
+    return [float(r) for r in np.sqrt(np.interp(_checked(shares), np.append(0, rings.cumsum()), squares))]
 
 
 def row_extent(field: np.ndarray) -> float:
@@ -125,12 +138,32 @@ def column_extent(field: np.ndarray) -> float:
     return float(np.sqrt(_moments(_mass(field))[3]))
 
 
+def _axes(mass: np.ndarray) -> tuple[float, float, float]:
+    """Variances along the longer and the shorter principal axis, and the angle of the longer one in degrees."""
+    cy, cx, vy, vx = _moments(mass)
+    covariance = float((np.arange(mass.shape[0]) - cy) @ mass @ (np.arange(mass.shape[1]) - cx))
+    mean, half = (vx + vy) / 2, np.hypot((vx - vy) / 2, covariance)
+    angle = np.degrees(np.arctan2(2 * covariance, vx - vy)) / 2 if half > 1e-9 * mean else np.nan
+    return float(mean + half), float(max(mean - half, 0)), float(angle)
+
+
 def anisotropy(field: np.ndarray) -> float:
-    """Column extent over row extent: 1 for a round field, above for horizontal strips; infinite for a single row."""
-    _, _, vy, vx = _moments(_mass(field))
-    if vy == vx:
-        return 1.0
-    return float(np.sqrt(vx / vy)) if vy > 0 else float("inf")
+    """Extent along the longer principal axis over that along the shorter one: 1 for a round field, above for strips.
+
+    It is infinite for a straight line, and NaN for a single pixel, which has no extent.
+    """
+    longer, shorter, _ = _axes(_mass(field))
+    if not longer > 0:
+        return float("nan")
+    return float(np.sqrt(longer / shorter)) if shorter > 1e-12 * longer else float("inf")
+
+
+def orientation(field: np.ndarray) -> float:
+    """Angle from the horizontal to the longer principal axis, in degrees, in (-90, 90], positive downwards.
+
+    It is NaN for a round field, such as a single pixel.
+    """
+    return _axes(_mass(field))[2]
 
 
 def entropy(field: np.ndarray) -> float:
@@ -156,6 +189,14 @@ def cell_mass(field: np.ndarray, size: tuple[int, int], at: tuple[int, int] | No
     rows = slice(int(row * y), max(int(row * y) + 1, int((row + 1) * y)))
     columns = slice(int(column * x), max(int(column * x) + 1, int((column + 1) * x)))
     return float(mass[rows, columns].sum())
+
+
+def _cell_centre(
+    shape: tuple[int, ...], size: tuple[int, int], at: tuple[int, int] | None = None
+) -> tuple[float, float]:
+    """Middle of the input cell of one output pixel, from the upper left corner; arguments as for ``cell_mass``."""
+    row, column = at or (size[0] // 2, size[1] // 2)
+    return (row + 0.5) * shape[0] / size[0], (column + 0.5) * shape[1] / size[1]
 
 
 def radial_profile(field: np.ndarray) -> np.ndarray:
@@ -187,15 +228,20 @@ def spatial_numbers(
     """All numbers of a map (H, W), by name.
 
     Args:
-        field: (H, W); the absolute values of a map with negative ones are described.
-        size: (h, w) of the layer's output; the number ``centre_mass`` (see ``cell_mass``) is left out without it.
+        field: (H, W); the absolute values of a map with negative ones are described. All numbers of a map that is zero
+            everywhere or not finite are NaN: it has no mass that could lie anywhere.
+        size: (h, w) of the layer's output; without it the number ``centre_mass`` (see ``cell_mass``) is left out, and the
+            rectangles are about the middle of the image instead of the target's cell.
         at: row and column of the target in the output; the middle unless given.
     """
     field = np.abs(np.asarray(field, np.float64))
+    if not np.isfinite(field).all() or not field.any():
+        return dict.fromkeys(spatial_numbers(np.ones(field.shape), size, at), float("nan"))
     mass = _mass(field)
+    centre = size and _cell_centre(mass.shape, size, at)
     names = [f"{s * 100:g}" for s in SHARES]
     numbers = {f"area_{n}": v for n, v in zip(names, _area_ratios(mass, SHARES), strict=True)}
-    numbers |= {f"rectangle_{n}": v for n, v in zip(names, _rectangle_ratios(mass, SHARES), strict=True)}
+    numbers |= {f"rectangle_{n}": v for n, v in zip(names, _rectangle_ratios(mass, SHARES, centre), strict=True)}
     r50, r90 = _effective_radii(mass, (0.5, 0.9))
     numbers |= {
         "rms_radius": rms_radius(field),
@@ -204,6 +250,7 @@ def spatial_numbers(
         "row_extent": row_extent(field),
         "column_extent": column_extent(field),
         "anisotropy": anisotropy(field),
+        "orientation": orientation(field),
         "entropy": entropy(field),
     }
     if size is not None:

@@ -1,36 +1,30 @@
 """The result of an ERF computation: arrays by layer and their errors, derived numbers, files and pictures."""
 
-import json
+import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from ..files import replacing
 from ..firing import listed
-from .estimate import Estimate, jackknife
+from . import archive
+from .estimate import Estimate, group_sizes
 from .lags import frame_numbers, temporal_numbers
 from .metrics import area_ratio, mass_at, spatial_numbers
+from .number import PERIODS, Number, effective, jackknife, pseudo_values
 from .protocols import note, protocol_of
 from .selection import cell
-
-
-class Number(NamedTuple):
-    """A value and its standard error (NaN where there is none)."""
-
-    value: float
-    error: float
-
+from .summary import summary
 
 _FIELDS = (
     "spatial", "temporal", "spatiotemporal", "frames", "volume", "spatial_error", "temporal_error", "frames_error",
 )  # fmt: skip
 
 
-@dataclass
+@dataclass(repr=False)
 class ERFResult:
     """Effective receptive fields of some layers of one model.
 
@@ -56,8 +50,9 @@ class ERFResult:
     frames: dict[str, np.ndarray] = field(default_factory=dict)
     volume: dict[str, np.ndarray] = field(default_factory=dict)
     frames_error: dict[str, np.ndarray] = field(default_factory=dict)
-    _numbers: dict[str, dict[str, Number]] = field(default_factory=dict, repr=False)
-    _left_out: dict[str, dict[str, list[np.ndarray]]] = field(default_factory=dict, repr=False)
+    _numbers: dict[str, dict[str, Number]] = field(default_factory=dict)
+    _estimates: dict[str, dict[str, Estimate]] = field(default_factory=dict)  # until the numbers are computed
+    _pseudo: dict[str, dict[str, list[float]]] = field(default_factory=dict)  # layer -> number -> one value per group
 
     @classmethod
     def from_estimates(cls, estimates: dict[str, dict[str, Estimate]], info: dict[str, Any]) -> "ERFResult":
@@ -81,14 +76,13 @@ class ERFResult:
             if reason is not None:
                 failed[layer] = reason
                 continue
-            result._left_out[layer] = {}
+            result._estimates[layer] = kinds
             for kind, estimate in kinds.items():
                 value, error = values[kind], estimate.standard_error()
                 scale = {None: 1.0, "max": np.abs(value).max(), "sum": np.abs(value).sum()}[info.get("normalize")]
                 getattr(result, kind)[layer] = (value / scale).astype(np.float32)
                 if error is not None:
                     getattr(result, f"{kind}_error")[layer] = (error / scale).astype(np.float32)
-                    result._left_out[layer][kind] = [a.astype(np.float32) for a in estimate.without_groups()]
         result.layers = [layer for layer in estimates if layer not in failed]
         if not result.layers:
             raise ValueError(" ".join(list(dict.fromkeys(failed.values()))[:3]))
@@ -212,8 +206,9 @@ class ERFResult:
     def numbers(self, layer: str) -> dict[str, Number]:
         """All numbers of a layer with standard errors: see ``metrics.spatial_numbers`` and ``lags.temporal_numbers``.
 
-        Where spike layers run before the layer, ``silent_units`` is the share of their channels that never fire. The
-        errors are those of a jackknife over ten groups of inputs; they are NaN for a single input, and 0 for
+        Where spike layers run before the layer, ``silent_units`` is the share of their channels that never fire. A
+        jackknife over at most ten groups of inputs gives the errors, and corrects the bias of a mean over few inputs; so
+        a number may differ from that of the map itself by about its error. Errors are NaN for a single input, and 0 for
         that share.
 
         Raises:
@@ -224,19 +219,20 @@ class ERFResult:
         if layer not in self._numbers:
             numbers: dict[str, Number] = {}
             if layer in self.spatial:
-                numbers |= self._estimated(layer, "spatial", self._spatial_numbers(layer))
+                numbers |= self._estimated(layer, "spatial", self._spatial_numbers(layer), corrected=True)
                 protocol = protocol_of(self.info, layer)
                 if protocol is not None:
                     numbers |= self._estimated(layer, "spatial", protocol.numbers)
             if layer in self.temporal:
-                numbers |= self._estimated(layer, "temporal", temporal_numbers)
+                numbers |= self._estimated(layer, "temporal", temporal_numbers, corrected=True)
             if layer in self.frames:
-                numbers |= self._estimated(layer, "frames", frame_numbers)
+                numbers |= self._estimated(layer, "frames", frame_numbers, corrected=True)
             spikes = self._spikes_before(layer).values()
             if spikes:
                 dead = sum(fact["dead"] * fact["channels"] for fact in spikes)
                 numbers["silent_units"] = Number(dead / sum(fact["channels"] for fact in spikes), 0.0)
             self._numbers[layer] = numbers
+            self._estimates.pop(layer, None)
         return self._numbers[layer]
 
     def _spatial_numbers(self, layer: str) -> Callable[[np.ndarray], dict[str, float]]:
@@ -257,11 +253,33 @@ class ERFResult:
         assert at is not None
         return (size[-2], size[-1]), (at[-2], at[-1])
 
-    def _estimated(self, layer: str, kind: str, compute: Callable[[np.ndarray], dict[str, float]]) -> dict[str, Number]:
-        """What ``compute`` returns for a field, with jackknife errors."""
-        full = compute(getattr(self, kind)[layer])
-        parts = [compute(a) for a in self._left_out.get(layer, {}).get(kind, []) if np.any(a)]
-        return {key: Number(value, jackknife(value, [p[key] for p in parts])) for key, value in full.items()}
+    def _estimated(
+        self, layer: str, kind: str, compute: Callable[[np.ndarray], dict[str, float]], corrected: bool = False
+    ) -> dict[str, Number]:
+        """What ``compute`` returns for a field, with errors by a jackknife over groups of inputs.
+
+        ``corrected`` says whether its bias is corrected, too; otherwise the numbers are those of the field itself.
+        """
+        estimate = self._estimates.get(layer, {}).get(kind)
+        if estimate is None:
+            return {key: Number(value, math.nan) for key, value in compute(getattr(self, kind)[layer]).items()}
+        full = compute(estimate.value())
+        none = dict.fromkeys(full, math.nan)  # of a field that the other groups do not have
+        parts = [compute(part) if np.any(part) else none for part in estimate.without_groups()]
+        sizes, numbers = group_sizes(estimate.count), {}
+        dof = max(effective(estimate.group_masses()) - 1, 1.0)
+        for key, value in full.items():
+            period = PERIODS.get(key)
+            pseudo = pseudo_values(value, [part[key] for part in parts], sizes, period)
+            self._pseudo.setdefault(layer, {})[key] = pseudo
+            number = jackknife(value, pseudo, sizes, period)
+            numbers[key] = Number(number.value if corrected else value, number.error, dof)
+        return numbers
+
+    def pseudo_values(self, layer: str, name: str) -> list[float]:
+        """The jackknife's pseudo-values of a number, one per group of inputs (see ``number.py``); empty if it has no error."""
+        self.numbers(layer)
+        return self._pseudo.get(layer, {}).get(name, [])
 
     def rows(self) -> list[dict[str, Any]]:
         """One dict per layer: ``layer``, and for each number ``name`` and ``name_error``; for tables and CSV files."""
@@ -274,24 +292,10 @@ class ERFResult:
         return rows
 
     def save(self, path: str | os.PathLike) -> Path:
-        """Write an ``.npz``: ``layers``, ``info`` and ``numbers`` as JSON, and arrays ``<kind>.<i>`` of layer i."""
-        arrays = {
-            f"{kind}.{i}": getattr(self, kind)[name]
-            for kind in _FIELDS
-            for i, name in enumerate(self.layers)
-            if name in getattr(self, kind)
-        }
-        numbers = json.dumps({layer: self.numbers(layer) for layer in self.layers})
-        with replacing(path) as partial, open(partial, "wb") as file:
-            np.savez_compressed(
-                file,
-                layers=np.array(self.layers),
-                info=np.array(json.dumps(self.info)),
-                numbers=np.array(numbers),
-                allow_pickle=False,
-                **arrays,
-            )
-        return Path(path)
+        """Write an ``.npz`` with the fields and all numbers; see ``archive.py``."""
+        numbers = {layer: {k: astuple(n) for k, n in self.numbers(layer).items()} for layer in self.layers}
+        documents = {"info": self.info, "numbers": numbers, "pseudo": self._pseudo}
+        return archive.write(path, self.layers, documents, {kind: getattr(self, kind) for kind in _FIELDS})
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "ERFResult":
@@ -300,20 +304,22 @@ class ERFResult:
         Raises:
             ValueError: the file is no result that ``save`` wrote.
         """
-        with np.load(path, allow_pickle=False) as file:
-            if "layers" not in file or "info" not in file:
-                raise ValueError(f"{path} is no ERF result: it has {', '.join(file.files)}, not `layers` and `info`.")
-            layers = [str(name) for name in file["layers"]]
-            result = cls(layers, {}, json.loads(str(file["info"])))
-            for kind in _FIELDS:
-                for i, name in enumerate(layers):
-                    if f"{kind}.{i}" in file:
-                        getattr(result, kind)[name] = file[f"{kind}.{i}"]
-            stored = json.loads(str(file["numbers"])) if "numbers" in file else {}
-            result._numbers = {
-                layer: {key: Number(*pair) for key, pair in numbers.items()} for layer, numbers in stored.items()
-            }
-            return result
+        layers, documents, fields = archive.read(path, _FIELDS)
+        result = cls(layers, {}, documents["info"])
+        for kind, of_layers in fields.items():
+            setattr(result, kind, of_layers)
+        result._numbers = {
+            layer: {key: Number(*number) for key, number in numbers.items()}
+            for layer, numbers in documents["numbers"].items()
+        }
+        result._pseudo = documents["pseudo"]
+        return result
+
+    def __repr__(self) -> str:
+        return f"<ERFResult of {self.info.get('num_inputs', '?')} inputs, layers {listed(self.layers)}>"
+
+    def __str__(self) -> str:
+        return summary(self)
 
     def plot(self, path: str | os.PathLike | None = None):
         """Draw the spatial fields side by side; returns a matplotlib ``Figure``, and writes it if ``path`` is given."""

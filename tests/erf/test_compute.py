@@ -41,14 +41,14 @@ def test_earlier_layers_of_the_same_pass_are_smaller():
     assert result.layers == ["0", "3"]
     assert (result.spatial["0"] > 0).sum() == 9
     assert (result.spatial["3"] > 0).sum() == 81
-    assert result.area_ratio("0", 1.0) == 9 / 441
+    assert result.area_ratio("0", 1.0) == pytest.approx(9 / 441)
 
 
 def test_global_pooling_sees_everything_alike():
     model = nn.Sequential(nn.AdaptiveAvgPool2d(1))
     field = compute_erf(model, torch.randn(1, 2, 8, 8), layers="0").spatial["0"]
     assert np.allclose(field, field[0, 0])
-    assert area_ratio(field, 0.5) == 0.5
+    assert area_ratio(field, 0.5) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(("position", "expected"), [("center", (5, 5)), ((0, 3), (0, 3)), ((0.0, 0.99), (0, 9))])
@@ -238,9 +238,9 @@ def test_area_ratio():
     field = np.zeros((10, 10))
     field[0, 0] = 3
     field[1] = 0.1
-    assert area_ratio(field, 0.5) == 0.01
-    assert area_ratio(field, 1.0) == 0.11
-    assert area_ratio(np.ones((8, 8)), 0.5) == 0.5
+    assert area_ratio(field, 0.5) == pytest.approx(0.02 / 3)  # two of the three thirds of a pixel
+    assert area_ratio(field, 1.0) == pytest.approx(0.11)
+    assert area_ratio(np.ones((8, 8)), 0.5) == pytest.approx(0.5)
     for bad in (np.zeros((2, 2)), -np.ones((2, 2)), np.zeros((0, 0))):
         with pytest.raises(ValueError):
             area_ratio(bad)

@@ -12,7 +12,6 @@ from torch.utils.checkpoint import checkpoint
 from sterf_plugins.backbones import SDTV3
 from sterf_plugins.erf import ERFResult, calibrate, compute_erf
 from sterf_plugins.erf.batches import Sizer
-from sterf_plugins.erf.estimate import Estimate, jackknife
 
 NANO = dict(embed_dims=[8, 16, 24, 32], num_heads=4)
 
@@ -37,16 +36,6 @@ def test_standard_errors_are_those_of_the_mean():
     assert result.info["relative_error"] == pytest.approx(values.std(ddof=1) / np.sqrt(40) / values.mean(), rel=1e-4)
     single = compute_erf(nn.Sequential(Scale()), x[:1], "0")
     assert np.isnan(single.spatial_error["0"]).all() and np.isnan(single.numbers("0")["r50"].error)
-
-
-def test_the_jackknife_error_of_a_mean_is_its_standard_error():
-    rng = np.random.default_rng(0)
-    values = rng.normal(size=(30, 1))
-    estimate = Estimate()
-    estimate.add(values)
-    error = jackknife(0.0, [float(v[0]) for v in estimate.without_groups()])
-    groups = np.array([values[g::10].mean() for g in range(10)])
-    assert error == pytest.approx(groups.std(ddof=1) / np.sqrt(10))
 
 
 def test_errors_of_numbers_shrink_with_the_inputs():
@@ -76,7 +65,7 @@ def test_normalisation(normalize, reduced):
     assert reduced(scaled_.spatial["stages.1"]) == pytest.approx(1, rel=1e-5)
     assert np.allclose(scaled_.spatial_error["stages.1"], plain.spatial_error["stages.1"] / reduced(field), rtol=1e-4)
     ours, theirs = (r.numbers("stages.1")["r50"] for r in (plain, scaled_))
-    assert ours == pytest.approx(theirs, rel=1e-4)
+    assert tuple(ours) == pytest.approx(tuple(theirs), rel=1e-4)
 
 
 def test_stop_when_the_error_is_small_enough():

@@ -8,6 +8,7 @@ from torch import nn
 from sterf_plugins.erf import compute_erf
 from sterf_plugins.erf import metrics as m
 from sterf_plugins.erf.gaussian import fit_gaussian
+from sterf_plugins.erf.lags import temporal_numbers
 
 
 def gaussian(size=(61, 81), centre=(30, 40), sigmas=(6.0, 6.0), degrees=0.0):
@@ -21,8 +22,8 @@ def gaussian(size=(61, 81), centre=(30, 40), sigmas=(6.0, 6.0), degrees=0.0):
 def test_a_round_gaussian():
     n = m.spatial_numbers(gaussian(), (61, 81))
     assert n["rms_radius"] == pytest.approx(6 * np.sqrt(2), rel=1e-3)
-    assert n["r50"] == pytest.approx(6 * np.sqrt(2 * np.log(2)), abs=0.5)
-    assert n["r90"] == pytest.approx(6 * np.sqrt(2 * np.log(10)), abs=0.5)
+    assert n["r50"] == pytest.approx(6 * np.sqrt(2 * np.log(2)), abs=0.06)
+    assert n["r90"] == pytest.approx(6 * np.sqrt(2 * np.log(10)), abs=0.06)
     # The smallest set with share s is a disc: area 2 pi sigma^2 ln(1 / (1 - s)).
     for share in (0.2, 0.3, 0.5, 0.9):
         area = -2 * np.pi * 36 * np.log(1 - share) / (61 * 81)
@@ -56,20 +57,35 @@ def test_a_gaussian_fit_of_noise_says_so():
 def test_a_strip_is_anisotropic():
     strip = np.zeros((32, 32))
     strip[16] = 1
-    assert m.anisotropy(strip) == np.inf
+    assert m.anisotropy(strip) == m.anisotropy(strip.T) == m.anisotropy(np.eye(9)) == np.inf
+    assert (m.orientation(strip), m.orientation(strip.T), m.orientation(np.eye(9))) == (0, 90, pytest.approx(45))
     strip[15:18] = 1
-    assert m.anisotropy(strip) == pytest.approx(np.sqrt((32**2 - 1) / (3**2 - 1)))
+    expected = pytest.approx(np.sqrt((32**2 - 1) / (3**2 - 1)))
+    assert m.anisotropy(strip) == expected and m.anisotropy(strip.T) == expected
     assert m.row_extent(strip) == pytest.approx(np.sqrt(8 / 12))
-    assert m.anisotropy(strip.T) == pytest.approx(1 / m.anisotropy(strip))
+    assert m.column_extent(strip) == pytest.approx(np.sqrt((32**2 - 1) / 12))
+
+
+@pytest.mark.parametrize("degrees", [0, 20, 45, 70, 90, -30])
+def test_anisotropy_is_along_the_fields_own_axes(degrees):
+    """Row and column extents of a field at 45 degrees are equal, although it is twice as long as wide."""
+    field = gaussian((81, 81), (40, 40), (8.0, 4.0), degrees)
+    assert m.anisotropy(field) == pytest.approx(2, rel=0.01)
+    assert m.orientation(field) == pytest.approx(degrees, abs=0.1)
+    if degrees == 45:
+        assert m.column_extent(field) == pytest.approx(m.row_extent(field))
 
 
 def test_flat_and_single():
     flat, single = np.ones((16, 16)), np.zeros((16, 16))
     single[8, 8] = 2
     assert m.entropy(flat) == pytest.approx(1) and m.entropy(single) == 0
-    assert m.area_ratio(flat, 0.25) == 0.25 and m.rectangle_ratio(single, 0.99) == 1 / 256
-    assert m.rectangle_ratio(flat, 1.0) == 1
-    assert m.rms_radius(single) == 0 and m.effective_radius(single, 0.9) == 0
+    assert m.area_ratio(flat, 0.25) == pytest.approx(0.25) and m.area_ratio(flat, 1.0) == pytest.approx(1)
+    assert m.area_ratio(single, 0.5) == pytest.approx(0.5 / 256)  # half a pixel
+    assert m.rectangle_ratio(single, 1.0, (8.5, 8.5)) == pytest.approx(1 / 256)
+    assert m.rectangle_ratio(flat, 1.0) == pytest.approx(1)
+    assert m.rms_radius(single) == 0 and m.effective_radius(single, 1.0) == pytest.approx(0.5)
+    assert np.isnan(m.anisotropy(single)) and np.isnan(m.orientation(single)) and np.isnan(m.orientation(flat))
     assert m.cell_mass(flat, (4, 4)) == pytest.approx(1 / 16) and m.cell_mass(single, (4, 4)) == 1
     assert np.allclose(m.radial_profile(flat), 1)
     spectrum = m.spectrum(flat)
@@ -79,8 +95,39 @@ def test_flat_and_single():
 
 def test_rectangles_have_the_aspect_ratio_of_the_image():
     field = np.zeros((20, 40))
-    field[10, 20 + 6] = 1  # 6 columns right of the centre: 13 columns and 7 rows reach it
-    assert m.rectangle_ratio(field, 0.5) == 13 * 7 / 800
+    field[10, 20 + 6] = 1  # about (10.5, 20.5): 13 columns and half as many rows reach all of it, 12 half of it
+    assert m.rectangle_ratio(field, 1.0, (10.5, 20.5)) == pytest.approx(13 * 6.5 / 800)
+    assert m.rectangle_ratio(field, 0.5, (10.5, 20.5)) == pytest.approx(12 * 6 / 800, rel=0.01)
+
+
+def test_rectangles_are_about_the_target():
+    """A box of 6 by 6 pixels about a target near the corner, and a cell of 4 by 4 pixels."""
+    field = np.zeros((32, 32))
+    field[2:8, 22:28] = 1
+    numbers = m.spatial_numbers(field, (32, 32), (4, 24))
+    assert numbers["rectangle_99"] < 0.06 < 0.5 < m.spatial_numbers(field)["rectangle_99"]
+    cells = np.zeros((32, 32))
+    cells[4:8, 24:28] = 1
+    assert m.spatial_numbers(cells, (8, 8), (1, 6))["rectangle_50"] == pytest.approx(0.5 * 16 / 1024, rel=0.05)
+
+
+def test_numbers_do_not_move_in_steps():
+    """A small change of the map is a small change of each area and radius, and never none."""
+    fields = [gaussian((32, 32), (15.5, 15.5), (5.0 + 0.001 * i, 5.0)) for i in range(5)]
+    numbers = [m.spatial_numbers(f) for f in fields]
+    for name in ("area_20", "area_90", "rectangle_50", "rectangle_90", "r50", "r90"):
+        steps = np.diff([n[name] for n in numbers])
+        assert (steps > 0).all() and steps.max() < 1.5 * steps.min(), name
+
+
+@pytest.mark.parametrize("bad", [0.0, np.nan, np.inf])
+def test_a_field_without_mass_has_no_numbers(bad):
+    numbers = m.spatial_numbers(np.full((8, 8), bad), (8, 8))
+    assert (
+        numbers.keys() == m.spatial_numbers(np.ones((8, 8)), (8, 8)).keys() and np.isnan(list(numbers.values())).all()
+    )
+    lags = temporal_numbers(np.full(4, bad))
+    assert lags.keys() == temporal_numbers(np.ones(4)).keys() and np.isnan(list(lags.values())).all()
 
 
 def box_stack(layers, kernel, **options):
@@ -125,8 +172,12 @@ def test_a_token_mixer_sees_all_and_an_identity_one_pixel():
             return self.mix(x.flatten(2)).unflatten(2, x.shape[2:])
 
     result = compute_erf(nn.Sequential(nn.Identity(), TokenMixer()), torch.randn(2, 3, 8, 8), ["0", "1"])
-    assert result.numbers("0")["area_99"].value == 1 / 64 and result.numbers("0")["entropy"].value == 0
-    assert result.numbers("1")["area_50"].value == 0.5 and result.numbers("1")["entropy"].value == pytest.approx(1)
+    assert (
+        result.numbers("0")["area_99"].value == pytest.approx(0.99 / 64) and result.numbers("0")["entropy"].value == 0
+    )
+    assert result.numbers("1")["area_50"].value == pytest.approx(0.5) and result.numbers("1")[
+        "entropy"
+    ].value == pytest.approx(1)
 
 
 def test_bad_fields():

@@ -1,0 +1,56 @@
+"""The file of a result: an ``.npz`` of arrays and of JSON texts."""
+
+import json
+import os
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..files import replacing
+
+DOCUMENTS = ("info", "numbers", "pseudo")
+
+
+def write(
+    path: str | os.PathLike,
+    layers: list[str],
+    documents: Mapping[str, Any],
+    fields: Mapping[str, Mapping[str, np.ndarray]],
+) -> Path:
+    """Write ``layers``, the documents as JSON, and arrays ``<kind>.<i>`` of layer i."""
+    arrays: dict[str, Any] = {
+        f"{kind}.{i}": of_layers[name]
+        for kind, of_layers in fields.items()
+        for i, name in enumerate(layers)
+        if name in of_layers
+    }
+    texts = {name: np.array(json.dumps(document)) for name, document in documents.items()}
+    with replacing(path) as partial, open(partial, "wb") as file:
+        np.savez_compressed(file, layers=np.array(layers), allow_pickle=False, **texts, **arrays)
+    return Path(path)
+
+
+def read(
+    path: str | os.PathLike, kinds: tuple[str, ...]
+) -> tuple[list[str], dict[str, Any], dict[str, dict[str, np.ndarray]]]:
+    """What ``write`` wrote: layers, documents (empty where there is none), and kind -> layer -> array.
+
+    Raises:
+        ValueError: the file is no result.
+    """
+    with open(path, "rb") as opened:
+        if not zipfile.is_zipfile(opened):
+            raise ValueError(f"{path} is no ERF result: it is no .npz file.")
+    with np.load(path, allow_pickle=False) as file:
+        if "layers" not in file or "info" not in file:
+            raise ValueError(f"{path} is no ERF result: it has {', '.join(file.files)}, not `layers` and `info`.")
+        layers = [str(name) for name in file["layers"]]
+        documents = {name: json.loads(str(file[name])) if name in file else {} for name in DOCUMENTS}
+        fields = {
+            kind: {name: file[f"{kind}.{i}"] for i, name in enumerate(layers) if f"{kind}.{i}" in file}
+            for kind in kinds
+        }
+    return layers, documents, fields

@@ -1,0 +1,134 @@
+"""A number that is computed from the mean over inputs: its value, standard error and interval, by a jackknife.
+
+A field averaged over few inputs is spikier than that of many, so that an area computed from it is too small. The
+jackknife corrects such a bias: a number is computed again with each group of inputs left out in turn, and from that
+follows for each group a *pseudo-value*, what the number would be if it were a mean over groups. Their mean is the
+number, and their spread its standard error; those of two results on the same inputs can be subtracted, group by group.
+Busing, Meijer, van der Leeden, "Delete-m jackknife for unequal m", Statistics and Computing 9, 1999.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+PERIODS = {"theta": 90.0, "orientation": 180.0}  # of the numbers that are angles, in degrees
+
+
+@dataclass(frozen=True)
+class Number:
+    """A value, its standard error (NaN where there is none), and the degrees of freedom of the error.
+
+    It unpacks as ``value, error = number``.
+    """
+
+    value: float
+    error: float
+    dof: float = math.inf
+
+    def __iter__(self) -> Iterator[float]:
+        return iter((self.value, self.error))
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % confidence interval, by Student's t; NaN where there is no error."""
+        from scipy.special import stdtrit
+
+        half = float(stdtrit(self.dof, 0.975)) * self.error
+        return self.value - half, self.value + half
+
+    @property
+    def format_spec(self) -> str:
+        """How the value is written: to the second digit of its error, or with four digits."""
+        if not math.isfinite(self.error) or not self.error > 0:
+            return ".4g"
+        places = 1 - math.floor(math.log10(self.error))
+        return f".{max(places, 0)}f" if places < 9 and abs(self.value) < 1e6 else ".4g"
+
+    def __str__(self) -> str:
+        value = f"{self.value:{self.format_spec}}"
+        if not math.isfinite(self.error) or not self.error > 0:
+            return value
+        return f"{value} ± {self.error:{self.format_spec if self.format_spec != '.4g' else '.2g'}}"
+
+
+def wrapped(angle: float, period: float | None) -> float:
+    """An angle in (-period / 2, period / 2]; without a period the number itself."""
+    return angle if period is None else -((-angle + period / 2) % period - period / 2)
+
+
+def pseudo_values(
+    full: float, left_out: Sequence[float], sizes: Sequence[int], period: float | None = None
+) -> list[float]:
+    """The pseudo-value of each group.
+
+    Args:
+        full: the number, of all inputs.
+        left_out: the number with each group left out in turn.
+        sizes: number of inputs in each group.
+        period: that of an angle.
+
+    Returns:
+        As many values as groups; none, for an unknown error, below two groups, and where the number or one of the values
+        is not finite, as a half-life is that is longer than the steps.
+    """
+    if len(left_out) < 2 or not np.isfinite([full, *left_out]).all():
+        return []
+    changes = [wrapped(part - full, period) for part in left_out]
+    if max(map(abs, changes)) <= 1e-12 * abs(full):  # they differ by rounding alone
+        changes = [0.0] * len(changes)
+    total = sum(sizes)
+    return [full - (total / size - 1) * change for size, change in zip(sizes, changes, strict=True)]
+
+
+def jackknife(full: float, pseudo: Sequence[float], sizes: Sequence[int], period: float | None = None) -> Number:
+    """The number that pseudo-values give; without any, ``full`` with an unknown error.
+
+    A quarter of the correction of the bias counts as a standard error of its own, which the spread does not hold.
+    """
+    if not len(pseudo):
+        return Number(full, math.nan)
+    deviations = np.asarray(pseudo) - full
+    bias = float(np.average(deviations, weights=sizes))
+    error = math.hypot(_spread(deviations, sizes), bias / 4)
+    return Number(wrapped(full + bias, period), error, len(pseudo) - 1)
+
+
+def _spread(pseudo: np.ndarray, sizes: Sequence[int]) -> float:
+    """Standard error of the mean of pseudo-values, weighted by the size of each group."""
+    share = np.asarray(sizes) / sum(sizes)
+    return math.sqrt(float(np.mean((pseudo - share @ pseudo) ** 2 * share / (1 - share))))
+
+
+def effective(masses: Sequence[float]) -> float:
+    """How many equal groups are worth as much as some of different mass: Kish's effective size of a sample."""
+    return sum(masses) ** 2 / sum(mass**2 for mass in masses)
+
+
+def change(
+    a: Number,
+    b: Number,
+    pseudo: tuple[Sequence[float], Sequence[float]] | None,
+    sizes: Sequence[int],
+    period: float | None = None,
+) -> Number:
+    """``b - a`` with its standard error.
+
+    Args:
+        a: the one number.
+        b: the other one.
+        pseudo: their pseudo-values, of the same groups of inputs; ``None`` if the inputs of the two are independent.
+        sizes: number of inputs in each group.
+        period: that of an angle.
+    """
+    same = a.value == b.value or (math.isnan(a.value) and math.isnan(b.value))  # infinite ones, too
+    value = 0.0 if same else wrapped(b.value - a.value, period)
+    if pseudo is not None:
+        changes = [wrapped(q - p, period) for p, q in zip(*pseudo, strict=True)]
+        return Number(value, _spread(np.asarray(changes), sizes), min(a.dof, b.dof))
+    u, v = a.error**2, b.error**2
+    if not u + v > 0:  # none has an error, or that of one is unknown
+        return Number(value, u + v)
+    inverse = (u**2 / a.dof + v**2 / b.dof) / (u + v) ** 2  # of the degrees of freedom: Welch, Biometrika 34, 1947
+    return Number(value, math.sqrt(u + v), 1 / inverse if inverse else math.inf)
