@@ -19,9 +19,12 @@ from torch import Tensor, nn
 from . import plugins
 from .backbones import SDTV3
 from .checkpoints import convert_state_dict, read_checkpoint
+from .erf import ERFResult, difference
 from .erf.calibrate import calibrate
+from .erf.rules import Rule
 
-__all__ = ["check_backbone", "check_mixer", "check_stem"]
+__all__ = ["assert_same_field", "check_backbone", "check_mixer", "check_stem"]
+FIELD_NUMBERS = ("area_*", "rectangle_*", "r50", "r90", "rms_radius", "centre_mass", "mean_lag")
 
 
 def check_mixer(mixer: str | Callable, dims: Sequence[int] = (8, 12), ratio: int = 4, **options) -> None:
@@ -180,3 +183,47 @@ def _check_gradients(module: nn.Module, x: Tensor, what: str) -> None:
 def _total(y: Tensor | tuple[Tensor, ...] | list[Tensor]) -> Tensor:
     """The sum of squares: one number to differentiate."""
     return y.square().sum() if isinstance(y, Tensor) else torch.stack([t.square().sum() for t in y]).sum()
+
+
+def assert_same_field(
+    a: ERFResult | str | Path,
+    b: ERFResult | str | Path,
+    layers: str | Sequence[str] = "*",
+    numbers: str | Sequence[str] = FIELD_NUMBERS,
+    *,
+    k: float = 3.0,
+    rtol: float = 0.01,
+) -> None:
+    """Check that two results have the same effective receptive fields, as a test of a model, a port or a checkpoint.
+
+    A number may differ by ``k`` standard errors of the difference, or by a share of ``rtol``, whichever is more. For the
+    same inputs in the same order that error is far smaller than those of the two numbers.
+
+    Args:
+        a: a result, or the file that ``ERFResult.save`` or ``tools/erf.py`` wrote.
+        b: the other one.
+        layers: names or glob patterns of the layers to compare.
+        numbers: names or glob patterns of the numbers to compare; names that no layer has are left out.
+        k: standard errors that are allowed.
+        rtol: share of the number in ``a`` that is allowed.
+
+    Raises:
+        AssertionError: a number differs by more; the message has layer, number and both values.
+        ValueError: the results cannot be compared, or have none of these layers or numbers.
+    """
+    comparison = difference(*(x if isinstance(x, ERFResult) else ERFResult.load(x) for x in (a, b)))
+    layers, numbers = ((x,) if isinstance(x, str) else tuple(x) for x in (layers, numbers))
+    chosen = [(layer, name) for layer in layers for name in numbers if comparison.matching(layer, name)]
+    if not chosen:
+        raise ValueError(
+            f"no layer of {', '.join(layers)} has a number of {', '.join(numbers)}; there are {comparison.known()}."
+        )
+    large = [d for layer, name in chosen for d in Rule(layer, name, 100 * rtol, "%").broken_by(comparison)]
+    wrong = [
+        f"{d.layer}: {d.name} is {d.a} in the first and {d.b} in the second; they differ by {d.change}"
+        for d in dict.fromkeys(large)
+        if not abs(d.change.value) <= k * d.change.error
+    ]
+    if wrong:
+        head = f"the fields differ by more than {k:g} standard errors and {100 * rtol:g} %:"
+        raise AssertionError("\n".join([head, *wrong]))

@@ -4,6 +4,8 @@
     python tools/erf.py swin_tiny_patch4_window7_224 --pretrained --images photos/ --untrained --out work_dirs/swin
     python tools/erf.py configs/shapes/fpn_sdtv3-t-srb_shapes.py CHECKPOINT.pth --images val --out work_dirs/fpn
     python tools/erf.py configs/erf/lif_tau.py --out work_dirs/tau
+    python tools/erf.py before.pth after.pth --model NAME --images val --out work_dirs/change
+    python tools/erf.py NAME CHECKPOINT.pth --against baseline.npz --fail-if 'area_90>5%' --out work_dirs/check
 
 A model is a timm name, an OpenMMLab config (a path, mmdet::…, mmseg::…) or module:factory, with options in parentheses
 and a label before an equals sign if wanted: "LIF=sterf_plugins.backbones:SpikingCNN(neuron='lif', tau=4.0)". A study is
@@ -24,6 +26,7 @@ from pathlib import Path
 import torch
 
 from sterf_plugins.cli.checkpoints import add_checkpoint_option
+from sterf_plugins.cli.comparison import TABLE, add_comparison_options, check_comparison, compare, compared_models
 from sterf_plugins.cli.console import check_device, check_writable, run_tool
 from sterf_plugins.cli.images import displayed, inputs_for
 from sterf_plugins.cli.loading import Loaded, is_config, load_model, parse_spec
@@ -34,13 +37,16 @@ from sterf_plugins.erf.report import REPORT_FILES, write_report
 from sterf_plugins.erf.targets import match_layers
 from sterf_plugins.files import check_claim, claim
 
+UNTRAINED = " (untrained)"  # what the label of a model with random weights ends in, beside the trained one
+
 
 def parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("model", metavar="MODEL_OR_CONFIG", help="what to look at, or a study")
+    p.add_argument("model", metavar="MODEL_OR_CONFIG", help="what to look at, or a study; a checkpoint with --model")
     p.add_argument("checkpoint", nargs="?", metavar="CHECKPOINT", help="the model's weights")
     add_checkpoint_option(p)
+    add_comparison_options(p)
     p.add_argument("--out", required=True, metavar="DIR", help="folder of the results")
     p.add_argument(
         "--compare",
@@ -116,11 +122,12 @@ def arguments() -> argparse.Namespace:
     """Read the command line; if it names a study, the study's entries are the defaults of the other options."""
     p = parser()
     args = p.parse_args()
-    args.models = [[args.model, args.checkpoint], *([*m, None][:2] for m in args.compare)]
+    first = compared_models(args.model, args.checkpoint, args.of)
+    args.models = [*first, *([*m, None][:2] for m in args.compare)]
     for extra in args.compare:
         if len(extra) > 2:
             raise ValueError(f"--compare takes NAME and, if wanted, CKPT; got {' '.join(extra)}. Repeat the option.")
-    study = read_study(args.model)
+    study = read_study(args.model) if args.of is None else None
     if study is None:
         return args
     models = study.pop("models")
@@ -199,7 +206,7 @@ def jobs(args: argparse.Namespace):
         trained = bool(checkpoint) or (args.pretrained and is_timm(spec))
         models.append((label, spec, checkpoint, not trained))
         if args.untrained and trained:
-            models.append((f"{label} (untrained)", spec, None, True))
+            models.append((f"{label}{UNTRAINED}", spec, None, True))
     slugs = [slug_of(label) for label, *_ in models]
     for label, *_ in models:
         if slugs.count(slug_of(label)) > 1:
@@ -304,7 +311,8 @@ def main() -> None:
     check_device(args.device)
     folder = Path(args.out)
     check_writable(folder, "--out")
-    check_claim(folder, "erf", REPORT_FILES, args.overwrite)
+    check_claim(folder, "erf", (*REPORT_FILES, TABLE), args.overwrite)
+    rules, baseline = check_comparison(args)
     work = jobs(args)
     spec, checkpoint = args.models[0]
     first = build(spec, checkpoint, args.pretrained, args.seed)
@@ -335,6 +343,10 @@ def main() -> None:
             if args.protocol == "all":
                 print(f"{label}\n{table(result)}")
         print(f"report: {page}")
+    broken = compare(args, {k: r for k, r in results.items() if not k.endswith(UNTRAINED)}, baseline, rules)
+    if broken:
+        print("\n".join(["the field has changed:", *broken]), file=sys.stderr)
+        raise SystemExit(1)
 
 
 def summarise(results: dict[str, ERFResult]) -> None:
@@ -345,7 +357,7 @@ def summarise(results: dict[str, ERFResult]) -> None:
         for layer in result.layers:
             numbers = result.numbers(layer)
             parts = [
-                f"{name} {numbers[key].value:.4g} ± {numbers[key].error:.1g}"
+                f"{name} {numbers[key]}"
                 for key, name in (
                     ("area_50", "area 50 %"), ("area_90", "90 %"), ("anisotropy", "anisotropy"), ("mean_lag", "mean lag"),
                 )

@@ -1,0 +1,96 @@
+"""``tools/erf.py`` with two checkpoints, or beside an earlier result: the differences, and the exit code they lead to."""
+
+import argparse
+import csv
+import sys
+from pathlib import Path
+
+from ..erf import ERFResult
+from ..erf.compare import Comparison, difference
+from ..erf.rules import GRAMMAR, Rule, failures
+from ..files import replacing
+
+TABLE = "difference.csv"
+
+
+def add_comparison_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--model``, ``--against`` and ``--fail-if``."""
+    parser.add_argument(
+        "--model", dest="of", metavar="NAME", help="the model; one or two checkpoints, which are compared, come first"
+    )
+    parser.add_argument("--against", metavar="FILE.npz", help="compare with a result that an earlier run has written")
+    parser.add_argument(
+        "--fail-if",
+        nargs="+",
+        metavar="RULE",
+        default=[],
+        help=f"exit with 1 if a number differs too much: {GRAMMAR.replace('%', '%%')}",
+    )
+
+
+def compared_models(model: str, checkpoint: str | None, of: str | None) -> list[list[str | None]]:
+    """The models of a command line as pairs of a specification, with a label, and a checkpoint."""
+    if of is None:
+        return [[model, checkpoint]]
+    if checkpoint is None:
+        return [[of, model]]
+    return [
+        [f"{label}={of}", file] for label, file in zip(_labels(model, checkpoint), (model, checkpoint), strict=True)
+    ]
+
+
+def _labels(first: str, second: str) -> tuple[str, str]:
+    """The shortest ends of two paths that differ, without suffix."""
+    paths = [Path(name).resolve().with_suffix("").parts for name in (first, second)]
+    if paths[0] == paths[1]:
+        raise ValueError(f"the two checkpoints are one: {first} and {second}; give another one.")
+    count = next(n for n in range(1, 1 + max(map(len, paths))) if paths[0][-n:] != paths[1][-n:])
+    ends = ["-".join(parts[-count:]).replace("=", "-").translate(str.maketrans("()", "--")) for parts in paths]
+    return ends[0], ends[1]
+
+
+def check_comparison(args: argparse.Namespace) -> tuple[list[Rule], ERFResult | None]:
+    """The rules and the earlier result, read before anything is computed.
+
+    Raises:
+        ValueError: a rule cannot be read, or there is nothing to compare.
+    """
+    rules = [Rule.parse(text) for text in args.fail_if]
+    two = args.of is not None and args.checkpoint is not None
+    if args.against and (two or len(args.models) > 1):
+        raise ValueError("--against compares one model; leave out the second checkpoint, or --compare.")
+    if rules and not two and not args.against:
+        raise ValueError("--fail-if needs two results: --against FILE.npz, or two checkpoints and --model NAME.")
+    return rules, ERFResult.load(args.against) if args.against else None
+
+
+def compare(
+    args: argparse.Namespace, results: dict[str, ERFResult], baseline: ERFResult | None, rules: list[Rule]
+) -> list[str]:
+    """Print and write how two results differ, if two are to be compared; returns a line for each broken rule.
+
+    Args:
+        args: the command line.
+        results: label -> result, of the two checkpoints first.
+        baseline: an earlier result, which the first result is compared with instead.
+        rules: by how much numbers may change.
+    """
+    (label, result), *others = results.items()
+    if baseline is not None:
+        names, pair = ("baseline", label), (baseline, result)
+    elif args.of is not None and args.checkpoint is not None:
+        names, pair = (label, others[0][0]), (result, others[0][1])
+    else:
+        return []
+    comparison = difference(*pair)
+    print(f"a: {names[0]}, b: {names[1]}\n{comparison}", file=sys.stderr if args.json else sys.stdout)
+    _write(comparison, Path(args.out) / TABLE)
+    return failures(comparison, rules)
+
+
+def _write(comparison: Comparison, path: Path) -> None:
+    rows = comparison.rows()
+    with replacing(path) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)

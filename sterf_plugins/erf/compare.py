@@ -1,0 +1,145 @@
+"""Two results beside each other: how the numbers of their layers differ, with intervals."""
+
+import math
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from .estimate import group_sizes
+from .number import PERIODS, Number, change
+from .result import ERFResult
+
+# Entries of ``info`` that say what is computed; numbers of two results are comparable only if these agree.
+DEFINITION = ("input_shape", "position", "reduce", "time", "channels", "aggregate", "target", "protocol")
+MAIN = ("area_50", "area_90", "rectangle_90", "r50", "r90", "anisotropy", "mean_lag")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How one number of one layer differs between two results.
+
+    Attributes:
+        layer, name: of which layer and which number.
+        a, b: the number in the first and in the second result.
+        change: ``b - a`` with its standard error and ``interval``.
+        paired: whether the error is that of the changes on the same inputs; otherwise the two count as independent.
+    """
+
+    layer: str
+    name: str
+    a: Number
+    b: Number
+    change: Number
+    paired: bool
+
+    @property
+    def relative(self) -> float:
+        """The change as a share of the first value; infinite if that is zero, or if one of the two is not finite."""
+        if not self.change.value:
+            return 0.0
+        if not math.isfinite(self.change.value):
+            return math.inf
+        return self.change.value / abs(self.a.value) if self.a.value else math.copysign(math.inf, self.change.value)
+
+    @property
+    def verdict(self) -> str:
+        """``"larger"`` or ``"smaller"`` if the interval of the change leaves out zero, else ``"unclear"``; ``"same"``."""
+        low, high = self.change.interval
+        if low == high == 0:
+            return "same"
+        return "larger" if low > 0 else "smaller" if high < 0 else "unclear"
+
+
+class Comparison(list[Difference]):
+    """The differences of two results, by layer and number; ``print`` shows the main ones."""
+
+    def of(self, layer: str, name: str) -> Difference:
+        """The difference of one number.
+
+        Raises:
+            ValueError: there is no such number.
+        """
+        found = self.matching(layer, name)
+        if not found:
+            raise ValueError(
+                f"no number {name!r} of a layer {layer!r} that both results have; there are {self.known()}."
+            )
+        return found[0]
+
+    def matching(self, layers: str, names: str) -> list[Difference]:
+        """The differences whose layer and number match two glob patterns."""
+        return [d for d in self if (d.layer == layers or fnmatchcase(d.layer, layers)) and fnmatchcase(d.name, names)]
+
+    def known(self) -> str:
+        """The numbers and layers that there are, in words."""
+        layers, names = (list(dict.fromkeys(getattr(d, key) for d in self)) for key in ("layer", "name"))
+        return f"the numbers {', '.join(names)} of {', '.join(layers)}"
+
+    def rows(self) -> list[dict[str, object]]:
+        """One dict per difference, for tables and CSV files."""
+        return [
+            dict(
+                layer=d.layer, number=d.name, a=d.a.value, b=d.b.value, change=d.change.value, error=d.change.error,
+                low=d.change.interval[0], high=d.change.interval[1], verdict=d.verdict, paired=d.paired,
+            )
+            for d in self
+        ]  # fmt: skip
+
+    def __str__(self) -> str:
+        """A line for each main number of each layer."""
+        shown = [d for d in self if d.name in MAIN]
+        texts = [
+            (d.layer, d.name, str(d.a), str(d.b), _signed(d.change), _interval(d.change), d.verdict) for d in shown
+        ]
+        table = [("layer", "number", "a", "b", "b - a", "95 % interval", "b is"), *texts]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        lines = ["  ".join(f"{t:<{w}}" for t, w in zip(row, widths, strict=True)).rstrip() for row in table]
+        if not all(d.paired for d in self):
+            lines.append(
+                "Errors as of independent inputs: the results do not have the same number of inputs in groups."
+            )
+        return "\n".join(lines)
+
+
+def difference(a: ERFResult, b: ERFResult) -> Comparison:
+    """How each number of the layers that two results share differs, ``b - a``.
+
+    Give both the same inputs in the same order: what an input does to both cancels, and the error of the difference is
+    far smaller than those of the two. It is a jackknife over groups of inputs, of whatever changes with them. Where a
+    result has no such groups (a single input) or the numbers of inputs differ, the two count as independent.
+
+    Raises:
+        ValueError: they have no layer in common, or are of differently defined fields.
+    """
+    layers = [layer for layer in a.layers if layer in b.layers]
+    if not layers:
+        raise ValueError(f"the results have no layer in common: {', '.join(a.layers)}; and {', '.join(b.layers)}.")
+    differing = [
+        f"{key}: {a.info.get(key)!r} and {b.info.get(key)!r}"
+        for key in DEFINITION
+        if a.info.get(key) != b.info.get(key)
+    ]
+    if differing:
+        raise ValueError(f"the results are not of the same kind of field ({'; '.join(differing)}); compute both alike.")
+    result, count = Comparison(), a.info.get("num_inputs")
+    for layer in layers:
+        ours, theirs = a.numbers(layer), b.numbers(layer)
+        for name in [n for n in ours if n in theirs]:
+            pseudo = a.pseudo_values(layer, name), b.pseudo_values(layer, name)
+            paired = count == b.info.get("num_inputs") and len(pseudo[0]) == len(pseudo[1]) > 1
+            fixed = ours[name].error == theirs[name].error == 0  # such as a share of silent units
+            found = change(
+                ours[name], theirs[name], pseudo if paired else None, group_sizes(count or 0), PERIODS.get(name)
+            )
+            result.append(Difference(layer, name, ours[name], theirs[name], found, paired or fixed))
+    return result
+
+
+def _signed(number: Number) -> str:
+    return str(number) if number.value < 0 else f"+{number}"
+
+
+def _interval(number: Number) -> str:
+    if not math.isfinite(number.error):
+        return "–"
+    low, high = number.interval
+    return f"{low:+{number.format_spec}} to {high:+{number.format_spec}}"

@@ -1,0 +1,97 @@
+"""tools/erf.py with two checkpoints, and as a check in continuous integration."""
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+
+from sterf_plugins.cli.comparison import compared_models
+from sterf_plugins.erf import ERFResult
+
+TOOL = Path(__file__).resolve().parents[2] / "tools" / "erf.py"
+MODEL = "sdtv3_nano"
+OPTIONS = ["--num", "4", "--input-size", "32", "32", "--layers", "stages.0"]
+
+
+@pytest.fixture(scope="module")
+def run(forked):
+    return lambda *arguments: forked(TOOL, *arguments)
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    """A network, and the same with a smaller middle of its first kernels, both as files called ``last.pth``."""
+    import timm
+
+    import sterf_plugins.timm  # noqa: F401
+
+    folder = tmp_path_factory.mktemp("checkpoints")
+    torch.manual_seed(0)
+    model = timm.create_model(MODEL)
+    files = [folder / name / "last.pth" for name in ("before", "after")]
+    for file in files:
+        file.parent.mkdir()
+        torch.save({"state_dict": model.state_dict()}, file)
+        kernel = next(p for p in model.parameters() if p.ndim == 4 and p.shape[-1] > 1)
+        with torch.no_grad():
+            kernel[..., kernel.shape[-2] // 2, kernel.shape[-1] // 2] *= 0.2
+    return files
+
+
+@pytest.mark.slow
+def test_two_checkpoints_in_one_line(run, checkpoints, tmp_path):
+    done = run(*checkpoints, "--model", MODEL, "--out", tmp_path, *OPTIONS)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "a: before-last, b: after-last" in done.stdout and "95 % interval" in done.stdout
+    results = [ERFResult.load(tmp_path / f"{name}-last.npz") for name in ("before", "after")]
+    rows = {r["number"]: r for r in csv.DictReader((tmp_path / "difference.csv").read_text().splitlines())}
+    a, b = (float(r.numbers("stages.0")["area_90"].value) for r in results)
+    assert float(rows["area_90"]["change"]) == pytest.approx(b - a) and rows["area_90"]["paired"] == "True"
+    assert float(rows["area_90"]["low"]) < b - a < float(rows["area_90"]["high"])
+    # Again, from the files, with rules that hold and that do not.
+    share = 100 * abs(b - a) / a
+    assert (
+        run(
+            *checkpoints, "--model", MODEL, "--out", tmp_path, *OPTIONS, "--fail-if", f"area_90>{2 * share}%"
+        ).returncode
+        == 0
+    )
+    failed = run(*checkpoints, "--model", MODEL, "--out", tmp_path, *OPTIONS, "--fail-if", f"area_90>{share / 2}%")
+    assert failed.returncode == 1 and "the field has changed:\nstages.0: area_90 was" in failed.stderr
+
+
+@pytest.mark.slow
+def test_against_a_baseline(run, checkpoints, tmp_path):
+    before, after = checkpoints
+    assert run(f"m={MODEL}", before, "--out", tmp_path / "base", *OPTIONS).returncode == 0
+    against = ["--against", tmp_path / "base" / "m.npz", "--fail-if", "area_90>1%", "r50>3se"]
+    same = run(f"m={MODEL}", before, "--out", tmp_path / "same", *OPTIONS, *against)
+    assert same.returncode == 0 and "a: baseline, b: m" in same.stdout, same.stderr[-2000:]
+    other = run(f"m={MODEL}", after, "--out", tmp_path / "other", *OPTIONS, *against)
+    assert other.returncode == 1 and "allowed: area_90>1%" in other.stderr, other.stderr[-2000:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--fail-if", "area_90>5%"], "--fail-if needs two results"),
+        (["--against", __file__], "is no ERF result: it is no .npz file"),
+        (["--against", "missing.npz"], "missing.npz"),
+        (["--against", "missing.npz", "--fail-if", "area_90 changes by 5%"], "is no rule; give [LAYER:]NUMBER>AMOUNT"),
+        (["--against", "missing.npz", "--compare", "sdtv3_nano_srb"], "--against compares one model"),
+    ],
+)
+def test_mistakes_end_before_anything_is_computed(run, tmp_path, options, message):
+    done = run(MODEL, "--out", tmp_path, *OPTIONS, *options)
+    assert done.returncode == 2 and message in done.stderr and not list(tmp_path.glob("*.npz"))
+
+
+def test_checkpoints_are_called_by_what_tells_them_apart():
+    assert compared_models("name", "a.pth", None) == [["name", "a.pth"]]
+    assert compared_models("a.pth", None, "name") == [["name", "a.pth"]]
+    assert compared_models("x/a.pth", "x/b.pth", "name") == [["a=name", "x/a.pth"], ["b=name", "x/b.pth"]]
+    assert compared_models("x/1/e.pth", "x/2/e.pth", "name(T=2)")[1] == ["2-e=name(T=2)", "x/2/e.pth"]
+    with pytest.raises(ValueError, match="the two checkpoints are one"):
+        compared_models("a.pth", "./a.pth", "name")
