@@ -12,8 +12,9 @@ import numpy as np
 from ..firing import listed
 from . import archive
 from .estimate import Estimate, group_sizes
+from .flaws import flaw, misplaced
 from .lags import frame_numbers, temporal_numbers
-from .metrics import area_ratio, mass_at, spatial_numbers
+from .metrics import area_ratio, spatial_numbers
 from .number import PERIODS, Number, effective, jackknife, pseudo_values
 from .protocols import note, protocol_of
 from .selection import cell
@@ -71,8 +72,9 @@ class ERFResult:
         failed = info.setdefault("failed", {})
         for layer, kinds in estimates.items():
             values = {kind: estimate.value() for kind, estimate in kinds.items()}
-            reason = next(filter(None, (_flaw(layer, kind, value) for kind, value in values.items())), None)
-            reason = reason or result._misplaced(layer, values.get("spatial"))
+            reason = next(filter(None, (flaw(layer, kind, value) for kind, value in values.items())), None)
+            if reason is None and "spatial" in values and layer in info.get("tokens", []):  # whose order is a guess
+                reason = misplaced(layer, values["spatial"], *result._target(layer))
             if reason is not None:
                 failed[layer] = reason
                 continue
@@ -92,22 +94,6 @@ class ERFResult:
     def failed(self) -> dict[str, str]:
         """Layer -> why it has no field."""
         return self.info.get("failed", {})
-
-    def _misplaced(self, layer: str, field: np.ndarray | None) -> str | None:
-        """Why a field cannot be that of the target, if it lies elsewhere; of tokens alone, whose order is a guess."""
-        size, at = self._target(layer)
-        if field is None or size is None or at is None or layer not in self.info.get("tokens", []):
-            return None
-        if mass_at(np.abs(field), size, at) > 0.1:
-            return None
-        row, column = (int(n) for n in np.unravel_index(np.abs(field).argmax(), field.shape))
-        height, width = field.shape
-        wanted = tuple(int((i + 0.5) * n / m) for i, n, m in zip(at, (height, width), size, strict=True))
-        return (
-            f"layer {layer!r}: its field lies around pixel ({row}, {column}), its target at {wanted} of {height}x{width}: "
-            f"its tokens are not in the order of rows and columns. Pass layout={{{layer!r}: function}} with a function that "
-            f"makes (B, C, h, w) of its output, or name a later layer."
-        )
 
     def _layer(self, layer: str, kind: str = "spatial") -> np.ndarray:
         """A layer's field of one kind; ``ValueError`` if there is none."""
@@ -326,24 +312,3 @@ class ERFResult:
         from .plot import draw
 
         return draw(self, path)
-
-
-def _flaw(layer: str, kind: str, value: np.ndarray) -> str | None:
-    """What is wrong with a field that is not finite, or zero everywhere, with the likely cause."""
-    if not np.isfinite(value).all():
-        share = 1 - np.isfinite(value).mean()
-        return (
-            f"layer {layer!r}: {share:.1%} of the gradients are not finite; look for NaN weights, NaN inputs or a diverged "
-            f"training, and for overflow of 16-bit parameters."
-        )
-    if not value.any() and "@" in layer:
-        return (
-            f"layer {layer!r}: all gradients are zero, as those of a layer that does not see this entry of the inputs."
-        )
-    if not value.any():
-        return (
-            f"layer {layer!r}: all gradients are zero{'' if kind == 'spatial' else f' ({kind})'}. Likely causes: a spiking "
-            f"neuron without a surrogate gradient in eval mode, a detached or `no_grad` branch, a dead layer, or a "
-            f"normalisation over channels, whose sum is constant (use channels='per-channel')."
-        )
-    return None
