@@ -259,7 +259,8 @@ def test_openerf_is_the_package_openerf(name, options, layer, photographs):
     )  # of tokens, the upper left of the middle
     high, wide = (n // m for n, m in zip(field.shape, grid, strict=True))
     target = field[row * high : (row + 1) * high, column * wide : (column + 1) * wide]
-    assert result.numbers(label)["centre_mass"].value == pytest.approx(target.sum() / field.sum(), rel=1e-5)
+    mass = target.sum() / field.sum()  # the number is corrected for its bias with three images, by about a hundredth
+    assert result.numbers(label)["centre_mass"].value == pytest.approx(mass, rel=0.05)
     assert target.max() == field.max()
 
 
