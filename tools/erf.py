@@ -59,12 +59,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--layers", nargs="+", metavar="GLOB", help="modules (default: feature points; * stays within a level)"
     )
-    p.add_argument(
-        "--images",
-        default="noise",
-        metavar="DIR|noise|val|photographs",
-        help="inputs (default: standard normal noise); photographs: twelve of the extra [examples]",
-    )
+    p.add_argument("--images", default="noise", metavar="DIR|noise|val", help="inputs (default: standard normal noise)")
     p.add_argument(
         "--protocol",
         choices=[*PROTOCOLS, "all"],
@@ -251,10 +246,16 @@ def compute(args: argparse.Namespace, job, size: tuple[int, int], folder: Path) 
     layers = args.layers
     if layers and len(args.models) > 1:  # models that are compared may call their layers differently
         layers = [pattern for pattern in layers if has_layer(model, pattern, label)] or layers
+    forward = None
+    if loaded.config is not None:
+        from sterf_plugins.openmmlab.runtime.tensor_forward import forward_for
+
+        forward = forward_for(model, layers)
     result = compute_erf(
         model,
         inputs_for(args.images, loaded, size, args.num, args.seed, protocol.squashed),
         layers,
+        forward=forward,
         protocol=args.protocol,
         position=parse_position(args.position),
         reduce=args.reduce,

@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from ..checkpoints import read_checkpoint, state_dict_of
-from ..checkpoints.efficientnet import with_timm_names
 
 CONFIG_PREFIXES = ("mmdet::", "mmseg::", "sterf_plugins::")
 _CALL = re.compile(r"^(?P<name>[^()]+?)(?:\((?P<options>.*)\))?$", re.DOTALL)
@@ -131,7 +130,7 @@ def _from_timm(label: str, name: str, options: Mapping[str, Any], pretrained: bo
         raise ValueError(f"model {name!r} does not take these options: {error}") from error
     data = timm.data.resolve_model_data_config(model)
     mean, std = (_for_channels([255.0 * v for v in data[k]], _channels(model)) for k in ("mean", "std"))
-    return Loaded(label, model, tuple(data["input_size"][1:]), mean, std)
+    return Loaded(label, model, _own_size(model, tuple(data["input_size"][1:])), mean, std)
 
 
 def _names_an_option(error: TypeError, options: Mapping[str, Any]) -> bool:
@@ -141,7 +140,7 @@ def _names_an_option(error: TypeError, options: Mapping[str, Any]) -> bool:
 
 
 def _from_factory(label: str, name: str, options: Mapping[str, Any]) -> Loaded:
-    """A model of ``module:factory``, of which nothing is known: 224x224 images, normalised to [-1, 1], are assumed."""
+    """A model of ``module:factory``, of which little is known: images of its own size, else 224x224, normalised to [-1, 1]."""
     module_name, _, attribute = name.partition(":")
     try:
         factory = getattr(importlib.import_module(module_name), attribute)
@@ -156,7 +155,22 @@ def _from_factory(label: str, name: str, options: Mapping[str, Any]) -> Loaded:
     if not isinstance(model, nn.Module):
         raise ValueError(f"{name} returns a {type(model).__name__}, not a torch.nn.Module.")
     channels = _channels(model)
-    return Loaded(label, model, (224, 224), (127.5,) * channels, (127.5,) * channels)
+    return Loaded(label, model, _own_size(model, (224, 224)), (127.5,) * channels, (127.5,) * channels)
+
+
+def _own_size(model: nn.Module, default: tuple[int, int]) -> tuple[int, int]:
+    """(H, W) of the images that a model was built for, where it or its patch embedding says so; else the default.
+
+    timm's models have ``img_size``, those of Hugging Face ``config.image_size``.
+    """
+    candidates = [(getattr(model, "patch_embed", None), "img_size"), (model, "img_size")]
+    for owner, name in [*candidates, (getattr(model, "config", None), "image_size")]:
+        value = getattr(owner, name, None)
+        if isinstance(value, int) and not isinstance(value, bool):
+            return value, value
+        if isinstance(value, (tuple, list)) and len(value) == 2 and all(isinstance(n, int) for n in value):
+            return value[0], value[1]
+    return default
 
 
 def _channels(model: nn.Module) -> int:
@@ -225,10 +239,10 @@ def load_weights(loaded: Loaded, path: str) -> None:
         ValueError: the checkpoint is unreadable or does not fit; the message names what is wrong.
     """
     model, checkpoint = loaded.model, read_checkpoint(path)
-    own = model.state_dict()
-    state = with_timm_names(state_dict_of(checkpoint), own)
+    state = state_dict_of(checkpoint)
     if not any(isinstance(v, torch.Tensor) for v in state.values()):
         raise ValueError(f"checkpoint {path} holds no tensors by name.")
+    own = model.state_dict()
     fitting = {k: v for k, v in state.items() if k in own and getattr(v, "shape", None) == own[k].shape}
     lacking = [k for k in own if k not in fitting and not k.endswith("num_batches_tracked")]
     if lacking:

@@ -88,12 +88,17 @@ class Batch:
 
         The model gets copies, which it may change in place.
         """
-        values = {key: self.axes[key].restored(leaf).clone() for key, leaf in leaves.items()}
-        copies = self.apply(lambda k, x: values[k] if k in values and x.is_floating_point() else x.clone()).entries
-        integers = [(copies[key], value) for key, value in values.items() if copies[key] is not value]
+        entries = {k: v.detach().clone() if isinstance(v, Tensor) else v for k, v in self.entries.items()}
+        integers = []
+        for key, leaf in leaves.items():
+            value = self.axes[key].restored(leaf).clone()
+            if entries[key].is_floating_point():
+                entries[key] = value
+            else:
+                integers.append((entries[key], value))
         if self.form in (tuple, list):
-            return self.form(copies.values()), integers
-        return copies[0] if self.form is Tensor else copies, integers
+            return self.form(entries.values()), integers
+        return entries[0] if self.form is Tensor else entries, integers
 
 
 @dataclass(frozen=True)

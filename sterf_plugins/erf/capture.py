@@ -152,8 +152,14 @@ def _run(model, forward, x, targets, seen, loops, rates) -> tuple[dict[str, Outp
     finally:
         for handle in handles:
             handle.remove()
+    modules = {t.name: t.module for t in targets}
     for name in [n for n, count in calls.items() if not count]:
         failed[name] = f"the forward pass never reached {name}; name layers that it runs."
+        entries = [f"{name}.{key}" for key, _ in modules[name].named_children()]
+        if isinstance(modules[name], (nn.ModuleList, nn.ModuleDict)) and entries:
+            failed[name] = (
+                f"{name} is a list of modules, which is never called itself; name its entries, such as {entries[-1]}."
+            )
     failed |= {
         t.name: f"layer {t.name!r} is a TorchScript module, into which nobody can look; use the model that it was made of."
         for t in targets

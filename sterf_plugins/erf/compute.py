@@ -32,7 +32,8 @@ from .batches import Batch, Key, Reading, Sizer, batches
 from .calibrate import CALIBRATION, calibrated, initial_norms, tracking_norms
 from .capture import Seen, Target
 from .fields import KINDS, REDUCTIONS, Settings, fields_of
-from .layouts import Geometry, Grid, Layout, patch_sizes, possible_strides, prefix_tokens
+from .integers import followed
+from .layouts import Geometry, Grid, Layout, possible_strides, prefix_tokens
 from .preparation import (
     check_finite,
     check_size,
@@ -244,7 +245,8 @@ def compute_erf(
         relative_error=running.error(),
         map_size={name: list(running.facts[name].size) for name in running.layers},
         constant_sums=[name for name in running.layers if running.facts[name].constant],
-        tokens=[name for name in running.layers if running.facts[name].tokens],
+        # The target's place in the map of one entry is none in that of another.
+        tokens=[n for n in running.layers if running.facts[n].tokens and not {*n.split("@")[1:]} & {*running.shape}],
         failed=running.failed,
     )
     if len(running.shape) > 1:
@@ -326,7 +328,7 @@ def _collect(
     check_finite(model)
     original_device = device_of(model)
     compute_device = torch.device(device) if device is not None else original_device
-    strides, prefix, patches = possible_strides(model), prefix_tokens(model), patch_sizes(model)
+    strides, prefix = possible_strides(model), prefix_tokens(model)
     rates = FiringRates(model, running.rates) if neuron_layers(model) else None
     settings: Settings | None = None
     seen = Seen()
@@ -358,7 +360,9 @@ def _collect(
                     running.shape, running.kinds = shape, settings.kinds
                     bar.update(skip)
                     if sample is not None:
-                        run, (x, _) = guarded(forward, sample), sample.to(compute_device, dtype).given({})
+                        sample = sample.to(compute_device, dtype)
+                        x, integers = sample.given(sample.leaves(dtype_of(model)))
+                        run = followed(guarded(forward, sample), integers)
                         stack.enter_context(calibrated(request.norms, run, x))
                         running.calibrated = dict(norms=len(request.norms), inputs=len(sample))
                     if rates is not None:
@@ -374,7 +378,7 @@ def _collect(
                 inputs = inputs.narrow(skipped, len(inputs) - skipped).to(compute_device, dtype)
                 # `fields_of` puts in the batch of each part.
                 steps = inputs.steps or inner_steps(model)
-                geometry = Geometry(tuple(inputs.sizes), 0, steps, strides, prefix, patches)
+                geometry = Geometry(tuple(inputs.sizes), 0, steps, strides, prefix)
                 run = guarded(forward, inputs)
                 work = partial(
                     fields_of,

@@ -1,7 +1,6 @@
 """The fields of one batch: a single forward pass for all layers, then backward passes from each of them."""
 
 from collections.abc import Callable, Collection
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -14,7 +13,7 @@ from ..firing import FiringRates
 from ..undisturbed import stateful
 from .batches import Batch, Key
 from .capture import Output, Seen, Target, capture, detached
-from .integers import FollowedCasts
+from .integers import followed
 from .layouts import Evidence, Geometry, by, to_map
 from .preparation import dtype_of
 from .protocols import Protocol
@@ -144,8 +143,7 @@ def fields_of(
     # A network that loops over time calls its layers once per step.
     keeps_state = bool(stateful(model))
     loops = keeps_state or geometry.steps is not None
-    with FollowedCasts(integers) if integers else nullcontext():
-        outputs, failed = capture(model, forward, x, targets, seen, loops, rates)
+    outputs, failed = capture(model, followed(forward, integers), x, targets, seen, loops, rates)
     known = {name.partition("@")[0]: facts for name, facts in known.items()}
     evidence = Evidence(model, seen.shapes)
     starts: dict[str, Start] = {}
@@ -316,7 +314,7 @@ def _fields_of_sums(
             last = total[-1]
 
             def temporal(g: Tensor, add: Add) -> None:
-                mass = reduction(g, 2).sum((-2, -1))  # (T, B)
+                mass = reduction(g, 2).flatten(2).sum(2)  # (T, B)
                 add("temporal", (), mass.flip(0).T * factor)
 
             jobs.append(((last * vector).sum(), temporal))
@@ -350,7 +348,8 @@ def _each_step(y, vector, steps, settings, reduction, share):
             for lag in range(out + 1 if steps else 1):
                 step = g[out - lag] if steps else g
                 if "spatiotemporal" in settings.kinds:
-                    add("spatiotemporal", (out, lag), step * share, (steps, steps, *step.shape[1:]))
+                    flat = step.sum(1) if step.ndim == 4 else step
+                    add("spatiotemporal", (out, lag), flat * share, (steps, steps, *flat.shape[1:]))
                 if settings.time == "each":
                     weight = weight_at(settings.weight, out + 1, lag)
                     _add_places(add, settings.kinds, step * share * weight / count)

@@ -86,6 +86,16 @@ class FollowedCasts(TorchFunctionMode):
         return floats if factor is None else floats.detach() * factor
 
 
+def followed(forward: Callable[[Any], Any], pairs: list[tuple[Tensor, Tensor]]) -> Callable[[Any], Any]:
+    """The forward function, with the casts of integer inputs followed; see ``FollowedCasts``."""
+
+    def run(x: Any) -> Any:
+        with FollowedCasts(pairs):
+            return forward(x)
+
+    return run if pairs else forward
+
+
 def _flat(value: Any) -> list[Any]:
     """What is in lists, tuples and dicts."""
     if isinstance(value, dict):

@@ -33,7 +33,6 @@ class Geometry:
         steps: T of the input, or of a model that makes its own time axis (an attribute ``T``), or ``None``.
         strides: strides that feature maps may have.
         prefix: number of class and register tokens before those of the patches; ``None`` if the model does not say.
-        patches: sizes that patches may have.
     """
 
     sizes: tuple[tuple[int, ...], ...]
@@ -41,7 +40,6 @@ class Geometry:
     steps: int | None
     strides: tuple[int, ...]
     prefix: int | None
-    patches: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         return " and ".join(map(by, dict.fromkeys(self.sizes)))
@@ -63,11 +61,6 @@ class Geometry:
         for h, w in sizes:
             rounded |= {g: 1 for n in s for g in ((-(-h // n), -(-w // n)), (h // n, w // n)) if min(g) > 0}
         return rounded | {(h // n, w // n): 0 for h, w in sizes for n in s if h % n == 0 and w % n == 0}
-
-    def patch_grids(self) -> set[tuple[int, int]]:
-        """Sizes (h, w) of a grid of patches."""
-        sizes = {(size[-2], size[-1]) for size in self.sizes}
-        return {(h // p, w // p) for h, w in sizes for p in self.patches if h % p == 0 and w % p == 0}
 
 
 def by(size: Iterable[int]) -> str:
@@ -105,15 +98,22 @@ class Evidence:
             found = [layout for layout in inside if layout]
         return found[0] if len(found) == 1 else None
 
-    def token_layout(self, rest: Size, inside: str = "") -> str | None:
+    def grids(self) -> set[Grid]:
+        """Sizes (h, w) of the maps that convolutions gave, the first of which makes the tokens of most models."""
+        maps = [n for n, shape in self.shapes.items() if isinstance(self.model.get_submodule(n), nn.Conv2d)]
+        return {(self.shapes[n][-2], self.shapes[n][-1]) for n in maps}
+
+    def token_layout(self, rest: Size, inside: str | None = None) -> str | None:
         """One of "BCN" and "BNC", if the types of modules whose outputs have this shape tell.
 
         Args:
             rest: the axes of the output behind that of the batch.
-            inside: the module in which to look; the whole model by default.
+            inside: the module in which to look, among norms and convolutions alone, since a Linear may mix tokens; the
+                whole model by default.
         """
-        names = [n for n, shape in self.shapes.items() if f"{n}.".startswith(f"{inside}." if inside else "")]
-        found = {layout_of(self.model.get_submodule(n)) for n in names if self.shapes[n][-len(rest) :] == rest} - {None}
+        names = [n for n in self.shapes if inside is None or f"{n}.".startswith(f"{inside}.")]
+        modules = [self.model.get_submodule(n) for n in names if self.shapes[n][-len(rest) :] == rest]
+        found = {layout_of(m) for m in modules if inside is None or type(m) is not nn.Linear} - {None}
         return None if len(found) != 1 else "BCN" if found == {"BCHW"} else "BNC"
 
 
@@ -157,20 +157,6 @@ def possible_strides(model: nn.Module) -> tuple[int, ...]:
                     patches.add(n)
     strides = {2**k for k in range(7)} | {p * 2**k for p in patches for k in range(6) if p * 2**k <= 64}
     return tuple(sorted(strides))
-
-
-def patch_sizes(model: nn.Module) -> tuple[int, ...]:
-    """Sizes of patches: attributes ``patch_size``, and strides of convolutions whose windows do not overlap."""
-    sizes: set[int] = set()
-    for module in model.modules():
-        values = [getattr(module, "patch_size", None)]
-        if isinstance(module, _CONVOLUTIONS) and module.stride == module.kernel_size:
-            values.append(module.stride)
-        for value in values:
-            n = value[-1] if isinstance(value, (tuple, list)) and value else value
-            if isinstance(n, int) and not isinstance(n, bool) and n > 1:
-                sizes.add(n)
-    return tuple(sorted(sizes))
 
 
 def prefix_tokens(model: nn.Module) -> int | None:
@@ -265,7 +251,7 @@ def to_map(
     if layout == "BCN":
         y = y.transpose(-1, -2)
     inferred = grid is None and not geometry.signal
-    h, w = grid or token_grid(name, y.shape[2], geometry)
+    h, w = grid or token_grid(name, y.shape[2], geometry, evidence)
     prefix = y.shape[2] - h * w
     if prefix < 0:
         raise ValueError(f"layer {name!r} has {y.shape[2]} tokens, fewer than the {h}x{w} of `grid`.")
@@ -343,11 +329,11 @@ def _guess(
                     f"layer {name!r} gives {tuple(rest)} per signal; pass layout='BCN' if channels come first, or 'BNC'."
                 )
             return layout, grid
+        likely = evidence.token_layout(rest, name.partition("[")[0])
+        if likely is not None:
+            return likely, grid
         tokens_first, tokens_last = (min(_fitting(n, geometry, grids).values(), default=None) for n in rest)
         if tokens_first is not None and tokens_first == tokens_last:
-            likely = evidence.token_layout(rest, name.partition("[")[0])
-            if likely is not None:
-                return likely, grid
             raise ValueError(
                 f"layer {name!r} gives {tuple(rest)} per input, which fits (N, C) and (C, N); pass layout='BNC' or "
                 f"layout='BCN'."
@@ -375,20 +361,20 @@ def _fitting(tokens: int, geometry: Geometry, grids: Mapping[Grid, int]) -> dict
     }
 
 
-def token_grid(name: str, tokens: int, geometry: Geometry) -> Grid:
+def token_grid(name: str, tokens: int, geometry: Geometry, evidence: Evidence) -> Grid:
     """The likeliest grid of so many tokens; an error if there is none, or more than one."""
     if geometry.signal:
         return 1, tokens - (geometry.prefix or 0)
     fitting = _fitting(tokens, geometry, geometry.grids())
+    if not fitting:
+        fitting = _fitting(tokens, geometry, dict.fromkeys(evidence.grids(), 0))
     if not fitting and geometry.prefix is None and len(geometry.sizes) == 1:  # registers
-        fitting = {
-            g: (0, tokens - g[0] * g[1]) for g in geometry.patch_grids() if 0 < tokens - g[0] * g[1] <= _MOST_PREFIX
-        }
+        fitting = {g: (0, tokens - g[0] * g[1]) for g in evidence.grids() if 0 < tokens - g[0] * g[1] <= _MOST_PREFIX}
     if not fitting:
         raise ValueError(
             f"layer {name!r} has {tokens} tokens, which fit no grid of a {geometry} input at strides "
-            f"{', '.join(map(str, geometry.strides))}; pass grid=(rows, columns)"
-            f"{', or a function as `layout`, if they belong to several inputs' if len(geometry.sizes) > 1 else ''}."
+            f"{', '.join(map(str, geometry.strides))}; pass grid=(rows, columns), or a function as `layout` if they belong to "
+            f"several maps."
         )
     likeliest = [g for g, rank in fitting.items() if rank == min(fitting.values())]
     if len(likeliest) > 1:

@@ -116,7 +116,8 @@ def guarded(forward: Callable[[Any], Any], inputs: Batch) -> Callable[[Any], Any
             line = (str(error).splitlines() or [type(error).__name__])[0]
             raise ValueError(
                 f"the model's forward pass fails for inputs of {size} (shape {shapes}): {line}. "
-                f"Give the size and the channels that it takes; inputs smaller than its stride are too small."
+                f"Give the size and the channels that it takes; inputs smaller than its stride are too small. What it needs "
+                f"besides the inputs, `forward=` can give it."
             ) from error
 
     return run

@@ -35,9 +35,12 @@ def default_layers(model: nn.Module) -> list[str]:
     if points is not None and hasattr(model, "stages"):
         return [f"stages.{i}" for i in points]
     children = [name for name, _ in model.named_children()]
+    example = children[-1] if children else "layer4"
+    while isinstance(names.get(example), nn.ModuleList) and len(names[example]):  # a list is never called itself
+        example = f"{example}.{list(dict(names[example].named_children()))[-1]}"
     raise ValueError(
         f"`layers` is None, and {type(model).__name__} names no feature layers. Give module names or patterns, such "
-        f"as layers=['{children[-1] if children else 'layer4'}']; its children are {', '.join(children) or 'none'}."
+        f"as layers=['{example}']; its children are {', '.join(children) or 'none'}."
     )
 
 

@@ -29,3 +29,27 @@ def test_without_a_checkpoint_a_config_gives_the_weights_that_a_training_starts_
     expected = started.state_dict()
     assert [k for k, v in model.state_dict().items() if not torch.equal(v, expected[k])] == []
     assert any(not torch.equal(v, built[k]) for k, v in expected.items())
+
+
+def vit(**options):
+    """A factory, as users have their own."""
+    import timm
+
+    return timm.create_model("vit_tiny_patch16_224", **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("vit_tiny_patch16_224", (224, 224)),
+        ("vit_tiny_patch16_224(img_size=(96, 128))", (96, 128)),
+        ("swin_tiny_patch4_window7_224(img_size=112)", (112, 112)),
+        ("resnet18", (224, 224)),
+        (f"{__name__}:vit(img_size=64)", (64, 64)),
+        (f"{__name__}:vit(img_size=(32, 48))", (32, 48)),
+    ],
+)
+def test_the_size_is_that_which_the_model_was_built_for(name, size):
+    loaded = load_model(name)
+    assert loaded.size == size
+    loaded.model(torch.zeros(1, 3, *size))

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from sterf_plugins.backbones import SDTV3
 from sterf_plugins.erf import ERFResult, calibrate, compute_erf
-from sterf_plugins.erf.batches import Sizer
+from sterf_plugins.erf.batches import Reading, Sizer
 
 NANO = dict(embed_dims=[8, 16, 24, 32], num_heads=4)
 
@@ -195,9 +195,9 @@ def test_statistics_are_of_the_inputs_of_all_processes():
     model = SDTV3(NANO, "srb")
     whole = compute_erf(model, x, "stages.1", batch_size=2)
     both = (x[:2], x[2:])
-    gathers = iter([lambda own: list(both), lambda own: sent.append(own) or sent])
+    gathers = iter([lambda own: [Reading().batch(part) for part in both], lambda own: sent.append(own) or sent])
     compute_erf(model, both[0], "stages.1", batch_size=2, gather=lambda own: next(gathers)(own))
-    gathers = iter([lambda own: list(both), lambda own: sent.append(own) or sent])
+    gathers = iter([lambda own: [Reading().batch(part) for part in both], lambda own: sent.append(own) or sent])
     result = compute_erf(model, both[1], "stages.1", batch_size=2, gather=lambda own: next(gathers)(own))
     assert result.info["calibrated"] == whole.info["calibrated"] and result.info["calibrated"]["inputs"] == 6
     assert np.array_equal(result.spatial["stages.1"], whole.spatial["stages.1"])
@@ -227,20 +227,20 @@ def test_memory_that_runs_out_halves_the_batch():
         return len(part)
 
     sizer = Sizer(8, torch.device("cpu"))
-    assert sum(count for count, _ in sizer.run(torch.zeros(9, 1, 2, 2), work)) == 9
+    assert sum(count for count, _ in sizer.run(Reading().batch(torch.zeros(9, 1, 2, 2)), work)) == 9
     assert sizes == [8, 4, 2, 2, 2, 2, 1]
 
     def never(part):
         raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes")
 
     with pytest.raises(MemoryError, match="with a single input of shape"):
-        list(Sizer(4, torch.device("cpu")).run(torch.zeros(4, 1, 2, 2), never))
+        list(Sizer(4, torch.device("cpu")).run(Reading().batch(torch.zeros(4, 1, 2, 2)), never))
 
     def broken(part):
         raise RuntimeError("something else")
 
     with pytest.raises(RuntimeError, match="something else"):
-        list(Sizer(4, torch.device("cpu")).run(torch.zeros(4, 1, 2, 2), broken))
+        list(Sizer(4, torch.device("cpu")).run(Reading().batch(torch.zeros(4, 1, 2, 2)), broken))
 
 
 def test_single_images_are_joined_into_batches():
@@ -258,7 +258,7 @@ def test_single_images_are_joined_into_batches():
 
 def test_the_batch_size_is_measured():
     sizer = Sizer(None, torch.device("cpu"))
-    list(sizer.run(torch.randn(5, 1, 4, 4), lambda part: part.requires_grad_() ** 2))
+    list(sizer.run(Reading().batch(torch.randn(5, 1, 4, 4)), lambda part: part.entries[0].requires_grad_() ** 2))
     assert sizer.size == 8  # small inputs: as many as are useful on a CPU
 
 

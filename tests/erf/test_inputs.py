@@ -99,7 +99,7 @@ def test_calls_that_do_not_see_an_entry_are_named(tracker):
     assert result.layers == ["backbone.0#0@search", "backbone.0#1@template", "head@search", "head@template"]
     assert result.info["map_size"]["backbone.0#0@search"] == [8, 6]
     assert result.info["map_size"]["backbone.0#1@template"] == [4, 4]
-    assert "does not see this entry" in result.failed["backbone.0#0@template"]
+    assert "of several inputs, one that the layer does not see" in result.failed["backbone.0#0@template"]
 
 
 class Joined(nn.Module):
@@ -211,6 +211,37 @@ def test_videos_have_fields_over_frames_and_space():
         ValueError, match=r"`position` is \(1, 0\), and the output of layer '2' is 3x4x2; give 3 numbers"
     ):
         compute_erf(model, x, "2", axes="NCTHW", position=(1, 0))
+
+
+class VolumeLoop(nn.Module):
+    """A spiking-like loop over time steps of volumes: a leaky sum of what a convolution gives."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.sum = nn.Conv3d(2, 3, 3, padding=1), nn.Identity()
+
+    def forward(self, x):
+        state, outputs = 0, []
+        for step in x:
+            state = 0.5 * state + self.conv(step)
+            outputs.append(self.sum(state))
+        return torch.stack(outputs)
+
+
+def test_volumes_with_time_steps():
+    torch.manual_seed(0)
+    model, x = VolumeLoop().double(), torch.randn(3, 2, 2, 4, 6, 6).double()
+    kinds = ["spatial", "temporal", "spatiotemporal", "frames", "volume"]
+    result = compute_erf(model, x, "sum", axes="TNCDHW", kinds=kinds)
+    (leaf,) = leaves(x)
+    y = model(leaf)
+    (total,) = torch.autograd.grad(y[..., 2, 3, 3].sum(), leaf, retain_graph=True)
+    volume = total.sum(0).abs().mean(1).mean(0).numpy() / 3
+    assert same(result.volume["sum"], volume) and same(result.frames["sum"], volume.sum((1, 2)))
+    (last,) = torch.autograd.grad(y[-1].sum(), leaf, retain_graph=True)
+    assert same(result.temporal["sum"], last.flip(0).abs().mean(2).flatten(2).sum(2).mean(1).numpy())
+    (second,) = torch.autograd.grad(y[1, ..., 2, 3, 3].sum(), leaf)
+    assert same(result.spatiotemporal["sum"][1, 1], second[0].abs().mean(1).sum(1).mean(0).numpy())
 
 
 class Tubes(nn.Module):
@@ -367,6 +398,12 @@ def test_integer_arithmetic_is_named(work, message):
 
 def test_integers_into_a_model_without_a_cast_are_floats():
     torch.manual_seed(0)
+    normed, x = (
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)),
+        torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8),
+    )
+    found, expected = (compute_erf(normed, y, "1") for y in (x, x.float()))
+    assert found.info["calibrated"] and np.array_equal(found.spatial["1"], expected.spatial["1"])
     model, x = Computes(lambda x: x), torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
     assert np.array_equal(
         compute_erf(model, x, "conv").spatial["conv"], compute_erf(model, x.float(), "conv").spatial["conv"]

@@ -261,3 +261,45 @@ def test_a_cube_that_nothing_tells_apart_is_an_error():
     with pytest.raises(ValueError, match=r"\(16, 16, 16\) per input, which fits \(C, H, W\) and \(H, W, C\)"):
         compute_erf(model, torch.randn(2, 3, 32, 32), "1")
     assert compute_erf(model, torch.randn(2, 3, 32, 32), "1", layout="BCHW").layers == ["1"]
+
+
+# --- grids that the model's convolutions tell -------------------------------------------------------------------------
+
+
+def test_both_branches_of_crossvit():
+    """The second branch gets the images in 224x224, in patches of 16: 14x14 tokens, no grid of 240x240."""
+    torch.manual_seed(0)
+    model = timm.create_model("crossvit_9_240")
+    result = compute_erf(model, torch.randn(2, 3, 240, 240), "blocks.0", batch_size=2)
+    assert result.info["map_size"] == {"blocks.0[0]": [20, 20], "blocks.0[1]": [14, 14]}
+    assert all(result.numbers(layer)["centre_mass"].value > 0.5 for layer in result.layers)
+
+
+@pytest.mark.parametrize("prefix", [4, 5, 9])
+def test_register_tokens_are_counted(prefix):
+    """The model does not say how many tokens come before those of the patches; its patch embedding does."""
+    field = compute_erf(Reshaped(with_prefix(prefix)), torch.randn(2, 1, 24, 40), "out").spatial["out"]
+    assert patch_of_the_centre(field, (6, 10))
+
+
+class Queries(nn.Module):
+    """33 queries of 64 channels, which are no map; the channels would fit a grid of 8x8."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Conv2d(1, 64, 4, 4)
+        self.read = nn.Sequential(nn.LayerNorm(64), nn.Identity())
+
+    def forward(self, x):
+        return self.read(self.embed(x).flatten(2).transpose(1, 2)[:, :33])
+
+
+def test_channels_that_fit_a_grid_are_told_by_the_layers_inside():
+    with pytest.raises(ValueError, match=r"'read' has 33 tokens, which fit no grid of a 32x32 input"):
+        compute_erf(Queries(), torch.randn(2, 1, 32, 32), "read")
+
+
+def test_a_late_stage_of_hiera_is_refused_although_attention_spreads_its_mass():
+    torch.manual_seed(0)
+    result = compute_erf(timm.create_model("hiera_tiny_224"), torch.randn(2, 3, 224, 224), ["blocks.9", "blocks.11"])
+    assert result.layers == ["blocks.11"] and "not in the order of rows and columns" in result.failed["blocks.9"]

@@ -187,3 +187,59 @@ def test_every_batch_starts_with_the_state_that_the_model_had(kind):
     assert np.allclose(one, two, atol=1e-7)
     assert set(vars(model)) == names and model.state is None and not model.kept and not model.named
     assert model.sum.item() == 0
+
+
+class Loop(nn.Module):
+    """snnTorch's neurons with a hidden state, stepped over time."""
+
+    def __init__(self):
+        super().__init__()
+        import snntorch
+
+        self.conv = nn.Conv2d(2, 3, 3, padding=1)
+        self.neuron = snntorch.Leaky(beta=0.7, threshold=0.1, init_hidden=True)
+
+    def forward(self, x):
+        return torch.stack([self.neuron(self.conv(step)) for step in x])
+
+
+def test_hidden_states_of_snntorch_are_put_back():
+    pytest.importorskip("snntorch", reason="snntorch is part of the extra `dev`")
+    torch.manual_seed(0)
+    model, x = Loop(), torch.randn(5, 4, 2, 8, 8)
+    before = {name: value.clone() for name, value in model.neuron.named_buffers()}
+    one, two = (compute_erf(model, x, "neuron", batch_size=n).spatial["neuron"] for n in (4, 1))
+    assert one.any() and np.allclose(one, two, rtol=1e-5, atol=1e-7)
+    assert all(torch.equal(value, before[name]) for name, value in model.neuron.named_buffers())
+    leaf = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(model(leaf)[:, :, :, 4, 4].sum(), leaf)
+    assert np.allclose(one, gradient.sum(0).abs().mean(1).mean(0) / 5, rtol=1e-4, atol=1e-7)
+
+
+class NorseLoop(nn.Module):
+    """norse's cell, whose state is handed from step to step, and begins as ``None``."""
+
+    def __init__(self):
+        super().__init__()
+        import norse.torch as norse
+
+        self.conv, self.cell = nn.Conv2d(2, 4, 3, padding=1), norse.LIFCell()
+
+    def forward(self, x):
+        state, outputs = None, []
+        for step in x:
+            spikes, state = self.cell(5 * self.conv(step), state)
+            outputs.append(spikes)
+        return torch.stack(outputs)
+
+
+def test_states_of_norse_are_handed_on():
+    pytest.importorskip("norse", reason="norse is part of the extra `dev`")
+    torch.manual_seed(0)
+    model, x = NorseLoop(), torch.randn(4, 3, 2, 8, 8)
+    one, two = (compute_erf(model, x, "cell", batch_size=n) for n in (3, 1))
+    assert "cell[0]" in one.layers and np.allclose(one.spatial["cell[0]"], two.spatial["cell[0]"], rtol=1e-5, atol=1e-7)
+    leaf = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(model(leaf)[:, :, :, 4, 4].sum(), leaf)
+    expected = gradient.sum(0).abs().mean(1).mean(0) / 4
+    assert np.allclose(one.spatial["cell[0]"], expected, rtol=1e-4, atol=1e-6 * float(expected.max()))

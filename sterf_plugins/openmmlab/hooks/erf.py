@@ -21,6 +21,7 @@ from ...registry import HOOKS
 from ...stems import CovariantRFConv2d
 from ...undisturbed import preserved_random_state
 from ..runtime.dataset_images import from_dataset, spread
+from ..runtime.tensor_forward import forward_for
 from .plain_model import plain_model, training_step
 
 
@@ -173,7 +174,8 @@ class ERFHook(Hook):
         with preserved_random_state():
             images = self._images(runner, model)
             gather = all_gather_object if get_world_size() > 1 else None
-            return compute_erf(model, images, self.layers, gather=gather, **self.options)
+            forward = forward_for(model, self.layers)
+            return compute_erf(model, images, self.layers, forward=forward, gather=gather, **self.options)
 
     def _images(self, runner, model) -> Iterator[torch.Tensor]:
         """This process's images (1, C, H, W), read lazily, so that an unreadable file is an error of all processes."""

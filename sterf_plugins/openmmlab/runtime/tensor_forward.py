@@ -1,0 +1,30 @@
+"""Run a detector or segmentor beyond its backbone and neck."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+
+
+def forward_for(model: Any, layers: str | Sequence[str] | None) -> Callable[[Any, Tensor], Any] | None:
+    """The function that runs a detector as far as some layers, or ``None`` where ``compute_erf`` knows it.
+
+    Args:
+        model: any model.
+        layers: names or patterns of layers; ``None`` for the backbone's outputs.
+    """
+    from mmdet.models import BaseDetector
+
+    patterns = [layers] if isinstance(layers, str) else layers or ()
+    inside = all(pattern.split(".")[0] in ("backbone", "neck") for pattern in patterns)
+    return None if inside or not isinstance(model, BaseDetector) else _tensors
+
+
+def _tensors(model: Any, images: Tensor) -> Any:
+    """The outputs of a detector's heads, with the sizes of the images, which transformers ask for."""
+    from mmdet.structures import DetDataSample
+
+    size = tuple(images.shape[-2:])
+    sizes = dict.fromkeys(("img_shape", "ori_shape", "pad_shape", "batch_input_shape"), size)
+    samples = [DetDataSample(metainfo=dict(sizes, scale_factor=(1.0, 1.0))) for _ in images]
+    return model(images, samples, mode="tensor")
