@@ -154,7 +154,7 @@ def main() -> None:
     out = parser.parse_args().out.resolve()
     start = time.time()
     steps = len(TRAININGS) + 3
-    check_claim(out, "demo", ("report.html", "erf_mixers.png"))
+    check_claim(out, "demo", ("report.html", "erf_mixers.png", "erf_mixers.pdf"))
     claim(out, "demo")
 
     say(f"[1/{steps}] data: 800 + 120 rendered scenes")

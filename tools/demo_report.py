@@ -22,7 +22,9 @@ from pycocotools.cocoeval import COCOeval
 
 from sterf_plugins.cli.versions import versions
 from sterf_plugins.erf import ERFResult
-from sterf_plugins.erf.plot import map_image
+from sterf_plugins.erf.plot import draw_maps
+from sterf_plugins.erf.sheet import styles, write
+from sterf_plugins.erf.wording import digits, measured
 from sterf_plugins.files import replacing
 
 # Label of a row of fields -> folder of its training. The trainings differ in their mixers alone.
@@ -32,6 +34,7 @@ COMPARED = {
     "SRB": "fields_srb",
     "SRB, raster": "fields_srb-raster",
 }
+TRAINED = "100 iterations of 4 images, alike for all rows"
 GOALS = {"box": 0.85, "mask": 0.85, "iou": 0.70}  # AP50 of boxes and masks, and mIoU, that the demo should reach
 COLORS = {  # RGB, by class
     "disc": (230, 80, 90),
@@ -165,8 +168,8 @@ def chart(series: dict[str, tuple[list, list]], ylabel: str, xlabel: str = "iter
     figure = Figure(figsize=(5.2, 3.0), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    for (name, (x, y)), style in zip(series.items(), ["-", "--", "-.", ":"] * 3, strict=False):
-        axes.plot(x, y, style, marker="o" if len(x) < 12 else None, markersize=3, linewidth=1.5, label=name)
+    for (name, (x, y)), style in zip(series.items(), styles(len(series)), strict=True):
+        axes.plot(x, y, **style, markevery=max(1, len(x) // 12), label=name)
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
     if ylim:
@@ -175,7 +178,9 @@ def chart(series: dict[str, tuple[list, list]], ylabel: str, xlabel: str = "iter
     axes.legend(fontsize=8)
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg")
-    return buffer.getvalue()[buffer.getvalue().index("<svg") :]
+    svg = buffer.getvalue()[buffer.getvalue().index("<svg") :]
+    label = html.escape(f"{ylabel} by {xlabel}: {', '.join(series)}", quote=True)
+    return svg.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
 
 
 def paint(image: np.ndarray, mask: np.ndarray, color, strength: float = 0.5) -> None:
@@ -218,7 +223,7 @@ def overlay(image: np.ndarray, objects: list, names: dict[int, str], scale: int 
     return big
 
 
-def draw_maps(maps: Path, data: Path, classes: list[str], count: int) -> list[tuple[str, str]]:
+def draw_segmentations(maps: Path, data: Path, classes: list[str], count: int) -> list[tuple[str, str]]:
     """(ground truth, prediction) pictures of the first semantic maps."""
     palette = np.array([(60, 60, 60), *[COLORS[c] for c in classes[1:]]], np.uint8)
     pairs = []
@@ -234,40 +239,39 @@ def draw_maps(maps: Path, data: Path, classes: list[str], count: int) -> list[tu
     return pairs
 
 
-def receptive_fields(out: Path) -> dict[str, list[ERFResult]]:
-    """For each mixer, the first and the last fields of its detector: before training (``at_start``) and after it."""
+def receptive_fields(out: Path) -> dict[str, ERFResult]:
+    """The fields of each mixer's detector before training (``at_start``) and after it, by mixer and weights."""
     fields = {}
     for mixer, folder in COMPARED.items():
         paths = sorted(out.glob(f"{folder}/2*/vis_data/erf/*.npz"), key=lambda p: int(p.stem))
-        if paths:
-            fields[mixer] = [ERFResult.load(paths[0]), ERFResult.load(paths[-1])]
+        for when, weights, path in zip(
+            ("random", "trained"), ("random", TRAINED), paths[:1] + paths[-1:], strict=False
+        ):
+            result = ERFResult.load(path)
+            result.info["weights"] = weights
+            fields[f"{mixer}, {when}"] = result
     return fields
 
 
-def mixer_picture(fields: dict[str, list[ERFResult]], path: Path) -> None:
-    """One PNG of all receptive fields: rows are mixers before and after training, columns are feature points."""
-    rows = [(mixer, when, r) for mixer, rs in fields.items() for when, r in zip(("before", "after"), rs, strict=True)]
-    figure = Figure(figsize=(7.2, 1.75 * len(rows)), layout="constrained")
-    FigureCanvasAgg(figure)
-    grid = figure.subplots(len(rows), 4, squeeze=False)
-    for line, (mixer, when, result) in zip(grid, rows, strict=True):
-        for axes, layer, stride in zip(line, result.layers, (4, 8, 16, 16), strict=True):
-            axes.imshow(map_image(result.spatial[layer]))
-            mark = " †" if result.doubtful(layer) else ""
-            axes.set_title(f"stride {stride}: {result.area_ratio(layer, 0.5):.3f}{mark}", fontsize=8)
-            axes.set_xticks([])
-            axes.set_yticks([])
-        line[0].set_ylabel(f"{mixer}\n{when}", fontsize=9)
-    figure.supxlabel("\n".join(field_notes(fields)), fontsize=8)
-    figure.savefig(path, dpi=110)
+def mixer_picture(fields: dict[str, ERFResult], path: Path) -> None:
+    """One picture of all receptive fields: rows are mixers before and after training, columns are feature points."""
+    for suffix in (".png", ".pdf"):
+        write(
+            draw_maps(fields, notes=["Columns: the feature points at strides 4, 8, 16, 16."]), path.with_suffix(suffix)
+        )
 
 
-def field_notes(fields: dict[str, list[ERFResult]]) -> list[str]:
-    """What has to be said beside the fields: how the networks were trained, and the results' own notes."""
-    notes = ["before: random weights; after: 100 iterations of 4 images, alike for all rows"]
-    for when, index in (("before", 0), ("after", -1)):
-        notes += dict.fromkeys(f"{when}: {note}" for results in fields.values() for note in results[index].notes)
-    return notes
+def field_picture(fields: dict[str, ERFResult], path: Path) -> str:
+    """The picture that ``mixer_picture`` has written, as HTML."""
+    alt = "; ".join(
+        f"{name}: " + ", ".join(f"{layer} {measured(result.numbers(layer)['area_90'])}" for layer in result.layers)
+        for name, result in fields.items()
+    )
+    data = base64.b64encode(path.read_bytes()).decode()
+    return (
+        f'<figure class="scroll"><img class="fields" src="data:image/png;base64,{data}" '
+        f'alt="Receptive fields; share of pixels with 90 % of the mass: {html.escape(alt, quote=True)}"></figure>'
+    )
 
 
 def firing_table(out: Path) -> str:
@@ -280,7 +284,7 @@ def firing_table(out: Path) -> str:
         layers = json.loads(paths[-1].read_text())["layers"]
         hidden = [layer for name, layer in layers.items() if name.endswith("mixer.spike2")]
         silent = sum(layer["silent"] for layer in layers.values())
-        cells = [f"{layer['rate']:.3f} <span class='soft'>({layer['dead']:.0%})</span>" for layer in hidden]
+        cells = [f"{digits(layer['rate'])} <span class='soft'>({layer['dead']:.0%})</span>" for layer in hidden]
         rows.append([label, *cells, f"{silent} of {len(layers)}"])
     head = ["mixer", "stage 0", "stage 1", "stage 2, block 0", "stage 2, block 1", "silent spike layers of the network"]
     return table(head, rows)
@@ -293,7 +297,7 @@ STYLE = Path(__file__).with_suffix(".css").read_text()
 
 def number(value: float, goal: float | None = None) -> str:
     """A number as HTML; with a goal, in a colour that says whether it reaches it."""
-    text = "–" if np.isnan(value) else f"{value:.3f}"
+    text = digits(value)
     if goal is None:
         return text
     return f'<b class="{"good" if value >= goal else "bad"}">{text}</b>'
@@ -309,29 +313,11 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 def pair_figures(pairs: list[tuple[str, str]]) -> str:
     """Pairs of pictures, ground truth and prediction, as HTML."""
     figures = "".join(
-        f'<figure><div class="pair"><img alt="ground truth" src="{a}"><img alt="prediction" src="{b}"></div></figure>'
-        for a, b in pairs
+        f'<figure><div class="pair"><img alt="ground truth of image {i}" src="{a}">'
+        f'<img alt="prediction for image {i}" src="{b}"></div></figure>'
+        for i, (a, b) in enumerate(pairs, 1)
     )
     return f'<div class="pairs">{figures}</div>'
-
-
-def erf_grid(fields: dict[str, list[ERFResult]]) -> str:
-    """Rows: mixer, before and after; columns: feature points; each map with its share of pixels for half the mass."""
-    cells = ["<div></div>"] + [
-        f"<figcaption>stage {i} (stride {s})</figcaption>" for i, s in zip((1, 2, 3, 4), (4, 8, 16, 16), strict=True)
-    ]
-    for mixer, results in fields.items():
-        for when, result in zip(("before", "after"), results, strict=True):
-            cells.append(f'<div class="row">{mixer}<br><span class="soft">{when}</span></div>')
-            for layer in result.layers:
-                uri = png(map_image(result.spatial[layer]))
-                area_50, area_90 = (result.area_ratio(layer, s) for s in (0.5, 0.9))
-                mark = " †" if result.doubtful(layer) else ""
-                cells.append(
-                    f'<figure><img alt="{mixer} {layer} {when}" src="{uri}">'
-                    f"<figcaption>50 %: {area_50:.3f} · 90 %: {area_90:.3f}{mark}</figcaption></figure>"
-                )
-    return f'<div class="scroll"><div class="erf">{"".join(cells)}</div></div>'
 
 
 def curves(out: Path) -> str:
@@ -414,16 +400,14 @@ telling them apart takes longer training than this demo. All distances: {right} 
 never fire. A branch whose hidden spikes are silent is a constant.</p>
 {firing_table(out)}
 <h2>Effective receptive fields before and after training</h2>
-<p>Mean absolute gradient of a feature point's centre with respect to the input, over validation images; the pictures
-show its cube root, so that the weak surround can be seen, the numbers are of the linear map: the smallest share of
-pixels that holds 50 % and 90 % of the mass. {". ".join(note[0].upper() + note[1:] for note in field_notes(fields))}.
+<p>Mean absolute gradient of a feature point with respect to the input, over validation images; trained: {TRAINED}.
 The raster layout of the released code mixes raster neighbours instead of channels: it is what spreads SRB's early fields
 over the image.</p>
-{erf_grid(fields)}
+{field_picture(fields, out / "erf_mixers.png")}
 <h2>Detections</h2><p class="soft">Left: ground truth. Right: predictions with a score of at least 0.5.</p>
 {pair_figures(draw_detections(truth, results / "coco.segm.json", data / "val2017", 9))}
 <h2>Segmentation</h2><p class="soft">Left: ground truth. Right: prediction.</p>
-{pair_figures(draw_maps(maps, data, classes, 6))}
+{pair_figures(draw_segmentations(maps, data, classes, 6))}
 <h2>How it was made</h2>
 <p><code>make demo</code>: {len(truth.dataset["images"])} validation scenes; configs in <code>configs/shapes/</code>; logs,
 checkpoints and <code>.npz</code> maps beside this file. {environment}.</p>
@@ -437,9 +421,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("data/shapes"), help="default: data/shapes")
     args = parser.parse_args()
     path = args.out / "report.html"
+    mixer_picture(receptive_fields(args.out), args.out / "erf_mixers.png")
     with replacing(path) as partial:
         partial.write_text(build(args.out, args.data))
-    mixer_picture(receptive_fields(args.out), args.out / "erf_mixers.png")
     print(f"report: {path} ({path.stat().st_size / 2**20:.1f} MiB)")
 
 

@@ -35,6 +35,7 @@ from sterf_plugins.erf.fields import REDUCTIONS
 from sterf_plugins.erf.protocols import PROTOCOLS, table
 from sterf_plugins.erf.report import REPORT_FILES, write_report
 from sterf_plugins.erf.targets import match_layers
+from sterf_plugins.erf.wording import facts
 from sterf_plugins.files import check_claim, claim
 
 UNTRAINED = " (untrained)"  # what the label of a model with random weights ends in, beside the trained one
@@ -275,9 +276,8 @@ def compute(args: argparse.Namespace, job, size: tuple[int, int], folder: Path) 
         # The name holds the request, so that another request never goes on with the state of this one.
         state=folder / f".{slug}.{hashlib.sha256(json.dumps(request).encode()).hexdigest()[:12]}.state",
     )
-    result.info |= dict(model=spec, checkpoint=checkpoint, request=request)
-    if untrained:
-        result.info["weights"] = "random"
+    weights = "random" if untrained else Path(checkpoint).name if checkpoint else "pretrained"
+    result.info |= dict(model=spec, checkpoint=checkpoint, request=request, weights=weights, images=args.images)
     result.save(path)
     notes = f" ({', '.join(result.notes)})" if result.notes else ""
     print(f"{label}: {result.info['num_inputs']} inputs{notes} -> {path}", file=sys.stderr)
@@ -359,7 +359,7 @@ def summarise(results: dict[str, ERFResult]) -> None:
     """Print the main numbers of each model's layers."""
     width = max(len(layer) for r in results.values() for layer in r.layers)
     for label, result in results.items():
-        print(label)
+        print(f"{label}: {'; '.join(facts(result).values())}")
         for layer in result.layers:
             numbers = result.numbers(layer)
             parts = [

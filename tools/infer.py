@@ -61,6 +61,7 @@ def write_field(args: argparse.Namespace, loaded: Loaded, inputs, sample, rows: 
     field = detection_field(loaded.model, inputs, box)
     for line in field.result.warnings:
         print(f"{sample.img_path}: warning: {line}", file=sys.stderr)
+    field.result.info |= dict(checkpoint=str(args.checkpoint or ""), images=Path(sample.img_path).name)
     height, width = sample.img_shape[:2]  # without what pads the batch
     image = displayed(inputs, loaded)[:height, :width]
     picture, file = (stem.with_name(f"{stem.name}-erf.{suffix}") for suffix in ("png", "npz"))

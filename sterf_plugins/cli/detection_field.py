@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ..erf import ERFResult, compute_erf
-from ..erf.plot import display_map, write
+from ..erf.plot import GREYS, TICKS, cube_root, display_map, mark_target, pixel_axes
+from ..erf.sheet import TITLE, WIDTH, Sheet, write
+from ..erf.wording import measured, provenance, quantity, target_cells
 
 LAYER = "level"
 SIDE = 14  # an object's side over the stride of its level: FPN's rule takes 224 pixels to the level of stride 16
@@ -60,31 +62,32 @@ class DetectionField:
             title: what was detected.
             path: file to write.
         """
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
         from matplotlib.patches import Rectangle
 
         height, width = image.shape[:2]
         field = display_map(self.result.spatial[LAYER])[:height, :width, None]
-        figure = Figure(figsize=(8, 4 * height / width + 0.6), layout="constrained")
-        FigureCanvasAgg(figure)
-        area = self.result.area_ratio(LAYER, 0.5)
-        titles = (
-            title,
-            f"level {self.level}, stride {max(self.stride):.3g}; half of the mass on {area:.1%} of the pixels",
-        )
+        area = measured(self.result.numbers(LAYER)["area_50"])
+        notes = [
+            f"Box: the detection. White cross: around the cell of its feature, on level {self.level} of stride "
+            f"{max(self.stride):.3g}. Half of the mass is on {area} of the pixels of the input. Axes: its pixels.",
+            *provenance({"": self.result}),
+        ]
+        sheet = Sheet({"": 2}, notes, height / width, lines=1, panel=(WIDTH - 0.65) / 2)
+        colours = cube_root(GREYS)
+        label = f"brightness of the image: cube root of {quantity(self.result)} over its maximum"
         left, top, right, bottom = self.box
-        row, col = (s * (p + 0.5) - 0.5 for s, p in zip(self.stride, self.place, strict=True))
-        for ax, picture, text in zip(
-            figure.subplots(1, 2), (image, image * (0.15 + 0.85 * field)), titles, strict=True
-        ):
+        shown = {title: image, "its receptive field": image * (0.15 + 0.85 * field)}
+        for ax, (text, picture) in zip(sheet.panels[""], shown.items(), strict=True):
             ax.imshow(np.clip(picture, 0, 1))
-            ax.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, color="lime", lw=1.5))
-            ax.plot(col, row, "+", color="lime", markersize=10)
+            ax.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, color="black", lw=2.5))
+            ax.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, color="#F0E442", lw=1.2))
+            for edges in target_cells(self.result, LAYER):
+                mark_target(ax, *edges)
             ax.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
-            ax.set_axis_off()
-            ax.set_title(text, fontsize=9)
-        write(figure, path)
+            pixel_axes(ax, height, width)
+            ax.set_title(text, fontsize=TITLE)
+        sheet.colour_bar(colours, f"{label} (numbers at the bar: before the root)", TICKS)
+        write(sheet.figure, path)
 
 
 def level_of(detector: Any, box: Sequence[float], strides: Sequence[float]) -> int:

@@ -1,4 +1,4 @@
-"""How fields change during a training, as a strip of pictures and an animation per layer."""
+"""How fields change during a training: a picture with a row for each step, and an animation."""
 
 import os
 from collections.abc import Mapping
@@ -8,40 +8,37 @@ from typing import Any
 import numpy as np
 
 from ..files import replacing
-from .plot import map_image, strip_image
+from .plot import draw_maps
 from .result import ERFResult
+from .sheet import pixels, write
 
 _FRAME_DURATION = 600  # milliseconds
+_ROWS = 12  # of the picture, at most
 
 
-def write_evolution(results: Mapping[int, ERFResult], folder: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Write ``<layer>.strip.png`` and ``<layer>.gif`` of the maps at each step.
+def write_evolution(results: Mapping[int, ERFResult], folder: str | os.PathLike) -> np.ndarray:
+    """Write ``evolution.png``, ``evolution.pdf`` and ``evolution.gif`` of the maps at each step.
 
     Args:
-        results: training step -> result, in ascending order, at least one. Pictures are made of the layers of the last
-            result; a result that lacks a layer, or has its map in another size, is left out of that layer's pictures.
+        results: training step -> result, in ascending order, at least one. The picture has at most twelve of them, the
+            first, the last and others evenly between; results with other layers than the last one are left out.
         folder: folder to write to; it is made if it does not exist.
 
     Returns:
-        Layer name -> strip of its n maps, an (H, n * (W + 2), 3) uint8 RGB picture.
+        The picture, (H, W, 3) uint8 RGB.
     """
     from PIL import Image
 
     folder = Path(folder)
-    last = list(results.values())[-1]
-    strips: dict[str, np.ndarray] = {}
+    layers = list(results.values())[-1].layers
+    alike = {f"step {step}": result for step, result in results.items() if result.layers == layers}
+    count = min(_ROWS, len(alike))
+    chosen = [round(i * (len(alike) - 1) / max(count - 1, 1)) for i in range(count)]
+    figure = draw_maps({label: alike[label] for i, label in enumerate(alike) if i in chosen})
+    for suffix in ("png", "pdf"):
+        write(figure, folder / f"evolution.{suffix}")
+    frames = [Image.fromarray(pixels(draw_maps({"": r}, notes=[f"{label}."]))) for label, r in alike.items()]
     animated: dict[str, Any] = dict(save_all=True, duration=_FRAME_DURATION, loop=0)
-    for layer, field in last.spatial.items():
-        fields = [
-            r.spatial[layer] for r in results.values() if layer in r.spatial and r.spatial[layer].shape == field.shape
-        ]
-        strips[layer] = strip_image(fields)
-        frames = [Image.fromarray(map_image(f)) for f in fields]
-        name = layer.replace("/", "-")
-        for path, image, options in (
-            (folder / f"{name}.strip.png", Image.fromarray(strips[layer]), {}),
-            (folder / f"{name}.gif", frames[0], animated | dict(append_images=frames[1:])),
-        ):
-            with replacing(path) as partial:
-                image.save(partial, **options)
-    return strips
+    with replacing(folder / "evolution.gif") as partial:
+        frames[0].save(partial, append_images=frames[1:], **animated)
+    return pixels(figure)

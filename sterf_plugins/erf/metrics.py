@@ -199,12 +199,16 @@ def _cell_centre(
     return (row + 0.5) * shape[0] / size[0], (column + 0.5) * shape[1] / size[1]
 
 
-def radial_profile(field: np.ndarray) -> np.ndarray:
-    """Mean of the map over rings about the centre of mass, as a curve (max(H, W) // 2,).
+def radial_profile(field: np.ndarray, values: np.ndarray | None = None) -> np.ndarray:
+    """Mean of the map over rings about its centre of mass, as a curve (max(H, W) // 2,).
 
     The rings reach from 0 to 1 pixel, from 1 to 2 pixels and so on, to half of the longer side.
+
+    Args:
+        field: (H, W), non-negative.
+        values: (H, W), whose means are taken over the rings of ``field``; those of ``field`` itself unless given.
     """
-    values = np.asarray(field, np.float64)
+    values = np.asarray(field if values is None else values, np.float64)
     rings = _radii(_mass(field)).astype(int).ravel()
     count = np.bincount(rings)
     longer = values.shape[0] if values.shape[0] > values.shape[1] else values.shape[1]

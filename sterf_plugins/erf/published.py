@@ -1,10 +1,15 @@
 """Maps as the papers of their protocols show them: on a log scale, over their maximum, and so on."""
 
+import textwrap
 from collections.abc import Mapping
+from itertools import chain
 from typing import TYPE_CHECKING
 
+from .plot import COLORMAP, PIXELS, mark_cells, pixel_axes
 from .protocols import PROTOCOLS, protocol_of
 from .result import ERFResult
+from .sheet import SMALL, TITLE, Sheet, shortened
+from .wording import provenance
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,9 +23,6 @@ def draw_published(results: Mapping[str, ERFResult]) -> "Figure | None":
     Args:
         results: label of the model -> result.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     panels = [
         (label, result, layer, protocol)
         for label, result in results.items()
@@ -29,17 +31,21 @@ def draw_published(results: Mapping[str, ERFResult]) -> "Figure | None":
     ]
     if not panels:
         return None
-    columns = min(len(panels), 5)
-    rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(2.7 * columns + 0.4, 2.9 * rows + 0.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for ax, (label, result, layer, protocol) in zip(axes, panels, strict=False):
+    shown = {label: results[label] for label, *_ in panels}
+    groups = {label: sum(panel[0] == label for panel in panels) for label in shown}
+    aspect = max(result.spatial[layer].shape[0] / result.spatial[layer].shape[1] for _, result, layer, _ in panels)
+    sheet = Sheet(groups, [PIXELS, *provenance(shown)], min(aspect, 3.0), 3, 4, bar=False, ticks=0.45)
+    for ax, (_, result, layer, protocol) in zip(chain(*sheet.panels.values()), panels, strict=True):
         assert protocol is not None
-        image = ax.imshow(result.published_map(layer))
-        figure.colorbar(image, ax=ax, fraction=0.046).ax.tick_params(labelsize=7)
-        ax.tick_params(labelsize=7)
-        ax.set_title(f"{label}\n{layer}\n{protocol.title}:\n{protocol.shown}", fontsize=8)
-    for ax in axes[len(panels) :]:
-        ax.set_axis_off()
-    return figure
+        field = result.published_map(layer)
+        image = ax.imshow(field, cmap=COLORMAP)
+        pixel_axes(ax, *field.shape)
+        mark_cells(ax, result, layer)
+        bar = sheet.figure.colorbar(image, ax=ax, location="bottom", aspect=16, pad=0.02)
+        bar.ax.tick_params(labelsize=SMALL)
+        name, shown_as = (
+            shortened(layer, sheet.letters),
+            textwrap.fill(f"{protocol.title}: {protocol.shown}", sheet.letters),
+        )
+        ax.set_title(f"{name}\n{shown_as}", fontsize=TITLE)
+    return sheet.figure

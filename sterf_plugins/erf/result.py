@@ -307,8 +307,13 @@ class ERFResult:
     def __str__(self) -> str:
         return summary(self)
 
-    def plot(self, path: str | os.PathLike | None = None):
-        """Draw the spatial fields side by side; returns a matplotlib ``Figure``, and writes it if ``path`` is given."""
+    def plot(self, path: str | os.PathLike | None = None, common: bool = False):
+        """Draw the spatial fields side by side; returns a matplotlib ``Figure``, and writes it if ``path`` is given.
+
+        Args:
+            path: a .png, .pdf or .svg file.
+            common: one brightness for all layers; else each map over its own maximum.
+        """
         from .plot import draw
 
-        return draw(self, path)
+        return draw(self, path, common)

@@ -13,12 +13,15 @@ import math
 from pathlib import Path
 
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn import functional as F
 
 from sterf_plugins.cli.console import run_tool
-from sterf_plugins.files import check_new, replacing
+from sterf_plugins.erf.sheet import SMALL, TITLE, WIDTH, write
+from sterf_plugins.erf.wording import digits
+from sterf_plugins.files import check_new
 from sterf_plugins.stems import RFBank
 
 TURN = math.radians(30)
@@ -119,34 +122,62 @@ def compare(bank: RFBank, a: Tensor, size: int) -> dict[str, Tensor]:
     )
 
 
+PANELS = {  # what is drawn: heading, and the label of its colour bar
+    "image": ("scene,\ntransformed", "brightness"),
+    "expected": ("response,\ntransformed alike", "over its largest"),
+    "moved": ("response of the\ntransformed field", "over the largest"),
+    "difference": ("difference\nof the two", "over the largest"),
+    "unmoved": ("difference if the\nfield is unchanged", "over the largest"),
+}
+
+
+def draw(results: dict[str, dict[str, Tensor]]) -> Figure:
+    """A row for each linear map, and a column for each panel, with one colour scale for a column.
+
+    The colours of negative, zero and positive values differ in grey, too.
+    """
+    figure = Figure(figsize=(WIDTH, 1.75 * len(results) + 1), layout="constrained")
+    FigureCanvasAgg(figure)
+    rows = figure.subplots(len(results), len(PANELS), squeeze=False)
+    for column, (key, (heading, label)) in zip(rows.T, PANELS.items(), strict=True):
+        shown = {name: result[key] for name, result in results.items()}
+        if key in ("expected", "moved"):
+            shown = {name: panel / results[name]["expected"].abs().max() for name, panel in shown.items()}
+        top = max(panel.abs().max().item() for panel in shown.values())
+        options = dict(cmap="gray", vmin=0, vmax=top) if key == "image" else dict(cmap="cividis", vmin=-top, vmax=top)
+        for ax, (name, panel) in zip(column, shown.items(), strict=True):
+            edge = (results[name]["image"].shape[0] - panel.shape[0]) // 2
+            side = (edge - 0.5, edge + panel.shape[0] - 0.5)
+            picture = ax.imshow(panel, extent=(*side, *side[::-1]), **options)
+            size = results[name]["image"].shape[0]
+            ax.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5), facecolor="0.85")
+            ax.set(xticks=[0, size // 2, size - 1], yticks=[0, size // 2, size - 1])
+            ax.tick_params(labelsize=SMALL, length=2, labelleft=key == "image", labelbottom=ax is column[-1])
+            error = f"largest {digits(panel.abs().max().item())}" if key in ("difference", "unmoved") else ""
+            ax.set_title(f"{heading}\n{error}".strip() if ax is column[0] else error, fontsize=TITLE)
+            if key == "image":
+                ax.set_ylabel(name, fontsize=TITLE, fontweight="bold")
+        bar = figure.colorbar(picture, ax=column, location="bottom", aspect=14, pad=0.01)
+        bar.set_ticks([0, top] if key == "image" else [-top, 0, top])
+        bar.ax.set_xticklabels([digits(tick) for tick in bar.get_ticks()])
+        bar.ax.tick_params(labelsize=SMALL)
+        bar.set_label(label, fontsize=SMALL)
+    figure.supxlabel("Axes: pixels. Grey: left out, because the field reaches beyond the image there.", fontsize=SMALL)
+    return figure
+
+
 def main() -> None:
     args = parse_args()
     if args.size < 32:
         raise ValueError(f"--size is {args.size}; it must be at least 32.")
     check_new(args.out, args.overwrite)
     bank = RFBank([args.sigma], [args.ratio], angles=[math.radians(args.angle)], orders=[tuple(args.order)], truncate=5)
-    figure = Figure(figsize=(11, 2.3 * len(MAPS)), layout="constrained")
-    rows = figure.subplots(len(MAPS), 5, squeeze=False)
-    for axes, (name, matrix) in zip(rows, MAPS.items(), strict=True):
-        result = compare(bank, torch.tensor(matrix, dtype=torch.float64), args.size)
-        top = result["expected"].abs().max().item()
-        errors = {k: result[k].abs().max().item() for k in ("difference", "unmoved")}
-        panels = [
-            ("image", name, None),
-            ("expected", "response, transformed", top),
-            ("moved", "response to transformed\n(field transformed alike)", top),
-            ("difference", f"their difference\nerror {errors['difference']:.1e}", 1.0),
-            ("unmoved", f"with the field unchanged\nerror {errors['unmoved']:.2f}", 1.0),
-        ]
-        for ax, (key, title, limit) in zip(axes, panels, strict=True):
-            limits = {} if limit is None else dict(vmin=-limit, vmax=limit)
-            ax.imshow(result[key], cmap="gray" if limit is None else "RdBu_r", **limits)
-            ax.set(xticks=[], yticks=[])
-            ax.set_title(title, fontsize=9)
-        print(f"{name:18s} field transformed: {errors['difference']:.1e}   unchanged: {errors['unmoved']:.2f}")
-    with replacing(args.out) as partial:
-        figure.savefig(partial, dpi=100)
-    print(args.out)
+    results = {name: compare(bank, torch.tensor(a, dtype=torch.float64), args.size) for name, a in MAPS.items()}
+    for name, result in results.items():
+        errors = {k: digits(result[k].abs().max().item()) for k in ("difference", "unmoved")}
+        print(f"{name:18s} field transformed: {errors['difference']}   unchanged: {errors['unmoved']}")
+    figure = draw(results)
+    print(write(figure, args.out))
 
 
 if __name__ == "__main__":

@@ -13,9 +13,10 @@ from ...checks import one_of, positive_int
 from ...erf import ERFResult, compute_erf
 from ...erf.evolution import write_evolution
 from ...erf.fields import REDUCTIONS
-from ...erf.plot import map_image
+from ...erf.plot import draw
 from ...erf.protocols import choose
 from ...erf.selection import check_calls, check_channels, check_position
+from ...erf.sheet import pixels
 from ...erf.targets import match_layers
 from ...registry import HOOKS
 from ...stems import CovariantRFConv2d
@@ -29,11 +30,11 @@ from .plain_model import plain_model, training_step
 class ERFHook(Hook):
     """Compute the effective receptive field (ERF) of some layers at validations, and log it.
 
-    Each time it writes one INFO line, one picture per layer, and the whole result to
+    Each time it writes one INFO line, one picture of all layers, and the whole result to
     ``<work_dir>/<timestamp>/vis_data/erf/<step>.npz``. The share of input pixels that holds half of the ERF's mass is
     the scalar ``val/erf/<layer>``, and the mean lag in time steps is ``val/erf_lag/<layer>``; they reach the log line,
-    ``scalars.json``, TensorBoard and the other backends. At the end of the training, all maps of a layer are joined to
-    a strip and an animation beside these files. The weights of a training with and without the hook are bit-identical.
+    ``scalars.json``, TensorBoard and the other backends. At the end of the training, all maps are joined to a picture
+    and an animation beside these files. The weights of a training with and without the hook are bit-identical.
 
     Under DDP the images are divided among the processes, and all processes have the same result.
 
@@ -155,9 +156,8 @@ class ERFHook(Hook):
         if len(files) > 1:
             results = {step: ERFResult.load(files[step]) for step in sorted(files)}
             folder = Path(runner.log_dir) / "vis_data" / "erf"
-            for name, picture in write_evolution(results, folder).items():
-                runner.visualizer.add_image(f"erf-evolution-{name}".replace("/", "-"), picture, max(files))
-            runner.logger.info(f"ERF over the training: {folder}/*.gif and *.strip.png")
+            runner.visualizer.add_image("erf-evolution", write_evolution(results, folder), max(files))
+            runner.logger.info(f"ERF over the training: {folder}/evolution.png and evolution.gif")
 
     @staticmethod
     def _files(logs: Path) -> dict[int, Path]:
@@ -205,10 +205,9 @@ class ERFHook(Hook):
                 parts.append(f"{layer} mean lag {lag:.3f}")
         if not is_main_process():
             return
-        for layer, field in result.spatial.items():
-            name = f"erf-{layer}".replace("/", "-")  # a slash would be lost by the local backend
-            runner.visualizer.add_image(name, map_image(field), step)
-        result.info["step"] = step
+        result.info |= dict(step=step, images=self.source)
+        if result.spatial:
+            runner.visualizer.add_image("erf", pixels(draw(result)), step)
         path = result.save(Path(runner.log_dir) / "vis_data" / "erf" / f"{step}.npz")
         listing = ", ".join(parts)
         runner.logger.info(f"ERF at {step} (share of pixels with half of the mass): {listing} -> {path}")

@@ -1,0 +1,157 @@
+"""Lines of fields: sections with their Gaussians, means over rings, and the mass at each lag."""
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .gaussian import fit_gaussian
+from .lags import lag_mass
+from .metrics import radial_profile
+from .sheet import SMALL, TITLE, Sheet, shortened, styles
+from .wording import Results, measured, provenance, quantity
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from .result import ERFResult
+
+FLOOR = 1e-6  # of a profile's maximum; below it there is rounding in float32
+
+
+def draw_profiles(results: Results) -> "Figure":
+    """Centre row and column of each field, divided by the maximum, with the section of the fitted Gaussian."""
+    from matplotlib.lines import Line2D
+
+    layers = {name: [n for n in r.layers if n in r.spatial] for name, r in results.items()}
+    of = " or ".join(dict.fromkeys(quantity(r) for r in results.values()))
+    notes = [
+        f"Across: pixels of the input. Up: {of} over its maximum. σ x, σ y: widths of the Gaussian along its axes nearer to the "
+        f"horizontal and the vertical, ± standard error. R²: share of the map's variance that it explains."
+    ]
+    groups = {name: len(names) for name, names in layers.items()}
+    sheet = Sheet(groups, notes + provenance(results), 0.8, 4, legend=1, bar=False)
+    for name, result in results.items():
+        for ax, layer in zip(sheet.panels[name], layers[name], strict=True):
+            _sections(ax, result, layer)
+            numbers = result.numbers(layer)
+            lines = [f"σ {axis}: {measured(numbers[f'sigma_{axis}'])} px" for axis in "xy"]
+            lines.append(f"R²: {measured(numbers['gaussian_r2'])}")
+            ax.set_title("\n".join([shortened(layer, sheet.letters), *lines]), fontsize=TITLE)
+    sheet.outer_numbers()
+    handles = [Line2D([], [], **style, label=label) for label, style in _SECTIONS.items()]
+    handles += [Line2D([], [], **_GAUSSIANS[label], label=f"Gaussian, {label}") for label in _SECTIONS]
+    sheet.legend(handles, 4)
+    return sheet.figure
+
+
+# Blue and orange of Okabe and Ito, which differ in grey, too.
+_SECTIONS: dict[str, dict[str, Any]] = {
+    "centre row": dict(color="#0072B2", linewidth=0.9),
+    "centre column": dict(color="#E69F00", linewidth=0.9),
+}
+_GAUSSIANS: dict[str, dict[str, Any]] = {
+    "centre row": dict(color="#00314d", linewidth=1.3, linestyle="--"),
+    "centre column": dict(color="#7a5500", linewidth=1.3, linestyle=":"),
+}
+
+
+def _sections(ax: Any, result: "ERFResult", layer: str) -> None:
+    """The centre row and column of a field, and the Gaussian's there."""
+    field = np.abs(result.spatial[layer]).astype(np.float64)
+    field = field / field.max()
+    fit = fit_gaussian(field)
+    r, c = (min(max(round(v), 0), n - 1) for v, n in zip((fit.row, fit.column), field.shape, strict=True))
+    curves = ((field[r], fit.column, fit.sigma_x), (field[:, c], fit.row, fit.sigma_y))
+    for label, (values, centre, sigma) in zip(_SECTIONS, curves, strict=True):
+        x = np.arange(len(values))
+        ax.plot(x, values, **_SECTIONS[label])
+        if sigma > 0:
+            ax.plot(x, fit.amplitude * np.exp(-(((x - centre) / sigma) ** 2) / 2), **_GAUSSIANS[label])
+    longer = max(field.shape)
+    ax.set(xlim=(-0.5, longer - 0.5), ylim=(0, 1.05), xticks=[0, longer // 2, longer - 1], yticks=[0, 0.5, 1])
+    ax.tick_params(labelsize=SMALL, length=2, pad=1.5)
+
+
+def draw_radial(results: Results) -> "Figure":
+    """Mean of each field over rings about its centre of mass, divided by the largest, on a logarithmic axis."""
+
+    def curve(result: "ERFResult", layer: str) -> tuple[np.ndarray, np.ndarray | None]:
+        field = np.abs(result.spatial[layer])
+        profile = radial_profile(field)
+        error = result.spatial_error.get(layer)
+        return profile, None if error is None else radial_profile(field, error)
+
+    notes = [
+        "Across: distance from the centre of mass in pixels of the input. Up: mean over the ring, over the largest such "
+        "mean. Band: ± the mean standard error of the ring's pixels, which is at least that of their mean."
+    ]
+    return _lines(results, "spatial", curve, notes)
+
+
+def draw_lags(results: Results) -> "Figure":
+    """Share of each temporal field's mass at each lag, on a logarithmic axis: an exponential decay is a straight line."""
+    notes = ["Across: lag in time steps. Up: share of the mass at this lag. Band: ± standard error."]
+    return _lines(results, "temporal", partial(_shares, "temporal"), notes, scale=False)
+
+
+def draw_frames(results: Results) -> "Figure":
+    """Share of each field's mass in each frame of a video or slice of a volume."""
+    notes = ["Across: frame, or slice, counted from 0. Up: share of the mass in it. Band: ± standard error."]
+    return _lines(results, "frames", partial(_shares, "frames"), notes, scale=False)
+
+
+def _shares(kind: str, result: "ERFResult", layer: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """A curve's shares of its mass, and their standard errors."""
+    field, error = getattr(result, kind)[layer], getattr(result, f"{kind}_error").get(layer)
+    return lag_mass(field), None if error is None else error / np.abs(field).sum()
+
+
+def _lines(results: Results, kind: str, curve, notes: list[str], scale: bool = True) -> "Figure":
+    """A panel per model, a line per layer, on logarithmic axes that all panels share.
+
+    Args:
+        results: label of the model -> result.
+        kind: the kind of field.
+        curve: values of a layer, and their standard errors.
+        notes: lines for the foot of the figure.
+        scale: divide by the largest value.
+    """
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    names = list(dict.fromkeys(n for r in results.values() for n in r.layers if n in getattr(r, kind)))
+    style = dict(zip(names, styles(len(names)), strict=True))
+    longest = max(len(name) for name in names)
+    columns = min(len(names) + 1, max(1, 130 // (longest + 10)))
+    sheet = Sheet(
+        {"": len(results)}, notes + provenance(results), 0.8, 1, 4, -(-len(names) // columns) + 1, bar=False, ticks=0.2
+    )
+    least = 1.0
+    for ax, (name, result) in zip(sheet.panels[""], results.items(), strict=True):
+        for layer in (n for n in result.layers if n in getattr(result, kind)):
+            values, error = curve(result, layer)
+            top = values.max() if scale else 1.0
+            values = np.where(values > FLOOR * top, values / top, np.nan)
+            least = min(least, float(np.nanmin(values)))
+            x = np.arange(len(values))
+            ax.plot(x, values, markevery=max(1, len(values) // 12), **style[layer])
+            if error is not None and np.isfinite(error).all():
+                low = np.maximum(values - error / top, FLOOR / 10)
+                ax.fill_between(x, low, values + error / top, color=style[layer]["color"], alpha=0.25, linewidth=0)
+        ax.set_yscale("log")
+        ax.grid(alpha=0.25, linewidth=0.5)
+        ax.tick_params(labelsize=SMALL, length=2, pad=1.5)
+        ax.set_xlim(-0.02 * len(x), 1.02 * len(x) - 1)
+        dagger = " †" if any(map(result.doubtful, result.layers)) else ""
+        ax.set_title(shortened(name, sheet.letters - len(dagger)) + dagger, fontsize=TITLE)
+    handles: list[Any] = [Line2D([], [], **style[name], label=name) for name in names]
+    bottom = 10 ** np.floor(np.log10(least)) / 2
+    if bottom < FLOOR:
+        handles.append(Patch(facecolor="0.85", hatch="////", edgecolor="0.6", label=f"below {FLOOR:g}: not drawn"))
+    for ax in sheet.panels[""]:
+        ax.set_ylim(bottom, 1.6)
+        if bottom < FLOOR:
+            ax.axhspan(bottom, FLOOR, facecolor="0.85", hatch="////", edgecolor="0.6", linewidth=0, gid="floor")
+    sheet.legend(handles, columns)
+    return sheet.figure

@@ -1,0 +1,163 @@
+"""The page that a figure is drawn on: as wide as a text, with panels in rows, one colour bar, and notes at its foot.
+
+Sizes are chosen for a width of 830 pixels at 100 pixels an inch, at which the smallest letters are 10 pixels high.
+Figures are made without pyplot, so no global state is touched.
+"""
+
+import math
+import os
+import textwrap
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..files import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH = 8.3  # inches
+RESOLUTION = 160  # pixels an inch of files
+TITLE, SMALL = 8, 7.5  # points
+_LETTER = 0.55 / 72  # inches of a letter's width a point, about
+_LINE = 1.25 / 72  # inches of a line's height a point
+_MARGIN = 0.65  # inches beside the panels, for a label and numbers
+
+_STYLE: dict[Any, Any] = {"pdf.fonttype": 42, "svg.fonttype": "none"}  # text stays text
+
+
+def letters(width: float, size: float = SMALL) -> int:
+    """How many letters of this size fit into a width in inches."""
+    return max(8, int(width / (size * _LETTER)))
+
+
+def _rows(groups: dict[str, int], columns: int) -> int:
+    """How many rows all groups take."""
+    return sum(math.ceil(n / columns) for n in groups.values())
+
+
+class Sheet:
+    """A figure whose panels stand in rows of at most five, a block of rows for each group.
+
+    Args:
+        groups: name of each group, such as a model, -> number of its panels.
+        notes: lines below the figure; they are wrapped.
+        aspect: height of a panel over its width.
+        lines: lines of text above each panel.
+        columns: most panels in a row.
+        legend: lines of a legend above the panels.
+        bar: whether there will be a colour bar.
+        panel: width of a panel in inches, at most.
+        ticks: inches for numbers between the rows, where each panel has axes of its own.
+    """
+
+    def __init__(
+        self,
+        groups: dict[str, int],
+        notes: Sequence[str],
+        aspect: float = 1.0,
+        lines: int = 3,
+        columns: int = 5,
+        legend: int = 0,
+        bar: bool = True,
+        ticks: float = 0.0,
+        panel: float = 2.5,
+    ):
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+        count = min(range(1, columns + 1), key=lambda n: (_rows(groups, n), n))
+        panel = min(panel, (WIDTH - _MARGIN) / count)
+        width = max(count * panel + _MARGIN, 4.2)
+        self.letters = letters(panel, TITLE)
+        self.width = width
+        rows = {name: math.ceil(n / count) for name, n in groups.items()}
+        above = lines * TITLE * _LINE + 0.1
+        self.text = "\n".join(textwrap.fill(line, letters(width)) for line in notes)
+        foot = (self.text.count("\n") + 1) * SMALL * _LINE + 0.1
+        height = sum(rows.values()) * (panel * aspect + above + ticks) + 0.3 + foot + legend * 0.17 + 0.65 * bar
+        engine = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.03, hspace=0.01, wspace=0.01)
+        self.figure: Figure = Figure(figsize=(width, height), layout=engine)
+        FigureCanvasAgg(self.figure)
+        self.grid: Any = self.figure.subplots(sum(rows.values()), count, squeeze=False)
+        self.figure.supxlabel(self.text, fontsize=SMALL, x=0.01, horizontalalignment="left")
+        self.panels: dict[str, list[Axes]] = {}
+        first = 0
+        for name, n in groups.items():
+            axes = list(self.grid[first : first + rows[name]].flat)
+            self.panels[name] = axes[:n]
+            for ax in axes[n:]:
+                ax.set_axis_off()
+            if len(groups) > 1:
+                label = textwrap.fill(name, letters(panel * aspect, TITLE))
+                axes[0].set_ylabel(label, fontsize=TITLE, fontweight="bold")
+            first += rows[name]
+
+    def outer_numbers(self) -> None:
+        """Leave the numbers of the axes to the first panel of each row and the last of each column."""
+        for column in self.grid.T:
+            shown = [ax for ax in column if ax.axison]
+            for ax in shown[:-1]:
+                ax.tick_params(labelbottom=False)
+        for ax in self.grid[:, 1:].flat:
+            ax.tick_params(labelleft=False)
+
+    def colour_bar(self, colours: Any, label: str, ticks: Sequence[float]) -> None:
+        """A bar of what ``colours``, a ``ScalarMappable``, shows, below all panels."""
+        shrink = 0.75
+        bar = self.figure.colorbar(
+            colours,
+            ax=self.grid,
+            location="bottom",
+            shrink=shrink,
+            aspect=self.width * shrink / 0.11,
+            pad=0.01,
+            ticks=list(ticks),
+        )
+        bar.ax.set_xticklabels([f"{tick:g}" for tick in ticks])
+        bar.ax.tick_params(labelsize=SMALL, pad=2)
+        bar.set_label(textwrap.fill(label, letters(self.width - 0.3, TITLE)), fontsize=TITLE)
+
+    def legend(self, handles: Sequence[Any], columns: int) -> None:
+        """One legend for all panels, above them."""
+        self.figure.legend(handles=handles, loc="outside upper center", ncols=columns, fontsize=SMALL, frameon=False)
+
+
+def shortened(name: str, letters: int) -> str:
+    """A layer's name without its beginning, if it is longer than a panel is wide."""
+    return name if len(name) <= letters else f"…{name[len(name) - letters + 1 :]}"
+
+
+def write(figure: "Figure", path: str | os.PathLike) -> Path:
+    """Write a figure, whole or not at all, and return the path; the suffix (.png, .pdf, .svg) decides the format."""
+    from matplotlib import rc_context
+
+    with replacing(path) as partial, rc_context(_STYLE):
+        figure.savefig(partial, dpi=RESOLUTION)
+    return Path(path)
+
+
+def pixels(figure: "Figure", resolution: int = 100) -> np.ndarray:
+    """A figure as an (H, W, 3) uint8 RGB picture."""
+    canvas: Any = figure.canvas
+    figure.set_dpi(resolution)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def styles(count: int) -> Iterator[dict[str, Any]]:
+    """Styles of lines that differ in grey and for the colour-blind: brightness by depth, dashes, and markers."""
+    from matplotlib import colormaps
+
+    for i in range(count):
+        yield dict(
+            color=colormaps["viridis"](0.85 * i / max(count - 1, 1)),
+            linestyle=("-", "--", "-.", ":")[i % 4],
+            marker="os^Dv<>P"[i % 8],
+            markersize=3,
+            linewidth=1.1,
+        )

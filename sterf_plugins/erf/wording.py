@@ -1,0 +1,149 @@
+"""How a result is put into words beside its figures: numbers with their errors, and what was computed of what."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .number import Number
+from .protocols import note, protocol_of
+from .result import ERFResult
+from .selection import cell
+
+Results = Mapping[str, ERFResult]
+
+QUANTITIES = {  # what is drawn, by ``reduce`` of ``compute_erf``
+    "abs": "|∂y/∂x|",
+    "signed": "|mean of ∂y/∂x|",
+    "square": "(∂y/∂x)²",
+    "relu": "max(∂y/∂x, 0)",
+    "mean-relu": "max(mean of ∂y/∂x, 0)",
+}
+
+
+def digits(value: float, error: float = math.nan) -> str:
+    """A number as text, with as many digits as its standard error leaves significant.
+
+    Args:
+        value: the number; three significant digits are shown if it has no error.
+        error: its standard error, shown with one significant digit, or with two if the first is a 1.
+    """
+    if not math.isfinite(value):
+        return "–" if math.isnan(value) else "∞" if value > 0 else "-∞"
+    if not math.isfinite(error) or error <= 0:
+        return f"{value:.3g}" if abs(value) < 1e6 else f"{value:.2e}"
+    first, exponent = f"{error:.0e}".split("e")
+    places = -int(exponent) + (first == "1")
+    if value:  # never only zeros
+        places = max(places, -math.floor(math.log10(abs(value))))
+    if places > 6:
+        return f"{value:.2e} ± {error:.0e}"
+    return f"{value:.{max(places, 0)}f} ± {error:.{max(places, 0)}f}"
+
+
+def measured(number: Number) -> str:
+    """A number of a result with its standard error, as text."""
+    return digits(number.value, number.error)
+
+
+def quantity(result: ERFResult) -> str:
+    """What a spatial field is the mean of, as a formula."""
+    return QUANTITIES.get(str(result.info.get("reduce", "abs")), "the field")
+
+
+def weights(result: ERFResult) -> str:
+    """Where the model's weights come from."""
+    info = result.info
+    if info.get("weights") == "random":
+        return "random weights"
+    source = info.get("weights") or (Path(info["checkpoint"]).name if info.get("checkpoint") else None)
+    if source:
+        return f"trained weights ({source})"
+    return f"weights at step {info['step']} of the training" if "step" in info else "weights as given"
+
+
+def inputs(result: ERFResult) -> str:
+    """How many inputs of which kind and shape there were."""
+    info = result.info
+    count, source = info.get("num_inputs", "?"), str(info.get("images", ""))
+    kind = {"": "input", "noise": "noise input", "val": "validation image", "photographs": "photograph"}.get(source)
+    plural = "" if count == 1 else "s"
+    named = info.get("inputs") or {"": info.get("input_shape") or []}  # models with several inputs have named ones
+    shapes = [f"{name} {'×'.join(map(str, shape))}".strip() for name, shape in named.items()]
+    size = f" of {', '.join(shapes)}" if shapes[0] else ""
+    return f"{count} {kind}{plural}{size}" if kind else f"{count} image{plural} of {Path(source).name}{size}"
+
+
+def definition(result: ERFResult) -> str:
+    """The protocol of another paper, or this package's definition with the options that were chosen."""
+    info = result.info
+    place = info.get("position", "center")
+    where = place if isinstance(place, str) else ", ".join(f"({', '.join(map(str, at))})" for at in place)
+    own = f"{info.get('aggregate', 'mean')} of {quantity(result)} over the inputs, target {where}"
+    return note(info) or (f"protocol st-erf: {own}" if info.get("protocol") else own)
+
+
+def other_notes(result: ERFResult) -> list[str]:
+    """The notes of a result that are neither about its weights nor about its protocol."""
+    return [line for line in result.notes if line not in ("random weights", note(result.info))]
+
+
+def relative_error(result: ERFResult) -> float:
+    """Norm of the standard error over that of the field, of the worst layer; NaN where it is unknown."""
+    value = result.info.get("relative_error")
+    return math.nan if value is None or not math.isfinite(value) else float(value)
+
+
+def error_text(*values: float) -> str:
+    """Relative errors, of one result or of several, as text."""
+    known = sorted(v for v in values if math.isfinite(v))
+    if not known:
+        return "one input, no standard error"
+    shown = list(dict.fromkeys(f"{100 * v:.2g} %" for v in (known[0], known[-1])))
+    return f"relative error of the maps {' to '.join(shown)}"
+
+
+def facts(result: ERFResult) -> dict[str, str]:
+    """What a reader has to know of a result, by name."""
+    notes = other_notes(result)
+    return {
+        "weights": "; ".join([weights(result), *(n for n in notes if "statistics" in n)]),
+        "inputs": inputs(result),
+        "protocol": "; ".join([definition(result), *(n for n in notes if "statistics" not in n)]),
+        "relative error": error_text(relative_error(result)),
+    }
+
+
+def provenance(results: Results) -> list[str]:
+    """The facts of several results: a line of what they share, then what differs, with the names of the results."""
+    said: dict[str, list[str]] = {}
+    for name, result in results.items():
+        for part in dict.fromkeys([weights(result), inputs(result), definition(result), *other_notes(result)]):
+            said.setdefault(part, []).append(name)
+    shared = [part for part, names in said.items() if len(names) == len(results)]
+    shared.append(error_text(*(relative_error(r) for r in results.values())))
+    own = [f"{', '.join(names)}: {part}" for part, names in said.items() if len(names) < len(results)]
+    return ["; ".join(shared), *own]
+
+
+def target_cells(result: ERFResult, layer: str) -> list[tuple[float, float, float, float]]:
+    """Top, bottom, left and right edge, in pixels of the input, of each target's cell of a layer; none for "all".
+
+    The cells of a layer divide the image as its output has rows and columns. A strided convolution may look at the corner
+    of its cell instead of its middle.
+    """
+    field: Any = result.spatial.get(layer)
+    size, position = result.info.get("map_size", {}).get(layer), result.info.get("position", "center")
+    if field is None or size is None or position == "all":
+        return []
+    places: list[Any] = [position] if isinstance(position, str) else [tuple(p) for p in position]
+    protocol = protocol_of(result.info, layer)
+    if protocol is not None:
+        places = protocol.places(places, layer in result.info.get("tokens", []))
+    cells = [cell(layer, place, tuple(size)) for place in places]
+    rows, columns = (n / m for n, m in zip(field.shape, size[-2:], strict=True))
+    return [
+        (at[-2] * rows - 0.5, (at[-2] + 1) * rows - 0.5, at[-1] * columns - 0.5, (at[-1] + 1) * columns - 0.5)
+        for at in cells
+        if at is not None
+    ]

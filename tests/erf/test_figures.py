@@ -1,0 +1,339 @@
+"""What figures and reports say: units, transforms, targets, errors, floors, and what was computed of what."""
+
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from sterf_plugins.erf import ERFResult, compute_erf
+from sterf_plugins.erf.curves import FLOOR, draw_lags, draw_profiles, draw_radial
+from sterf_plugins.erf.evolution import write_evolution
+from sterf_plugins.erf.plot import draw, draw_all, draw_maps, draw_overlay
+from sterf_plugins.erf.published import draw_published
+from sterf_plugins.erf.report import COLUMNS, write_report
+from sterf_plugins.erf.sheet import WIDTH, Sheet
+from sterf_plugins.erf.wording import digits, error_text, facts, measured, target_cells
+
+SIZE = (24, 32)
+
+
+def computed(depth: int = 2, num: int = 4, **options) -> ERFResult:
+    """The fields of 3x3 convolutions with a tanh behind each, and one of stride 4 at the end."""
+    torch.manual_seed(0)
+    blocks = [nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), nn.Tanh()) for _ in range(depth)]
+    last = nn.Sequential(nn.Conv2d(1, 1, 2, stride=4), nn.Tanh())
+    result = compute_erf(nn.Sequential(*blocks, last), 2 * torch.randn(num, 1, *SIZE), **options)
+    result.info |= dict(weights="random", images="noise")
+    return result
+
+
+@pytest.fixture(scope="module")
+def result() -> ERFResult:
+    return computed(layers=["0", "1", "2"])
+
+
+@pytest.fixture(scope="module")
+def timed() -> ERFResult:
+    """A leak of one half from step to step: the mass at lag t is 2^-t."""
+
+    class Leak(nn.Module):
+        def forward(self, x):
+            outputs = [x[0]]
+            for frame in x[1:]:
+                outputs.append(outputs[-1] / 2 + frame)
+            return torch.stack(outputs)
+
+    return compute_erf(nn.Sequential(Leak()), torch.randn(24, 2, 1, 5, 5), "0")
+
+
+def words(figure) -> str:
+    """All text of a figure."""
+    import matplotlib.text
+
+    return "\n".join(t.get_text() for t in figure.findobj(matplotlib.text.Text))
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "text"),
+    [
+        (0.0123456, 0.00042, "0.0123 ± 0.0004"),
+        (0.0123456, 0.0012, "0.0123 ± 0.0012"),
+        (0.0003, 0.01, "0.0003 ± 0.0100"),
+        (0.00004, 0.0, "4e-05"),
+        (0.75678, np.nan, "0.757"),
+        (123.456, 7.0, "123 ± 7"),
+        (1.25e-9, 3e-10, "1.25e-09 ± 3e-10"),
+        (-3.14159, 0.2, "-3.1 ± 0.2"),
+        (0.0, 0.02, "0.00 ± 0.02"),
+        (np.nan, 1.0, "–"),
+        (np.inf, np.nan, "∞"),
+    ],
+)
+def test_digits_are_those_that_the_error_leaves(value, error, text):
+    assert digits(value, error) == text
+
+
+@pytest.mark.parametrize("value", [0.0004, 0.00049, 4e-7, 0.0096])
+@pytest.mark.parametrize("error", [np.nan, 0.0, 0.1, 0.003, 1e-9])
+def test_a_number_is_never_shown_as_zeros_alone(value, error):
+    assert re.search("[1-9]", digits(value, error).partition(" ± ")[0])
+
+
+def test_maps_say_what_is_drawn(result):
+    figure = draw(result)
+    text = words(figure)
+    assert "cube root of |∂y/∂x| over its maximum" in text
+    assert "random weights; 4 noise inputs of 1×24×32; mean of |∂y/∂x| over the inputs, target center" in text
+    assert error_text(result.info["relative_error"]) in text.replace("\n", " ")
+    area = measured(result.numbers("1")["area_90"])
+    panels = [ax for ax in figure.axes if ax.get_title()]
+    assert [ax.get_title().split("\n")[0] for ax in panels] == ["0", "1", "2"]
+    assert f"90 %: {area}" in panels[1].get_title() and "±" in area
+    for ax in panels:
+        assert [line.get_gid() for line in ax.lines].count("target") == 4
+        assert list(ax.get_xticks()) == [0, 16, 31] and list(ax.get_yticks()) == [0, 12, 23]
+        assert ax.images[0].get_cmap().name == "viridis"
+
+
+def test_the_target_is_around_its_cell():
+    result = computed(position=(1, 5), layers="2")
+    assert result.info["map_size"]["2"] == [6, 8]
+    assert target_cells(result, "2") == [(3.5, 7.5, 19.5, 23.5)]
+    edges = {(float(line.get_xdata()[0]), float(line.get_ydata()[0])) for line in draw(result).axes[0].lines}
+    assert edges == {(21.5, 3.5), (21.5, 7.5), (19.5, 5.5), (23.5, 5.5)}
+    two = computed(position=[(0, 0), (5, 7)], layers="2")
+    assert len(target_cells(two, "2")) == 2
+    assert target_cells(computed(position="all", layers="2"), "2") == []
+
+
+def test_one_brightness_or_each_its_own(result):
+    own, common = (draw(result, common=common) for common in (False, True))
+    highest = [[float(ax.images[0].get_array().max()) for ax in figure.axes if ax.images] for figure in (own, common)]
+    assert highest[0] == [1.0, 1.0, 1.0]
+    tops = [np.abs(result.spatial[n]).max() for n in result.layers]
+    assert highest[1] == pytest.approx([t / max(tops) for t in tops])
+    assert f"over the largest of all panels, {max(tops):.2g}" in words(common)
+
+
+def test_the_transform_is_that_of_the_reduction():
+    assert "cube root of (∂y/∂x)² over its maximum" in words(draw(computed(reduce="square", layers="0")))
+
+
+@pytest.mark.parametrize(("count", "shape"), [(1, (1, 1)), (4, (1, 4)), (6, (2, 3)), (11, (3, 4))])
+def test_few_and_many_layers_fit_the_page(count, shape):
+    result = computed(count, num=2, layers=[str(i) for i in range(count)])
+    figure = draw(result)
+    panels = [ax for ax in figure.axes if ax.get_title()]
+    assert len(panels) == count
+    assert panels[0].get_gridspec().get_geometry() == shape
+    assert figure.get_figwidth() <= WIDTH
+    figure.canvas.draw()
+    edge = figure.bbox.width
+    for ax in panels:  # no title is cut, and none reaches into another panel's
+        box = ax.title.get_window_extent()
+        assert box.x0 >= 0 and box.x1 <= edge
+    boxes = [ax.title.get_window_extent() for ax in panels]
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+def test_models_with_many_and_with_few_layers_take_few_rows():
+    sheet = Sheet({"eight": 8, "five": 5, "three": 3}, [])
+    assert sheet.grid.shape == (4, 5)
+    assert [len(axes) for axes in sheet.panels.values()] == [8, 5, 3]
+    assert [ax.axison for ax in sheet.grid.flat].count(False) == 4
+
+
+def test_long_names_are_shortened_at_their_beginning():
+    model = nn.Sequential(*(nn.Sequential(nn.Identity()) for _ in range(5)))
+    model = nn.ModuleDict({"a_backbone_with_a_long_name": model})
+    model.forward = lambda x: model["a_backbone_with_a_long_name"](x)
+    result = compute_erf(model, torch.randn(2, 1, 8, 8), [f"a_backbone_with_a_long_name.{i}.0" for i in range(5)])
+    figure = draw(result)
+    figure.canvas.draw()
+    titles = [ax.title for ax in figure.axes if ax.get_title()]
+    assert all(t.get_text().startswith("…") and f".{i}.0" in t.get_text().split("\n")[0] for i, t in enumerate(titles))
+    boxes = [t.get_window_extent() for t in titles]
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+def test_what_differs_between_models_is_said_with_their_names(result):
+    other = computed(layers=["0"])
+    other.info |= dict(weights="net.pth", images="photographs")
+    text = words(draw_maps({"A": result, "B": other})).replace("\n", " ")
+    assert "A: random weights" in text and "B: trained weights (net.pth)" in text
+    assert "A: 4 noise inputs of 1×24×32" in text and "B: 4 photographs of 1×24×32" in text
+    single = computed(num=1, layers=["0"])
+    assert facts(single)["relative error"] == "one input, no standard error"
+    assert "±" not in "".join(ax.get_title() for ax in draw(single).axes)
+
+
+def test_radial_profiles_have_bands_and_a_floor_that_is_no_data():
+    """Behind three 3x3 layers nothing comes from further than three pixels (in rings: five)."""
+    result = computed(3, layers=["0", "1", "2"])
+    narrow = result.spatial["0"]
+    narrow[0, 0] = narrow.max() * 1e-8  # rounding, far away
+    figure = draw_radial({"net": result})
+    ax = next(ax for ax in figure.axes if ax.get_title())
+    for line in ax.lines:
+        values = np.asarray(line.get_ydata())
+        assert np.nanmin(values) > FLOOR and np.nanmax(values) == 1
+        assert np.isnan(values[6:]).all()
+    assert len([c for c in ax.collections]) == 3
+    styles = {(line.get_linestyle(), line.get_marker(), line.get_color()) for line in ax.lines}
+    assert len(styles) == 3 and len({style[:2] for style in styles}) == 3  # without colours, too
+    text = words(figure)
+    assert "Band: ±" in text and "pixels of the input" in text and "random weights" in text
+
+
+def test_a_floor_within_the_picture_is_marked():
+    result = computed(8, layers=["7"])
+    result.spatial["7"][:, :] = np.exp(-np.hypot(*np.indices(SIZE) - np.array([12, 16])[:, None, None]))
+    figure = draw_radial({"net": result})
+    ax = next(ax for ax in figure.axes if ax.get_title())
+    marked = [patch.get_gid() for patch in ax.patches]
+    lowest = np.nanmin(ax.lines[0].get_ydata())
+    assert lowest > FLOOR
+    assert marked == (["floor"] if lowest < 10 * FLOOR else [])
+
+
+def test_frames_of_a_video_are_drawn():
+    model = nn.Sequential(nn.Conv3d(1, 1, 3, padding=1), nn.Tanh())
+    result = compute_erf(model, torch.randn(3, 1, 5, 8, 8), "1", axes="NCTHW")
+    figures = draw_all({"video": result})
+    assert {"maps", "frames"} <= set(figures)
+    ax = next(ax for ax in figures["frames"].axes if ax.get_title())
+    values = np.asarray(ax.lines[0].get_ydata())
+    assert np.isnan(values[[0, 4]]).all() and np.nansum(values) == pytest.approx(1)  # a kernel of three frames
+    assert len([line for line in figures["maps"].axes[0].lines if line.get_gid() == "target"]) == 4
+    assert "3 inputs of 1×5×8×8" in words(figures["maps"])
+
+
+def test_lags_are_exponentials(timed):
+    figure = draw_lags({"leak": timed})
+    ax = next(ax for ax in figure.axes if ax.get_title())
+    values = np.asarray(ax.lines[0].get_ydata())
+    expected = 0.5 ** np.arange(24) / (2 - 0.5**23)
+    assert np.allclose(values[:19], expected[:19], rtol=1e-5)
+    assert np.isnan(values[19:]).all()  # below 1e-6
+    assert ax.get_yscale() == "log" and [p.get_gid() for p in ax.patches] == ["floor"]
+    assert "below 1e-06: not drawn" in words(figure)
+
+
+def test_profiles_tell_the_gaussians_widths(result):
+    figure = draw_profiles({"net": result})
+    numbers = result.numbers("1")
+    title = figure.axes[1].get_title()
+    assert f"σ x: {measured(numbers['sigma_x'])} px" in title and f"R²: {measured(numbers['gaussian_r2'])}" in title
+
+
+def test_overlay_has_a_scale(result):
+    text = words(draw_overlay({"net": result}, np.ones((*SIZE, 3))))
+    assert "brightness of the image: cube root of |∂y/∂x| over its maximum" in text
+
+
+def test_no_figure_shows_zeros_for_a_number(result, timed):
+    for figure in [*draw_all({"a": result, "b": result}).values(), *draw_all({"t": timed}).values()]:
+        assert not re.search(r"(?<![\d.])0\.0+(?!\d)(?! ±)", words(figure).replace("0.0\n", ""))
+
+
+def test_vector_files_hold_text(result, tmp_path):
+    result.plot(tmp_path / "erf.svg", common=True)
+    text = (tmp_path / "erf.svg").read_text()
+    assert "random weights" in text and "<text" in text
+    result.plot(tmp_path / "erf.pdf")
+    assert b"/Type /Font" in (tmp_path / "erf.pdf").read_bytes()
+
+
+class Page(HTMLParser):
+    """Tables with their head, whether they are folded away, alternative texts, and whether each table and picture scrolls."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tables: list[tuple[bool, list[str]]] = []
+        self.alts: list[str] = []
+        self.unscrolled: list[str] = []
+        self.open: list[tuple[str, str | None]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        inside = [name for name, _ in self.open]
+        if tag == "table":
+            self.tables.append(("details" in inside, []))
+        if tag in ("table", "img") and "scroll" not in [kind for _, kind in self.open]:
+            self.unscrolled.append(tag)
+        if tag == "img":
+            self.alts.append(attrs["alt"])
+        elif tag not in ("meta", "link", "br"):
+            self.open.append((tag, attrs.get("class")))
+
+    def handle_endtag(self, tag):
+        while self.open and self.open.pop()[0] != tag:
+            pass
+
+    def handle_data(self, data):
+        if self.open and self.open[-1][0] == "th":
+            self.tables[-1][1].append(data)
+
+
+def test_the_report(result, tmp_path):
+    other = computed(layers=["0"])
+    other.info |= dict(weights="net.pth")
+    path = write_report({"drawn": result, "trained <b>": other}, tmp_path, "Two networks")
+    text = path.read_text()
+    page = Page(text)
+    (folded, first), *others = page.tables
+    assert not folded and first == ["model", "layer", "area_50", "area_90", "r90", "anisotropy"]
+    assert others and all(folded and len(head) <= COLUMNS + 2 <= 8 for folded, head in others)
+    shown = {name for _, head in others for name in head} - {"model", "layer"}
+    assert shown == set(result.numbers("0"))  # nothing is left out
+    assert page.unscrolled == []
+    assert ".scroll { overflow-x: auto; max-width: 100%; }" in text
+    before_numbers = text[: text.index("<h2>Numbers</h2>")]
+    for fact in (
+        "random weights",
+        "trained weights (net.pth)",
+        "4 noise inputs of 1×24×32",
+        "relative error of the maps",
+    ):
+        assert fact in before_numbers
+    assert len(page.alts) == 5  # maps, scale, profiles, radial, spectra
+    assert all("drawn: 90 % of the mass on 0 " in alt and "±" in alt for alt in page.alts)
+    assert "trained &lt;b&gt;" in text and "trained <b>" not in text
+    assert not re.search(r">-?0\.0+<", text)
+
+
+def test_the_evolution_of_a_training(result, tmp_path):
+    from PIL import Image
+
+    steps = {100 * i: result for i in range(15)}
+    picture = write_evolution(steps, tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {"evolution.png", "evolution.pdf", "evolution.gif"}
+    assert picture.shape[1] == round(100 * WIDTH) or picture.shape[1] < 100 * WIDTH
+    with Image.open(tmp_path / "evolution.gif") as animation:
+        assert animation.n_frames == 15
+
+
+def test_a_signal_has_one_row():
+    result = computed(layers=["0"])
+    result.spatial["0"], result.info["map_size"]["0"] = result.spatial["0"][12:13], [1, 32]
+    figure = draw(result)
+    figure.canvas.draw()
+    assert figure.axes[0].get_window_extent().height > 20
+
+
+def test_maps_of_other_protocols_say_what_was_done_to_them():
+    result = computed(layers=["0"], protocol="all")
+    figure = draw_published({"net": result})
+    titles = {ax.get_title().replace("\n", " ") for ax in figure.axes if ax.get_title()}
+    assert any(t.startswith("0@luo") for t in titles) and not any("@st-erf" in t for t in titles)
+    assert all(re.search(r"@\w+ .+: .+", title) for title in titles)
+    panels = [ax for ax in figure.axes if ax.get_title()]
+    assert all([line.get_gid() for line in ax.lines].count("target") == 4 for ax in panels)
+    assert len([ax for ax in figure.axes if not ax.get_title() and ax.axison]) == len(panels)  # a colour bar each
+    assert "layer@protocol" in words(figure) and figure.get_figwidth() <= WIDTH
+    assert "cube root of the field over its maximum" in words(draw(result))
+    assert "protocol st-erf: mean of |∂y/∂x|" in facts(computed(layers="0", protocol="st-erf"))["protocol"]
