@@ -60,7 +60,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--layers", nargs="+", metavar="GLOB", help="modules (default: feature points; * stays within a level)"
     )
-    p.add_argument("--images", default="noise", metavar="DIR|noise|val", help="inputs (default: standard normal noise)")
+    p.add_argument(
+        "--images",
+        default="noise",
+        metavar="DIR|noise|val|photographs",
+        help="inputs (default: standard normal noise); photographs: twelve of the extra [examples]",
+    )
     p.add_argument(
         "--protocol",
         choices=[*PROTOCOLS, "all"],

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .examples import photographs
 from .loading import Loaded
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -22,10 +23,17 @@ def image_files(folder: str, limit: int) -> list[Path]:
     """
     root = Path(folder)
     if not root.is_dir():
-        raise ValueError(f"--images {folder}: no such folder. Give a folder of images, 'noise' or 'val'.")
+        raise ValueError(
+            f"--images {folder}: no such folder. Give a folder of images, 'noise', 'val' or 'photographs'."
+        )
     files = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES)
     if not files:
         raise ValueError(f"--images {folder}: no image in it; suffixes: {', '.join(SUFFIXES)}.")
+    return _evenly(files, limit)
+
+
+def _evenly(files: list[Path], limit: int) -> list[Path]:
+    """Up to ``limit`` of the files, evenly spread over them."""
     count = min(limit, len(files))
     return [files[i * len(files) // count] for i in range(count)]
 
@@ -101,7 +109,8 @@ def inputs_for(
     """The images that ``--images`` of a tool names, as (1, C, H, W) tensors.
 
     Args:
-        source: "noise", "val" for the config's validation set, or a folder.
+        source: "noise", "val" for the config's validation set, "photographs" for those of the extra ``examples``, or a
+            folder.
         loaded: the model, which decides on normalisation and channels.
         size: (H, W) to which images are resized.
         count: number of images, or fewer if there are not so many.
@@ -109,13 +118,15 @@ def inputs_for(
         squash: whether images of a folder are resized to ``size`` whatever their shape, instead of cropped to it.
 
     Raises:
-        ValueError: the folder has no readable images, or the model comes without validation data.
+        ValueError: the folder has no readable images, the model comes without validation data, or the photographs are not
+            installed.
     """
     if source == "noise":
         return noise(count, len(loaded.mean), size, seed)
     if source == "val":
         return validation_images(loaded, count, size)
-    return from_files(image_files(source, count), loaded, size, squash)
+    files = _evenly(photographs(), count) if source == "photographs" else image_files(source, count)
+    return from_files(files, loaded, size, squash)
 
 
 def noise(count: int, channels: int, size: tuple[int, int], seed: int) -> Iterator[Tensor]:

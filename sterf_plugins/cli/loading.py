@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ..checkpoints import read_checkpoint, state_dict_of
+from ..checkpoints.efficientnet import with_timm_names
 
 CONFIG_PREFIXES = ("mmdet::", "mmseg::", "sterf_plugins::")
 _CALL = re.compile(r"^(?P<name>[^()]+?)(?:\((?P<options>.*)\))?$", re.DOTALL)
@@ -239,10 +240,10 @@ def load_weights(loaded: Loaded, path: str) -> None:
         ValueError: the checkpoint is unreadable or does not fit; the message names what is wrong.
     """
     model, checkpoint = loaded.model, read_checkpoint(path)
-    state = state_dict_of(checkpoint)
+    own = model.state_dict()
+    state = with_timm_names(state_dict_of(checkpoint), own)
     if not any(isinstance(v, torch.Tensor) for v in state.values()):
         raise ValueError(f"checkpoint {path} holds no tensors by name.")
-    own = model.state_dict()
     fitting = {k: v for k, v in state.items() if k in own and getattr(v, "shape", None) == own[k].shape}
     lacking = [k for k in own if k not in fitting and not k.endswith("num_batches_tracked")]
     if lacking:

@@ -29,7 +29,12 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("model", metavar="MODEL_OR_CONFIG")
     p.add_argument("checkpoint", nargs="?", metavar="CHECKPOINT", help="the model's weights; random ones otherwise")
     add_checkpoint_option(p)
-    p.add_argument("--images", default="noise", metavar="DIR|noise|val", help="inputs (default: standard normal noise)")
+    p.add_argument(
+        "--images",
+        default="noise",
+        metavar="DIR|noise|val|photographs",
+        help="inputs (default: standard normal noise); photographs: twelve of the extra [examples]",
+    )
     p.add_argument("--num", type=int, default=4, help="number of inputs (default 4)")
     p.add_argument("--input-size", type=int, nargs=2, metavar=("H", "W"), help="default: the model's own size")
     p.add_argument("--time-steps", type=int, metavar="T", help="hold each image for T steps and give (T, B, C, H, W)")
