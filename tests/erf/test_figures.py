@@ -86,7 +86,10 @@ def test_maps_say_what_is_drawn(result):
     figure = draw(result)
     text = words(figure)
     assert "cube root of |∂y/∂x| over its maximum" in text
-    assert "random weights; 4 noise inputs of 1×24×32; mean of |∂y/∂x| over the inputs, target center" in text
+    assert (
+        "random weights; 4 noise inputs of 1×24×32; protocol st-erf: mean of |∂y/∂x| over the inputs, target center"
+        in text
+    )
     assert error_text(result.info["relative_error"]) in text.replace("\n", " ")
     area = measured(result.numbers("1")["area_90"])
     panels = [ax for ax in figure.axes if ax.get_title()]
