@@ -136,6 +136,45 @@ def fields_of(
         # PyTorch's CPU BatchNorm backward is silently wrong at batch 1 for some gradient strides; and with two inputs
         # no axis of length 1 can be taken for the batch.
         inputs = Batch.joined([inputs, inputs])
+    leaves, starts, failed = starts_of(
+        model, forward, inputs, targets, geometry, settings, seen, known, start_afresh, rates
+    )
+    if not starts:
+        reasons = list(dict.fromkeys(failed.values()))
+        raise ValueError(" ".join(reasons[:3]))
+    facts = {
+        field_name(name, key, leaves) + suffix: start.facts
+        for name, start in starts.items()
+        for key in leaves
+        for suffix in settings.protocols
+    }
+    results: dict[str, dict[str, np.ndarray]] = {}
+    # Outputs go from the last to the first and are dropped after use, which frees their part of the graph at once.
+    for name in reversed(list(starts)):
+        fields = _fields(starts.pop(name), leaves, inputs.steps, settings, keep=bool(starts))
+        for (key, suffix), kinds in fields.items():
+            results[field_name(name, key, leaves) + suffix] = {kind: value[:batch] for kind, value in kinds.items()}
+    start_afresh()
+    return BatchFields({name: results[name] for name in facts}, facts, failed)
+
+
+def starts_of(
+    model: nn.Module,
+    forward: Callable[[Any], Any],
+    inputs: Batch,
+    targets: list[Target],
+    geometry: Geometry,
+    settings: Settings,
+    seen: Seen,
+    known: dict[str, Facts],
+    start_afresh: Callable[[], None],
+    rates: FiringRates | None = None,
+) -> tuple[dict[Key, Tensor], dict[str, Start], dict[str, str]]:
+    """Run a model that starts afresh on a batch of two inputs or more; the arguments are those of ``fields_of``.
+
+    Returns:
+        The entries that get maps; where backward passes start, by output; and why layers have no output.
+    """
     geometry = replace(geometry, batch=len(inputs))
     leaves = inputs.leaves(dtype_of(model))
     x, integers = inputs.given(leaves)
@@ -155,23 +194,7 @@ def fields_of(
             failed |= without
         except ValueError as error:
             failed[output.target.name] = str(error)
-    if not starts:
-        reasons = list(dict.fromkeys(failed.values()))
-        raise ValueError(" ".join(reasons[:3]))
-    facts = {
-        field_name(name, key, leaves) + suffix: start.facts
-        for name, start in starts.items()
-        for key in leaves
-        for suffix in settings.protocols
-    }
-    results: dict[str, dict[str, np.ndarray]] = {}
-    # Outputs go from the last to the first and are dropped after use, which frees their part of the graph at once.
-    for name in reversed(list(starts)):
-        fields = _fields(starts.pop(name), leaves, inputs.steps, settings, keep=bool(starts))
-        for (key, suffix), kinds in fields.items():
-            results[field_name(name, key, leaves) + suffix] = {kind: value[:batch] for kind, value in kinds.items()}
-    start_afresh()
-    return BatchFields({name: results[name] for name in facts}, facts, failed)
+    return leaves, starts, failed
 
 
 def field_name(name: str, key: Key, keys: Collection[Key]) -> str:

@@ -1,0 +1,168 @@
+"""The values of the units that ``compute_erf`` differentiates, as often as wanted, from a model that is left as it was."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..firing import FiringRates, neuron_layers
+from ..undisturbed import exact_kernels, undisturbed
+from .batches import Batch
+from .calibrate import calibrated
+from .capture import Seen, Target
+from .fields import Facts, Settings, starts_of
+from .layouts import Geometry, possible_strides, prefix_tokens
+from .preparation import (
+    check_finite,
+    check_size,
+    device_of,
+    dtype_of,
+    forward_of,
+    guarded,
+    in_float32,
+    inner_steps,
+)
+from .selection import PROJECTIONS, channel_vectors
+from .targets import match_layers
+
+
+@dataclass
+class Units:
+    """A model, and the units of its layers: what ``starts_of`` needs, kept over all passes; see ``ready``."""
+
+    model: nn.Module
+    forward: Callable[[Any], Any]
+    targets: list[Target]
+    geometry: Geometry
+    settings: Settings
+    start_afresh: Callable[[], None]
+    seen: Seen = field(default_factory=Seen)
+    known: dict[str, Facts] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def place(self, inputs: Batch) -> Batch:
+        """Inputs on the model's device, in its precision."""
+        has_weights = next(self.model.parameters(), None) is not None
+        return inputs.to(device_of(self.model), dtype_of(self.model) if has_weights else None)
+
+    def values(self, inputs: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Run the model once.
+
+        Returns:
+            What the units can be differentiated by, (B, C, H, W) or (T, B, C, H, W); and by layer the units (J, B) of J
+            places and vectors of channels. The field of a layer is the sum of the absolute gradients of its J units.
+        """
+        count = len(inputs)
+        # With two inputs no axis of length 1 can be taken for the batch, and a BatchNorm's backward pass is right.
+        inputs = Batch.joined([inputs, inputs]) if count == 1 else inputs
+        leaves, starts, failed = starts_of(
+            self.model, self.forward, inputs, self.targets, self.geometry, self.settings, self.seen, self.known,
+            self.start_afresh,
+        )  # fmt: skip
+        self.failed = failed | self.failed
+        units = {}
+        for name, start in starts.items():
+            self.known.setdefault(name, start.facts)
+            outputs = [start.places[place] for place in self.settings.places]
+            (protocol,) = self.settings.protocols.values()
+            channels = protocol.channels
+            if channels == "auto":
+                channels = PROJECTIONS if start.facts.constant else "sum"
+            elif channels == "relu":
+                outputs, channels = [y.relu() for y in outputs], "sum"
+            generator = torch.Generator().manual_seed(self.settings.seed)
+            vectors, factor = channel_vectors(channels, outputs[0], generator)
+            values = torch.cat([(y.mean(0) @ vectors.T).T for y in outputs])
+            units[name] = values[:, :count] * (factor / len(outputs))
+        return next(iter(leaves.values())), units
+
+    def gradients(self, inputs: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The units (J, B), and their gradients (J, B, C, H, W) or (J, T, B, C, H, W)."""
+        x, units = self.values(inputs)
+        found = {}
+        for name, unit in units.items():
+            rows = [torch.autograd.grad(u.sum(), x, retain_graph=True, allow_unused=True)[0] for u in unit]
+            zero = torch.zeros_like(x)
+            found[name] = torch.stack([zero if g is None else g for g in rows]).narrow(x.ndim - 3, 0, len(inputs))
+        return {name: unit.detach() for name, unit in units.items()}, found
+
+    def spike_layers(self, choice: str | Iterable[str] | None, sample: Batch) -> list[str]:
+        """Names of spike layers: those that fit patterns; of "silent", those that let nothing of the sample through."""
+        if choice is None:
+            return []
+        if choice != "silent":
+            return match_layers(self.model, choice)
+        if not neuron_layers(self.model):
+            return []
+        self.start_afresh()
+        with torch.no_grad(), FiringRates(self.model) as rates:
+            self.forward(self.place(sample).given({})[0])
+        return [name for name, rate in rates.layers.items() if rate.silent or rate.saturated]
+
+
+@contextmanager
+def ready(
+    model: nn.Module,
+    targets: list[Target],
+    settings: Settings,
+    sample: Batch,
+    norms: list[Any],
+    forward: Callable[[nn.Module, Any], Any] | None,
+    device: str | torch.device | None,
+) -> Iterator[Units]:
+    """Inside, a model runs without a trace; ``norms`` have the statistics of the first inputs, ``sample``.
+
+    Args:
+        model: any module.
+        targets: the layers.
+        settings: which units of them.
+        sample: the first inputs.
+        norms: BatchNorms that get their statistics.
+        forward: the user's function that runs the model, if there is one.
+        device: where to compute; the model's own device if ``None``.
+    """
+    check_finite(model)
+    for size in sample.sizes:
+        check_size(model, size)
+    home = device_of(model)
+    there = home if device is None else torch.device(device)
+    run = guarded(forward_of(model, [t.name for t in targets], forward, sample.form), sample)
+    steps = sample.steps or inner_steps(model)
+    geometry = Geometry(tuple(sample.sizes), 0, steps, possible_strides(model), prefix_tokens(model))
+    try:
+        if there != home:
+            model.to(there)
+        with (
+            in_float32(model),
+            undisturbed(model) as start_afresh,
+            torch.enable_grad(),
+            torch.autocast(there.type, enabled=False),
+            exact_kernels(),
+        ):
+            units = Units(model, run, targets, geometry, settings, start_afresh)
+            with calibrated(norms, run, units.place(sample).given({})[0]):
+                yield units
+    finally:
+        if there != home:
+            model.to(home)
+
+
+@contextmanager
+def stopped(model: nn.Module, names: list[str]) -> Iterator[None]:
+    """Inside, no gradient passes the outputs of these layers."""
+
+    def stop(module: nn.Module, arguments: Any, output: Any) -> Any:
+        if not isinstance(output, Tensor):
+            raise TypeError(f"`without` names {type(module).__name__}, which gives no tensor; name spike layers.")
+        return output.detach()
+
+    modules = dict(model.named_modules())
+    handles = [modules[name].register_forward_hook(stop) for name in names]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,246 @@
+"""Fields beside measured changes: linear networks, dead branches, flipped spikes, randomised weights, and what is left behind."""
+
+import copy
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from sterf_plugins.backbones import SDTV3, SpikingCNN
+from sterf_plugins.erf import FieldCheck, check_field, compute_erf, randomise_field
+from sterf_plugins.erf.similarity import similarity
+from sterf_plugins.layers import IntegerSpike
+
+IMAGES = torch.randn(5, 3, 16, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def linear() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.AvgPool2d(2), nn.Conv2d(4, 6, 3, padding=1)).double()
+
+
+def by_hand(model, images, change, cells):
+    """|y(x + d) - y(x)| of the channel sum at the centre, patch by patch, (N, rows, columns)."""
+    unit = lambda x: (lambda y: y[:, :, y.shape[2] // 2, y.shape[3] // 2].sum(1))(model(x))  # noqa: E731
+    found = torch.zeros(len(images), *cells, dtype=torch.float64)
+    h, w = images.shape[2] // cells[0], images.shape[3] // cells[1]
+    for i, j in itertools.product(range(cells[0]), range(cells[1])):
+        x = images.clone()
+        x[..., i * h : (i + 1) * h, j * w : (j + 1) * w] = change[..., i * h : (i + 1) * h, j * w : (j + 1) * w]
+        found[:, i, j] = (unit(x) - unit(images)).abs()
+    return found.detach().numpy()
+
+
+@pytest.mark.parametrize("by", ["mean", "other", 0.5])
+def test_in_a_linear_network_the_gradient_predicts_each_change_exactly(by):
+    model = linear()
+    check = check_field(model, IMAGES, "2", by=by, cells=(8, 6), budget=100, batch_size=2)
+    field, change, predicted = check.maps["2"].transpose(1, 0, 2, 3)
+    np.testing.assert_allclose(change, predicted, rtol=1e-9, atol=1e-13)
+    if by != 0.5:
+        other = IMAGES.roll(-1, 0) if by == "other" else IMAGES.mean((0, 2, 3), keepdim=True).expand_as(IMAGES)
+        expected = by_hand(model, IMAGES, other, (8, 6))
+        if by == "other":  # two draws for each patch
+            expected = (expected + by_hand(model, IMAGES, IMAGES.roll(-2, 0), (8, 6))) / 2
+        np.testing.assert_allclose(change, expected, rtol=1e-9, atol=1e-13)
+    erf = compute_erf(model, IMAGES, "2").spatial["2"].reshape(8, 2, 6, 2).sum((1, 3))
+    np.testing.assert_allclose(field.mean(0), erf, rtol=1e-6)
+    numbers = check.numbers("2")
+    assert numbers["gain"].value == pytest.approx(1, rel=1e-9) and numbers["predicted_rank"].value > 0.999
+    assert numbers["unchanged"].value == 0 and not check.warnings
+
+
+def test_the_maps_are_those_of_compute_erf_for_projections_positions_and_time():
+    torch.manual_seed(0)
+    model = SpikingCNN(depth=2, channels=4, in_chans=3, neuron="lif", T=3, mean=0.0, std=0.5)
+    options = dict(position=[(3, 4), (8, 8)], channels=3, time_steps=3, seed=5)
+    images = IMAGES.float()
+    field = check_field(model, images, "layers.1", by=None, cells=4, **options).map("layers.1", "field")
+    expected = compute_erf(model, images, "layers.1", kinds="spatial", **options).spatial["layers.1"]
+    np.testing.assert_allclose(field, expected.reshape(4, 4, 4, 3).sum((1, 3)), rtol=1e-5)
+
+
+class DeadBranch(nn.Module):
+    """A local convolution beside a global branch whose spikes never fire, though their surrogate has a gradient."""
+
+    def __init__(self, local: bool):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 1)
+        self.local = nn.Conv2d(4, 4, 3, padding=1) if local else None
+        self.spike = IntegerSpike()
+        self.mix = nn.Linear(16 * 16, 16 * 16)
+
+    def forward(self, x):
+        x = self.stem(x)
+        # Within (-0.5, 0.5) no spike fires, yet the surrogate gradient is 1 above 0.
+        spikes = self.spike(0.2 + 0.01 * x)
+        branch = 100 * self.mix(spikes.flatten(2)).unflatten(2, (16, 16))
+        return branch if self.local is None else self.local(x) + branch
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_a_field_that_only_a_surrogate_has_is_found_out(local):
+    torch.manual_seed(0)
+    network = nn.Sequential(DeadBranch(local), nn.Identity())
+    images = torch.randn(6, 3, 16, 16)
+    check = check_field(network, images, "1", cells=8)
+    assert check.info["left_out"] == ["0.spike"] and check.kinds == ("field", "change", "predicted", "live")
+    field, change = check.map("1", "field"), check.map("1", "change")
+    assert (field > 0).all()  # the surrogate's field is global
+    numbers = check.numbers("1")
+    if local:
+        assert 0 < (change > 0).sum() <= 9  # what the network does is not
+        assert numbers["unchanged"].value > 0.3 and numbers["area_90_change"].value < numbers["area_90_field"].value
+        assert numbers["live_common_mass"].value > 0.8 and numbers["common_mass"].value < 0.6
+        assert "of its field's mass lies in patches whose change does nothing" in check.warnings[0]
+    else:
+        assert not change.any() and numbers["unchanged"].value == 1 and numbers["gain"].value == 0
+        assert np.isnan(numbers["rank"].value) and numbers["common_mass"].value == 0
+        assert check.warnings == ["1: no change of any patch changes it; its field is the surrogate gradient's alone."]
+        assert not check.map("1", "live").any()
+
+
+def test_flipped_spikes_agree_with_brute_force():
+    torch.manual_seed(0)
+    model = SpikingCNN(depth=2, channels=3, in_chans=2, neuron="lif", mean=0.1, std=0.6)
+    events = (torch.rand(3, 4, 2, 6, 4, generator=torch.Generator().manual_seed(1)) < 0.3).float()  # (T, N, C, H, W)
+    check = check_field(model, events, "layers.1", by="flip", cells=(3, 2), budget=6 * 24, batch_size=3)
+    unit = lambda x: model(x)[:, :, :, 3, 2].sum(2).mean(0).detach()  # noqa: E731  (each call starts afresh)
+    expected, before = np.zeros((4, 6, 4)), unit(events)
+    for t, c, i, j in itertools.product(range(3), range(2), range(6), range(4)):
+        x = events.clone()
+        x[t, :, c, i, j] = 1 - x[t, :, c, i, j]
+        expected[:, i, j] += (unit(x) - before).abs().numpy() / (3 * 2)
+    change = check.maps["layers.1"][:, 1]
+    np.testing.assert_allclose(change, expected.reshape(4, 3, 2, 2, 2).sum((2, 4)), atol=1e-6)
+    assert change.any()
+    few = check_field(model, events, "layers.1", by="flip", cells=(3, 2), budget=6)
+    assert few.info["draws"] == 1 and not np.allclose(few.maps["layers.1"][:, 1], change)
+
+
+def test_batches_and_streams_give_the_same():
+    model = linear()
+    whole = check_field(model, IMAGES, "2", by=0.3, cells=4, budget=32)
+    for inputs, size in ((IMAGES, 1), (iter(IMAGES), 3)):
+        np.testing.assert_allclose(
+            check_field(model, inputs, "2", by=0.3, cells=4, budget=32, batch_size=size).maps["2"],
+            whole.maps["2"],
+            atol=1e-12,
+        )
+
+
+class Tracker(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.backbone = nn.Conv2d(3, 4, 3, padding=1).double()
+
+    def forward(self, search, template):
+        return self.backbone(search) * self.backbone(template).mean((2, 3), keepdim=True)
+
+
+def test_one_of_several_inputs_is_changed():
+    torch.manual_seed(0)
+    model = nn.Sequential(Tracker(), nn.Identity())
+    inputs = dict(search=IMAGES, template=IMAGES[..., :8, :8].clone())
+    run = lambda network, batch: network[1](network[0](**batch))  # noqa: E731
+    check = check_field(model, inputs, "1", forward=run, wrt="search", cells=4, without=None)
+    _, change, predicted = check.maps["1"].transpose(1, 0, 2, 3)
+    np.testing.assert_allclose(change, predicted, rtol=1e-9, atol=1e-13)  # linear in each of them
+    assert check_field(model, inputs, "1", forward=run, wrt="template", cells=4, by=None).maps["1"].shape == (
+        5,
+        1,
+        4,
+        4,
+    )
+    with pytest.raises(ValueError, match="'search', 'template' of `inputs` could be changed; choose one by `wrt`"):
+        check_field(model, inputs, "1", forward=run, cells=4)
+
+
+def test_signals_have_patches_too():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv1d(2, 3, 5, padding=2), nn.Identity()).double()
+    signals = torch.randn(4, 2, 32).double()
+    check = check_field(model, signals, "1", axes="NCL")
+    assert check.map("1", "change").shape == (1, 16) and check.numbers("1")["gain"].value == pytest.approx(1)
+
+
+def test_nothing_is_left_behind():
+    torch.manual_seed(0)
+    model = SDTV3(dict(embed_dims=(8, 16, 24, 32), num_heads=8), "srb", norm_hidden=False)
+    model.train()
+    before, flags = copy.deepcopy(model.state_dict()), [m.training for m in model.modules()]
+    rng = torch.get_rng_state()
+    images = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    check = check_field(model, images, ["stages.0", "stages.1"], cells=2, by=0.5)
+    assert any("mixer" in name for name in check.info["left_out"])  # the released form is silent
+    rows = randomise_field(model, images, "stages.0", stages=2, cells=4)
+    assert [row["randomised"] for row in rows] == [0, 5, 11]  # layers with weights
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert flags == [m.training for m in model.modules()] and torch.equal(rng, torch.get_rng_state())
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_randomised_weights_lose_what_the_weights_have_made():
+    model = linear()
+    with torch.no_grad():  # looks to the right alone
+        model[0].weight[..., :2] = 0
+        model[2].weight[..., :2] = 0
+    rows = randomise_field(model, IMAGES, "2", stages=2, cells=(16, 12))
+    assert [row["down_to"] for row in rows] == ["", "2", "0"]
+    masses = [row["common_mass"] for row in rows]
+    assert masses[0] == pytest.approx(1) and masses[0] > masses[1] > masses[2]
+    constant = nn.Sequential(nn.Conv2d(3, 2, 5, padding=2), nn.Identity()).double()
+    nn.init.ones_(constant[0].weight)
+    same = randomise_field(constant, IMAGES, "1", stages=1)  # the field of the architecture alone
+    assert [row["common_mass"] for row in same] == pytest.approx([1, 1])
+
+
+def test_similarity_of_known_maps():
+    a = np.array([[4.0, 3.0], [2.0, 1.0]])
+    assert similarity(a, 3 * a) == pytest.approx(dict(rank=1, common_mass=1, overlap_50=1, overlap_90=1))
+    found = similarity(a, a[::-1, ::-1])
+    assert found["rank"] == -1 and found["common_mass"] == pytest.approx(0.6)
+    assert found["overlap_50"] == 0 and found["overlap_90"] == pytest.approx(2 / 4)
+    outside = similarity(np.pad(a, 3), np.pad(a[::-1, ::-1], 3))  # where both are zero, they do not agree
+    assert outside == pytest.approx(found)
+
+
+def test_a_check_is_written_and_read(tmp_path):
+    check = check_field(linear(), IMAGES, "2", cells=4)
+    read = FieldCheck.load(check.save(tmp_path / "check.npz"))
+    assert read.rows() == check.rows() or str(read.rows()) == str(check.rows())
+    check.plot(tmp_path / "check.png")
+    assert (tmp_path / "check.png").stat().st_size > 5000
+    compute_erf(linear(), IMAGES, "2").save(tmp_path / "erf.npz")
+    with pytest.raises(ValueError, match="is no check of fields"):
+        FieldCheck.load(tmp_path / "erf.npz")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(by="blur"), "`by` is 'blur'; allowed: 'mean', 'other', 'flip', a number above 0"),
+        (dict(by=0), "`by` is 0; allowed"),
+        (dict(by="flip"), "needs event frames"),
+        (dict(cells=8, budget=10), "64 forward passes for each input, and `budget` is 10"),
+        (dict(cells=(17, 2)), "inputs of 16x12 have not so many"),
+        (dict(layers="nothing"), "matches no module"),
+        (dict(without="nothing"), "matches no module"),
+        (dict(position=(99, 0)), "outside the 8x6 output"),
+        (dict(inputs=IMAGES[:1], by="other"), "there is a single input"),
+        (dict(inputs=[]), "`inputs` is empty"),
+        (dict(inputs=(IMAGES * 9).byte()), "patches are changed in floating-point images"),
+        (dict(inputs=[IMAGES, torch.full_like(IMAGES, torch.nan)]), "NaN"),
+        (dict(inputs=[IMAGES, IMAGES[..., :8]]), "differ in shape"),
+    ],
+)
+def test_errors_say_what_to_do(options, message):
+    arguments = dict(inputs=IMAGES, layers="2", cells=2) | options
+    with pytest.raises(ValueError, match=message):
+        check_field(linear(), **arguments)
+    check = check_field(linear(), IMAGES, "2", by=None, cells=2)
+    with pytest.raises(ValueError, match="no kind 'change' in this check; it has field"):
+        check.numbers("2")
