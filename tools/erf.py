@@ -28,6 +28,7 @@ import torch
 from sterf_plugins.cli.checkpoints import add_checkpoint_option
 from sterf_plugins.cli.comparison import TABLE, add_comparison_options, check_comparison, compare, compared_models
 from sterf_plugins.cli.console import check_device, check_writable, run_tool
+from sterf_plugins.cli.field_check import CHECK_FILES, add_check_options, asked_changes, check_models
 from sterf_plugins.cli.images import displayed, inputs_for
 from sterf_plugins.cli.loading import Loaded, is_config, load_model, parse_spec
 from sterf_plugins.erf import ERFResult, compute_erf
@@ -111,6 +112,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--layout", choices=["BCHW", "BHWC", "BNC", "BCN", "BC"], help="axes of outputs, if they are unclear"
     )
+    add_check_options(p)
     p.add_argument("--seed", type=int, default=0, help="seed of weights, noise and projections")
     p.add_argument("--batch-size", type=int, help="inputs per pass (default: measured)")
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -322,7 +324,7 @@ def main() -> None:
     check_device(args.device)
     folder = Path(args.out)
     check_writable(folder, "--out")
-    check_claim(folder, "erf", (*REPORT_FILES, TABLE), args.overwrite)
+    check_claim(folder, "erf", (*REPORT_FILES, TABLE, *(CHECK_FILES if args.check else ())), args.overwrite)
     rules, baseline = check_comparison(args)
     work = jobs(args)
     spec, checkpoint = args.models[0]
@@ -330,6 +332,7 @@ def main() -> None:
     size = tuple(args.input_size or protocol.size or first.size)
     if min(size) < 1:
         raise ValueError(f"--input-size {size[0]} {size[1]}: both must be at least 1.")
+    asked_changes(args, size)
     results = {job[0]: compute(args, job, size, folder) for job in work}
     for label, result in results.items():
         for line in result.warnings:
@@ -354,6 +357,9 @@ def main() -> None:
             if args.protocol == "all":
                 print(f"{label}\n{table(result)}")
         print(f"report: {page}")
+    if args.check:
+        specs = {label: (spec, checkpoint, args.pretrained and not random) for label, spec, checkpoint, random in work}
+        check_models(args, results, lambda label: build(*specs[label], args.seed), size, folder)
     broken = compare(args, {k: r for k, r in results.items() if not k.endswith(UNTRAINED)}, baseline, rules)
     if broken:
         print("\n".join(["the field has changed:", *broken]), file=sys.stderr)

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from sterf_plugins.cli import console
-from sterf_plugins.erf import ERFResult
+from sterf_plugins.erf import ERFResult, FieldCheck
 from sterf_plugins.erf.protocols import PROTOCOLS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -233,6 +233,9 @@ def bad(tmp_path_factory, photos):
         (["sdtv3_nano", "--compare", "sdtv3_nano"], "two models are called 'sdtv3_nano'"),
         (["sdtv3_nano", "--device", "gpu"], "--device gpu cannot be used"),
         (["{bad}/study.py"], "`study` has unknown keys layer"),
+        (["sdtv3_nano", "--check", "blur"], "--check blur: give occlusion, other, a number above 0, or randomisation"),
+        (["sdtv3_nano", "--check", "occlusion", "--check-cells", "33"], "--check-cells 33: give 1 to 32"),
+        (["sdtv3_nano", "--check", "0.1", "--check-budget", "0"], "--check-budget 0: 1 x 1 patches need at least 1"),
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_written(arguments, message, tmp_path, bad, photos, monkeypatch, capsys):
@@ -284,3 +287,23 @@ def test_a_protocol_decides_on_number_size_and_shape_of_images(photos):
         (1024, 1024),
         False,
     )
+
+
+def test_fields_are_checked_by_changes_and_by_randomised_weights(run, tmp_path):
+    out = tmp_path / "out"
+    arguments = ["released=sdtv3_nano_srb_released", "--layers", "stages.0", "stages.1", *SMALL, "--out", out]
+    result = run(
+        *arguments, "--check", "occlusion", "0.5", "randomisation", "--check-cells", "4", "--check-budget", "32"
+    )
+    rows = list(csv.DictReader((out / "checks.csv").read_text().splitlines()))
+    assert [(r["model"], r["layer"]) for r in rows] == [
+        (f"released, {how}", layer) for how in ("occlusion", "0.5") for layer in ("stages.0", "stages.1")
+    ]
+    # The released mixer is silent, so the field reaches patches whose change does nothing; without its surrogate it does not.
+    first = [r for r in rows if r["layer"] == "stages.0"]
+    assert all(float(r["unchanged"]) > 0.1 and float(r["live_common_mass"]) > float(r["common_mass"]) for r in first)
+    randomised = list(csv.DictReader((out / "randomised.csv").read_text().splitlines()))
+    assert float(randomised[0]["common_mass"]) == pytest.approx(1) and randomised[-1]["layer"] == "stages.1"
+    check = FieldCheck.load(out / "released-0.5.check.npz")
+    assert check.info["draws"] == 2 and check.maps["stages.1"].shape == (2, 4, 4, 4)
+    assert "released, occlusion, measured changes" in result.stdout and Image.open(out / "checks.png").width > 300

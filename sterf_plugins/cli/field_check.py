@@ -1,0 +1,185 @@
+"""The check of ``tools/erf.py --check``: fields beside measured changes, and beside those of randomised weights."""
+
+import argparse
+import csv
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+
+from ..erf import ERFResult, FieldCheck, check_field, randomise_field
+from ..erf.check_plot import draw_checks
+from ..erf.protocols import PROTOCOLS
+from ..files import replacing
+from .images import inputs_for
+from .loading import Loaded
+
+OCCLUSION, RANDOMISATION = "occlusion", "randomisation"
+CHECK_FILES = ("checks.csv", "checks.png", "checks.pdf", "randomised.csv")
+
+
+def add_check_options(parser: argparse.ArgumentParser) -> None:
+    """The options of the check."""
+    parser.add_argument(
+        "--check",
+        nargs="+",
+        default=[],
+        metavar="HOW",
+        help="compare fields with measured changes: occlusion (patches replaced by the mean), other (by those of another "
+        "input) or a number (noise of so many standard deviations); randomisation: with fields of randomised weights",
+    )
+    parser.add_argument(
+        "--check-cells", type=int, metavar="N", help="N x N patches (default: the finest for the budget)"
+    )
+    parser.add_argument("--check-budget", type=int, default=256, help="forward passes for each input (default 256)")
+
+
+def asked_changes(args: argparse.Namespace, size: tuple[int, int]) -> dict[str, str | float]:
+    """The words of ``--check`` that are changes of patches, and what ``check_field`` calls them.
+
+    Raises:
+        ValueError: an option of the check is not allowed, for inputs of this size (H, W).
+    """
+    changes: dict[str, str | float] = {}
+    for how in args.check:
+        if how != RANDOMISATION:
+            named: dict[str, str | float] = {OCCLUSION: "mean", "other": "other"}
+            changes[how] = named[how] if how in named else _positive(how)
+    cells = 1 if args.check_cells is None else args.check_cells
+    if args.check and not 1 <= cells <= min(size):
+        raise ValueError(f"--check-cells {cells}: give 1 to {min(size)} for inputs of {size[0]}x{size[1]}.")
+    if args.check and cells**2 > args.check_budget:
+        raise ValueError(f"--check-budget {args.check_budget}: {cells} x {cells} patches need at least {cells**2}.")
+    return changes
+
+
+def _positive(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise ValueError(f"--check {text}: give occlusion, other, a number above 0, or randomisation.")
+    return number
+
+
+def check_models(
+    args: argparse.Namespace,
+    results: Mapping[str, ERFResult],
+    load: Callable[[str], Loaded],
+    size: tuple[int, int],
+    folder: Path,
+) -> None:
+    """Run the checks that the options ask for on the layers of all results; write and print what comes out.
+
+    Args:
+        args: the options of ``tools/erf.py``.
+        results: label of the model -> its fields, whose layers are checked.
+        load: gives the model of a label.
+        size: (H, W) of the inputs.
+        folder: where the files go.
+    """
+    changes = asked_changes(args, size)
+    checks: dict[str, FieldCheck] = {}
+    randomised: list[dict[str, Any]] = []
+    for label, result in results.items():
+        layers = list(dict.fromkeys(re.split(r"[\[#@]", name)[0] for name in result.layers))
+        paths = {how: folder / f"{_slug(f'{label}-{how}')}.check.npz" for how in changes}
+        request = dict(fields=result.info["request"], layers=layers, cells=args.check_cells, budget=args.check_budget)
+        request = json.loads(json.dumps(request))
+        found = {how: FieldCheck.load(path) for how, path in paths.items() if path.is_file()}
+        found = {how: check for how, check in found.items() if check.info.get("request") == request}
+        if len(found) < len(changes) or RANDOMISATION in args.check:
+            loaded = load(label)
+            model = loaded.model.to(args.device)
+            squashed = PROTOCOLS.get(args.protocol, PROTOCOLS["st-erf"]).squashed
+            number = result.info["num_inputs"]
+            inputs = torch.cat(list(inputs_for(args.images, loaded, size, number, args.seed, squashed)))
+            options = _options(args, result)
+            if loaded.config is not None:
+                from ..openmmlab.runtime.tensor_forward import forward_for
+
+                options["forward"] = forward_for(model, layers)
+        for how in [how for how in changes if how not in found]:
+            print(f"{label}: changing patches of {len(inputs)} inputs, {how}", file=sys.stderr)
+            calibrate = result.info["calibrate"]
+            check = check_field(
+                model, inputs, layers, by=changes[how], budget=args.check_budget, calibrate=calibrate, **options
+            )
+            check.info |= dict(request=request, weights=result.info.get("weights"))
+            check.save(paths[how])
+            found[how] = check
+        checks |= {label if len(changes) == 1 else f"{label}, {how}": found[how] for how in changes}
+        for layer in layers if RANDOMISATION in args.check else []:
+            print(f"{label}: randomising the layers before {layer}", file=sys.stderr)
+            rows = randomise_field(model, inputs, layer, **options)
+            randomised += [dict(model=label, layer=layer) | row for row in rows]
+    out = sys.stderr if args.json else sys.stdout
+    if checks:
+        _write_csv(folder / "checks.csv", [{"model": label} | row for label, c in checks.items() for row in c.rows()])
+        for suffix in ("png", "pdf"):
+            draw_checks(checks, folder / f"checks.{suffix}")
+        _print_checks(checks, out)
+    if randomised:
+        _write_csv(folder / "randomised.csv", randomised)
+        _print_randomised(randomised, out)
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-")
+
+
+def _options(args: argparse.Namespace, result: ERFResult) -> dict[str, Any]:
+    """The options of ``check_field`` that make its unit that of a result."""
+    position, shape = result.info["position"], result.info["input_shape"]
+    return dict(
+        cells=args.check_cells,
+        position=position if isinstance(position, str) else [tuple(p) for p in position],
+        channels="auto" if args.protocol == "all" else result.info["channels"],
+        calls=result.info["calls"],
+        grid=tuple(args.grid) if args.grid else None,
+        layout=args.layout,
+        time_steps=shape[0] if len(shape) == 4 else None,
+        seed=args.seed,
+        batch_size=args.batch_size or 8,
+    )
+
+
+def _print_checks(checks: Mapping[str, FieldCheck], out: TextIO) -> None:
+    for label, check in checks.items():
+        print(f"{label}, measured changes", file=out)
+        for layer in check.layers:
+            numbers = check.numbers(layer)
+            parts = [
+                f"{title} {numbers[key]}"
+                for key, title in (
+                    ("rank", "rank of the field"), ("live_rank", "without surrogates"), ("predicted_rank", "of the prediction"),
+                    ("common_mass", "common mass"), ("gain", "gain"), ("unchanged", "unchanged"),
+                )
+                if key in numbers
+            ]  # fmt: skip
+            print(f"  {layer}  {', '.join(parts)}", file=out)
+        for line in check.warnings:
+            print(f"{label}: warning: {line}", file=sys.stderr)
+
+
+def _print_randomised(rows: Iterable[Mapping[str, Any]], out: TextIO) -> None:
+    for row in rows:
+        where = f"{row['randomised']} layers down to {row['down_to']}" if row["randomised"] else "as it is"
+        print(
+            f"{row['model']}, {row['layer']}, {where}: rank {row['rank']:.3g} ± {row['rank_error']:.1g}, common mass "
+            f"{row['common_mass']:.3g} ± {row['common_mass_error']:.1g}",
+            file=out,
+        )
+
+
+def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    names = list(dict.fromkeys(key for row in rows for key in row))
+    with replacing(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows(rows)
