@@ -9,12 +9,11 @@ from .gaussian import fit_gaussian
 from .lags import lag_mass
 from .metrics import radial_profile
 from .sheet import SMALL, TITLE, Sheet, shortened, styles
-from .wording import Results, measured, provenance, quantity
+from .wording import Fields, Results, measured, provenance, quantity
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from .result import ERFResult
 
 FLOOR = 1e-6  # of a profile's maximum; below it there is rounding in float32
 
@@ -56,7 +55,7 @@ _GAUSSIANS: dict[str, dict[str, Any]] = {
 }
 
 
-def _sections(ax: Any, result: "ERFResult", layer: str) -> None:
+def _sections(ax: Any, result: Fields, layer: str) -> None:
     """The centre row and column of a field, and the Gaussian's there."""
     field = np.abs(result.spatial[layer]).astype(np.float64)
     field = field / field.max()
@@ -76,7 +75,7 @@ def _sections(ax: Any, result: "ERFResult", layer: str) -> None:
 def draw_radial(results: Results) -> "Figure":
     """Mean of each field over rings about its centre of mass, divided by the largest, on a logarithmic axis."""
 
-    def curve(result: "ERFResult", layer: str) -> tuple[np.ndarray, np.ndarray | None]:
+    def curve(result: Fields, layer: str) -> tuple[np.ndarray, np.ndarray | None]:
         field = np.abs(result.spatial[layer])
         profile = radial_profile(field)
         error = result.spatial_error.get(layer)
@@ -101,7 +100,7 @@ def draw_frames(results: Results) -> "Figure":
     return _lines(results, "frames", partial(_shares, "frames"), notes, scale=False)
 
 
-def _shares(kind: str, result: "ERFResult", layer: str) -> tuple[np.ndarray, np.ndarray | None]:
+def _shares(kind: str, result: Fields, layer: str) -> tuple[np.ndarray, np.ndarray | None]:
     """A curve's shares of its mass, and their standard errors."""
     field, error = getattr(result, kind)[layer], getattr(result, f"{kind}_error").get(layer)
     return lag_mass(field), None if error is None else error / np.abs(field).sum()

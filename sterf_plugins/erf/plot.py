@@ -9,12 +9,11 @@ import numpy as np
 from .curves import draw_frames, draw_lags, draw_profiles, draw_radial
 from .metrics import spectrum
 from .sheet import SMALL, TITLE, Sheet, shortened, write
-from .wording import Results, measured, provenance, quantity, target_cells
+from .wording import Fields, Results, measured, provenance, quantity, target_cells
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from .result import ERFResult
 
 COLORMAP = "viridis"
 GREYS = [(i / 255,) * 3 for i in range(38, 256)]  # brightness of an image behind a field, from 0.15 to 1
@@ -57,7 +56,7 @@ def mark_target(ax: Any, top: float, bottom: float, left: float, right: float) -
         ax.plot(x, y, marker=Path([(0.55 * dx, 0.55 * dy), (dx, dy)]), **style)
 
 
-def draw(result: "ERFResult", path: str | os.PathLike | None = None, common: bool = False) -> "Figure":
+def draw(result: Fields, path: str | os.PathLike | None = None, common: bool = False) -> "Figure":
     """Draw a panel per layer, titled with its name and its area ratios at 50 % and 90 % of the mass.
 
     Args:
@@ -85,7 +84,7 @@ def draw_maps(results: Results, common: bool = False, notes: list[str] | None = 
     over = f"over the largest of all panels, {largest:.2g}" if common else "over its maximum"
     label = f"cube root of {of} {over} (numbers at the bar: before the root)"
 
-    def paint(ax: Any, result: "ERFResult", layer: str, letters: int) -> None:
+    def paint(ax: Any, result: Fields, layer: str, letters: int) -> None:
         field = np.abs(result.spatial[layer]).astype(np.float64)
         top = largest if common else field.max()
         _show(ax, field / top if top > 0 else field, cube_root())
@@ -105,7 +104,7 @@ def draw_overlay(results: Results, image: np.ndarray) -> "Figure":
     """
     of = " or ".join(dict.fromkeys(quantity(r) for r in results.values()))
 
-    def paint(ax: Any, result: "ERFResult", layer: str, letters: int) -> None:
+    def paint(ax: Any, result: Fields, layer: str, letters: int) -> None:
         field = display_map(result.spatial[layer])
         if field.shape == image.shape[:2]:
             ax.imshow(np.clip(image * (0.15 + 0.85 * field[..., None]), 0, 1))
@@ -122,7 +121,7 @@ def draw_overlay(results: Results, image: np.ndarray) -> "Figure":
 def draw_spectra(results: Results) -> "Figure":
     """Magnitude of each field's 2-d Fourier transform, zero frequency in the middle."""
 
-    def paint(ax: Any, result: "ERFResult", layer: str, letters: int) -> None:
+    def paint(ax: Any, result: Fields, layer: str, letters: int) -> None:
         field = spectrum(result.spatial[layer])
         top = field.max()
         _show(ax, field / top if top > 0 else field, cube_root())
@@ -137,7 +136,7 @@ def draw_spectra(results: Results) -> "Figure":
 
 def _grid(
     results: Results,
-    paint: Callable[[Any, "ERFResult", str, int], None],
+    paint: Callable[[Any, Fields, str, int], None],
     notes: list[str],
     label: str,
     lines: int = 3,
@@ -179,7 +178,7 @@ def pixel_axes(ax: Any, height: int, width: int) -> None:
     ax.tick_params(labelsize=SMALL, length=2, pad=1.5)
 
 
-def mark_cells(ax: Any, result: "ERFResult", layer: str) -> None:
+def mark_cells(ax: Any, result: Fields, layer: str) -> None:
     """A cross around the cell of each target of a layer."""
     for edges in target_cells(result, layer):
         mark_target(ax, *edges)

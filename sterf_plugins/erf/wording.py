@@ -3,16 +3,34 @@
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, Protocol
+
+import numpy as np
 
 from .number import Number
 from .protocols import note, protocol_of
 from .selection import cell
 
-if TYPE_CHECKING:
-    from .result import ERFResult
 
-Results: TypeAlias = "Mapping[str, ERFResult]"
+class Fields(Protocol):
+    """What is drawn and told: the part of an ``ERFResult`` that figures need."""
+
+    layers: list[str]
+    spatial: dict[str, np.ndarray]
+    temporal: dict[str, np.ndarray]
+    frames: dict[str, np.ndarray]
+    spatial_error: dict[str, np.ndarray]
+    info: dict[str, Any]
+
+    @property
+    def notes(self) -> list[str]: ...
+
+    def numbers(self, layer: str) -> dict[str, Number]: ...
+
+    def doubtful(self, layer: str) -> bool: ...
+
+
+Results = Mapping[str, Fields]
 
 QUANTITIES = {  # what is drawn, by ``reduce`` of ``compute_erf``
     "abs": "|∂y/∂x|",
@@ -48,12 +66,12 @@ def measured(number: Number) -> str:
     return digits(number.value, number.error)
 
 
-def quantity(result: "ERFResult") -> str:
+def quantity(result: Fields) -> str:
     """What a spatial field is the mean of, as a formula."""
     return QUANTITIES.get(str(result.info.get("reduce", "abs")), "the field")
 
 
-def weights(result: "ERFResult") -> str:
+def weights(result: Fields) -> str:
     """Where the model's weights come from."""
     info = result.info
     if info.get("weights") == "random":
@@ -64,7 +82,7 @@ def weights(result: "ERFResult") -> str:
     return f"weights at step {info['step']} of the training" if "step" in info else "weights as given"
 
 
-def inputs(result: "ERFResult") -> str:
+def inputs(result: Fields) -> str:
     """How many inputs of which kind and shape there were."""
     info = result.info
     count, source = info.get("num_inputs", "?"), str(info.get("images", ""))
@@ -76,7 +94,7 @@ def inputs(result: "ERFResult") -> str:
     return f"{count} {kind}{plural}{size}" if kind else f"{count} image{plural} of {Path(source).name}{size}"
 
 
-def definition(result: "ERFResult") -> str:
+def definition(result: Fields) -> str:
     """The protocol of another paper, or this package's definition with the options that were chosen."""
     info = result.info
     place = info.get("position", "center")
@@ -85,12 +103,12 @@ def definition(result: "ERFResult") -> str:
     return note(info) or (f"protocol st-erf: {own}" if info.get("protocol") else own)
 
 
-def other_notes(result: "ERFResult") -> list[str]:
+def other_notes(result: Fields) -> list[str]:
     """The notes of a result that are neither about its weights nor about its protocol."""
     return [line for line in result.notes if line not in ("random weights", note(result.info))]
 
 
-def relative_error(result: "ERFResult") -> float:
+def relative_error(result: Fields) -> float:
     """Norm of the standard error over that of the field, of the worst layer; NaN where it is unknown."""
     value = result.info.get("relative_error")
     return math.nan if value is None or not math.isfinite(value) else float(value)
@@ -105,7 +123,7 @@ def error_text(*values: float) -> str:
     return f"relative error of the maps {' to '.join(shown)}"
 
 
-def facts(result: "ERFResult") -> dict[str, str]:
+def facts(result: Fields) -> dict[str, str]:
     """What a reader has to know of a result, by name."""
     notes = other_notes(result)
     return {
@@ -128,7 +146,7 @@ def provenance(results: Results) -> list[str]:
     return ["; ".join(shared), *own]
 
 
-def target_cells(result: "ERFResult", layer: str) -> list[tuple[float, float, float, float]]:
+def target_cells(result: Fields, layer: str) -> list[tuple[float, float, float, float]]:
     """Top, bottom, left and right edge, in pixels of the input, of each target's cell of a layer; none for "all".
 
     The cells of a layer divide the image as its output has rows and columns. A strided convolution may look at the corner
