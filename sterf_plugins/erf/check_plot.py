@@ -2,15 +2,32 @@
 
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
-from .field_check import FieldCheck
+import numpy as np
+
+from .number import Number
 from .plot import COLORMAP
 from .sheet import SMALL, WIDTH, write
 from .wording import measured
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+class Check(Protocol):
+    """What is drawn: the part of a ``FieldCheck`` that its figure needs."""
+
+    kinds: tuple[str, ...]
+    info: dict[str, Any]
+
+    @property
+    def layers(self) -> list[str]: ...
+
+    def map(self, layer: str, kind: str) -> np.ndarray: ...
+
+    def numbers(self, layer: str) -> dict[str, Number]: ...
+
 
 ROWS = {
     "field": "field: mass of\n|∂y/∂x|",
@@ -21,7 +38,7 @@ ROWS = {
 COLUMNS = 8
 
 
-def draw_checks(checks: Mapping[str, FieldCheck], path: str | os.PathLike | None = None) -> "Figure":
+def draw_checks(checks: Mapping[str, Check], path: str | os.PathLike | None = None) -> "Figure":
     """Draw a column for each model and layer, a row for each kind of map; each map linear, over its own maximum.
 
     Args:
@@ -75,7 +92,7 @@ def draw_checks(checks: Mapping[str, FieldCheck], path: str | os.PathLike | None
     return figure
 
 
-def _note(check: FieldCheck) -> str:
+def _note(check: Check) -> str:
     """What was done to how many inputs."""
     info = check.info
     rows, columns = info["cells"]
