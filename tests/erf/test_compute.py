@@ -256,3 +256,11 @@ def test_statistics_of_earlier_images_are_forgotten():
     again = calibrate(calibrate(model, first), second)
     for name in ("running_mean", "running_var"):
         torch.testing.assert_close(getattr(again[1], name), getattr(fresh[1], name), rtol=1e-12, atol=1e-12)
+
+
+def test_parameters_need_no_gradient_during_the_computation():
+    """Otherwise every backward pass would compute and keep what belongs to the weights, too."""
+    conv, seen = nn.Conv2d(3, 4, 3), []
+    conv.register_forward_pre_hook(lambda module, _: seen.append(module.weight.requires_grad))
+    compute_erf(nn.Sequential(conv), torch.randn(2, 3, 8, 8), "0")
+    assert seen and not any(seen) and conv.weight.requires_grad
