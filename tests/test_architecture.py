@@ -32,6 +32,7 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 UPWARDS = {("backbones/__init__.py", "checkpoints/__init__.py")}
 OPENMMLAB = {"mmengine", "mmcv", "mmdet", "mmseg"}
 MAY_IMPORT_OPENMMLAB = ("openmmlab/", "cli/", "import_hooks.py", "mmcv_ops/", "tracking/openmmlab.py",
+                        "tracking/sd_track_openmmlab.py",
                         "tracking/picture_hook.py", "registry.py",
                         "checkpoints/detectors.py", "checkpoints/reading.py", "__main__.py")  # fmt: skip
 

@@ -15,6 +15,7 @@ import_hooks.install()  # where PyTorch has not: before anything below imports m
 
 from .. import timm as _timm_models  # noqa: E402, F401  (registers names for TIMMBackbone)
 from ..tracking import openmmlab as _tracking  # noqa: E402, F401
+from ..tracking import sd_track_openmmlab as _sd_track  # noqa: E402, F401
 from . import backbones, configs, heads, hooks, layers  # noqa: E402
 from .runtime import atomic_backend as _backend  # noqa: E402, F401
 from .runtime import sharded as _strategy  # noqa: E402, F401

@@ -180,6 +180,8 @@ def test_configs_point_at_the_data_of_openmmlab_users(path):
     roots = {d.data_root.rstrip("/") for _, d in datasets(load_config(str(path)), "train", "val", "test")}
     if path.parent.name == "tracking":
         assert roots == {f"data/{path.stem.rsplit('_')[-1]}"}
+    elif path.parent.name == "sd_track":
+        assert roots == {"data/FE108" if path.stem.endswith("fe108") else "data/VisEvent"}
     elif path.parent.name == "shapes":
         assert roots <= {"data/shapes", "data/shapes/ade"}
     else:

@@ -56,7 +56,7 @@ def check_data(config: Config, *phases: str) -> None:
 def is_kind_of(dataset: ConfigDict, name: str, config: Config) -> bool:
     """Whether a data set is of a class of this bare name, or of one that inherits from it."""
     kind = registered(dataset, DATASETS, config)
-    return kind is not None and name in (base.__name__ for base in kind.__mro__)
+    return isinstance(kind, type) and name in (base.__name__ for base in kind.__mro__)
 
 
 def class_names(dataset: ConfigDict, config: Config, group: str = "classes") -> list[str] | None:
