@@ -162,6 +162,27 @@ def test_a_time_axis_is_summed_over(images):
     assert np.allclose(result.spatial["net.4"], expected, atol=1e-6 * expected.max())
 
 
+def test_each_entry_of_an_input_has_its_fields(images):
+    class Pair(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net, self.join = SignedNet(), nn.Conv2d(12, 6, 1)
+
+        def forward(self, search, template):
+            return self.join(torch.cat([self.net(search), self.net(template)], 1))
+
+    model, template = Pair(), images.flip(0) * 0.5
+    result = compute_erf(model, dict(search=images, template=template), "join", protocol="all")
+    assert result.layers == [f"join@{entry}@{name}" for entry in ("search", "template") for name in PROTOCOLS]
+    leaves = [images.clone().requires_grad_(), template.clone().requires_grad_()]
+    centre = model(*leaves)[..., 6, 6]
+    for total, protocol in ((centre.sum(), "openerf"), (centre.relu().sum(), "slak")):
+        for entry, g in zip(("search", "template"), torch.autograd.grad(total, leaves, retain_graph=True), strict=True):
+            g = g.relu().sum(1) if protocol == "slak" else g.mean(1).relu()
+            expected = g.mean(0).numpy()
+            assert np.allclose(result.spatial[f"join@{entry}@{protocol}"], expected, atol=1e-6 * expected.max())
+
+
 CONTRADICTIONS = {
     "reduce": (
         dict(protocol="replknet", reduce="abs"),
