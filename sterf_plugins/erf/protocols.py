@@ -272,14 +272,17 @@ def note(info: Mapping[str, Any]) -> str | None:
 
 
 def table(result: Any) -> str:
-    """The protocols of a result that was computed with all of them, side by side."""
-    lines = [f"{'layer':<20} {'protocol':<9} {'50 % area':>9} {'90 % area':>16}  the paper's own numbers"]
+    """The protocols of a result that was computed with all of them, side by side.
+
+    Areas are those of the maps, as papers give them, and corrected for the bias of few inputs, as ``result.numbers`` has them.
+    """
+    lines = [f"{'layer':<20} {'protocol':<9} {'90 % area':>9} {'corrected':>16}  the paper's own numbers"]
     for layer in result.layers:
         numbers, protocol = result.numbers(layer), protocol_of(result.info, layer)
         assert protocol is not None
         own = [f"{key} {numbers[key].value:.4g}" for key in protocol.numbers(result.spatial[layer])]
         name, _, short = layer.rpartition("@")
-        half, most = numbers["area_50"], numbers["area_90"]
-        area = f"{most.value:.4f} ± {most.error:.1g}"
-        lines.append(f"{name:<20} {short:<9} {half.value:>9.4f} {area:>16}  {', '.join(own) or '–'}")
+        corrected = f"{numbers['area_90'].value:.4f} ± {numbers['area_90'].error:.1g}"
+        area = result.area_ratio(layer, 0.9)
+        lines.append(f"{name:<20} {short:<9} {area:>9.4f} {corrected:>16}  {', '.join(own) or '–'}")
     return "\n".join(lines)
