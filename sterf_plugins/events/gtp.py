@@ -5,14 +5,15 @@ channels: the number of positive events of each pixel, that of negative ones, bo
 grows where events begin and fades from part to part, also from image to image.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ..checks import one_of, positive_int
+from .recording import Events, Recording
 
 RULES = ("clean", "parity")
 STEPS = (1, 2, 4)
@@ -33,58 +34,60 @@ class EventImage(NamedTuple):
 
 
 def gtp(
-    t: NDArray[np.integer],
-    x: NDArray[np.integer],
-    y: NDArray[np.integer],
-    p: NDArray,
-    boundaries: Sequence[int] | NDArray[np.integer],
-    size: tuple[int, int],
+    recording: Recording,
+    boundaries: ArrayLike,
     steps: int = 1,
     amount: int = 30,
     trajectory: int = 30,
     decay: float = 0.8,
     rule: str = "clean",
 ) -> Iterator[EventImage]:
-    """The event images of a recording, one part after another.
+    """The event images of a recording, one part after another; memory holds the events of one image.
 
     Args:
-        t: times of the events in microseconds, in ascending order.
-        x: their columns.
-        y: their rows.
-        p: their polarities, 0 or 1.
-        boundaries: F + 1 times, in ascending order, of F images; an image has the events from one time until before the next.
-        size: (height, width) of the sensor.
+        recording: the events, see ``open_recording``.
+        boundaries: F + 1 times in microseconds, in ascending order, of F images; an image has the events from one time until
+            before the next.
         steps: parts of an image, T: 1, 2 or 4.
         amount: what one event adds to its channel of counts.
         trajectory: what the beginning of events of either polarity adds to the trajectory.
         decay: what stays of the trajectory from one part to the next.
         rule: "clean" puts each event into its part. "parity" does what the script does with which the published images of
             FE108 were made: it drops the event that ends an image and all events of the first row and column, and an event
-            ends at most one part, so that later parts come late or not at all.
+            ends at most one part, so that later parts come late or not at all. It needs all events in memory.
 
     Yields:
         Parts in the order of time; with "clean" each part of each interval, with "parity" those that the script writes.
 
     Raises:
-        ValueError: an argument is out of range, or events or boundaries are not in the order of time.
+        ValueError: an argument is out of range; what reading the recording raises.
     """
     one_of("rule", rule, RULES)
     one_of("steps", steps, STEPS)
     positive_int("amount", amount)
-    times = np.asarray(boundaries)
-    _check(t, x, y, times, size)
-    find = _parts if rule == "clean" else _parity_parts
-    if rule == "parity":
-        inside = (x > 0) & (y > 0) & (t >= times[0]) & (t < times[-1])
-        t, x, y, p = t[inside], x[inside], y[inside], p[inside]
-    pixel = y.astype(np.int64) * size[1] + x
-    positive = np.asarray(p) > 0
+    times = np.asarray(boundaries, np.int64)
+    if times.ndim != 1 or len(times) < 2 or (np.diff(times) <= 0).any():
+        raise ValueError(f"`boundaries` must be at least two times in ascending order, and is {times[:5].tolist()} ….")
+    parts = _parts if rule == "clean" else _parity_parts
+    return _images(parts(recording, times, steps), recording.size, len(times) - 1, amount, trajectory, decay, rule)
+
+
+def _images(
+    parts: Iterator[tuple[int, int, Events]],
+    size: tuple[int, int],
+    intervals: int,
+    amount: int,
+    trajectory: int,
+    decay: float,
+    rule: str,
+) -> Iterator[EventImage]:
     track = np.zeros(size)
     before: list[NDArray[np.bool_]] | None = None
-    for interval, part, events in find(t, times, steps):
-        counts = [_count(pixel[events], positive[events] == sign, size) for sign in (False, True)]
+    for interval, part, (_, x, y, p) in parts:
+        pixel = y * size[1] + x
+        counts = [np.bincount(pixel[p == sign], minlength=track.size).reshape(size) for sign in (0, 1)]
         fires = [count > 0 for count in counts]
-        if before is not None or (rule == "parity" and interval == len(times) - 2):
+        if before is not None or (rule == "parity" and interval == intervals - 1):
             begins = [now & ~then for now, then in zip(fires, before or [np.zeros(size, bool)] * 2, strict=True)]
             track = np.clip(decay * track + trajectory * (begins[0].astype(float) + begins[1]), 0, 255)
         before = fires
@@ -92,43 +95,30 @@ def gtp(
         yield EventImage(interval, part, np.stack(channels, -1).astype(np.uint8))
 
 
-def _count(pixel: np.ndarray, chosen: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    return np.bincount(pixel[chosen], minlength=size[0] * size[1]).reshape(size)
-
-
-def _parts(t: np.ndarray, times: np.ndarray, steps: int) -> Iterator[tuple[int, int, slice]]:
+def _parts(recording: Recording, times: np.ndarray, steps: int) -> Iterator[tuple[int, int, Events]]:
     """Interval, part and events of each part."""
-    for i, (start, stop) in enumerate(pairwise(times)):
-        limits = np.searchsorted(t, start + (stop - start) * np.arange(steps + 1) / steps)
+    slices = recording.slices(boundaries=times)
+    for i, ((start, stop), events) in enumerate(zip(pairwise(times), slices, strict=True)):
+        limits = np.searchsorted(events.t, start + (stop - start) * np.arange(steps + 1) / steps)
         for k in range(steps):
-            yield i, k, slice(limits[k], limits[k + 1])
+            yield i, k, events.cut(limits[k], limits[k + 1])
 
 
-def _parity_parts(t: np.ndarray, times: np.ndarray, steps: int) -> Iterator[tuple[int, int, slice]]:
+def _parity_parts(recording: Recording, times: np.ndarray, steps: int) -> Iterator[tuple[int, int, Events]]:
     """The same for the script's way: events come one by one, and each ends at most one part."""
+    (events,) = recording.slices(boundaries=times[[0, -1]])
+    inside = (events.x > 0) & (events.y > 0)
+    events = Events(*(column[inside] for column in events))
     start, earliest, interval, part = 0, 0, 0, 0
     while interval < len(times) - 1:
         begin, end = times[interval : interval + 2]
         border = begin + (end - begin) * (part + 1) / steps if part + 1 < steps else end
-        stop = max(earliest, int(np.searchsorted(t, min(border, end))))
-        if stop >= len(t):
-            yield interval, part, slice(start, len(t))
+        stop = max(earliest, int(np.searchsorted(events.t, min(border, end))))
+        if stop >= events.number:
+            yield interval, part, events.cut(start)
             return
-        yield interval, part, slice(start, stop)
-        if t[stop] >= end:  # this event ends the image and is not counted
+        yield interval, part, events.cut(start, stop)
+        if events.t[stop] >= end:  # this event ends the image and is not counted
             interval, part, start, earliest = interval + 1, 0, stop + 1, stop + 1
         else:
             part, start, earliest = part + 1, stop, stop + 1
-
-
-def _check(t: np.ndarray, x: np.ndarray, y: np.ndarray, times: np.ndarray, size: tuple[int, int]) -> None:
-    if times.ndim != 1 or len(times) < 2 or (np.diff(times) <= 0).any():
-        raise ValueError(f"`boundaries` must be at least two times in ascending order, and is {times[:5].tolist()} ….")
-    if len(t) and (np.diff(t) < 0).any():
-        at = int(np.flatnonzero(np.diff(t) < 0)[0])
-        raise ValueError(f"`t` goes back from {t[at]} to {t[at + 1]} at event {at + 1}; sort the events by time.")
-    for name, values, limit in (("x", x, size[1]), ("y", y, size[0])):
-        if len(values) and not 0 <= values.min() <= values.max() < limit:
-            raise ValueError(
-                f"`{name}` is between {values.min()} and {values.max()}; a sensor of {size} has 0 to {limit - 1}."
-            )

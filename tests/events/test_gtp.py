@@ -1,23 +1,27 @@
 """Event images against those of the golden recording, and against a loop over events."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from golden_trackers import arrays
 
 from sterf_plugins.events.gtp import RULES, STEPS, gtp
+from sterf_plugins.events.recording import Events, Recording
 
 
 def recording():
     golden = arrays("gtp")
-    t, x, y, p = golden["events"].T
-    return (t, x, y, p), golden["frame_timestamps"], tuple(int(n) for n in golden["shape"]), golden
+    events, size = Events.of(*golden["events"].T), tuple(int(n) for n in golden["shape"])
+    pieces = [events.cut(i, i + 100) for i in range(0, events.number, 100)]
+    return Recording(Path("golden"), size, lambda: iter(pieces)), golden["frame_timestamps"], golden
 
 
 @pytest.mark.parametrize("steps", STEPS)
 @pytest.mark.parametrize("rule", RULES)
 def test_images_are_the_golden_ones(rule, steps):
-    events, times, size, golden = recording()
-    images = list(gtp(*events, times, size, steps, rule=rule))
+    events, times, golden = recording()
+    images = list(gtp(events, times, steps, rule=rule))
     wanted = golden[f"{rule}_n{steps}"]
     if rule == "clean":
         wanted = wanted.reshape(-1, *wanted.shape[2:])
@@ -28,3 +32,12 @@ def test_images_are_the_golden_ones(rule, steps):
     got = {(i.interval, i.part): i.pixels for i in images}
     for name, image in zip(names, wanted, strict=True):
         assert np.array_equal(got[name], image[..., ::-1]), name
+
+
+def test_bad_boundaries():
+    events, times, _ = recording()
+    for bad in (times[:1], times[::-1], times[[0, 0]]):
+        with pytest.raises(ValueError, match="at least two times in ascending order"):
+            gtp(events, bad)
+    with pytest.raises(ValueError, match="`steps` is 3; allowed: 1, 2, 4"):
+        gtp(events, times, 3)
