@@ -1,0 +1,148 @@
+"""Make the event images of a tracking data set from its recordings.
+
+    python tools/dataset_tools/make_gtp.py data/FE108 --layout fe108 --steps 4
+    python tools/dataset_tools/make_gtp.py data/VisEvent --layout visevent --steps 1 --jobs 8
+    python tools/dataset_tools/make_gtp.py data/mine --layout fe108 --interval 25000       # recordings without frames
+
+For each sequence SPLIT/NAME: SPLIT/NAME/inter{T}_stack_3008/NNNN_k.png, the T parts of an image for each label. Images lie between
+the times of the camera's frames in the recording: in FE108 from the frame that pair.txt names, in VisEvent from the first one.
+A sequence appears when it is whole; the same command goes on after an interruption. gtp.json in the folder of a sequence says with
+which settings its images were made, and other settings are refused.
+"""
+
+import argparse
+import json
+import os
+import shutil
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch.multiprocessing as processes
+from tqdm import tqdm
+
+from sterf_plugins.cli import console
+from sterf_plugins.events import Recording, gtp, open_recording
+from sterf_plugins.events.gtp import RULES, STEPS
+from sterf_plugins.events.readers import FORMATS
+from sterf_plugins.tracking.sequences import IMAGES, LAYOUTS, SPLITS, read_boxes
+
+MARKER = "gtp.json"
+
+
+def parse_args() -> argparse.Namespace:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("root", type=Path, help="folder with train/ and test/")
+    p.add_argument("--layout", choices=list(LAYOUTS), required=True, help="whose folders these are")
+    p.add_argument("--steps", type=int, choices=STEPS, default=1, help="T, parts of an image (default: 1)")
+    p.add_argument("--rule", choices=RULES, default="clean", help="parity: event for event what FE108's script does")
+    p.add_argument("--amount", type=int, default=30, help="of one event (default: 30)")
+    p.add_argument("--trajectory", type=int, default=30, help="of a beginning (default: 30)")
+    p.add_argument("--decay", type=float, default=0.8, help="of the trajectory (default: 0.8)")
+    p.add_argument("--interval", type=int, metavar="µs", help="equal intervals instead of the times of frames")
+    p.add_argument("--jobs", type=int, default=1, metavar="N", help="processes at a time (default: 1)")
+    p.add_argument("--overwrite", action="store_true", help="replace images of other settings")
+    return p.parse_args()
+
+
+def recording_of(folder: Path) -> Recording:
+    """The recording of a sequence: ``events.*``, or a file with the name of the folder.
+
+    Raises:
+        ValueError: there is none, or several.
+    """
+    found = [folder / f"{stem}{suffix}" for stem in ("events", folder.name) for suffix in FORMATS]
+    found = [path for path in found if path.is_file()]
+    if len(found) != 1:
+        raise ValueError(f"{folder} has {len(found)} recordings events.* or {folder.name}.*; it must have one.")
+    return open_recording(found[0])
+
+
+def first_frame(root: Path, layout: str, name: str) -> int:
+    """Number, from 0, of the camera's frame with which a sequence's images begin."""
+    pairs = root / "pair.txt"
+    if layout != "fe108" or not pairs.is_file():
+        return 0
+    numbers = dict(line.split()[:2] for line in pairs.read_text().splitlines() if len(line.split()) > 1)
+    if name not in numbers:
+        raise ValueError(f"{pairs} has no line for {name!r}; it names the frame with which each sequence begins.")
+    return int(numbers[name])
+
+
+def boundaries(args: argparse.Namespace, folder: Path, recording: Recording, count: int) -> np.ndarray:
+    """Times between which the images of a sequence lie.
+
+    Raises:
+        ValueError: the recording has too few frames, or none.
+    """
+    if args.interval:
+        start = next(iter(recording)).t[0]
+        return start + args.interval * np.arange(count + 1)
+    first = first_frame(args.root, args.layout, folder.name)
+    times = recording.frame_times()[first:]
+    if len(times) < count:
+        raise ValueError(f"{recording.path} has {len(times)} frames from number {first} on, and {count} labels.")
+    if len(times) == count:  # the last image ends an interval after its frame
+        times = np.append(times, 2 * times[-1] - times[-2])
+    return times[: count + 1]
+
+
+def make(args: argparse.Namespace, folder: Path) -> str:
+    """Make the images of one sequence; what was done, in a word."""
+    settings = {
+        key: getattr(args, key) for key in ("layout", "steps", "rule", "amount", "trajectory", "decay", "interval")
+    }
+    labels, start = LAYOUTS[args.layout]
+    out = folder / IMAGES.format(args.steps)
+    if out.exists():
+        marker = out / MARKER
+        if marker.is_file() and json.loads(marker.read_text()) == settings:
+            return "there"
+        if not args.overwrite:
+            raise ValueError(
+                f"{out} has images of other settings, or of another program; move it away or give --overwrite."
+            )
+        if not marker.is_file():
+            raise ValueError(f"{out} has no {MARKER}, so another program made it; it is not deleted: move it away.")
+        shutil.rmtree(out)
+    recording = recording_of(folder)
+    times = boundaries(args, folder, recording, len(read_boxes(folder / labels)))
+    images = gtp(recording, times, args.steps, args.amount, args.trajectory, args.decay, args.rule)
+    unfinished = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
+    unfinished.mkdir()
+    try:
+        for interval, part, pixels in images:
+            path = unfinished / f"{start + interval:04d}_{part + 1}.png"
+            if not cv2.imwrite(str(path), pixels[..., ::-1]):
+                raise OSError(f"{path} cannot be written; is the disk full?")
+        (unfinished / MARKER).write_text(json.dumps(settings))
+        unfinished.replace(out)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return "made"
+
+
+def main() -> None:
+    args = parse_args()
+    labels, _ = LAYOUTS[args.layout]
+    folders = sorted(path.parent for split in SPLITS for path in args.root.glob(f"{split}/*/{labels}"))
+    if not folders:
+        raise ValueError(
+            f"{args.root} has no train/*/{labels} or test/*/{labels}, so no sequence of layout {args.layout}."
+        )
+    console.check_writable(args.root, "ROOT")
+    work = partial(make, args)
+    jobs = min(max(1, args.jobs), len(folders), os.cpu_count() or 1)
+    with tqdm(total=len(folders), desc="sequences") as bar:
+        if jobs == 1:
+            done = [(bar.set_postfix_str(folder.name), work(folder), bar.update())[1] for folder in folders]
+        else:
+            with processes.get_context("spawn").Pool(jobs) as pool:
+                done = [(result, bar.update())[0] for result in pool.imap_unordered(work, folders)]
+    print(f"{done.count('made')} sequences made, {done.count('there')} were there: {args.root}")
+
+
+if __name__ == "__main__":
+    console.run_tool(main, again="the same command")
