@@ -11,7 +11,7 @@ import subprocess
 import sys
 import types
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
 
@@ -315,6 +315,16 @@ def test_the_list_is_what_our_sources_use():
     assert all((ROOT / "sterf_plugins" / file).is_file() for use in USES.values() for file in use[0])
 
 
+@cache
+def private_names(cls: type) -> set[str]:
+    """Private names that a class defines or assigns to ``self``."""
+    try:
+        text = inspect.getsource(cls)
+    except (OSError, TypeError):  # built in, or made by ``type``
+        return set()
+    return set(re.findall(r"(?:def |self\.|^    )(_[a-z]\w*)", text, re.MULTILINE))
+
+
 @pytest.mark.slow
 def test_no_private_name_of_a_base_class_is_overridden_by_accident():
     """Our classes have no private name in common with their bases from other libraries, but for those in the list."""
@@ -328,10 +338,6 @@ def test_no_private_name_of_a_base_class_is_overridden_by_accident():
     for cls in ours:
         names = {True: set(), False: set()}
         for base in cls.__mro__[:-1]:
-            try:
-                text = inspect.getsource(base)
-            except (OSError, TypeError):  # built in, or made by ``type``
-                continue
-            names[base in ours].update(re.findall(r"(?:def |self\.|^    )(_[a-z]\w*)", text, re.MULTILINE))
+            names[base in ours] |= private_names(base)
         common = names[True] & names[False] - {re.split(r"[. ]", name)[-1] for name in USES}
         assert not common, f"{cls.__module__}.{cls.__name__} has {sorted(common)} in common with its base classes"

@@ -36,7 +36,8 @@ def test_two_plugins_in_one_block_take_postfixes():
         dict(cfg=dict(type="sterf_plugins.MixerPlugin", mixer="conv", postfix=i), position=f"after_conv{i + 2}")
         for i in (0, 1)
     ]
-    net = build(dict(type="ResNet", depth=50, plugins=plugins))
+    with torch.device("meta"):  # mixers of 2048 channels take seconds to initialise
+        net = build(dict(type="ResNet", depth=50, plugins=plugins))
     assert hasattr(net.layer1[0], "mixer_plugin0") and hasattr(net.layer1[0], "mixer_plugin1")
 
 

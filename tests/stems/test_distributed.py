@@ -1,9 +1,11 @@
 """Covariant fields under DistributedDataParallel."""
 
+import os
+import sys
+
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 
 from sterf_plugins.stems import CovariantRFConv2d, CovariantSTStem, RFBank, TemporalRF
@@ -26,7 +28,8 @@ def batch() -> torch.Tensor:
     return torch.randn(5, 4, 2, 12, 12, generator=torch.Generator().manual_seed(1))  # (T, B, C, H, W)
 
 
-def step(rank: int, folder: str) -> None:
+def train(rank: int, folder: str) -> None:
+    """Two steps of one of two processes; its weights are written into the folder."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     model = nn.parallel.DistributedDataParallel(build())
@@ -44,8 +47,9 @@ def step(rank: int, folder: str) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_learn_the_fields_that_one_does(tmp_path):
-    mp.spawn(step, (str(tmp_path),), nprocs=2)
+def test_two_processes_learn_the_fields_that_one_does(forked, tmp_path):
+    result = forked(__file__, tmp_path, processes=2)
+    assert result.returncode == 0, result.stderr
     model = build()
     start = {k: v.clone() for k, v in model.state_dict().items()}
     optimizer = torch.optim.SGD(model.parameters(), 0.05)
@@ -68,3 +72,7 @@ def test_sync_bn_conversion_keeps_the_fields():
     assert isinstance(converted[1], nn.SyncBatchNorm)
     stem = nn.SyncBatchNorm.convert_sync_batchnorm(CovariantSTStem(2, 4, temporal=TemporalRF([2.0])))
     assert isinstance(stem.norm, nn.SyncBatchNorm)
+
+
+if __name__ == "__main__":
+    train(int(os.environ["RANK"]), sys.argv[1])

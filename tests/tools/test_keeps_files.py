@@ -117,6 +117,7 @@ def test_a_folder_called_partial_is_not_deleted(forked, tmp_path):
     assert (tmp_path / "shapes.partial" / "mine.txt").read_text() == MINE
 
 
+@pytest.mark.slow
 def test_results_do_not_replace_files(forked, tmp_path):
     checkpoint = tmp_path / "checkpoint.pth"
     torch.save(dict(a=torch.ones(1)), checkpoint)

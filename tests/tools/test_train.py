@@ -46,7 +46,8 @@ def detection_data(shapes) -> dict:
     annotations = f"{shapes}/annotations/instances_val2017.json"
     options |= {f"{p}_evaluator__ann_file": annotations for p in ("val", "test")}
     # as little work as data
-    return {**options, "train_dataloader__batch_size": 2, "model__train_cfg__rcnn__sampler__num": 32}
+    options |= {"model__train_cfg__rcnn__sampler__num": 32, "model__test_cfg__rcnn__max_per_img": 10}
+    return {**options, "train_dataloader__batch_size": 2}
 
 
 SMALL_FIELDS = {"default_hooks__erf__num_samples": 2, "default_hooks__erf__input_size": 64}
