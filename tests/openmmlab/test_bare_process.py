@@ -23,33 +23,37 @@ def test_this_environment_has_the_entry_point():
 
 DETECTOR = """
 import sys
-config, weights, image = sys.argv[1:]
+weights, image, *configs = sys.argv[1:]
 from mmdet.apis import DetInferencer, inference_detector, init_detector
-found = inference_detector(init_detector(config, weights, device="cpu"), image).pred_instances
-result = DetInferencer(config, weights, device="cpu", show_progress=False)(image, out_dir="seen", no_save_pred=False)
-assert result["predictions"][0]["scores"] == found.scores.tolist() and len(found)
+for i, config in enumerate(configs):
+    found = inference_detector(init_detector(config, weights, device="cpu"), image).pred_instances
+    inferencer = DetInferencer(config, weights, device="cpu", show_progress=False)
+    result = inferencer(image, out_dir=f"seen{i}", no_save_pred=False)
+    assert result["predictions"][0]["scores"] == found.scores.tolist() and len(found)
 """
 SEGMENTOR = """
 import sys
-config, weights, image = sys.argv[1:]
+weights, image, *configs = sys.argv[1:]
 from mmseg.apis import MMSegInferencer, inference_model, init_model
-found = inference_model(init_model(config, weights, device="cpu"), image).pred_sem_seg.data[0]
-result = MMSegInferencer(config, weights, device="cpu")(image, out_dir="seen")
-assert (result["predictions"] == found.numpy()).all() and found.shape == (96, 96)
+for i, config in enumerate(configs):
+    found = inference_model(init_model(config, weights, device="cpu"), image).pred_sem_seg.data[0]
+    result = MMSegInferencer(config, weights, device="cpu")(image, out_dir=f"seen{i}")
+    assert (result["predictions"] == found.numpy()).all() and found.shape == (96, 96)
 """
 
 
-@pytest.mark.parametrize("written_by", ["us", "the training"])
-@pytest.mark.parametrize(("task", "code"), [("det", DETECTOR), ("seg", SEGMENTOR)])
-def test_inference(installed, trained, shapes, tmp_path, task, code, written_by):
-    """The libraries' inferencers and functions, on a config of ours and on the one that a training writes down."""
-    config, checkpoint = trained(task)
-    if written_by == "us":
-        config = ROOT / "configs" / "shapes" / config.name
+@pytest.mark.parametrize(("task", "code", "ours_first"), [("det", DETECTOR, True), ("seg", SEGMENTOR, False)])
+def test_inference(installed, trained, shapes, tmp_path, task, code, ours_first):
+    """The libraries' inferencers and functions, on a config of ours and on the one that a training writes down.
+
+    Each of the two kinds is once the first that a process reads.
+    """
+    written, checkpoint = trained(task)
+    configs = [ROOT / "configs" / "shapes" / written.name, written]
     image = next(shapes.rglob("val2017/*.jpg"))
-    result = installed(code, config, checkpoint, image, cwd=tmp_path)
+    result = installed(code, checkpoint, image, *(configs if ours_first else configs[::-1]), cwd=tmp_path)
     assert result.returncode == 0, result.stderr[-3000:]
-    assert (tmp_path / "seen" / "vis" / image.name).is_file()
+    assert all((tmp_path / f"seen{i}" / "vis" / image.name).is_file() for i in range(2))
 
 
 def test_everything_of_mmdet_is_registered(installed, tmp_path):
