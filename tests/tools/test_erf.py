@@ -254,6 +254,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(arguments, message, tmp_pa
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
 
 
+@pytest.mark.slow
 def test_published_protocols(run, tmp_path, photos):
     """``all`` is a table; a protocol resizes images as its paper does; what contradicts it ends in a sentence."""
     options = ["resnet10t", "--images", photos, *SMALL, "--layers", "layer2"]
