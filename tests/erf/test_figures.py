@@ -2,6 +2,7 @@
 
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -340,3 +341,11 @@ def test_maps_of_other_protocols_say_what_was_done_to_them():
     assert "layer@protocol" in words(figure) and figure.get_figwidth() <= WIDTH
     assert "cube root of the field over its maximum" in words(draw(result))
     assert "protocol st-erf: mean of |∂y/∂x|" in facts(computed(layers="0", protocol="st-erf"))["protocol"]
+
+
+def test_pictures_in_the_docs_have_alternative_texts():
+    root = Path(__file__).resolve().parents[2]
+    pages = [root / "README.md", *(root / "docs").glob("*.md"), *(root / "configs").rglob("README.md")]
+    pictures = [m for page in pages for m in re.findall(r"!\[([^\]]*)\]\((\S+\.png)\)", page.read_text())]
+    assert len(pictures) >= 10
+    assert {path: text for text, path in pictures if len(text) < 25} == {}

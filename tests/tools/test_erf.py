@@ -109,7 +109,10 @@ def test_a_second_call_finds_the_results(run, report):
 @pytest.mark.parametrize("width", [1300, 400])
 def test_the_report_in_a_browser(report, tmp_path, width):
     """Sort a column, look at errors of the console, and that nothing but the table and pictures scrolls sideways."""
-    browser = next((b for b in ("chromium", "chromium-browser", "google-chrome") if shutil.which(b)), None)
+    browser = next(
+        (b for b in ("chromium", "chromium-browser", "google-chrome", "chromium-headless-shell") if shutil.which(b)),
+        None,
+    )
     if browser is None:
         pytest.skip("no Chromium here")
     page = (report[0] / "report.html").read_text()
@@ -117,7 +120,7 @@ def test_the_report_in_a_browser(report, tmp_path, width):
     const failures = []; window.onerror = m => failures.push(m);
     window.addEventListener("load", () => {
       const head = [...document.querySelectorAll("th")].find(h => h.textContent === "area_50");
-      const column = () => [...document.querySelectorAll("tbody tr")].map(r => Number(r.cells[head.cellIndex].dataset.value));
+      const column = () => [...head.closest("table").tBodies[0].rows].map(r => Number(r.cells[head.cellIndex].dataset.value));
       head.click(); const up = column(); head.click(); const down = column();
       const sorted = a => a.every((v, i) => i === 0 || a[i - 1] <= v);
       document.body.insertAdjacentHTML("beforeend", `<p id="verdict">${JSON.stringify({
