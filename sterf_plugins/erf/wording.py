@@ -50,7 +50,7 @@ def digits(value: float, error: float = math.nan) -> str:
     """
     if not math.isfinite(value):
         return "–" if math.isnan(value) else "∞" if value > 0 else "-∞"
-    if not math.isfinite(error) or error <= 0:
+    if not error > 1e-6 * abs(value) or not math.isfinite(error):  # none, or that of rounding
         return f"{value:.3g}" if abs(value) < 1e6 else f"{value:.2e}"
     first, exponent = f"{error:.0e}".split("e")
     places = -int(exponent) + (first == "1")
@@ -119,7 +119,7 @@ def error_text(*values: float) -> str:
     known = sorted(v for v in values if math.isfinite(v))
     if not known:
         return "one input, no standard error"
-    shown = list(dict.fromkeys(f"{100 * v:.2g} %" for v in (known[0], known[-1])))
+    shown = list(dict.fromkeys(f"{float(f'{100 * v:.2g}'):g} %" for v in (known[0], known[-1])))
     return f"relative error of the maps {' to '.join(shown)}"
 
 

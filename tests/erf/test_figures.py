@@ -65,6 +65,8 @@ def words(figure) -> str:
         (0.0003, 0.01, "0.0003 ± 0.0100"),
         (0.00004, 0.0, "4e-05"),
         (0.75678, np.nan, "0.757"),
+        (0.00298, 2e-11, "0.00298"),
+        (0.0, 0.0, "0"),
         (123.456, 7.0, "123 ± 7"),
         (1.25e-9, 3e-10, "1.25e-09 ± 3e-10"),
         (-3.14159, 0.2, "-3.1 ± 0.2"),
@@ -75,6 +77,12 @@ def words(figure) -> str:
 )
 def test_digits_are_those_that_the_error_leaves(value, error, text):
     assert digits(value, error) == text
+
+
+def test_relative_errors_are_shares_in_percent():
+    assert error_text(0.0312) == "relative error of the maps 3.1 %"
+    assert error_text(0.02, np.nan, 1.04) == "relative error of the maps 2 % to 100 %"
+    assert error_text(np.nan) == "one input, no standard error"
 
 
 @pytest.mark.parametrize("value", [0.0004, 0.00049, 4e-7, 0.0096])
