@@ -6,6 +6,7 @@ import torch
 from golden_trackers import NETWORKS, arrays, inputs, tracker
 
 from sterf_plugins.checkpoints.sd_track import convert_tracker
+from sterf_plugins.erf import compute_erf
 from sterf_plugins.tracking.box_losses import WEIGHTS, centre_losses, heat_maps
 from sterf_plugins.tracking.centre_head import CentreMaps, decode
 from sterf_plugins.tracking.sd_track import SDTrack
@@ -90,3 +91,19 @@ def test_gradients_of_a_training_step_are_those_of_the_release():
             }
             ours = grads[name]
         close(ours.reshape(value.shape), value.numpy(), 1e-6)
+
+
+def test_receptive_fields_of_the_score_on_template_and_search_region():
+    """Each region has its own map, in its own pixels; both are those of plain autograd."""
+    net, _ = tracker("1x4_conv")
+    leaves = [x.clone().requires_grad_() for x in inputs(net)]
+    result = compute_erf(net, dict(zip(("template", "search"), inputs(net), strict=True)), "head.branches.score")
+    net.head.branches["score"].register_forward_hook(lambda module, args, y: kept.append(y))
+    kept: list[torch.Tensor] = []
+    net(*leaves)
+    for name, gradient in zip(
+        ("template", "search"), torch.autograd.grad(kept[0][:, :, 8, 8].sum(), leaves), strict=True
+    ):
+        field = result.spatial[f"head.branches.score@{name}"]
+        close(torch.from_numpy(field), gradient.abs().mean((0, 1)).numpy(), 1e-6)
+        assert field.shape == gradient.shape[2:]
