@@ -35,6 +35,7 @@ from .fields import KINDS, REDUCTIONS, Settings, fields_of
 from .integers import followed
 from .layouts import Geometry, Grid, Layout, possible_strides, prefix_tokens
 from .preparation import (
+    check_axes,
     check_finite,
     check_size,
     device_of,
@@ -351,6 +352,7 @@ def _collect(
                 shape = inputs.shapes()
                 forward = forward_of(model, names, request.forward, inputs.form)
                 if settings is None:
+                    check_axes(model, inputs, request.reading.axes)
                     settings = request.settings(inputs)
                     for size in inputs.sizes:
                         check_size(model, size)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checks import one_of
+from .axes import Axes
 from .batches import Batch, out_of_memory
 from .capture import Target
 from .layouts import LAYOUTS, by, find_windows
@@ -45,6 +46,16 @@ def check_size(model: nn.Module, size: tuple[int, ...]) -> None:
     if numbers and min(size[-2:]) < max(numbers):
         raise ValueError(
             f"inputs of {by(size)} are smaller than the network's stride of {max(numbers)}; use larger ones."
+        )
+
+
+def check_axes(model: nn.Module, inputs: Batch, axes: Axes | None) -> None:
+    """Raise ``ValueError`` if inputs that are taken for (T, N, C, H, W) may be videos, as the model begins with a Conv3d."""
+    first = next((m for m in model.modules() if isinstance(m, (nn.Conv1d, nn.Conv2d, nn.Conv3d))), None)
+    if axes is None and inputs.steps and isinstance(first, nn.Conv3d):
+        raise ValueError(
+            "`inputs` have five axes, and the model takes volumes: give axes='NCTHW' for videos, axes='NCDHW' for volumes, or "
+            "axes='TNCHW' if the first axis is time steps."
         )
 
 

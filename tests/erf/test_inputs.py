@@ -207,6 +207,8 @@ def test_videos_have_fields_over_frames_and_space():
     (gradient,) = torch.autograd.grad(model(leaf)[:, :, 2, 1, 0].sum(), leaf)
     at = compute_erf(model, x, "2", axes="NCDHW", position=(2, 1, 0)).volume["2"]
     assert same(at, gradient.abs().mean(1).mean(0).numpy())
+    with pytest.raises(ValueError, match="give axes='NCTHW' for videos, axes='NCDHW' for volumes, or axes='TNCHW'"):
+        compute_erf(model, x, "2")
     with pytest.raises(
         ValueError, match=r"`position` is \(1, 0\), and the output of layer '2' is 3x4x2; give 3 numbers"
     ):
