@@ -374,6 +374,17 @@ def test_settings_that_contradict_each_other():
         merge_options(Config(dict(a=dict(b=0))), settings_of("a=None", "a.b=1"))
 
 
+def test_elements_of_lists():
+    """Such as the scales inside test-time augmentation, a list of lists; elements that are dicts are merged."""
+    config = Config(dict(a=[dict(type="A", b=[[1, 2], 3])], c=(1, 2)))
+    merge_options(config, settings_of("a.0.b.0=[dict(d=1)]", "a.0.b.1=7", "a.0.type=B"))
+    assert config.a == [dict(type="B", b=[[dict(d=1)], 7])]
+    with pytest.raises(ValueError, match=r"a.0.b.2=1: a.0.b has 2 elements, from 0 to 1"):
+        merge_options(config, settings_of("a.0.b.2=1"))
+    with pytest.raises(ValueError, match=r"c.0=5: c is the tuple \(1, 2\); set it as a whole"):
+        merge_options(config, settings_of("c.0=5"))
+
+
 ADVISED = re.compile(r"--cfg-options ((?:[\w.]+=[^\s`'\"(){},;]+[^\s`'\"(){},;.] ?)+)")
 
 

@@ -90,10 +90,36 @@ def merge_options(config: Config, options: dict[str, Any]) -> None:
     _check_parts(options)
     for key, value in options.items():
         _make_room(config, key.split("."), isinstance(value, dict))
-    config.merge_from_dict(options)
+    config.merge_from_dict({key: value for key, value in options.items() if not _set_element(config, key, value)})
     for key, value in options.items():
         if key.split(".")[0] not in SETTINGS:
             _check_takes_effect(config, key, value)
+
+
+def _set_element(config: Any, key: str, value: Any) -> bool:
+    """Set an element of a list to a value that is no dict, which mmengine cannot merge; whether the key names one.
+
+    Raises:
+        ValueError: the list has no such element, or is a tuple, whose elements cannot be set.
+    """
+    *names, last = key.split(".")
+    if isinstance(value, dict) or not last.isdigit():
+        return False
+    node = config
+    try:
+        for name in names:
+            node = node[int(name) if isinstance(node, (list, tuple)) and name.isdigit() else name]
+    except (KeyError, IndexError, TypeError):  # mmengine says what is missing
+        return False
+    if not isinstance(node, (list, tuple)):
+        return False
+    whole = ".".join(names)
+    if isinstance(node, tuple):
+        raise ValueError(f'--cfg-options {key}={value}: {whole} is the tuple {node}; set it as a whole: {whole}="(…)".')
+    if int(last) >= len(node):
+        raise ValueError(f"--cfg-options {key}={value}: {whole} has {len(node)} elements, from 0 to {len(node) - 1}.")
+    node[int(last)] = value
+    return True
 
 
 def _check_parts(options: dict[str, Any]) -> None:
