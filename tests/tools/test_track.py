@@ -1,0 +1,84 @@
+"""A recording of a moving square, followed by the real tool: a video, pictures, boxes, and mistakes."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import sterf_plugins
+
+sterf_plugins.setup()
+
+from sterf_plugins.cli.loading import build_config  # noqa: E402
+from sterf_plugins.events import Events, write_recording  # noqa: E402
+from sterf_plugins.openmmlab.configs.reading import load_config, merge_options  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[2]
+TOOL = ROOT / "tools" / "track.py"
+CONFIG = ROOT / "configs" / "sd_track" / "sdtrack-tiny-2x2_conv_fe108.py"
+SMALL = {
+    "model.arch": dict(embed_dims=[8, 8, 16, 16], num_heads=2),
+    "model.head_width": 16,
+    "test_dataloader.dataset.template_size": 64,
+    "test_dataloader.dataset.search_size": 128,
+}
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def command(tmp_path):
+    """Recording, config and checkpoint of a small tracker with random weights."""
+    rng = np.random.default_rng(0)
+    t = np.sort(rng.integers(0, 200_000, 4000))
+    x = 20 + t // 8000 + rng.integers(0, 12, 4000)
+    events = Events.of(t, x, 15 + rng.integers(0, 12, 4000), rng.integers(0, 2, 4000))
+    write_recording(tmp_path / "moving.h5", events, (48, 64))
+    config = load_config(str(CONFIG))
+    merge_options(config, SMALL)
+    torch.manual_seed(0)
+    torch.save(dict(state_dict=build_config(config, "tracker").model.state_dict()), tmp_path / "weights.pth")
+    options = [f"{key}={str(value).replace(' ', '')}" for key, value in SMALL.items()]
+    return [
+        tmp_path / "moving.h5",
+        "--config",
+        CONFIG,
+        "--checkpoint",
+        tmp_path / "weights.pth",
+        "--cfg-options",
+        *options,
+    ]
+
+
+def test_a_video_pictures_and_boxes(forked, command, tmp_path):
+    run = [TOOL, *command, "--box", "20", "15", "12", "12", "--interval", "20000"]
+    done = forked(*run, "--out", tmp_path / "a.mp4")
+    assert done.returncode == 0 and "10 images" in done.stdout, done.stderr[-3000:]
+    video = cv2.VideoCapture(str(tmp_path / "a.mp4"))
+    assert video.get(cv2.CAP_PROP_FRAME_COUNT) == 10 and video.read()[1].std() > 0
+    boxes = np.loadtxt(tmp_path / "a.mp4.txt")
+    assert boxes.shape == (10, 4) and boxes[0].tolist() == [20, 15, 12, 12] and not np.allclose(boxes[1], boxes[0])
+    done = forked(*run, "--out", tmp_path / "pictures")
+    assert done.returncode == 0 and len(list((tmp_path / "pictures").glob("*.png"))) == 10, done.stderr[-3000:]
+    assert np.array_equal(np.loadtxt(tmp_path / "pictures.txt"), boxes)
+
+
+def test_mistakes(forked, command, tmp_path):
+    box = ["--box", "20", "15", "12", "12", "--interval", "20000", "--out", tmp_path / "b.mp4"]
+    for more, message in (
+        (["--box", "20", "15", "0", "12"], "it must have a width and height, and lie in 64 x 48 pixels"),
+        (["--box", "90", "15", "5", "12"], "lie in 64 x 48 pixels"),
+        (["--interval", "500000"], "gives 1 images; at least two are needed"),
+        (["--out", tmp_path / "weights.pth"], "weights.pth exists; give another name"),
+        (
+            ["--config", ROOT / "configs/shapes/fpn_sdtv3-t-srb_shapes.py", "--cfg-options", "model.backbone.levels=4"],
+            "give one of an SDTrack",
+        ),
+    ):
+        done = forked(TOOL, *command, *box, *more)
+        assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr, done.stderr[-1500:]
+    done = forked(TOOL, *command, *box[:5], "--out", tmp_path / "b.mp4")
+    assert done.returncode == 2 and "has no frames beside its events" in done.stderr, done.stderr[-1500:]
+    assert not (tmp_path / "b.mp4").exists()

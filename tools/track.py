@@ -1,0 +1,164 @@
+"""Follow an object through a recording of an event camera: a video with its box and the scores, and the boxes as text.
+
+    python tools/track.py driving.aedat4 --box 120 80 40 30 --config CONFIG --checkpoint FILE --out followed.mp4
+    python tools/track.py driving.raw --box 120 80 40 30 --interval 25000 --config … --checkpoint … --out pictures/
+
+An image is made of the events between two frames of the camera, or of each interval. OUT is a video, or a folder for one picture
+after another; the boxes go beside it, OUT.txt, a line x, y, w, h for each image.
+"""
+
+import argparse
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import sterf_plugins
+
+sterf_plugins.setup()
+
+import cv2  # noqa: E402
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+from sterf_plugins.cli import console  # noqa: E402
+from sterf_plugins.cli.checkpoints import add_checkpoint_option  # noqa: E402
+from sterf_plugins.cli.loading import build_config, load_weights  # noqa: E402
+from sterf_plugins.cli.training import add_model_options, changed_config  # noqa: E402
+from sterf_plugins.events import Recording, gtp, open_recording  # noqa: E402
+from sterf_plugins.files import check_new, replacing  # noqa: E402
+from sterf_plugins.openmmlab.configs.types import type_name  # noqa: E402
+from sterf_plugins.tracking import Follower  # noqa: E402
+from sterf_plugins.tracking.drawing import draw_step  # noqa: E402
+from sterf_plugins.tracking.sequences import write_boxes  # noqa: E402
+
+
+def parse_args() -> argparse.Namespace:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("recording", type=Path, help="an event file: .aedat4, .raw, .dat, .es, .h5, .npz, .csv")
+    p.add_argument("--box", type=float, nargs=4, required=True, metavar=("X", "Y", "W", "H"), help="in the first image")
+    p.add_argument("--config", required=True, help="config of an SDTrack")
+    p.add_argument("--checkpoint", required=True, metavar="FILE", help="its weights")
+    p.add_argument("--out", type=Path, required=True, metavar="OUT", help="a video such as a.mp4, or a folder")
+    p.add_argument("--interval", type=int, metavar="µs", help="of an image (default: between the camera's frames)")
+    p.add_argument("--start", type=int, default=0, metavar="µs", help="after the first event or frame (default: 0)")
+    p.add_argument("--fps", type=float, default=25, help="of the video (default: 25)")
+    p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    p.add_argument("--overwrite", action="store_true", help="replace OUT")
+    add_model_options(p)
+    add_checkpoint_option(p)
+    p.set_defaults(launcher="none")
+    return p.parse_args()
+
+
+def boundaries(args: argparse.Namespace, recording: Recording) -> np.ndarray:
+    """Times between which the images lie.
+
+    Raises:
+        ValueError: the recording has no frames and no interval is given, or it is over before two images.
+    """
+    if args.interval is None:
+        times = recording.frame_times()
+        times = times[times >= times[0] + args.start]
+    else:
+        ends = [(int(events.t[0]), int(events.t[-1])) for events in recording]
+        first, last = (ends[0][0] + args.start, ends[-1][1] + 1) if ends else (0, 0)
+        times = np.arange(first, last + args.interval, args.interval)
+    if len(times) < 3:
+        raise ValueError(
+            f"{args.recording} gives {max(0, len(times) - 1)} images; at least two are needed: a smaller --interval."
+        )
+    return times
+
+
+def check_box(box: list[float], size: tuple[int, int]) -> None:
+    """Raise ``ValueError`` for a box without an area, or outside the image."""
+    x, y, w, h = box
+    if w <= 0 or h <= 0 or x + w <= 0 or y + h <= 0 or x >= size[1] or y >= size[0]:
+        raise ValueError(
+            f"--box {x:g} {y:g} {w:g} {h:g}: it must have a width and height, and lie in {size[1]} x {size[0]} pixels."
+        )
+
+
+class Pictures:
+    """Writes pictures to a video, or to a folder where the path has no suffix of a video."""
+
+    def __init__(self, path: Path, fps: float):
+        self.path, self.fps = path, fps
+        self.video: cv2.VideoWriter | None = None
+        self.count = 0
+
+    def write(self, picture: np.ndarray) -> None:
+        """Add a picture; the first one says how large the video is."""
+        if not self.path.suffix:
+            self.path.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(self.path / f"{self.count:05d}.png"), picture)
+        else:
+            if self.video is None:
+                size = picture.shape[1], picture.shape[0]
+                self.video = cv2.VideoWriter(str(self.path), cv2.VideoWriter.fourcc(*"mp4v"), self.fps, size)
+                if not self.video.isOpened():
+                    raise ValueError(
+                        f"--out {self.path}: OpenCV cannot encode such a video here; give a folder, for pictures."
+                    )
+            self.video.write(picture)
+        self.count += 1
+
+    def close(self) -> None:
+        """End the video."""
+        if self.video is not None:
+            self.video.release()
+
+
+def images(recording: Recording, times: np.ndarray, steps: int) -> Iterator[np.ndarray]:
+    """The event images, uint8 (H, W, 3) or (T, H, W, 3)."""
+    for _, parts in groupby(gtp(recording, times, steps), key=lambda image: image.interval):
+        pixels = [part.pixels for part in parts]
+        yield np.stack(pixels) if steps > 1 else pixels[0]
+
+
+def main() -> None:
+    args = parse_args()
+    console.check_device(args.device)
+    recording = open_recording(args.recording)
+    check_box(args.box, recording.size)
+    times = boundaries(args, recording)
+    check_new(args.out, args.overwrite)
+    boxes_file = args.out.with_name(f"{args.out.name}.txt")
+    check_new(boxes_file, args.overwrite)
+    console.check_writable(args.out.parent, "--out")
+    config = changed_config(args)
+    if type_name(config.model) != "SDTrack":
+        raise ValueError(f"--config {args.config} is no tracker: give one of an SDTrack, as in configs/sd_track.")
+    loaded = build_config(config, args.config)
+    network: Any = loaded.model.network
+    load_weights(loaded, args.checkpoint)
+    loaded.model.eval().to(args.device)
+    data = config.test_dataloader.dataset
+    sizes = data.get("template_size", 128), data.get("search_size", 256)
+    boxes = [np.array(args.box)]
+    follower: Follower | None = None
+    with replacing(args.out) if args.out.suffix else nullcontext(args.out) as out:
+        pictures = Pictures(out, args.fps)
+        try:
+            for i, image in enumerate(tqdm(images(recording, times, network.T), total=len(times) - 1, unit="image")):
+                begin, step = time.perf_counter(), None
+                if follower is None:
+                    follower = Follower(network, image, args.box, *sizes)
+                else:
+                    step = follower.step(image)
+                    boxes.append(step.box)
+                rate = 1 / max(time.perf_counter() - begin, 1e-6)
+                seconds = (times[i] - times[0]) / 1e6
+                pictures.write(draw_step(image, step, boxes[-1], f"{seconds:.3f} s   {rate:.1f} images a second"))
+        finally:
+            pictures.close()
+    write_boxes(boxes_file, np.stack(boxes))
+    print(f"{len(boxes)} images -> {args.out}, boxes -> {boxes_file}")
+
+
+if __name__ == "__main__":
+    console.run_tool(main)
