@@ -1,5 +1,7 @@
 """Intervals hold what they promise: how often they contain the number of the whole population of inputs, by simulation."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -8,9 +10,10 @@ from torch import nn
 
 from sterf_plugins.backbones import SDTV3, SpikingCNN
 from sterf_plugins.erf import ERFResult, calibrate, compute_erf
-from sterf_plugins.erf.estimate import Estimate
+from sterf_plugins.erf.estimate import Estimate, group_sizes
 from sterf_plugins.erf.lags import exponential_fit, half_life, lag_mass, mean_lag
 from sterf_plugins.erf.metrics import SHARES, _area_ratios, _effective_radii, _mass, _rectangle_ratios, rms_radius
+from sterf_plugins.erf.number import change
 
 SIZE = 48
 
@@ -30,14 +33,19 @@ def in_time(curve):
     return numbers | {"mean_lag": mean_lag(curve)}
 
 
+def estimated(fields, compute):
+    """The numbers of the mean of some fields, and their pseudo-values."""
+    estimate = Estimate()
+    estimate.add(fields)
+    result = ERFResult(["layer"], {}, _estimates={"layer": {"spatial": estimate}})
+    return result._estimated("layer", "spatial", compute, corrected=True), result._pseudo["layer"]
+
+
 def coverage(draw, truth, compute, count, repeats):
     """How often the interval of each number holds the true value."""
     hits = dict.fromkeys(truth, 0)
     for _ in range(repeats):
-        estimate = Estimate()
-        estimate.add(draw(count))
-        result = ERFResult(["layer"], {}, _estimates={"layer": {"spatial": estimate}})
-        for name, number in result._estimated("layer", "spatial", compute, corrected=True).items():
+        for name, number in estimated(draw(count), compute)[0].items():
             low, high = number.interval
             hits[name] += low <= truth[name] <= high
     return {name: hit / repeats for name, hit in hits.items()}
@@ -57,10 +65,15 @@ def made_up(correlation, shape):
     return draw, in_space(envelope)
 
 
+def each(model, x, layer, kind="spatial", **options):
+    """The field of each image, (N, H, W) or (N, T)."""
+    result = compute_erf(model, x, layer, kinds=kind, aggregate="median", **options)  # which keeps them all
+    return np.stack(result._estimates[layer][kind].values).astype(np.float64)
+
+
 def pool(model, x, layer, compute, kind="spatial", **options):
     """The fields of a network, one for each of many images, drawn with replacement."""
-    result = compute_erf(model, x, layer, kinds=kind, aggregate="median", **options)  # which keeps them all
-    fields = np.stack(result._estimates[layer][kind].values).astype(np.float64)
+    fields = each(model, x, layer, kind, **options)
     rng = np.random.default_rng(0)
     return lambda count: fields[rng.integers(len(fields), size=count)], compute(fields.mean(0))
 
@@ -75,6 +88,10 @@ def pink(count, size, channels=3):
     return images / images.std() * (0.5 + torch.rand(count, 1, 1, 1, generator=generator))
 
 
+def convolutions():
+    return nn.Sequential(*(m for i in range(4) for m in (nn.Conv2d(16 if i else 3, 16, 3, padding=1), nn.ReLU())))
+
+
 def population(name):
     torch.manual_seed(0)
     if name == "made up, fine":
@@ -82,8 +99,7 @@ def population(name):
     if name == "made up, coarse":
         return *made_up(3, 1), in_space
     if name == "convolutions":
-        layers = [m for i in range(4) for m in (nn.Conv2d(16 if i else 3, 16, 3, padding=1), nn.ReLU())]
-        return *pool(nn.Sequential(*layers), pink(400, SIZE), "6", in_space), in_space
+        return *pool(convolutions(), pink(400, SIZE), "6", in_space), in_space
     if name == "SDT-V3":
         x = pink(400, SIZE)
         model = calibrate(SDTV3(dict(embed_dims=[8, 16, 24, 32], num_heads=4), "srb"), x[:16])
@@ -110,3 +126,27 @@ def test_intervals_hold_the_number_of_the_population(name, count):
     print(name, count, {k: round(v, 3) for k, v in held.items()})
     assert min(held.values()) > 0.9 - 3 * 0.017, held
     assert 0.9 < np.mean(list(held.values())) < 0.985, held
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [4, 16])
+def test_intervals_hold_the_difference_of_two_networks(count):
+    """On the same inputs; the second network has weights that differ by a tenth."""
+    torch.manual_seed(0)
+    first, x = convolutions(), pink(400, SIZE)
+    second = copy.deepcopy(first)
+    with torch.no_grad():
+        for parameter in second.parameters():
+            parameter *= 1 + 0.1 * torch.randn_like(parameter)
+    a, b = each(first, x, "6"), each(second, x, "6")
+    before, after = in_space(a.mean(0)), in_space(b.mean(0))
+    hits, rng = dict.fromkeys(before, 0), np.random.default_rng(0)
+    for _ in range(300):
+        chosen = rng.integers(len(a), size=count)
+        (n, p), (m, q) = estimated(a[chosen], in_space), estimated(b[chosen], in_space)
+        for name in hits:
+            low, high = change(n[name], m[name], (p[name], q[name]), group_sizes(count)).interval
+            hits[name] += low <= after[name] - before[name] <= high
+    held = {name: hit / 300 for name, hit in hits.items()}
+    print(count, held)
+    assert min(held.values()) > 0.9 - 3 * 0.017 and 0.9 < np.mean(list(held.values())) < 0.985, held
