@@ -28,14 +28,16 @@ import torch
 from sterf_plugins.cli.checkpoints import add_checkpoint_option
 from sterf_plugins.cli.comparison import TABLE, add_comparison_options, check_comparison, compare, compared_models
 from sterf_plugins.cli.console import check_device, check_writable, run_tool
+from sterf_plugins.cli.erf_curves import CURVE_FILES, add_curve_options, print_theory, sizes_of, write_curves
 from sterf_plugins.cli.field_check import CHECK_FILES, add_check_options, asked_changes, check_models
 from sterf_plugins.cli.images import displayed, inputs_for
 from sterf_plugins.cli.loading import Loaded, is_config, load_model, parse_spec
-from sterf_plugins.erf import ERFResult, compute_erf
+from sterf_plugins.erf import ERFResult, compute_erf, theoretical_rf
 from sterf_plugins.erf.fields import REDUCTIONS
 from sterf_plugins.erf.protocols import PROTOCOLS, table
 from sterf_plugins.erf.report import REPORT_FILES, write_report
 from sterf_plugins.erf.targets import match_layers
+from sterf_plugins.erf.theoretical_field import add_theory
 from sterf_plugins.erf.wording import facts
 from sterf_plugins.files import check_claim, claim
 
@@ -113,6 +115,7 @@ def parser() -> argparse.ArgumentParser:
         "--layout", choices=["BCHW", "BHWC", "BNC", "BCN", "BC"], help="axes of outputs, if they are unclear"
     )
     add_check_options(p)
+    add_curve_options(p)
     p.add_argument("--seed", type=int, default=0, help="seed of weights, noise and projections")
     p.add_argument("--batch-size", type=int, help="inputs per pass (default: measured)")
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -222,8 +225,8 @@ def jobs(args: argparse.Namespace):
     return models
 
 
-def compute(args: argparse.Namespace, job, size: tuple[int, int], folder: Path) -> ERFResult:
-    """The result of one model: from its file if it is there, else computed and written."""
+def compute(args: argparse.Namespace, job, size: tuple[int, int], folder: Path, theory: bool = False) -> ERFResult:
+    """The result of one model: from its file if it is there, else computed and written, with its ``theory`` if wanted."""
     label, spec, checkpoint, untrained = job
     slug = slug_of(label)
     path = folder / f"{slug}.npz"
@@ -236,6 +239,7 @@ def compute(args: argparse.Namespace, job, size: tuple[int, int], folder: Path) 
     }  # fmt: skip
     stamp = Path(checkpoint).stat().st_mtime if checkpoint and Path(checkpoint).is_file() else None
     request |= dict(spec=spec, checkpoint=checkpoint, written=stamp, size=list(size), untrained=untrained)
+    request |= dict(theory=True) if theory else {}
     if path.is_file():
         result = ERFResult.load(path)
         if result.info.get("request") == json.loads(json.dumps(request)):
@@ -285,6 +289,19 @@ def compute(args: argparse.Namespace, job, size: tuple[int, int], folder: Path) 
     )
     weights = "random" if untrained else Path(checkpoint).name if checkpoint else "pretrained"
     result.info |= dict(model=spec, checkpoint=checkpoint, request=request, weights=weights, images=args.images)
+    if theory:
+        fields = theoretical_rf(
+            model,
+            size,
+            layers,
+            in_channels=len(loaded.mean),
+            time_steps=steps,
+            calls=number_or("--calls", args.calls, "all", "first", "last"),
+            target=args.target,
+            grid=tuple(args.grid) if args.grid else None,
+            layout=args.layout,
+        )
+        add_theory(result, fields)
     result.save(path)
     notes = f" ({', '.join(result.notes)})" if result.notes else ""
     print(f"{label}: {result.info['num_inputs']} inputs{notes} -> {path}", file=sys.stderr)
@@ -324,16 +341,26 @@ def main() -> None:
     check_device(args.device)
     folder = Path(args.out)
     check_writable(folder, "--out")
-    check_claim(folder, "erf", (*REPORT_FILES, TABLE, *(CHECK_FILES if args.check else ())), args.overwrite)
+    check_claim(
+        folder, "erf", (*REPORT_FILES, TABLE, *CURVE_FILES, *(CHECK_FILES if args.check else ())), args.overwrite
+    )
     rules, baseline = check_comparison(args)
     work = jobs(args)
     spec, checkpoint = args.models[0]
     first = build(spec, checkpoint, args.pretrained, args.seed)
-    size = tuple(args.input_size or protocol.size or first.size)
-    if min(size) < 1:
-        raise ValueError(f"--input-size {size[0]} {size[1]}: both must be at least 1.")
+    sizes = sizes_of(args, tuple(args.input_size or protocol.size or first.size))
+    size = sizes[-1]
+    if min(sizes[0]) < 1:
+        raise ValueError(
+            f"{'--sizes' if args.sizes else '--input-size'} {min(sizes[0])}: an image has at least 1 pixel a side."
+        )
     asked_changes(args, size)
-    results = {job[0]: compute(args, job, size, folder) for job in work}
+    sweeps = {
+        label: {s: compute(args, (f"{label} {s[0]}px" if args.sizes else label, *rest), s, folder, args.theory and s == size)
+                for s in sizes}
+        for label, *rest in work
+    }  # fmt: skip
+    results = {label: sweep[size] for label, sweep in sweeps.items()}
     for label, result in results.items():
         for line in result.warnings:
             print(f"{label}: warning: {line}", file=sys.stderr)
@@ -345,6 +372,7 @@ def main() -> None:
     title = args.title or f"Effective receptive fields: {', '.join(results)}"
     claim(folder, "erf")
     page = write_report(results, folder, title, image)
+    pictures = write_curves(results, sweeps, args.frequency, folder)
     if args.json:
         finite = lambda number: [v if math.isfinite(v) else None for v in number]  # noqa: E731  (JSON has no NaN)
         numbers = {
@@ -356,7 +384,8 @@ def main() -> None:
         for label, result in results.items():
             if args.protocol == "all":
                 print(f"{label}\n{table(result)}")
-        print(f"report: {page}")
+        print_theory(results)
+        print("".join(f"figure: {path}\n" for path in pictures) + f"report: {page}")
     if args.check:
         specs = {label: (spec, checkpoint, args.pretrained and not random) for label, spec, checkpoint, random in work}
         check_models(args, results, lambda label: build(*specs[label], args.seed), size, folder)

@@ -218,7 +218,8 @@ class ERFResult:
                 dead = sum(fact["dead"] * fact["channels"] for fact in spikes)
                 numbers["silent_units"] = Number(dead / sum(fact["channels"] for fact in spikes), 0.0)
             self._numbers[layer] = numbers
-            self._estimates.pop(layer, None)
+            if self.info.get("reduce") != "signed":  # of which frequency responses may be asked
+                self._estimates.pop(layer, None)
         return self._numbers[layer]
 
     def _spatial_numbers(self, layer: str) -> Callable[[np.ndarray], dict[str, float]]:

@@ -1,0 +1,69 @@
+"""Which inputs an output depends on by the way a network is built, whatever its weights and activations are.
+
+Inside of ``dependence`` every backward pass carries positive random marks instead of gradients: each node of the graph
+gives what it computes with them, and that is made positive again where it is not zero. So nothing cancels, nothing
+underflows, and a gradient is not zero exactly where there is a way through the graph. What an activation, a maximum or a
+product passes on depends on values; those nodes have rules (``marks.py``), and pass marks on to all that they look at.
+
+A NaN in an input would be the other way to ask. It does not pass a comparison, such as that of a spike, and it does pass
+weights of zero, as in masks and in resizing; and it needs a forward pass for every input pixel.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .marks import forget_noise, marked, rule_of
+
+
+@contextmanager
+def dependence(model: nn.Module, layers: Iterable[nn.Module]) -> Iterator[None]:
+    """Inside, gradients of some layers of a model are positive where they depend on the input, and zero elsewhere.
+
+    Parameters that are zero have small random values inside, so that layers that start at zero count. Masks are kept
+    where they stand in buffers, in a softmax, or in constants.
+    """
+    seen: set[Any] = set()
+    handles: list[Any] = []
+
+    def mark_graph(module: nn.Module, arguments: Any, result: Any) -> None:
+        starts = [t.grad_fn for t in _tensors(result) if t.grad_fn is not None]
+        handles.extend(node.register_prehook(lambda grads: marked(grads, ())) for node in starts)
+        pending: list[Any] = list(starts)
+        while pending:
+            node = pending.pop()
+            if node in seen:
+                continue
+            seen.add(node)
+            if (rule := rule_of(node)) is not None:
+                handles.append(node.register_hook(rule))
+            pending += [previous for previous, _ in node.next_functions if previous is not None]
+
+    handles += [m.register_forward_hook(mark_graph) for m in layers if not isinstance(m, torch.jit.ScriptModule)]
+    kept = {p: p.detach().clone() for p in model.parameters() if p.is_floating_point() and (p == 0).any()}
+    generator = torch.Generator().manual_seed(0)
+    try:
+        with torch.no_grad():
+            for p in kept:
+                scale = float(p.abs().mean()) or 0.1 / max(1, p[0].numel() if p.ndim else 1) ** 0.5
+                p.copy_(torch.where(p == 0, scale * torch.randn(p.shape, generator=generator).to(p), p))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        forget_noise()
+        with torch.no_grad():
+            for p, value in kept.items():
+                p.copy_(value)
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    """The tensors in a module's output."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        return [t for entry in value for t in _tensors(entry)]
+    return [value] if isinstance(value, Tensor) else []

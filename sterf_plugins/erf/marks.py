@@ -1,0 +1,159 @@
+"""Positive random marks in the place of gradients, and what the nodes of autograd's graph make of them."""
+
+import re
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Grads = Sequence[Tensor | None]
+Marks = tuple[Tensor | None, ...]
+# (gradients of a node's inputs as it computes them, gradients of its outputs) -> marks of the inputs
+Rule = Callable[[Grads, Grads], Marks]
+
+_NOTHING = 1e-30  # a share of the largest mark; attention masks of -100 leave 1e-44
+
+
+def _marks(grad: Tensor | None) -> Tensor | None:
+    """Positive random numbers where a gradient is not zero."""
+    if grad is None or not grad.numel():
+        return grad
+    size = grad.abs().nan_to_num(1.0, 1.0)
+    return torch.where(size > _NOTHING * size.amax(), _noise(size.shape, size.dtype, size.device), 0.0).to(grad.dtype)
+
+
+@lru_cache
+def _noise(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Random numbers between 0.5 and 1.5."""
+    return torch.rand(shape, dtype=dtype, device=device) + 0.5
+
+
+def forget_noise() -> None:
+    """Free the memory of the random numbers."""
+    _noise.cache_clear()
+
+
+def marked(grads: Grads, outputs: Grads) -> Marks:
+    """What a node computes does not depend on values, but may have either sign."""
+    return tuple(map(_marks, grads))
+
+
+def rule_of(node: Any) -> Rule | None:
+    """How a node passes marks on; ``None`` if it gives marks by itself. A rule does not hold the node that will hold it."""
+    if _UNCHANGED.fullmatch(node.name()) and getattr(node, "_saved_alpha", 1) > 0:  # alpha: x + alpha * y
+        return None
+    if isinstance(node, torch.autograd.function.BackwardCFunction):
+        return _own_or_same_place  # such as a spike function, whose surrogate may be zero
+    name = re.sub(r"Backward\d*$", "", node.name())
+    if _ELEMENTWISE.fullmatch(name) or (name.endswith("BatchNorm") and not getattr(node, "_saved_training", True)):
+        return _same_place
+    if name in ("Mul", "Div"):
+        return _product
+    if name in ("Bmm", "Mm") and all(previous for previous, _ in node.next_functions):
+        return _matrix_product(node)
+    if re.fullmatch(r"MaxPool[123]DWithIndices", name):
+        return _windows(node)
+    if name == "AdaptiveMaxPool2D":
+        return _adaptive_windows
+    if name in ("Max", "Min", "Amax", "Amin", "Topk", "Sort", "Kthvalue", "Median"):
+        return _along(node)
+    return marked
+
+
+# Nodes that pass on what they get, or sums of it, which are marks already.
+_UNCHANGED = re.compile(
+    r"(Add|Alias|AsStrided|Cat|Clone|Expand|Mean|Permute|Reshape|ReshapeAlias|Select|Slice|Split|Squeeze|Stack|Sum|T|"
+    r"ToCopy|Transpose|UnsafeView|Unsqueeze|View)Backward\d*"
+)
+_ELEMENTWISE = re.compile(
+    r"Abs|Ceil|Celu|Clamp|ClampMax|ClampMin|Elu|Erf|Exp|Floor|Fmax|Fmin|Frac|Gelu|Hardshrink|Hardsigmoid|Hardswish|"
+    r"Hardtanh|LeakyRelu|Log|LogSigmoid|Maximum|Minimum|Mish|Pow|PreluKernel|Relu|Round|Rsqrt|Sigmoid|Sign|Silu|Softplus|"
+    r"Softshrink|Sqrt|Tanh|Threshold|Trunc"
+)
+
+
+def _first(outputs: Grads) -> Tensor:
+    return next(g for g in outputs if g is not None)
+
+
+def _same_place(grads: Grads, outputs: Grads) -> Marks:
+    """Each input element goes into the output element at its place."""
+    out = _first(outputs)
+    return tuple(None if g is None else out.sum_to_size(g.shape).to(g.dtype) for g in grads)
+
+
+def _own_or_same_place(grads: Grads, outputs: Grads) -> Marks:
+    """A function written in Python: what it says, and its own place if it keeps the shape, as activations do."""
+    out = _first(outputs)
+    marks = map(_marks, grads)
+    return tuple(m if m is None or m.shape != out.shape else m + out.to(m.dtype) for m in marks)
+
+
+def _product(grads: Grads, outputs: Grads) -> Marks:
+    """Of two activations either may be zero by chance; zeros of a constant are a mask."""
+    return marked(grads, outputs) if any(g is None for g in grads) else _same_place(grads, outputs)
+
+
+def _matrix_product(node: Any) -> Rule:
+    """As for elements; but zeros that come out of a softmax are a mask."""
+    left, right = (
+        value if _from_softmax(previous) else torch.ones_like(value)
+        for value, (previous, _) in zip((node._saved_self, node._saved_mat2), node.next_functions, strict=True)
+    )
+    left, right = left.detach(), right.detach()
+    return lambda grads, outputs: (_first(outputs) @ right.mT, left.mT @ _first(outputs))
+
+
+def _from_softmax(node: Any) -> bool:
+    """Whether the way back to a softmax leads through nothing but functions of one input."""
+    while "Softmax" not in node.name():
+        if len(node.next_functions) != 1 or node.next_functions[0][0] is None:
+            return False
+        node = node.next_functions[0][0]
+    return True
+
+
+def _windows(node: Any) -> Rule:
+    """Maximum pooling looks at its whole windows."""
+    kernel, stride = node._saved_kernel_size, node._saved_stride or node._saved_kernel_size
+    padding, dilation = node._saved_padding, node._saved_dilation
+    spread = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}[len(kernel)]
+
+    def rule(grads: Grads, outputs: Grads) -> Marks:
+        out, g = _first(outputs), _first(grads)
+        spatial = len(kernel)
+        single = out.reshape(-1, 1, *out.shape[-spatial:])
+        covered = spread(single, torch.ones(1, 1, *kernel).to(out), stride=stride, dilation=dilation)
+        ends = [pad for n, p, have in zip(g.shape[-spatial:], padding, covered.shape[2:], strict=True)
+                for pad in (n + p - have, -p)][::-1]  # fmt: skip
+        return (F.pad(covered, ends).reshape(g.shape),)
+
+    return rule
+
+
+def _adaptive_windows(grads: Grads, outputs: Grads) -> Marks:
+    out = _first(outputs)
+    with torch.enable_grad():
+        x = torch.zeros_like(_first(grads)).requires_grad_()
+        return torch.autograd.grad(F.adaptive_avg_pool2d(x, (out.shape[-2], out.shape[-1])), x, out)
+
+
+def _along(node: Any) -> Rule:
+    """Everything along the axes that a maximum, a minimum or an order is taken of."""
+    saved = getattr(node, "_saved_dim", None)
+    keep = getattr(node, "_saved_keepdim", True)
+
+    def rule(grads: Grads, outputs: Grads) -> Marks:
+        out, g = _first(outputs), _first(grads)
+        if saved is None or g.ndim == 0:
+            return (out.sum().expand(g.shape),)
+        axes = [d - 2**64 if d >= 2**63 else d for d in (saved if isinstance(saved, (tuple, list)) else [saved])]
+        axes = sorted({d % g.ndim for d in axes} or range(g.ndim))
+        for d in axes if not keep else ():
+            out = out.unsqueeze(d)
+        return (out.sum(axes, keepdim=True).expand(g.shape),)
+
+    return rule

@@ -1,0 +1,79 @@
+"""Receptive fields at several image sizes."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..checks import positive_int
+from .compute import compute_erf
+from .result import ERFResult
+
+Size = tuple[int, int]  # (H, W)
+
+
+def sweep_sizes(
+    model: nn.Module,
+    inputs: Tensor | Callable[[Size], Any],
+    sizes: Iterable[int | Size],
+    layers: str | Iterable[str] | None = None,
+    **options: Any,
+) -> dict[Size, ERFResult]:
+    """Compute the receptive fields of some layers at several image sizes.
+
+    Args:
+        model: any module that takes images of these sizes.
+        inputs: images (N, C, H, W) or (T, N, C, H, W), which are resized (bilinearly, with antialiasing); or a function
+            that is given a size (H, W) and returns what ``compute_erf`` takes.
+        sizes: the sizes: (H, W), or one number for both.
+        layers: as in ``compute_erf``.
+        **options: other arguments of ``compute_erf``.
+
+    Returns:
+        Size -> result, from the smallest image to the largest.
+
+    Raises:
+        TypeError, ValueError: no sizes, or as from ``compute_erf``, such as for a size that the model does not take.
+    """
+    pairs = [(s, s) if isinstance(s, int) else s for s in sizes]
+    checked = [(positive_int("sizes", h), positive_int("sizes", w)) for h, w in pairs]
+    if not checked:
+        raise ValueError("`sizes` is empty; give at least one image size.")
+
+    def images(size: Size) -> Any:
+        return resized(inputs, size) if isinstance(inputs, Tensor) else inputs(size)
+
+    order = sorted(set(checked), key=lambda s: (s[0] * s[1], s))
+    return {size: compute_erf(model, images(size), layers, **options) for size in order}
+
+
+def resized(images: Tensor, size: Size) -> Tensor:
+    """Images (..., C, H, W) at another size, bilinearly and with antialiasing."""
+    if images.shape[-2:] == size:
+        return images
+    flat = images.reshape(-1, *images.shape[-3:])
+    return F.interpolate(flat, size, mode="bilinear", antialias=True).reshape(*images.shape[:-2], *size)
+
+
+def sweep_rows(results: Mapping[Size, ERFResult]) -> list[dict[str, Any]]:
+    """One dict per size and layer, with the 90 % area as a share and in pixels, and r90 in pixels, each with its error."""
+    rows = []
+    for (h, w), result in results.items():
+        for layer in result.layers:
+            numbers = result.numbers(layer)
+            area, radius = numbers["area_90"], numbers["r90"]
+            rows.append(
+                {
+                    "height": h,
+                    "width": w,
+                    "layer": layer,
+                    "area_90": area.value,
+                    "area_90_error": area.error,
+                    "area_90_pixels": area.value * h * w,
+                    "area_90_pixels_error": area.error * h * w,
+                    "r90": radius.value,
+                    "r90_error": radius.error,
+                }
+            )
+    return rows

@@ -1,0 +1,121 @@
+"""A layer's theoretical receptive field, what of it is used, and what follows for depth and image size."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from math import isfinite
+from typing import Any
+
+from .result import ERFResult, Number
+
+
+@dataclass(frozen=True)
+class TheoreticalField:
+    """What a layer's output can depend on; pairs are (vertical, horizontal).
+
+    Attributes:
+        size: extent in pixels, gaps included; infinite where it grows with the image, as behind attention and global
+            pooling.
+        stride: input pixels from one output to the next.
+        padding: how far the field of the output (0, 0) reaches out of the image at its upper and left edges; NaN where
+            the size is infinite.
+        area: share of the image's pixels that the output in the middle depends on; what lies outside is cut off, and
+            gaps do not count.
+    """
+
+    size: tuple[float, float]
+    stride: tuple[float, float]
+    padding: tuple[float, float]
+    area: float
+
+    @property
+    def centre(self) -> tuple[float, float]:
+        """Row and column of the middle of the field of the output (0, 0), in pixels of the input."""
+        (h, w), (top, left) = self.size, self.padding
+        return (h - 1) / 2 - top, (w - 1) / 2 - left
+
+    @property
+    def side(self) -> float:
+        """The longer side of the field in pixels."""
+        return max(self.size)
+
+    def __str__(self) -> str:
+        return "whole image" if not isfinite(self.side) else f"{self.size[0]:g}x{self.size[1]:g}"
+
+
+def theoretical_numbers(field: TheoreticalField, area_90: Number | None = None) -> dict[str, Number]:
+    """The numbers of a field by name, for tables.
+
+    Args:
+        field: a layer's field.
+        area_90: its effective area at 90 % of the mass, as a share of the image; with it, ``used_90`` is what this is
+            of the theoretical area.
+    """
+    numbers = {
+        "theory_rows": field.size[0],
+        "theory_columns": field.size[1],
+        "theory_stride": field.stride[0],
+        "theory_padding": field.padding[0],
+        "theory_area": field.area,
+    }
+    exact = {name: Number(float(value), 0.0) for name, value in numbers.items()}
+    if area_90 is not None and field.area > 0:
+        exact["used_90"] = Number(area_90.value / field.area, area_90.error / field.area)
+    return exact
+
+
+def add_theory(result: ERFResult, fields: Mapping[str, TheoreticalField]) -> None:
+    """Put theoretical fields beside the effective ones: ``result.info["theory"]``, and the columns of its numbers."""
+    result.info["theory"] = {layer: asdict(fields[layer]) for layer in result.layers if layer in fields}
+    for layer in result.info["theory"]:
+        numbers = result.numbers(layer)
+        numbers.update(theoretical_numbers(fields[layer], numbers.get("area_90")))
+
+
+def theory_of(result: ERFResult) -> dict[str, TheoreticalField]:
+    """The theoretical fields that ``add_theory`` has put into a result; empty without it."""
+    entries: dict[str, Any] = result.info.get("theory", {})
+    return {
+        layer: TheoreticalField(tuple(e["size"]), tuple(e["stride"]), tuple(e["padding"]), e["area"])
+        for layer, e in entries.items()
+    }
+
+
+def advice(fields: Mapping[str, TheoreticalField], image_size: tuple[int, int]) -> list[str]:
+    """What the fields say about depth and image size, one line each.
+
+    After receptive-field analysis (Richter et al. 2021, arXiv:2106.12307): a layer whose input already sees more than the
+    whole image cannot add context, and in their experiments the accuracy did not come from such layers.
+
+    Args:
+        fields: layer -> field, in order of execution.
+        image_size: (H, W) of the images.
+    """
+    lines = []
+    names = list(fields)
+    side = min(image_size)
+    previous = dict(zip(names[1:], names, strict=False))
+    beyond = [n for n in names if isfinite(fields[n].side) and min(fields[n].size) > side]
+    endless = [n for n in names if not isfinite(fields[n].side)]
+    if beyond:
+        lines.append(
+            f"From {beyond[0]} on, the field ({fields[beyond[0]]}) exceeds the image ({image_size[0]}x{image_size[1]})."
+        )
+    if endless:
+        lines.append(f"From {endless[0]} on, every output depends on the whole image, however large.")
+    late = [n for n in beyond if previous.get(n) in beyond]
+    if late:
+        lines.append(
+            f"{', '.join(late)}: the layer before sees more than the image already, so they add depth but no context; "
+            f"leave them out, stride less, or use larger images."
+        )
+    idle = [n for n, before in previous.items() if n not in endless and fields[n].size == fields[before].size]
+    if idle:
+        lines.append(f"{', '.join(idle)}: the same field as the layer before; no context is added.")
+    finite = [n for n in names if n not in endless]
+    if finite and finite[-1] in previous:
+        least = fields[previous[finite[-1]]]
+        lines.append(
+            f"Smallest useful image: {least.side:g} pixels a side; in a smaller one the input of {finite[-1]} sees more than "
+            f"the whole image already."
+        )
+    return lines

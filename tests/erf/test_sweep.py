@@ -1,0 +1,56 @@
+"""Receptive fields over image sizes."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from sterf_plugins.erf import compute_erf, sweep_sizes
+from sterf_plugins.erf.charts import draw_growth, draw_responses, draw_sweep
+from sterf_plugins.erf.sweep import sweep_rows
+from sterf_plugins.erf.theoretical_field import add_theory
+from sterf_plugins.erf.theory import theoretical_rf
+
+
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1), nn.AdaptiveAvgPool2d(1)
+    )
+
+
+def test_a_local_field_stays_and_a_global_one_grows():
+    sweep = sweep_sizes(net(), lambda size: torch.randn(10, 3, *size), [64, 32, (32, 48)], ["2", "3"])
+    assert list(sweep) == [(32, 32), (32, 48), (64, 64)]
+    rows = {(r["height"], r["width"], r["layer"]): r for r in sweep_rows(sweep)}
+    assert all(row["area_90_error"] >= 0 and row["r90_error"] >= 0 for row in rows.values())
+    local = [rows[(*size, "2")]["area_90_pixels"] for size in sweep]
+    assert max(local) - min(local) < 3 and max(local) <= 25
+    whole = [rows[(*size, "3")]["area_90_pixels"] / (size[0] * size[1]) for size in sweep]
+    assert np.allclose(whole, whole[0], atol=0.1)
+
+
+def test_images_are_resized():
+    images = torch.randn(4, 3, 40, 40)
+    sweep = sweep_sizes(net(), images, [20, 40], "2")
+    assert sweep[20, 20].info["input_shape"] == [3, 20, 20]
+    plain = compute_erf(net(), images, "2")
+    assert np.array_equal(sweep[40, 40].spatial["2"], plain.spatial["2"])
+    with pytest.raises(ValueError, match="`sizes` is empty"):
+        sweep_sizes(net(), images, [])
+
+
+def test_charts():
+    model = net()
+    sweep = sweep_sizes(model, lambda size: torch.randn(10, 3, *size), [32, 64], ["0", "2", "3"], reduce="signed")
+    fields = theoretical_rf(model, (64, 64), ["0", "2", "3"])
+    add_theory(sweep[64, 64], fields)
+    area, radius = draw_sweep({"net": sweep}).axes
+    assert "px²" in area.get_ylabel() and "px" in radius.get_ylabel() and area.get_title() == "net"
+    dashed = [line.get_ydata()[0] for line in area.lines if line.get_linestyle() == "--"]
+    assert dashed == [9, 25]  # the third is the whole image
+    result = sweep[64, 64]
+    figure = draw_growth({"net": result})
+    assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["0", "2", "3"]
+    gain, phase = draw_responses({"net": result}).axes
+    assert gain.get_xlabel() == "frequency [cycles/px]" and phase.get_ylabel() == "phase [rad]"

@@ -1,0 +1,220 @@
+"""Theoretical fields against closed formulas, published numbers, and changes of single pixels."""
+
+import copy
+from math import inf, isnan
+
+import numpy as np
+import pytest
+import timm
+import torch
+from spikingjelly.activation_based import neuron
+from torch import nn
+
+from sterf_plugins.erf import advice, compute_erf, theoretical_rf
+from sterf_plugins.erf.dependence import dependence
+from sterf_plugins.erf.theoretical_field import TheoreticalField, add_theory, theory_of
+from sterf_plugins.layers import IntegerSpike
+
+
+def formula(layers: nn.Sequential) -> list[tuple[int, int, int]]:
+    """Size, stride and padding behind each layer of a plain stack, after Araujo et al. 2019."""
+    size, stride, padding, found = 1, 1, 0, []
+    for layer in layers:
+        k, s, p, d = (getattr(layer, name, default) for name, default in
+                      (("kernel_size", 1), ("stride", 1), ("padding", 0), ("dilation", 1)))  # fmt: skip
+        k, s, p, d = (v[0] if isinstance(v, tuple) else v for v in (k, s, p, d))
+        size, padding, stride = size + d * (k - 1) * stride, padding + p * stride, stride * s
+        found.append((size, stride, padding))
+    return found
+
+
+STACKS = {
+    "convolutions": [nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.Conv2d(2, 2, 5, stride=2, padding=2)],
+    "no padding": [nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Conv2d(2, 2, 4, stride=2), nn.MaxPool2d(3, 2)],
+    "dilation": [nn.Conv2d(1, 2, 3, padding=2, dilation=2), nn.Conv2d(2, 1, 3, padding=9, dilation=9)],
+    "pooling": [
+        nn.MaxPool2d(3, 2, 1),
+        nn.AvgPool2d(2),
+        nn.Conv2d(1, 1, 3, padding=1),
+        nn.MaxPool2d(3, 1, 1, dilation=1),
+    ],
+    "dilated pooling": [nn.MaxPool2d(3, 1, 1, dilation=2), nn.MaxPool2d(2, 2, ceil_mode=True)],
+    "strides": [nn.Conv2d(1, 2, 7, 2, 3), nn.MaxPool2d(3, 2, 1), *[nn.Conv2d(2, 2, 3, 2, 1) for _ in range(3)]],
+    "beyond the image": [nn.Conv2d(1, 1, 31, padding=15), nn.Conv2d(1, 1, 31, 2, 15), nn.Conv2d(1, 1, 31, padding=15)],
+}
+
+
+@pytest.mark.parametrize("name", STACKS)
+@pytest.mark.parametrize("image", [(64, 64), (45, 70)])
+def test_stacks_have_the_fields_of_the_closed_formula(name, image):
+    model = nn.Sequential(*STACKS[name])
+    fields = theoretical_rf(model, image, "*", in_channels=1)
+    for field, (size, stride, padding) in zip(fields.values(), formula(model), strict=True):
+        assert field.size == (size, size) and field.stride == (stride, stride)
+        assert field.padding == (padding, padding)
+        assert field.centre[0] == pytest.approx((size - 1) / 2 - padding)
+
+
+def test_rows_and_columns_are_told_apart():
+    field = theoretical_rf(nn.Sequential(nn.Conv2d(3, 1, (1, 9), (1, 2), (0, 4))), (32, 48), "0")["0"]
+    assert (field.size, field.stride, field.padding) == ((1, 9), (1, 2), (0, 4))
+    assert field.area == 9 / (32 * 48)
+
+
+class Everything(nn.Module):
+    """Residual branches, a shared layer, up and down, transposed and dilated, with nothing that is ever zero."""
+
+    def __init__(self):
+        super().__init__()
+        self.shared = nn.Conv2d(1, 1, 3, padding=1)
+        self.down = nn.Conv2d(1, 1, (5, 3), 2, (2, 1))
+        self.up = nn.ConvTranspose2d(1, 1, 4, 2, 1)
+        self.holes = nn.Conv2d(1, 1, 3, padding=4, dilation=4)
+        self.act = nn.LeakyReLU(0.3)
+
+    def forward(self, x):
+        x = self.act(self.shared(x) + x)
+        y = self.up(self.down(self.shared(x)))
+        return self.holes(nn.functional.interpolate(y, scale_factor=2, mode="bilinear"))
+
+
+def test_field_is_what_changes_when_single_pixels_change():
+    model = Everything().double().eval()
+    x = torch.randn(1, 1, 24, 24, dtype=torch.float64)
+    with dependence(model, [model.holes]):
+        field = compute_erf(model, x, "holes", channels="sum").spatial["holes"]
+    changed = x.repeat(24 * 24, 1, 1, 1)
+    changed.view(24 * 24, -1).diagonal().add_(1.0)
+    with torch.no_grad():
+        change = (model(changed) - model(x))[:, 0, 24, 24].view(24, 24)
+    assert 0.1 < (field > 0).mean() < 0.9
+    assert np.array_equal(field > 0, change.abs().numpy() > 1e-12)
+
+
+def test_a_layer_that_is_called_twice_has_two_fields():
+    fields = theoretical_rf(Everything(), (64, 64), ["shared", "down"], in_channels=1)
+    assert [f.size for f in fields.values()] == [(3, 3), (5, 5), (9, 7)]
+    assert list(fields) == ["shared#0", "shared#1", "down"]
+
+
+def test_weights_of_zero_and_dead_activations_do_not_matter():
+    model = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.BatchNorm2d(2), nn.ReLU(), nn.Conv2d(2, 2, 3, padding=1))
+    model += nn.Sequential(IntegerSpike(4), nn.Conv2d(2, 2, 3, padding=1), nn.Hardtanh(), nn.MaxPool2d(3, 2, 1))
+    for name, p in model.named_parameters():
+        nn.init.constant_(p, -50.0 if name == "0.bias" else 0.0)
+    before = copy.deepcopy(model.state_dict())
+    field = theoretical_rf(model, (32, 32), "7", in_channels=1)["7"]
+    assert field.size == (9, 9) and field.area == 81 / 32**2
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not any(m._forward_hooks for m in model.modules())
+
+
+class Difference(nn.Module):
+    """Two branches that cancel each other for these weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.out = nn.Conv2d(1, 1, 3, padding=1), nn.Conv2d(1, 1, 3, padding=1), nn.Identity()
+        self.b.load_state_dict(self.a.state_dict())
+
+    def forward(self, x):
+        return self.out(torch.add(self.a(x), self.b(x), alpha=-1) + (x - x) * x)
+
+
+def test_branches_that_cancel_count():
+    model = Difference()
+    with pytest.raises(ValueError, match="all gradients are zero"):
+        compute_erf(model, torch.zeros(1, 1, 16, 16), "out")
+    assert theoretical_rf(model, (16, 16), "out", in_channels=1)["out"].size == (3, 3)
+
+
+class Attention(nn.Module):
+    """Attention of patches of 8x8, of spikes that never fire (``spikes``), or by softmax in windows of two rows."""
+
+    def __init__(self, spikes: bool):
+        super().__init__()
+        self.spikes = spikes
+        self.fire = IntegerSpike(4)
+        self.patch = nn.Conv2d(3, 4, 8, 8)
+        self.out = nn.Identity()
+
+    def forward(self, x):
+        x = self.patch(x)
+        tokens = x.flatten(2).mT
+        if self.spikes:
+            q = self.fire(tokens - 100)
+            y = (q @ q.mT) @ q
+        else:
+            row = torch.arange(tokens.shape[1]) // x.shape[-1] // 2
+            mask = torch.where(row[:, None] == row, 0.0, -100.0)
+            y = (tokens @ tokens.mT + mask).softmax(-1) @ tokens
+        return self.out(y.mT.unflatten(2, x.shape[2:]))
+
+
+def test_attention_sees_what_its_mask_allows_and_silent_spikes_hide_nothing():
+    spiking = theoretical_rf(Attention(True), (64, 64), "out")["out"]
+    assert spiking.size == (inf, inf) and spiking.area == 1
+    windows = theoretical_rf(Attention(False), (64, 64), "out")["out"]
+    assert windows.size == (16, inf) and windows.area == 16 / 64
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.AdaptiveAvgPool2d(1), nn.AdaptiveMaxPool2d(1), nn.GroupNorm(1, 2), nn.InstanceNorm2d(2)]
+)
+def test_whole_image(layer):
+    field = theoretical_rf(nn.Sequential(nn.Conv2d(3, 2, 3), layer), (20, 20), "1")["1"]
+    assert field.size == (inf, inf) and field.area == 1 and isnan(field.padding[0]) and str(field) == "whole image"
+
+
+def test_neurons_with_time():
+    class Net(nn.Sequential):
+        def forward(self, x):
+            return torch.stack([nn.Sequential.forward(self, frame) for frame in x])
+
+    model = Net(nn.Conv2d(3, 2, 3, padding=1), neuron.LIFNode(), nn.Conv2d(2, 2, 3, 2, 1), neuron.LIFNode())
+    field = theoretical_rf(model, (16, 16), "3", time_steps=3)["3"]
+    assert (field.size, field.stride, field.padding) == ((5, 5), (2, 2), (2, 2))
+
+
+def test_known_networks():
+    fields = theoretical_rf(timm.create_model("resnet18"), (64, 64))
+    assert [f.size[0] for f in fields.values()] == [7, 43, 99, 211, 435]
+    vit = timm.create_model("vit_tiny_patch16_224", depth=1)
+    fields = theoretical_rf(vit, (224, 224), ["patch_embed", "blocks.0"])
+    assert fields["patch_embed"] == TheoreticalField((16, 16), (16, 16), (0, 0), 256 / 224**2)
+    assert fields["blocks.0"].size == (inf, inf)
+
+
+@pytest.mark.slow
+def test_resnet50_in_both_versions():
+    model = timm.create_model("resnet50")
+    fields = theoretical_rf(model, (224, 224))
+    assert [f.size[0] for f in fields.values()] == [7, 35, 91, 267, 427]
+    for stage in (model.layer2, model.layer3, model.layer4):  # the original: its strides are in the first convolution
+        stage[0].conv1.stride, stage[0].conv2.stride = (2, 2), (1, 1)
+    field = theoretical_rf(model, (224, 224), "layer4")["layer4"]
+    assert (field.size[0], field.stride[0], field.padding[0]) == (483, 32, 239)  # Araujo et al., table 1
+
+
+def test_beside_the_effective_field_and_in_files(tmp_path):
+    model = nn.Sequential(nn.Conv2d(1, 1, 5, padding=2), nn.Conv2d(1, 1, 5, padding=2))
+    result = compute_erf(model, torch.randn(12, 1, 32, 32), "*")
+    fields = theoretical_rf(model, (32, 32), "*", in_channels=1)
+    add_theory(result, fields)
+    numbers = result.numbers("1")
+    assert numbers["theory_rows"].value == 9 and numbers["theory_area"].value == 81 / 32**2
+    assert numbers["used_90"].value == pytest.approx(numbers["area_90"].value * 32**2 / 81)
+    loaded = type(result).load(result.save(tmp_path / "r.npz"))
+    assert theory_of(loaded) == fields and loaded.numbers("1") == numbers
+
+
+def test_advice():
+    def field(size):
+        return TheoreticalField((size, size), (1, 1), (0, 0), 1.0)
+
+    lines = advice({"a": field(30), "b": field(30), "c": field(90), "d": field(200), "e": field(inf)}, (64, 80))
+    text = " ".join(lines)
+    assert "From c on, the field (90x90) exceeds the image (64x80)" in text
+    assert "d: the layer before sees more than the image already" in text
+    assert "b: the same field as the layer before" in text
+    assert "Smallest useful image: 90 pixels" in text and "From e on, every output depends on the whole image" in text
