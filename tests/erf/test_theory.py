@@ -193,7 +193,11 @@ def test_resnet50_in_both_versions():
     for stage in (model.layer2, model.layer3, model.layer4):  # the original: its strides are in the first convolution
         stage[0].conv1.stride, stage[0].conv2.stride = (2, 2), (1, 1)
     field = theoretical_rf(model, (224, 224), "layer4")["layer4"]
-    assert (field.size[0], field.stride[0], field.padding[0]) == (483, 32, 241)  # size and stride: Araujo et al., table 1
+    assert (field.size[0], field.stride[0], field.padding[0]) == (
+        483,
+        32,
+        241,
+    )  # size and stride: Araujo et al., table 1
 
 
 def test_beside_the_effective_field_and_in_files(tmp_path):
