@@ -113,6 +113,11 @@ def neuron_layers(model: nn.Module) -> dict[str, tuple[nn.Module, int, float]]:
     return layers
 
 
+def _count(mask: Tensor) -> int:
+    """How many entries are true; on a CPU numpy counts about ten times as fast as PyTorch."""
+    return int(np.count_nonzero(mask.numpy()) if mask.device.type == "cpu" else mask.sum())
+
+
 class FiringRates:
     """Context manager: counts the spikes of every neuron layer in the forward passes inside.
 
@@ -150,13 +155,17 @@ class FiringRates:
 
     def _counter(self, name: str, levels: int, norm: float):
         def count(module: nn.Module, arguments: Any, output: Any) -> None:
-            y = output if isinstance(output, Tensor) else output[0]
-            spikes = (y.detach().float() * norm).round().long().clamp_(0, levels)
-            histogram = torch.bincount(spikes.flatten(), minlength=levels + 1).cpu().numpy()
-            timed = getattr(module, "step_mode", "s") == "m" or spikes.ndim == 5
-            axis = min(2 if timed or spikes.ndim == 3 else 1, spikes.ndim - 1)
-            others = [i for i in range(spikes.ndim) if i != axis]
-            found = LayerRate(levels, histogram, (spikes.sum(others) > 0).cpu().numpy())
+            y = (output if isinstance(output, Tensor) else output[0]).detach()
+            timed = getattr(module, "step_mode", "s") == "m" or y.ndim == 5
+            axis = min(2 if timed or y.ndim == 3 else 1, y.ndim - 1)
+            others = [i for i in range(y.ndim) if i != axis]
+            at_least = [y.numel(), *[0] * (levels + 1)]  # how many outputs are at least k spikes, for k = 0..D + 1
+            for k in range(1, levels + 1):
+                at_least[k] = _count(y > (k - 0.5) / norm)
+                if not at_least[k]:
+                    break
+            fired = y.amax(others) > 0.5 / norm if y.numel() else torch.zeros(y.shape[axis], dtype=torch.bool)
+            found = LayerRate(levels, -np.diff(at_least), fired.cpu().numpy())
             if name in self.layers:
                 self.layers[name].merge(found)
             else:

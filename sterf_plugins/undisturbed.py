@@ -35,11 +35,12 @@ def undisturbed(model: nn.Module) -> Iterator[Callable[[], None]]:
         settings.append((m, "training", False))
         settings += [(m, name, False) for name in _CHECKPOINT_FLAGS if isinstance(getattr(m, name, None), bool)]
     settings += [(p, "requires_grad", False) for p in model.parameters()]
-    kept = _Kept(model)
+    kept, nodes = _Kept(model), stateful(model)
 
     def start_afresh() -> None:
         kept.restore()
-        reset_states(model)
+        for node in nodes:
+            node.reset()
 
     with preserved_random_state(), changed(settings):
         try:

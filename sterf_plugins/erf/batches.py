@@ -240,9 +240,8 @@ def peek(stream: Iterator[Batch], count: int) -> tuple[Batch | None, Iterator[Ba
     return sample.narrow(0, min(count, len(sample))), chain(taken, stream)
 
 
-# Bytes that no tensor should exceed on a CPU: the C allocator asks the system for fresh memory pages at each use of a
-# larger one, and touching new pages costs more than the arithmetic on them.
-_CPU_TENSOR_LIMIT = 32 * 2**20
+# Bytes that no activation should exceed on a CPU: larger ones leave the caches, and need fresh memory pages in each pass.
+_CPU_TENSOR_LIMIT = 4 * 2**20
 
 
 class Sizer:
@@ -251,14 +250,16 @@ class Sizer:
     Args:
         batch_size: a number, or ``None`` to measure: the first pass takes two inputs and counts the bytes that
             autograd keeps for them; later passes take as many inputs as half of the free memory holds, but at most 64
-            on a GPU and 8 on a CPU, where tensors also stay below 32 MB. In both cases, a pass that runs out of memory
+            on a GPU and 8 on a CPU, where activations also stay below 4 MB. In both cases, a pass that runs out of memory
             is done again in halves.
         device: the device that the model is on.
+        weights: the model's parameters, which are none of what autograd keeps for an input.
         extra: bytes that the results of one input take in addition.
     """
 
-    def __init__(self, batch_size: int | None, device: torch.device, extra: int = 0):
+    def __init__(self, batch_size: int | None, device: torch.device, weights: Iterable[Tensor] = (), extra: int = 0):
         self.size = batch_size or 2
+        self._weights = {w.untyped_storage().data_ptr() for w in weights}
         self.extra = extra
         self._measure = batch_size is None
         self._device = device
@@ -317,7 +318,8 @@ class Sizer:
 
         def pack(tensor: Tensor) -> Tensor:
             storage = tensor.untyped_storage()
-            kept[storage.data_ptr()] = storage.nbytes()
+            if storage.data_ptr() not in self._weights:
+                kept[storage.data_ptr()] = storage.nbytes()
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):

@@ -347,7 +347,7 @@ def _collect(
             ExitStack() as stack,
         ):
             dtype = dtype_of(model) if next(model.parameters(), None) is not None else None
-            sizer = Sizer(request.batch_size, compute_device)
+            sizer = Sizer(request.batch_size, compute_device, model.parameters())
             for inputs in sizer.regroup(stream):
                 shape = inputs.shapes()
                 forward = forward_of(model, names, request.forward, inputs.form)

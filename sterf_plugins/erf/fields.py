@@ -18,6 +18,7 @@ from .layouts import Evidence, Geometry, by, to_map
 from .preparation import dtype_of
 from .protocols import Protocol
 from .selection import PROJECTIONS, Place, channel_vectors, chosen_calls, select, sum_is_constant
+from .single import mend_batch_norms
 from .volumes import to_volume
 
 
@@ -132,10 +133,8 @@ def fields_of(
         ValueError: no layer has a field; the message says why.
     """
     batch = len(inputs)
-    if batch == 1:
-        # PyTorch's CPU BatchNorm backward is silently wrong at batch 1 for some gradient strides; and with two inputs
-        # no axis of length 1 can be taken for the batch.
-        inputs = Batch.joined([inputs, inputs])
+    if batch == 1 and geometry.steps is None and stateful(model):
+        inputs = Batch.joined([inputs, inputs])  # else any number of steps would divide by the batch
     leaves, starts, failed = starts_of(
         model, forward, inputs, targets, geometry, settings, seen, known, start_afresh, rates
     )
@@ -170,7 +169,7 @@ def starts_of(
     start_afresh: Callable[[], None],
     rates: FiringRates | None = None,
 ) -> tuple[dict[Key, Tensor], dict[str, Start], dict[str, str]]:
-    """Run a model that starts afresh on a batch of two inputs or more; the arguments are those of ``fields_of``.
+    """Run a model that starts afresh on a batch; the arguments are those of ``fields_of``.
 
     Returns:
         The entries that get maps; where backward passes start, by output; and why layers have no output.
@@ -183,6 +182,8 @@ def starts_of(
     keeps_state = bool(stateful(model))
     loops = keeps_state or geometry.steps is not None
     outputs, failed = capture(model, followed(forward, integers), x, targets, seen, loops, rates)
+    if geometry.batch == 1:
+        mend_batch_norms(y for output in outputs.values() for y in output.calls)
     known = {name.partition("@")[0]: facts for name, facts in known.items()}
     evidence = Evidence(model, seen.shapes)
     starts: dict[str, Start] = {}

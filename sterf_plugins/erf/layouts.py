@@ -265,7 +265,9 @@ def _split_time(name: str, y: Tensor, geometry: Geometry, windows: Windows | Non
         raise ValueError(f"layer {name!r} gives a single number for the whole batch; a value per input is needed.")
     leads = y.ndim >= 2 and y.shape[1] == batch  # as (T, B, ...) does, or (B, C, ...) with C = B
     if steps is not None:
-        if leads and y.shape[0] == steps and not (steps == batch == 1 and y.ndim == 4):
+        # One input's (T * B, 1, h, w) looks like tokens (T, B, N, C).
+        one_channel = batch == 1 and y.ndim == 4 and (steps == 1 or (y.shape[2], y.shape[3]) in geometry.grids())
+        if leads and y.shape[0] == steps and not one_channel:
             return True, y
         if y.shape[0] == steps * batch:
             return True, y.unflatten(0, (steps, batch))

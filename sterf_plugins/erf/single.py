@@ -1,0 +1,40 @@
+"""A batch of one input: PyTorch's BatchNorm has a wrong gradient there, which is mended in the graph."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def mend_batch_norms(outputs: Iterable[Tensor]) -> None:
+    """Let every BatchNorm in a graph of one input get its gradient in the memory order of its input.
+
+    On a CPU a single input counts as contiguous and as channels-last, so that PyTorch's kernel may read a gradient in the
+    wrong order, and give a wrong one without an error.
+
+    Args:
+        outputs: tensors with the graph.
+    """
+    waiting = [y.grad_fn for y in outputs]
+    seen = set()
+    while waiting:
+        node: Any = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        waiting.extend(before for before, _ in node.next_functions)
+        if node.name().startswith("NativeBatchNorm"):
+            node.register_prehook(_in_the_order_of(node._saved_input))
+
+
+def _in_the_order_of(x: Tensor) -> Callable[[tuple[Tensor, ...]], tuple[Tensor, ...]]:
+    stride = torch.empty_like(x, device="meta").stride()  # of a dense tensor, also where x shares elements
+
+    def reorder(gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        g, *others = gradients
+        if g is None or g.stride() == stride:
+            return gradients
+        return g.new_empty_strided(g.shape, stride).copy_(g), *others
+
+    return reorder
