@@ -62,7 +62,7 @@ MUTATIONS = [
     ("erf/estimate.py", " - self.value() ** 2", "", "tests/erf/test_estimate.py"),
     ("erf/fields.py", "start_afresh()\n    # A network", "pass\n    # A network", ERF),
     ("erf/result.py", "(value / scale)", "value", "tests/erf"),
-    ("firing.py", "(y.detach().float() * norm)", "y.detach().float()", "tests/activity"),
+    ("firing.py", "(k - 0.5) / norm)", "k - 0.5)", "tests/activity"),
     ("activity/operations.py", "            start_afresh()", "            pass", "tests/activity"),
     ("deploy/spike_driven.py", "sums / self.norm", "sums", "tests/deploy"),
     ("deploy/reparameterize.py", "copy.deepcopy(model).eval().double()", "model.eval().double()", "tests/deploy"),

@@ -71,6 +71,48 @@ def check_is_exporting():
     assert torch.compile(Flag(), backend="eager")(ones(1)) == 2
 
 
+@uses("torch: autograd nodes' _saved_input", "erf/single.py", "the memory order of a BatchNorm's input")
+def check_saved_input():
+    x = torch.randn(1, 2, 3, 3, requires_grad=True)
+    node = F.batch_norm(x, torch.zeros(2), ones(2)).grad_fn
+    assert node.name().startswith("NativeBatchNorm") and torch.equal(node._saved_input, x)
+
+
+def saved(*names: str):
+    """What a node of PyTorch's graph keeps, by which the theoretical field tells where a gradient goes."""
+
+    def decorate(check):
+        for name in names:
+            uses(f"torch: autograd nodes' _saved_{name}", "erf/marks.py", "where gradients go through a node")(check)
+        return check
+
+    return decorate
+
+
+@saved("self", "mat2")
+def check_saved_factors():
+    a, b = (torch.randn(2, 3, 3, requires_grad=True) for _ in range(2))
+    node = torch.bmm(a, b).grad_fn
+    assert torch.equal(node._saved_self, a) and torch.equal(node._saved_mat2, b)
+
+
+@saved("kernel_size", "stride", "padding", "dilation")
+def check_saved_pooling():
+    x = torch.randn(1, 2, 8, 8, requires_grad=True)
+    node = F.max_pool2d(x, 3, 2, 1, 1).grad_fn
+    pool = node._saved_kernel_size, node._saved_stride, node._saved_padding, node._saved_dilation
+    assert pool == ((3, 3), (2, 2), (1, 1), (1, 1))
+
+
+@saved("alpha", "training", "dim", "keepdim")
+def check_saved_settings():
+    x = torch.randn(2, 3, 4, 4, requires_grad=True)
+    assert torch.add(x, x, alpha=-2).grad_fn._saved_alpha == -2
+    assert F.batch_norm(x, None, None, training=True).grad_fn._saved_training is True
+    node = x.amax((2, 3), keepdim=True).grad_fn
+    assert [d % 4 if d >= 0 else d for d in node._saved_dim] in ([2, 3], [-2, -1]) and node._saved_keepdim is True
+
+
 @uses("torch: _C", KERNELS, "whether torch.func is at work")
 @uses("torch: _C._are_functorch_transforms_active", KERNELS, "whether torch.func is at work")
 def check_transforms_active():

@@ -116,7 +116,7 @@ def _gratings(
     result: ERFResult, layer: str, shape: tuple[int, ...]
 ) -> tuple[Callable[[np.ndarray], np.ndarray], np.ndarray, np.ndarray]:
     """What gives the responses to gratings about the target, to 1/2 cycle per pixel; their rings; the rings' frequencies."""
-    size, at = result._target(layer)
+    size, at = result.target(layer)
     if size is None or at is None:
         size, at = (1, 1), (0, 0)  # the middle of the image
     row, column = ((i + 0.5) * n / m - 0.5 for i, n, m in zip(at, shape, size, strict=True))
@@ -142,7 +142,7 @@ def _response(
 ) -> FrequencyResponse:
     """A response with the errors of a jackknife; ``means`` gives the gain and the mean response of a field."""
     gain, response = means(getattr(result, kind)[layer])
-    estimate = result._estimates.get(layer, {}).get(kind)
+    estimate = result.estimate(layer, kind)
     parts = [] if estimate is None else [means(field)[0] for field in estimate.without_groups()]
     sizes = [] if estimate is None else group_sizes(estimate.count)
 

@@ -74,7 +74,7 @@ class ERFResult:
             values = {kind: estimate.value() for kind, estimate in kinds.items()}
             reason = next(filter(None, (flaw(layer, kind, value) for kind, value in values.items())), None)
             if reason is None and "spatial" in values and layer in info.get("tokens", []):  # whose order is a guess
-                reason = misplaced(layer, values["spatial"], *result._target(layer))
+                reason = misplaced(layer, values["spatial"], *result.target(layer))
             if reason is not None:
                 failed[layer] = reason
                 continue
@@ -224,10 +224,14 @@ class ERFResult:
 
     def _spatial_numbers(self, layer: str) -> Callable[[np.ndarray], dict[str, float]]:
         """The function ``spatial_numbers`` of a map, with the layer's output size and target filled in."""
-        size, at = self._target(layer)
+        size, at = self.target(layer)
         return lambda field: spatial_numbers(field, size, at)
 
-    def _target(self, layer: str) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
+    def estimate(self, layer: str, kind: str) -> Estimate | None:
+        """What has been added up over groups of inputs, for errors; ``None`` of results from files."""
+        return self._estimates.get(layer, {}).get(kind)
+
+    def target(self, layer: str) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
         """Rows and columns of a layer's output, and the target's in it; ``None`` where there is no single target."""
         size = self.info.get("map_size", {}).get(layer)
         position = self.info.get("position", "center")
@@ -247,7 +251,7 @@ class ERFResult:
 
         ``corrected`` says whether its bias is corrected, too; otherwise the numbers are those of the field itself.
         """
-        estimate = self._estimates.get(layer, {}).get(kind)
+        estimate = self.estimate(layer, kind)
         if estimate is None:
             return {key: Number(value, math.nan) for key, value in compute(getattr(self, kind)[layer]).items()}
         full = compute(estimate.value())
