@@ -4,23 +4,33 @@ The published scripts run a whole forward and a whole backward, with parameter g
 Both sides compute the same maps here, in this process, in turn; medians and ratios are printed.
 
     python benchmarks/erf.py --threads 2 --out benchmarks/results/erf_cpu.json
+    python benchmarks/erf.py --threads 1 --parts loop openerf --out benchmarks/results/erf_cpu.json  # CPU time; pip install openerf
     python benchmarks/erf.py --device cuda --out benchmarks/results/erf_cuda.json
 """
 
 import argparse
+import ctypes
+import gc
 import json
+import re
 import statistics
+import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import timm
 import torch
+from PIL import Image
 from plain_sdtv3 import PlainSDTV3
 from plain_spikformer import PlainSpikformer, calibrate
 from saved import attempted, facts, write
 
+import sterf_plugins.timm  # noqa: F401
 from sterf_plugins.backbones import SDTV3, Spikformer
 from sterf_plugins.erf import compute_erf
+from sterf_plugins.undisturbed import reset_states
 
 
 def published(model, images, modules, grid=None):
@@ -217,7 +227,142 @@ def hook(args):
     return result
 
 
-PARTS = {"sdtv3": sdtv3, "spikformer": spikformer, "cost": cost, "hook": hook}
+# Eight layers of each model, from its beginning to its end.
+LAYERS = {
+    "resnet50": [f"layer{s}.{i}" for s, i in ((1, 1), (1, 2), (2, 1), (2, 3), (3, 1), (3, 3), (3, 5), (4, 1))],
+    "swin_tiny_patch4_window7_224": [
+        f"layers.{s}.blocks.{i}" for s, i in ((0, 0), (0, 1), (1, 0), (1, 1), (2, 1), (2, 3), (2, 5), (3, 1))
+    ],
+    "vit_small_patch16_224": [f"blocks.{i}" for i in (0, 1, 3, 5, 6, 8, 10, 11)],
+    "convnext_tiny": [
+        f"stages.{s}.blocks.{i}" for s, i in ((0, 0), (0, 2), (1, 0), (1, 2), (2, 1), (2, 4), (2, 8), (3, 2))
+    ],
+    "sdtv3_tiny": [
+        "stages.1", "stages.2", *(f"stages.{s}.blocks.{i}" for s, i in ((3, 0), (3, 2), (3, 3), (3, 5), (4, 0), (4, 1)))
+    ],
+    "spikformer_8_384": [f"stages.{i}" for i in range(8)],
+}  # fmt: skip
+
+
+def simple_loop(model, images, layers, parameters):
+    """Layer -> map (H, W): a forward and a backward per layer and input, as one writes it down."""
+    modules, maps = dict(model.named_modules()), {}
+    for name in layers:
+        total = 0
+        for i in range(len(images)):
+            x = images[i : i + 1].clone().requires_grad_()
+            kept = []
+            handle = modules[name].register_forward_hook(lambda m, a, y, kept=kept: kept.append(y))
+            model(x)
+            handle.remove()
+            y = kept[0]
+            if y.ndim == 3:  # tokens behind a class token
+                y = y[:, 1:].transpose(1, 2).unflatten(-1, (14, 14))
+            elif y.shape[1] == y.shape[2] != y.shape[3]:
+                y = y.movedim(-1, 1)
+            unit = y[..., y.shape[-2] // 2, y.shape[-1] // 2].sum()
+            if parameters:
+                unit.backward()
+                g = x.grad
+                model.zero_grad(set_to_none=True)
+            else:
+                (g,) = torch.autograd.grad(unit, x)
+            total = total + g[0].abs().mean(0)
+            reset_states(model)
+        maps[name] = (total / len(images) / (getattr(model, "T", None) or 1)).numpy()
+    return maps
+
+
+def cpu_seconds(sides, repeats):
+    """Median CPU seconds of the process, and the result, of each side, run in turn; the first run is warm-up."""
+    seconds, results = {name: [] for name in sides}, {}
+    for i in range(repeats + 1):
+        for name, work in sides.items():
+            start = time.process_time()
+            results[name] = work()
+            if i:
+                seconds[name].append(time.process_time() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}, results
+
+
+def peak_memory(work):
+    """Bytes that the process holds at most while ``work()`` runs, beyond those before it; Linux alone."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    status = lambda key: int(re.search(rf"{key}:\s+(\d+)", Path("/proc/self/status").read_text())[1]) << 10  # noqa: E731
+    before = status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak
+    work()
+    return status("VmHWM") - before
+
+
+def engine(model, images, layers, **options):
+    """The maps of the engine, with a plain sum over channels."""
+    return compute_erf(model, images, layers, channels="sum", **options).spatial
+
+
+def eight_runs(compute, model, folder, layers):
+    """The results of the package openerf, which takes one layer in a run."""
+    return [compute(model, image_dir=folder, target_layer=name, show_progress=False) for name in layers]
+
+
+def loop(args):
+    """CPU time and memory of one, four and eight layers beside those of simple loops."""
+    results = {}
+    for model_name in args.models:
+        torch.manual_seed(0)
+        model = timm.create_model(model_name).eval()
+        if model_name in ("sdtv3_tiny", "spikformer_8_384", "resnet50"):
+            calibrate(model, torch.randn(4, 3, args.size, args.size))
+        images = torch.randn(args.loop_inputs, 3, args.size, args.size)
+        names = LAYERS[model_name]
+        for layers in ([names[4]], names[1::2], names):
+            sides = {
+                "loop": partial(simple_loop, model, images, layers, False),
+                "loop with parameter gradients": partial(simple_loop, model, images, layers, True),
+                "engine": partial(engine, model, images, layers),
+            }
+            if len(layers) == 1:
+                sides["engine, batch_size=1"] = partial(engine, model, images, layers, batch_size=1)
+            seconds, maps = cpu_seconds(sides, args.repeats)
+            entry = dict(
+                seconds_per_input={name: value / len(images) for name, value in seconds.items()},
+                ratios={name: value / seconds["engine"] for name, value in seconds.items() if name != "engine"},
+                largest_relative_difference=largest_difference(maps["engine"], maps["loop"]),
+            )
+            if len(layers) == 1:
+                entry["peak_bytes"] = {name: peak_memory(work) for name, work in sides.items()}
+            results.setdefault(model_name, {})[len(layers)] = entry
+            print(model_name, len(layers), json.dumps(entry), flush=True)
+    return results
+
+
+def openerf(args):
+    """CPU time of eight layers in one call beside eight runs of the package openerf, on four images of a folder."""
+    from openerf import compute_erf as theirs
+
+    results = {}
+    with tempfile.TemporaryDirectory() as folder:
+        generator = np.random.default_rng(0)
+        for i in range(args.loop_inputs):
+            Image.fromarray(generator.integers(0, 255, (256, 256, 3), np.uint8)).save(f"{folder}/{i}.png")
+        for model_name in ("resnet50", "vit_small_patch16_224", "swin_tiny_patch4_window7_224"):
+            torch.manual_seed(0)
+            model, layers = timm.create_model(model_name).eval(), LAYERS[model_name]
+            data = timm.data.resolve_model_data_config(model)
+            transform = timm.data.create_transform(**data)
+            pixels = [transform(Image.open(path)) for path in sorted(Path(folder).iterdir())]
+            sides = {
+                "openerf": partial(eight_runs, theirs, model, folder, layers),
+                "engine": partial(engine, model, torch.stack(pixels), layers, calibrate=False),
+            }
+            seconds, _ = cpu_seconds(sides, args.repeats)
+            results[model_name] = dict(seconds=seconds, ratio=seconds["openerf"] / seconds["engine"])
+            print(model_name, json.dumps(results[model_name]), flush=True)
+    return results
+
+
+PARTS = {"loop": loop, "openerf": openerf, "sdtv3": sdtv3, "spikformer": spikformer, "cost": cost, "hook": hook}
 
 
 def main():
@@ -230,6 +375,8 @@ def main():
     )
     parser.add_argument("--spikformer", type=int, nargs=3, default=(8, 512, 8), metavar=("DEPTH", "DIM", "HEADS"))
     parser.add_argument("--spikformer-inputs", type=int, default=4)
+    parser.add_argument("--models", nargs="+", choices=LAYERS, default=list(LAYERS), help="models of the part loop")
+    parser.add_argument("--loop-inputs", type=int, default=4, help="inputs of the parts loop and openerf")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
@@ -240,9 +387,11 @@ def main():
     torch.set_num_threads(args.threads)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # as the engine on both sides
     results = json.loads(args.out.read_text()) if args.out and args.out.is_file() else {}
-    results |= facts(args.device, threads=args.threads)
+    known = facts(args.device, threads=args.threads)
+    results |= dict(cpu_time=known) if set(args.parts) <= {"loop", "openerf"} else known
     for part in args.parts:
-        results[part] = attempted(lambda part=part: PARTS[part](args))
+        found = attempted(lambda part=part: PARTS[part](args))
+        results[part] = results.get(part, {}) | found if part == "loop" else found
         if args.out:
             write(args.out, results)
     failed = [f"{part}: {results[part]['error']}" for part in args.parts if "error" in results[part]]
