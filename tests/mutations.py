@@ -69,7 +69,7 @@ MUTATIONS = [
     ("plugins.py", "_scan.cache_clear()", "pass", "tests/test_plugins.py"),
     ("openmmlab/backbones/freezing.py", "self.get_submodule(name).eval()", "pass", "tests/openmmlab"),
     ("layers/drop_path.py", "x.transpose(0, 1)).transpose(0, 1)", "x)", "tests/timm/test_creation.py"),
-    ("backbones/temporal.py", "x.permute(1, 2, 0)).permute(2, 0, 1)", "x)", "tests/timm/test_creation.py"),
+    ("backbones/temporal.py", "x.permute(1, 2, 0)).permute(2, 0, 1)", "x)", "tests/backbones/test_zoo.py"),
     (
         "timm/contract.py",
         "super().load_state_dict(_under_our_names(state_dict)",

@@ -246,3 +246,21 @@ def test_norms_of_every_registered_model_can_be_synchronised(name):
     torch.manual_seed(0)
     model = timm.create_model(name, features_only=True).double()
     check_synchronised(model, torch.randn(2, 3, 32, 32, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("name", ["spikformer", "sdtv1", "qkformer"])  # whose head sees spikes with these weights
+def test_dropout_takes_a_channel_in_all_time_steps_or_in_none(name):
+    model = alive(SMALL[name](T=4, num_classes=3, drop_rate=0.5)).eval()
+    taken: list[torch.Tensor] = []
+    x = torch.randn(3, 3, 64, 64)  # as those of the statistics
+    model.head.register_forward_pre_hook(lambda module, inputs: taken.append(inputs[0] != 0))
+    with torch.no_grad():
+        model(x)
+        model.head_drop.train()
+        model(x)
+    before, after = (x.permute(1, 2, 0).flatten(0, 1) for x in taken)  # (B * C, T): what fires
+    kept = after.any(1)
+    assert torch.equal(after, before & kept[:, None])
+    firing = before.any(1).unflatten(0, (3, -1))
+    share = (kept.unflatten(0, (3, -1)) & firing).sum(1) / firing.sum(1)
+    assert (share > 0.1).all() and (share < 0.9).all()  # in each sample some channels go and some stay
