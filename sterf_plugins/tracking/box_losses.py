@@ -7,7 +7,7 @@ import math
 
 import torch
 from torch import Tensor
-from torchvision.ops import generalized_box_iou_loss
+from torchvision.ops import box_convert, generalized_box_iou_loss
 
 from .centre_head import CentreMaps, decode
 
@@ -28,9 +28,8 @@ def centre_losses(maps: CentreMaps, boxes: Tensor) -> dict[str, Tensor]:
     Returns:
         "giou", "l1" (of corners) and "focal" (of the scores), as numbers.
     """
-    centre, size = decode(maps).split(2, 1)
-    predicted = torch.cat([centre - size / 2, centre + size / 2], 1)
-    target = torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1).clamp(0, 1)
+    predicted = box_convert(decode(maps), "cxcywh", "xyxy")
+    target = box_convert(boxes, "xywh", "xyxy").clamp(0, 1)
     return {
         "giou": generalized_box_iou_loss(predicted, target, reduction="mean"),
         "l1": (predicted - target).abs().mean(),

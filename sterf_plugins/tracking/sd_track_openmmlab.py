@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 from mmengine.model import BaseModel
 from torch import Tensor
 from torch.utils.data import Dataset
+from torchvision.ops import box_convert, box_iou
 
 from ..registry import DATASETS, METRICS, MODELS
 from .box_losses import WEIGHTS, centre_losses
@@ -30,8 +30,8 @@ class SDTrackModel(BaseModel):
 
     Args:
         loss_weights: factors of the losses "giou", "l1" and "focal".
-        data_preprocessor, init_cfg: as in every mmengine model. ``init_cfg=dict(type="Pretrained", checkpoint=FILE)`` takes
-            a tracker of the release or of this package.
+        data_preprocessor, init_cfg: as in every mmengine model. ``checkpoints.sd_track.convert_tracker`` renames a checkpoint of
+            the release for ``network``.
         **network: arguments of ``tracking.SDTrack``.
     """
 
@@ -93,10 +93,7 @@ class SDTrackModel(BaseModel):
 
 def _overlap(decoded: Tensor, box: Tensor) -> Tensor:
     """Mean intersection over union, for the log."""
-    start = torch.maximum(decoded[:, :2] - decoded[:, 2:] / 2, box[:, :2])
-    stop = torch.minimum(decoded[:, :2] + decoded[:, 2:] / 2, box[:, :2] + box[:, 2:])
-    common = (stop - start).clamp(min=0).prod(1)
-    return (common / (decoded[:, 2:].prod(1) + box[:, 2:].prod(1) - common)).mean()
+    return box_iou(box_convert(decoded, "cxcywh", "xyxy"), box_convert(box, "xywh", "xyxy")).diagonal().mean()
 
 
 @dataclass(frozen=True)

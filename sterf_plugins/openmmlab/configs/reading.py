@@ -96,6 +96,11 @@ def merge_options(config: Config, options: dict[str, Any]) -> None:
             _check_takes_effect(config, key, value)
 
 
+def _index(node: Any, name: str) -> int | str:
+    """By what a part of a dotted key is looked up: a number in lists and tuples, a name elsewhere."""
+    return int(name) if isinstance(node, (list, tuple)) and name.isdigit() else name
+
+
 def _set_element(config: Any, key: str, value: Any) -> bool:
     """Set an element of a list to a value that is no dict, which mmengine cannot merge; whether the key names one.
 
@@ -108,7 +113,7 @@ def _set_element(config: Any, key: str, value: Any) -> bool:
     node = config
     try:
         for name in names:
-            node = node[int(name) if isinstance(node, (list, tuple)) and name.isdigit() else name]
+            node = node[_index(node, name)]
     except (KeyError, IndexError, TypeError):  # mmengine says what is missing
         return False
     if not isinstance(node, (list, tuple)):
@@ -138,7 +143,7 @@ def _check_parts(options: dict[str, Any]) -> None:
 def _make_room(node: Any, names: list[str], whole: bool) -> None:
     """Turn a ``None`` on the way to a setting, and the setting itself if a ``whole`` dict is to come, into a dict."""
     for name in names if whole else names[:-1]:
-        index = int(name) if isinstance(node, (list, tuple)) and name.isdigit() else name
+        index = _index(node, name)
         try:
             if node[index] is None:
                 node[index] = ConfigDict()

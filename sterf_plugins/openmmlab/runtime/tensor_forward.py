@@ -1,5 +1,6 @@
 """Run a detector or segmentor beyond its backbone and neck."""
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,11 +14,10 @@ def forward_for(model: Any, layers: str | Sequence[str] | None) -> Callable[[Any
         model: any model.
         layers: names or patterns of layers; ``None`` for the backbone's outputs.
     """
-    from mmdet.models import BaseDetector
-
     patterns = [layers] if isinstance(layers, str) else layers or ()
     inside = all(pattern.split(".")[0] in ("backbone", "neck") for pattern in patterns)
-    return None if inside or not isinstance(model, BaseDetector) else _tensors
+    mmdet = sys.modules.get("mmdet.models")  # whoever has one of its detectors has imported it
+    return None if inside or mmdet is None or not isinstance(model, mmdet.BaseDetector) else _tensors
 
 
 def _tensors(model: Any, images: Tensor) -> Any:
