@@ -26,7 +26,6 @@ from torch import Tensor, nn
 
 from ..checks import one_of, positive_int
 from ..firing import FiringRates, neuron_layers
-from ..undisturbed import exact_kernels, undisturbed
 from .axes import Axes
 from .batches import Batch, Key, Reading, Sizer, batches
 from .calibrate import CALIBRATION, calibrated, initial_norms, tracking_norms
@@ -38,13 +37,12 @@ from .preparation import (
     check_axes,
     check_finite,
     check_size,
-    device_of,
     dtype_of,
     find_targets,
     forward_of,
     guarded,
-    in_float32,
     inner_steps,
+    prepared,
 )
 from .processes import everywhere, first_inputs
 from .progress import Progress
@@ -327,22 +325,14 @@ def _collect(
     """
     model, names, tolerance = request.model, request.names, request.tolerance
     check_finite(model)
-    original_device = device_of(model)
-    compute_device = torch.device(device) if device is not None else original_device
     strides, prefix = possible_strides(model), prefix_tokens(model)
     rates = FiringRates(model, running.rates) if neuron_layers(model) else None
     settings: Settings | None = None
     seen = Seen()
     skip = 0
     try:
-        if compute_device != original_device:
-            model.to(compute_device)
         with (
-            in_float32(model),
-            undisturbed(model) as start_afresh,
-            torch.enable_grad(),
-            torch.autocast(compute_device.type, enabled=False),
-            exact_kernels(),
+            prepared(model, device) as (compute_device, start_afresh),
             Progress(progress, total) as bar,
             ExitStack() as stack,
         ):
@@ -403,9 +393,6 @@ def _collect(
     except KeyboardInterrupt:
         running.save()
         raise
-    finally:
-        if compute_device != original_device:
-            model.to(original_device)
 
 
 def _norms_to_calibrate(model: nn.Module, choice: bool | str) -> list[Any]:

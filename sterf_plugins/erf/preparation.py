@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checks import one_of
+from ..undisturbed import exact_kernels, undisturbed
 from .axes import Axes
 from .batches import Batch, out_of_memory
 from .capture import Target
@@ -171,3 +172,32 @@ def in_float32(model: nn.Module) -> Iterator[None]:
     finally:
         for tensor, data in zip(tensors, before, strict=True):
             tensor.data = data
+
+
+@contextmanager
+def prepared(model: nn.Module, device: str | torch.device | None) -> Iterator[tuple[torch.device, Callable[[], None]]]:
+    """Inside, a model is on a device, in 32 bits and undisturbed, and kernels are exact; afterwards it is as before.
+
+    Args:
+        model: the model.
+        device: where to compute; the model's own device if ``None``.
+
+    Yields:
+        The device, and a function that lets the model start afresh.
+    """
+    home = device_of(model)
+    there = home if device is None else torch.device(device)
+    try:
+        if there != home:
+            model.to(there)
+        with (
+            in_float32(model),
+            undisturbed(model) as start_afresh,
+            torch.enable_grad(),
+            torch.autocast(there.type, enabled=False),
+            exact_kernels(),
+        ):
+            yield there, start_afresh
+    finally:
+        if there != home:
+            model.to(home)

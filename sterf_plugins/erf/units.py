@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from ..firing import FiringRates, neuron_layers
-from ..undisturbed import exact_kernels, undisturbed
 from .batches import Batch
 from .calibrate import calibrated
 from .capture import Seen, Target
@@ -22,8 +21,8 @@ from .preparation import (
     dtype_of,
     forward_of,
     guarded,
-    in_float32,
     inner_steps,
+    prepared,
 )
 from .selection import PROJECTIONS, channel_vectors
 from .targets import match_layers
@@ -127,27 +126,13 @@ def ready(
     check_finite(model)
     for size in sample.sizes:
         check_size(model, size)
-    home = device_of(model)
-    there = home if device is None else torch.device(device)
     run = guarded(forward_of(model, [t.name for t in targets], forward, sample.form), sample)
     steps = sample.steps or inner_steps(model)
     geometry = Geometry(tuple(sample.sizes), 0, steps, possible_strides(model), prefix_tokens(model))
-    try:
-        if there != home:
-            model.to(there)
-        with (
-            in_float32(model),
-            undisturbed(model) as start_afresh,
-            torch.enable_grad(),
-            torch.autocast(there.type, enabled=False),
-            exact_kernels(),
-        ):
-            units = Units(model, run, targets, geometry, settings, start_afresh)
-            with calibrated(norms, run, units.place(sample).given({})[0]):
-                yield units
-    finally:
-        if there != home:
-            model.to(home)
+    with prepared(model, device) as (_, start_afresh):
+        units = Units(model, run, targets, geometry, settings, start_afresh)
+        with calibrated(norms, run, units.place(sample).given({})[0]):
+            yield units
 
 
 @contextmanager
