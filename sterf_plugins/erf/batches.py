@@ -240,25 +240,26 @@ def peek(stream: Iterator[Batch], count: int) -> tuple[Batch | None, Iterator[Ba
     return sample.narrow(0, min(count, len(sample))), chain(taken, stream)
 
 
-# Bytes that no activation should exceed on a CPU: larger ones leave the caches, and need fresh memory pages in each pass.
-_CPU_TENSOR_LIMIT = 4 * 2**20
+# Bytes that no activation of several inputs should exceed on a CPU: larger ones leave the caches, and need fresh memory
+# pages in each pass. One or two inputs of 224x224 stay below.
+_CPU_TENSOR_LIMIT = 3_300_000
 
 
 class Sizer:
     """Decides how many inputs go through the model at once.
 
     Args:
-        batch_size: a number, or ``None`` to measure: the first pass takes two inputs and counts the bytes that
-            autograd keeps for them; later passes take as many inputs as half of the free memory holds, but at most 64
-            on a GPU and 8 on a CPU, where activations also stay below 4 MB. In both cases, a pass that runs out of memory
-            is done again in halves.
+        batch_size: a number, or ``None`` to measure: the first pass takes two inputs on a GPU and one on a CPU, and counts
+            the bytes that autograd keeps for them; later passes take as many inputs as half of the free memory holds, but
+            at most 64 on a GPU and 8 on a CPU, where the activations of several inputs also stay below 3.3 MB. In both
+            cases, a pass that runs out of memory is done again in halves.
         device: the device that the model is on.
         weights: the model's parameters, which are none of what autograd keeps for an input.
         extra: bytes that the results of one input take in addition.
     """
 
     def __init__(self, batch_size: int | None, device: torch.device, weights: Iterable[Tensor] = (), extra: int = 0):
-        self.size = batch_size or 2
+        self.size = batch_size or (2 if device.type == "cuda" else 1)
         self._weights = {w.untyped_storage().data_ptr() for w in weights}
         self.extra = extra
         self._measure = batch_size is None
@@ -327,7 +328,7 @@ class Sizer:
         bytes_per_input = max(1, sum(kept.values()) // count + self.extra)
         limit = 64
         if self._device.type != "cuda":
-            limit = max(2, min(8, _CPU_TENSOR_LIMIT * count // max(kept.values(), default=1)))
+            limit = max(1, min(8, _CPU_TENSOR_LIMIT * count // max(kept.values(), default=1)))
         self.size, self._measure = max(1, min(limit, _free_memory(self._device) // 2 // bytes_per_input)), False
         return result
 

@@ -187,6 +187,8 @@ def test_what_fits_twice_is_an_error_that_says_how_to_decide():
         compute_erf(odd, x, "out", grid={"out": (8, 8)})
     time = Reshaped(lambda y: y.repeat(2, 1, 1, 1)[:, :2])  # 4 = 2 * 2 entries of 2 channels, batch 2
     with pytest.raises(ValueError, match=r"may be \(T, B, ...\) or \(T\*B, ...\)"):
+        compute_erf(time, x, "out", batch_size=2)
+    with pytest.raises(ValueError, match="2 time steps, windows or tokens in the batch axis"):
         compute_erf(time, x, "out")
 
 

@@ -44,7 +44,7 @@ def test_constant_sums_of_channels_are_projected(name, layer, constant, trained)
 def test_rounding_noise_that_was_asked_for_is_marked():
     torch.manual_seed(0)
     model, x = timm.create_model("pvt_v2_b0"), torch.randn(2, 3, 64, 64)
-    result = compute_erf(model, x, "stages.0", channels="sum")
+    result = compute_erf(model, x, "stages.0", channels="sum", batch_size=2)
     assert 0 < result.spatial["stages.0"].max() < 1e-5 and "rounding noise" in result.warnings[0]
     assert compute_erf(model, x, "stages.0").warnings == []
 
