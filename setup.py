@@ -1,4 +1,4 @@
-"""Configs and tools go where OpenMMLab looks for them: copied into a wheel, linked by an editable install."""
+"""Configs, tools and examples go where OpenMMLab looks for them: copied into a wheel, linked by an editable install."""
 
 import shutil
 from pathlib import Path
@@ -10,12 +10,12 @@ ROOT = Path(__file__).resolve().parent
 
 
 class BuildWithConfigs(build_py):
-    """``sterf_plugins/.mim/configs`` and ``tools``."""
+    """``sterf_plugins/.mim/configs``, ``tools`` and ``examples``."""
 
     def run(self):
         super().run()
         package = ROOT / "sterf_plugins" if self.editable_mode else Path(self.build_lib) / "sterf_plugins"
-        for name in ("configs", "tools"):
+        for name in ("configs", "tools", "examples"):
             target = package / ".mim" / name
             target.parent.mkdir(parents=True, exist_ok=True)
             if not self.editable_mode:

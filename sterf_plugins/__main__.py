@@ -1,4 +1,4 @@
-"""``python -m sterf_plugins list | info NAME | doctor | configs | run TOOL``."""
+"""``sterf COMMAND``, or ``python -m sterf_plugins COMMAND``: the tools, what is installed, and does it work."""
 
 import argparse
 import importlib.util
@@ -9,6 +9,8 @@ from pathlib import Path
 
 from . import __version__, import_hooks, plugins
 from .checks import EXTRAS_HINT
+from .cli.new_plugin import write_plugin
+from .cli.own_tools import own_tools, run_own_tool, summary
 from .cli.versions import opencv_repair, versions
 
 
@@ -207,16 +209,43 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def new_plugin(args: argparse.Namespace) -> int:
+    """Write a package with a mixer and a stem of your own, its tests and its continuous integration.
+
+    The package is a working one: install it, and the names are known to timm models, configs and tools.
+    """
+    folder = args.folder or Path(args.name)
+    try:
+        for path in write_plugin(args.name, folder):
+            print(path)
+    except (ValueError, OSError) as error:
+        print(f"sterf new-plugin: error: {error}", file=sys.stderr)
+        return 2
+    print(f"next: pip install -e '{folder}[test]' && pytest {folder}")
+    return 0
+
+
 def main() -> int:
     """Run the command that the command line names, and return its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m sterf_plugins", description="What is installed, and does it work?")
-    commands = parser.add_subparsers(dest="command", required=True)
+    tools = own_tools()
+    if len(sys.argv) > 1 and sys.argv[1] in tools:  # its options are its own
+        run_own_tool(sys.argv[1], sys.argv[2:])
+        return 0
+    parser = argparse.ArgumentParser(
+        prog="sterf",
+        description="Spiking vision models in timm, mmdet and mmseg: train, test, look at fields, and see what is installed.",
+        epilog="`sterf COMMAND --help` tells the options of each.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, path in tools.items():
+        commands.add_parser(name, help=summary(path), add_help=False)
     for name, function in {
         "list": list_plugins,
         "info": info,
         "doctor": doctor,
         "configs": configs,
         "run": run,
+        "new-plugin": new_plugin,
     }.items():
         text = function.__doc__ or ""
         command = commands.add_parser(
@@ -225,6 +254,9 @@ def main() -> int:
         command.set_defaults(run=function)
         if name == "info":
             command.add_argument("name", help="a plugin's name, or a timm model's")
+        if name == "new-plugin":
+            command.add_argument("name", metavar="NAME", help="name of the package, such as my-mixers")
+            command.add_argument("--folder", type=Path, help="where to write it (default: ./NAME)")
         if name == "run":  # --help is the tool's own
             command.add_argument("tool", nargs="?", metavar="TOOL", help="name of the tool")
             command.add_argument("--library", choices=["mmdet", "mmseg"], help="whose tool, where both have it")

@@ -8,9 +8,11 @@ import textwrap
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 
 from sterf_plugins import plugins
+from sterf_plugins.cli.new_plugin import write_plugin
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -137,113 +139,70 @@ def test_configs_command(command):
     assert "sterf_plugins::mask_rcnn/mask-rcnn_sdtv3-t-srb_fpn_1x_coco.py" in result.stdout.splitlines()
 
 
-MY_MIXER = '''
-"""A mixer of another package."""
-from torch import nn
-from sterf_plugins.layers import IntegerSpike
-
-
-class MyMixer(nn.Module):
-    """spike, 1x1 convolution, BN."""
-
-    def __init__(self, dim, ratio, *, levels=4):
-        super().__init__()
-        self.branch = nn.Sequential(IntegerSpike(levels), nn.Conv2d(dim, dim, 1), nn.BatchNorm2d(dim))
-
-    def forward(self, x):
-        return self.branch(x)
-'''
-
-
-MY_STEM = '''
-from torch import nn
-
-
-class MyStem(nn.Module):
-    """A third-party stem: two small convolutions."""
-
-    def __init__(self, in_chans, embed_dim, stride=2, width=8):
-        super().__init__()
-        self.stride = stride
-        self.branch = nn.Sequential(
-            nn.Conv2d(in_chans, width, 3, stride, 1), nn.ReLU(), nn.Conv2d(width, embed_dim, 3, 1, 1)
-        )
-
-    def forward(self, x):
-        return self.branch(x)
-'''
-
-
 @pytest.fixture(scope="module")
 def third_party(tmp_path_factory) -> Path:
-    """A real package, built and installed by pip into a folder of its own."""
+    """A real package as ``sterf new-plugin`` writes it, built and installed by pip into a folder of its own."""
     source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("installed")
-    (source / "mypkg").mkdir()
-    (source / "mypkg" / "__init__.py").write_text("")
-    (source / "mypkg" / "mixers.py").write_text(MY_MIXER)
-    (source / "mypkg" / "stems.py").write_text(MY_STEM)
-    (source / "pyproject.toml").write_text(
-        '[build-system]\nrequires = ["setuptools>=64"]\nbuild-backend = "setuptools.build_meta"\n'
-    )
-    (source / "setup.cfg").write_text(
-        "[metadata]\nname = mypkg\nversion = 0.3\n[options]\npackages = mypkg\n[options.entry_points]\n"
-        "sterf_plugins.mixers =\n    mymixer = mypkg.mixers:MyMixer\n"
-        "sterf_plugins.stems =\n    mystem = mypkg.stems:MyStem\n"
-    )
+    write_plugin("third-party", source)
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(target), str(source)]
     subprocess.run(pip, check=True, capture_output=True)
+    (target / "tests").symlink_to(source / "tests")
     return target
 
 
-@pytest.mark.slow
-def test_a_third_party_mixer_is_listed_and_passes_the_contract(command, forked, third_party):
-    environment = dict(PYTHONPATH=third_party)
-    assert "mypkg==0.3" in command("list", environment=environment, fresh=True).stdout
-    code = "from sterf_plugins.testing import check_mixer; check_mixer('mymixer', levels=2); print('fine')"
-    result = forked("-c", code, environment=environment)
-    # The contract finds the stock BatchNorm's wrong gradient at batch 1 where it shows, and nothing else here.
-    assert "fine" in result.stdout, result.stderr
+def test_a_new_plugin_is_written_with_its_names_and_nothing_is_lost(command, tmp_path):
+    result = command("new-plugin", "My-Net", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    folder = tmp_path / "My-Net"
+    files = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+    assert files >= {"src/my_net/mixers.py", "src/my_net/stems.py", "pyproject.toml", ".github/workflows/test.yml"}
+    text = "".join(p.read_text() for p in folder.rglob("*") if p.is_file())
+    assert "class MyNetMixer" in text and 'my_net_stem = "my_net.stems:MyNetStem"' in text and 'name = "my-net"' in text
+    assert not any(word in text for word in ("my_plugin", "my-plugin", "MyMixer", "MyStem", "my_mixer"))
+    again = command("new-plugin", "My-Net", cwd=tmp_path)
+    assert again.returncode == 2 and "holds files, which are left alone" in again.stderr
+    for name, message in (("2nets", "letters, digits and hyphens"), ("sterf_plugins", "is taken"), ("../x", "letters")):
+        result = command("new-plugin", name, cwd=tmp_path)
+        assert result.returncode == 2 and message in result.stderr, result.stderr
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["My-Net"]
+
+
+def test_every_tool_is_a_command(command):
+    """``sterf NAME`` runs ``tools/NAME.py``; the list has a sentence for each."""
+    text = " ".join(command("--help").stdout.split())
+    for name in ("train", "test", "erf", "infer", "track", "convert", "bench", "doctor", "list", "info", "new-plugin"):
+        assert f" {name} " in text
+    result = command("bench", "resnet10t", "--size", "32", "32", "--batch", "2", "--train", "--repeats", "1", "--json")
+    figures = json.loads(result.stdout.splitlines()[-1])["models"]["resnet10t"]
+    assert figures["ratio"] == 1 and figures["seconds"] > 0
+    assert figures["parameters"] == sum(p.numel() for p in timm.create_model("resnet10t").parameters())
+    wrong = command("bench", "resnet10t", "--batch", "0")
+    assert wrong.returncode == 2 and wrong.stderr.startswith("bench.py: error: --batch is 0")
+    assert command("trian").returncode == 2
 
 
 @pytest.mark.slow
-def test_a_third_party_stem_passes_the_contract_and_carries_a_model(command, forked, third_party):
-    code = """
-import timm, torch, sterf_plugins.timm
-from sterf_plugins.testing import check_stem
-check_stem("mystem", width=4)
-model = timm.create_model("sdtv3_nano", stem="mystem", num_classes=4)
-assert type(model.stages[0].downsample).__name__ == "MyStem"
-torch.nn.functional.cross_entropy(model(torch.randn(2, 3, 32, 32)), torch.tensor([0, 1])).backward()
-assert model.stages[0].downsample.branch[0].weight.grad.abs().sum() > 0
-print("fine")
-"""
+def test_a_new_plugin_is_listed_and_passes_its_own_tests(command, forked, third_party):
     environment = dict(PYTHONPATH=third_party)
-    result = forked("-c", code, environment=environment)
-    assert "fine" in result.stdout, result.stderr
-    assert "mystem" in command("list", environment=environment).stdout
+    listed = command("list", environment=environment, fresh=True).stdout
+    assert listed.count("third-party==0.1.0") == 2 and "third_party_mixer" in listed
+    result = forked("-m", "pytest", "-q", "-p", "no:cacheprovider", third_party / "tests", environment=environment)
+    assert "3 passed" in result.stdout, result.stdout + result.stderr
 
 
 @pytest.mark.slow
-def test_a_third_party_mixer_trains_by_name_from_timm_and_from_a_config(forked, third_party, shapes, tmp_path):
-    code = """
-import timm, torch, sterf_plugins.timm
-model = timm.create_model("sdtv3_nano", mixer="mymixer", num_classes=4)
-assert type(model.stages[0].blocks[0].mixer).__name__ == "MyMixer"
-optimizer = torch.optim.SGD(model.parameters(), 0.1)
-torch.nn.functional.cross_entropy(model(torch.randn(2, 3, 32, 32)), torch.tensor([0, 1])).backward()
-optimizer.step()
-print("trained")
-"""
-    environment = dict(PYTHONPATH=third_party)
-    result = forked("-c", code, environment=environment)
-    assert "trained" in result.stdout, result.stderr
-
+def test_a_new_plugin_trains_by_name_from_a_config(forked, third_party, shapes, tmp_path):
     train = [ROOT / "tools" / "train.py", ROOT / "configs" / "shapes" / "mask-rcnn_sdtv3-t-srb_fpn_shapes.py"]
     train += ["--work-dir", tmp_path]
-    train += ["--cfg-options", "model.backbone.mixer=mymixer", "train_cfg.max_epochs=1", "default_hooks.erf=None"]
+    train += [
+        "--cfg-options",
+        "model.backbone.mixer=third_party_mixer",
+        "train_cfg.max_epochs=1",
+        "default_hooks.erf=None",
+    ]
     train += [f"{loader}_dataloader.dataset.data_root={shapes}/" for loader in ("train", "val", "test")]
     train += [f"{e}_evaluator.ann_file={shapes}/annotations/instances_val2017.json" for e in ("val", "test")]
-    result = forked(*train, environment=environment, cwd=tmp_path)
+    result = forked(*train, environment=dict(PYTHONPATH=third_party), cwd=tmp_path)
     assert result.returncode == 0, result.stderr[-2000:]
     state = torch.load(tmp_path / "epoch_1.pth", weights_only=False)["state_dict"]
     assert any("mixer.branch.1.weight" in key for key in state)

@@ -110,7 +110,7 @@ class TimmContract(_Backbone):
 
     def forward(self, x: Tensor) -> Tensor:
         outputs = self.run_stages(x)
-        for point, output in zip(self.maps, outputs, strict=False):
+        for point, output in zip(self.maps, outputs[: len(self.maps)], strict=True):
             point(self.leave(output))
         return self.classify(outputs[-1]) if self.num_classes else self.forward_head(self.leave(outputs[-1]))
 

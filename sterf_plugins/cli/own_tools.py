@@ -1,0 +1,30 @@
+"""The tools of this package by name: ``sterf train`` runs ``tools/train.py``, from the repository or from the wheel."""
+
+import ast
+import runpy
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+FOLDER = Path(__file__).resolve().parents[1] / ".mim" / "tools"
+_FOR_THE_REPOSITORY = ("demo", "demo_report", "demo_tracking", "make_environment")
+
+
+def own_tools() -> dict[str, Path]:
+    """Command -> file of each tool; the command is the file's name with hyphens."""
+    files = sorted(FOLDER.rglob("*.py"), key=lambda path: (len(path.parts), path.name))
+    return {path.stem.replace("_", "-"): path for path in files if path.stem not in _FOR_THE_REPOSITORY}
+
+
+def summary(path: Path) -> str:
+    """The first sentence of a tool's docstring, which is read without running the file."""
+    text = ast.get_docstring(ast.parse(path.read_text())) or ""
+    return " ".join(text.partition("\n\n")[0].split()).partition(". ")[0].rstrip(".")
+
+
+def run_own_tool(name: str, arguments: Sequence[str]) -> None:
+    """Run a tool in this process as ``python FILE ARGUMENTS`` would."""
+    path = own_tools()[name]
+    sys.argv = [str(path), *arguments]
+    sys.path.insert(0, str(path.parent))
+    runpy.run_path(str(path), run_name="__main__")

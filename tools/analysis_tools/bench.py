@@ -1,0 +1,149 @@
+"""Time and memory of models side by side: inference, or a training step, each in turn in one process.
+
+    python tools/analysis_tools/bench.py sdtv3_tiny_srb resnet18 --batch 8 --train
+    python tools/analysis_tools/bench.py sdtv3_tiny_srb 'sdtv3_tiny_srb?memory_efficient=True' --train --json
+
+A model is a timm name, an OpenMMLab config (its backbone) or module:factory, as for tools/erf.py. Inputs are noise, weights are
+random, and BatchNorms have the statistics of some inputs, since with the initial ones hardly a neuron fires. The ratio is that
+of the first model.
+"""
+
+import argparse
+import ctypes
+import gc
+import json
+import re
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sterf_plugins.cli.console import check_device, run_tool
+from sterf_plugins.cli.loading import load_model
+from sterf_plugins.erf.calibrate import calibrate, uncalibrated
+
+
+def parse_args() -> argparse.Namespace:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("models", nargs="+", metavar="MODEL_OR_CONFIG")
+    p.add_argument("--train", action="store_true", help="a forward and a backward pass instead of inference")
+    p.add_argument("--batch", type=int, default=1, help="inputs per pass (default 1)")
+    p.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="default: the first model's own size")
+    p.add_argument(
+        "--repeats", type=int, default=5, help="timed passes of each model, after two that are not (default 5)"
+    )
+    p.add_argument("--amp", choices=["bfloat16", "float16"], help="autocast to this type")
+    p.add_argument("--compile", action="store_true", help="torch.compile each model")
+    p.add_argument("--channels-last", action="store_true", help="weights and inputs in channels-last order")
+    p.add_argument("--threads", type=int, help="threads of PyTorch on a CPU")
+    p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    p.add_argument("--json", action="store_true", help="print the figures as JSON instead of a table")
+    return p.parse_args()
+
+
+def prepared(spec: str, args: argparse.Namespace, images: Tensor) -> nn.Module:
+    """The model with norms that have statistics, in the mode and memory order that are asked for."""
+    model = load_model(spec).model.to(args.device)
+    if uncalibrated(model):
+        calibrate(model, images if len(images) > 1 else images.repeat(2, 1, 1, 1))
+    model.train(args.train)
+    if args.channels_last:
+        for parameter in model.parameters():
+            if parameter.ndim == 4:
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return model
+
+
+def one_pass(model: Callable[[Tensor], Any], images: Tensor, args: argparse.Namespace) -> Callable[[], None]:
+    """What is timed."""
+    kind = torch.device(args.device).type
+    dtype = getattr(torch, args.amp) if args.amp else None
+
+    def run() -> None:
+        with torch.autocast(kind, dtype, enabled=dtype is not None), torch.set_grad_enabled(args.train):
+            outputs = model(images)
+        if args.train:
+            several = outputs if isinstance(outputs, (tuple, list)) else [outputs]
+            torch.stack([y.float().square().mean() for y in several]).sum().backward()
+        if kind == "cuda":
+            torch.cuda.synchronize()
+
+    return run
+
+
+def peak_bytes(run: Callable[[], None], device: str) -> int | None:
+    """Bytes that a pass takes at most, beyond those before it; ``None`` where the system does not tell."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return torch.cuda.max_memory_allocated() - before
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        return None
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    before = int(re.findall(r"VmRSS:\s+(\d+)", status.read_text())[0])
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak
+    run()
+    return (int(re.findall(r"VmHWM:\s+(\d+)", status.read_text())[0]) - before) << 10
+
+
+def main() -> None:
+    args = parse_args()
+    for name in ("batch", "repeats"):
+        if getattr(args, name) < 1:
+            raise ValueError(f"--{name} is {getattr(args, name)}; it must be at least 1.")
+    check_device(args.device)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    height, width = args.size or load_model(args.models[0]).size
+    images = torch.randn(args.batch, 3, height, width, device=args.device)
+    if args.channels_last:
+        images = images.to(memory_format=torch.channels_last)
+    runs: dict[str, Callable[[], None]] = {}
+    rows: dict[str, dict[str, Any]] = {}
+    for spec in args.models:
+        model = prepared(spec, args, images)
+        run = runs[spec] = one_pass(torch.compile(model) if args.compile else model, images, args)
+        run()
+        run()
+        rows[spec] = dict(
+            parameters=sum(p.numel() for p in model.parameters()), peak_bytes=peak_bytes(run, args.device)
+        )
+    seconds: dict[str, list[float]] = {spec: [] for spec in runs}
+    for _ in range(args.repeats):
+        for spec, run in runs.items():
+            start = time.perf_counter()
+            run()
+            seconds[spec].append(time.perf_counter() - start)
+    first = statistics.median(seconds[args.models[0]])
+    for spec, values in seconds.items():
+        median = statistics.median(values)
+        rows[spec] |= dict(seconds=median, fastest=min(values), slowest=max(values), ratio=median / first)
+    if args.json:
+        setting = dict(size=[height, width], batch=args.batch, train=args.train, amp=args.amp, compiled=args.compile)
+        setting |= dict(device=args.device, threads=torch.get_num_threads(), torch=torch.__version__)
+        print(json.dumps(dict(setting=setting, models=rows)))
+        return
+    what = "training step" if args.train else "inference"
+    print(
+        f"{what}, {args.batch} x {height}x{width}, {args.device}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    )
+    label = max(map(len, rows))
+    print(f"{'model':<{label}} {'M params':>9} {'ms':>9} {'range':>17} {'ratio':>6} {'peak MiB':>9}")
+    for spec, r in rows.items():
+        spread = f"{r['fastest'] * 1e3:.1f}-{r['slowest'] * 1e3:.1f}"
+        peak = "?" if r["peak_bytes"] is None else f"{r['peak_bytes'] / 2**20:.0f}"
+        print(
+            f"{spec:<{label}} {r['parameters'] / 1e6:9.2f} {r['seconds'] * 1e3:9.1f} {spread:>17} {r['ratio']:6.2f} {peak:>9}"
+        )
+
+
+if __name__ == "__main__":
+    run_tool(main, again="the same command")
