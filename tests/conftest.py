@@ -185,12 +185,18 @@ def shapes(forked, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def wheel(tmp_path_factory) -> zipfile.ZipFile:
-    """The wheel that pip builds of this repository."""
-    out = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(out), str(ROOT)]
+def distributions(tmp_path_factory) -> Path:
+    """A folder with the source distribution of this repository, and the wheel that is built from it alone."""
+    out = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(ROOT)]
     subprocess.run(command, check=True, capture_output=True)
-    return zipfile.ZipFile(next(out.glob("sterf_plugins-*.whl")))
+    return out
+
+
+@pytest.fixture(scope="session")
+def wheel(distributions) -> zipfile.ZipFile:
+    """The wheel that is built of this repository."""
+    return zipfile.ZipFile(next(distributions.glob("sterf_plugins-*.whl")))
 
 
 @pytest.fixture(scope="session")

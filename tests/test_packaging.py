@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -21,10 +22,24 @@ def test_the_wheel_is_complete(wheel):
         "sterf_plugins/.mim/tools/dist_train.sh",
     } <= names
     assert "sterf_plugins/.mim/model-index.yml" in names
+    assert "sterf_plugins/.mim/examples/plugin_template/pyproject.toml" in names
+    entry_points = wheel.read(next(n for n in names if n.endswith("entry_points.txt"))).decode()
+    assert "sterf = sterf_plugins.__main__:main" in entry_points
     metadata = next(n for n in names if n.endswith("METADATA"))
     text = wheel.read(metadata).decode()
     assert "Requires-Dist: onedl-mmdetection" in text and 'extra == "openmmlab"' in text
     assert not any(n.startswith(("tests/", "benchmarks/")) for n in names)
+
+
+@pytest.mark.slow
+def test_the_source_distribution_is_the_whole_project(distributions):
+    """What is kept in the repository is in it, but for what only its host reads."""
+    with tarfile.open(next(distributions.glob("*.tar.gz"))) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    folders = ("benchmarks", "configs", "docs", "examples", "sterf_plugins", "tests", "tools")
+    kept = subprocess.run(["git", "ls-files", *folders], cwd=ROOT, capture_output=True, text=True).stdout.splitlines()
+    assert set(kept) <= names, sorted(set(kept) - names)[:10]
+    assert {"README.md", "CHANGELOG.md", "LICENSE", "CITATION.cff", "CONTRIBUTING.md", "Makefile", "setup.cfg"} <= names
 
 
 @pytest.mark.slow
