@@ -1,0 +1,82 @@
+"""Build the documentation site: ``python docs/build_site.py`` writes ``site/``, which works without a server.
+
+The pages stay where they are read in the repository. They are copied to ``build/pages`` in the same places, with the files
+that they link to, so that every link of theirs is one of the site, and a page is added for each public package, made of its
+docstrings. MkDocs builds the site from there; a warning, such as that of a link that leads nowhere, is an error.
+"""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+from make_api import packages
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ROOT / "build" / "pages"
+LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)|<img src=\"([^\"]+)\"")
+
+
+def linked(page: Path) -> list[Path]:
+    """The files of the repository that a page links to."""
+    names = [a or b for a, b in LINK.findall(page.read_text()) if "://" not in (a or b)]
+    return [path for path in (Path(page.parent, name).resolve() for name in names) if path.is_file()]
+
+
+def copy_pages(waiting: list[Path]) -> None:
+    """Copy pages, and what they link to, to the same places below ``build/pages``."""
+    seen: set[Path] = set()
+    while waiting:
+        path = waiting.pop()
+        if path in seen:
+            continue
+        seen.add(path)
+        target = PAGES / path.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+        if path.suffix == ".md":
+            waiting += linked(path)
+
+
+def write_reference() -> list[str]:
+    """Write a page of docstrings for each public package; returns the pages."""
+    folder = PAGES / "reference"
+    folder.mkdir(parents=True)
+    names = packages()
+    for name in names:
+        (folder / f"{name}.md").write_text(f"# {name}\n\n::: {name}\n")
+    return [f"reference/{name}.md" for name in names]
+
+
+def main() -> None:
+    shutil.rmtree(PAGES, ignore_errors=True)
+    config = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
+    copy_pages([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("configs/**/README.md")])
+    config["nav"][-1]["Reference"] += [{"Python": write_reference()}]
+    listed = {page for section in config["nav"] for page in _pages(section)}
+    others = sorted(p.relative_to(PAGES).as_posix() for p in PAGES.rglob("*.md"))
+    config["nav"].append({"Project": [page for page in others if page not in listed]})
+    config |= dict(docs_dir=str(PAGES), site_dir=str(ROOT / "site"))
+    for plugin in config["plugins"]:
+        if isinstance(plugin, dict) and "mkdocstrings" in plugin:
+            plugin["mkdocstrings"]["handlers"]["python"]["paths"] = [str(ROOT)]
+    written = PAGES.parent / "mkdocs.yml"
+    written.write_text(yaml.safe_dump(config, sort_keys=False))
+    subprocess.run([sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-f", str(written)], check=True)
+    print(f"open {ROOT / 'site' / 'index.html'}")
+
+
+def _pages(entry: object) -> list[str]:
+    """All pages of a part of the navigation."""
+    if isinstance(entry, dict):
+        return [page for part in entry.values() for page in _pages(part)]
+    return [page for part in entry for page in _pages(part)] if isinstance(entry, list) else [str(entry)]
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except subprocess.CalledProcessError as error:
+        sys.exit(error.returncode)

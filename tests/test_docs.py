@@ -1,0 +1,112 @@
+"""What the pages show works: Python runs as it stands, one block of a page after another; commands and links exist.
+
+In front of a block an HTML comment, which no reader sees, may stand: ``<!-- before: CODE -->`` makes what the block speaks of
+("model", "images") in a small form, ``<!-- not run: REASON -->`` says why the block is not run, and where it is tested.
+"""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from sterf_plugins.cli.own_tools import own_tools
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted(ROOT.glob("docs/*.md")),
+    *sorted(ROOT.glob("configs/**/README.md")),
+]
+BLOCK = re.compile(r"(?:<!-- (before|not run):\s*(.*?)-->\s*)?^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks(page: Path, *languages: str) -> list[tuple[str, str, str]]:
+    """Of each block in these languages: the comment's kind, its text, and the block."""
+    return [(kind, text, code) for kind, text, lang, code in BLOCK.findall(page.read_text()) if lang in languages]
+
+
+def named(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=named)
+def test_the_python_of_a_page_runs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names: dict = {"__name__": "page"}
+    for kind, text, code in blocks(page, "python"):
+        if kind == "not run":
+            assert len(text.split()) > 3, f"say why this is not run: {code}"
+            continue
+        if kind == "before":
+            exec(compile(text.strip(), f"{named(page)} (before)", "exec"), names)
+        exec(compile(code, named(page), "exec"), names)
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The words of each command of ours on a page, without comments."""
+    found = []
+    for kind, _, code in blocks(page, "bash", ""):
+        for line in code.replace("\\\n", " ").splitlines():
+            words = shlex.split(line.partition(" #")[0]) if kind != "not run" and line.count("'") % 2 == 0 else []
+            found += [words] if words[:1] == ["sterf"] or words[:1] == ["python"] else []
+    return found
+
+
+def tool_of(words: list[str]) -> tuple[str, list[str]] | None:
+    """The command's file of ``tools/``, and its words; ``None`` for commands that are none of these."""
+    if words[:3] == ["python", "-m", "sterf_plugins"]:
+        words = ["sterf", *words[3:]]
+    if words[0] == "sterf" and len(words) > 1 and words[1] in own_tools():
+        return str(own_tools()[words[1]].resolve()), words[2:]
+    if words[0] == "python" and len(words) > 1 and words[1].startswith("tools/"):
+        return str(ROOT / words[1]), words[2:]
+    return None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [p for p in PAGES if any(map(tool_of, commands(p)))], ids=named)
+def test_the_commands_of_a_page_have_the_options_that_they_are_given(page, forked):
+    for words in commands(page):
+        if (found := tool_of(words)) is None:
+            continue
+        tool, arguments = found
+        assert Path(tool).is_file(), f"{' '.join(words)}: no such tool"
+        options = {a.partition("=")[0] for a in arguments if a.startswith("--")}
+        known = help_of(tool, forked)
+        assert all(re.search(rf"{re.escape(o)}\b", known) for o in options), f"{' '.join(words)}: {options}"
+        configs = [a for a in arguments if a.startswith("configs/")]
+        assert all((ROOT / config).exists() for config in configs), f"{' '.join(words)}: no such config"
+
+
+HELP: dict[str, str] = {}
+
+
+def help_of(tool: str, forked) -> str:
+    """What ``--help`` of a tool prints, asked once."""
+    if tool not in HELP:
+        result = forked(tool, "--help")
+        assert result.returncode == 0, result.stderr
+        HELP[tool] = result.stdout
+    return HELP[tool]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_links_of_a_page_lead_somewhere(page):
+    text = re.sub(r"(`+).*?\1", "", page.read_text(), flags=re.DOTALL)
+    for link in re.findall(r"\]\(([^)\s]+)\)|src=\"([^\"]+)\"", text):
+        target, _, anchor = (link[0] or link[1]).partition("#")
+        if "://" in target or target.startswith("mailto:"):
+            continue
+        path = (page.parent / target).resolve() if target else page
+        assert path.exists(), f"{named(page)}: {target}"
+        if anchor and path.suffix == ".md":
+            titles = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
+            anchors = {re.sub(r"[^\w\- ]", "", t.lower()).replace(" ", "-") for t in titles}
+            assert anchor in anchors, f"{named(page)}: #{anchor} is none of {sorted(anchors)}"
+
+
+def test_the_first_page_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
