@@ -5,21 +5,37 @@ from .gtp import EventImage, gtp
 from .readers import open_recording
 from .recording import Events, Frame, Recording
 from .render import Motion, render
+from .representations import (
+    REPRESENTATIONS,
+    equal_counts,
+    equal_times,
+    histogram,
+    time_surface,
+    trajectory_prompt,
+    voxel_grid,
+)
 from .shapes import SHAPES, raster
 from .writers import write_recording
 
 __all__ = [
+    "REPRESENTATIONS",
     "SHAPES",
     "EventImage",
     "Events",
     "Frame",
     "Motion",
     "Recording",
+    "equal_counts",
+    "equal_times",
     "gtp",
+    "histogram",
     "open_recording",
     "raster",
     "read_events",
     "render",
+    "time_surface",
+    "trajectory_prompt",
+    "voxel_grid",
     "write_events",
     "write_recording",
 ]

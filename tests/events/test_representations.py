@@ -1,0 +1,131 @@
+"""Images of events against loops over events, against SpikingJelly's frames, and on a real recording."""
+
+import itertools
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sterf_plugins.events import (
+    REPRESENTATIONS,
+    Events,
+    equal_counts,
+    equal_times,
+    gtp,
+    histogram,
+    open_recording,
+    time_surface,
+    voxel_grid,
+)
+from sterf_plugins.events.representations import channels_of
+
+REAL = (
+    Path(os.environ.get("STERF_GOLDEN", Path(__file__).resolve().parents[3] / "shared" / "golden")).parent
+    / "real_events"
+)
+SIZE, TIMES = (5, 7), [100, 250, 300, 900]
+
+
+def some_events(number: int = 400) -> Events:
+    """Events of a few pixels, many of them at the same place and time, some before and after the intervals."""
+    rng = np.random.default_rng(0)
+    t = np.sort(rng.integers(0, 1000, number))
+    return Events.of(t, rng.integers(0, SIZE[1], number), rng.integers(0, SIZE[0], number), rng.integers(0, 2, number))
+
+
+def one_by_one(kind: str, events: Events, bins: int = 5, tau: float = 200.0) -> np.ndarray:
+    """The definitions, event by event."""
+    channels = bins if kind == "voxel_grid" else 2
+    images = np.zeros((len(TIMES) - 1, channels, *SIZE))
+    for i, (start, stop) in enumerate(itertools.pairwise(TIMES)):
+        for t, x, y, p in zip(*events, strict=True):
+            if kind == "time_surface":
+                if TIMES[0] <= t < stop:
+                    images[i, p, y, x] = math.exp(-(stop - t) / tau)
+            elif start <= t < stop and kind == "histogram":
+                images[i, p, y, x] += 1
+            elif start <= t < stop:
+                scaled = (bins - 1) * (t - start) / (stop - start)
+                for point in range(bins):
+                    images[i, point, y, x] += (2 * p - 1) * max(0.0, 1 - abs(point - scaled))
+    return images
+
+
+@pytest.mark.parametrize(("kind", "options"), [("histogram", {}), ("voxel_grid", dict(bins=5)), ("voxel_grid", dict(bins=1)),
+                                               ("time_surface", dict(tau=200.0))])  # fmt: skip
+def test_images_are_those_of_a_loop(kind, options):
+    images = REPRESENTATIONS[kind](some_events(), SIZE, TIMES, **options)
+    wanted = one_by_one(kind, some_events(), **options)
+    assert (
+        images.dtype == np.float32 and images.shape == wanted.shape and channels_of(kind, **options) == wanted.shape[1]
+    )
+    assert np.abs(wanted).sum((1, 2, 3)).min() > 1
+    np.testing.assert_allclose(images, wanted, atol=1e-5)
+
+
+def test_histograms_are_spikingjellys_frames():
+    from spikingjelly.datasets.utils import integrate_events_by_fixed_frames_number as frames
+
+    events = some_events()
+    columns = dict(zip("txyp", events, strict=True))
+    start, stop = int(events.t[0]), int(events.t[-1])
+    step = (stop - start) // 4  # SpikingJelly's last interval has the rest
+    times = [start, start + step, start + 2 * step, start + 3 * step, stop + 1]
+    assert np.array_equal(histogram(events, SIZE, times), frames(columns, "time", 4, *SIZE))
+    few = Events.of(np.arange(40), *(column[:40] for column in events[1:]))
+    columns = dict(zip("txyp", few, strict=True))
+    assert np.array_equal(histogram(few, SIZE, equal_counts(few, 4)), frames(columns, "number", 4, *SIZE))
+
+
+def test_voxel_grids_and_time_surfaces_are_tonics():
+    """Tonic's grid leaves out the last point in time, and with it the last event."""
+    tonic = pytest.importorskip("tonic.functional", reason="Tonic is not installed")
+    events = some_events()
+    start, stop = int(events.t[0]), int(events.t[-1])
+    columns = np.rec.fromarrays([events.t, events.x, events.y, events.p], names="t,x,y,p")
+    theirs = tonic.to_voxel_grid_numpy(columns.copy(), (SIZE[1], SIZE[0], 2), 4)
+    np.testing.assert_allclose(voxel_grid(events, SIZE, [start, stop], bins=5)[0, :4], theirs[:, 0], atol=1e-5)
+    theirs = tonic.to_timesurface_numpy(columns, (SIZE[1], SIZE[0], 2), dt=200, tau=300.0)
+    times = [start + 200 * i for i in range(len(theirs) + 1)]
+    np.testing.assert_allclose(time_surface(events, SIZE, times, tau=300.0), theirs, atol=1e-5)
+
+
+def test_images_of_a_real_recording():
+    pytest.importorskip("faery", reason="the extra [events] is missing")
+    if not REAL.is_dir():
+        pytest.skip(f"{REAL} is not here")
+    recording = open_recording(REAL / "tonic_sample.aedat4")
+    events = recording.events()
+    times = equal_times(int(events.t[0]), int(events.t[-1]) + 1, 4)
+    assert histogram(events, recording.size, times).sum() == events.number
+    assert histogram(events, recording.size, equal_counts(events, 4)).sum((1, 2, 3)) == pytest.approx(
+        events.number / 4, abs=100
+    )
+    assert voxel_grid(events, recording.size, times).sum() == pytest.approx(2 * events.p.sum() - events.number, abs=1)
+    assert time_surface(events, recording.size, times).max() <= 1
+    prompt = REPRESENTATIONS["gtp"](events, recording.size, times, amount=20)
+    wanted = np.stack([image.pixels for image in gtp(recording, times, amount=20)])
+    assert np.array_equal(prompt, wanted.transpose(0, 3, 1, 2)) and prompt[1:, 0].any() and not prompt[0, 0].any()
+
+
+@pytest.mark.parametrize("kind", REPRESENTATIONS)
+def test_no_events_give_empty_images(kind):
+    images = REPRESENTATIONS[kind](Events.joined([]), SIZE, TIMES)
+    assert images.shape == (3, channels_of(kind), *SIZE) and not images.any()
+
+
+def test_what_cannot_be_drawn():
+    with pytest.raises(ValueError, match="`boundaries` must be at least two times in ascending order"):
+        histogram(some_events(), SIZE, [5, 5])
+    with pytest.raises(ValueError, match="`tau` is 0; it must be a positive time"):
+        time_surface(some_events(), SIZE, TIMES, tau=0)
+    with pytest.raises(ValueError, match="the window from 0 to 3 µs is too short for 4 parts"):
+        equal_times(0, 3, 4)
+    with pytest.raises(ValueError, match="2 events cannot be cut into 3 parts by their number; cut them by time"):
+        equal_counts(some_events(2), 3)
+    with pytest.raises(
+        ValueError, match="`kind` is 'voxels'; allowed: 'histogram', 'voxel_grid', 'time_surface', 'gtp'"
+    ):
+        channels_of("voxels")
