@@ -1,5 +1,6 @@
 """Spiking backbones as plain PyTorch modules."""
 
+from .max_former import MaxFormer
 from .meta_sdt import MetaSDT
 from .qkformer import QKFormer
 from .sdt_v1 import SDTV1
@@ -7,7 +8,17 @@ from .sdt_v3 import ARCHITECTURES, SDTV3
 from .spikformer import Spikformer
 from .spiking_cnn import SpikingCNN
 
-__all__ = ["ARCHITECTURES", "SDTV1", "SDTV3", "MetaSDT", "QKFormer", "Spikformer", "SpikingCNN", "convert_state_dict"]
+__all__ = [
+    "ARCHITECTURES",
+    "SDTV1",
+    "SDTV3",
+    "MaxFormer",
+    "MetaSDT",
+    "QKFormer",
+    "Spikformer",
+    "SpikingCNN",
+    "convert_state_dict",
+]
 
 
 def __getattr__(name: str) -> object:

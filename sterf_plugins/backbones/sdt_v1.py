@@ -15,7 +15,7 @@ from ..layers.drop_path import drop_path_rates
 from ..layers.lif_layers import MembraneBlock, SpikingConv, TimeConvBN, lif
 from .base import Stage
 from .spikformer import check_size
-from .temporal import TemporalBackbone
+from .temporal import TemporalBackbone, start_as_released
 
 
 class SDTV1Stem(nn.Module):
@@ -102,8 +102,4 @@ class SDTV1(TemporalBackbone):
         ]
         dims, strides = [dim] * depth, [16] * depth
         super().__init__(stages, dims, strides, T, keep_time, in_chans, out_indices, num_classes, lif(), drop_rate)
-        for module in self.stages.modules():
-            if isinstance(module, nn.Conv2d):  # the released code starts all weights so
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        start_as_released(self.stages)

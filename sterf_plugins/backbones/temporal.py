@@ -79,6 +79,15 @@ class TemporalBackbone(StagedBackbone):
         return self.head(x).mean(0)
 
 
+def start_as_released(stages: nn.Module) -> None:
+    """Start all convolutions as the released SDT-V1 and Max-Former do: weights from N(0, 0.02), cut off, and no bias."""
+    for module in stages.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
 @torch.fx.wrap  # one step of a traced model, since it looks at the shape
 def _sequence(x: Tensor, in_chans: int, steps: int) -> Tensor:
     """Images (B, C, H, W) or event frames (T, B, C, H, W) as a channels-last sequence (T, B, C, H, W)."""

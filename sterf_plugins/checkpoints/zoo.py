@@ -1,4 +1,4 @@
-"""Published checkpoints of Spikformer, SDT-V1, Meta-SDT and QKFormer under our parameter names."""
+"""Published checkpoints of Spikformer, SDT-V1, Meta-SDT, QKFormer and Max-Former under our parameter names."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..backbones.max_former import MaxFormer
 from ..backbones.meta_sdt import MetaSDT
 from ..backbones.qkformer import QKFormer
 from ..backbones.sdt_v1 import SDTV1
@@ -117,17 +118,22 @@ def _plain_arguments(position: str, first_conv: str, first_mlp: str) -> Callable
     return arguments
 
 
-def _qkformer_arguments(entries: Entries) -> dict:
-    dim = entries["stages.2.downsample.conv2.conv_bn.conv.weight"].shape[0]
-    last_blocks = 1 + max(int(m[1]) for m in (re.match(r"stages\.2\.blocks\.(\d+)\.", key) for key in entries) if m)
-    return dict(
-        depth=3 + last_blocks,  # the first two stages have one block and two
-        dim=dim,
-        num_heads=1,
-        ratio=entries["stages.2.blocks.0.mlp.fc1.conv_bn.conv.weight"].shape[0] // dim,
-        in_chans=entries["stages.0.downsample.conv1.conv_bn.conv.weight"].shape[1],
-        num_classes=_classes(entries),
-    )
+def _pyramid_arguments(last: str, first_conv: str, first_mlp: str) -> Callable[[Entries], dict]:
+    """A reader of the arguments of QKFormer or Max-Former, given the keys of the three weights whose shapes tell them."""
+
+    def arguments(entries: Entries) -> dict:
+        dim = entries[last].shape[0]
+        blocks = [int(m[1]) for m in (re.match(r"stages\.2\.blocks\.(\d+)\.", key) for key in entries) if m]
+        return dict(
+            depth=4 + max(blocks, default=-1),  # the first two stages have one block and two
+            dim=dim,
+            num_heads=1,
+            ratio=entries[first_mlp].shape[0] // dim,
+            in_chans=entries[first_conv].shape[1],
+            num_classes=_classes(entries),
+        )
+
+    return arguments
 
 
 def _meta_arguments(entries: Entries) -> dict:
@@ -185,9 +191,47 @@ def _meta_rules() -> tuple[tuple[str, str], ...]:
     return tuple(rules)
 
 
-# The first family that matches counts. SDT-V1 stands before Spikformer, whose test it would pass as well: most of their
-# names agree, but q is a convolution over maps (a weight of 4 axes) in SDT-V1, and over tokens (3 axes) in Spikformer.
+# The first family that matches counts. Max-Former stands before QKFormer, and SDT-V1 before Spikformer, whose tests they
+# would pass as well. Most names of the latter two agree, but q is a convolution over maps (a weight of 4 axes) in SDT-V1,
+# and over tokens (3 axes) in Spikformer.
 FAMILIES = (
+    Family(
+        "Max-Former",
+        _has(r"patch_embed1\.embed1\.|stages\.0\.blocks\.\d+\.attn\.dw\."),
+        (
+            *(
+                (rf"patch_embed1\.{theirs}\.embed_(conv|bn)\.(.*)", _STEM + rf"{ours}.\1.\2")
+                for theirs, ours in (
+                    ("embed1", "conv1.conv_bn"),
+                    ("embed2", "conv2.conv_bn"),
+                    ("embed3", "conv3"),
+                    ("embed4", "shortcut"),
+                )
+            ),
+            *(
+                (rf"patch_embed{n + 1}\.{theirs}\.embed_(conv|bn)\.(.*)", rf"stages.{n}.downsample.{ours}.\1.\2")
+                for n in (1, 2)
+                for theirs, ours in (("max_embed1", "conv1.conv_bn"), ("embed1", "conv2"), ("max_embed2", "shortcut"))
+            ),
+            (r"stage1\.(\d+)\.mixer\.conv5\.(.*)", r"stages.0.blocks.\1.attn.dw.conv.\2"),
+            (r"stage1\.(\d+)\.mixer\.conv5_bn\.(.*)", r"stages.0.blocks.\1.attn.dw.bn.\2"),
+            (r"stage2\.(\d+)\.mixer\.conv\.(.*)", r"stages.1.blocks.\1.attn.dw.conv.\2"),
+            (r"stage2\.(\d+)\.mixer\.conv_bn\.(.*)", r"stages.1.blocks.\1.attn.dw.bn.\2"),
+            (r"stage3\.(\d+)\.attn\.([qkv])_(conv|bn)\.(.*)", r"stages.2.blocks.\1.attn.\2.conv_bn.\3.\4"),
+            (r"stage3\.(\d+)\.attn\.proj_(conv|bn)\.(.*)", r"stages.2.blocks.\1.attn.proj.\2.\3"),
+            *(
+                (rf"stage{n + 1}\.(\d+)\.mlp\.fc([12])_(conv|bn)\.(.*)", rf"stages.{n}.blocks.\1.mlp.fc\2.\3.\4")
+                for n in (0, 1, 2)
+            ),
+        ),
+        _NOTHING,
+        _pyramid_arguments(
+            "stages.2.downsample.conv2.conv.weight",
+            _STEM + "conv1.conv_bn.conv.weight",
+            "stages.2.blocks.0.mlp.fc1.conv.weight",
+        ),
+        MaxFormer,
+    ),
     Family(
         "QKFormer",
         _has(r"patch_embed1\.|stages\.0\.downsample\.conv1\."),
@@ -217,7 +261,11 @@ FAMILIES = (
             ),
         ),
         _NOTHING,
-        _qkformer_arguments,
+        _pyramid_arguments(
+            "stages.2.downsample.conv2.conv_bn.conv.weight",
+            _STEM + "conv1.conv_bn.conv.weight",
+            "stages.2.blocks.0.mlp.fc1.conv_bn.conv.weight",
+        ),
         QKFormer,
     ),
     Family(

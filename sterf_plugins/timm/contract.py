@@ -101,8 +101,9 @@ class TimmContract(_Backbone):
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Pool a feature map, and classify unless ``pre_logits``; the classifier always pools.
 
-        A head with a neuron (SDT-V1, Meta-SDT) reads the course over time, which ``forward`` hands to it. Here it gets
-        that course with ``keep_time`` only; the mean over time, which is the feature map otherwise, is held for T steps.
+        A head with a neuron (SDT-V1, Meta-SDT, Max-Former) reads the course over time, which ``forward`` hands to it.
+        Here it gets that course with ``keep_time`` only; the mean over time, which is the feature map otherwise, is held
+        for T steps.
         """
         if self.num_classes and not pre_logits:
             return self.classify(self.hold(x))

@@ -1,7 +1,7 @@
-"""Spikformer, SDT-V1, Meta-SDT (SDT-V2) and QKFormer as timm models.
+"""Spikformer, SDT-V1, Meta-SDT (SDT-V2), QKFormer and Max-Former as timm models.
 
-Papers: arXiv:2209.15425, arXiv:2307.01694, arXiv:2404.03663, arXiv:2403.16552. All take images, held for ``T`` steps (4
-unless given), or event frames (T, B, C, H, W). No weights are shipped.
+Papers: arXiv:2209.15425, arXiv:2307.01694, arXiv:2404.03663, arXiv:2403.16552, arXiv:2505.18608. All take images, held
+for ``T`` steps (4 unless given), or event frames (T, B, C, H, W). No weights are shipped.
 """
 
 from timm.models import generate_default_cfgs
@@ -9,7 +9,7 @@ from timm.models import generate_default_cfgs
 from .. import backbones
 from .contract import TimmContract, configuration, register
 
-__all__ = ["SDTV1", "MetaSDT", "QKFormer", "Spikformer"]
+__all__ = ["SDTV1", "MaxFormer", "MetaSDT", "QKFormer", "Spikformer"]
 
 
 class Spikformer(TimmContract, backbones.Spikformer):
@@ -22,6 +22,10 @@ class SDTV1(TimmContract, backbones.SDTV1):
 
 class QKFormer(TimmContract, backbones.QKFormer):
     """``sterf_plugins.backbones.QKFormer`` under timm's model contract."""
+
+
+class MaxFormer(TimmContract, backbones.MaxFormer):
+    """``sterf_plugins.backbones.MaxFormer`` under timm's model contract."""
 
 
 class MetaSDT(TimmContract, backbones.MetaSDT):
@@ -40,6 +44,9 @@ VARIANTS: dict[str, tuple[type, dict]] = {
     "qkformer_10_384": (QKFormer, dict(depth=10, dim=384, num_heads=6)),
     "qkformer_10_512": (QKFormer, dict(depth=10, dim=512, num_heads=8)),
     "qkformer_10_768": (QKFormer, dict(depth=10, dim=768, num_heads=12)),
+    "max_former_10_384": (MaxFormer, dict(depth=10, dim=384, num_heads=6)),
+    "max_former_10_512": (MaxFormer, dict(depth=10, dim=512, num_heads=8)),
+    "max_former_10_768": (MaxFormer, dict(depth=10, dim=768, num_heads=12)),
 }
 # class -> name of the first convolution, paper, number of feature points (in the plain models their depth)
 _FACTS: dict[type, tuple[str, str, int | str]] = {
@@ -47,6 +54,7 @@ _FACTS: dict[type, tuple[str, str, int | str]] = {
     SDTV1: ("stages.0.downsample.convs.0.conv_bn.conv", "arXiv:2307.01694", "depth"),
     MetaSDT: ("stages.0.downsample.conv_bn.conv", "arXiv:2404.03663", 5),
     QKFormer: ("stages.0.downsample.conv1.conv_bn.conv", "arXiv:2403.16552", 3),
+    MaxFormer: ("stages.0.downsample.conv1.conv_bn.conv", "arXiv:2505.18608", 3),
 }
 
 default_cfgs = generate_default_cfgs(

@@ -8,7 +8,7 @@ from spikingjelly.activation_based.surrogate import SurrogateFunctionBase
 from torch import nn
 from torch.nn.modules import module as torch_module
 
-from sterf_plugins.backbones import SDTV1, SDTV3, MetaSDT, QKFormer, Spikformer
+from sterf_plugins.backbones import SDTV1, SDTV3, MaxFormer, MetaSDT, QKFormer, Spikformer
 from sterf_plugins.layers import IntegerSpike, StatelessNode
 from sterf_plugins.stems import CovariantSTStem, TemporalRF
 
@@ -22,6 +22,7 @@ NETWORKS = {
     "sdtv1": lambda: SDTV1(depth=1, dim=32, num_heads=4, T=2, num_classes=3),
     "qkformer": lambda: QKFormer(depth=4, dim=64, num_heads=4, T=2, num_classes=3),
     "meta_sdt": lambda: MetaSDT(embed_dims=(8, 16, 32, 48), num_heads=4, T=2, num_classes=3),
+    "max_former": lambda: MaxFormer(depth=4, dim=64, num_heads=4, T=2, num_classes=3),
 }
 MONITORS = (monitor.OutputMonitor, monitor.InputMonitor, monitor.GradOutputMonitor, monitor.GradInputMonitor)
 

@@ -7,7 +7,7 @@ import torch
 from live import equal, images, live
 from torch import nn
 
-from sterf_plugins.backbones import SDTV3, MetaSDT, QKFormer, Spikformer
+from sterf_plugins.backbones import SDTV3, MaxFormer, MetaSDT, QKFormer, Spikformer
 
 
 def kept_bytes(model, x) -> int:
@@ -62,8 +62,9 @@ def test_gradients_and_statistics_are_those_of_the_plain_pass(mixer, layout, fla
         lambda: Spikformer(2, 32, 4, T=2),
         lambda: QKFormer(4, 64, 4, T=2),
         lambda: MetaSDT((8, 16, 32, 48), 4, T=2),
+        lambda: MaxFormer(4, 64, 4, T=2),
     ],
-    ids=["spikformer", "qkformer", "meta_sdt"],
+    ids=["spikformer", "qkformer", "meta_sdt", "max_former"],
 )
 @pytest.mark.parametrize("flag", ["memory_efficient", "grad_checkpointing"])
 def test_networks_with_time(build, flag):

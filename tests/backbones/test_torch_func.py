@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.func import functional_call, grad, jacrev, jvp, vjp, vmap
 
-from sterf_plugins.backbones import SDTV1, SDTV3, MetaSDT, QKFormer, Spikformer, SpikingCNN
+from sterf_plugins.backbones import SDTV1, SDTV3, MaxFormer, MetaSDT, QKFormer, Spikformer, SpikingCNN
 
 NANO = dict(arch=dict(embed_dims=(8, 16, 16, 24), num_heads=4), out_indices=(1, 4))
 BACKBONES = {
@@ -17,6 +17,7 @@ BACKBONES = {
     "sdtv1": lambda: SDTV1(depth=1, dim=32, num_heads=4, T=2),
     "qkformer": lambda: QKFormer(depth=4, dim=64, num_heads=4, T=2),
     "meta_sdt": lambda: MetaSDT(embed_dims=(8, 16, 32, 48), num_heads=4, T=2),
+    "max_former": lambda: MaxFormer(depth=4, dim=64, num_heads=4, T=2),
 }
 
 

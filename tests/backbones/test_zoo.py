@@ -1,4 +1,4 @@
-"""Spikformer, SDT-V1, Meta-SDT and QKFormer: published sizes, two kinds of input, no state, live surrogates."""
+"""Spikformer, SDT-V1, Meta-SDT, QKFormer and Max-Former: published sizes, two kinds of input, no state, live surrogates."""
 
 import copy
 
@@ -9,7 +9,7 @@ from live import equal, images, live
 from torch import nn
 
 import sterf_plugins.timm  # noqa: F401
-from sterf_plugins.backbones import SDTV1, MetaSDT, QKFormer, Spikformer
+from sterf_plugins.backbones import SDTV1, MaxFormer, MetaSDT, QKFormer, Spikformer
 from sterf_plugins.backbones.meta_sdt import BorderedBatchNorm
 from sterf_plugins.testing import check_backbone
 
@@ -18,6 +18,7 @@ SMALL = {
     "sdtv1": lambda **o: SDTV1(depth=2, dim=32, num_heads=4, **o),
     "qkformer": lambda **o: QKFormer(depth=4, dim=64, num_heads=4, **o),
     "meta_sdt": lambda **o: MetaSDT(embed_dims=(8, 16, 32, 48), num_heads=4, **o),
+    "max_former": lambda **o: MaxFormer(depth=4, dim=64, num_heads=4, **o),
 }
 
 
@@ -141,6 +142,7 @@ def test_the_bordered_norm_is_a_norm_of_a_padded_map():
 NAMES = [
     *("spikformer_8_384", "spikformer_8_512", "sdtv1_8_384", "sdtv1_8_512", "sdtv1_8_768"),
     *("meta_sdt_15m", "meta_sdt_31m", "meta_sdt_55m", "qkformer_10_384", "qkformer_10_512", "qkformer_10_768"),
+    *("max_former_10_384", "max_former_10_512", "max_former_10_768"),
 ]
 
 
@@ -157,7 +159,9 @@ def test_timm_configuration(name):
     assert features.feature_info.reduction() == list(model.stage_strides)
 
 
-@pytest.mark.parametrize("name", ["spikformer_8_384", "sdtv1_8_384", "meta_sdt_15m", "qkformer_10_384"])
+@pytest.mark.parametrize(
+    "name", ["spikformer_8_384", "sdtv1_8_384", "meta_sdt_15m", "qkformer_10_384", "max_former_10_384"]
+)
 def test_timm_contract(name):
     model, x = live(timm.create_model(name, num_classes=3, T=2)), images(2)
     assert model(x).shape == (2, 3)
@@ -179,6 +183,8 @@ def test_timm_contract(name):
         (lambda: Spikformer(dim=32, num_heads=3), r"`dim` \(=32\) must be divisible by `num_heads` \(=3\)"),
         (lambda: SDTV1(T=0), "`T` is 0"),
         (lambda: QKFormer(depth=3), "`depth` is 3; it must be at least 4"),
+        (lambda: MaxFormer(depth=3), "`depth` is 3; it must be at least 4"),
+        (lambda: MaxFormer(dim=64, num_heads=7), r"`dim` \(=64\) must be divisible by `num_heads` \(=7\)"),
         (lambda: MetaSDT((1, 2, 3)), "it must be four ints"),
         (lambda: MetaSDT(out_indices=(5,)), r"out of 0, 1, 2, 3, 4 \(strides 2, 4, 8, 16, 16\)"),
         (lambda: SMALL["sdtv1"]()(torch.randn(2, 4, 32, 32)), r"takes images \(B, 3, H, W\) or event frames"),
@@ -230,7 +236,9 @@ def check_synchronised(model: nn.Module, x: torch.Tensor) -> None:
             assert all(y.std() > 0 for y in maps)
 
 
-@pytest.mark.parametrize("name", ["spikformer_8_384", "sdtv1_8_384", "qkformer_10_384", "meta_sdt_15m"])
+@pytest.mark.parametrize(
+    "name", ["spikformer_8_384", "sdtv1_8_384", "qkformer_10_384", "meta_sdt_15m", "max_former_10_384"]
+)
 def test_norms_can_be_synchronised(name):
     torch.manual_seed(0)
     model = timm.create_model(name, features_only=True).double()

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import sterf_plugins
-from sterf_plugins.backbones import SDTV1, SDTV3, MetaSDT, QKFormer, Spikformer, convert_state_dict
+from sterf_plugins.backbones import SDTV1, SDTV3, MaxFormer, MetaSDT, QKFormer, Spikformer, convert_state_dict
 from sterf_plugins.checkpoints.reading import read_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -127,7 +127,7 @@ def zoo_released(kind: str, ours: dict) -> dict:
             name = f"{joined[1]}{letter}{joined[3]}" if joined else key
             for pattern, released in RELEASED[kind]:
                 name = re.sub(f"^{pattern}$", released, name)
-            if kind in ("spikformer", "qkformer") and re.search(r"(attn|tssa)\..*conv\.weight", name):
+            if kind in ("spikformer", "qkformer", "max_former") and re.search(r"(attn|tssa)\..*conv\.weight", name):
                 part = part.squeeze(-1)
             found[name] = part
     return found
@@ -172,12 +172,26 @@ RELEASED = {
                                (r"pw\.conv", "0.body.2.1"), (r"pw\.bn", "0.body.2.2"), ("bn2", "1"))),
         (r"stages\.(3|4)\.blocks\.(\d+)\.mlp\.fc(\d)\.(conv|bn)\.(.*)", r"block\1.\2.mlp.fc\3_\4.\5"),
     ],
+    "max_former": [
+        *((D + rf"{ours}\.(conv|bn)\.(.*)", rf"patch_embed1.{theirs}.embed_\1.\2")
+          for ours, theirs in ((r"conv1\.conv_bn", "embed1"), (r"conv2\.conv_bn", "embed2"), ("conv3", "embed3"),
+                               ("shortcut", "embed4"))),
+        *((rf"stages\.{n}\.downsample\.{ours}\.(conv|bn)\.(.*)", rf"patch_embed{n + 1}.{theirs}.embed_\1.\2")
+          for n in (1, 2) for ours, theirs in ((r"conv1\.conv_bn", "max_embed1"), ("conv2", "embed1"),
+                                               ("shortcut", "max_embed2"))),
+        *((rf"stages\.{n}\.blocks\.(\d+)\.attn\.dw\.{part}\.(.*)", rf"stage{n + 1}.\1.mixer.{theirs}.\2")
+          for n, part, theirs in ((0, "conv", "conv5"), (0, "bn", "conv5_bn"), (1, "conv", "conv"), (1, "bn", "conv_bn"))),
+        (r"stages\.2\.blocks\.(\d+)\.attn\.(\w+)\.(?:conv_bn\.)?(conv|bn)\.(.*)", r"stage3.\1.attn.\2_\3.\4"),
+        *((rf"stages\.{n}\.blocks\.(\d+)\.mlp\.fc(\d)\.(conv|bn)\.(.*)", rf"stage{n + 1}.\1.mlp.fc\2_\3.\4")
+          for n in (0, 1, 2)),
+    ],
 }  # fmt: skip
 ZOO = {
     "spikformer": (lambda: Spikformer(2, 32, 4, num_classes=5), {"block.0.norm1.weight": torch.ones(32)}),
     "sdtv1": (lambda: SDTV1(2, 32, 4, num_classes=5), {"block.1.attn.talking_heads.weight": torch.ones(4, 4, 1)}),
     "qkformer": (lambda: QKFormer(4, 32, 4, num_classes=5), {}),
     "meta_sdt": (lambda: MetaSDT((8, 16, 32, 48), 4, num_classes=5), {}),
+    "max_former": (lambda: MaxFormer(4, 32, 4, num_classes=5), {}),
 }
 
 

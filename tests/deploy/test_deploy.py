@@ -11,7 +11,7 @@ import timm
 import torch
 from torch import nn
 
-from sterf_plugins.backbones import SDTV1, SDTV3, MetaSDT, QKFormer, Spikformer
+from sterf_plugins.backbones import SDTV1, SDTV3, MaxFormer, MetaSDT, QKFormer, Spikformer
 from sterf_plugins.deploy import SpikeDrivenLayer, reparameterize, to_spike_driven
 from sterf_plugins.deploy.probe import compared_values, largest_error
 from sterf_plugins.erf import calibrate
@@ -77,8 +77,9 @@ def test_folding_in_single_precision():
         lambda: SDTV1(2, 32, 4),
         lambda: QKFormer(4, 64, 4),
         lambda: MetaSDT((8, 16, 32, 48), 4),
+        lambda: MaxFormer(4, 64, 4),
     ],
-    ids=["spikformer", "sdtv1", "qkformer", "meta_sdt"],
+    ids=["spikformer", "sdtv1", "qkformer", "meta_sdt", "max_former"],
 )
 @pytest.mark.slow
 def test_folding_the_other_models(build):

@@ -13,8 +13,8 @@ ROOT = Path(__file__).resolve().parents[2]
 NAMES = [name for name in timm.list_models() if timm.model_entrypoint(name).__module__.startswith("sterf_plugins.")]
 # a small name of each family
 SMALL = [
-    *("sdtv3_nano_srb", "spikformer_8_384", "sdtv1_8_384", "meta_sdt_15m", "qkformer_10_384", "covrf_resnet18"),
-    "covrf_sdtv3_tiny_srb",
+    *("sdtv3_nano_srb", "spikformer_8_384", "sdtv1_8_384", "meta_sdt_15m", "qkformer_10_384", "max_former_10_384"),
+    *("covrf_resnet18", "covrf_sdtv3_tiny_srb"),
 ]
 
 

@@ -20,7 +20,7 @@ def options_of(name):
         return dict(arch=dict(embed_dims=[8, 16, 24, 32], num_heads=4))
     if name.startswith("meta_sdt"):
         return dict(embed_dims=(8, 16, 32, 32), T=2)
-    if name.startswith("qkformer"):
+    if name.startswith(("qkformer", "max_former")):
         return dict(dim=32, num_heads=2, depth=4, T=2)
     return dict() if name.startswith("covrf") else dict(dim=32, num_heads=2, depth=3, T=2)
 
@@ -184,7 +184,7 @@ def test_torchvisions_extractor(small_name):
 
 def test_the_head_continues_the_features(small_name):
     """Exactly, where the head has no neuron; a neuron reads the course over time, which `keep_time` keeps."""
-    timed = {"keep_time": True} if small_name.startswith(("sdtv1", "meta_sdt")) else {}
+    timed = {"keep_time": True} if small_name.startswith(("sdtv1", "meta_sdt", "max_former")) else {}
     model = alive(small_name, **timed)
     x = images()
     logits = model(x)
@@ -201,6 +201,7 @@ def test_the_head_continues_the_features(small_name):
         ("spikformer_8_384", dict(depth=3), 3),
         ("sdtv1_8_384", dict(depth=10, dim=32, num_heads=2), 10),
         ("qkformer_10_384", dict(depth=4), 3),
+        ("max_former_10_384", dict(depth=4), 3),
     ],
 )
 @pytest.mark.parametrize("extractor", ["getter", "fx"])

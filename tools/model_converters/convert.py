@@ -3,9 +3,9 @@
     python tools/model_converters/convert.py V3_5.1M_1x4.pth sdtv3-t.pth --levels 4
     python tools/model_converters/convert.py det_srb_t.pth srb-t_coco.pth --levels 4 --layout raster
 
-Reads classifiers (SDT-V3, the ST-ERF hub, Spikformer, SDT-V1, Meta-SDT, QKFormer) and whole mmdet and mmseg models of
-the release. Sizes and mixer are found in the keys; D and the token layout are in no file, so they must be given. An
-entry that fits nowhere, or that is missing, is an error.
+Reads classifiers (SDT-V3, the ST-ERF hub, Spikformer, SDT-V1, Meta-SDT, QKFormer, Max-Former) and whole mmdet and mmseg
+models of the release. Sizes and mixer are found in the keys; D and the token layout are in no file, so they must be
+given. An entry that fits nowhere, or that is missing, is an error.
 """
 
 import argparse
