@@ -1,5 +1,8 @@
 """Success, precision and normalised precision against two toolkits."""
 
+import runpy
+from pathlib import Path
+
 import numpy as np
 import pytest
 from golden_trackers import arrays
@@ -22,3 +25,25 @@ def test_curves_are_those_of_the_toolkits(protocol):
     numbers = mean_curves(found).numbers()
     for key in ("AUC", "PR", "NPR"):
         assert numbers[key] == pytest.approx(float(golden[f"{name}_{key}"]), abs=1e-9)
+
+
+def test_the_table_of_conventions_in_the_docs_is_what_its_script_says():
+    docs = Path(__file__).resolve().parents[2] / "docs"
+    script = runpy.run_path(str(docs / "box_conventions.py"), run_name="script")
+    assert script["table"]() in (docs / "tracking.md").read_text()
+
+
+def test_counting_whole_pixels_alike_everywhere_changes_nothing():
+    """Right edges x + w - 1, sides of overlaps plus 1, and centres x + (w - 1) / 2 are plain geometry of x, y, w, h."""
+    rng = np.random.default_rng(0)
+    a, b = (np.concatenate([rng.uniform(1, 30, (50, 2)), rng.uniform(5, 30, (50, 2))], 1) for _ in range(2))
+    a[0] = b[0]
+    stop, start = np.minimum(a[:, :2] + a[:, 2:], b[:, :2] + b[:, 2:]), np.maximum(a[:, :2], b[:, :2])
+    common = (stop - start).clip(0).prod(1)
+    overlap = common / (a[:, 2:].prod(1) + b[:, 2:].prod(1) - common)
+    error = np.linalg.norm(a[:, :2] + a[:, 2:] / 2 - b[:, :2] - b[:, 2:] / 2, axis=1)
+    inclusive = (np.minimum(a[:, :2] + a[:, 2:] - 1, b[:, :2] + b[:, 2:] - 1) - start + 1).clip(0).prod(1)
+    assert inclusive == pytest.approx(common, abs=1e-9)
+    found = curves(a, b)
+    assert found.success == pytest.approx((overlap[:, None] > np.linspace(0, 1, 21)).mean(0), abs=1e-12)
+    assert found.precision == pytest.approx((error[:, None] <= np.arange(51)).mean(0), abs=1e-12)

@@ -1,0 +1,50 @@
+"""Success and precision plots of several trackers."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from ..erf.sheet import SMALL, TITLE, WIDTH, styles
+from .box_metrics import OVERLAPS, PIXELS, Curves
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def draw_curves(trackers: Mapping[str, Curves], note: str = "") -> "Figure":
+    """Both plots side by side, with a line for each tracker; the legends name the trackers and their AUC or PR, best first.
+
+    Args:
+        trackers: name -> mean curves.
+        note: what is written below.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    numbers = {name: curves.numbers() for name, curves in trackers.items()}
+    style = dict(zip(trackers, styles(len(trackers)), strict=True))
+    panels = (
+        ("success", OVERLAPS, "AUC", "overlap threshold", "Success: share of frames with a larger overlap"),
+        (
+            "precision",
+            PIXELS,
+            "PR",
+            "threshold of the centre's error in pixels",
+            "Precision: share of frames within it",
+        ),
+    )
+    for ax, (curve, thresholds, key, label, title) in zip(figure.subplots(1, 2), panels, strict=True):
+        for name in sorted(trackers, key=lambda n: -numbers[n][key]):
+            shares, every = getattr(trackers[name], curve), max(1, len(thresholds) // 10)
+            ax.plot(thresholds, shares, markevery=every, label=f"{name} [{numbers[name][key]:.1f}]", **style[name])
+        if key == "PR":
+            ax.axvline(20, color="0.6", linewidth=0.8, linestyle=":")  # where PR is read off
+        ax.set(xlim=(0, thresholds[-1]), ylim=(0, 1.02))
+        ax.set_xlabel(label, fontsize=SMALL)
+        ax.set_title(title, fontsize=TITLE)
+        ax.tick_params(labelsize=SMALL)
+        ax.grid(alpha=0.25, linewidth=0.5)
+        ax.legend(fontsize=SMALL, title=f"tracker [{key}]", title_fontsize=SMALL)
+    figure.supxlabel(note, fontsize=SMALL, x=0.01, horizontalalignment="left")
+    return figure

@@ -1,0 +1,82 @@
+"""Result folders of trackers beside the labels of a data set: a text file ``NAME.txt`` for each sequence, a box in each line."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..checks import one_of
+from .box_metrics import Curves, curves
+from .sequences import LAYOUTS, SPLITS, _names, read_boxes
+
+Boxes = Mapping[str, NDArray[np.float64]]  # name of a sequence -> (frames, 4), x, y, w, h in pixels
+
+
+def read_labels(root: str | Path, layout: str, split: str = "test", names: str | Path | None = None) -> Boxes:
+    """The labels of a data set, which needs neither images nor recordings for this.
+
+    Args:
+        root: its folder, with ``train/`` and ``test/``.
+        layout: "fe108" or "visevent".
+        split: "train" or "test".
+        names: a text file with a sequence's name a line; ``None`` for the data set's own list, or every folder with labels.
+
+    Raises:
+        ValueError: there are none, or a file cannot be read.
+    """
+    one_of("layout", layout, LAYOUTS)
+    one_of("split", split, SPLITS)
+    file, _ = LAYOUTS[layout]
+    folder = Path(root) / split
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is no folder; a data set of layout {layout!r} has {root}/train and {root}/test.")
+    labels = {name: read_boxes(folder / name / file) for name in _names(folder, split, file, names)}
+    if not labels:
+        raise ValueError(f"{folder} has no folder with {file}, so no sequence of layout {layout!r}.")
+    return labels
+
+
+def evaluate(folder: str | Path, labels: Boxes, protocol: str = "toolkit") -> dict[str, Curves]:
+    """The curves of each sequence, from a tracker's result folder. Files of other names do not count.
+
+    Raises:
+        ValueError: the folder or a sequence is missing, or a file cannot be read or used under the protocol.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is no folder of results; it must have a file NAME.txt for each sequence.")
+    missing = [name for name in labels if not (folder / f"{name}.txt").is_file()]
+    if missing:
+        listed = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
+        raise ValueError(
+            f"{folder} lacks {len(missing)} of {len(labels)} sequences: {listed}; run its test to the end."
+        )
+    found = {}
+    for name, truth in labels.items():
+        path = folder / f"{name}.txt"
+        try:
+            found[name] = curves(read_boxes(path), truth, protocol=protocol)
+        except ValueError as error:
+            raise ValueError(f"{path}, protocol {protocol!r}: {error}") from error
+    return found
+
+
+def read_attributes(path: str | Path, labels: Boxes) -> dict[str, list[str]]:
+    """Attribute -> the sequences that have it, from a text file with lines "NAME ATTRIBUTE ATTRIBUTE …".
+
+    Raises:
+        ValueError: the file is missing, or lacks one of the sequences.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"there is no file of attributes {path}.")
+    lines = [line.replace(",", " ").split() for line in path.read_text().splitlines()]
+    of_name = {line[0]: line[1:] for line in lines if line}
+    missing = [name for name in labels if name not in of_name]
+    if missing:
+        raise ValueError(
+            f"{path} has no line for {missing[0]!r} ({len(missing)} of {len(labels)} sequences are missing)."
+        )
+    attributes = sorted({attribute for name in labels for attribute in of_name[name]})
+    return {attribute: [name for name in labels if attribute in of_name[name]] for attribute in attributes}
