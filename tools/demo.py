@@ -13,23 +13,17 @@ steps are skipped, a training goes on from its last checkpoint.
 """
 
 import argparse
-import json
-import os
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from sterf_plugins.cli.steps import Steps, last_checkpoint, say
 from sterf_plugins.files import check_claim, claim
-
-# GNU OpenMP, which PyTorch's wheels for Linux bring, lets threads spin 300,000 times before they sleep. Beside other
-# jobs the spinning takes the cores from the thread that is waited for: with two other jobs on two cores, an iteration
-# took 1.04 s instead of 0.29 s; with this value 0.72 s, and 0.31 s on idle cores.
-ENVIRONMENT = {"GOMP_SPINCOUNT": "1000", **os.environ}
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs" / "shapes"
+STEPS = Steps("demo", ROOT)
 
 
 @dataclass(frozen=True)
@@ -87,65 +81,23 @@ COMPARED = tuple(
 TRAININGS = (DETECTOR, SEGMENTOR, *COMPARED)
 
 
-def say(message: str) -> None:
-    """Print a line, in bold on a terminal."""
-    print(f"\033[1m{message}\033[0m" if sys.stdout.isatty() else message, flush=True)
-
-
-def run(*command: str | Path) -> None:
-    """Print and run a Python script with its arguments; end the demo if it fails."""
-    shown = " ".join(
-        str(c.relative_to(ROOT)) if isinstance(c, Path) and c.is_relative_to(ROOT) else str(c) for c in command
-    )
-    print(f"$ python {shown}", flush=True)
-    result = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, env=ENVIRONMENT)
-    if result.returncode:
-        sys.exit(f"demo: this step failed with exit code {result.returncode}; run the same command again to go on")
-
-
 def train(training: Training, out: Path) -> None:
-    """Run or resume one training, unless it ran to its end.
-
-    Raises:
-        ValueError: the folder is there, and is not of a training with these settings.
-    """
-    folder, config = out / training.name, CONFIGS / training.config
+    """Run or resume one training, unless it ran to its end."""
     options = [option.format(out=out) for option in training.options]
-    settings = json.dumps(dict(config=config.read_text(), options=options))
-    settings_file, finished = folder / "settings.json", folder / "finished.json"
-    if folder.exists() and not (settings_file.is_file() and settings_file.read_text() == settings):
-        raise ValueError(
-            f"{folder} exists and is not of this training with these settings; move it away, or give another --out."
-        )
-    if finished.is_file():
-        print("done before")
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    settings_file.write_text(settings)
-    start = time.time()
-    extra = ["--cfg-options", *options] if options else []
-    run(ROOT / "tools" / "train.py", config, "--work-dir", folder, "--resume", *extra)
-    finished.write_text(json.dumps(dict(seconds=time.time() - start)))
+    STEPS.train(out / training.name, CONFIGS / training.config, options)
 
 
 def evaluate(training: Training, out: Path) -> None:
     """Write the final checkpoint's predictions as COCO results, or as label maps."""
     folder = out / training.name
-    results = folder / "results"
-    checkpoint = Path((folder / "last_checkpoint").read_text().strip())
-    evaluated = results / "of.txt"  # says which checkpoint the results are of
-    if evaluated.is_file() and evaluated.read_text() == f"{checkpoint} {checkpoint.stat().st_mtime}":
-        print("done before")
-        return
-    results.mkdir(exist_ok=True)
+    results, checkpoint = folder / "results", last_checkpoint(folder)
     script = ROOT / "tools" / "test.py"
     command: list[str | Path] = [script, CONFIGS / training.config, checkpoint, "--work-dir", results]
     if training is SEGMENTOR:
         command += ["--out", results / "maps", "--overwrite"]
     else:
         command += ["--cfg-options", f"test_evaluator.outfile_prefix={results / 'coco'}"]
-    run(*command)
-    evaluated.write_text(f"{checkpoint} {checkpoint.stat().st_mtime}")
+    STEPS.once(results / "of.txt", checkpoint, *command)
 
 
 def main() -> None:
@@ -158,7 +110,7 @@ def main() -> None:
     claim(out, "demo")
 
     say(f"[1/{steps}] data: 800 + 120 rendered scenes")
-    run(ROOT / "tools" / "dataset_tools" / "make_shapes.py", ROOT / "data" / "shapes", "--num-val", "120")
+    STEPS.run(ROOT / "tools" / "dataset_tools" / "make_shapes.py", ROOT / "data" / "shapes", "--num-val", "120")
     for i, training in enumerate(TRAININGS):
         say(f"[{i + 2}/{steps}] {training.goal}   ({time.time() - start:.0f} s so far)")
         train(training, out)
@@ -166,7 +118,7 @@ def main() -> None:
     for training in (DETECTOR, SEGMENTOR):
         evaluate(training, out)
     say(f"[{steps}/{steps}] report")
-    run(ROOT / "tools" / "demo_report.py", out, "--data", ROOT / "data" / "shapes")
+    STEPS.run(ROOT / "tools" / "demo_report.py", out, "--data", ROOT / "data" / "shapes")
     say(f"finished after {time.time() - start:.0f} s. Open {out / 'report.html'}")
 
 

@@ -65,7 +65,7 @@ def test_remove_folder(tmp_path):
 @pytest.mark.parametrize("settings", [None, "{}"])
 def test_the_demo_keeps_folders_that_are_not_of_its_training(tmp_path, settings, monkeypatch):
     demo = load("demo")
-    monkeypatch.setattr(demo, "run", lambda *command: pytest.fail("nothing shall be started"))
+    monkeypatch.setattr(demo.Steps, "run", lambda *command: pytest.fail("nothing shall be started"))
     folder = tmp_path / demo.DETECTOR.name
     folder.mkdir()
     (folder / "epoch_4.pth").write_text(MINE)
