@@ -8,9 +8,10 @@ after another; the boxes go beside it, OUT.txt, a line x, y, w, h for each image
 """
 
 import argparse
+import shutil
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -24,16 +25,20 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
+from sterf_plugins.checks import positive_int  # noqa: E402
 from sterf_plugins.cli import console  # noqa: E402
 from sterf_plugins.cli.checkpoints import add_checkpoint_option  # noqa: E402
 from sterf_plugins.cli.loading import build_config, load_weights  # noqa: E402
 from sterf_plugins.cli.training import add_model_options, changed_config  # noqa: E402
 from sterf_plugins.events import Recording, gtp, open_recording  # noqa: E402
-from sterf_plugins.files import check_new, replacing  # noqa: E402
+from sterf_plugins.files import check_made, check_new, remove_folder, replacing  # noqa: E402
 from sterf_plugins.openmmlab.configs.types import type_name  # noqa: E402
 from sterf_plugins.tracking import Follower  # noqa: E402
+from sterf_plugins.tracking.crops import check_box  # noqa: E402
 from sterf_plugins.tracking.drawing import draw_step  # noqa: E402
 from sterf_plugins.tracking.sequences import write_boxes  # noqa: E402
+
+PICTURES = ("*.png",)
 
 
 def parse_args() -> argparse.Namespace:
@@ -69,22 +74,13 @@ def boundaries(args: argparse.Namespace, recording: Recording) -> np.ndarray:
         times = np.arange(first, last + args.interval, args.interval)
     if len(times) < 3:
         raise ValueError(
-            f"{args.recording} gives {max(0, len(times) - 1)} images; at least two are needed: a smaller --interval."
+            f"{args.recording} gives {max(0, len(times) - 1)} images; at least two are needed: a smaller --interval or --start."
         )
     return times
 
 
-def check_box(box: list[float], size: tuple[int, int]) -> None:
-    """Raise ``ValueError`` for a box without an area, or outside the image."""
-    x, y, w, h = box
-    if w <= 0 or h <= 0 or x + w <= 0 or y + h <= 0 or x >= size[1] or y >= size[0]:
-        raise ValueError(
-            f"--box {x:g} {y:g} {w:g} {h:g}: it must have a width and height, and lie in {size[1]} x {size[0]} pixels."
-        )
-
-
 class Pictures:
-    """Writes pictures to a video, or to a folder where the path has no suffix of a video."""
+    """Writes pictures to a video, or to a folder where there is one."""
 
     def __init__(self, path: Path, fps: float):
         self.path, self.fps = path, fps
@@ -93,24 +89,48 @@ class Pictures:
 
     def write(self, picture: np.ndarray) -> None:
         """Add a picture; the first one says how large the video is."""
-        if not self.path.suffix:
-            self.path.mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(self.path / f"{self.count:05d}.png"), picture)
+        if self.path.is_dir():
+            (self.path / f"{self.count:05d}.png").write_bytes(cv2.imencode(".png", picture)[1].tobytes())
         else:
             if self.video is None:
                 size = picture.shape[1], picture.shape[0]
                 self.video = cv2.VideoWriter(str(self.path), cv2.VideoWriter.fourcc(*"mp4v"), self.fps, size)
                 if not self.video.isOpened():
                     raise ValueError(
-                        f"--out {self.path}: OpenCV cannot encode such a video here; give a folder, for pictures."
+                        f"--out: OpenCV cannot encode a video of type {self.path.suffix} here; give one that ends in .mp4, or a "
+                        f"folder, for pictures."
                     )
             self.video.write(picture)
         self.count += 1
 
     def close(self) -> None:
-        """End the video."""
+        """End the video.
+
+        Raises:
+            ValueError: it does not have all pictures.
+        """
         if self.video is not None:
             self.video.release()
+            written = int(cv2.VideoCapture(str(self.path)).get(cv2.CAP_PROP_FRAME_COUNT))
+            if written != self.count:
+                raise ValueError(
+                    f"--out: {written} of {self.count} pictures were written to the video; is the disk full?"
+                )
+
+
+@contextmanager
+def folder_of_pictures(path: Path) -> Iterator[Path]:
+    """A hidden folder, to be filled inside; it becomes ``path`` at the end, or goes."""
+    partial = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if path.is_dir():
+            remove_folder(path, PICTURES)
+        partial.replace(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def images(recording: Recording, times: np.ndarray, steps: int) -> Iterator[np.ndarray]:
@@ -123,10 +143,18 @@ def images(recording: Recording, times: np.ndarray, steps: int) -> Iterator[np.n
 def main() -> None:
     args = parse_args()
     console.check_device(args.device)
+    if args.interval is not None:
+        positive_int("--interval", args.interval)
+    if not 0 < args.fps < float("inf") or args.start < 0:
+        raise ValueError(
+            f"--fps is {args.fps:g}, and --start {args.start}; give more pictures than 0, and a time from 0 on."
+        )
     recording = open_recording(args.recording)
-    check_box(args.box, recording.size)
+    check_box(args.box, recording.size, "--box")
     times = boundaries(args, recording)
     check_new(args.out, args.overwrite)
+    if args.out.is_dir():
+        check_made(args.out, PICTURES)
     boxes_file = args.out.with_name(f"{args.out.name}.txt")
     check_new(boxes_file, args.overwrite)
     console.check_writable(args.out.parent, "--out")
@@ -141,7 +169,7 @@ def main() -> None:
     sizes = data.get("template_size", 128), data.get("search_size", 256)
     boxes = [np.array(args.box)]
     follower: Follower | None = None
-    with replacing(args.out) if args.out.suffix else nullcontext(args.out) as out:
+    with replacing(args.out) if args.out.suffix else folder_of_pictures(args.out) as out:
         pictures = Pictures(out, args.fps)
         try:
             for i, image in enumerate(tqdm(images(recording, times, network.T), total=len(times) - 1, unit="image")):

@@ -1,5 +1,6 @@
 """How command-line tools end: errors in one line, interruptions without a lost or broken file."""
 
+import errno
 import os
 import signal
 import sys
@@ -20,6 +21,8 @@ HINT = (
     "This is an error in the code, not a mistake in the command that is known: please report it with all lines above. "
     "If code of yours (a plugin, a config, a factory) is among them, look there first."
 )
+# A disk, a quota or a file's limit is full, or the disk is read-only.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 PACKAGE = Path(__file__).resolve().parents[1]
 # Functions of other libraries whose `raise` statements speak of the user's input: an unknown name in a config, an option
 # that cannot be merged into it, classes that a data set does not have, one image of one
@@ -110,14 +113,16 @@ def run_tool(main: Callable[[], None], again: str = "the same command and --resu
 def is_mistake(error: BaseException, main: Callable[[], None]) -> bool:
     """Whether an error is one that the user can mend, rather than a fault of the code.
 
-    These are a file that is missing or cannot be used, and what a `raise` statement of this package or of the tool says
-    in a ``ValueError``, ``TypeError`` or ``ImportError``. An error of the same type that merely happens in a line of
+    These are a file that is missing or cannot be used, a full disk, and what a `raise` statement of this package or of the
+    tool says in a ``ValueError``, ``TypeError`` or ``ImportError``. An error of the same type that merely happens in a line of
     ours is none. Of other libraries, the functions in ``SPEAK_TO_THE_USER`` count.
 
     Args:
         error: the error, with its traceback.
         main: the tool's main function.
     """
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        return True
     if isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)):
         return True
     place = traceback.extract_tb(error.__traceback__)[-1]

@@ -65,6 +65,9 @@ def gtp(
     one_of("rule", rule, RULES)
     one_of("steps", steps, STEPS)
     positive_int("amount", amount)
+    positive_int("trajectory", trajectory)
+    if not 0 <= decay <= 1:
+        raise ValueError(f"`decay` is {decay}; it must be from 0 to 1.")
     times = np.asarray(boundaries, np.int64)
     if times.ndim != 1 or len(times) < 2 or (np.diff(times) <= 0).any():
         raise ValueError(f"`boundaries` must be at least two times in ascending order, and is {times[:5].tolist()} ….")

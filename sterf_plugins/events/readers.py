@@ -6,6 +6,7 @@ makers' own libraries about all files that were compared; HDF5 by h5py, the rest
 
 import csv
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -94,12 +95,22 @@ def _by_faery(path: Path, size: tuple[int, int] | None) -> Recording:
 
     def pictures() -> Iterator[Frame]:
         with faery.aedat.Decoder(path) as decoder:
-            for track, packet in decoder:
+            packets = iter(decoder)
+            while True:
+                try:
+                    found = next(packets, None)
+                except Exception as error:
+                    raise _unreadable(path, error) from error
+                if found is None:
+                    return
+                track, packet = found
                 if track.data_type == "frame":
                     yield Frame(int(packet.t), int(packet.start_t), np.asarray(packet.pixels))
 
     width, height = stream().dimensions()
-    return Recording(path, size or (height, width), pieces, pictures if path.suffix.startswith(".aedat") else None)
+    return Recording(
+        path, size or (height, width), pieces, pictures if path.suffix.lower().startswith(".aedat") else None
+    )
 
 
 def _dat_header(path: Path) -> tuple[int, bytes]:
@@ -133,7 +144,11 @@ def _npz(path: Path, size: tuple[int, int] | None) -> Recording:
         raise zipfile.BadZipFile("it is no zip archive of arrays")
     with np.load(path, allow_pickle=False) as file:
         names = _columns(path, file.keys())
-        events = Events.of(*(file[name] for name in names))
+        try:
+            columns = [file[name] for name in names]
+        except (ValueError, zlib.error) as error:  # objects, or a damaged array
+            raise _unreadable(path, error) from error
+        events = _events(path, *columns)
         known = (int(file["height"]), int(file["width"])) if {"height", "width"} <= set(file.keys()) else None
     return Recording(path, size or known or _smallest([events]), lambda: iter([events]))
 
@@ -153,9 +168,9 @@ def _hdf5(path: Path, size: tuple[int, int] | None) -> Recording:
         try:
             with h5py.File(path, "r") as file:
                 columns = [file[group][name] for name in names]
-                for i in range(0, len(columns[0]), PIECE):
-                    t, *rest = (column[i : i + PIECE] for column in columns)
-                    yield Events.of(t.astype(np.int64) + offset, *rest)
+                for i in range(0, max(map(len, columns)), PIECE):
+                    t, x, y, p = _events(path, *(column[i : i + PIECE] for column in columns))
+                    yield Events(t + offset, x, y, p)
         except OSError as error:
             raise _unreadable(path, error) from error
 
@@ -163,21 +178,49 @@ def _hdf5(path: Path, size: tuple[int, int] | None) -> Recording:
 
 
 def _csv(path: Path, size: tuple[int, int] | None) -> Recording:
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8-sig") as file:
         header = [name.strip().lower() for name in next(csv.reader(file), [])]
     order = [header.index(name) for name in _columns(path, header)]
 
     def pieces() -> Iterator[Events]:
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             file.readline()
             while lines := list(islice(file, PIECE)):
                 try:
                     columns = np.loadtxt(lines, delimiter=",", usecols=order, ndmin=2)
                 except ValueError as error:
                     raise _unreadable(path, error) from error
-                yield Events.of(*columns.T)
+                yield _events(path, *columns.T)
 
     return Recording(path, size or _smallest(pieces()), pieces)
+
+
+def _events(path: Path, *columns: Any) -> Events:
+    """Events of the arrays t, x, y, p of a file.
+
+    Raises:
+        ValueError: an array has other axes than the others, or numbers that are no microseconds, pixels or polarities.
+    """
+    named: dict[str, Any] = dict(zip(_NAMES, map(np.asarray, columns), strict=True))
+    shapes = {name: values.shape for name, values in named.items()}
+    if len(set(shapes.values())) > 1 or named["t"].ndim != 1:
+        raise ValueError(
+            f"{path}: its columns have the shapes {shapes}; they must have one axis, and an entry for each event."
+        )
+    for name, values in named.items():
+        if values.dtype.kind not in "biuf":
+            raise ValueError(f"{path}: {name} has entries of type {values.dtype}; they must be numbers.")
+        whole = np.isfinite(values) & (values == np.trunc(values)) if values.dtype.kind == "f" else np.ones(1, bool)
+        wrong = np.flatnonzero(~whole)
+        if len(wrong):
+            unit = "microseconds; seconds must be multiplied by 1,000,000" if name == "t" else "without fractions"
+            raise ValueError(
+                f"{path}: event {wrong[0]} has {name}={values[wrong[0]]}; {name} must be whole numbers, {unit}."
+            )
+    odd = np.flatnonzero((named["p"] > 1) | (named["p"] < -1)) if named["p"].dtype.kind != "b" else ()
+    if len(odd):
+        raise ValueError(f"{path}: event {odd[0]} has p={named['p'][odd[0]]}; a polarity is 0 or 1, or -1 or 1.")
+    return Events.of(*named.values())
 
 
 def _columns(path: Path, present: Any) -> list[str]:

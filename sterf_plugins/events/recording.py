@@ -110,7 +110,9 @@ class Recording:
         found = iter(self.pictures()) if self.pictures else iter(())
         first = next(found, None)
         if first is None:
-            raise ValueError(f"{self.path} has no frames beside its events; give times in another way.")
+            raise ValueError(
+                f"{self.path} has no frames beside its events; give times in another way, such as an interval."
+            )
         yield first
         yield from found
 

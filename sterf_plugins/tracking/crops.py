@@ -30,6 +30,24 @@ class Crop(NamedTuple):
     outside: np.ndarray
 
 
+def check_box(box: Box, image: tuple[int, ...], what: str) -> None:
+    """Raise ``ValueError`` unless a box has an area, some of it in the image.
+
+    Args:
+        box: (x, y, w, h) in pixels.
+        image: (height, width).
+        what: the box's name in the message.
+    """
+    x, y, w, h = map(float, box)
+    height, width = image
+    inside = x < width and y < height and x + w > 0 and y + h > 0
+    if not (w > 0 and h > 0 and inside and math.isfinite(x + y + w + h)):
+        raise ValueError(
+            f"{what} is {x:g} {y:g} {w:g} {h:g} (x, y, w, h); it must have a width and height, and lie in {width} x {height} "
+            f"pixels."
+        )
+
+
 def square_crop(image: np.ndarray, box: Box, factor: float, size: int) -> Crop:
     """Cut a square around a box and resize it bilinearly.
 

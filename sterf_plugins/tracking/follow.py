@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .centre_head import decode
-from .crops import SEARCH_FACTOR, TEMPLATE_FACTOR, Box, box_in_image, square_crop
+from .crops import SEARCH_FACTOR, TEMPLATE_FACTOR, Box, box_in_image, check_box, square_crop
 from .sd_track import SDTrack
 
 
@@ -44,6 +44,8 @@ class Follower:
         self.network = network.eval()
         self.search_size = search_size
         self.box = np.asarray(box, np.float64)
+        self.shape = image.shape
+        check_box(box, image.shape[-3:-1], "`box`")
         self.template = self._tensor(square_crop(self._checked(image), box, TEMPLATE_FACTOR, template_size).pixels)
 
     @torch.no_grad()
@@ -61,6 +63,10 @@ class Follower:
         if image.dtype != np.uint8 or image.shape[-1] != 3 or image.ndim != (3 if time == 1 else 4):
             axes = "(H, W, 3)" if time == 1 else f"({time}, H, W, 3)"
             raise ValueError(f"`image` is {image.dtype} {image.shape}; this tracker takes uint8 {axes}.")
+        if image.shape != self.shape:
+            raise ValueError(
+                f"`image` is of shape {image.shape}, and the first one of {self.shape}; all must be of one size."
+            )
         return image
 
     def _tensor(self, pixels: np.ndarray) -> Tensor:

@@ -69,16 +69,27 @@ class TrackingPairs(Dataset):
             pair = self._pair(sequence, *draw_frames(sequence.valid, rng), rng)
             if pair is not None:
                 return pair
-        raise ValueError(f"{ATTEMPTS} pairs in a row could not be used: boxes outside their images, or of no size.")
+        raise ValueError(
+            f"{ATTEMPTS} pairs in a row could not be used, the last of sequence {sequence.name}: boxes outside their images, or "
+            f"images without some of their parts. Labels are x, y, w, h in pixels of the images."
+        )
 
     def _pair(self, sequence: Sequence, first: int, later: int, rng: np.random.Generator) -> dict[str, Tensor] | None:
-        """The crops and the target, or ``None`` if a crop has nothing of the image in it."""
+        """The crops and the target, or ``None`` if a part of an image is missing, or a crop has nothing of the image in it."""
         around = jittered(sequence.boxes[later], rng)
         template_box, box = sequence.boxes[first], sequence.boxes[later]
         if min(*template_box[2:], *around[2:]) <= 0:
             return None
-        template = square_crop(sequence.image(first), template_box, TEMPLATE_FACTOR, self.sizes[0])
-        search = square_crop(sequence.image(later), around, SEARCH_FACTOR, self.sizes[1])
+        if not (sequence.is_whole(first) and sequence.is_whole(later)):
+            return None
+        images = sequence.image(first), sequence.image(later)
+        if images[0].shape != images[1].shape:
+            raise ValueError(
+                f"images {first} and {later} of sequence {sequence.name} have shapes {images[0].shape} and {images[1].shape}; "
+                f"all images of a sequence must be of one size."
+            )
+        template = square_crop(images[0], template_box, TEMPLATE_FACTOR, self.sizes[0])
+        search = square_crop(images[1], around, SEARCH_FACTOR, self.sizes[1])
         if _empty(template) or _empty(search):
             return None
         target = box_in_crop(box, around, search.scale, self.sizes[1])

@@ -1,9 +1,11 @@
 """Sequences of event images with a box in each, in the folders of FE108 and VisEvent.
 
 A folder of a data set has ``train/`` and ``test/`` with one folder per sequence; in that are the labels, one line x, y, w, h per
-image, and ``inter{T}_stack_3008/NNNN_k.png``, the T parts of each image (``tools/dataset_tools/make_gtp.py`` makes them).
+image, and ``inter{T}_stack_3008/NNNN_k.png``, the T parts of each image (``tools/dataset_tools/make_gtp.py`` makes them), or the
+recording from which they are made.
 """
 
+import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -13,26 +15,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..checks import one_of
+from ..events.gtp import STEPS
 
 # layout -> file of the labels, number of the first image
 LAYOUTS = {"fe108": ("groundtruth_rect.txt", 1), "visevent": ("groundtruth.txt", 0)}
 SPLITS = ("train", "test")
 IMAGES = "inter{}_stack_3008"
+MAKE = "tools/dataset_tools/make_gtp.py"
 
 
 @dataclass(frozen=True)
 class Sequence:
-    """Event images and boxes of one recording.
+    """Event images and boxes of one recording; subclasses say where the images are.
 
     Args:
         name: the folder's name.
         boxes: float64 (frames, 4), x, y, w, h in pixels.
-        files: the PNG files of each image, T of them.
     """
 
     name: str
     boxes: NDArray[np.float64]
-    files: tuple[tuple[Path, ...], ...]
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -40,38 +42,63 @@ class Sequence:
     @property
     def valid(self) -> NDArray[np.bool_]:
         """Which boxes have an area."""
-        return np.asarray((self.boxes[:, 2:] > 0).all(1))
+        return np.asarray(np.isfinite(self.boxes).all(1) & (self.boxes[:, 2:] > 0).all(1))
 
     def image(self, frame: int) -> NDArray[np.uint8]:
-        """An event image, uint8 (H, W, 3) or (T, H, W, 3): trajectory, negative, positive.
+        """An event image, uint8 (H, W, 3) or (T, H, W, 3): trajectory, negative, positive."""
+        raise NotImplementedError
 
-        Raises:
-            ValueError: a file is missing, no image, or of another size than the image's other parts.
-        """
-        parts = [_read(path) for path in self.files[frame]]
-        if len({part.shape for part in parts}) > 1:
-            raise ValueError(f"the parts of {self.files[frame][0]} have different sizes: {[p.shape for p in parts]}.")
-        return np.stack(parts) if len(parts) > 1 else parts[0]
+    def is_whole(self, frame: int) -> bool:
+        """Whether an image has all its parts."""
+        return True
 
     def images(self) -> Iterator[NDArray[np.uint8]]:
         """All event images, one after another."""
         return map(self.image, range(len(self)))
 
 
+@dataclass(frozen=True)
+class ImageFiles(Sequence):
+    """A sequence whose images are PNG files.
+
+    Args:
+        files: the files of each image, T of them.
+    """
+
+    files: tuple[tuple[Path, ...], ...]
+
+    def image(self, frame: int) -> NDArray[np.uint8]:
+        """An event image; as in the release, the first part stands for one that FE108's script has not written.
+
+        Raises:
+            ValueError: a file is missing, no image, or of another size than the image's other parts.
+        """
+        first, *rest = self.files[frame]
+        parts = [_read(path) for path in (first, *(path if path.exists() else first for path in rest))]
+        if len({part.shape for part in parts}) > 1:
+            raise ValueError(f"the parts of {self.files[frame][0]} have different sizes: {[p.shape for p in parts]}.")
+        return np.stack(parts) if len(parts) > 1 else parts[0]
+
+    def is_whole(self, frame: int) -> bool:
+        return all(path.exists() for path in self.files[frame][1:])
+
+
 def _read(path: Path) -> NDArray[np.uint8]:
     import cv2
 
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
+    # Not by OpenCV's own reader of files, which fails silently for some names.
+    data = np.frombuffer(path.read_bytes(), np.uint8) if path.is_file() else np.empty(0, np.uint8)
+    image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB) if len(data) else None
     if image is None:
         what = "cannot be read as an image" if path.is_file() else "is missing"
-        raise ValueError(f"{path} {what}; make the event images again: tools/dataset_tools/make_gtp.py.")
+        raise ValueError(f"{path} {what}; make the event images again: {MAKE}.")
     return image.astype(np.uint8, copy=False)
 
 
 def find_sequences(
     root: str | Path, layout: str, split: str, T: int = 1, names: Iterable[str] | str | Path | None = None
 ) -> list[Sequence]:
-    """The sequences of a data set.
+    """The sequences of a data set whose images are PNG files.
 
     Args:
         root: its folder.
@@ -82,19 +109,34 @@ def find_sequences(
             there is one of them, and otherwise every folder that has labels.
 
     Raises:
-        ValueError: a folder or file is missing, or labels cannot be read.
+        ValueError: a folder or file is missing, labels cannot be read, or there are not as many as images.
+    """
+    one_of("T", T, STEPS)
+    return [_files_of(folder, *LAYOUTS[layout], T) for folder in sequence_folders(root, layout, split, names)]
+
+
+def sequence_folders(
+    root: str | Path, layout: str, split: str, names: Iterable[str] | str | Path | None = None
+) -> list[Path]:
+    """The folders of a data set's sequences; arguments as in ``find_sequences``.
+
+    Raises:
+        ValueError: there is no such folder, or no sequence in it.
     """
     one_of("layout", layout, LAYOUTS)
     one_of("split", split, SPLITS)
-    labels, first = LAYOUTS[layout]
+    labels, _ = LAYOUTS[layout]
     folder = Path(root) / split
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder; a data set of layout {layout!r} has {root}/train and {root}/test.")
     wanted = _names(folder, split, labels, names)
-    sequences = [_sequence(folder / name, labels, first, T) for name in wanted]
-    if not sequences:
-        raise ValueError(f"{folder} has no folder with {labels}, so no sequence.")
-    return sequences
+    if not wanted:
+        others = [f"{other!r}" for other, (file, _) in LAYOUTS.items() if any(folder.glob(f"*/{file}"))]
+        raise ValueError(
+            f"{folder} has no folder with {labels}, so no sequence of layout {layout!r}"
+            + (f"; its sequences are of layout {', '.join(others)}." if others else ".")
+        )
+    return [folder / name for name in wanted]
 
 
 def _names(folder: Path, split: str, labels: str, names: Iterable[str] | str | Path | None) -> list[str]:
@@ -103,43 +145,98 @@ def _names(folder: Path, split: str, labels: str, names: Iterable[str] | str | P
         if listed is None:
             return sorted(p.parent.name for p in folder.glob(f"*/{labels}"))
         names = listed
+    where = "`names`"
     if isinstance(names, (str, Path)):
-        path = Path(names)
-        if not path.is_file():
+        where = str(names)
+        if not Path(names).is_file():
             raise ValueError(f"`names` is {str(names)!r}, which is no file; give one with a sequence's name a line.")
-        names = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
-    return list(names)
+        names = lines_of(Path(names))
+    found = list(names)
+    twice = next((name for name in found if found.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{where} names the sequence {twice!r} twice; name each one once.")
+    lacking = [name for name in found if not (folder / name).is_dir()]
+    if lacking:
+        raise ValueError(f"{where} names {lacking[0]!r}, and there is no folder {folder / lacking[0]}.")
+    return found
 
 
-def _sequence(folder: Path, labels: str, first: int, T: int) -> Sequence:
+def _files_of(folder: Path, labels: str, number: int, T: int) -> Sequence:
     boxes = read_boxes(folder / labels)
     images = folder / IMAGES.format(T)
     if not images.is_dir():
+        raise ValueError(f"{images} is missing: make the event images, {MAKE} {folder.parents[1]} --steps {T}.")
+    files = tuple(tuple(images / f"{number + i:04d}_{k}.png" for k in range(1, T + 1)) for i in range(len(boxes)))
+    there = {path.name for path in images.glob("*_1.png")}
+    lacking = [first for first, *_ in files if first.name not in there]
+    if len(there) != len(boxes):
         raise ValueError(
-            f"{images} is missing: make the event images, tools/dataset_tools/make_gtp.py {folder.parents[1]}."
+            f"{folder / labels} has {len(boxes)} boxes, and {images} has {len(there)} images"
+            + (f", of which {lacking[0].name} is missing" if lacking else "")
+            + f"; there must be a line for each image, from {number:04d}_1.png on."
         )
-    files = tuple(tuple(images / f"{first + i:04d}_{k}.png" for k in range(1, T + 1)) for i in range(len(boxes)))
-    return Sequence(folder.name, boxes, files)
+    if lacking:
+        raise ValueError(f"{lacking[0]} is missing; images are counted from {number:04d}_1.png on, one for each label.")
+    sequence = ImageFiles(folder.name, boxes, files)
+    check_unit(sequence, folder / labels)
+    return sequence
+
+
+def check_unit(sequence: Sequence, labels: Path) -> None:
+    """Raise ``ValueError`` for boxes that are not x, y, w, h in pixels: shares of the image, or two corners.
+
+    Args:
+        sequence: the boxes, and the first image.
+        labels: their file, for messages.
+    """
+    x, y, w, h = sequence.boxes[sequence.valid].T
+    if not len(x):
+        return
+    if max(values.max() for values in (x, y, w, h)) <= 1:
+        raise ValueError(f"{labels} has no number above 1; boxes are x, y, w, h in pixels, not shares of the image.")
+    height, width = sequence.image(0).shape[-3:-1]
+    beyond = (x + w > width + 1) | (y + h > height + 1)
+    are_corners = (x < w) & (w <= width + 1) & (y < h) & (h <= height + 1)
+    if are_corners.all() and beyond.mean() > 0.1:
+        raise ValueError(
+            f"{labels}: {beyond.sum()} of {len(x)} boxes reach beyond the image of {width} x {height} pixels, and look like two "
+            f"corners; boxes are x, y, w, h."
+        )
+
+
+def lines_of(path: Path) -> list[str]:
+    """The lines of a text file, without spaces around them; empty ones are left out.
+
+    Raises:
+        ValueError: it is missing, or no text in UTF-8.
+    """
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}.")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text file in UTF-8 ({error.reason}); save it as one.") from error
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def read_boxes(path: Path) -> NDArray[np.float64]:
     """The boxes of a label or result file, (frames, 4): four numbers a line, between commas, tabs or spaces.
 
+    A box of NaN, or without a size, says that the object is not there.
+
     Raises:
         ValueError: the file is missing, empty, or has another line.
     """
-    if not path.is_file():
-        raise ValueError(f"there is no file of boxes {path}.")
     rows = []
-    for i, line in enumerate(path.read_text().splitlines(), 1):
-        if not line.strip():
-            continue
+    for i, line in enumerate(lines_of(path), 1):
         try:
-            row = [float(part) for part in re.split(r"[,\s]+", line.strip())]
+            row = [float(part) for part in re.split(r"\s*,\s*|\s+", line)]
         except ValueError:
             row = []
-        if len(row) != 4:
-            raise ValueError(f"{path} line {i} is {line[:60]!r}; it must be four numbers: x, y, w, h.")
+        if len(row) != 4 or np.isinf(row).any():
+            raise ValueError(
+                f"{path} line {i} is {line[:60]!r}; it must be four finite numbers x, y, w, h between commas, tabs or spaces."
+            )
         rows.append(row)
     if not rows:
         raise ValueError(f"{path} has no boxes; it must have a line x, y, w, h for each image.")
@@ -148,8 +245,11 @@ def read_boxes(path: Path) -> NDArray[np.float64]:
 
 def write_boxes(path: Path, boxes: NDArray[np.floating], integers: bool = False) -> None:
     """Write a result file: a line x, y, w, h between tabs for each image, cut to integers if wanted."""
-    from ..files import replacing
-
     rows = np.trunc(boxes).astype(int) if integers else boxes
-    with replacing(path) as partial:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")  # another process may write the same
+    try:
         partial.write_text("".join("\t".join(map(repr, row)) + "\n" for row in rows.tolist()))
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

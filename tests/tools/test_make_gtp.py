@@ -11,6 +11,7 @@ pytest.importorskip("faery", reason="the extra [events] is missing")
 pytest.importorskip("dv_processing", reason="the extra [events] is missing")
 
 from sterf_plugins.events import Events, Frame, gtp, open_recording, write_recording
+from sterf_plugins.tracking.recordings import find_recorded_sequences
 from sterf_plugins.tracking.sequences import find_sequences
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "dataset_tools" / "make_gtp.py"
@@ -49,6 +50,10 @@ def test_images_on_disk_are_those_made_on_the_fly(forked, data, rule):
     for frame in range(6):
         assert np.array_equal(sequence.image(frame), np.stack([made[frame, 0], made[frame, 1]]))
     assert sequence.image(3).std() > 0
+    if rule == "clean":  # as a data set makes them without any file
+        (recorded, _) = find_recorded_sequences(data, "fe108", "train", 2)
+        assert all(np.array_equal(a, b) for a, b in zip(recorded.images(), sequence.images(), strict=True))
+        assert np.array_equal(recorded.image(4), sequence.image(4))
 
 
 @pytest.mark.slow
@@ -74,3 +79,77 @@ def test_a_second_run_goes_on_and_refuses_a_mix(forked, data):
         assert not list(data.glob(f"train/*/*inter{steps}*"))
     done = forked(*run, "--steps", "2", "--interval", "20000", "--jobs", "2")
     assert done.returncode == 0 and "2 sequences made" in done.stdout, done.stderr
+
+
+# The tool with a largest size of a file, in bytes: what a full disk does.
+LIMITED = """
+import resource, runpy, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), int(sys.argv[1])))
+sys.argv = sys.argv[2:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-3000])
+
+
+def without_times(file: Path) -> None:
+    events = open_recording(file).events()
+    write_recording(file, events, (40, 60), [Frame(0, 0, np.zeros((40, 60), np.uint8))] * 9)
+
+
+def of_another_clock(file: Path) -> None:
+    events = open_recording(file).events()
+    write_recording(file, events._replace(t=events.t - START), (40, 60), list(open_recording(file).frames()))
+
+
+def without_frames(file: Path) -> None:
+    write_recording(file.with_suffix(".h5"), open_recording(file), (40, 60))
+    file.unlink()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        (cut, [], "events.aedat4 cannot be read as an event file: failed to fill whole buffer. It may be cut off"),
+        (without_times, [], "all frame times are 0; give times in another way, such as an interval"),
+        (of_another_clock, [], "has no event from 1600000000080000 to 1600000000320000 µs, the times of its images"),
+        (without_frames, [], "events.h5 has no frames beside its events"),
+        (lambda file: file.write_bytes(b""), [], "events.aedat4 cannot be read as an event file"),
+        (Path.unlink, [], "dog has 0 recordings events.* or dog.*; it must have one"),
+        (
+            lambda file: file.with_name("groundtruth_rect.txt").write_text("5 5 20\n"),
+            [],
+            "line 1 is '5 5 20'; it must be four",
+        ),
+        (
+            lambda file: file.parents[2].joinpath("pair.txt").write_text("bike 2\ndog two\n"),
+            [],
+            "pair.txt has 'two' for 'dog'",
+        ),
+        (None, ["--interval", "0"], "`--interval` is 0; it must be an int >= 1"),
+        (None, ["--decay", "nan"], "`decay` is nan; it must be from 0 to 1"),
+        (None, ["--trajectory", "0"], "`trajectory` is 0; it must be an int >= 1"),
+    ],
+)
+def test_mistakes(forked, data, change, options, message):
+    """One line; the other sequence is made, and nothing is left of the one that could not be."""
+    if change is not None:
+        change(data / "train" / "dog" / "events.aedat4")
+    done = forked(TOOL, data, "--layout", "fe108", *options, "--jobs", "1")
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr, done.stderr[-1500:]
+    made = {path.parent.name for path in data.glob("train/*/*inter1*")}
+    assert made == ({"bike"} if change else set()) and not list(data.rglob("*partial*"))
+
+
+@pytest.mark.slow
+def test_a_full_disk(forked, data):
+    done = forked("-c", LIMITED, 300, TOOL, data, "--layout", "fe108")
+    assert done.returncode == 2 and "inter1_stack_3008 cannot be written (File too large)" in done.stderr, done.stderr[
+        -1500:
+    ]
+    assert "(and 1 more of 2 sequences failed)" in done.stderr and "Traceback" not in done.stderr
+    assert not list(data.rglob("*inter1*"))

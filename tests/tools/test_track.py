@@ -67,11 +67,26 @@ def test_a_video_pictures_and_boxes(forked, command, tmp_path):
 
 def test_mistakes(forked, command, tmp_path):
     box = ["--box", "20", "15", "12", "12", "--interval", "20000", "--out", tmp_path / "b.mp4"]
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes").write_text("mine")
+    box += ["--overwrite"]
     for more, message in (
         (["--box", "20", "15", "0", "12"], "it must have a width and height, and lie in 64 x 48 pixels"),
         (["--box", "90", "15", "5", "12"], "lie in 64 x 48 pixels"),
+        (["--box", "nan", "15", "5", "12"], "--box is nan 15 5 12 (x, y, w, h); it must have a width and height"),
         (["--interval", "500000"], "gives 1 images; at least two are needed"),
-        (["--out", tmp_path / "weights.pth"], "weights.pth exists; give another name"),
+        (["--interval", "0"], "`--interval` is 0; it must be an int >= 1"),
+        (["--start", "-5"], "--fps is 25, and --start -5; give more pictures than 0, and a time from 0 on"),
+        (["--fps", "nan"], "--fps is nan"),
+        (["--out", tmp_path / "b.xyz"], "OpenCV cannot encode a video of type .xyz here; give one that ends in .mp4"),
+        (
+            ["--out", tmp_path / "full"],
+            "full is not deleted: it holds files that were not made here (1), such as notes",
+        ),
+        (
+            ["--config", CONFIG.with_name("sdtrack-tiny-4x1_conv_fe108.py")],
+            "of variant 2x2, and the config's is of variant 4x1",
+        ),
         (
             ["--config", ROOT / "configs/shapes/fpn_sdtv3-t-srb_shapes.py", "--cfg-options", "model.backbone.levels=4"],
             "give one of an SDTrack",
@@ -79,6 +94,16 @@ def test_mistakes(forked, command, tmp_path):
     ):
         done = forked(TOOL, *command, *box, *more)
         assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr, done.stderr[-1500:]
+    done = forked(TOOL, *command, *box[:-1], "--out", tmp_path / "weights.pth")
+    assert done.returncode == 2 and "weights.pth exists; give another name" in done.stderr
+    data = (tmp_path / "moving.h5").read_bytes()
+    (tmp_path / "cut.h5").write_bytes(data[: len(data) // 2])
+    for out in ("c.mp4", "c"):
+        done = forked(TOOL, tmp_path / "cut.h5", *command[1:], *box, "--out", tmp_path / out)
+        assert done.returncode == 2 and "cut.h5 cannot be read as an event file" in done.stderr, done.stderr[-1500:]
     done = forked(TOOL, *command, *box[:5], "--out", tmp_path / "b.mp4")
     assert done.returncode == 2 and "has no frames beside its events" in done.stderr, done.stderr[-1500:]
-    assert not (tmp_path / "b.mp4").exists()
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"moving.h5", "cut.h5", "weights.pth", "full"} and [
+        p.name for p in (tmp_path / "full").iterdir()
+    ] == ["notes"]

@@ -60,3 +60,19 @@ def test_bad_input():
     with pytest.raises(ValueError, match=r"takes uint8 \(4, H, W, 3\)"):
         Follower(net, image, (1, 1, 5, 5))
     assert torch.is_tensor(Follower(net, np.stack([image] * 4), (1, 1, 5, 5)).template)
+
+
+@pytest.mark.parametrize(
+    "box", [(1, 2, 0, 4), (1, 2, -3, 4), (float("nan"), 2, 3, 4), (1, 2, float("inf"), 4), (90, 2, 3, 4), (-9, 2, 9, 4)]
+)
+def test_a_box_to_begin_with_must_lie_in_the_image(box):
+    net, _ = tracker("1x4_conv")
+    with pytest.raises(ValueError, match=r"`box` is .*; it must have a width and height, and lie in 80 x 60 pixels"):
+        Follower(net, np.zeros((60, 80, 3), np.uint8), box, 64, 128)
+
+
+def test_images_of_another_size_are_refused():
+    net, _ = tracker("1x4_conv")
+    follower = Follower(net, np.zeros((60, 80, 3), np.uint8), (10, 10, 9, 9), 64, 128)
+    with pytest.raises(ValueError, match=r"`image` is of shape \(30, 80, 3\), and the first one of \(60, 80, 3\)"):
+        follower.step(np.zeros((30, 80, 3), np.uint8))

@@ -1,5 +1,6 @@
 """Sequences in the folders of FE108 and VisEvent, and the training pairs that are drawn from them."""
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -84,7 +85,108 @@ def test_bad_folders(tmp_path):
     with pytest.raises(ValueError, match=r"0002_1.png is missing; make the event images again"):
         sequences[0].image(1)
     labels = tmp_path / "train" / "a" / "groundtruth_rect.txt"
-    for text, message in (("1,2,3\n", "line 1 is '1,2,3'; it must be four numbers"), ("", "has no boxes")):
+    for text, message in (("1,2,3\n", "line 1 is '1,2,3'; it must be four finite numbers"), ("", "has no boxes")):
         labels.write_text(text)
         with pytest.raises(ValueError, match=message):
             find_sequences(tmp_path, "fe108", "train")
+
+
+LABELS = "train/a/groundtruth_rect.txt"
+LINE = "10,20,16,12\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            LINE * 39,
+            r"has 39 boxes, and .*inter1_stack_3008 has 40 images; there must be a line for each image, from 0001_1",
+        ),
+        (LINE * 43, r"has 43 boxes, and .* has 40 images, of which 0041_1.png is missing"),
+        ("a,b,c,d\n", r"line 1 is 'a,b,c,d'; it must be four finite numbers x, y, w, h between commas, tabs or spaces"),
+        ("10;20;16;12\n", r"line 1 is '10;20;16;12'; it must be four finite numbers"),
+        ("10,20,16,12,\n", r"line 1 is '10,20,16,12,'; it must be"),
+        ("1,1,inf,4\n", r"line 1 is '1,1,inf,4'; it must be four finite numbers"),
+        ("0.1,0.2,0.3,0.2\n" * 40, r"has no number above 1; boxes are x, y, w, h in pixels, not shares of the image"),
+        (
+            "".join(f"{10 + i},20,{26 + i},32\n" for i in range(40)),
+            r"17 of 40 boxes reach beyond .* look like two corners",
+        ),
+        ("10,20,16,12\n".encode("utf-16"), r"is no text file in UTF-8"),
+        (bytes(range(256)), r"is no text file in UTF-8"),
+    ],
+)
+def test_labels_that_cannot_be_used(tmp_path, text, message):
+    make(tmp_path, "fe108", "train", ["a"])
+    (tmp_path / LABELS).write_bytes(text.encode() if isinstance(text, str) else text)
+    with pytest.raises(ValueError, match=message):
+        find_sequences(tmp_path, "fe108", "train")
+
+
+@pytest.mark.parametrize(
+    "line", ["10,20,16,12\r\n", "\ufeff10 , 20 , 16 , 12\n", "10\t20\t16\t12\n", " 10 20  16 12 \n"]
+)
+def test_labels_of_other_programs(tmp_path, line):
+    make(tmp_path, "fe108", "train", ["a"])
+    (tmp_path / LABELS).write_bytes(line.encode() + LINE.encode() * 37 + b"NaN,NaN,NaN,NaN\n0,0,0,0\n\n")
+    (sequence,) = find_sequences(tmp_path, "fe108", "train")
+    assert sequence.boxes[:38].tolist() == [[10, 20, 16, 12]] * 38 and sequence.valid.sum() == 38
+    pairs = TrackingPairs([sequence], 20, 32, 64)
+    assert all(pair["box"].isfinite().all() for pair in pairs)
+
+
+def test_lists_of_sequences(tmp_path):
+    make(tmp_path, "fe108", "train", ["two words", "hünd", "a"], frames=3)
+    names = tmp_path / "names.txt"
+    names.write_bytes("\ufefftwo words\r\nhünd\r\n\r\n".encode())
+    assert [s.name for s in find_sequences(tmp_path, "fe108", "train", names=names)] == ["two words", "hünd"]
+    for given, message in (
+        (["a", "a"], "`names` names the sequence 'a' twice"),
+        (["a", "b"], r"`names` names 'b', and there is no folder .*b"),
+        (tmp_path, "which is no file; give one with a sequence's name a line"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            find_sequences(tmp_path, "fe108", "train", names=given)
+    names.write_text("a\na\n")
+    with pytest.raises(ValueError, match=r"names.txt names the sequence 'a' twice"):
+        find_sequences(tmp_path, "fe108", "train", names=names)
+    with pytest.raises(ValueError, match="no sequence of layout 'visevent'; its sequences are of layout 'fe108'"):
+        find_sequences(tmp_path, "visevent", "train")
+    with pytest.raises(ValueError, match="`T` is 3; allowed: 1, 2, 4"):
+        find_sequences(tmp_path, "fe108", "train", 3)
+
+
+def test_images_that_cannot_be_used(tmp_path):
+    make(tmp_path, "fe108", "train", ["a"])
+    folder = tmp_path / "train" / "a" / "inter1_stack_3008"
+    sequences = find_sequences(tmp_path, "fe108", "train")
+    for path in sorted(folder.iterdir())[1::2]:
+        cv2.imwrite(str(path), np.zeros((30, 44, 3), np.uint8))
+    with pytest.raises(ValueError, match=r"of sequence a have shapes .*; all images of a sequence must be of one size"):
+        list(TrackingPairs(sequences, 20, 32, 64))
+    for data in (b"", b"hello", cv2.imencode(".png", np.zeros((60, 80, 3), np.uint8))[1].tobytes()[:60]):
+        (folder / "0002_1.png").write_bytes(data)
+        with pytest.raises(ValueError, match=r"0002_1.png cannot be read as an image; make the event images again"):
+            sequences[0].image(1)
+    (folder / "0020_1.png").unlink()
+    with pytest.raises(ValueError, match=r"40 boxes, and .* has 39 images, of which 0020_1.png is missing"):
+        find_sequences(tmp_path, "fe108", "train")
+    (folder / "0020_1.png").write_bytes(b"")
+    (folder / "0040_1.png").rename(folder / "0000_1.png")
+    with pytest.raises(ValueError, match=r"0040_1.png is missing; images are counted from 0001_1.png on"):
+        find_sequences(tmp_path, "fe108", "train")
+
+
+def test_parts_that_the_release_has_not_written(tmp_path):
+    """A test reads the first part in their place, and a training draws another pair."""
+    make(tmp_path, "fe108", "train", ["a"], T=2)
+    (sequence,) = find_sequences(tmp_path, "fe108", "train", 2)
+    sequence.files[5][1].unlink()
+    first, second = sequence.image(5)
+    assert np.array_equal(first, second) and first.std() > 0 and not np.array_equal(*sequence.image(6))
+    for frame in range(40):
+        if frame not in range(10, 30):
+            sequence.files[frame][1].unlink(missing_ok=True)
+    for pair in TrackingPairs([sequence], 10, 32, 64):
+        numbers = [int(pair[key][0, 0].max()) for key in ("template", "search")]
+        assert set(numbers) <= set(range(10, 30)) and numbers[0] < numbers[1]

@@ -18,14 +18,14 @@ from functools import partial
 from pathlib import Path
 
 import cv2
-import numpy as np
 import torch.multiprocessing as processes
 from tqdm import tqdm
 
+from sterf_plugins.checks import positive_int
 from sterf_plugins.cli import console
-from sterf_plugins.events import Recording, gtp, open_recording
+from sterf_plugins.events import gtp
 from sterf_plugins.events.gtp import RULES, STEPS
-from sterf_plugins.events.readers import FORMATS
+from sterf_plugins.tracking.recordings import boundaries, first_frame, recording_of, with_events
 from sterf_plugins.tracking.sequences import IMAGES, LAYOUTS, SPLITS, read_boxes
 
 MARKER = "gtp.json"
@@ -46,48 +46,6 @@ def parse_args() -> argparse.Namespace:
     return p.parse_args()
 
 
-def recording_of(folder: Path) -> Recording:
-    """The recording of a sequence: ``events.*``, or a file with the name of the folder.
-
-    Raises:
-        ValueError: there is none, or several.
-    """
-    found = [folder / f"{stem}{suffix}" for stem in ("events", folder.name) for suffix in FORMATS]
-    found = [path for path in found if path.is_file()]
-    if len(found) != 1:
-        raise ValueError(f"{folder} has {len(found)} recordings events.* or {folder.name}.*; it must have one.")
-    return open_recording(found[0])
-
-
-def first_frame(root: Path, layout: str, name: str) -> int:
-    """Number, from 0, of the camera's frame with which a sequence's images begin."""
-    pairs = root / "pair.txt"
-    if layout != "fe108" or not pairs.is_file():
-        return 0
-    numbers = dict(line.split()[:2] for line in pairs.read_text().splitlines() if len(line.split()) > 1)
-    if name not in numbers:
-        raise ValueError(f"{pairs} has no line for {name!r}; it names the frame with which each sequence begins.")
-    return int(numbers[name])
-
-
-def boundaries(args: argparse.Namespace, folder: Path, recording: Recording, count: int) -> np.ndarray:
-    """Times between which the images of a sequence lie.
-
-    Raises:
-        ValueError: the recording has too few frames, or none.
-    """
-    if args.interval:
-        start = next(iter(recording)).t[0]
-        return start + args.interval * np.arange(count + 1)
-    first = first_frame(args.root, args.layout, folder.name)
-    times = recording.frame_times()[first:]
-    if len(times) < count:
-        raise ValueError(f"{recording.path} has {len(times)} frames from number {first} on, and {count} labels.")
-    if len(times) == count:  # the last image ends an interval after its frame
-        times = np.append(times, 2 * times[-1] - times[-2])
-    return times[: count + 1]
-
-
 def make(args: argparse.Namespace, folder: Path) -> str:
     """Make the images of one sequence; what was done, in a word."""
     settings = {
@@ -106,26 +64,41 @@ def make(args: argparse.Namespace, folder: Path) -> str:
         if not marker.is_file():
             raise ValueError(f"{out} has no {MARKER}, so another program made it; it is not deleted: move it away.")
         shutil.rmtree(out)
-    recording = recording_of(folder)
-    times = boundaries(args, folder, recording, len(read_boxes(folder / labels)))
+    recording, count = recording_of(folder), len(read_boxes(folder / labels))
+    first = 0 if args.interval else first_frame(args.root, args.layout, folder.name)
+    times = boundaries(recording, count, first, args.interval)
     images = gtp(recording, times, args.steps, args.amount, args.trajectory, args.decay, args.rule)
     unfinished = out.with_name(f".{out.name}.partial")
     shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
     unfinished.mkdir()
     try:
-        for interval, part, pixels in images:
+        for interval, part, pixels in with_events(images, recording, times):
             path = unfinished / f"{start + interval:04d}_{part + 1}.png"
-            if not cv2.imwrite(str(path), pixels[..., ::-1]):
-                raise OSError(f"{path} cannot be written; is the disk full?")
+            path.write_bytes(cv2.imencode(".png", pixels[..., ::-1])[1].tobytes())
         (unfinished / MARKER).write_text(json.dumps(settings))
         unfinished.replace(out)
+    except OSError as error:
+        raise ValueError(
+            f"{out} cannot be written ({error.strerror}); nothing of it was left there: free space, and run this again."
+        ) from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return "made"
 
 
+def attempt(args: argparse.Namespace, folder: Path) -> str | ValueError:
+    """``make``, whose mistakes in the data do not keep the other sequences from being made."""
+    try:
+        return make(args, folder)
+    except ValueError as error:
+        return error
+
+
 def main() -> None:
     args = parse_args()
+    for name in ("interval", "jobs"):
+        if getattr(args, name) is not None:
+            positive_int(f"--{name}", getattr(args, name))
     labels, _ = LAYOUTS[args.layout]
     folders = sorted(path.parent for split in SPLITS for path in args.root.glob(f"{split}/*/{labels}"))
     if not folders:
@@ -133,14 +106,18 @@ def main() -> None:
             f"{args.root} has no train/*/{labels} or test/*/{labels}, so no sequence of layout {args.layout}."
         )
     console.check_writable(args.root, "ROOT")
-    work = partial(make, args)
-    jobs = min(max(1, args.jobs), len(folders), os.cpu_count() or 1)
+    work = partial(attempt, args)
+    jobs = min(args.jobs, len(folders), os.cpu_count() or 1)
     with tqdm(total=len(folders), desc="sequences") as bar:
         if jobs == 1:
             done = [(bar.set_postfix_str(folder.name), work(folder), bar.update())[1] for folder in folders]
         else:
             with processes.get_context("spawn").Pool(jobs) as pool:
                 done = [(result, bar.update())[0] for result in pool.imap_unordered(work, folders)]
+    failed = [result for result in done if isinstance(result, ValueError)]
+    if failed:
+        others = f" (and {len(failed) - 1} more of {len(folders)} sequences failed)" if failed[1:] else ""
+        raise ValueError(f"{failed[0]}{others}")
     print(f"{done.count('made')} sequences made, {done.count('there')} were there: {args.root}")
 
 

@@ -1,0 +1,204 @@
+"""Event images of a sequence from its recording: which file, between which times, and where images wait that were made."""
+
+import os
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..checks import one_of, positive_int
+from ..events import EventImage, Recording, gtp, open_recording
+from ..events.gtp import STEPS
+from ..events.readers import FORMATS
+from .sequences import LAYOUTS, Sequence, lines_of, read_boxes, sequence_folders
+
+
+def recording_of(folder: Path) -> Recording:
+    """The recording of a sequence: ``events.*``, or a file with the name of the folder.
+
+    Raises:
+        ValueError: there is none, or several, or it cannot be read.
+    """
+    found = [folder / f"{stem}{suffix}" for stem in ("events", folder.name) for suffix in FORMATS]
+    found = [path for path in found if path.exists()]
+    if len(found) != 1:
+        raise ValueError(f"{folder} has {len(found)} recordings events.* or {folder.name}.*; it must have one.")
+    return open_recording(found[0])
+
+
+def first_frame(root: Path, layout: str, name: str) -> int:
+    """Number, from 0, of the camera's frame with which a sequence's images begin.
+
+    Raises:
+        ValueError: pair.txt, which FE108 has, lacks the sequence, or has no number for it.
+    """
+    pairs = root / "pair.txt"
+    if layout != "fe108" or not pairs.is_file():
+        return 0
+    numbers = dict(line.rsplit(maxsplit=1) for line in lines_of(pairs) if len(line.split()) > 1)
+    if name not in numbers:
+        raise ValueError(f"{pairs} has no line for {name!r}; it names the frame with which each sequence begins.")
+    if not numbers[name].isdecimal():
+        raise ValueError(f"{pairs} has {numbers[name]!r} for {name!r}; it must be the number of a frame, from 0 on.")
+    return int(numbers[name])
+
+
+def boundaries(recording: Recording, count: int, first: int = 0, interval: int | None = None) -> NDArray[np.int64]:
+    """The ``count + 1`` times between which a sequence's images lie.
+
+    Args:
+        recording: the sequence's.
+        count: number of its images.
+        first: number of the camera's frame with which the first one begins.
+        interval: microseconds of an image, from the first event on; ``None`` for the times of the camera's frames.
+
+    Raises:
+        ValueError: the recording has no events, or too few frames, or they go back in time.
+    """
+    if interval:
+        start = next((events.t[0] for events in recording), None)
+        if start is None:
+            raise ValueError(f"{recording.path} has no events; leave out the sequence.")
+        return np.asarray(start + interval * np.arange(count + 1))
+    times = recording.frame_times()[first:]
+    if len(times) < max(count, 2):
+        raise ValueError(f"{recording.path} has {len(times)} frames from number {first} on, and {count} labels.")
+    back = np.flatnonzero(np.diff(times) <= 0)
+    if len(back):
+        i = back[0]
+        raise ValueError(
+            f"{recording.path}: frame {first + i + 1} is at {times[i + 1]} µs, and the one before at {times[i]}; give times in "
+            f"another way, such as an interval."
+        )
+    if len(times) == count:  # the last image ends an interval after its frame
+        times = np.append(times, 2 * times[-1] - times[-2])
+    return times[: count + 1]
+
+
+def with_events(images: Iterable[EventImage], recording: Recording, times: NDArray[np.int64]) -> Iterator[EventImage]:
+    """The images, of which at least one must have an event: otherwise their times are of another clock or unit.
+
+    Raises:
+        ValueError: all of them were empty.
+    """
+    empty = True
+    for image in images:
+        empty = empty and not image.pixels.any()
+        yield image
+    if empty:
+        raise ValueError(
+            f"{recording.path} has no event from {times[0]} to {times[-1]} µs, the times of its images; its events and frames "
+            f"must have times of one clock, in microseconds."
+        )
+
+
+class Scratch:
+    """A folder for images that were made, which goes with the process that asked for it; worker processes share it."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="event_images_"))
+        weakref.finalize(self, _remove, self.folder, os.getpid())
+
+
+def _remove(folder: Path, owner: int) -> None:
+    if os.getpid() == owner:  # and not a worker process that ends
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class RecordedSequence(Sequence):
+    """A sequence whose images are made from its recording; they equal those of ``tools/dataset_tools/make_gtp.py``.
+
+    One after another they are made from a piece of the recording at a time. A single one needs all before it, since its
+    trajectory remembers them: the first time, all images of the sequence are made and wait in a temporary file, compressed.
+
+    Args:
+        folder: the sequence's.
+        T: parts of each image.
+        first: number of the camera's frame with which the first image begins.
+        interval: microseconds of an image; ``None`` for the times of the camera's frames.
+        scratch: where images wait.
+    """
+
+    folder: Path
+    T: int
+    first: int
+    interval: int | None
+    scratch: Scratch
+
+    def images(self) -> Iterator[NDArray[np.uint8]]:
+        recording = recording_of(self.folder)
+        times = boundaries(recording, len(self), self.first, self.interval)
+        for _, parts in groupby(
+            with_events(gtp(recording, times, self.T), recording, times), key=lambda image: image.interval
+        ):
+            pixels = [part.pixels for part in parts]
+            yield np.stack(pixels) if self.T > 1 else pixels[0]
+
+    def image(self, frame: int) -> NDArray[np.uint8]:
+        import h5py
+
+        made = self.scratch.folder / f"{self.name}.h5"
+        if not made.is_file():
+            self._make(made)
+        with h5py.File(made, "r") as file:
+            return np.asarray(file["images"][frame])
+
+    def _make(self, path: Path) -> None:
+        import h5py
+
+        partial = path.with_suffix(f".{os.getpid()}")  # another process may be making the same
+        try:
+            with h5py.File(partial, "w") as file:
+                for i, image in enumerate(self.images()):
+                    if i == 0:
+                        shape, chunks = (len(self), *image.shape), (1, *image.shape)
+                        stored = file.create_dataset("images", shape, np.uint8, chunks=chunks, compression=1)
+                    stored[i] = image
+            partial.replace(path)
+        except OSError as error:
+            raise ValueError(
+                f"the images of {self.folder} cannot be kept in {path.parent} ({error}); free space there, or set TMPDIR to "
+                f"another folder."
+            ) from error
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def find_recorded_sequences(
+    root: str | Path,
+    layout: str,
+    split: str,
+    T: int = 1,
+    names: Iterable[str] | str | Path | None = None,
+    interval: int | None = None,
+) -> list[Sequence]:
+    """The sequences of a data set, with images that are made from its recordings.
+
+    Args:
+        root: as all arguments but the last in ``find_sequences``.
+        layout: "fe108" or "visevent".
+        split: "train" or "test".
+        T: parts of each image.
+        names: which sequences, or a text file of them; ``None`` for all.
+        interval: microseconds of an image; ``None`` for the times of the camera's frames.
+
+    Raises:
+        ValueError: a folder, recording or file is missing, or labels cannot be read.
+    """
+    one_of("T", T, STEPS)
+    if interval is not None:
+        positive_int("interval", interval)
+    scratch, sequences = Scratch(), []
+    for folder in sequence_folders(root, layout, split, names):
+        recording_of(folder)  # so that a missing one is found now
+        boxes = read_boxes(folder / LAYOUTS[layout][0])
+        first = 0 if interval else first_frame(Path(root), layout, folder.name)
+        sequences.append(RecordedSequence(folder.name, boxes, folder, T, first, interval, scratch))
+    return list(sequences)

@@ -1,0 +1,155 @@
+"""Event images that are made from recordings while a data set is read, and what is refused."""
+
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from sterf_plugins.events import Events, Frame, gtp, open_recording
+from sterf_plugins.tracking.pairs import TrackingPairs
+from sterf_plugins.tracking.recordings import boundaries, find_recorded_sequences, with_events
+from sterf_plugins.tracking.sd_track_openmmlab import tracking_dataset
+
+INTERVAL, FRAMES, SIZE = 10_000, 30, (40, 60)
+
+
+def write(folder: Path, seed: int, **columns) -> Path:
+    """A sequence in FE108's folders: a square that moves to the right, and noise, in an HDF5 file without frames."""
+    rng = np.random.default_rng(seed)
+    folder.mkdir(parents=True)
+    t = np.sort(rng.integers(0, FRAMES * INTERVAL, 6000))
+    x, y = 10 + t // 15_000 + rng.integers(0, 8, len(t)), 12 + rng.integers(0, 8, len(t))
+    noise = rng.random(len(t)) < 0.2
+    x[noise], y[noise] = rng.integers(0, SIZE[1], noise.sum()), rng.integers(0, SIZE[0], noise.sum())
+    with h5py.File(folder / "events.h5", "w") as file:
+        for name, values in (dict(t=t, x=x, y=y, p=rng.integers(0, 2, len(t))) | columns).items():
+            file[f"events/{name}"] = values
+        file.attrs.update(height=SIZE[0], width=SIZE[1])
+    start = 10 + np.arange(FRAMES) * INTERVAL / 15_000
+    boxes = np.stack([start, *(np.full(FRAMES, n) for n in (12.0, 8.0, 8.0))], 1)
+    np.savetxt(folder / "groundtruth_rect.txt", boxes, "%.3f", ",")
+    return folder
+
+
+@pytest.mark.parametrize("T", [1, 4])
+def test_images_are_those_of_the_generator_in_any_order_and_process(tmp_path, T):
+    for seed, name in enumerate(("bike", "two words", "hünd")):
+        write(tmp_path / "train" / name, seed)
+    sequences = find_recorded_sequences(tmp_path, "fe108", "train", T, interval=INTERVAL)
+    assert [s.name for s in sequences] == ["bike", "hünd", "two words"]
+    recording = open_recording(tmp_path / "train" / "hünd" / "events.h5")
+    first = recording.events().t[0]
+    parts = [i.pixels for i in gtp(recording, first + INTERVAL * np.arange(FRAMES + 1), T)]
+    wanted = np.stack(parts).reshape(FRAMES, T, *SIZE, 3)
+    wanted = wanted if T > 1 else wanted[:, 0]
+    assert all(np.array_equal(a, b) for a, b in zip(sequences[1].images(), wanted, strict=True))
+    for frame in (17, 3, 29, 17, 0):
+        assert np.array_equal(sequences[1].image(frame), wanted[frame]) and wanted[frame].std() > 0
+    pairs = TrackingPairs(sequences, 6, 32, 64, seed=3)
+    here = [pairs[i] for i in range(6)]
+    for workers in (0, 2):
+        loaded = list(DataLoader(TrackingPairs(sequences, 6, 32, 64, seed=3), num_workers=workers))
+        assert all(torch.equal(a["search"][0], b["search"]) for a, b in zip(loaded, here, strict=True))
+    assert pickle.loads(pickle.dumps(sequences[0])).image(4).any()  # as worker processes that are started anew get it
+    scratch = sequences[0].scratch.folder
+    assert [p.stat().st_size > 1000 for p in scratch.iterdir()] == [True] * 3
+    del sequences, pairs
+    assert not scratch.exists()
+    assert sorted(p.name for p in (tmp_path / "train" / "bike").iterdir()) == ["events.h5", "groundtruth_rect.txt"]
+
+
+def test_what_cannot_be_made(tmp_path):
+    folder = write(tmp_path / "train" / "bike", 0)
+    with pytest.raises(ValueError, match="`interval` is of images='events'"):
+        tracking_dataset(str(tmp_path), interval=3)
+    (sequence,) = find_recorded_sequences(tmp_path, "fe108", "train")
+    with pytest.raises(ValueError, match=r"events.h5 has no frames beside its events"):
+        sequence.image(0)
+    (tmp_path / "pair.txt").write_text("bike two\n")
+    with pytest.raises(ValueError, match=r"pair.txt has 'two' for 'bike'; it must be the number of a frame"):
+        find_recorded_sequences(tmp_path, "fe108", "train")
+    recording = open_recording(folder / "events.h5")
+    late = replace(recording, pictures=lambda: iter(FRAME_TIMES))
+    with pytest.raises(ValueError, match="frame 2 is at 20 µs, and the one before at 30"):
+        boundaries(late, 3)
+    times = np.array([10**9, 2 * 10**9])
+    with pytest.raises(ValueError, match="has no event from 1000000000 to 2000000000 µs, the times of its images"):
+        list(with_events(gtp(recording, times), recording, times))
+    (folder / "events.npz").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"bike has 2 recordings events.\* or bike.\*"):
+        find_recorded_sequences(tmp_path, "fe108", "train")
+    (folder / "events.npz").unlink()
+    (folder / "events.h5").unlink()
+    with pytest.raises(ValueError, match="bike has 0 recordings"):
+        find_recorded_sequences(tmp_path, "fe108", "train")
+
+
+FRAME_TIMES = [Frame(t, 0, np.zeros((1, 1), np.uint8)) for t in (10, 30, 20, 40)]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (
+            dict(t=np.arange(6000) / 1e6),
+            r"t must be whole numbers, microseconds; seconds must be multiplied by 1,000,000",
+        ),
+        (dict(x=np.full(6000, 1.5)), r"event 0 has x=1.5; x must be whole numbers, without fractions"),
+        (dict(x=np.full(6000, np.nan)), r"event 0 has x=nan"),
+        (dict(p=np.full(6000, 7)), r"event 0 has p=7; a polarity is 0 or 1, or -1 or 1"),
+        (
+            dict(p=np.ones(5990)),
+            r"its columns have the shapes .*; they must have one axis, and an entry for each event",
+        ),
+        (dict(t=np.arange(5990)), r"its columns have the shapes"),
+        (dict(t=np.arange(6000).reshape(2, -1)), r"they must have one axis"),
+        (dict(x=np.full(6000, b"a")), r"x has entries of type \|S1; they must be numbers"),
+        (dict(y=np.full(6000, 40)), r"event 0 has y=40, outside the sensor of 60 columns and 40 rows"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".h5", ".npz"])
+def test_columns_that_are_no_events(tmp_path, columns, message, suffix):
+    path = write(tmp_path / "a", 0, **columns) / "events.h5"
+    if suffix == ".npz":
+        with h5py.File(path) as file:
+            arrays = {name: values[()].astype(values.dtype.str) for name, values in file["events"].items()}
+        path = path.with_suffix(".npz")
+        np.savez(path, **arrays, height=SIZE[0], width=SIZE[1])
+    with pytest.raises(ValueError, match=message):
+        open_recording(path).events()
+
+
+def test_polarities_of_minus_one(tmp_path):
+    path = write(tmp_path / "a", 0, p=np.tile([-1.0, 1.0], 3000)) / "events.h5"
+    events = open_recording(path).events()
+    assert isinstance(events, Events) and events.p[:4].tolist() == [0, 1, 0, 1]
+
+
+def test_arrays_of_objects_and_damaged_ones(tmp_path):
+    columns = {name: np.arange(20_000) for name in "txyp"}
+    np.savez_compressed(tmp_path / "objects.npz", **columns | dict(t=np.array([None] * 20_000)))
+    np.savez_compressed(tmp_path / "damaged.npz", **columns)
+    data = bytearray((tmp_path / "damaged.npz").read_bytes())
+    data[2000:3000] = bytes(1000)
+    (tmp_path / "damaged.npz").write_bytes(data)
+    for name in ("objects", "damaged"):
+        with pytest.raises(ValueError, match=rf"{name}.npz cannot be read as an event file"):
+            open_recording(tmp_path / f"{name}.npz")
+
+
+def test_tables_of_other_programs(tmp_path):
+    (tmp_path / "a.csv").write_bytes("\ufefft,x,y,p\r\n5,1,2,-1\r\n9,1,2,1\r\n".encode())
+    assert [column.tolist() for column in open_recording(tmp_path / "a.csv").events()] == [
+        [5, 9],
+        [1, 1],
+        [2, 2],
+        [0, 1],
+    ]
+    (tmp_path / "b.csv").write_text("t;x;y;p\n5;1;2;1\n")
+    with pytest.raises(ValueError, match=r"b.csv has t;x;y;p, and no events' t, x, y, p"):
+        open_recording(tmp_path / "b.csv")
