@@ -13,6 +13,8 @@ import sterf_plugins
 
 sterf_plugins.setup()
 
+from mmengine.device import get_device  # noqa: E402
+
 from sterf_plugins.cli import console  # noqa: E402
 from sterf_plugins.cli import training as cli  # noqa: E402
 from sterf_plugins.openmmlab.configs.resume_checks import check_resume  # noqa: E402
@@ -77,6 +79,8 @@ def prepare(config, args: argparse.Namespace) -> None:
     if args.erf is not None:
         hooks["erf"] = dict(hooks.get("erf", {}), type="sterf_plugins.ERFHook", interval=args.erf)
     if args.amp:
+        if get_device() in ("cpu", "mps"):
+            raise ValueError("--amp is mmengine's AmpOptimWrapper, which needs a GPU; leave it out on this machine.")
         wrapper = type_name(config.optim_wrapper)
         if wrapper not in ("OptimWrapper", "AmpOptimWrapper"):
             raise ValueError(f"--amp works with OptimWrapper; the config has {wrapper}.")

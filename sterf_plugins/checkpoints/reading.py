@@ -3,17 +3,20 @@
 import argparse
 import pickle
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+AUTHORS_CODE = "lib."  # the package of SDTrack's training code, of whose classes its checkpoints hold objects
 
 
 def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> Mapping[str, Any]:
     """Read a checkpoint file of ours, of mmengine, of timm or of the papers' releases.
 
     Only tensors, containers, numbers and what the published files hold besides are allowed: ``argparse.Namespace``,
-    numpy arrays, mmengine's log buffers. Anything else in the pickle is refused, by name, before it is built, unless
-    ``torch.serialization.add_safe_globals`` has been told to allow it.
+    numpy arrays, mmengine's log buffers. Objects of SDTrack's own training code become ``Inert``. Anything else in the pickle
+    is refused, by name, before it is built, unless ``torch.serialization.add_safe_globals`` has been told to allow it.
 
     Args:
         path: the file.
@@ -31,7 +34,7 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> Mapping[str,
             f"the path of a local file."
         )
     try:
-        with torch.serialization.safe_globals(_allowed()):
+        with torch.serialization.safe_globals([*_allowed(), *_inert_classes(path)]):
             checkpoint = torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
         match = re.search(r"(?:GLOBAL|global) ([\w.]+)", str(error))
@@ -52,6 +55,23 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> Mapping[str,
     if not isinstance(checkpoint, Mapping):
         raise ValueError(f"checkpoint {path} holds a {type(checkpoint).__name__}, not tensors by name.")
     return checkpoint
+
+
+class Inert:
+    """What stands for an object whose class is not here: its attributes, without any code."""
+
+    def __init__(self, *arguments: object):
+        self.arguments = arguments
+
+
+def _inert_classes(path: Path) -> list[Any]:
+    """A class for each name of SDTrack's training code that a file mentions, such as its settings, as PyTorch takes them."""
+    import torch
+
+    if not zipfile.is_zipfile(path):  # PyTorch lists the names of such files alone
+        return []
+    names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    return [(type(name.rpartition(".")[2], (Inert,), {}), name) for name in names if name.startswith(AUTHORS_CODE)]
 
 
 def _line(error: Exception) -> str:

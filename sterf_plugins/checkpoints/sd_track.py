@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
 from .reading import state_dict_of
-from .sdt_v3 import listing, rename_entries
+from .sdt_v3 import infer_architecture, listing, rename_entries
 
 # The variants with time name the layers of a branch, and the variant without numbers them, as SDT-V3's releases do.
 _NUMBERED = [
@@ -21,6 +22,37 @@ _BRANCHES = {"ctr": "score", "offset": "offset", "size": "size"}
 _HEAD = re.compile(
     r"conv([1-5])_(ctr|offset|size)\.(?:(1|conv|2|bn)\.)?(weight|bias|running_mean|running_var|num_batches_tracked)"
 )
+_WITHOUT_TIME, _WITH_TIME = ("1x4",), ("2x2", "4x1")
+
+
+def entries_of(checkpoint: Mapping) -> dict[str, Any]:
+    """The state dict in a tracker's checkpoint (``net``), or in any that ``state_dict_of`` knows."""
+    return state_dict_of(checkpoint["net"] if isinstance(checkpoint.get("net"), Mapping) else checkpoint)
+
+
+def is_published_tracker(checkpoint: Mapping) -> bool:
+    """Whether a checkpoint is a published SDTrack, or the classifier from which one starts, under the authors' names.
+
+    Such a classifier is an SDT-V3 without separable convolutions in its transformer blocks, or with neurons that keep a state.
+    """
+    keys = {key.removeprefix("backbone.") for key in entries_of(checkpoint)}
+    is_sdt_v3 = any(re.match(r"block3\.\d+\.attn\.q_(?:conv|BN)\.", key) for key in keys)
+    plain = not any(re.match(r"block3\.\d+\.conv\.", key) for key in keys)
+    return any(key.startswith("box_head.") for key in keys) or (is_sdt_v3 and (plain or _names_layers(keys)))
+
+
+def variants_of(checkpoint: Mapping) -> tuple[str, ...]:
+    """The variants, such as "1x4", that a published checkpoint may be of, as far as it tells.
+
+    The variants with time have the same entries; a tracker's settings name its config, which has the variant in its name.
+    """
+    possible = _WITH_TIME if _names_layers(entries_of(checkpoint)) else _WITHOUT_TIME
+    config = str(getattr(checkpoint.get("settings"), "config_name", ""))
+    return tuple(variant for variant in possible if variant in config) or possible
+
+
+def _names_layers(keys: Any) -> bool:
+    return any(re.search(r"attn\.q_BN\.", key) for key in keys)
 
 
 def convert_tracker(checkpoint: Mapping) -> dict[str, Tensor]:
@@ -36,7 +68,7 @@ def convert_tracker(checkpoint: Mapping) -> dict[str, Tensor]:
     Raises:
         ValueError: an entry is unknown; the message lists them.
     """
-    entries = state_dict_of(checkpoint["net"] if isinstance(checkpoint.get("net"), Mapping) else checkpoint)
+    entries = entries_of(checkpoint)
     if any(key.startswith(("backbone.stages.", "stages.")) for key in entries):
         return entries
     is_tracker = any(key.startswith("backbone.") for key in entries)
@@ -55,6 +87,29 @@ def convert_tracker(checkpoint: Mapping) -> dict[str, Tensor]:
     if unknown or (is_tracker and not head):
         raise ValueError(listing("the checkpoint is no SDTrack; unknown keys", unknown or ["no entry of box_head"]))
     return converted
+
+
+def tracker_architecture(converted: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Read off converted entries the arguments of the ``tracking.SDTrack`` that they fit.
+
+    The number of heads and the variant are not in them; ``num_heads`` is 1, which gives the right shapes.
+
+    Raises:
+        ValueError: an entry that every SDTrack has is missing.
+    """
+    backbone = {k.removeprefix("backbone."): v for k, v in converted.items() if k.startswith("backbone.")}
+    found = infer_architecture(backbone)
+    depths = [
+        1 + max((int(m[1]) for m in (re.match(rf"stages\.{i}\.blocks\.(\d+)\.", k) for k in backbone) if m), default=-1)
+        for i in range(5)
+    ]
+    width = converted.get("head.branches.score.1.conv.weight")
+    return dict(
+        arch=dict(embed_dims=found["arch"]["embed_dims"], num_heads=1, depths=depths),
+        **{key: found[key] for key in ("mixer", "ratio", "norm_hidden", "layout") if key in found},
+        sep_conv="stages.3.blocks.0.sep_conv.dw.conv.weight" in backbone,
+        **({} if width is None else dict(head_width=len(width))),
+    )
 
 
 def _numbered(key: str) -> str:

@@ -74,6 +74,7 @@ class SDTrack(nn.Module):
             one_of("arch", arch, ARCHITECTURES, "Or give dict(embed_dims=[64, 128, 256, 360], num_heads=8).")
             head_width = head_width or HEAD_WIDTHS[arch]
             arch = ARCHITECTURES[arch]
+        self.variant = variant
         self.T, levels = VARIANTS[variant]
         self.backbone: Any = SDTV3(
             arch,

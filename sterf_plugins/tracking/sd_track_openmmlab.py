@@ -7,20 +7,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
-from mmengine.model import BaseModel
+from mmengine.model import BaseModel, PretrainedInit
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.ops import box_convert, box_iou
 
+from ..checkpoints.reading import read_checkpoint
+from ..checkpoints.sd_track import is_published_tracker
+from ..checks import one_of
 from ..registry import DATASETS, METRICS, MODELS
 from .box_losses import WEIGHTS, centre_losses
 from .box_metrics import PROTOCOLS, curves, mean_curves
 from .centre_head import decode
+from .crops import check_box
 from .follow import Follower
 from .pairs import TrackingPairs
-from .sd_track import SDTrack
+from .published import published_weights
+from .recordings import find_recorded_sequences
+from .sd_track import VARIANTS, SDTrack
 from .sequences import Sequence, find_sequences, read_boxes, write_boxes
 
 
@@ -30,10 +37,15 @@ class SDTrackModel(BaseModel):
 
     Args:
         loss_weights: factors of the losses "giou", "l1" and "focal".
-        data_preprocessor, init_cfg: as in every mmengine model. ``checkpoints.sd_track.convert_tracker`` renames a checkpoint of
-            the release for ``network``.
+        data_preprocessor: as in every mmengine model.
+        init_cfg: mmengine's initialisation. Of type "Pretrained" it is a published checkpoint, of a tracker or of the classifier
+            from which one starts.
         **network: arguments of ``tracking.SDTrack``.
+
+    Its checkpoints say of which variant they are, since the weights of all variants have the same names and shapes.
     """
+
+    variant: Tensor
 
     def __init__(
         self,
@@ -45,6 +57,28 @@ class SDTrackModel(BaseModel):
         super().__init__(data_preprocessor, init_cfg)
         self.loss_weights = WEIGHTS | (loss_weights or {})
         self.network = SDTrack(**network)
+        self.register_buffer("variant", torch.tensor(VARIANTS[self.network.variant]))
+        self.register_load_state_dict_pre_hook(_check_variant)
+
+    def init_weights(self) -> None:
+        """Load the published checkpoint of ``init_cfg``, if there is one; the constructor has initialised everything else."""
+        if not self.init_cfg or self.init_cfg.get("type") not in ("Pretrained", PretrainedInit) or self.is_init:  # type: ignore[has-type]
+            super().init_weights()
+            return
+        path = self.init_cfg["checkpoint"]
+        checkpoint = read_checkpoint(path)
+        if not is_published_tracker(checkpoint):
+            raise ValueError(
+                f"`init_cfg`: {path} is no published SDTrack; give a checkpoint of this package as `load_from`."
+            )
+        entries, left_out = published_weights(self.network, checkpoint, path)
+        self.network.load_state_dict(entries, strict=False)
+        print_log(
+            f"{len(entries)} of {len(self.network.state_dict())} entries of the network are from {path}; left out of it: "
+            f"{', '.join(left_out) or 'nothing'}",
+            logger="current",
+        )
+        self.is_init = True
 
     def forward(
         self,
@@ -76,19 +110,45 @@ class SDTrackModel(BaseModel):
     def follow(self, run: "TestRun") -> dict[str, Any]:
         """The boxes of a sequence, unless an earlier test has written them, and the seconds that they took."""
         sequence = run.sequence
-        if run.results is not None and run.results.is_file():
-            return dict(name=sequence.name, boxes=read_boxes(run.results), labels=sequence.boxes, seconds=None)
+        if run.results is not None and run.results.exists():
+            known = read_boxes(run.results)
+            if len(known) != len(sequence):
+                raise ValueError(
+                    f"{run.results} has {len(known)} boxes, and sequence {sequence.name} {len(sequence)} images; delete the file "
+                    f"to follow the object anew."
+                )
+            print_log(f"{sequence.name}: the boxes of {run.results} are taken", logger="current")
+            return dict(name=sequence.name, boxes=known, labels=sequence.boxes, seconds=None, results=run.results)
         start = time.perf_counter()
         images = sequence.images()
-        follower = Follower(self.network, next(images), sequence.boxes[0], *run.sizes)
+        image = next(images)
+        check_box(sequence.boxes[0], image.shape[-3:-1], f"the first box of sequence {sequence.name}")
+        follower = Follower(self.network, image, sequence.boxes[0], *run.sizes)
         boxes = [sequence.boxes[0], *(follower.step(image).box for image in images)]
+        seconds = time.perf_counter() - start
         return dict(
-            name=sequence.name, boxes=np.stack(boxes), labels=sequence.boxes, seconds=time.perf_counter() - start
+            name=sequence.name, boxes=np.stack(boxes), labels=sequence.boxes, seconds=seconds, results=run.results
         )
 
     def _images(self, x: Tensor) -> Tensor:
         """Bytes as the network's numbers 0 to 255, with the time axis first."""
+        parts = x.shape[1] if x.ndim == 5 else 1
+        if parts != self.network.T:
+            raise ValueError(
+                f"the event images have {parts} parts, and a model of variant {self.network.variant} takes {self.network.T}: "
+                f"train_dataloader.dataset.T={self.network.T}, or another model.variant."
+            )
         return (x.transpose(0, 1) if x.ndim == 5 else x).to(next(self.network.parameters()))
+
+
+def _check_variant(model: SDTrackModel, state: dict, prefix: str, *_: Any) -> None:
+    """Raise ``ValueError`` for weights of another variant: they would load, and mean nothing."""
+    stored = state.get(f"{prefix}variant")
+    if stored is not None and stored.tolist() != list(VARIANTS[model.network.variant]):
+        raise ValueError(
+            f"the checkpoint is of an SDTrack of variant {'x'.join(map(str, stored.tolist()))}, and the config's is of variant "
+            f"{model.network.variant}; give the config that it was trained with."
+        )
 
 
 def _overlap(decoded: Tensor, box: Tensor) -> Tensor:
@@ -116,7 +176,7 @@ class _TrackingSequences(Dataset):
 
     def __init__(self, sequences: list[Sequence], sizes: tuple[int, int], results: str | Path | None):
         self.sequences, self.sizes = sequences, sizes
-        self.results = None if results is None else Path(results)
+        self.results = _results_folder(results)
 
     def __len__(self) -> int:
         return len(self.sequences)
@@ -125,6 +185,14 @@ class _TrackingSequences(Dataset):
         sequence = self.sequences[index]
         done = None if self.results is None else self.results / f"{sequence.name}.txt"
         return dict(sequence=TestRun(sequence, self.sizes, done))
+
+
+def _results_folder(path: str | Path | None) -> Path | None:
+    if path is not None and Path(path).exists() and not Path(path).is_dir():
+        raise ValueError(
+            f"`results` is {str(path)!r}, which is a file; give a folder, in which each sequence gets its own."
+        )
+    return None if path is None else Path(path)
 
 
 @DATASETS.register_module(name="TrackingDataset")
@@ -139,6 +207,8 @@ def tracking_dataset(
     search_size: int = 256,
     seed: int = 0,
     results: str | None = None,
+    images: str = "png",
+    interval: int | None = None,
 ) -> Dataset:
     """Sequences of event images with boxes: pairs for a training, whole sequences for a test.
 
@@ -152,9 +222,18 @@ def tracking_dataset(
         template_size: side of the template in pixels.
         search_size: side of the search region in pixels.
         seed: seed of the pairs.
-        results: of a test, the folder of results; sequences whose file is there are not run again.
+        results: of a test, the folder of results, where each sequence's boxes are written when it has been followed;
+            sequences whose file is there are not run again.
+        images: "png" for the files that make_gtp.py has made, "events" to make the same images from the recordings.
+        interval: of "events", microseconds of an image; ``None`` for the times of the camera's frames.
     """
-    sequences = find_sequences(data_root, layout, split, T, names)
+    one_of("images", images, ("png", "events"))
+    if images == "events":
+        sequences = find_recorded_sequences(data_root, layout, split, T, names, interval)
+    elif interval is None:
+        sequences = find_sequences(data_root, layout, split, T, names)
+    else:
+        raise ValueError("`interval` is of images='events'; PNG files have been made with their own.")
     if split == "test":
         return _TrackingSequences(sequences, (template_size, search_size), results)
     return TrackingPairs(sequences, samples, template_size, search_size, seed)
@@ -178,7 +257,7 @@ class TrackingMetric(BaseMetric):
 
     Args:
         protocol: "toolkit" or "ostrack".
-        results: folder in which each sequence's boxes are written; ``None``: nowhere.
+        results: folder in which each sequence's boxes are written, beside that of the data set; ``None``: nowhere else.
         integers: write them cut to integers, as the published results are.
         **options: arguments of mmengine's ``BaseMetric``.
     """
@@ -190,13 +269,14 @@ class TrackingMetric(BaseMetric):
         if protocol not in PROTOCOLS:
             raise ValueError(f"`protocol` is {protocol!r}; allowed: {', '.join(PROTOCOLS)}.")
         self.protocol, self.integers = protocol, integers
-        self.folder = None if results is None else Path(results)
+        self.folder = _results_folder(results)
 
     def process(self, data_batch: Any, data_samples: Several[dict]) -> None:
         for sample in data_samples:
-            if self.folder is not None and sample["seconds"] is not None:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                write_boxes(self.folder / f"{sample['name']}.txt", sample["boxes"], self.integers)
+            if sample["seconds"] is not None:
+                own = None if self.folder is None else self.folder / f"{sample['name']}.txt"
+                for file in {own, sample["results"]} - {None}:
+                    write_boxes(file, sample["boxes"], self.integers)
             boxes = np.trunc(sample["boxes"]) if self.integers else sample["boxes"]
             one = curves(boxes, sample["labels"], protocol=self.protocol)
             self.results.append((sample["name"], one, len(boxes), sample["seconds"]))

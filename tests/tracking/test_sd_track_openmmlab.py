@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tracking_data import make
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,6 +61,113 @@ def test_train_resume_and_test(forked, tmp_path, name):
     assert np.array_equal(np.loadtxt(results / "b.txt", delimiter=","), boxes)
 
 
+@pytest.mark.slow
+def test_averaged_weights_tensorboard_and_two_processes(forked, tmp_path):
+    """A training of two processes with EMA; then a test by two processes, which share the sequences, and by one."""
+    names = ["a", "b", "c"]
+    for split in ("train", "test"):
+        boxes = make(tmp_path / "data", "fe108", split, names)
+    config = ROOT / "configs" / "sd_track" / "sdtrack-tiny-1x4_conv_fe108.py"
+    more = {
+        "custom_hooks": "[dict(type='EMAHook',momentum=0.5)]",
+        "visualizer.vis_backends": "[dict(type='TensorboardVisBackend')]",
+    }
+    work = tmp_path / "work"
+    command = [ROOT / "tools" / "train.py", config, "--work-dir", work, "--memory-efficient", "--launcher", "pytorch"]
+    done = forked(*command, *options(tmp_path / "data", **more), processes=2)
+    assert done.returncode == 0, done.stderr[-3000:]
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    scalars = EventAccumulator(str(next(work.glob("*/vis_data")))).Reload()
+    assert [event.step for event in scalars.Scalars("loss_giou")] == [1, 2]
+    saved = torch.load(work / "iter_2.pth", weights_only=False)
+    averaged, last = saved["state_dict"], saved["ema_state_dict"]
+    key = "network.head.branches.size.8.bias"
+    assert averaged["variant"].tolist() == [1, 4] and not torch.equal(averaged[key], last[f"module.{key}"])
+
+    written = {}
+    for processes in (1, 2):
+        results = tmp_path / f"results{processes}"
+        command = [
+            ROOT / "tools" / "test.py",
+            config,
+            work / "iter_2.pth",
+            "--work-dir",
+            tmp_path / f"tested{processes}",
+        ]
+        launcher = ["--launcher", "pytorch"] if processes == 2 else []
+        settings = options(tmp_path / "data", **{"test_dataloader.dataset.results": results})
+        done = forked(*command, *launcher, *settings, processes=processes)
+        assert done.returncode == 0 and "frames_per_second" in done.stdout + done.stderr, done.stderr[-3000:]
+        (log,) = (tmp_path / f"tested{processes}").glob("*/*.json")
+        numbers = json.loads(log.read_text().splitlines()[-1])
+        files = {path.name: path.read_text() for path in results.iterdir()}
+        assert set(files) == {f"{name}.txt" for name in names} and numbers["frames_per_second"] > 0
+        written[processes] = files, {k: v for k, v in numbers.items() if k in ("AUC", "PR", "NPR", "OP50")}
+    assert written[1] == written[2] and len(written[1][1]) == 4
+    assert not np.allclose(np.loadtxt(tmp_path / "results1" / "a.txt"), boxes)
+
+    # What of an interrupted test is there is not run again, and what does not fit is named.
+    (tmp_path / "results1" / "b.txt").unlink()
+    (tmp_path / "results1" / "c.txt").write_text("1\t2\t3\t4\n")
+    command = [ROOT / "tools" / "test.py", config, work / "iter_2.pth", "--work-dir", tmp_path / "again"]
+    settings = options(tmp_path / "data", **{"test_dataloader.dataset.results": tmp_path / "results1"})
+    done = forked(*command, *settings)
+    assert done.returncode == 2 and "c.txt has 1 boxes, and sequence c 40 images; delete the file" in done.stderr
+    assert (tmp_path / "results1" / "b.txt").read_text() == written[1][0]["b.txt"]  # followed before the fault was met
+    (tmp_path / "results1" / "c.txt").unlink()
+    done = forked(*command, *settings)
+    assert done.returncode == 0 and "a: the boxes of" in done.stdout + done.stderr, done.stderr[-2000:]
+    assert (tmp_path / "results1" / "c.txt").read_text() == written[1][0]["c.txt"]
+
+
+@pytest.mark.slow
+def test_mistakes(forked, tmp_path):
+    for split in ("train", "test"):
+        boxes = make(tmp_path / "data", "fe108", split, ["a", "b"])
+    config = ROOT / "configs" / "sd_track" / "sdtrack-tiny-1x4_conv_fe108.py"
+    train = ["train.py", config, "--work-dir", tmp_path / "work"]
+    data = "train_dataloader.dataset"
+    for settings, message in (
+        (
+            {"model.variant": "4x1"},
+            "the event images have 1 parts, and a model of variant 4x1 takes 4: train_dataloader",
+        ),
+        ({f"{data}.T": 4}, "inter4_stack_3008 is missing: make the event images, tools/dataset_tools/make_gtp.py"),
+        ({f"{data}.search_size": 96}, "12 more make a square map, and they must be a square number"),
+        ({f"{data}.images": "jpg"}, "`images` is 'jpg'; allowed: 'png', 'events'"),
+        ({f"{data}.images": "events"}, "a has 0 recordings events.* or a.*; it must have one"),
+        ({f"{data}.names": "['a','a']"}, "`names` names the sequence 'a' twice"),
+    ):
+        done = forked(ROOT / "tools" / train[0], *train[1:], *options(tmp_path / "data", **settings))
+        assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr, done.stderr[-1500:]
+    assert not list((tmp_path / "work").glob("*.pth"))
+    done = forked(ROOT / "tools" / train[0], *train[1:], *options(tmp_path / "data", **{"train_cfg.max_iters": 1}))
+    assert done.returncode == 0, done.stderr[-2000:]
+    (tmp_path / "a_file").write_text("")
+    labels = tmp_path / "data" / "test" / "a" / "groundtruth_rect.txt"
+    for settings, first, message in (
+        (
+            {"model.variant": "2x2"},
+            "10,20,16,12",
+            "checkpoint is of an SDTrack of variant 1x4, and the config's is of variant 2x2",
+        ),
+        (
+            {"test_dataloader.dataset.results": tmp_path / "a_file"},
+            "10,20,16,12",
+            "a_file', which is a file; give a folder",
+        ),
+        ({}, "10,20,0,12", "the first box of sequence a is 10 20 0 12 (x, y, w, h); it must have a width and height"),
+        ({}, "NaN,20,3,12", "the first box of sequence a is nan 20 3 12"),
+        ({}, "500,20,16,12", "and lie in 80 x 60 pixels"),
+    ):
+        lines = [first, *(",".join(map(str, box)) for box in boxes[1:])]
+        labels.write_text("\n".join(lines))
+        test = ["test.py", config, tmp_path / "work" / "iter_1.pth", "--work-dir", tmp_path / "tested"]
+        done = forked(ROOT / "tools" / test[0], *test[1:], *options(tmp_path / "data", **settings))
+        assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr, done.stderr[-1500:]
+
+
 BN = 2 * (32 + 64 + 128 + 128)  # in the mixers, times the ratio; the published counts have none, and a classifier
 PARAMETERS = {
     "conv": 19_607_693,
@@ -72,8 +180,6 @@ PARAMETERS = {
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_configs_are_the_published_settings(path):
-    import torch
-
     import sterf_plugins
 
     sterf_plugins.setup()

@@ -3,23 +3,29 @@
     python tools/model_converters/convert.py V3_5.1M_1x4.pth sdtv3-t.pth --levels 4
     python tools/model_converters/convert.py det_srb_t.pth srb-t_coco.pth --levels 4 --layout raster
 
-Reads classifiers (SDT-V3, the ST-ERF hub, Spikformer, SDT-V1, Meta-SDT, QKFormer, Max-Former) and whole mmdet and mmseg
-models of the release. Sizes and mixer are found in the keys; D and the token layout are in no file, so they must be
-given. An entry that fits nowhere, or that is missing, is an error.
+    python tools/model_converters/convert.py SDTrack_ep0100.pth.tar sdtrack.pth --variant 4x1
+
+Reads classifiers (SDT-V3, the ST-ERF hub, Spikformer, SDT-V1, Meta-SDT, QKFormer, Max-Former), whole mmdet and mmseg models
+of the release, and SDTrack with the classifiers from which it starts. Sizes and mixer are found in the keys; D and the token
+layout are in no file, so they must be given. An entry that fits nowhere, or that is missing, is an error.
 """
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
 import sterf_plugins
 from sterf_plugins.checkpoints import convert_state_dict, infer_architecture, read_checkpoint, state_dict_of
+from sterf_plugins.checkpoints.sd_track import convert_tracker, is_published_tracker, tracker_architecture, variants_of
 from sterf_plugins.checkpoints.sdt_v3 import has_our_names
 from sterf_plugins.checkpoints.zoo import find_family
 from sterf_plugins.cli.checkpoints import add_checkpoint_option
 from sterf_plugins.cli.console import run_tool
 from sterf_plugins.files import check_new, replacing
+from sterf_plugins.tracking.published import published_weights
+from sterf_plugins.tracking.sd_track import VARIANTS, SDTrack
 
 
 def parse_args() -> argparse.Namespace:
@@ -34,6 +40,7 @@ def parse_args() -> argparse.Namespace:
         "ST-ERF hub's definition",
     )
     p.add_argument("--layout", choices=["raster", "channel"], help="of MLPixer and SRB; the releases have raster")
+    p.add_argument("--variant", choices=list(VARIANTS), help="of an SDTrack; some files say it, and many do not")
     add_checkpoint_option(p)
     p.add_argument("--overwrite", action="store_true", help="replace DST if it exists")
     return p.parse_args()
@@ -48,7 +55,12 @@ def convert(args: argparse.Namespace) -> tuple[dict, dict]:
     Raises:
         ValueError: entries do not fit, or an option is missing or does not apply.
     """
-    state = state_dict_of(read_checkpoint(args.source))
+    checkpoint = read_checkpoint(args.source)
+    if is_published_tracker(checkpoint):
+        return convert_sd_track(args, checkpoint)
+    if args.variant is not None:
+        raise ValueError(f"--variant is of an SDTrack, and {args.source} is none; leave it out.")
+    state = state_dict_of(checkpoint)
     if has_our_names({key.removeprefix("backbone."): value for key, value in state.items()}):
         raise ValueError(f"{args.source} has the names of this package already; load it as it is.")
     if any(key.startswith(("roi_head.", "decode_head.")) for key in state):
@@ -82,6 +94,37 @@ def convert(args: argparse.Namespace) -> tuple[dict, dict]:
     if options["mixer"] != "conv":
         options["layout"] = args.layout
     return converted, dict(kind=kind, model="SDT-V3", levels=args.levels, **options)
+
+
+def convert_sd_track(args: argparse.Namespace, checkpoint: Mapping) -> tuple[dict, dict]:
+    """The same as ``convert`` for an SDTrack, or a classifier from which one starts."""
+    if args.levels is not None:
+        raise ValueError(
+            f"--levels is of SDT-V3; {args.source} is an SDTrack, whose --variant says it: {', '.join(VARIANTS)}."
+        )
+    possible = variants_of(checkpoint)
+    if args.variant is None and len(possible) > 1:
+        raise ValueError(
+            f"{args.source} is an SDTrack of variant {' or '.join(possible)}, whose entries are alike, and it does not say "
+            f"which: give --variant {possible[0]} or {possible[1]}."
+        )
+    options = tracker_architecture(convert_tracker(checkpoint))
+    if options["mixer"] != "conv" and args.layout is None:
+        raise ValueError(
+            f"{args.source} has {options['mixer']} mixers: give --layout raster (all releases) or channel."
+        )
+    if options["mixer"] != "conv":
+        options["layout"] = args.layout
+    options["variant"] = args.variant or possible[0]
+    with torch.device("meta"):
+        network = SDTrack(**options)
+    entries, left_out = published_weights(network, checkpoint, args.source)
+    options["arch"].pop("num_heads")  # not in the file; 8 in all published ones
+    kind = "tracker" if any(key.startswith("head.") for key in entries) else "backbone"
+    beside = [key for key in checkpoint if key not in ("net", "model", "state_dict")] if "net" in checkpoint else []
+    converted = {f"network.{key}": value for key, value in entries.items()}
+    converted["variant"] = torch.tensor(VARIANTS[network.variant])
+    return converted, dict(kind=kind, model="SDTrack", **options, left_out=[*left_out, *map(str, beside)])
 
 
 def main() -> None:

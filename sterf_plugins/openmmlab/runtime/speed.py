@@ -17,7 +17,7 @@ def speed_up(
         ValueError: the model has nothing that an option could act on.
     """
     inner: Any = getattr(model, "module", model)
-    backbone: Any = getattr(inner, "backbone", None)
+    backbone: Any = getattr(inner, "backbone", getattr(inner, "network", None))  # a tracker compiles as one
     if (compiled or channels_last) and backbone is None:
         raise ValueError(
             f"--compile and --channels-last act on the model's backbone; {type(inner).__name__} has none. Leave them out."
