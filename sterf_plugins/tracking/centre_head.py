@@ -54,8 +54,13 @@ class CentreHead(nn.Module):
 
     def forward(self, x: Tensor, T: int = 1) -> CentreMaps:
         """The maps of features (T*B, dim, h, w), whose first axis has the time steps outermost."""
-        score, offset, size = (branch(x).unflatten(0, (T, -1)).mean(0) for branch in self.branches.values())
+        score, offset, size = (_exact(branch(x)).unflatten(0, (T, -1)).mean(0) for branch in self.branches.values())
         return CentreMaps(_share(score), offset, _share(size))
+
+
+def _exact(x: Tensor) -> Tensor:
+    """Numbers of at least 32 bits: with fewer, a box is off by up to half a cell, and 1 - ``LOWEST_SCORE`` is 1."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _share(logits: Tensor) -> Tensor:

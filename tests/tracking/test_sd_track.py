@@ -5,6 +5,7 @@ import pytest
 import torch
 from golden_trackers import NETWORKS, arrays, inputs, tracker
 
+from sterf_plugins.activity import FiringRates
 from sterf_plugins.checkpoints.sd_track import convert_tracker
 from sterf_plugins.erf import compute_erf
 from sterf_plugins.tracking.box_losses import WEIGHTS, centre_losses, heat_maps
@@ -107,3 +108,103 @@ def test_receptive_fields_of_the_score_on_template_and_search_region():
         field = result.spatial[f"head.branches.score@{name}"]
         close(torch.from_numpy(field), gradient.abs().mean((0, 1)).numpy(), 1e-6)
         assert field.shape == gradient.shape[2:]
+
+
+LIVE = ("1x4_srb_channel", "2x2_conv", "4x1_srb_raster")
+
+
+def pairs(net: SDTrack, number: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
+    """Several pairs, no two alike, of parts of the golden inputs: 64 and 128 pixels."""
+
+    def several(x: torch.Tensor) -> torch.Tensor:
+        margin = x.shape[-1] // 4
+        part = x.select(-4, 0)[..., margin:-margin, margin:-margin]
+        return torch.stack([(part * (1 - 0.2 * i)).roll((7 * i, -5 * i), (-2, -1)) for i in range(number)], -4)
+
+    template, search = inputs(net)
+    return several(template), several(search)
+
+
+@pytest.mark.parametrize("name", LIVE)
+def test_samples_do_not_see_each_other_nor_earlier_calls(name):
+    net, _ = tracker(name)
+    template, search = pairs(net)
+    with torch.no_grad():
+        whole = net(template, search)
+        with FiringRates(net) as rates:
+            alone = [net(template.narrow(-4, i, 1), search.narrow(-4, i, 1)) for i in (1, 0)]
+        again = net(template, search)
+    assert sum(layer.rate > 0 for layer in rates.layers.values()) > 0.8 * len(rates.layers)
+    for together, single, repeated in zip(whole, zip(*alone, strict=True), again, strict=True):
+        close(together[[1, 0]], torch.cat(single).numpy(), 1e-9)
+        assert torch.equal(together, repeated)
+        assert (together[0] - together[1]).abs().max() > 0.01 * together.std()
+
+
+@pytest.mark.parametrize("name", LIVE)
+def test_recomputation_changes_neither_gradients_nor_statistics(name):
+    def step(how: str | None) -> dict[str, torch.Tensor]:
+        net, _ = tracker(name)
+        if how:
+            setattr(net.backbone, how, True)
+        net.train()
+        boxes = torch.tensor([[0.4, 0.4, 0.2, 0.3], [0.3, 0.5, 0.3, 0.2]]).double()
+        sum(centre_losses(net(*pairs(net)), boxes).values()).backward()
+        grads = {k: p.grad for k, p in net.named_parameters() if not k.startswith("backbone.head.")}
+        return grads | dict(net.named_buffers())
+
+    plain = step(None)
+    assert sum(bool(value.any()) for value in plain.values()) > 0.8 * len(plain)
+    for how in ("memory_efficient", "grad_checkpointing"):
+        for key, value in step(how).items():
+            assert torch.allclose(value, plain[key], rtol=1e-9, atol=1e-12), (how, key)
+
+
+@pytest.mark.parametrize("name", LIVE)
+def test_16_bits(name):
+    """Under autocast, scores and boxes have 32 bits, and the losses train every part that they train without it."""
+    net, _ = tracker(name)
+    net.float()
+    template, search = (x.float() for x in pairs(net))
+    first: list[torch.Tensor] = []
+    net.backbone.stages[0].downsample.register_forward_hook(lambda module, args, y: first.append(y.detach()))
+    with torch.no_grad():
+        exact = net(template, search)
+        with torch.autocast("cpu", torch.bfloat16):
+            maps = net(template, search)
+    assert first[1].dtype == torch.bfloat16  # later layers differ by more, since spikes flip
+    assert (first[1] - first[0]).abs().max() < 0.02 * first[0].abs().max()
+    for ours, theirs in zip(maps, exact, strict=True):
+        assert ours.dtype == torch.float32 and ours.isfinite().all()
+        assert 0.5 < ours.std() / theirs.std() < 2
+    rounded = decode(maps)
+    assert not torch.equal(rounded, rounded.bfloat16())
+    net.train()
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = centre_losses(net(template, search), torch.tensor([[0.4, 0.4, 0.2, 0.3]]).expand(2, 4))
+    sum(losses.values()).backward()
+    grads = {key: p.grad for key, p in net.named_parameters() if not key.startswith("backbone.head.")}
+    assert all(grad is not None and grad.isfinite().all() for grad in grads.values())
+    assert sum(bool(grad.any()) for grad in grads.values()) > 0.8 * len(grads)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # the compiler's and SpikingJelly's own while they are traced
+@pytest.mark.parametrize("name", ["1x4_srb_channel", "2x2_conv"])
+def test_compiled(name):
+    """The gradients of a compiled tracker are those of ordinary execution."""
+    boxes = torch.tensor([[0.4, 0.4, 0.2, 0.3]]).double().expand(2, 4)
+
+    def gradients(compiled: bool) -> dict[str, torch.Tensor]:
+        net, _ = tracker(name)
+        net.train()
+        if compiled:
+            net.compile(backend="aot_eager")
+        sum(centre_losses(net(*pairs(net)), boxes).values()).backward()
+        return {key: p.grad for key, p in net.named_parameters() if p.grad is not None}
+
+    wanted, got = gradients(False), gradients(True)
+    rounding = 1e-13 * max(float(value.abs().max()) for value in wanted.values())  # biases in front of norms have none
+    assert wanted.keys() == got.keys() and sum(bool(value.any()) for value in wanted.values()) > 0.8 * len(wanted)
+    for key, value in wanted.items():
+        assert torch.allclose(got[key], value, rtol=1e-6, atol=rounding), key
