@@ -1,7 +1,7 @@
-"""Synaptic operations and energy of a forward pass, through SpikingJelly's dispatch counter.
+"""Synaptic operations of a forward pass, through SpikingJelly's dispatch counter, and what an energy model asks for.
 
-SpikingJelly's own ``SynOpCounter`` takes binary spikes only; the rules here count an integer spike n as n
-accumulations, and tell analog operands (multiply-accumulates) from spikes.
+SpikingJelly's own counters take binary spikes only; the rules here count an integer spike n as n accumulations, and
+tell analog operands (multiply-accumulates) from spikes.
 """
 
 from collections.abc import Callable
@@ -13,9 +13,9 @@ from spikingjelly.activation_based.op_counter import BaseCounter, DispatchCounte
 from torch import Tensor, nn
 from torch.utils.flop_counter import flop_registry
 
-from ..firing import neuron_layers
 from ..undisturbed import undisturbed
 from .single_products import single_products
+from .spikes import NeuronOperations, Spikes
 from .uncounted import Uncounted
 
 aten = torch.ops.aten
@@ -26,7 +26,8 @@ ASSUMPTIONS = (
     "spike n counts as n ACs. Everything else is analog and counts as MACs: the first layer does, whatever the image.",
     "Products of two activations (attention) are listed on their own; the first spike operand drives them. Softmax "
     "attention is counted in its plain form: all pairs of tokens, masked or not, and scaled queries are analog.",
-    "Normalisation, elementwise functions, neuron updates, sums, pooling, resizing and memory access are not counted.",
+    "The energy of the computation alone leaves out normalisation, elementwise functions, neuron updates, sums, pooling, "
+    "resizing and memory access. The models memory and full add weights and potentials, the latter addresses and activations.",
 )
 
 
@@ -38,16 +39,41 @@ class LayerOperations:
         macs: multiply-accumulates with an analog operand.
         acs: accumulations that spikes drive.
         dense: MACs that the same operations would take on dense operands.
+        spikes: spikes that arrive.
+        inputs: activations that arrive, spikes or not, in all time steps.
+        outputs: sums that leave, in all time steps.
+        biases: additions of a bias.
+        weights: numbers in weight and bias; in a product of two activations, of the operand that does not drive it.
+        kernel: output channels times elements of the kernel window; 0 if the layer is no convolution.
+        levels: D, the most spikes in one value of the operand; 0 for analog operands.
+        steps: T, the time steps that the layer runs for.
+        product: whether two activations are multiplied.
     """
 
     macs: int = 0
     acs: int = 0
     dense: int = 0
+    spikes: int = 0
+    inputs: int = 0
+    outputs: int = 0
+    biases: int = 0
+    weights: int = 0
+    kernel: int = 0
+    levels: int = 0
+    steps: int = 1
+    product: bool = False
 
     @property
     def energy(self) -> float:
-        """Energy in pJ, by the costs in ``ENERGY``."""
+        """Energy in pJ, of the computation alone, by the costs in ``ENERGY``."""
         return self.macs * ENERGY.e_mac_pj + self.acs * ENERGY.e_ac_pj
+
+    def add(self, other: "LayerOperations") -> None:
+        """Add what another call of the same layer did."""
+        for name in ("macs", "acs", "dense", "spikes", "inputs", "outputs", "biases"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name in ("weights", "kernel", "levels", "steps"):
+            setattr(self, name, max(getattr(self, name), getattr(other, name)))
 
 
 @dataclass
@@ -56,12 +82,14 @@ class Operations:
 
     Attributes:
         layers: module name -> operations; those of products of two activations have a name that ends in " (product)".
+        neurons: name of the neuron layer -> what it did.
         num_inputs: number of inputs that went through the model.
         not_counted: operators that may do arithmetic but that nobody knows how to count, and their calls; the numbers
             are too small by what these do. Kernels that are launched past PyTorch's operators cannot be seen at all.
     """
 
     layers: dict[str, LayerOperations] = field(default_factory=dict)
+    neurons: dict[str, NeuronOperations] = field(default_factory=dict)
     num_inputs: int = 0
     not_counted: dict[str, int] = field(default_factory=dict)
 
@@ -95,161 +123,165 @@ def count_operations(model: nn.Module, *inputs: Tensor) -> Operations:
     """
     if not inputs:
         raise ValueError("`inputs` is empty; give at least one batch.")
-    spikes = _Spikes(model)
-    counters = {kind: _Counter(kind, spikes) for kind in ("macs", "acs", "dense")}
-    products = {kind: _Counter(kind, spikes, products=True) for kind in counters}
-    uncounted = Uncounted(counters["dense"])
-    mode = DispatchCounterMode([*counters.values(), *products.values(), uncounted])
+    spikes = Spikes(model)
+    counter = _Counter(model, spikes)
+    uncounted = Uncounted(counter)
     forward = getattr(model, "extract_feat", model)
-    with undisturbed(model) as start_afresh, spikes, mode, single_products(model):
+    with undisturbed(model) as start_afresh, spikes, DispatchCounterMode([counter, uncounted]), single_products(model):
         for batch in inputs:
             spikes.start()
+            counter.batch = batch.shape[batch.ndim - 4]
             start_afresh()
             forward(batch)
-    result = Operations(num_inputs=sum(b.shape[b.ndim - 4] for b in inputs), not_counted=uncounted.calls())
-    names = [name for name, _ in model.named_modules()]
-    for group, suffix in ((counters, ""), (products, " (product)")):
-        own = {kind: _exclusive(counter.totals()) for kind, counter in group.items()}
-        for name in names:
-            values = {kind: own[kind].get(name, 0) for kind in own}
-            if values["dense"]:
-                result.layers[(name or type(model).__name__) + suffix] = LayerOperations(**values)
-    return result
-
-
-class _Spikes:
-    """Context manager that tells which tensors of a forward pass are spikes, and how many each value stands for."""
-
-    def __init__(self, model: nn.Module):
-        self._neurons = neuron_layers(model)
-        self._norms = sorted({1.0, *(norm for _, _, norm in self._neurons.values())})
-        # Address of a neuron output's memory -> the output, and what the number of spikes was divided by.
-        self._neuron_outputs: dict[int, tuple[Tensor, float]] = {}
-        self._handles: list[Any] = []
-        self.weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
-
-    def __enter__(self) -> "_Spikes":
-        for module, _, norm in self._neurons.values():
-
-            def remember(module, arguments, y, norm=norm):
-                y = y if isinstance(y, Tensor) else y[0]
-                # As long as the tensor is kept, no other one can get its address.
-                self._neuron_outputs[y.untyped_storage().data_ptr()] = (y, norm)
-
-            self._handles.append(module.register_forward_hook(remember))
-        return self
-
-    def __exit__(self, *error) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._neuron_outputs.clear()
-
-    def start(self) -> None:
-        """Begin a forward pass: nothing is a spike before the first neuron, even if an image has whole numbers."""
-        self._neuron_outputs.clear()
-
-    def is_weight(self, x: Tensor) -> bool:
-        """Whether a tensor is a parameter, or a view of one."""
-        return x.untyped_storage().data_ptr() in self.weights
-
-    def counts(self, x: Tensor) -> Tensor | None:
-        """Number of spikes that each value of a tensor stands for; ``None`` for an analog tensor."""
-        if not self._neuron_outputs or not x.is_floating_point() or self.is_weight(x) or x.min() < 0:
-            return None
-        neuron_output = self._neuron_outputs.get(x.untyped_storage().data_ptr())
-        for norm in [neuron_output[1]] if neuron_output else self._norms:
-            scaled = x * norm
-            if torch.equal(scaled, scaled.round()):
-                return scaled
-        return None
+    num_inputs = sum(b.shape[b.ndim - 4] for b in inputs)
+    return Operations(counter.layers(), spikes.neurons, num_inputs, uncounted.calls())
 
 
 class _Counter(BaseCounter):
-    """Counts one kind of operation in every matrix product and convolution.
+    """Counts the operations of every matrix product and convolution, by the innermost module that it runs in.
 
     Args:
-        kind: "macs" of analog operands, "acs" that spikes drive, or "dense" for MACs as if all operands were dense.
+        model: the module, the names of whose parts are the names of the layers.
         spikes: tells which operands are spikes.
-        products: count the products of two activations alone, instead of those with a weight.
+
+    Attributes:
+        batch: number of inputs in the present forward pass.
     """
 
-    def __init__(self, kind: str, spikes: _Spikes, products: bool = False):
+    def __init__(self, model: nn.Module, spikes: Spikes):
         super().__init__()
-        self._kind, self._spikes, self._products = kind, spikes, products
+        self._names = {module: name for name, module in model.named_modules()}
+        self._root, self._spikes = type(model).__name__, spikes
+        self._found: dict[tuple[str, bool], LayerOperations] = {}
+        self._sources: dict[tuple[str, bool], set[str | None]] = {}
+        self.batch = 1
         self.rules: dict[Any, Callable] = {
             getattr(operator, overload): self._by_shapes(formula)
             for operator, formula in flop_registry.items()
             if hasattr(operator, "overloads")  # users may have registered Triton kernels, too
             for overload in operator.overloads()
         } | {
-            aten.mm.default: lambda args, kwargs, out: self._matrices(args[0], args[1]),
-            aten.addmm.default: lambda args, kwargs, out: self._matrices(args[1], args[2]),
-            aten.bmm.default: lambda args, kwargs, out: self._matrices(args[0], args[1]),
-            aten.baddbmm.default: lambda args, kwargs, out: self._matrices(args[1], args[2]),
-            aten.addbmm.default: lambda args, kwargs, out: self._matrices(args[1], args[2]),
-            aten.mv.default: lambda args, kwargs, out: self._matrices(args[0], args[1][:, None]),
-            aten.addmv.default: lambda args, kwargs, out: self._matrices(args[1], args[2][:, None]),
-            aten.dot.default: lambda args, kwargs, out: self._matrices(args[0][None], args[1][:, None]),
+            aten.mm.default: lambda args, kwargs, out: self._matrices(args[0], args[1], out),
+            aten.addmm.default: lambda args, kwargs, out: self._matrices(args[1], args[2], out, args[0]),
+            aten.bmm.default: lambda args, kwargs, out: self._matrices(args[0], args[1], out),
+            aten.baddbmm.default: lambda args, kwargs, out: self._matrices(args[1], args[2], out, args[0]),
+            aten.addbmm.default: lambda args, kwargs, out: self._matrices(args[1], args[2], out, args[0]),
+            aten.mv.default: lambda args, kwargs, out: self._matrices(args[0], args[1][:, None], out),
+            aten.addmv.default: lambda args, kwargs, out: self._matrices(args[1], args[2][:, None], out, args[0]),
+            aten.dot.default: lambda args, kwargs, out: self._matrices(args[0][None], args[1][:, None], out),
             aten.convolution.default: self._convolution,
             aten._scaled_dot_product_flash_attention_for_cpu.default: self._by_shapes(
                 flop_registry[aten._scaled_dot_product_flash_attention]
             ),
         }
 
-    def totals(self) -> dict[str, int]:
-        return {scope: sum(values.values()) for scope, values in self.get_counts().items()}
+    def count(self, func, args, kwargs, out, active_modules=None, parent_names=None) -> int:
+        found, driving = self.rules[func](args, kwargs, out)
+        inside = [self._names[m] for m in active_modules or () if m in self._names]
+        key = max(inside, key=lambda name: (bool(name), name.count(".")), default=""), found.product
+        self._found.setdefault(key, LayerOperations(product=found.product)).add(found)
+        if found.levels:
+            self._sources.setdefault(key, set()).add(self._spikes.source(driving))
+        return found.dense
+
+    def layers(self) -> dict[str, LayerOperations]:
+        """Operations by layer, in the model's order, those of products of two activations at the end."""
+        neurons = self._spikes.neurons
+        longest = max((n.steps for n in neurons.values()), default=1)
+        layers = {}
+        for name, product in sorted(self._found, key=lambda key: (key[1], self._order(key[0]))):
+            found = self._found[name, product]
+            sources = self._sources.get((name, product))
+            if sources:  # Where it is not known which neurons drive the layer, those with the widest range do.
+                driving = list(neurons) if None in sources else [s for s in sources if s is not None]
+                found.levels = max(neurons[s].levels for s in driving)
+                found.steps = max(neurons[s].steps for s in driving)
+            elif found.steps != longest:  # an analog operand that is not repeated for each time step
+                found.steps = 1
+            if found.dense:
+                layers[(name or self._root) + (" (product)" if product else "")] = found
+        return layers
+
+    def _order(self, name: str) -> int:
+        return list(self._names.values()).index(name)
 
     def _by_shapes(self, formula: Callable) -> Callable:
         """A rule for an operator of which PyTorch's flop counter knows the cost of dense operands, and no more."""
 
-        def rule(args, kwargs, out) -> int:
-            with_weight = any(self._spikes.is_weight(x) for x in args if isinstance(x, Tensor))
-            if self._products == with_weight or self._kind == "acs":
-                return 0
-            return formula(*args, **kwargs, out_val=out) // 2  # a multiplication and an addition are one MAC
+        def rule(args, kwargs, out) -> tuple[LayerOperations, Tensor]:
+            tensors = [x for x in args if isinstance(x, Tensor)]
+            dense = formula(*args, **kwargs, out_val=out) // 2  # a multiplication and an addition are one MAC
+            outputs = (out if isinstance(out, Tensor) else out[0]).numel()
+            product = not any(self._spikes.is_weight(x) for x in tensors)
+            found = LayerOperations(
+                dense,
+                dense=dense,
+                inputs=tensors[0].numel(),
+                outputs=outputs,
+                weights=tensors[1].numel(),
+                product=product,
+            )
+            return found, tensors[0]
 
         return rule
 
-    def _matrices(self, x: Tensor, y: Tensor) -> int:
-        if self._products == (self._spikes.is_weight(x) or self._spikes.is_weight(y)):
-            return 0
-        dense = x.numel() * y.shape[-1]
-        if self._kind == "dense":
-            return dense
-        for operand, uses in ((x, y.shape[-1]), (y, x.shape[-2])):  # uses: products that each element is in
+    def _matrices(
+        self, x: Tensor, y: Tensor, out: Tensor, bias: Tensor | None = None
+    ) -> tuple[LayerOperations, Tensor]:
+        weighted = self._spikes.is_weight(x) or self._spikes.is_weight(y)
+        has_bias = bias is not None and self._spikes.is_weight(bias)
+        found = LayerOperations(
+            dense=x.numel() * y.shape[-1],
+            outputs=out.numel(),
+            biases=out.numel() if has_bias else 0,
+            product=not weighted,
+        )
+        driving, other = (y, x) if self._spikes.is_weight(x) else (x, y)
+        # In how many products each element is.
+        for operand, against, uses in ((x, y, y.shape[-1]), (y, x, x.shape[-2])):
             counts = self._spikes.counts(operand)
             if counts is not None:
-                return int(counts.sum(dtype=torch.float64)) * uses if self._kind == "acs" else 0
-        return dense if self._kind == "macs" else 0
+                driving, other = operand, against
+                self._driven(found, counts)
+                found.acs = found.spikes * uses
+                break
+        else:
+            found.macs = found.dense
+        found.inputs, found.steps = driving.numel(), self._repeats(driving)
+        found.weights = other.numel() + (bias.numel() if bias is not None and has_bias else 0)
+        return found, driving
 
-    def _convolution(self, args, kwargs, out: Tensor) -> int:
-        x, w, _, stride, padding, dilation, transposed, output_padding, groups = args[:9]
-        if self._products:
-            return 0
-        dense = (x.numel() if transposed else out.numel()) * w[0].numel()
-        if self._kind == "dense":
-            return dense
+    def _convolution(self, args, kwargs, out: Tensor) -> tuple[LayerOperations, Tensor]:
+        x, w, bias, stride, padding, dilation, transposed, output_padding, groups = args[:9]
+        found = LayerOperations(
+            dense=(x.numel() if transposed else out.numel()) * w[0].numel(),
+            inputs=x.numel(),
+            outputs=out.numel(),
+            biases=0 if bias is None else out.numel(),
+            weights=w.numel() + (0 if bias is None else bias.numel()),
+            kernel=out.shape[1] * w[0, 0].numel(),
+            steps=self._repeats(x),
+        )
         counts = self._spikes.counts(x)
         if counts is None:
-            return dense if self._kind == "macs" else 0
-        if self._kind == "macs":
-            return 0
-        ones = torch.ones_like(w, dtype=torch.float64)
-        # With a kernel of ones, each spike counts once for every output element that it reaches.
+            found.macs = found.dense
+            return found, x
+        self._driven(found, counts)
+        # With a kernel of ones, each spike counts once for every output element that it reaches. All output channels of a
+        # group are alike, so that one of them is enough.
+        alike = w.shape[1] if transposed else w.shape[0] // groups
+        shape = (w.shape[0], 1, *w.shape[2:]) if transposed else (groups, *w.shape[1:])
+        ones = torch.ones(shape, dtype=torch.float64, device=w.device)
         uses = aten.convolution.default(
             counts.double(), ones, None, stride, padding, dilation, transposed, output_padding, groups
         )
-        return int(uses.sum())
+        found.acs = int(uses.sum()) * alike
+        return found, x
 
+    def _driven(self, found: LayerOperations, counts: Tensor) -> None:
+        """Note that spikes drive an operation, and how many there are."""
+        found.spikes, found.levels = int(counts.sum(dtype=torch.float64)), 1
 
-def _exclusive(totals: dict[str, int]) -> dict[str, int]:
-    """Operations of each module by name, without those of modules called in it; ``totals`` has ``<root>.<name>``."""
-    own = {scope.partition(".")[2]: value for scope, value in totals.items() if scope != "Global"}
-    inclusive = dict(own)
-    for name, value in inclusive.items():
-        parts = name.split(".") if name else []
-        around = (".".join(parts[:end]) for end in range(len(parts) - 1, -1, -1))
-        parent = next((a for a in around if a in inclusive), None)  # containers are not called themselves
-        if name and parent is not None:
-            own[parent] -= value
-    return own
+    def _repeats(self, x: Tensor) -> int:
+        """How many time steps the leading axis may hold."""
+        return x.shape[0] // self.batch if x.ndim and x.shape[0] % self.batch == 0 else 1

@@ -1,6 +1,7 @@
 """Spikes and operations counted by hand, and against SpikingJelly's own counters."""
 
 import contextlib
+import csv
 import json
 import re
 from pathlib import Path
@@ -272,11 +273,22 @@ TOOL = ROOT / "tools" / "analysis_tools" / "get_sops.py"
 @pytest.mark.slow
 def test_the_tool(forked, tmp_path):
     options = ["sdtv3_nano_srb", "--input-size", "64", "64", "--num", "2"]
-    result = forked(TOOL, *options, "--csv", tmp_path / "sops.csv", fresh=True)
+    result = forked(TOOL, *options, "--csv", tmp_path / "sops.csv", "--maps", tmp_path / "maps.png", fresh=True)
     assert result.returncode == 0, result.stderr
     assert "stages.3.blocks.0.attn (product)" in result.stdout and "4.6 pJ" in result.stdout
-    assert (tmp_path / "sops.csv").read_text().startswith("layer,macs,acs,dense,energy_uj,rate")
+    assert "full µJ" in result.stdout and max(map(len, result.stdout.partition("\n\nper input")[0].split("\n"))) <= 110
+    assert (tmp_path / "maps.png").read_bytes().startswith(b"\x89PNG")
+    table = list(csv.DictReader((tmp_path / "sops.csv").open()))
+    assert table[0]["layer"] == "stages.0.downsample.conv" and table[0]["compute_break_even"] == ""
+    assert float(table[1]["compute_break_even"]) == pytest.approx((3.7 * 3 / 32 + 0.9) / 3.6)  # 3 bits for D = 4
+    assert table[-1]["layer"] == "total"
+    for column in ("macs", "acs", "compute_uj", "memory_uj", "memory_quantised_uj", "full_uj", "full_quantised_uj"):
+        parts = [float(row[column]) for row in table[:-1] if row[column]]
+        assert sum(parts) == pytest.approx(float(table[-1][column]))
+    compute = forked(TOOL, *options, "--model", "compute").stdout
+    assert "compute µJ" in compute and "full µJ" not in compute and "locally" in compute
     record = json.loads(forked(TOOL, *options, "--json").stdout)
+    assert record["total"]["full_quantised_uj"] == pytest.approx(float(table[-1]["full_quantised_uj"]))
     assert record["total"]["energy_mj"] > 0 and record["total"]["inputs"] == 2
     assert len(record["neurons"]["stages.0.blocks.0.mixer.spike1"]["histogram"]) == 5
     assert record["weights"] == "random weights, BatchNorm statistics of 8 inputs" and record["not_counted"] == {}
@@ -360,7 +372,11 @@ def test_the_hook(shapes, tmp_path):
     record = json.loads((logs / "vis_data" / "firing_rate" / "2.json").read_text())
     line = json.loads((logs / "vis_data" / "scalars.json").read_text().splitlines()[-1])
     assert line["firing_rate"] == pytest.approx(record["firing_rate"]) and 0 < record["firing_rate"] < 1
-    assert line["energy_mj"] == pytest.approx(record["energy_mj"]) and record["num_inputs"] == 2
+    assert (
+        line["energy_mj"] == pytest.approx(record["energy_mj"])
+        and record["energy_mj"] > 0
+        and record["num_inputs"] == 2
+    )
     assert "backbone.stages.0.blocks.0.mixer.spike1" in record["layers"]
 
 

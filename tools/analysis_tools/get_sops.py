@@ -1,10 +1,15 @@
 """Firing rates, synaptic operations and energy of a spiking model, by layer.
 
     python tools/analysis_tools/get_sops.py sdtv3_tiny_srb --num 4
+    python tools/analysis_tools/get_sops.py sdtv3_tiny_srb --model memory --maps maps.png
     python tools/analysis_tools/get_sops.py configs/shapes/fpn_sdtv3-t-srb_shapes.py CHECKPOINT.pth --images val --csv sops.csv
 
 A model is a timm name, an OpenMMLab config or module:factory, as for tools/erf.py. Without a checkpoint its weights are
 random, and its BatchNorms get the statistics of 8 inputs, since with the initial ones hardly a neuron fires.
+
+Energy has a column for the computation alone (45 nm), and by --model one for the spiking network and one for its
+quantised equivalent, whose activations have ceil(log2(T D + 1)) bits. Below the break-even firing rate the spiking layer
+takes less. --csv and --json have the numbers of all three models; docs/energy.md says what they count.
 """
 
 import argparse
@@ -15,13 +20,23 @@ from pathlib import Path
 
 import torch
 
-from sterf_plugins.activity import ENERGY, FiringRates, Operations, count_operations
+from sterf_plugins.activity import (
+    ENERGY,
+    FiringMaps,
+    FiringRates,
+    Operations,
+    count_operations,
+    draw_firing_maps,
+    estimate_energy,
+)
 from sterf_plugins.cli.checkpoints import add_checkpoint_option
 from sterf_plugins.cli.console import check_device, run_tool
 from sterf_plugins.cli.images import inputs_for
 from sterf_plugins.cli.loading import Loaded, is_config, load_model, parse_spec
 from sterf_plugins.erf.calibrate import CALIBRATION, calibrate, uncalibrated
 from sterf_plugins.files import check_new, replacing
+
+MODELS = ("compute", "memory", "full")
 
 
 def parse_args() -> argparse.Namespace:
@@ -41,32 +56,63 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--pretrained", action="store_true", help="timm's own weights")
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     p.add_argument("--seed", type=int, default=0, help="seed of weights and noise")
+    p.add_argument(
+        "--model", dest="energy", choices=MODELS, default="full", help="energy model of the table (default full)"
+    )
+    p.add_argument("--maps", type=Path, metavar="PNG", help="draw where neurons never fire, or always at the maximum")
     p.add_argument("--csv", type=Path, metavar="FILE", help="write the table")
-    p.add_argument("--overwrite", action="store_true", help="replace the FILE of --csv if it exists")
+    p.add_argument("--overwrite", action="store_true", help="replace the files of --csv and --maps if they exist")
     p.add_argument("--json", action="store_true", help="print everything as JSON instead of the table")
     return p.parse_args()
 
 
-def table(operations: Operations, rates: FiringRates, num_inputs: int) -> list[dict]:
-    """A row per layer with operations or with neurons; operations, and the energy in µJ, are per input."""
-    rows = []
+def table(operations: Operations, rates: FiringRates, maps: FiringMaps) -> list[dict]:
+    """A row per layer with operations or with neurons, and one for all; operations, and energies in µJ, are per input."""
+    n = operations.num_inputs
+    energies = {model: estimate_energy(operations, model) for model in MODELS}
+    total = operations.total
+    rows = {name: dict(layer=name) for name in (*operations.layers, *rates.layers, "total")}
+    for name, o in (*operations.layers.items(), ("total", total)):
+        rows[name] |= dict(macs=o.macs / n, acs=o.acs / n, dense=o.dense / n)
+    for name, row in rows.items():
+        for model in MODELS:
+            found = energies[model][name]
+            row[f"{model}_uj"], row[f"{model}_quantised_uj"] = found.spiking / n / 1e6, found.quantised / n / 1e6
+            if found.break_even is not None:
+                row[f"{model}_break_even"] = found.break_even
     for name, o in operations.layers.items():
-        macs, acs, dense = (n / num_inputs for n in (o.macs, o.acs, o.dense))
-        rows.append(dict(layer=name, macs=macs, acs=acs, dense=dense, energy_uj=o.energy / num_inputs / 1e6))
+        if o.levels and o.dense > o.macs:
+            rows[name]["input_rate"] = o.acs / (o.dense - o.macs) / o.levels
     for name, r in rates.layers.items():
-        rows.append(dict(layer=name, rate=r.rate, nonzero=r.nonzero, dead=r.dead, levels=r.levels))
-    return rows
+        rows[name] |= dict(rate=r.rate, nonzero=r.nonzero, dead=r.dead, levels=r.levels) | maps.layers[name].as_dict()
+    rows["total"]["rate"], rows["total"]["dead"] = rates.rate, rates.dead
+    return list(rows.values())
 
 
 def write_csv(rows: list[dict], path: Path) -> None:
     """Write the rows of ``table`` as a CSV file; numbers that a row does not have stay empty."""
     text = io.StringIO()
-    columns = ["layer", "macs", "acs", "dense", "energy_uj", "rate", "nonzero", "dead", "levels"]
+    columns = ["layer", "macs", "acs", "dense", "input_rate"]
+    columns += [f"{model}_{column}" for model in MODELS for column in ("uj", "quantised_uj", "break_even")]
+    columns += ["rate", "nonzero", "dead", "levels", "never", "always", "full", "local_saturation"]
     writer = csv.DictWriter(text, columns, restval="")
     writer.writeheader()
     writer.writerows(rows)
     with replacing(path) as partial:
         partial.write_text(text.getvalue(), encoding="utf-8")
+
+
+def show(title: str, rows: list[dict], columns: dict[str, tuple[str, float, int]]) -> None:
+    """Print those rows that have the first of the columns; a column is its head, a divisor, and decimal places."""
+    width = max(len(r["layer"]) for r in rows)
+    print(f"{title:<{width}} " + " ".join(f"{head:>10}" for head, _, _ in columns.values()))
+    for r in rows:
+        if next(iter(columns)) in r:
+            cells = (
+                f"{r[key] / by:10.{places}f}" if key in r else " " * 10 for key, (_, by, places) in columns.items()
+            )
+            print(f"{r['layer']:<{width}} " + " ".join(cells))
+    print()
 
 
 def prepare_weights(args: argparse.Namespace, loaded: Loaded, size: tuple[int, int]) -> str:
@@ -93,8 +139,8 @@ def main() -> None:
     if args.num < 1:
         raise ValueError(f"--num {args.num}: at least one input is needed.")
     check_device(args.device)
-    if args.csv:
-        check_new(args.csv, args.overwrite)
+    for path in filter(None, (args.csv, args.maps)):
+        check_new(path, args.overwrite)
     torch.manual_seed(args.seed)
     loaded = load_model(args.model, args.checkpoint, args.pretrained)
     size = tuple(args.input_size) if args.input_size else loaded.size
@@ -103,36 +149,46 @@ def main() -> None:
     if args.time_steps:
         images = images.expand(args.time_steps, *images.shape)
     weights = prepare_weights(args, loaded, size)
-    with FiringRates(model) as rates:
+    with FiringRates(model) as rates, FiringMaps(model) as maps:
         operations = count_operations(model, images)
     total, count = operations.total, operations.num_inputs
-    rows = table(operations, rates, count)
+    rows = table(operations, rates, maps)
     if args.csv:
         write_csv(rows, args.csv)
-    summary = dict(
-        macs=total.macs / count, acs=total.acs / count, dense=total.dense / count,
-        energy_mj=total.energy / count / 1e9, dense_energy_mj=total.dense / count * ENERGY.e_mac_pj / 1e9,
-        firing_rate=rates.rate, dead=rates.dead, inputs=count,
+    if args.maps:
+        with replacing(args.maps) as partial:
+            draw_firing_maps(maps.layers).savefig(partial, format="png", dpi=150)
+    summary = rows[-1] | dict(
+        dense_energy_mj=total.dense / count * ENERGY.e_mac_pj / 1e9, energy_mj=total.energy / count / 1e9,
+        firing_rate=rates.rate, inputs=count,
     )  # fmt: skip
     if args.json:
         histograms = {name: layer.as_dict() for name, layer in rates.layers.items()}
         record = dict(
-            total=summary, layers=rows, neurons=histograms, weights=weights, not_counted=operations.not_counted
+            total=summary, layers=rows[:-1], neurons=histograms, weights=weights, not_counted=operations.not_counted
         )
         print(json.dumps(record | dict(assumptions=operations.assumptions())))
         return
-    width = max(len(r["layer"]) for r in rows)
-    print(f"{'layer':<{width}} {'M MAC':>9} {'M AC':>9} {'M dense':>9} {'µJ':>9}")
-    for r in rows:
-        if "macs" in r:
-            numbers = (r["macs"] / 1e6, r["acs"] / 1e6, r["dense"] / 1e6, r["energy_uj"])
-            print(f"{r['layer']:<{width}} " + " ".join(f"{n:9.3f}" for n in numbers))
-    print(f"\n{'neurons':<{width}} {'rate':>9} {'non-zero':>9} {'dead':>9} {'D':>9}")
-    for r in rows:
-        if "rate" in r:
-            print(f"{r['layer']:<{width}} {r['rate']:9.4f} {r['nonzero']:9.4f} {r['dead']:9.4f} {r['levels']:9d}")
+    energy = {"compute_uj": ("compute µJ", 1, 3), f"{args.energy}_uj": (f"{args.energy} µJ", 1, 3)}
+    quantised = {f"{args.energy}_quantised_uj": ("quantised", 1, 3), f"{args.energy}_break_even": ("break-even", 1, 4)}
+    show(
+        "layer",
+        rows,
+        {"macs": ("M MAC", 1e6, 3), "acs": ("M AC", 1e6, 3)} | energy | quantised | {"input_rate": ("rate", 1, 4)},
+    )
+    shares = {
+        name: (head, 1, 4)
+        for name, head in (
+            ("rate", "rate"),
+            ("dead", "dead"),
+            ("never", "never"),
+            ("always", "always"),
+            ("local_saturation", "locally"),
+        )
+    }
+    show("neurons", rows, {"levels": ("D", 1, 0)} | shares | {f"{args.energy}_uj": (f"{args.energy} µJ", 1, 3)})
     print(
-        f"\nper input: {summary['macs'] / 1e6:.3f} M MACs, {summary['acs'] / 1e6:.3f} M ACs, "
+        f"per input: {summary['macs'] / 1e6:.3f} M MACs, {summary['acs'] / 1e6:.3f} M ACs, "
         f"{summary['energy_mj']:.4f} mJ ({summary['dense_energy_mj']:.4f} mJ if all were dense MACs); "
         f"firing rate {rates.rate:.4f}, dead channels {rates.dead:.1%}\nweights: {weights}"
     )

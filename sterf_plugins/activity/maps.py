@@ -1,0 +1,138 @@
+"""Which neurons never fire, and which always fire at the maximum: maps over channels and positions."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..firing import neuron_layers
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass
+class FiringMap:
+    """What the neurons of a layer did over all images so far.
+
+    Attributes:
+        never: (C, ...) whether each neuron, that is a channel at a position, never fired.
+        always: (C, ...) whether each neuron fired at the maximum D in all images and all time steps.
+        windows: number of neighbourhoods of 3x3 neurons of a channel that were looked at, over all images.
+        saturated: how many of these fired at the maximum in all time steps, all nine neurons of them.
+    """
+
+    never: np.ndarray
+    always: np.ndarray
+    windows: int = 0
+    saturated: int = 0
+
+    @property
+    def local_saturation(self) -> float:
+        """Share of 3x3 neighbourhoods that are saturated; 0 for layers without a picture."""
+        return self.saturated / self.windows if self.windows else 0.0
+
+    def merge(self, other: "FiringMap") -> None:
+        """Add what the same layer did for other images of the same size."""
+        self.never, self.always = self.never & other.never, self.always & other.always
+        self.windows, self.saturated = self.windows + other.windows, self.saturated + other.saturated
+
+    def as_dict(self) -> dict[str, float]:
+        """Shares of neurons and neighbourhoods, and of channels that are at the maximum everywhere."""
+        full = self.always.reshape(len(self.always), -1).all(1)
+        return dict(
+            never=float(self.never.mean()), always=float(self.always.mean()), full=float(full.mean()),
+            local_saturation=self.local_saturation,
+        )  # fmt: skip
+
+
+class FiringMaps:
+    """Context manager: a ``FiringMap`` of every neuron layer in the forward passes inside, on images of one size.
+
+    Local saturation is what SpikeDet (arXiv:2501.15151) describes: neighbouring neurons that fire at their maximum at
+    the same time, so that a region carries no detail. Its number here is the share of 3x3 neighbourhoods.
+
+    Args:
+        model: a module with neuron layers; the axes of their outputs are those of ``FiringRates``.
+
+    Attributes:
+        layers: name of the neuron layer -> map. A layer that also runs at other sizes has one for each, with the size
+            behind the name.
+    """
+
+    def __init__(self, model: nn.Module):
+        self._neurons = neuron_layers(model)
+        self._handles: list[Any] = []
+        self.layers: dict[str, FiringMap] = {}
+
+    def __enter__(self) -> "FiringMaps":
+        for name, (module, levels, norm) in self._neurons.items():
+            self._handles.append(module.register_forward_hook(self._watch(name, levels, norm)))
+        return self
+
+    def __exit__(self, *error) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def _watch(self, name: str, levels: int, norm: float):
+        def watch(module: nn.Module, arguments: Any, output: Any) -> None:
+            y = (output if isinstance(output, Tensor) else output[0]).detach()
+            timed = getattr(module, "step_mode", "s") == "m" or y.ndim == 5
+            found = _map(y if timed else y[None], levels, norm)
+            same = self.layers.setdefault(name, found)
+            if same.never.shape != found.never.shape:
+                key = f"{name} {'x'.join(map(str, found.never.shape[1:]))}"
+                same = self.layers.setdefault(key, found)
+            if same is not found:
+                same.merge(found)
+
+        return watch
+
+
+def _map(y: Tensor, levels: int, norm: float) -> FiringMap:
+    """The map of outputs (T, B, C, ...) or tokens (T, B, N, C)."""
+    if y.ndim == 4:
+        y = y.movedim(3, 2)
+    never = (y < 0.5 / norm).all(0)
+    full = (y > (levels - 0.5) / norm).all(0)
+    found = FiringMap(never.all(0).cpu().numpy(), full.all(0).cpu().numpy())
+    if full.ndim == 4 and min(full.shape[2:]) >= 3:
+        windows = -F.max_pool2d(-full.float(), 3, 1)  # the smallest of each nine
+        found.windows, found.saturated = windows.numel(), int(windows.sum())
+    return found
+
+
+def draw_firing_maps(layers: dict[str, FiringMap]) -> "Figure":
+    """A panel for each layer with a picture: at each position the share of channels that never fire, or always fully.
+
+    Blue are positions where neurons never fire, red where they always fire at the maximum, white where they do neither.
+
+    Args:
+        layers: as in ``FiringMaps.layers``.
+
+    Raises:
+        ValueError: no layer has positions in a picture.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    pictures = {name: layer for name, layer in layers.items() if layer.never.ndim == 3}
+    if not pictures:
+        raise ValueError("`layers` has no layer with outputs (..., C, H, W) to draw.")
+    columns = min(8, len(pictures))
+    rows = -(-len(pictures) // columns)
+    figure = Figure(figsize=(1.6 * columns, 1.8 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False).flat
+    for ax in axes[len(pictures) :]:
+        ax.axis("off")
+    for ax, (name, layer) in zip(axes, pictures.items(), strict=False):
+        never, always = layer.never.mean(0), layer.always.mean(0)
+        ax.imshow(np.stack([1 - never, 1 - never - always, 1 - always], -1).clip(0, 1))
+        ax.set_title("\n".join(name.rsplit(".", 2)[-3:]), fontsize=5)
+        ax.set_axis_off()
+    figure.suptitle("blue: neurons that never fire; red: neurons that always fire at the maximum", fontsize=8)
+    return figure

@@ -1,0 +1,107 @@
+"""Spikes of a forward pass: which tensors they are, and what the neurons that sent them did."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..firing import neuron_layers
+
+
+@dataclass
+class NeuronOperations:
+    """What the neurons of one layer did, summed over all inputs.
+
+    Attributes:
+        outputs: values that left, in all time steps.
+        spikes: spikes that left.
+        levels: D, the most spikes in one value.
+        steps: T, the time steps that the neurons run for.
+        states: numbers that a neuron remembers, such as its membrane potential.
+        leaks: whether the potential decays, which takes a multiplication.
+    """
+
+    outputs: int = 0
+    spikes: int = 0
+    levels: int = 1
+    steps: int = 1
+    states: int = 1
+    leaks: bool = False
+
+
+class Spikes:
+    """Context manager that tells which tensors of a forward pass are spikes, and how many each value stands for.
+
+    Attributes:
+        neurons: what each neuron layer has done so far.
+    """
+
+    def __init__(self, model: nn.Module):
+        self._layers = neuron_layers(model)
+        self._norms = sorted({1.0, *(norm for _, _, norm in self._layers.values())})
+        # Address of a neuron output's memory -> the output, what the number of spikes was divided by, and the layer.
+        self._neuron_outputs: dict[int, tuple[Tensor, float, str]] = {}
+        self._handles: list[Any] = []
+        self._calls: dict[str, int] = {}
+        self.weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+        self.neurons: dict[str, NeuronOperations] = {}
+
+    def __enter__(self) -> "Spikes":
+        for name, (module, levels, norm) in self._layers.items():
+
+            def remember(module, arguments, y, name=name, levels=levels, norm=norm):
+                y = y if isinstance(y, Tensor) else y[0]
+                # As long as the tensor is kept, no other one can get its address.
+                self._neuron_outputs[y.untyped_storage().data_ptr()] = (y, norm, name)
+                found = self.neurons.setdefault(name, NeuronOperations(levels=levels, **_state_of(module)))
+                found.outputs += y.numel()
+                found.spikes += round(float(y.sum(dtype=torch.float64)) * norm)
+                found.steps = max(found.steps, self._steps(name, module, y))
+
+            self._handles.append(module.register_forward_hook(remember))
+        return self
+
+    def _steps(self, name: str, module: Any, y: Tensor) -> int:
+        """Time steps of this forward pass so far: the leading axis, or calls of a node that remembers the last one."""
+        if getattr(module, "step_mode", "s") == "m" or y.ndim == 5:
+            return y.shape[0]
+        self._calls[name] = self._calls.get(name, 0) + 1
+        return self._calls[name] if hasattr(module, "named_memories") else 1
+
+    def __exit__(self, *error) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._neuron_outputs.clear()
+
+    def start(self) -> None:
+        """Begin a forward pass: nothing is a spike before the first neuron, even if an image has whole numbers."""
+        self._neuron_outputs.clear()
+        self._calls.clear()
+
+    def is_weight(self, x: Tensor) -> bool:
+        """Whether a tensor is a parameter, or a view of one."""
+        return x.untyped_storage().data_ptr() in self.weights
+
+    def counts(self, x: Tensor) -> Tensor | None:
+        """Number of spikes that each value of a tensor stands for; ``None`` for an analog tensor."""
+        if not self._neuron_outputs or not x.is_floating_point() or self.is_weight(x) or x.min() < 0:
+            return None
+        neuron_output = self._neuron_outputs.get(x.untyped_storage().data_ptr())
+        for norm in [neuron_output[1]] if neuron_output else self._norms:
+            scaled = x * norm
+            if torch.equal(scaled, scaled.round()):
+                return scaled
+        return None
+
+    def source(self, x: Tensor) -> str | None:
+        """The neuron layer whose output a tensor is, or a view of; ``None`` if something was computed of it since."""
+        neuron_output = self._neuron_outputs.get(x.untyped_storage().data_ptr())
+        return neuron_output[2] if neuron_output else None
+
+
+def _state_of(module: Any) -> dict[str, Any]:
+    """What a neuron remembers and whether it decays; an integer neuron has the potential of its spike-driven form."""
+    memories = dict(module.named_memories()) if hasattr(module, "named_memories") else {"v": 0.0}
+    leaks = any(hasattr(module, name) for name in ("tau", "w", "decay"))
+    return dict(states=sum(value is not None for value in memories.values()), leaks=leaks)
