@@ -276,7 +276,7 @@ def test_the_tool(forked, tmp_path):
     result = forked(TOOL, *options, "--csv", tmp_path / "sops.csv", "--maps", tmp_path / "maps.png", fresh=True)
     assert result.returncode == 0, result.stderr
     assert "stages.3.blocks.0.attn (product)" in result.stdout and "4.6 pJ" in result.stdout
-    assert "full µJ" in result.stdout and max(map(len, result.stdout.partition("\n\nper input")[0].split("\n"))) <= 110
+    assert "full µJ" in result.stdout and max(map(len, result.stdout.partition("\n\nper input")[0].split("\n"))) <= 125
     assert (tmp_path / "maps.png").read_bytes().startswith(b"\x89PNG")
     table = list(csv.DictReader((tmp_path / "sops.csv").open()))
     assert table[0]["layer"] == "stages.0.downsample.conv" and table[0]["compute_break_even"] == ""

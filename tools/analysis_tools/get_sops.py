@@ -17,6 +17,7 @@ import csv
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -71,7 +72,7 @@ def table(operations: Operations, rates: FiringRates, maps: FiringMaps) -> list[
     n = operations.num_inputs
     energies = {model: estimate_energy(operations, model) for model in MODELS}
     total = operations.total
-    rows = {name: dict(layer=name) for name in (*operations.layers, *rates.layers, "total")}
+    rows: dict[str, dict[str, Any]] = {name: dict(layer=name) for name in (*operations.layers, *rates.layers, "total")}
     for name, o in (*operations.layers.items(), ("total", total)):
         rows[name] |= dict(macs=o.macs / n, acs=o.acs / n, dense=o.dense / n)
     for name, row in rows.items():
@@ -85,7 +86,7 @@ def table(operations: Operations, rates: FiringRates, maps: FiringMaps) -> list[
             rows[name]["input_rate"] = o.acs / (o.dense - o.macs) / o.levels
     for name, r in rates.layers.items():
         rows[name] |= dict(rate=r.rate, nonzero=r.nonzero, dead=r.dead, levels=r.levels) | maps.layers[name].as_dict()
-    rows["total"]["rate"], rows["total"]["dead"] = rates.rate, rates.dead
+    rows["total"] |= dict(rate=rates.rate, input_rate=rates.rate, dead=rates.dead)
     return list(rows.values())
 
 
@@ -102,15 +103,13 @@ def write_csv(rows: list[dict], path: Path) -> None:
         partial.write_text(text.getvalue(), encoding="utf-8")
 
 
-def show(title: str, rows: list[dict], columns: dict[str, tuple[str, float, int]]) -> None:
-    """Print those rows that have the first of the columns; a column is its head, a divisor, and decimal places."""
+def show(title: str, rows: list[dict], columns: list[tuple[str, str, float, int]]) -> None:
+    """Print those rows that have the first of the columns; a column is a key, its head, a divisor, and decimal places."""
     width = max(len(r["layer"]) for r in rows)
-    print(f"{title:<{width}} " + " ".join(f"{head:>10}" for head, _, _ in columns.values()))
+    print(f"{title:<{width}} " + " ".join(f"{head:>10}" for _, head, _, _ in columns))
     for r in rows:
-        if next(iter(columns)) in r:
-            cells = (
-                f"{r[key] / by:10.{places}f}" if key in r else " " * 10 for key, (_, by, places) in columns.items()
-            )
+        if columns[0][0] in r:
+            cells = (f"{r[key] / by:10.{places}f}" if key in r else " " * 10 for key, _, by, places in columns)
             print(f"{r['layer']:<{width}} " + " ".join(cells))
     print()
 
@@ -169,24 +168,17 @@ def main() -> None:
         )
         print(json.dumps(record | dict(assumptions=operations.assumptions())))
         return
-    energy = {"compute_uj": ("compute µJ", 1, 3), f"{args.energy}_uj": (f"{args.energy} µJ", 1, 3)}
-    quantised = {f"{args.energy}_quantised_uj": ("quantised", 1, 3), f"{args.energy}_break_even": ("break-even", 1, 4)}
-    show(
-        "layer",
-        rows,
-        {"macs": ("M MAC", 1e6, 3), "acs": ("M AC", 1e6, 3)} | energy | quantised | {"input_rate": ("rate", 1, 4)},
-    )
-    shares = {
-        name: (head, 1, 4)
-        for name, head in (
-            ("rate", "rate"),
-            ("dead", "dead"),
-            ("never", "never"),
-            ("always", "always"),
-            ("local_saturation", "locally"),
-        )
-    }
-    show("neurons", rows, {"levels": ("D", 1, 0)} | shares | {f"{args.energy}_uj": (f"{args.energy} µJ", 1, 3)})
+    model_uj = (f"{args.energy}_uj", f"{args.energy} µJ", 1, 3)
+    show("layer", rows, [
+        ("macs", "M MAC", 1e6, 3), ("acs", "M AC", 1e6, 3),
+        ("compute_uj", "compute µJ", 1, 3), *([model_uj] if args.energy != "compute" else []),
+        (f"{args.energy}_quantised_uj", "quantised", 1, 3), (f"{args.energy}_break_even", "break-even", 1, 4),
+        ("input_rate", "rate", 1, 4),
+    ])  # fmt: skip
+    show("neurons", rows, [
+        ("levels", "D", 1, 0), ("rate", "rate", 1, 4), ("nonzero", "non-zero", 1, 4), ("dead", "dead", 1, 4),
+        ("never", "never", 1, 4), ("always", "always", 1, 4), ("local_saturation", "locally", 1, 4), model_uj,
+    ])  # fmt: skip
     print(
         f"per input: {summary['macs'] / 1e6:.3f} M MACs, {summary['acs'] / 1e6:.3f} M ACs, "
         f"{summary['energy_mj']:.4f} mJ ({summary['dense_energy_mj']:.4f} mJ if all were dense MACs); "
