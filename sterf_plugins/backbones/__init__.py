@@ -3,6 +3,7 @@
 from .max_former import MaxFormer
 from .meta_sdt import MetaSDT
 from .qkformer import QKFormer
+from .scale_covariant import ScaleCovariantNet
 from .sdt_v1 import SDTV1
 from .sdt_v3 import ARCHITECTURES, SDTV3
 from .spikformer import Spikformer
@@ -15,6 +16,7 @@ __all__ = [
     "MaxFormer",
     "MetaSDT",
     "QKFormer",
+    "ScaleCovariantNet",
     "Spikformer",
     "SpikingCNN",
     "convert_state_dict",

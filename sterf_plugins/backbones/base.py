@@ -143,6 +143,10 @@ class StagedBackbone(nn.Module):
         """Turn a feature map that ``leave`` gave back into what ``classify`` takes; unchanged unless a subclass differs."""
         return x
 
+    def pool_pixels(self, x: Tensor) -> Tensor:
+        """The mean over the pixels of a feature map, (..., H, W) -> (...), unless a subclass differs."""
+        return x.mean((-2, -1))
+
     def classify(self, x: Tensor) -> Tensor:
         """Logits (B, num_classes) from the last stage's output."""
         raise NotImplementedError

@@ -25,8 +25,8 @@ class TimmContract(_Backbone):
 
     Args:
         num_classes: width of the classifier; 0 gives pooled features (B, C).
-        global_pool: "avg" for the mean over pixels; "" for the last feature map itself (B, C, H, W), where there is no
-            classifier.
+        global_pool: one of ``POOLS``; "" for the last feature map itself (B, C, H, W), where there is no classifier, and
+            the other one for the pool that the classifier reads.
         device: device of the parameters.
         dtype: dtype of the parameters.
         **kwargs: the backbone's arguments.
@@ -34,6 +34,8 @@ class TimmContract(_Backbone):
     Raises:
         TypeError, ValueError: an argument is out of range; the message names it and what is allowed.
     """
+
+    POOLS: tuple[str, ...] = ("avg", "")  # what ``global_pool`` may be
 
     def __init__(self, num_classes: int = 1000, global_pool: str = "avg", device=None, dtype=None, **kwargs):
         with torch.device(device or default_device()):
@@ -55,7 +57,7 @@ class TimmContract(_Backbone):
             point["module"] = f"maps.{i}"
 
     def _set_pool(self, global_pool: str) -> None:
-        one_of("global_pool", global_pool, ("avg", ""))
+        one_of("global_pool", global_pool, self.POOLS)
         self.global_pool = global_pool
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False):
@@ -107,7 +109,7 @@ class TimmContract(_Backbone):
         """
         if self.num_classes and not pre_logits:
             return self.classify(self.hold(x))
-        return x.mean((-2, -1)) if self.global_pool else x
+        return self.pool_pixels(x) if self.global_pool else x
 
     def forward(self, x: Tensor) -> Tensor:
         outputs = self.run_stages(x)
@@ -246,8 +248,8 @@ def register(
     Args:
         name: the timm name.
         model: a class with timm's contract.
-        num_points: number of feature points, or the option that says it; ``features_only=True`` gives all of them by
-            default.
+        num_points: number of feature points, or the option that says it or has one entry for each;
+            ``features_only=True`` gives all of them by default.
         description: beginning of the docstring of the registered function; the options follow it.
         module: name of the Python module that holds the ``default_cfgs`` of the name; the model's own by default.
         **options: arguments of the model that the name stands for; arguments of ``create_model`` replace them.
@@ -256,12 +258,13 @@ def register(
     def create(pretrained: bool = False, **kwargs) -> nn.Module:
         arguments = {**options, **kwargs}
         points = arguments[num_points] if isinstance(num_points, str) else num_points
+        count = points if isinstance(points, int) else len(points)
         return build_model_with_cfg(
             model if kwargs.get("feature_cls", "getter") == "getter" else partial(_with_maps, model),
             name,
             pretrained,
             pretrained_filter_fn=lambda state, built: whole(_under_our_names(state), built),
-            feature_cfg=dict(out_indices=tuple(range(points)), feature_cls="getter"),
+            feature_cfg=dict(out_indices=tuple(range(count)), feature_cls="getter"),
             **arguments,
         )
 

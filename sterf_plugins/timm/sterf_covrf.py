@@ -1,8 +1,8 @@
-"""Stock models with covariant receptive fields as stems, under names of their own.
+"""Models of covariant receptive fields: stock models with such stems, and networks of scale channels.
 
-``pretrained=True`` loads the stock model's weights; the stem starts from its bank. A checkpoint that is named
+Of a stock model ``pretrained=True`` loads the weights; the stem starts from its bank. A checkpoint that is named
 (``pretrained_cfg_overlay=dict(file=FILE)``, ``local-dir:``, ``hf-hub:``, ``checkpoint_path``) is one of the model with
-its covariant stem. Paper: Nat. Commun. 16:8231 (2025).
+its covariant stem. Papers: Nat. Commun. 16:8231 (2025); of scale channels, arXiv:2106.06418.
 """
 
 from dataclasses import asdict
@@ -11,11 +11,31 @@ import timm
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model, resolve_pretrained_cfg
 from torch import nn
 
-from .contract import configuration, register, whole
+from .. import backbones
+from .contract import TimmContract, configuration, register, whole
 from .stems import swap_stem
 from .sterf_sdt_v3 import SDTV3, VARIANTS
 
+__all__ = ["ScaleCovariantNet"]
+
 STOCK = ("resnet18", "resnet50")
+SCALE_CHANNELS: dict[str, dict] = {
+    "scale_covariant_net": dict(dims=(32, 64, 128, 256), neuron="relu"),
+    "scale_covariant_net_spiking": dict(dims=(32, 64, 128, 256), neuron="integer"),
+}
+
+
+class ScaleCovariantNet(TimmContract, backbones.ScaleCovariantNet):
+    """``sterf_plugins.backbones.ScaleCovariantNet`` under timm's model contract.
+
+    Feature map i, which is pooled over scales, is the output of the module ``maps.i``; a stage gives one map per scale.
+    """
+
+    POOLS = ("max", "")
+
+    def __init__(self, num_classes: int = 1000, global_pool: str = "max", **kwargs):
+        super().__init__(num_classes, global_pool, **kwargs)
+        self.expose_maps()
 
 
 # There is no first convolution whose weight timm could adapt to other channels: receptive fields take its place.
@@ -34,6 +54,7 @@ default_cfgs = generate_default_cfgs(
     {
         "covrf_sdtv3_tiny_srb.untrained": configuration(NO_CONV, "arXiv:2510.21403"),
         **{f"covrf_{name}.untrained": _configuration(name) for name in STOCK},
+        **{f"{name}.untrained": configuration(NO_CONV, "arXiv:2106.06418") for name in SCALE_CHANNELS},
     }
 )
 
@@ -80,3 +101,6 @@ register(
     stem={"type": "covariant"},
     **VARIANTS["sdtv3_tiny_srb"],
 )
+
+for _name, _options in SCALE_CHANNELS.items():
+    register(_name, ScaleCovariantNet, "dims", "Scale channels with shared weights", **_options)

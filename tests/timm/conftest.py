@@ -14,7 +14,7 @@ NAMES = [name for name in timm.list_models() if timm.model_entrypoint(name).__mo
 # a small name of each family
 SMALL = [
     *("sdtv3_nano_srb", "spikformer_8_384", "sdtv1_8_384", "meta_sdt_15m", "qkformer_10_384", "max_former_10_384"),
-    *("covrf_resnet18", "covrf_sdtv3_tiny_srb"),
+    *("covrf_resnet18", "covrf_sdtv3_tiny_srb", "scale_covariant_net_spiking"),
 ]
 
 

@@ -22,6 +22,8 @@ def options_of(name):
         return dict(embed_dims=(8, 16, 32, 32), T=2)
     if name.startswith(("qkformer", "max_former")):
         return dict(dim=32, num_heads=2, depth=4, T=2)
+    if name.startswith("scale_covariant"):
+        return dict(dims=(8, 16, 16, 24), scales=(1, 2))
     return dict() if name.startswith("covrf") else dict(dim=32, num_heads=2, depth=3, T=2)
 
 
