@@ -61,7 +61,7 @@ class Results:
     """
 
     # Facts that must be equal for results to share a file.
-    SAME = ("device", "hardware", "torch", "tiny", "epochs", "repeats")
+    SAME = ("device", "hardware", "torch", "tiny", "epochs", "repeats", "digits")
 
     def __init__(self, path: Path, known: dict):
         self.path = path

