@@ -149,7 +149,7 @@ def _plain_gradients(inputs: tuple[Tensor, Tensor, Tensor], needed: tuple[bool, 
 
 
 def moving_integrator(x: Tensor, a: Tensor, velocity: tuple[float, float]) -> Tensor:
-    """A leaky integrator whose state moves along: v[n](p) = a v[n-1](p - velocity) + (1 - a) x[n](p).
+    """A leaky integrator whose state moves along: ``v[n](p) = a v[n-1](p - velocity) + (1 - a) x[n](p)``.
 
     It is Galilean covariant: for a pattern that moves with ``velocity`` it gives 1 - a^(n+1) times the pattern, which
     is what an integrator at rest gives for the pattern at rest. Shifts by whole pixels are exact away from the borders,
