@@ -24,6 +24,7 @@ from .runtime import sharded as _strategy  # noqa: E402, F401
 # that names one of the subclasses.
 if find_spec("mmdet"):
     from .heads import spike_detection as _detection  # noqa: F401
+    from .heads import spike_one_stage as _one_stage  # noqa: F401
     from .runtime import mmdet_mends as _mends  # noqa: F401
 if find_spec("mmseg"):
     from .heads import spike_segmentation as _segmentation  # noqa: F401

@@ -14,6 +14,7 @@ from mmengine.config import Config, ConfigDict  # noqa: E402
 from mmengine.registry import init_default_scope  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
 
+from sterf_plugins.backbones.base import StagedBackbone  # noqa: E402
 from sterf_plugins.mixers import TokenMixer  # noqa: E402
 from sterf_plugins.openmmlab.configs.adapt import swap_backbone  # noqa: E402
 from sterf_plugins.openmmlab.configs.data_checks import datasets  # noqa: E402
@@ -42,6 +43,12 @@ def make_small(pipeline) -> None:
             step["scales"] = [(96, 96)]
         if step["type"] == "RandomCrop":
             step["crop_size"] = (64, 64)
+        if "img_scale" in step:  # Mosaic, MixUp
+            step["img_scale"] = (96, 96)
+        if step["type"] == "Pad" and step.get("size"):
+            step["size"] = (96, 96)
+        if step["type"] == "RandomAffine":
+            step["border"] = (-48, -48)
 
 
 def on_small_data(config: Config, shapes: Path, work_dir: Path) -> Config:
@@ -54,7 +61,8 @@ def on_small_data(config: Config, shapes: Path, work_dir: Path) -> Config:
             dataset.metainfo = dict(classes=("disc", "square", "triangle", "twin_a", "twin_b"))
         make_small(dataset.pipeline)
     for loader in (config.train_dataloader, config.val_dataloader, config.test_dataloader):
-        loader.update(batch_size=2, num_workers=0)
+        make_small(loader.dataset.get("pipeline", []))  # of a data set that mixes the images of another
+        loader.update(batch_size=2, num_workers=0, pin_memory=False)
         loader.persistent_workers = False
     if segmentor:
         if config.model.data_preprocessor.get("size"):
@@ -103,12 +111,19 @@ def test_shipped_config_trains(path, shapes, tmp_path):
     runner = train_two_iterations(on_small_data(load_config(str(path)), shapes, tmp_path))
     backbone = runner.model.backbone
     name, ratio = re.search(r"-(conv|mlpixer|srb)(6?)_", path.stem).groups()
-    mixer = backbone.stages[0].blocks[0].mixer
+    (network,) = [m for m in backbone.modules() if isinstance(m, StagedBackbone)]
+    mixer = network.stages[0].blocks[0].mixer
     assert type(mixer).__name__ == {"conv": "ConvMixer", "mlpixer": "MLPixer", "srb": "SRB"}[name]
     hidden = mixer.conv1.out_channels if name == "conv" else mixer.hidden
-    assert hidden == (6 if ratio else 4) * backbone.stage_dims[0]
+    assert hidden == (6 if ratio else 4) * network.stage_dims[0]
     spiking_segmentor = "spikefpn" in path.stem and path.stem.startswith("fpn")
-    assert backbone.out_strides == ((2, 4, 8, 16) if spiking_segmentor else (4, 8, 16, 16))
+    if path.stem.startswith(("rtmdet", "yolox")):
+        generator, images = runner.model.bbox_head.prior_generator, torch.zeros(1, 3, 96, 96)
+        assert [96 / y.shape[-1] for y in runner.model.extract_feat(images)] == [
+            stride for stride, _ in generator.strides
+        ]
+    else:
+        assert backbone.out_strides == ((2, 4, 8, 16) if spiking_segmentor else (4, 8, 16, 16))
 
 
 # Parameters of the whole models, measured by instantiating the released ones (specs; the corrected conv segmentors have
@@ -368,7 +383,9 @@ def test_sync_bn_becomes_bn():
     assert revert_sync_bn(config) == 0
 
 
-@pytest.mark.parametrize("name", ["spikformer_8_384", "sdtv1_8_384", "qkformer_10_384", "meta_sdt_15m"])
+@pytest.mark.parametrize(
+    "name", ["spikformer_8_384", "sdtv1_8_384", "qkformer_10_384", "meta_sdt_15m", "max_former_10_384"]
+)
 @pytest.mark.parametrize(
     "stock", ["mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py", "mmseg::sem_fpn/fpn_r50_4xb4-160k_ade20k-512x512.py"]
 )

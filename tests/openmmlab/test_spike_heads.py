@@ -11,6 +11,8 @@ sterf_plugins.setup()
 from mmengine.registry import init_default_scope  # noqa: E402
 from mmengine.structures import InstanceData  # noqa: E402
 
+from sterf_plugins.activity import FiringRates, count_operations  # noqa: E402
+from sterf_plugins.erf import calibrate  # noqa: E402
 from sterf_plugins.openmmlab.configs.reading import load_config, revert_sync_bn  # noqa: E402
 from sterf_plugins.registry import MODELS  # noqa: E402
 
@@ -145,3 +147,93 @@ def test_bad_arguments(settings, message):
     init_default_scope("mmdet")
     with pytest.raises(Exception, match=message):
         MODELS.build(settings)
+
+
+PAFPNS = [("SpikeCSPNeXtPAFPN", False), ("SpikeCSPNeXtPAFPN", True), ("SpikeYOLOXPAFPN", False)]
+
+
+@pytest.mark.parametrize(("kind", "depthwise"), PAFPNS)
+def test_path_aggregating_necks_convolve_integers_and_take_time(kind, depthwise):
+    init_default_scope("mmdet")
+    torch.manual_seed(0)
+    options = dict(in_channels=[8, 8, 8], out_channels=16, num_csp_blocks=1, use_depthwise=depthwise)
+    neck = MODELS.build(dict(type=f"sterf_plugins.{kind}", **options))
+    x = maps()[:3]
+    with torch.no_grad():
+        for norm in (m for m in neck.modules() if isinstance(m, nn.BatchNorm2d)):
+            norm.momentum = 1.0  # the statistics of these maps, with which all layers fire
+        neck.train()(x)
+        neck.eval()
+        seen = inputs_of(neck, nn.Conv2d, lambda: neck(x))
+        assert len(seen) > 25 and all(are_integers(s) and s.any() for s in seen.values())
+        timed = neck([torch.stack([f, f * 0.5, f]) for f in x])
+        for y, steps in zip(neck(x), timed, strict=True):
+            assert torch.allclose(steps[0], y, atol=1e-5) and torch.allclose(steps[2], y, atol=1e-5)
+            assert not torch.allclose(steps[1], y)
+
+
+@pytest.mark.parametrize("kind", ["SpikeRTMDetSepBNHead", "SpikeYOLOXHead"])
+def test_one_stage_heads_average_over_time(kind):
+    init_default_scope("mmdet")
+    head = MODELS.build(
+        dict(type=f"sterf_plugins.{kind}", num_classes=3, in_channels=16, feat_channels=16, **GRID[kind])
+    )
+    x = [torch.randn(2, 16, 16 // 2**i, 16 // 2**i) * 3 for i in range(3)]
+    with torch.no_grad():
+        for norm in (m for m in head.modules() if isinstance(m, nn.BatchNorm2d)):
+            norm.momentum = 1.0
+        head.train()(x)
+        head.eval()
+        single, double = head(x), head([f * 0.5 for f in x])
+        timed = head([torch.stack([f, f * 0.5]) for f in x])
+    for a, b, mean in zip(single, double, timed, strict=True):
+        for m, n, both in zip(a, b, mean, strict=True):
+            assert torch.allclose((m + n) / 2, both, atol=1e-5) and not torch.allclose(m, n)
+
+
+GRID = {
+    "SpikeRTMDetSepBNHead": dict(
+        anchor_generator=dict(type="MlvlPointGenerator", offset=0, strides=[8, 16, 32]),
+        bbox_coder=dict(type="DistancePointBBoxCoder"),
+        with_objectness=True,
+    ),
+    "SpikeYOLOXHead": dict(),
+}
+
+
+class Predictions(nn.Module):
+    """A one-stage detector as a function of images: what its head predicts, before boxes are made of it."""
+
+    def __init__(self, detector):
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, images):
+        return self.detector.bbox_head(self.detector.extract_feat(images))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "rtmdet/rtmdet_sdtv3-t-srb_spikepafpn_8xb32-300e_coco.py",
+        "yolox/yolox_sdtv3-t-srb_spikepafpn_8xb8-300e_coco.py",
+        "shapes/rtmdet_sdtv3-t-srb_spikepafpn_shapes.py",
+    ],
+)
+def test_one_stage_detectors_fire_and_multiply_in_the_first_layer_alone(name):
+    """All products behind the first convolution are additions, one for each spike; neck and head have some everywhere."""
+    config = load_config(f"sterf_plugins::{name}")
+    revert_sync_bn(config)
+    init_default_scope(config.default_scope)
+    torch.manual_seed(0)
+    model = Predictions(MODELS.build(config.model))
+    model.detector.init_weights()
+    images = torch.randn(4, 3, 64, 64)
+    calibrate(model, images)
+    with FiringRates(model) as rates:
+        operations = count_operations(model, images)
+    assert [layer for layer, o in operations.layers.items() if o.macs] == [next(iter(operations.layers))]
+    behind = {layer: o for layer, o in operations.layers.items() if ".stages." not in layer}  # adapters, neck and head
+    assert len(behind) > 35 and [layer for layer, o in behind.items() if not o.acs] == []
+    neurons = [layer for key, layer in rates.layers.items() if ".neck" in key or ".bbox_head" in key]
+    assert len(neurons) > 20 and not any(layer.silent or layer.saturated for layer in neurons)

@@ -32,3 +32,12 @@ def over_time(function: Callable, features: Sequence[Tensor]) -> tuple[Tensor, .
         return function(features)
     steps = features[0].shape[0]
     return tuple(y.unflatten(0, (steps, -1)) for y in function([x.flatten(0, 1) for x in features]))
+
+
+def mean_over_time(function: Callable, features: Sequence[Tensor]) -> tuple:
+    """Apply ``function(list of maps) -> tuple of lists of maps`` as ``over_time`` does; its results are means over time."""
+    if not has_time(features):
+        return function(features)
+    steps = features[0].shape[0]
+    results = function([x.flatten(0, 1) for x in features])
+    return tuple([y.unflatten(0, (steps, -1)).mean(0) for y in maps] for maps in results)
