@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..firing import neuron_layers
+from ..layers.merged_time import MergedTimeNeuron
 
 
 @dataclass
@@ -39,7 +40,14 @@ class Spikes:
 
     def __init__(self, model: nn.Module):
         self._layers = neuron_layers(model)
-        self._norms = sorted({1.0, *(norm for _, _, norm in self._layers.values())})
+        # Layers that divide the spikes of a neuron inside, and the neuron's name.
+        self._dividers = {
+            module: next(layer for layer in self._layers if layer.startswith(f"{name}."))
+            for name, module in model.named_modules()
+            if isinstance(module, MergedTimeNeuron)
+        }
+        norms = (norm for _, _, norm in self._layers.values())
+        self._norms = sorted({1.0, *norms, *(float(module.norm) for module in self._dividers)})
         # Address of a neuron output's memory -> the output, what the number of spikes was divided by, and the layer.
         self._neuron_outputs: dict[int, tuple[Tensor, float, str]] = {}
         self._handles: list[Any] = []
@@ -60,6 +68,12 @@ class Spikes:
                 found.steps = max(found.steps, self._steps(name, module, y))
 
             self._handles.append(module.register_forward_hook(remember))
+        for divider, name in self._dividers.items():
+
+            def divided(module, arguments, y, name=name):
+                self._neuron_outputs[y.untyped_storage().data_ptr()] = (y, float(module.norm), name)
+
+            self._handles.append(divider.register_forward_hook(divided))
         return self
 
     def _steps(self, name: str, module: Any, y: Tensor) -> int:
