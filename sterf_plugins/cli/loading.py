@@ -218,8 +218,9 @@ def build_config(config: Any, label: str) -> Loaded:
     preprocessor: Any = getattr(model, "data_preprocessor", None)
     mean = getattr(preprocessor, "mean", None)
     flat = (lambda t: tuple(float(v) for v in t.flatten())) if mean is not None else None
-    means = flat(preprocessor.mean) if flat else (127.5,) * 3
-    stds = flat(preprocessor.std) if flat else (127.5,) * 3
+    middle, scale = (0.0, 1.0) if getattr(model, "takes_bytes", False) else (127.5, 127.5)
+    means = flat(preprocessor.mean) if flat else (middle,) * 3
+    stds = flat(preprocessor.std) if flat else (scale,) * 3
     size = getattr(preprocessor, "size", None) or (512, 512)
     return Loaded(label, model, (int(size[0]), int(size[1])), means, stds, bgr, config)
 

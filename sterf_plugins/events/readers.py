@@ -217,7 +217,7 @@ def _events(path: Path, *columns: Any) -> Events:
             raise ValueError(
                 f"{path}: event {wrong[0]} has {name}={values[wrong[0]]}; {name} must be whole numbers, {unit}."
             )
-    odd = np.flatnonzero((named["p"] > 1) | (named["p"] < -1)) if named["p"].dtype.kind != "b" else ()
+    odd = np.flatnonzero((named["p"] > 1) | (named["p"] < -1)) if named["p"].dtype.kind != "b" else np.arange(0)
     if len(odd):
         raise ValueError(f"{path}: event {odd[0]} has p={named['p'][odd[0]]}; a polarity is 0 or 1, or -1 or 1.")
     return Events.of(*named.values())

@@ -47,7 +47,8 @@ class TrackingPairs(Dataset):
         self.sequences = [s for s in sequences if len(s) >= LEAST_LENGTH and s.valid.sum() >= LEAST_VALID]
         if not self.sequences:
             raise ValueError(
-                f"none of {len(sequences)} sequences has {LEAST_LENGTH} images and {LEAST_VALID} boxes with an area."
+                f"none of {len(sequences)} sequences has {LEAST_LENGTH} images and {LEAST_VALID} boxes with an area. Labels are "
+                f"x, y, w, h; those of NaN, or with w or h of 0 and below, do not count."
             )
         self.samples = positive_int("samples", samples)
         self.sizes = positive_int("template_size", template_size), positive_int("search_size", search_size)

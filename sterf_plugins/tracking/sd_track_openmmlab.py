@@ -21,7 +21,7 @@ from ..checks import one_of
 from ..registry import DATASETS, METRICS, MODELS
 from .box_losses import WEIGHTS, centre_losses
 from .box_metrics import PROTOCOLS, curves, mean_curves
-from .centre_head import decode
+from .centre_head import CentreMaps, decode
 from .crops import check_box
 from .follow import Follower
 from .pairs import TrackingPairs
@@ -46,6 +46,7 @@ class SDTrackModel(BaseModel):
     """
 
     variant: Tensor
+    takes_bytes = True  # images are numbers 0 to 255, and not normalised
 
     def __init__(
         self,
@@ -99,13 +100,27 @@ class SDTrackModel(BaseModel):
         """
         if mode == "predict":
             return [self.follow(one) for one in sequence or []]
-        assert template is not None and search is not None
+        if template is None or search is None:
+            raise ValueError(
+                "an SDTrack takes a template and a search region; `extract_feat` takes both from one image."
+            )
         maps = self.network(*(self._images(x) for x in (template, search)))
         if mode == "tensor":
             return maps
         losses = {f"loss_{k}": self.loss_weights[k] * v for k, v in centre_losses(maps, box).items()}  # type: ignore[arg-type]
         losses["iou"] = _overlap(decode(maps).detach(), box)  # type: ignore[arg-type]
         return losses
+
+    def extract_feat(self, images: Tensor) -> CentreMaps:
+        """The maps where one image gives both regions: its middle is the template, as where the object has not moved.
+
+        Args:
+            images: event images of values 0 to 255, (B, 3, S, S), held over the time steps, or (T, B, 3, S, S).
+        """
+        if images.ndim == 4 and self.network.T > 1:
+            images = images.expand(self.network.T, *images.shape)
+        quarter = images.shape[-1] // 4
+        return self.network(images[..., quarter:-quarter, quarter:-quarter], images)
 
     def follow(self, run: "TestRun") -> dict[str, Any]:
         """The boxes of a sequence, unless an earlier test has written them, and the seconds that they took."""

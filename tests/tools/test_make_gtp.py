@@ -81,13 +81,20 @@ def test_a_second_run_goes_on_and_refuses_a_mix(forked, data):
     assert done.returncode == 0 and "2 sequences made" in done.stdout, done.stderr
 
 
-# The tool with a largest size of a file, in bytes: what a full disk does.
+# The tool with a largest size of a file, in bytes: what a full disk does. What it says does not count.
 LIMITED = """
-import resource, runpy, signal, sys
+import contextlib, io, resource, runpy, signal, sys
+limit, *sys.argv = sys.argv[1:]
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), int(sys.argv[1])))
-sys.argv = sys.argv[2:]
-runpy.run_path(sys.argv[0], run_name="__main__")
+hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+said = io.StringIO()
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), hard))
+try:
+    with contextlib.redirect_stderr(said):
+        runpy.run_path(sys.argv[0], run_name="__main__")
+finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    print(said.getvalue(), file=sys.stderr)
 """
 
 

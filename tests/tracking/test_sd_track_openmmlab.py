@@ -168,6 +168,47 @@ def test_mistakes(forked, tmp_path):
         assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr, done.stderr[-1500:]
 
 
+@pytest.mark.parametrize("variant", ["1x4", "2x2", "4x1"])
+def test_one_image_gives_both_regions(variant):
+    """As tools need it that know models of one image: the template is the middle of the search region."""
+    from sterf_plugins.activity import count_operations
+    from sterf_plugins.tracking.sd_track_openmmlab import SDTrackModel
+
+    torch.manual_seed(0)
+    model = SDTrackModel(variant=variant, arch=dict(embed_dims=[8, 8, 16, 16], num_heads=2), head_width=16)
+    image = 60.0 * (torch.rand(2, 3, 128, 128) < 0.3)
+    maps = model.extract_feat(image)
+    regions = [image[..., 32:96, 32:96], image]
+    if model.network.T > 1:
+        regions = [torch.stack([x] * model.network.T) for x in regions]
+    for ours, theirs in zip(maps, model.network(*regions), strict=True):
+        assert torch.equal(ours, theirs) and ours.std() > 0
+    operations = count_operations(model.eval(), image)
+    analog = {name for name, layer in operations.layers.items() if layer.macs}
+    last = {f"network.head.branches.{branch}.8" for branch in ("score", "offset", "size")}
+    assert analog == {"network.backbone.stages.0.downsample.conv", *last} and operations.total.acs > 0
+    with pytest.raises(
+        ValueError, match=r"takes a template and a search region; `extract_feat` takes both from one image"
+    ):
+        model(image)
+
+
+@pytest.mark.slow
+def test_spikes_and_operations_of_event_images(forked, tmp_path):
+    """The first convolution sees the whole canvas of 384 x 384 pixels, in each of two time steps."""
+    make(tmp_path, "fe108", "test", ["a"])
+    config = ROOT / "configs" / "sd_track" / "sdtrack-tiny-2x2_conv_fe108.py"
+    spec = f"{config}(model={dict(arch=dict(embed_dims=[8, 8, 16, 16], num_heads=2), head_width=16)})"
+    images = tmp_path / "test" / "a" / "inter1_stack_3008"
+    tool = ROOT / "tools" / "analysis_tools" / "get_sops.py"
+    done = forked(tool, spec, "--images", images, "--input-size", "256", "256", "--num", "2", "--json")
+    assert done.returncode == 0, done.stderr[-2000:]
+    record = json.loads(done.stdout)
+    first = next(row for row in record["layers"] if row["layer"] == "network.backbone.stages.0.downsample.conv")
+    assert first["dense"] == first["macs"] == 2 * 7 * 7 * 3 * 4 * 192**2
+    assert record["total"]["acs"] > 0 and sum(row.get("rate", 0) > 0 for row in record["layers"]) > 10
+
+
 BN = 2 * (32 + 64 + 128 + 128)  # in the mixers, times the ratio; the published counts have none, and a classifier
 PARAMETERS = {
     "conv": 19_607_693,

@@ -1,5 +1,8 @@
 """Sequences in the folders of FE108 and VisEvent, and the training pairs that are drawn from them."""
 
+import resource
+import signal
+
 import cv2
 import numpy as np
 import pytest
@@ -7,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 from tracking_data import make
 
+from sterf_plugins.cli.console import is_mistake
 from sterf_plugins.tracking.pairs import TrackingPairs, draw_frames, jittered
 from sterf_plugins.tracking.sequences import find_sequences, read_boxes, write_boxes
 
@@ -190,3 +194,18 @@ def test_parts_that_the_release_has_not_written(tmp_path):
     for pair in TrackingPairs([sequence], 10, 32, 64):
         numbers = [int(pair[key][0, 0].max()) for key in ("template", "search")]
         assert set(numbers) <= set(range(10, 30)) and numbers[0] < numbers[1]
+
+
+def test_a_full_disk_leaves_nothing_and_is_no_fault_of_the_code(tmp_path):
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))  # bytes of a file
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            write_boxes(tmp_path / "a.txt", np.ones((100, 4)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert not list(tmp_path.iterdir()) and is_mistake(
+        caught.value, test_a_full_disk_leaves_nothing_and_is_no_fault_of_the_code
+    )
