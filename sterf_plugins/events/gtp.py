@@ -84,18 +84,18 @@ def _images(
     decay: float,
     rule: str,
 ) -> Iterator[EventImage]:
+    shades = np.minimum(255, amount * np.arange(256)).astype(np.uint8)  # of a pixel with so many events, or more
     track = np.zeros(size)
-    before: list[NDArray[np.bool_]] | None = None
+    before: NDArray[np.bool_] | None = None
     for interval, part, (_, x, y, p) in parts:
-        pixel = y * size[1] + x
-        counts = [np.bincount(pixel[p == sign], minlength=track.size).reshape(size) for sign in (0, 1)]
-        fires = [count > 0 for count in counts]
+        counts = np.bincount((p * size[0] + y) * size[1] + x, minlength=2 * track.size).reshape(2, *size)
+        negative, positive = shaded = shades.take(counts, mode="clip")
+        fires = shaded > 0
         if before is not None or (rule == "parity" and interval == intervals - 1):
-            begins = [now & ~then for now, then in zip(fires, before or [np.zeros(size, bool)] * 2, strict=True)]
-            track = np.clip(decay * track + trajectory * (begins[0].astype(float) + begins[1]), 0, 255)
+            begins = fires if before is None else fires & ~before
+            track = np.clip(decay * track + trajectory * np.add(*begins, dtype=float), 0, 255)
         before = fires
-        channels = [track, *(np.minimum(255, amount * count) for count in counts)]
-        yield EventImage(interval, part, np.stack(channels, -1).astype(np.uint8))
+        yield EventImage(interval, part, np.stack([track.astype(np.uint8), negative, positive], -1))
 
 
 def _parts(recording: Recording, times: np.ndarray, steps: int) -> Iterator[tuple[int, int, Events]]:

@@ -33,9 +33,7 @@ class Events(NamedTuple):
     @classmethod
     def of(cls, t: ArrayLike, x: ArrayLike, y: ArrayLike, p: ArrayLike) -> "Events":
         """Events of arrays of any number types; a polarity of -1 counts as 0."""
-        columns = [np.asarray(a).astype(np.int64) for a in (t, x, y, p)]
-        columns[3] = (columns[3] > 0).astype(np.int64)
-        return cls(*columns)
+        return cls(*(np.asarray(a).astype(np.int64) for a in (t, x, y, np.asarray(p) > 0)))
 
     @classmethod
     def joined(cls, parts: Sequence["Events"]) -> "Events":
@@ -161,17 +159,17 @@ class Recording:
         return _between(stream, pairwise(times.tolist()))
 
     def _check(self, events: Events, last: int | None, done: int) -> None:
-        t = events.t if last is None else np.concatenate([[last], events.t])
-        back = np.flatnonzero(np.diff(t) < 0)
-        if len(back):
-            at = back[0]
+        t = events.t
+        start = t[0] if last is None else last
+        if t[0] < start or (t[1:] < t[:-1]).any():
+            t = np.concatenate([[start], t])
+            at = np.flatnonzero(np.diff(t) < 0)[0]
             raise ValueError(
-                f"{self.path} goes back in time from {t[at]} to {t[at + 1]} µs at event "
-                f"{done + at + (last is None)}; sort its events by time."
+                f"{self.path} goes back in time from {t[at]} to {t[at + 1]} µs at event {done + at}; sort its events by time."
             )
         for name, values, limit in (("x", events.x, self.size[1]), ("y", events.y, self.size[0])):
-            wrong = np.flatnonzero((values < 0) | (values >= limit))
-            if len(wrong):
+            if values.min() < 0 or values.max() >= limit:
+                wrong = np.flatnonzero((values < 0) | (values >= limit))
                 raise ValueError(
                     f"{self.path}: event {done + wrong[0]} has {name}={values[wrong[0]]}, outside the sensor of "
                     f"{self.size[1]} columns and {self.size[0]} rows; give the right size."

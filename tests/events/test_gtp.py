@@ -41,3 +41,14 @@ def test_bad_boundaries():
             gtp(events, bad)
     with pytest.raises(ValueError, match="`steps` is 3; allowed: 1, 2, 4"):
         gtp(events, times, 3)
+
+
+def test_counts_end_at_255():
+    """300 events of one pixel, which an amount of 1 shows as 255; and one pixel that begins after the first image."""
+    t = np.concatenate([np.arange(300), [1000, 1001]])
+    x, y = np.concatenate([np.full(300, 2), [5, 5]]), np.concatenate([np.full(300, 1), [3, 3]])
+    events = Events.of(t, x, y, np.concatenate([np.ones(300), [0, 1]]))
+    recording = Recording(Path("many"), (4, 6), lambda: iter([events]))
+    first, second = (image.pixels for image in gtp(recording, [0, 1000, 2000], amount=1, trajectory=200))
+    assert first[1, 2].tolist() == [0, 0, 255] and first.sum() == 255
+    assert second[3, 5].tolist() == [255, 1, 1] and second.sum() == 257
