@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from ..undisturbed import reset_states
 
+Example = Tensor | tuple[Tensor, ...]  # the input of a model, or its positional arguments
+
 
 @dataclass
 class Call:
@@ -20,7 +22,7 @@ class Call:
     output: Tensor
 
 
-def example_for(model: nn.Module, example: Tensor | None) -> Tensor:
+def example_for(model: nn.Module, example: Example | None) -> Example:
     """The given example, or a random image for one of our backbones.
 
     Raises:
@@ -36,16 +38,16 @@ def example_for(model: nn.Module, example: Tensor | None) -> Tensor:
     return torch.randn(1, channels, 64, 64, generator=generator).to(like.device, like.dtype)
 
 
-def run(model: nn.Module, example: Tensor) -> object:
+def run(model: nn.Module, example: Example) -> object:
     """The model's output without gradients; its neurons start from rest, and are left so."""
     reset_states(model)
     with torch.no_grad():
-        output = model(example)
+        output = model(*example) if isinstance(example, tuple) else model(example)
     reset_states(model)
     return output
 
 
-def calls_of(model: nn.Module, example: Tensor, kinds: tuple[type[nn.Module], ...]) -> list[Call]:
+def calls_of(model: nn.Module, example: Example, kinds: tuple[type[nn.Module], ...]) -> list[Call]:
     """Run the model once without gradients; return the calls of all modules of these types, in order of execution."""
     calls: list[Call] = []
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from .probe import called_once, calls_of, example_for, largest_error, replace, run, tensors_in
+from .probe import Example, called_once, calls_of, example_for, largest_error, replace, run, tensors_in
 
 _FOLDED = (nn.Conv1d, nn.Conv2d, nn.Linear)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
@@ -22,7 +22,7 @@ class Pair(NamedTuple):
 
 
 @torch.inference_mode(False)
-def reparameterize(model: nn.Module, example: Tensor | None = None, tolerance: float = 1e-9) -> nn.Module:
+def reparameterize(model: nn.Module, example: Example | None = None, tolerance: float = 1e-9) -> nn.Module:
     """A copy of a model for inference, with convolution-BN and linear-BN pairs as single layers.
 
     Candidates are found by running the model: a norm whose input is a layer's output. What is folded is proved on the
@@ -36,7 +36,8 @@ def reparameterize(model: nn.Module, example: Tensor | None = None, tolerance: f
     Args:
         model: any model whose norms follow layers without anything between; it is left as it is. Norms with an
             activation of their own (timm's ``BatchNormAct2d``) leave that activation behind.
-        example: an input; a random 64x64 image for our backbones.
+        example: an input, or a tuple of inputs, such as a tracker's template and search region; a random 64x64 image for
+            our backbones.
         tolerance: largest allowed difference, relative to the largest value of each compared tensor.
 
     Returns:
@@ -45,7 +46,8 @@ def reparameterize(model: nn.Module, example: Tensor | None = None, tolerance: f
     Raises:
         ValueError: no example is known for the model, or no norm can be folded.
     """
-    example = example_for(model, example).double()
+    example = example_for(model, example)
+    example = tuple(x.double() for x in example) if isinstance(example, tuple) else example.double()
     dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
     folded = copy.deepcopy(model).eval().double()
     norms = [name for name, module in folded.named_modules() if isinstance(module, _NORMS)]
@@ -81,7 +83,7 @@ def reparameterize(model: nn.Module, example: Tensor | None = None, tolerance: f
     return folded.to(dtype)
 
 
-def _pairs(model: nn.Module, example: Tensor) -> list[Pair]:
+def _pairs(model: nn.Module, example: Example) -> list[Pair]:
     """Layers and norms that run once, the norm on the memory of the layer's output."""
     calls = called_once(calls_of(model, example, (*_FOLDED, *_NORMS)))
     made = {call.output.data_ptr(): call for call in calls if isinstance(call.module, _FOLDED)}
@@ -112,13 +114,14 @@ def _what_remains(norm: nn.Module) -> nn.Module:
     return nn.Sequential(*parts) if parts else nn.Identity()
 
 
-def _observed(model: nn.Module, example: Tensor, norms: list[str]) -> dict[str, list[Tensor]]:
+def _observed(model: nn.Module, example: Example, norms: list[str]) -> dict[str, list[Tensor]]:
     """The model's outputs under the name "", and by each norm's name the outputs of what stands in its place.
 
     Each is a stack of two passes, on the example and with noise on the input of every layer. They are compared by one
     scale, since what a silent layer gives on the example may be nothing but rounding.
     """
-    generator = torch.Generator(example.device).manual_seed(0)
+    device = next(model.parameters()).device
+    generator = torch.Generator(device).manual_seed(0)
 
     def disturb(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return tuple(x + torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device) for x in inputs)
@@ -133,7 +136,7 @@ def _observed(model: nn.Module, example: Tensor, norms: list[str]) -> dict[str, 
     return {name: [torch.stack(pair) for pair in zip(plain[name], noisy[name], strict=True)] for name in plain}
 
 
-def _pass(model: nn.Module, example: Tensor, norms: list[str]) -> dict[str, list[Tensor]]:
+def _pass(model: nn.Module, example: Example, norms: list[str]) -> dict[str, list[Tensor]]:
     """What ``_observed`` collects, of one pass."""
     seen: dict[str, list[Tensor]] = {name: [] for name in norms}
 

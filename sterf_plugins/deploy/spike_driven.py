@@ -14,7 +14,7 @@ from spikingjelly.activation_based.layer import SpikeCountToBinary, TemporalBinS
 from torch import Tensor, nn
 
 from ..layers import IntegerSpike
-from .probe import calls_of, example_for, replace
+from .probe import Example, calls_of, example_for, replace
 
 _WEIGHTS = (nn.Conv1d, nn.Conv2d, nn.Linear)
 
@@ -57,7 +57,7 @@ class SpikeDrivenLayer(nn.Module):
         return f"levels={self.levels}, norm={self.norm}"
 
 
-def to_spike_driven(model: nn.Module, example: Tensor | None = None) -> nn.Module:
+def to_spike_driven(model: nn.Module, example: Example | None = None) -> nn.Module:
     """A copy of an integer-spike model whose weight layers see binary spikes over D steps.
 
     The first layer sees the image: it stays analog, as in the papers. The copy is in eval mode; it gives the numbers
@@ -66,8 +66,8 @@ def to_spike_driven(model: nn.Module, example: Tensor | None = None) -> nn.Modul
     Args:
         model: an SDT-V3, or another model whose every weight layer but the first is fed by an ``IntegerSpike``; it may
             be folded (``reparameterize``). It is left as it is.
-        example: an input of the model, with which the layers and what feeds them are found; ``None`` for a random 64x64
-            image, which works for the backbones of this package.
+        example: an input of the model, or a tuple of its inputs, with which the layers and what feeds them are found;
+            ``None`` for a random 64x64 image, which works for the backbones of this package.
 
     Returns:
         The converted copy.

@@ -409,3 +409,19 @@ def test_a_spike_driven_layer_has_a_bias_of_its_own():
     with torch.no_grad():
         driven.bias += 1
     assert torch.equal(layer.bias, before) and not torch.equal(driven.bias, before)
+
+
+def test_a_tracker_is_folded_by_a_pair_of_images():
+    from sterf_plugins.tracking import SDTrack
+
+    torch.manual_seed(0)
+    tracker = SDTrack(dict(embed_dims=(8, 8, 16, 16), num_heads=2), head_width=16).double()
+    pair = tuple(30 * torch.poisson(torch.full((2, 3, side, side), 0.4)).double() for side in (64, 128))
+    for module in tracker.modules():
+        if isinstance(module, NORMS):
+            module.momentum = None  # one pass gives its statistics
+    tracker.train()(*pair)
+    folded = reparameterize(tracker.eval(), pair)
+    left = [name for name, module in folded.named_modules() if isinstance(module, NORMS)]
+    assert left == ["backbone.stages.4.downsample.bn"]  # it runs three times, on template, search region and padding
+    assert largest_error(folded(*pair), tracker(*pair)) < 1e-9
