@@ -5,11 +5,16 @@
     python tools/erf.py configs/shapes/fpn_sdtv3-t-srb_shapes.py CHECKPOINT.pth --images val --out work_dirs/fpn
     python tools/erf.py configs/erf/lif_tau.py --out work_dirs/tau
     python tools/erf.py before.pth after.pth --model NAME --images val --out work_dirs/change
+    python tools/erf.py configs/sd_track/sdtrack-tiny-4x1_srb-e4_fe108.py CHECKPOINT.pth --images val --out work_dirs/track
     python tools/erf.py NAME CHECKPOINT.pth --against baseline.npz --fail-if 'area_90>5%' --out work_dirs/check
 
 A model is a timm name, an OpenMMLab config (a path, mmdet::…, mmseg::…) or module:factory, with options in parentheses
 and a label before an equals sign if wanted: "LIF=sterf_plugins.backbones:SpikingCNN(neuron='lif', tau=4.0)". A study is
 a file with `study = dict(models=[...], ...)`, whose other keys are options of this tool.
+
+A tracker (configs/sd_track) has two fields for each layer, over the template and over the search region, where position
+is a place of the search region; inputs are random events, or of the config's test (val) or another folder of its layout
+(DIR), with the object in the middle. With several time steps, it has fields in time as well.
 """
 
 import argparse
@@ -22,6 +27,7 @@ import re
 import runpy
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -41,6 +47,7 @@ from sterf_plugins.erf.theoretical_field import add_theory
 from sterf_plugins.erf.wording import facts
 from sterf_plugins.files import check_claim, claim
 
+PEAK = "peak"  # the position of a tracker's highest score
 UNTRAINED = " (untrained)"  # what the label of a model with random weights ends in, beside the trained one
 
 
@@ -93,7 +100,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--time-steps", type=int, metavar="T", help="T of the inputs (default with --temporal: the model's, or 4)"
     )
-    p.add_argument("--position", default="center", help="center, all, or row,col as ints or fractions")
+    p.add_argument(
+        "--position",
+        default="center",
+        help="center, all, or row,col as ints or fractions; of a tracker also peak: where the score is highest",
+    )
     p.add_argument("--reduce", choices=list(REDUCTIONS), help="default: the protocol's, or abs")
     p.add_argument(
         "--channels",
@@ -174,6 +185,8 @@ def parse_position(text: str):
     """The value of ``--position`` as ``compute_erf`` takes it."""
     if text in ("center", "all"):
         return text
+    if text == PEAK:
+        return "center"  # of the one pixel that is read of a tracker's layers
     try:
         row, col = (ast.literal_eval(part.strip()) for part in text.split(","))
     except (ValueError, SyntaxError) as error:
@@ -252,22 +265,29 @@ def compute(args: argparse.Namespace, job, size: tuple[int, int], folder: Path, 
     loaded = build(spec, checkpoint, args.pretrained and not untrained, args.seed)
     for note in loaded.notes:
         print(f"{label}: {note}", file=sys.stderr)
-    model = loaded.model.to(args.device)
+    check_for_tracker(args, loaded)
+    model: Any = (loaded.model.network if loaded.is_tracker else loaded.model).to(args.device)
     protocol = PROTOCOLS.get(args.protocol, PROTOCOLS["st-erf"])
     steps = args.time_steps or (getattr(model, "T", None) or 4 if args.temporal else None)
     layers = args.layers
     if layers and len(args.models) > 1:  # models that are compared may call their layers differently
         layers = [pattern for pattern in layers if has_layer(model, pattern, label)] or layers
-    forward = None
-    if loaded.config is not None:
-        from sterf_plugins.openmmlab.runtime.tensor_forward import forward_for
+    timed = args.temporal
+    options: dict[str, Any] = dict(layout=args.layout)
+    if loaded.is_tracker:
+        inputs, layers, options = of_tracker(args, loaded, layers)
+        steps, timed = None, model.T > 1  # the inputs have their time steps
+    else:
+        inputs = inputs_for(args.images, loaded, size, args.num, args.seed, protocol.squashed)
+        if loaded.config is not None:
+            from sterf_plugins.openmmlab.runtime.tensor_forward import forward_for
 
-        forward = forward_for(model, layers)
+            options["forward"] = forward_for(model, layers)
     result = compute_erf(
         model,
-        inputs_for(args.images, loaded, size, args.num, args.seed, protocol.squashed),
+        inputs,
         layers,
-        forward=forward,
+        **options,
         protocol=args.protocol,
         position=parse_position(args.position),
         reduce=args.reduce,
@@ -276,9 +296,8 @@ def compute(args: argparse.Namespace, job, size: tuple[int, int], folder: Path, 
         aggregate=args.aggregate,
         target=args.target,
         grid=tuple(args.grid) if args.grid else None,
-        layout=args.layout,
         time_steps=steps,
-        kinds=("spatial", "temporal", "spatiotemporal") if args.temporal else "spatial",
+        kinds=("spatial", "temporal", "spatiotemporal") if timed else "spatial",
         tolerance=args.tolerance,
         seed=args.seed,
         calibrate=args.calibrate if args.calibrate == "auto" else args.calibrate == "always",
@@ -306,6 +325,31 @@ def compute(args: argparse.Namespace, job, size: tuple[int, int], folder: Path, 
     notes = f" ({', '.join(result.notes)})" if result.notes else ""
     print(f"{label}: {result.info['num_inputs']} inputs{notes} -> {path}", file=sys.stderr)
     return result
+
+
+def of_tracker(
+    args: argparse.Namespace, loaded: Loaded, layers: list[str] | None
+) -> tuple[Any, list[str], dict[str, Any]]:
+    """Pairs of template and search region for a tracker, its layers, and what ``compute_erf`` must know of it."""
+    from sterf_plugins.cli.tracker_inputs import region_sizes, tracker_inputs
+    from sterf_plugins.tracking.fields import LAYERS, field_options
+
+    network: Any = loaded.model.network
+    inputs = tracker_inputs(args.images, loaded, args.num, args.seed, args.position == PEAK)
+    return inputs, layers or list(LAYERS), field_options(network, *region_sizes(loaded))
+
+
+def check_for_tracker(args: argparse.Namespace, loaded: Loaded) -> None:
+    """Raise ``ValueError`` if an option is for trackers alone and the model is none, or the other way round."""
+    if not loaded.is_tracker and args.position == PEAK:
+        raise ValueError(f"--position {PEAK} is where a tracker's score is highest; {loaded.label} is no tracker.")
+    others = ("theory", "check", "sizes", "input_size", "time_steps", "layout", "grid")
+    given = [name.replace("_", "-") for name in others if getattr(args, name)]
+    if loaded.is_tracker and given:
+        raise ValueError(
+            f"--{given[0]} is for models of one image; {loaded.label} takes a template and a search region, whose sizes are "
+            f"template_size and search_size of the config's test_dataloader.dataset."
+        )
 
 
 def has_layer(model: torch.nn.Module, pattern: str, label: str) -> bool:
@@ -365,7 +409,7 @@ def main() -> None:
         for line in result.warnings:
             print(f"{label}: warning: {line}", file=sys.stderr)
     image = None
-    if args.images != "noise":
+    if args.images != "noise" and not first.is_tracker:
         image = displayed(
             next(itertools.islice(inputs_for(args.images, first, size, 1, args.seed, protocol.squashed), 1)), first
         )

@@ -45,6 +45,11 @@ class Loaded:
     notes: list[str] = field(default_factory=list)
     dataset_meta: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def is_tracker(self) -> bool:
+        """Whether the model is an SDTrack, which takes a template and a search region."""
+        return self.config is not None and str(self.config.model.type).rpartition(".")[2] == "SDTrack"
+
 
 def parse_spec(spec: str) -> tuple[str, str, dict[str, Any]]:
     """Label, name and options of ``[LABEL=]NAME[(option=value, ...)]``; values are Python literals.

@@ -328,3 +328,57 @@ def test_theory_sizes_and_frequency_in_one_call(run, tmp_path):
     assert "results exist" in run(spec, *options, "--out", tmp_path).stderr
     wrong = run(spec, *options, "--reduce", "square", "--out", tmp_path, check=False)
     assert wrong.returncode and "--frequency needs the signed field" in wrong.stderr
+
+
+@pytest.fixture
+def tracker(tmp_path):
+    """Config, checkpoint and data set of a small tracker with four time steps."""
+    import tracking_data
+
+    from sterf_plugins.cli.loading import load_model
+
+    config = tmp_path / "small_tracker.py"
+    config.write_text(
+        f"_base_ = [{str(ROOT / 'configs/sd_track/sdtrack-tiny-4x1_conv_fe108.py')!r}]\n"
+        "model = dict(arch=dict(embed_dims=[8, 8, 16, 16], num_heads=2), head_width=16)\n"
+        "test_dataloader = dict(dataset=dict(template_size=64, search_size=128))\n"
+    )
+    tracking_data.make(tmp_path / "data", "fe108", "test", ["a", "b"], T=4)
+    torch.manual_seed(0)
+    model = load_model(str(config)).model
+    pair = [30 * torch.poisson(torch.full((2, 4, 3, side, side), 0.4)) for side in (64, 128)]
+    for _ in range(20):
+        model.train()(*pair)
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / "weights.pth")
+    return [config, tmp_path / "weights.pth"], tmp_path
+
+
+@pytest.mark.slow
+def test_a_tracker_has_fields_over_template_and_search_region(run, tracker):
+    command, folder = tracker
+    out = folder / "out"
+    done = run(*command, "--images", folder / "data", "--num", "3", "--position", "peak", "--out", out, "--json")
+    result = ERFResult.load(out / "small_tracker.npz")
+    for entry, side in (("template", 64), ("search", 128)):
+        name = f"head.branches.score@{entry}"
+        assert result.spatial[name].shape == (side, side) and result.spatial[name].any()
+        assert result.temporal[name].shape == (4,) and result.temporal[name].any()
+        assert result.numbers(name)["area_90"].error > 0
+        assert name in json.loads(done.stdout)["small_tracker"]
+    assert "backbone.stages.0@search" in result.spatial and "backbone.stages.4.blocks@search" in result.spatial
+    assert result.info["num_inputs"] == 3 and (out / "report.html").is_file() and (out / "lags.png").is_file()
+    run(*command, "--num", "2", "--layers", "head.branches.*", "--out", folder / "noise")
+    assert "head.branches.size@template" in ERFResult.load(folder / "noise" / "small_tracker.npz").spatial
+
+
+@pytest.mark.slow
+def test_mistakes_with_trackers(run, tracker):
+    command, folder = tracker
+    for options, message in (
+        (["--check", "occlusion"], "--check is for models of one image"),
+        (["--images", folder / "nowhere"], "is no folder"),
+    ):
+        done = run(*command, "--num", "2", "--out", folder / "out", *options, check=False)
+        assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr, done.stderr[-1500:]
+    done = run("sdtv3_nano", *SMALL, "--position", "peak", "--out", folder / "out", check=False)
+    assert done.returncode == 2 and "is no tracker" in done.stderr, done.stderr[-1500:]
