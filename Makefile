@@ -4,7 +4,7 @@ VENV ?= .venv
 RUN = $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast timm-source lint clean
+.PHONY: help install demo test test-fast timm-source lint docs clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -27,6 +27,9 @@ timm-source: install  ## download timm's source distribution to .timm, so that t
 
 lint: install  ## ruff and mypy
 	@$(RUN) -m ruff check . && $(RUN) -m ruff format --check sterf_plugins tests tools benchmarks && $(RUN) -m mypy
+
+docs: install  ## build the documentation site in site/; a warning is an error
+	@$(RUN) docs/build_site.py
 
 clean:  ## remove the environment, caches and builds; data/ and work_dirs/ stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -5,6 +5,7 @@ that they link to, so that every link of theirs is one of the site, and a page i
 docstrings. MkDocs builds the site from there; a warning, such as that of a link that leads nowhere, is an error.
 """
 
+import os
 import re
 import shutil
 import subprocess
@@ -64,7 +65,8 @@ def main() -> None:
             plugin["mkdocstrings"]["handlers"]["python"]["paths"] = [str(ROOT)]
     written = PAGES.parent / "mkdocs.yml"
     written.write_text(yaml.safe_dump(config, sort_keys=False))
-    subprocess.run([sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-f", str(written)], check=True)
+    quiet = dict(os.environ, NO_MKDOCS_2_WARNING="1")  # Material's own note about its successor
+    subprocess.run([sys.executable, "-m", "mkdocs", "build", "--strict", "-f", str(written)], check=True, env=quiet)
     print(f"open {ROOT / 'site' / 'index.html'}")
 
 
