@@ -28,7 +28,7 @@ timm-source: install  ## download timm's source distribution to .timm, so that t
 lint: install  ## ruff and mypy
 	@$(RUN) -m ruff check . && $(RUN) -m ruff format --check sterf_plugins tests tools benchmarks && $(RUN) -m mypy
 
-docs: install  ## build the documentation site in site/; a warning is an error
+docs: install  ## build the documentation site in build/site; a warning is an error
 	@$(RUN) docs/build_site.py
 
 clean:  ## remove the environment, caches and builds; data/ and work_dirs/ stay

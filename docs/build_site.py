@@ -1,4 +1,4 @@
-"""Build the documentation site: ``python docs/build_site.py`` writes ``site/``, which works without a server.
+"""Build the documentation site: ``python docs/build_site.py`` writes ``build/site``, which works without a server.
 
 The pages stay where they are read in the repository. They are copied to ``build/pages`` in the same places, with the files
 that they link to, so that every link of theirs is one of the site, and a page is added for each public package, made of its
@@ -16,7 +16,6 @@ import yaml
 from make_api import packages
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ROOT / "build" / "pages"
 LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)|<img src=\"([^\"]+)\"")
 
 
@@ -26,48 +25,47 @@ def linked(page: Path) -> list[Path]:
     return [path for path in (Path(page.parent, name).resolve() for name in names) if path.is_file()]
 
 
-def copy_pages(waiting: list[Path]) -> None:
-    """Copy pages, and what they link to, to the same places below ``build/pages``."""
+def copy_pages(waiting: list[Path], folder: Path) -> None:
+    """Copy pages, and what they link to, to the same places below a folder."""
     seen: set[Path] = set()
     while waiting:
         path = waiting.pop()
         if path in seen:
             continue
         seen.add(path)
-        target = PAGES / path.relative_to(ROOT)
+        target = folder / path.relative_to(ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
         if path.suffix == ".md":
             waiting += linked(path)
 
 
-def write_reference() -> list[str]:
+def write_reference(folder: Path) -> list[str]:
     """Write a page of docstrings for each public package; returns the pages."""
-    folder = PAGES / "reference"
-    folder.mkdir(parents=True)
+    (folder / "reference").mkdir(parents=True)
     names = packages()
     for name in names:
-        (folder / f"{name}.md").write_text(f"# {name}\n\n::: {name}\n")
+        (folder / "reference" / f"{name}.md").write_text(f"# {name}\n\n::: {name}\n")
     return [f"reference/{name}.md" for name in names]
 
 
-def main() -> None:
-    shutil.rmtree(PAGES, ignore_errors=True)
+def main(out: Path) -> None:
+    """Write the pages to ``out/pages``, and the site to ``out/site``."""
+    pages, written = out / "pages", out / "mkdocs.yml"
+    shutil.rmtree(pages, ignore_errors=True)
     config = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
-    copy_pages([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("configs/**/README.md")])
-    config["nav"][-1]["Reference"] += [{"Python": write_reference()}]
+    copy_pages([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("configs/**/README.md")], pages)
+    config["nav"][-1]["Reference"] += [{"Python": write_reference(pages)}]
     listed = {page for section in config["nav"] for page in _pages(section)}
-    others = sorted(p.relative_to(PAGES).as_posix() for p in PAGES.rglob("*.md"))
+    others = sorted(p.relative_to(pages).as_posix() for p in pages.rglob("*.md"))
     config["nav"].append({"Project": [page for page in others if page not in listed]})
-    config |= dict(docs_dir=str(PAGES), site_dir=str(ROOT / "site"))
-    for plugin in config["plugins"]:
-        if isinstance(plugin, dict) and "mkdocstrings" in plugin:
-            plugin["mkdocstrings"]["handlers"]["python"]["paths"] = [str(ROOT)]
-    written = PAGES.parent / "mkdocs.yml"
+    config |= dict(docs_dir=str(pages), site_dir=str(out / "site"))
+    (strings,) = (plugin["mkdocstrings"] for plugin in config["plugins"] if "mkdocstrings" in plugin)
+    strings["handlers"]["python"]["paths"] = [str(ROOT)]
     written.write_text(yaml.safe_dump(config, sort_keys=False))
     quiet = dict(os.environ, NO_MKDOCS_2_WARNING="1")  # Material's own note about its successor
     subprocess.run([sys.executable, "-m", "mkdocs", "build", "--strict", "-f", str(written)], check=True, env=quiet)
-    print(f"open {ROOT / 'site' / 'index.html'}")
+    print(f"open {out / 'site' / 'index.html'}")
 
 
 def _pages(entry: object) -> list[str]:
@@ -79,6 +77,6 @@ def _pages(entry: object) -> list[str]:
 
 if __name__ == "__main__":
     try:
-        main()
+        main(Path(sys.argv[1]).resolve() if sys.argv[1:] else ROOT / "build")
     except subprocess.CalledProcessError as error:
         sys.exit(error.returncode)

@@ -4,6 +4,7 @@ In front of a block an HTML comment, which no reader sees, may stand: ``<!-- bef
 ("model", "images") in a small form, ``<!-- not run: REASON -->`` says why the block is not run, and where it is tested.
 """
 
+import importlib.util
 import re
 import shlex
 from pathlib import Path
@@ -11,6 +12,15 @@ from pathlib import Path
 import pytest
 
 from sterf_plugins.cli.own_tools import own_tools
+
+
+def load_module(path: Path):
+    """A script as a module."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
@@ -106,6 +116,24 @@ def test_links_of_a_page_lead_somewhere(page):
             titles = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
             anchors = {re.sub(r"[^\w\- ]", "", t.lower()).replace(" ", "-") for t in titles}
             assert anchor in anchors, f"{named(page)}: #{anchor} is none of {sorted(anchors)}"
+
+
+@pytest.mark.slow
+def test_the_site_is_built_of_the_pages_without_a_warning(forked, tmp_path):
+    result = forked(ROOT / "docs" / "build_site.py", tmp_path, fresh=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    reference = (tmp_path / "site" / "reference" / "sterf_plugins.erf.html").read_text()
+    assert "compute_erf" in reference and "standard errors" in reference
+    assert (tmp_path / "site" / "docs" / "images" / "erf_mixers.png").is_file()
+
+
+def test_the_table_of_models_has_every_name_and_its_parameters():
+    """``python docs/make_models.py`` writes it."""
+    models = load_module(ROOT / "docs" / "make_models.py")
+    rows = [line.split("|") for line in models.PAGE.read_text().splitlines() if line.startswith("| `")]
+    found = {cells[1].strip(" `"): cells[2].strip() for cells in rows}
+    assert list(found) == models.names()
+    assert found == {name: models.parameters(name) for name in found}
 
 
 def test_the_first_page_is_short():
