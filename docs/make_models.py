@@ -8,6 +8,7 @@ noise images. The tests compare names and parameters with the registry.
 
 import statistics
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import timm
@@ -16,11 +17,12 @@ from timm.models import model_entrypoint
 
 import sterf_plugins.timm  # noqa: F401
 from sterf_plugins.activity import FiringRates, count_operations
-from sterf_plugins.erf.calibrate import calibrate
+from sterf_plugins.erf.calibrate import calibrate, uncalibrated
+from sterf_plugins.firing import neuron_layers
 
 PAGE = Path(__file__).parent / "models.md"
 START, END = "<!-- table -->", "<!-- end of table -->"
-HEAD = "| name | parameters (M) | dense G MACs | G MACs | G ACs | spikes per neuron | CPU, ms | input | T, D | paper |"
+HEAD = "| name | parameters (M) | dense G MACs | G MACs | G ACs | spikes per neuron | CPU time, ms | input | T, D | paper |"
 
 
 def names() -> list[str]:
@@ -40,26 +42,29 @@ def row(name: str) -> str:
     model = timm.create_model(name)
     config = model.pretrained_cfg
     size = config["input_size"]
-    calibrate(model, torch.randn(8, *size))
+    if uncalibrated(model):
+        calibrate(model, torch.randn(8, *size))
     image = torch.randn(1, *size)
-    with FiringRates(model) as rates:
+    spiking = bool(neuron_layers(model))
+    with FiringRates(model) if spiking else nullcontext() as rates:
         total = count_operations(model, image).total
     seconds = []
     with torch.no_grad():
         for _ in range(4):
-            start = time.perf_counter()
+            start = time.process_time()
             model(image)
-            seconds.append(time.perf_counter() - start)
+            seconds.append(time.process_time() - start)
     steps = f"T={model.T}" if getattr(model, "T", None) else f"D={model.levels}" if hasattr(model, "levels") else ""
     papers = config.get("paper_ids") or ()
     links = [f"[{p.removeprefix('arXiv:')}](https://arxiv.org/abs/{p.removeprefix('arXiv:')})" for p in
              ([papers] if isinstance(papers, str) else papers)]  # fmt: skip
     cells = [f"`{name}`", parameters(name), *(f"{n / 1e9:.2f}" for n in (total.dense, total.macs, total.acs))]
-    cells += [f"{rates.rate:.2f}" if rates.layers else "", f"{statistics.median(seconds[1:]) * 1e3:.0f}"]
+    cells += [f"{rates.rate:.2f}" if spiking else "", f"{statistics.median(seconds[1:]) * 1e3:.0f}"]
     return "| " + " | ".join([*cells, "×".join(map(str, size)), steps, ", ".join(links)]) + " |"
 
 
 def main() -> None:
+    torch.set_num_threads(1)
     rows = []
     for name in names():
         rows.append(row(name))
