@@ -24,7 +24,7 @@ from sterf_plugins.erf import calibrate
 
 MODELS = (
     "sdtv3_tiny", "sdtv3_tiny_mlpixer", "sdtv3_tiny_srb", "sdtv3_base", "sdtv3_base_srb", "spikformer_8_384",
-    "sdtv1_8_384", "meta_sdt_15m", "qkformer_10_384",
+    "sdtv1_8_384", "meta_sdt_15m", "qkformer_10_384", "max_former_10_384",
 )  # fmt: skip
 ENERGY_MODELS = ("compute", "memory", "full")
 
@@ -49,32 +49,20 @@ def measure(name: str, args: argparse.Namespace) -> dict:
     for energy_model in ENERGY_MODELS:
         energies = estimate_energy(operations, energy_model)
         total_energy = energies.pop("total")
-        layers = {
-            name: dict(rate=o.acs / (o.dense - o.macs) / o.levels, break_even=energies[name].break_even)
-            for name, o in operations.layers.items()
-            if energies[name].break_even is not None
-        }
+        layers = [(o, energies[name].break_even) for name, o in operations.layers.items()]
+        driven = [(o.acs / (o.dense - o.macs) / o.levels, even) for o, even in layers if even is not None]
+        evens = sorted(even for _, even in driven)
         record[energy_model] = dict(
             spiking_mj=total_energy.spiking / n / 1e9, quantised_mj=total_energy.quantised / n / 1e9,
-            break_even=total_energy.break_even, below=sum(r["rate"] < r["break_even"] for r in layers.values()),
-            driven_layers=len(layers), layers=layers,
+            break_even=total_energy.break_even, below=sum(rate < even for rate, even in driven), driven_layers=len(driven),
+            layers_break_even=dict(lowest=evens[0], median=statistics.median(evens), highest=evens[-1]),
         )  # fmt: skip
     return record
 
 
 def table(values: dict) -> str:
     """The results as a Markdown table: mJ per image as spiking / quantised, and the break-even rate in brackets."""
-    heads = [
-        "model",
-        "T",
-        "D",
-        "rate",
-        "compute (45 nm)",
-        "memory",
-        "full",
-        "layers below: compute, memory, full",
-        "never",
-    ]
+    heads = ["model", "T", "D", "rate", "compute (45 nm)", "memory", "full", "layers below break-even", "never fire"]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for name, r in values["models"].items():
         energies = [

@@ -45,7 +45,8 @@ class LayerOperations:
         biases: additions of a bias.
         weights: numbers in weight and bias; in a product of two activations, of the operand that does not drive it.
         kernel: output channels times elements of the kernel window; 0 if the layer is no convolution.
-        levels: D, the most spikes in one value of the operand; 0 for analog operands.
+        levels: D, the most spikes in one value of the operand, a sum of several neurons' spikes included; 0 for analog
+            operands.
         steps: T, the time steps that the layer runs for.
         product: whether two activations are multiplied.
     """
@@ -192,10 +193,11 @@ class _Counter(BaseCounter):
         for name, product in sorted(self._found, key=lambda key: (key[1], self._order(key[0]))):
             found = self._found[name, product]
             sources = self._sources.get((name, product))
-            if sources:  # Where it is not known which neurons drive the layer, those with the widest range do.
-                driving = list(neurons) if None in sources else [s for s in sources if s is not None]
-                found.levels = max(neurons[s].levels for s in driving)
-                found.steps = max(neurons[s].steps for s in driving)
+            if sources:
+                known = [neurons[s] for s in sources if s is not None] if None not in sources else neurons.values()
+                # The operand may be a sum of spikes, such as behind a residual connection, if no neuron sent it itself.
+                found.levels = max([found.levels] * (None in sources) + [n.levels for n in known])
+                found.steps = max(n.steps for n in known)
             elif found.steps != longest:  # an analog operand that is not repeated for each time step
                 found.steps = 1
             if found.dense:
@@ -209,7 +211,7 @@ class _Counter(BaseCounter):
         """A rule for an operator of which PyTorch's flop counter knows the cost of dense operands, and no more."""
 
         def rule(args, kwargs, out) -> tuple[LayerOperations, Tensor]:
-            tensors = [x for x in args if isinstance(x, Tensor)]
+            tensors = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
             dense = formula(*args, **kwargs, out_val=out) // 2  # a multiplication and an addition are one MAC
             outputs = (out if isinstance(out, Tensor) else out[0]).numel()
             product = not any(self._spikes.is_weight(x) for x in tensors)
@@ -280,7 +282,7 @@ class _Counter(BaseCounter):
 
     def _driven(self, found: LayerOperations, counts: Tensor) -> None:
         """Note that spikes drive an operation, and how many there are."""
-        found.spikes, found.levels = int(counts.sum(dtype=torch.float64)), 1
+        found.spikes, found.levels = int(counts.sum(dtype=torch.float64)), max(1, int(counts.max()))
 
     def _repeats(self, x: Tensor) -> int:
         """How many time steps the leading axis may hold."""
