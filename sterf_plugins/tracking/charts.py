@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def draw_curves(trackers: Mapping[str, Curves], note: str = "") -> "Figure":
-    """Both plots side by side, with a line for each tracker; the legends name the trackers and their AUC or PR, best first.
+    """Both plots side by side, with a line for each tracker; the legends below name the trackers and their AUC or PR, best first.
 
     Args:
         trackers: name -> mean curves.
@@ -20,7 +20,7 @@ def draw_curves(trackers: Mapping[str, Curves], note: str = "") -> "Figure":
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 3.5 + 0.18 * len(trackers)), layout="constrained")
     FigureCanvasAgg(figure)
     numbers = {name: curves.numbers() for name, curves in trackers.items()}
     style = dict(zip(trackers, styles(len(trackers)), strict=True))
@@ -45,6 +45,12 @@ def draw_curves(trackers: Mapping[str, Curves], note: str = "") -> "Figure":
         ax.set_title(title, fontsize=TITLE)
         ax.tick_params(labelsize=SMALL)
         ax.grid(alpha=0.25, linewidth=0.5)
-        ax.legend(fontsize=SMALL, title=f"tracker [{key}]", title_fontsize=SMALL)
+        ax.legend(
+            loc="upper center",
+            bbox_to_anchor=(0.5, -0.16),
+            fontsize=SMALL,
+            title=f"tracker [{key}]",
+            title_fontsize=SMALL,
+        )
     figure.supxlabel(note, fontsize=SMALL, x=0.01, horizontalalignment="left")
     return figure
