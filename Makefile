@@ -4,16 +4,19 @@ VENV ?= .venv
 RUN = $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast timm-source lint docs clean
+.PHONY: help install demo demo-tracking test test-fast timm-source lint docs clean
 
 help:  ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 install:  ## create or update .venv with everything (nothing to do the second time)
 	@$(PYTHON) tools/make_environment.py $(VENV)
 
 demo: install  ## make data, train spiking detectors and a segmentor, evaluate, write an HTML report (about 7 minutes on two idle cores)
 	@$(RUN) tools/demo.py
+
+demo-tracking: install  ## render event recordings, train two small trackers, test them, write a video and an HTML page (sized for 10 minutes on two cores)
+	@$(RUN) tools/demo_tracking.py
 
 test: install  ## run all tests, one process per core
 	@$(RUN) -m pytest -q -n auto --dist worksteal

@@ -2,9 +2,11 @@
 
     python tools/track.py driving.aedat4 --box 120 80 40 30 --config CONFIG --checkpoint FILE --out followed.mp4
     python tools/track.py driving.raw --box 120 80 40 30 --interval 25000 --config … --checkpoint … --out pictures/
+    python tools/track.py data/FE108/test/bike/events.aedat4 --config … --checkpoint … --out bike.mp4
 
 An image is made of the events between two frames of the camera, or of each interval. OUT is a video, or a folder for one picture
-after another; the boxes go beside it, OUT.txt, a line x, y, w, h for each image.
+after another; the boxes go beside it, OUT.txt, a line x, y, w, h for each image. Without --box the images are those of the labels
+in the recording's folder, which are drawn, too.
 """
 
 import argparse
@@ -33,7 +35,8 @@ from sterf_plugins.cli.training import add_model_options, changed_config  # noqa
 from sterf_plugins.events import Recording, gtp, open_recording  # noqa: E402
 from sterf_plugins.files import check_made, check_new, remove_folder, replacing  # noqa: E402
 from sterf_plugins.openmmlab.configs.types import type_name  # noqa: E402
-from sterf_plugins.tracking import Follower  # noqa: E402
+from sterf_plugins.tracking import Follower, recordings  # noqa: E402
+from sterf_plugins.tracking.box_metrics import curves  # noqa: E402
 from sterf_plugins.tracking.crops import check_box  # noqa: E402
 from sterf_plugins.tracking.drawing import draw_step  # noqa: E402
 from sterf_plugins.tracking.sequences import write_boxes  # noqa: E402
@@ -44,7 +47,13 @@ PICTURES = ("*.png",)
 def parse_args() -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("recording", type=Path, help="an event file: .aedat4, .raw, .dat, .es, .h5, .npz, .csv")
-    p.add_argument("--box", type=float, nargs=4, required=True, metavar=("X", "Y", "W", "H"), help="in the first image")
+    p.add_argument(
+        "--box",
+        type=float,
+        nargs=4,
+        metavar=("X", "Y", "W", "H"),
+        help="in the first image (default: the first label of the sequence in whose folder the recording is)",
+    )
     p.add_argument("--config", required=True, help="config of an SDTrack")
     p.add_argument("--checkpoint", required=True, metavar="FILE", help="its weights")
     p.add_argument("--out", type=Path, required=True, metavar="OUT", help="a video such as a.mp4, or a folder")
@@ -150,8 +159,17 @@ def main() -> None:
             f"--fps is {args.fps:g}, and --start {args.start}; give more pictures than 0, and a time from 0 on."
         )
     recording = open_recording(args.recording)
-    check_box(args.box, recording.size, "--box")
-    times = boundaries(args, recording)
+    labels = None
+    if args.box is not None:
+        check_box(args.box, recording.size, "--box")
+        times = boundaries(args, recording)
+    else:
+        if args.start:
+            raise ValueError("--start goes with --box; labels say themselves with which image they begin.")
+        labels, first = recordings.labels_beside(args.recording)
+        args.box = labels[0]
+        check_box(args.box, recording.size, "the first label")
+        times = recordings.boundaries(recording, len(labels), first, args.interval)
     check_new(args.out, args.overwrite)
     if args.out.is_dir():
         check_made(args.out, PICTURES)
@@ -181,11 +199,15 @@ def main() -> None:
                     boxes.append(step.box)
                 rate = 1 / max(time.perf_counter() - begin, 1e-6)
                 seconds = (times[i] - times[0]) / 1e6
-                pictures.write(draw_step(image, step, boxes[-1], f"{seconds:.3f} s   {rate:.1f} images a second"))
+                words, label = f"{seconds:.3f} s   {rate:.1f} images a second", None if labels is None else labels[i]
+                pictures.write(draw_step(image, step, boxes[-1], words, label))
         finally:
             pictures.close()
     write_boxes(boxes_file, np.stack(boxes))
     print(f"{len(boxes)} images -> {args.out}, boxes -> {boxes_file}")
+    if labels is not None:
+        numbers = curves(np.stack(boxes), labels).numbers()
+        print("beside the labels, in per cent: " + ", ".join(f"{key} {value:.1f}" for key, value in numbers.items()))
 
 
 if __name__ == "__main__":

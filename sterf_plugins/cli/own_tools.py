@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parents[1] / ".mim" / "tools"
-_FOR_THE_REPOSITORY = ("demo", "demo_report", "demo_tracking", "make_environment")
+_FOR_THE_REPOSITORY = ("demo", "demo_report", "demo_tracking", "demo_tracking_report", "make_environment")
 
 
 def own_tools() -> dict[str, Path]:

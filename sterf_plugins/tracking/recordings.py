@@ -49,6 +49,20 @@ def first_frame(root: Path, layout: str, name: str) -> int:
     return int(numbers[name])
 
 
+def labels_beside(recording: Path) -> tuple[NDArray[np.float64], int]:
+    """The boxes in the folder of a recording, and the number of the camera's frame with which their images begin.
+
+    Raises:
+        ValueError: there are none, or they cannot be read.
+    """
+    folder = recording.resolve().parent
+    layout = next((layout for layout, (file, _) in LAYOUTS.items() if (folder / file).is_file()), None)
+    if layout is None:
+        files = " or ".join(file for file, _ in LAYOUTS.values())
+        raise ValueError(f"give --box X Y W H, where the object is in the first image; {folder} has no {files}.")
+    return read_boxes(folder / LAYOUTS[layout][0]), first_frame(folder.parent.parent, layout, folder.name)
+
+
 def boundaries(recording: Recording, count: int, first: int = 0, interval: int | None = None) -> NDArray[np.int64]:
     """The ``count + 1`` times between which a sequence's images lie.
 

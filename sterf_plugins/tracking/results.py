@@ -6,9 +6,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..checks import one_of
 from .box_metrics import Curves, curves
-from .sequences import LAYOUTS, SPLITS, _names, read_boxes
+from .sequences import LAYOUTS, read_boxes, sequence_folders
 
 Boxes = Mapping[str, NDArray[np.float64]]  # name of a sequence -> (frames, 4), x, y, w, h in pixels
 
@@ -25,16 +24,8 @@ def read_labels(root: str | Path, layout: str, split: str = "test", names: str |
     Raises:
         ValueError: there are none, or a file cannot be read.
     """
-    one_of("layout", layout, LAYOUTS)
-    one_of("split", split, SPLITS)
-    file, _ = LAYOUTS[layout]
-    folder = Path(root) / split
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is no folder; a data set of layout {layout!r} has {root}/train and {root}/test.")
-    labels = {name: read_boxes(folder / name / file) for name in _names(folder, split, file, names)}
-    if not labels:
-        raise ValueError(f"{folder} has no folder with {file}, so no sequence of layout {layout!r}.")
-    return labels
+    folders = sequence_folders(root, layout, split, names)
+    return {folder.name: read_boxes(folder / LAYOUTS[layout][0]) for folder in folders}
 
 
 def evaluate(folder: str | Path, labels: Boxes, protocol: str = "toolkit") -> dict[str, Curves]:

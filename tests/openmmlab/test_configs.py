@@ -199,6 +199,8 @@ def test_configs_point_at_the_data_of_openmmlab_users(path):
         assert roots == {f"data/{path.stem.rsplit('_')[-1]}"}
     elif path.parent.name == "sd_track":
         assert roots == {"data/FE108" if path.stem.endswith("fe108") else "data/VisEvent"}
+    elif path.parent.name == "sd_track_rendered":
+        assert roots == {"data/tracking/fe108"}
     elif path.parent.name == "shapes":
         assert roots <= {"data/shapes", "data/shapes/ade"}
     else:
