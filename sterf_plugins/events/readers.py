@@ -91,7 +91,7 @@ def _by_faery(path: Path, size: tuple[int, int] | None) -> Recording:
                 raise _unreadable(path, error) from error
             if piece is None:
                 return
-            yield Events.of(*(piece[name] for name in ("t", "x", "y", "on")))
+            yield Events(*(piece[name].astype(np.int64) for name in ("t", "x", "y", "on")))
 
     def pictures() -> Iterator[Frame]:
         with faery.aedat.Decoder(path) as decoder:

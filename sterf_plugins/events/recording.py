@@ -168,7 +168,7 @@ class Recording:
                 f"{self.path} goes back in time from {t[at]} to {t[at + 1]} µs at event {done + at}; sort its events by time."
             )
         for name, values, limit in (("x", events.x, self.size[1]), ("y", events.y, self.size[0])):
-            if values.min() < 0 or values.max() >= limit:
+            if values.view(np.uint64).max() >= limit:  # as which negative numbers are large
                 wrong = np.flatnonzero((values < 0) | (values >= limit))
                 raise ValueError(
                     f"{self.path}: event {done + wrong[0]} has {name}={values[wrong[0]]}, outside the sensor of "
