@@ -57,6 +57,17 @@ def mixer(m, x):
     return m.drop2(m.fc2(hidden.permute(0, 2, 3, 1))).permute(0, 3, 1, 2).contiguous()
 
 
+def downsample(m, x, first=False):
+    """A downsampling ``m``; the first one reads images instead of spikes."""
+    return m.bn(m.conv(x if first else spike(x)))
+
+
+def mixer_block(m, x):
+    """A block ``m`` of the first stages."""
+    x = x + sep_conv(m.sep_conv, x)
+    return x + mixer(m.mixer, x)
+
+
 class PlainAttention(nn.Module):
     """Spiking attention with separate q, k and v convolutions and with (N, N) scores."""
 
@@ -112,7 +123,8 @@ class PlainTransformer(nn.Module):
         self.fc1, self.fc2 = PlainLinearBN(ours.mlp.fc1), PlainLinearBN(ours.mlp.fc2)
 
     def forward(self, x):
-        x = x + sep_conv(self.sep_conv, x)
+        if self.sep_conv is not None:
+            x = x + sep_conv(self.sep_conv, x)
         x = x + self.attn(x)
         b, c, h, w = x.shape
         tokens = self.fc2(spike(self.fc1(spike(x.flatten(2)))))
@@ -153,14 +165,9 @@ class PlainSDTV3(nn.Module):
     def forward(self, x):
         outputs = []
         for i, stage in enumerate(self.stages):
-            down = stage.downsample
-            x = down.bn(down.conv(x if i == 0 else spike(x)))
+            x = downsample(stage.downsample, x, first=i == 0)
             for block in stage.blocks:
-                if i < 3:
-                    x = x + sep_conv(block.sep_conv, x)
-                    x = x + mixer(block.mixer, x)
-                else:
-                    x = block(x)
+                x = mixer_block(block, x) if i < 3 else block(x)
             outputs.append(x)
         return tuple(outputs[i] for i in self.out_indices)
 
