@@ -1,0 +1,183 @@
+"""Where SDTrack looks: fields of the score over the whole canvas, for mixers and layouts, before and after a training.
+
+    python docs/tracker_fields.py CONFIG DATA WEIGHTS --out docs/images/tracker_fields.png
+
+CONFIG is of a small tracker of the variant 1x4, DATA a data set of its layout, and WEIGHTS a folder with a checkpoint NAME.pth
+for each of the networks below; where one is missing, only its random weights are shown. The picture and tables say how much
+of the gradient falls on the template, the search region, the canvas's empty quadrants, and the tokens that are padding.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib import pyplot as plt
+from PIL import Image
+
+from sterf_plugins.cli.loading import load_model
+from sterf_plugins.cli.tracker_inputs import region_sizes, tracker_inputs
+from sterf_plugins.erf.calibrate import tracking_norms
+from sterf_plugins.firing import FiringRates
+
+NETWORKS = {
+    "conv": dict(mixer="conv"),
+    "mlpixer_raster": dict(mixer="mlpixer", layout="raster"),
+    "mlpixer_channel": dict(mixer="mlpixer", layout="channel"),
+    "srb_raster": dict(mixer="srb", layout="raster"),
+    "srb_channel": dict(mixer="srb", layout="channel"),
+}
+POINTS = ("backbone.stages.0", "backbone.stages.1", "backbone.stages.2", "head.branches.score")
+
+
+@torch.no_grad()
+def settle(network, template, search):
+    """Give the norms of random weights the statistics of these pairs, without which no neuron fires."""
+    for norm in tracking_norms(network):
+        norm.momentum = None  # a plain mean, also where a norm is called for template, search region and padding
+    network.train()(template, search)
+    network.eval()
+
+
+def fields(network, template, search):
+    """Point -> mean |gradient| over the canvas (S+Z, S+Z), and of the score also the sum over channels for each token (n,).
+
+    A point is read in the middle of the search region.
+    """
+    kept = {}
+
+    def leaf(module, arguments):
+        kept["canvas"] = arguments[0].detach().requires_grad_()
+        return (kept["canvas"], *arguments[1:])
+
+    def tokens(module, arguments):
+        kept["tokens"] = arguments[0]
+
+    stages = network.backbone.stages
+    handles = [stages[0].register_forward_pre_hook(leaf), stages[3].blocks.register_forward_pre_hook(tokens)]
+    for name in POINTS:
+        hook = network.get_submodule(name).register_forward_hook
+        handles.append(hook(lambda module, arguments, y, name=name: kept.update({name: y})))
+    network(template, search)
+    for handle in handles:
+        handle.remove()
+    share = search.shape[-1] / (search.shape[-1] + template.shape[-1])
+    found = {}
+    for name in POINTS:
+        y = kept[name]
+        middle = int(y.shape[-1] * (1 if "head" in name else share)) // 2
+        leaves = [kept["canvas"], *([kept["tokens"]] if "head" in name else [])]
+        canvas, *rest = torch.autograd.grad(y[..., middle, middle].sum(), leaves, retain_graph=True)
+        found[name] = canvas.abs().mean((0, 1)).numpy(), *(g.abs().sum((0, 1)).flatten().numpy() for g in rest)
+    return found
+
+
+def shares(field, sides):
+    """Shares of a field over the canvas that fall on search region, template, and the empty quadrants."""
+    s = sides[1]
+    parts = dict(search=field[:s, :s].sum(), template=field[s:, s:].sum())
+    total = field.sum()
+    return {k: float(v / total) for k, v in parts.items()} | dict(empty=float(1 - sum(parts.values()) / total))
+
+
+def token_shares(field, sides):
+    """Shares of a field over the tokens: template, search region, padding; and the padding's share of the tokens."""
+    z, s = ((side // 16) ** 2 for side in sides)
+    total = field.sum()
+    parts = (field[:z].sum(), field[z : z + s].sum(), field[z + s :].sum())
+    named = dict(zip(("template", "search", "padding"), (float(p / total) for p in parts), strict=True))
+    return named | dict(padding_of_tokens=1 - (z + s) / len(field))
+
+
+def strips(channels, side, s):
+    """Which parts of the canvas the raster layout's groups join, on a map whose first ``s`` rows and columns are searched.
+
+    Of the groups with pixels of the search region, the share that have empty ones, too; of those with pixels of the template,
+    likewise; and the number of groups with pixels of both.
+    """
+    row, column = np.divmod(np.arange(side * side), side)
+    kind = np.where((row < s) & (column < s), 1, np.where((row >= s) & (column >= s), 4, 2)).reshape(-1, channels)
+    mixed = np.bitwise_or.reduce(kind, 1)
+    return dict(
+        search_and_empty=float((mixed[mixed & 1 > 0] & 2 > 0).mean()),
+        template_and_empty=float((mixed[mixed & 4 > 0] & 2 > 0).mean()),
+        search_and_template=int(((mixed & 5) == 5).sum()),
+    )
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("config")
+    p.add_argument("data")
+    p.add_argument("weights", type=Path)
+    p.add_argument("--num", type=int, default=8)
+    p.add_argument("--out", type=Path, required=True)
+    args = p.parse_args()
+    numbers, maps = {}, {}
+    for name, options in NETWORKS.items():
+        for state in ("random", "trained"):
+            checkpoint = args.weights / f"{name}.pth" if state == "trained" else None
+            if checkpoint is not None and not checkpoint.is_file():
+                continue
+            torch.manual_seed(0)
+            loaded = load_model(f"{args.config}(model={options!r})", checkpoint and str(checkpoint))
+            pairs = tracker_inputs(args.data, loaded, args.num, 0)
+            template, search = (torch.cat([pair[k] for pair in pairs]) for k in ("template", "search"))
+            network = loaded.model.network
+            if state == "random":
+                settle(network, template, search)
+            with FiringRates(network) as rates:
+                found = fields(network, template, search)
+            sides = region_sizes(loaded)
+            maps[name, state] = [found[point][0] for point in POINTS]
+            numbers[f"{name}, {state}"] = dict(
+                canvas={point: shares(found[point][0], sides) for point in POINTS},
+                tokens=token_shares(found[POINTS[-1]][1], sides),
+                silent=[layer for layer, rate in rates.layers.items() if rate.silent],
+            )
+            print(f"{name}, {state}: {json.dumps(numbers[f'{name}, {state}'])}", flush=True)
+    args.out.with_suffix(".json").write_text(json.dumps(numbers, indent=1))
+    draw(maps, sides, args.out)
+    for channels, stride in ((32, 2), (64, 4), (128, 8)):
+        print(f"Tiny, 256 and 128 pixels, stride {stride}: {strips(channels, 384 // stride, 256 // stride)}")
+
+
+def draw(maps, sides, out):
+    """A column for each network; the fields of stage 1, stage 2 and the score, random and trained, over the canvas."""
+    shown = [(state, i) for state in ("random", "trained") if any(key[1] == state for key in maps) for i in (1, 3)]
+    figure, axes = plt.subplots(len(shown), len(NETWORKS), figsize=(9, 0.2 + 1.8 * len(shown)), layout="constrained")
+    cmap = matplotlib.colormaps["viridis"]
+    for column, name in enumerate(NETWORKS):
+        for row, (state, i) in enumerate(shown):
+            axis = axes[row, column]
+            axis.set(xticks=[], yticks=[])
+            if (name, state) not in maps:
+                axis.text(0.5, 0.5, "not run", ha="center", va="center", transform=axis.transAxes)
+                continue
+            field = maps[name, state][i]
+            axis.imshow(np.sqrt(field / np.quantile(field, 0.999)).clip(0, 1), cmap=cmap)
+            axis.axhline(sides[1] - 0.5, color="white", lw=0.6)
+            axis.axvline(sides[1] - 0.5, color="white", lw=0.6)
+            if not column:
+                axis.set_ylabel(f"{('stage 1', 'score')[i == 3]}, {state}")
+            if not row:
+                axis.set_title(name.replace("_", " "))
+    figure.savefig(out, dpi=100)
+    quantise(out)
+
+
+def quantise(path):
+    """Write a picture with the palette of 224 colours of viridis and 32 greys, which makes it small."""
+    viridis = matplotlib.colormaps["viridis"](np.linspace(0, 1, 224))[:, :3]
+    greys = np.repeat(np.linspace(0, 1, 32)[:, None], 3, 1)
+    palette = Image.new("P", (1, 1))
+    palette.putpalette((np.concatenate([viridis, greys]) * 255).round().astype(np.uint8).flatten().tolist())
+    with Image.open(path) as picture:
+        small = picture.convert("RGB").quantize(palette=palette, dither=Image.Dither.NONE)
+    small.save(path, optimize=True)
+
+
+if __name__ == "__main__":
+    main()
