@@ -1,6 +1,7 @@
-"""Recordings of event cameras: files of any format, images of them, and a generator of moving shapes."""
+"""Recordings of event cameras: files of any format, images of them, data sets, and a generator of moving shapes."""
 
 from .files import read_events, write_events
+from .folder import EventFolder, collate_time_first
 from .gtp import EventImage, gtp
 from .readers import open_recording
 from .recording import Events, Frame, Recording
@@ -20,11 +21,13 @@ from .writers import write_recording
 __all__ = [
     "REPRESENTATIONS",
     "SHAPES",
+    "EventFolder",
     "EventImage",
     "Events",
     "Frame",
     "Motion",
     "Recording",
+    "collate_time_first",
     "equal_counts",
     "equal_times",
     "gtp",

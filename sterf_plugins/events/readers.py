@@ -70,10 +70,16 @@ def _by_faery(path: Path, size: tuple[int, int] | None) -> Recording:
     require("faery", extra="events")
     import faery
 
-    if path.suffix.lower() in (".raw", ".dat"):
-        with path.open("rb") as file:
-            if file.read(1) != b"%":
-                raise OSError("it has no header of lines that start with %")
+    with path.open("rb") as file:
+        head = file.read(12)
+    if path.suffix.lower() in (".raw", ".dat") and head[:1] != b"%":
+        raise OSError("it has no header of lines that start with %")
+    if head.startswith(b"#!AER-DAT") and head[9:10] != b"4":
+        raise ValueError(
+            f"{path} is AEDAT {head[9:].decode(errors='replace')}, and of AEDAT version 4 alone is read. EventFolder has "
+            f"CIFAR10-DVS and DVS128 Gesture converted by SpikingJelly; another file of version 3.1: load it by "
+            f"spikingjelly.datasets.utils.load_aedat_v3, and write_recording(PATH, Events.of(**events), size)."
+        )
     fallback: dict[str, Any] = {} if size is None else dict(dimensions_fallback=size[::-1])
 
     def stream() -> Any:

@@ -1,0 +1,84 @@
+"""Which recordings of a data set are for testing: rules that give the same answer on every machine.
+
+A recording is called "CLASS/NAME", without the suffix of its file, so that another file format changes nothing. No rule looks
+at the order in which a file system lists files.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from ..checks import fraction
+
+
+def in_natural_order(names: Iterable[str]) -> list[str]:
+    """Names sorted as people count: "2" comes before "10"."""
+    return sorted(
+        names, key=lambda name: [(p.isdecimal(), int(p) if p.isdecimal() else p) for p in re.split(r"(\d+)", name)]
+    )
+
+
+def by_seed(names: Sequence[str], share: float = 0.2, seed: int = 0) -> set[str]:
+    """The recordings for testing: in each class the share of them with the smallest SHA-256 of "SEED CLASS/NAME".
+
+    A class keeps at least one recording for training, and one for testing.
+
+    Args:
+        names: names of all recordings.
+        share: share for testing, in [0, 1).
+        seed: another one gives another split.
+
+    Raises:
+        ValueError: the share is out of range, or a class has a single recording.
+    """
+    share = fraction("share", share)
+    classes: dict[str, list[str]] = {}
+    for name in names:
+        classes.setdefault(name.split("/")[0], []).append(name)
+    testing: set[str] = set()
+    for label, members in classes.items():
+        if len(members) < 2:
+            raise ValueError(f"class {label} has one recording; to split it, it needs two.")
+        ranked = sorted(members, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())
+        testing.update(ranked[: min(max(1, round(share * len(members))), len(members) - 1)])
+    return testing
+
+
+def by_number(names: Sequence[str], below: int = 100) -> set[str]:
+    """The recordings for testing: those whose name ends with a number below ``below``.
+
+    With 100 this is the usual split of CIFAR10-DVS, that of TEBN (NeurIPS 2022): 100 of 1000 recordings in each class. Its
+    accuracies are higher than those of random splits.
+
+    Raises:
+        ValueError: a name does not end with a number.
+    """
+    numbers = {name: re.search(r"(\d+)$", name) for name in names}
+    without = [name for name, number in numbers.items() if number is None]
+    if without:
+        raise ValueError(f"the recording {without[0]} does not end with a number, by which the data set is split.")
+    return {name for name, number in numbers.items() if number is not None and int(number[1]) < below}
+
+
+def in_list(names: Sequence[str], path: str | Path) -> set[str]:
+    """The recordings that a text file names: one "CLASS/NAME" in a line, with or without the file's suffix.
+
+    Raises:
+        ValueError: there is no such file, it is empty, or it names a recording that is not there.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"there is no list of recordings {path}.")
+    known = set(names)
+    listed = set()
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        line = line.strip()
+        if line:
+            name = line if line in known else line.rpartition(".")[0]
+            if name not in known:
+                raise ValueError(f"{path}, line {number} names {line}, which is no recording of the data set.")
+            listed.add(name)
+    if not listed:
+        raise ValueError(f"{path} names no recording.")
+    return listed
