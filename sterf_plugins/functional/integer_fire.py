@@ -76,6 +76,9 @@ def integer_fire(x: Tensor, levels: int = 4, norm: float | None = None) -> Tenso
 
 
 def _straight_through(x: Tensor, levels: int) -> Tensor:
-    """The rounded clamp with the clamp's gradient, in ordinary operations; rounding leaves no error in the sum."""
-    clamped = x.clamp(0, levels)
-    return clamped + (clamped.round() - clamped).detach()
+    """The rounded clamp with a slope of 1 from 0 to D, both ends included, in ordinary operations.
+
+    The slope is not left to ``clamp``, whose own gradient leaves out the ends since PyTorch 2.14.
+    """
+    slope = torch.where((x >= 0) & (x <= levels), x - x.detach(), 0)  # 0 everywhere, with the gradient of x inside
+    return x.detach().clamp(0, levels).round() + slope
