@@ -11,9 +11,10 @@ from mmengine.registry import METRICS as MMENGINE_METRICS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.registry import STRATEGIES as MMENGINE_STRATEGIES
+from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import Registry
 
-__all__ = ["DATASETS", "HOOKS", "METRICS", "MODELS", "OPTIM_WRAPPER_CONSTRUCTORS", "STRATEGIES"]
+__all__ = ["DATASETS", "HOOKS", "METRICS", "MODELS", "OPTIM_WRAPPER_CONSTRUCTORS", "STRATEGIES", "TRANSFORMS"]
 
 DATASETS = Registry("dataset", parent=MMENGINE_DATASETS, scope="sterf_plugins", locations=["sterf_plugins.openmmlab"])
 METRICS = Registry("metric", parent=MMENGINE_METRICS, scope="sterf_plugins", locations=["sterf_plugins.openmmlab"])
@@ -27,4 +28,7 @@ OPTIM_WRAPPER_CONSTRUCTORS = Registry(
 )
 STRATEGIES = Registry(
     "strategy", parent=MMENGINE_STRATEGIES, scope="sterf_plugins", locations=["sterf_plugins.openmmlab"]
+)
+TRANSFORMS = Registry(
+    "transform", parent=MMENGINE_TRANSFORMS, scope="sterf_plugins", locations=["sterf_plugins.openmmlab"]
 )

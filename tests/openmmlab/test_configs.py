@@ -101,7 +101,8 @@ def train_two_iterations(config: Config) -> Runner:
 TRAINED = [
     p
     for p in CONFIGS
-    if not {"covariant", "sd_track"} & set(p.parts) and (not p.stem.endswith("_reference") or "-t-srb_" in p.stem)
+    if not {"covariant", "event_detection", "sd_track"} & set(p.parts)
+    and (not p.stem.endswith("_reference") or "-t-srb_" in p.stem)
 ]
 
 
@@ -201,6 +202,8 @@ def test_configs_point_at_the_data_of_openmmlab_users(path):
         assert roots == {"data/FE108" if path.stem.endswith("fe108") else "data/VisEvent"}
     elif path.parent.name == "sd_track_rendered":
         assert roots == {"data/tracking/fe108"}
+    elif path.parent.name == "event_detection":
+        assert roots == {"data/event_shapes"}
     elif path.parent.name == "shapes":
         assert roots <= {"data/shapes", "data/shapes/ade"}
     else:

@@ -84,7 +84,7 @@ class DropInBackbone(TIMMBackbone):
     """A timm model behind adapters that give exactly the outputs of a stock backbone, for its neck and heads.
 
     ``--backbone NAME --interface stock`` reads the outputs from the stock backbone and writes them into the config.
-    (B, C, H, W) -> maps (B, C_i, H_i, W_i), put together as ``outputs`` says.
+    (B, C, H, W), or (T, B, C, H, W) for a model that takes it, -> maps (B, C_i, H_i, W_i), put together as ``outputs`` says.
 
     Args:
         model_name: any name of ``timm.list_models()``, this package's and other plugins' included.
@@ -148,7 +148,7 @@ class DropInBackbone(TIMMBackbone):
                 return x
             if not isinstance(entry, int):
                 return tuple(output(part) for part in entry)
-            y = self.adapters[entry]([maps[i] for i in self._sources[entry]], x.shape[2:])
+            y = self.adapters[entry]([maps[i] for i in self._sources[entry]], x.shape[-2:])
             return y.repeat(copies, *[1] * (y.ndim - 1)) if copies > 1 else y
 
         return output(outputs)

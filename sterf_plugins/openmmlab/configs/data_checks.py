@@ -9,7 +9,10 @@ from mmengine.registry import DATASETS
 
 from .types import registered, type_name
 
-MAKE_SHAPES = "python tools/dataset_tools/make_shapes.py data/shapes"
+MAKE_SHAPES = "`python tools/dataset_tools/make_shapes.py data/shapes`, for the configs in configs/shapes/"
+MAKE_EVENTS = (
+    "`python tools/dataset_tools/make_event_detection.py data/event_shapes`, for those in configs/event_detection/"
+)
 # Larger annotation files are not checked, since reading them twice takes long.
 PROBE_BYTES = 64 * 2**20
 
@@ -100,7 +103,7 @@ def _fix(key: str, dataset: ConfigDict) -> str:
     return (
         f"{type_name(dataset)} reads {', '.join(p for p in parts if p)} in {dataset.get('data_root') or 'this folder'}; "
         f"link your copy there, or name its folder: --cfg-options {key}.data_root=FOLDER. "
-        f"A small data set for a try: `{MAKE_SHAPES}`, for the configs in configs/shapes/."
+        f"A small data set for a try: {MAKE_EVENTS if type_name(dataset) == 'EventDetDataset' else MAKE_SHAPES}."
     )
 
 

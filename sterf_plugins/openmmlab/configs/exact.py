@@ -94,6 +94,11 @@ def adapt_exactly(model: ConfigDict, stock: StockInterface, model_name: str) -> 
         raise NotExact(
             f"{model_name} has {len(new.indices)} feature level(s), and only an FPN from level 0 makes up for the others"
         )
+    if len(new.indices) == 1 < levels and (old_strides != [4, 8, 16, 32] or neck.num_outs < 4):
+        raise NotExact(
+            f"SimpleFPN makes at least the strides 4, 8, 16 and 32, and the config's neck makes {neck.num_outs} maps of "
+            f"strides {old_strides}"
+        )
     _check_fixed_factors(model, neck, same)
     model.backbone = ConfigDict(
         type="sterf_plugins.TIMMBackbone", model_name=model_name, out_indices=list(new.indices), pretrained=False

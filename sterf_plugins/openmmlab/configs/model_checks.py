@@ -5,12 +5,13 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
+from ...registry import TRANSFORMS
 from .data_checks import class_names, datasets, is_kind_of, listed
 from .types import type_name
 
 # Heads whose labels are not the data set's classes: COCO-stuff, and the borders of objects.
 OTHER_LABELS = ("FusedSemanticHead", "SCNetSemanticHead", "STDCHead")
-PREPROCESSORS = ("ImgDataPreprocessor", "DetDataPreprocessor", "SegDataPreProcessor")
+PREPROCESSORS = ("ImgDataPreprocessor", "DetDataPreprocessor", "EventDataPreprocessor", "SegDataPreProcessor")
 GROUPS = ("classes", "thing_classes", "stuff_classes")
 
 
@@ -19,6 +20,7 @@ def check_model(config: Config, *phases: str) -> None:
     check_classes(config, *phases)
     check_train_size(config)
     check_channels(config)
+    check_events(config, *phases)
 
 
 def check_classes(config: Config, *phases: str) -> None:
@@ -131,3 +133,28 @@ def check_channels(config: Config) -> None:
             f"model.backbone takes: one value stands for all channels, and three, or an order of colours, for three: "
             f"--cfg-options {options}"
         )
+
+
+def check_events(config: Config, *phases: str) -> None:
+    """Raise ``ValueError`` if the events of a data set are drawn with other channels or steps than the model takes."""
+    model = _network(config)
+    steps = (model.get("data_preprocessor") or {}).get("time_steps", 1)
+    backbone = model.get("backbone") or {}
+    channels = backbone.get("in_chans", backbone.get("in_channels", 3))
+    for key, dataset in datasets(config, *phases):
+        for index, step in enumerate(dataset.get("pipeline") or []):
+            if type_name(step) != "LoadEvents":
+                continue
+            loaded: Any = TRANSFORMS.build(step)
+            where = f"{key}.pipeline.{index}"
+            if steps not in (1, loaded.parts):
+                raise ValueError(
+                    f"{where} cuts the window into parts={loaded.parts}, and model.data_preprocessor makes time_steps={steps} of "
+                    f"them: set both to one number, or time_steps to 1 for one image."
+                )
+            if loaded.channels != steps * channels:
+                raise ValueError(
+                    f"{where} draws {loaded.representation!r} in {loaded.channels // steps} channels"
+                    f"{f' for each of {steps} steps' * (steps > 1)}, and model.backbone takes in_channels={channels}: "
+                    f"--cfg-options model.backbone.in_channels={loaded.channels // steps}."
+                )

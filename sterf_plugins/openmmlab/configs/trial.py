@@ -232,9 +232,10 @@ def _find(node: Any, key: str, default: int) -> int:
 
 
 def _channels(config: Config) -> int:
-    """Channels of the images that a config's backbone takes."""
+    """Channels of the images that a config's backbone takes, in all of its time steps."""
     channels = config.model.backbone.get("in_channels", 3)
-    return channels if isinstance(channels, int) else 3
+    steps = (config.model.get("data_preprocessor") or {}).get("time_steps", 1)  # of an EventDataPreprocessor
+    return steps * channels if isinstance(channels, int) else 3
 
 
 def _sample_of(model: nn.Module, config: Config) -> Callable[[Config, int], Any] | None:

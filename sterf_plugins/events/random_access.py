@@ -1,0 +1,96 @@
+"""Any window of a recording at once: its events in an uncompressed HDF5 file, which is made once and read where it is needed."""
+
+import hashlib
+import os
+from bisect import bisect_left
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..files import replacing
+from .readers import open_recording
+from .recording import Events
+
+_TYPES = {"t": np.int64, "x": np.uint16, "y": np.uint16, "p": np.uint8}
+
+
+@dataclass(frozen=True)
+class IndexedRecording:
+    """Events of a recording by their numbers; ``index_recording`` makes one.
+
+    Args:
+        path: the HDF5 file, which ``open_recording`` reads, too.
+        size: (height, width) of the sensor.
+        number: number of events.
+        first: time of the first event, in microseconds; 0 if there is none.
+        last: time of the last one.
+    """
+
+    path: Path
+    size: tuple[int, int]
+    number: int
+    first: int
+    last: int
+
+    def number_before(self, times: list[int]) -> list[int]:
+        """Number of events before each of the times."""
+        import h5py
+
+        with h5py.File(self.path, "r") as file:
+            return [bisect_left(file["events/t"], time) for time in times]
+
+    def times(self, numbers: list[int]) -> list[int]:
+        """Times of the events of these numbers; after the last one, the last time."""
+        import h5py
+
+        with h5py.File(self.path, "r") as file:
+            return [int(file["events/t"][min(number, self.number - 1)]) for number in numbers]
+
+    def events(self, start: int, stop: int) -> Events:
+        """The events of the numbers from ``start`` until before ``stop``."""
+        import h5py
+
+        with h5py.File(self.path, "r") as file:
+            return Events.of(*(file[f"events/{name}"][start:stop] for name in _TYPES))
+
+
+def index_recording(path: str | Path, folder: str | Path) -> IndexedRecording:
+    """A recording of any format for access to any window; its events are copied into ``folder`` at the first time.
+
+    A recording that has changed since is copied again. An event takes 13 bytes.
+
+    Args:
+        path: the recording.
+        folder: where the copies are.
+
+    Raises:
+        ValueError: the recording cannot be read.
+    """
+    import h5py
+
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"there is no event file {path}.")
+    state = path.stat()
+    stamp = f"{path.resolve()} {state.st_size} {state.st_mtime_ns}"
+    copy = Path(folder) / f"{path.stem}-{hashlib.sha256(stamp.encode()).hexdigest()[:12]}.h5"
+    if not copy.is_file():
+        recording = open_recording(path)
+        own = copy.with_name(f"{copy.stem}.{os.getpid()}.h5")  # several processes may do the same
+        with replacing(own) as partial, h5py.File(partial, "w") as file:
+            columns = {
+                name: file.create_dataset(f"events/{name}", (0,), kind, maxshape=(None,), chunks=(1 << 16,))
+                for name, kind in _TYPES.items()
+            }
+            for events in recording.slices(count=1 << 20):
+                for name, values in zip(_TYPES, events, strict=True):
+                    done = len(columns[name])
+                    columns[name].resize((done + len(values),))
+                    columns[name][done:] = values
+            file.attrs.update(height=recording.size[0], width=recording.size[1])
+        os.replace(own, copy)
+    with h5py.File(copy, "r") as file:
+        t, size = file["events/t"], (int(file.attrs["height"]), int(file.attrs["width"]))
+        first, last = (int(t[0]), int(t[-1])) if len(t) else (0, 0)
+        return IndexedRecording(copy, size, len(t), first, last)

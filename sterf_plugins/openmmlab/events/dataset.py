@@ -1,0 +1,159 @@
+"""Event recordings with boxes as a data set of mmdet."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from mmdet.datasets import BaseDetDataset
+from tqdm import tqdm
+
+from ...checks import one_of, positive_int
+from ...events.random_access import IndexedRecording, index_recording
+from ...registry import DATASETS
+from .labels import UNITS, Labels, read_coco, read_prophesee
+
+
+@DATASETS.register_module()
+class EventDetDataset(BaseDetDataset):
+    """Boxes of recordings; each labelled time gives an image of the events before it, which ``LoadEvents`` draws.
+
+    Args:
+        ann_file: a COCO json whose images have a recording's name as ``file_name`` and a time as ``t``, or a folder of Prophesee's
+            structured arrays: ``NAME_bbox.npy`` with t, x, y, w, h and class_id for ``NAME_td.dat``, ``NAME.h5`` ….
+        data_root: folder in front of relative paths.
+        data_prefix: ``dict(img=FOLDER)`` with the recordings, of any format that ``events.open_recording`` reads.
+        metainfo: ``dict(classes=(…))``: names of a COCO file's categories, or of the class_ids 0, 1, ….
+        window: microseconds before a labelled time whose events are the image.
+        count: number of events before a labelled time that are the image, instead of ``window``.
+        names: recordings to take, by their names without suffix, or a text file with one a line; ``None`` for all.
+        time_unit: unit of the labels' times: "us", "ms" or "s". Events are in microseconds.
+        ignored_class_ids: class_ids of arrays whose boxes are left out.
+        cache: folder of copies of the recordings that can be read at any time, 13 bytes an event;
+            ``None`` for ``event_cache`` in ``data_root``.
+        **options: of mmdet's ``BaseDetDataset``: ``pipeline``, ``test_mode``, ``filter_cfg=dict(filter_empty_gt=True)`` ….
+
+    Raises:
+        ValueError: an argument is out of range, labels do not fit the recordings, or one of them cannot be read.
+    """
+
+    METAINFO: dict[str, Any] = dict(classes=())
+
+    def __init__(
+        self,
+        *args: Any,
+        window: int | None = None,
+        count: int | None = None,
+        names: Sequence[str] | str | None = None,
+        time_unit: str = "us",
+        ignored_class_ids: Sequence[int] = (),
+        cache: str | None = None,
+        **options: Any,
+    ):
+        if (window is None) == (count is None):
+            raise ValueError(f"`window` is {window} and `count` is {count}; give one of them.")
+        self.window = None if window is None else positive_int("window", window)
+        self.count = None if count is None else positive_int("count", count)
+        one_of("time_unit", time_unit, UNITS)
+        self.names, self.time_unit, self.ignored_class_ids = names, time_unit, ignored_class_ids
+        self.cache = cache
+        super().__init__(*args, **options)
+
+    def load_data_list(self) -> list[dict]:
+        """Read labels, and find the events that belong to each of their times."""
+        classes = self.metainfo["classes"]
+        if not classes:
+            raise ValueError("EventDetDataset needs the names of its classes: metainfo=dict(classes=('car', …)).")
+        boxes, folder = Path(self.ann_file or self.data_prefix["img"]), Path(self.data_prefix["img"])
+        if boxes.suffix == ".json":
+            labels = read_coco(boxes, folder, classes, self.time_unit)
+        else:
+            labels = read_prophesee(boxes, folder, classes, self.time_unit, self.ignored_class_ids)
+        labels = sorted(self._chosen(labels), key=lambda label: (label.recording, label.time))
+        groups = [(path, list(own)) for path, own in groupby(labels, key=lambda label: label.recording)]
+        cache = Path(self.cache or Path(self.data_root or ".") / "event_cache")
+        infos: list[dict] = []
+        for path, own in tqdm(groups, desc="recordings", disable=None):
+            infos += self._infos(index_recording(path, cache), path, own, len(infos))
+        return infos
+
+    def filter_data(self) -> list[dict]:
+        """Without times that have no box, if ``filter_cfg`` says ``filter_empty_gt``; a test has all."""
+        if self.test_mode or not (self.filter_cfg or {}).get("filter_empty_gt"):
+            return self.data_list
+        return [info for info in self.data_list if info["instances"]]
+
+    def _chosen(self, labels: list[Labels]) -> list[Labels]:
+        """The labels of the recordings in ``names``."""
+        if self.names is None:
+            return labels
+        names = self.names
+        if isinstance(names, str):
+            path = Path(names) if Path(names).is_absolute() else Path(self.data_root or "") / names
+            if not path.is_file():
+                raise ValueError(
+                    f"`names` is {names!r}, and there is no file {path}; it has a recording's name a line."
+                )
+            names = path.read_text().split()
+        present = {label.recording.stem.removesuffix("_td") for label in labels}
+        wanted = {Path(name).name.removesuffix("_td") for name in names}
+        if not wanted or wanted - present:
+            raise ValueError(
+                f"`names` has {', '.join(sorted(wanted - present)) or 'nothing'}, of which there are no labels; there are "
+                f"those of {', '.join(sorted(present)[:8])}{' …' * (len(present) > 8)}."
+            )
+        return [label for label in labels if label.recording.stem.removesuffix("_td") in wanted]
+
+    def _infos(self, recording: IndexedRecording, path: Path, labels: list[Labels], done: int) -> list[dict]:
+        """What mmdet is told of each labelled time of a recording."""
+        self._check(recording, path, [label.time for label in labels])
+        stops = [label.time for label in labels]
+        ends = recording.number_before(stops)
+        if self.window is not None:
+            starts = [time - self.window for time in stops]
+            begins = recording.number_before(starts)
+        else:
+            begins = [max(0, end - self.count) for end in ends]  # type: ignore[operator]
+            starts = [min(t, stop - 1) for t, stop in zip(recording.times(begins), stops, strict=True)]
+        height, width = recording.size
+        infos = []
+        for i, label in enumerate(labels):
+            infos.append(
+                dict(
+                    img_id=done + i if label.image_id is None else label.image_id,
+                    img_path=str(path),
+                    height=height,
+                    width=width,
+                    time=(label.time, recording.first),
+                    window=(starts[i], stops[i]),
+                    event_range=(begins[i], ends[i]),
+                    recording=asdict(recording),
+                    instances=_instances(label, recording.size),
+                )
+            )
+        return infos
+
+    def _check(self, recording: IndexedRecording, path: Path, times: list[int]) -> None:
+        """Raise ``ValueError`` unless labels and windows lie in the recording."""
+        length = recording.last - recording.first
+        if self.window is not None and self.window > length:
+            raise ValueError(
+                f"`window` is {self.window} µs, and the events of {path} last {length} µs; give a shorter one."
+            )
+        if self.count is not None and self.count > recording.number:
+            raise ValueError(f"`count` is {self.count}, and {path} has {recording.number} events; give fewer.")
+        if times[0] > recording.last + (self.window or 0) or times[-1] <= recording.first:
+            raise ValueError(
+                f"{path}: its labels are at {times[0]} to {times[-1]} µs, and its events at {recording.first} to "
+                f"{recording.last} µs; `time_unit` {self.time_unit!r} may be wrong: us, ms or s."
+            )
+
+
+def _instances(label: Labels, size: tuple[int, int]) -> list[dict]:
+    """Boxes as mmdet has them; those outside the image, or smaller than a pixel, are left out, as in ``CocoDataset``."""
+    instances = []
+    for (x, y, w, h), number, crowd in zip(label.boxes.tolist(), label.classes, label.crowd, strict=True):
+        if w >= 1 and h >= 1 and x < size[1] and y < size[0] and x + w > 0 and y + h > 0:
+            instances.append(dict(bbox=[x, y, x + w, y + h], bbox_label=number, ignore_flag=int(crowd)))
+    return instances

@@ -1,0 +1,107 @@
+"""mmdet's COCO metric with Prophesee's filter of boxes."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from mmdet.evaluation import CocoMetric
+
+from ...checks import one_of
+from ...registry import METRICS
+
+# The rules of Prophesee's toolbox for automotive data: 304 x 240 pixels (GEN1), and 1280 x 720 (1 megapixel).
+BOX_FILTERS: Mapping[str, dict[str, float]] = {
+    "gen1": dict(skip_time=500_000, min_diagonal=30, min_side=10),
+    "1mpx": dict(skip_time=500_000, min_diagonal=60, min_side=20),
+}
+
+
+def kept(times: Any, boxes: np.ndarray, skip_time: float, min_diagonal: float, min_side: float) -> np.ndarray:
+    """Which boxes (N, 4), as x1, y1, x2, y2, Prophesee's filter keeps.
+
+    These are the ones after ``skip_time``, with a diagonal and both sides of at least these lengths.
+    """
+    width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+    large = (width**2 + height**2 >= min_diagonal**2) & (width >= min_side) & (height >= min_side)
+    return large & (np.asarray(times) > skip_time)
+
+
+@METRICS.register_module()
+class EventCocoMetric(CocoMetric):
+    """COCO's AP of boxes of an ``EventDetDataset``, which also brings the true boxes.
+
+    ``PackDetInputs`` needs the meta keys "instances" and "time".
+
+    Args:
+        box_filter: "gen1" or "1mpx" for the rules of Prophesee's toolbox, a dict of ``skip_time`` in microseconds,
+            ``min_diagonal`` and ``min_side`` in pixels, or ``None`` for no filter. It takes small boxes, and all of times up to
+            ``skip_time``, out of predictions and truth alike.
+        from_first_event: times count from the first event of a recording, not from 0, as the toolbox takes for granted.
+        **options: of mmdet's ``CocoMetric``, without ``ann_file``.
+
+    Raises:
+        ValueError: there is no such filter, or an ``ann_file``.
+    """
+
+    def __init__(
+        self, box_filter: str | Mapping[str, float] | None = None, from_first_event: bool = False, **options: Any
+    ):
+        if options.get("ann_file"):
+            raise ValueError("`ann_file` is not needed: the true boxes come from EventDetDataset; leave it out.")
+        super().__init__(**options)
+        if isinstance(box_filter, str):
+            one_of("box_filter", box_filter, BOX_FILTERS)
+            box_filter = BOX_FILTERS[box_filter]
+        unknown = set(box_filter or ()) - set(BOX_FILTERS["gen1"])
+        if unknown:
+            raise ValueError(
+                f"`box_filter` has {', '.join(sorted(unknown))}; it takes {', '.join(BOX_FILTERS['gen1'])}."
+            )
+        rules = dict(skip_time=-np.inf, min_diagonal=0, min_side=0)
+        self.rules = None if box_filter is None else {**rules, **box_filter}
+        self.from_first_event = from_first_event
+
+    def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
+        """Keep the predictions and true boxes of a batch that pass the filter; images before ``skip_time`` do not count."""
+        for sample in data_samples:
+            missing = {"instances", "time"} - sample.keys()
+            if missing:
+                raise ValueError(
+                    f"PackDetInputs left out {', '.join(sorted(missing))}: add the names to its meta_keys in the test pipeline."
+                )
+        if self.rules is not None:
+            late = [sample for sample in data_samples if self._time(sample) > self.rules["skip_time"]]
+            data_samples = [self._filtered(sample) for sample in late]
+        super().process(data_batch, data_samples)
+
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        """COCO's numbers of what is left.
+
+        Raises:
+            ValueError: no image is, or no true box.
+        """
+        # mmdet keeps the true boxes of the first evaluation, and the results of later ones have none.
+        if not any(gt.get("anns", True) for gt, _ in results):
+            raise ValueError(
+                f"there are no true boxes in {len(results)} images to measure with"
+                + (f": `box_filter` {self.rules} leaves none. Give smaller limits, or None." if self.rules else ".")
+            )
+        return super().compute_metrics(results)
+
+    def _time(self, sample: dict) -> int:
+        time, first = sample["time"]
+        return time - first if self.from_first_event else time
+
+    def _filtered(self, sample: dict) -> dict:
+        """A sample without the boxes that the filter takes out."""
+        assert self.rules is not None
+        time, predicted = self._time(sample), sample["pred_instances"]
+        keep = kept(time, predicted["bboxes"].cpu().numpy(), **self.rules)
+        true = np.array([i["bbox"] for i in sample["instances"]], np.float64).reshape(-1, 4)
+        return {
+            **sample,
+            "pred_instances": {name: values[keep] for name, values in predicted.items()},
+            "instances": [
+                i for i, good in zip(sample["instances"], kept(time, true, **self.rules), strict=True) if good
+            ],
+        }

@@ -1,0 +1,339 @@
+"""Detection on event recordings: data set, images, box filter, and stock detectors trained and tested by the tools."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import sterf_plugins
+
+sterf_plugins.setup()
+
+from mmengine.registry import DATASETS, METRICS, MODELS, init_default_scope  # noqa: E402
+from mmengine.structures import InstanceData  # noqa: E402
+
+import sterf_plugins.openmmlab  # noqa: E402
+from sterf_plugins.events import Events, histogram, open_recording, write_recording  # noqa: E402
+from sterf_plugins.openmmlab.configs.model_checks import check_events  # noqa: E402
+from sterf_plugins.openmmlab.configs.reading import load_config  # noqa: E402
+from sterf_plugins.openmmlab.events.metric import BOX_FILTERS, kept  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = ROOT / "configs" / "event_detection"
+SHAPES = ("circle", "square", "triangle")
+PACK = dict(
+    type="PackDetInputs",
+    meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor", "instances", "time"),
+)
+
+
+@pytest.fixture(scope="module")
+def data(forked, tmp_path_factory) -> Path:
+    """A few recordings of moving shapes, made by the real tool."""
+    out = tmp_path_factory.mktemp("events") / "shapes"
+    tool = ROOT / "tools" / "dataset_tools" / "make_event_detection.py"
+    options = "--train 4 --test 2 --milliseconds 400 --interval 20 --resolution 64 96 --sizes 16 24"
+    result = forked(tool, out, *options.split())
+    assert result.returncode == 0, result.stderr
+    again = forked(tool, out, *options.split())
+    assert again.returncode == 2 and "exists; give another name, or --overwrite" in again.stderr
+    return out
+
+
+def dataset(root: Path, pipeline=(), **options):
+    init_default_scope("mmdet")
+    settings = dict(
+        type="sterf_plugins.EventDetDataset",
+        data_root=str(root),
+        ann_file="train",
+        data_prefix=dict(img="train"),
+        metainfo=dict(classes=SHAPES),
+        window=50_000,
+        pipeline=[
+            dict(type="sterf_plugins.LoadEvents", parts=4),
+            dict(type="LoadAnnotations", with_bbox=True),
+            *pipeline,
+            PACK,
+        ],
+    )
+    if "count" in options:
+        del settings["window"]
+    return DATASETS.build(settings | options)
+
+
+def test_arrays_and_coco_give_the_same_images_and_boxes(data):
+    arrays, coco = dataset(data), dataset(data, ann_file="annotations/train.json")
+    assert len(arrays) == len(coco) == 4 * 20
+    for index in (0, 7, 79):
+        one, other = arrays[index], coco[index]
+        assert torch.equal(one["inputs"], other["inputs"]) and one["inputs"].shape == (8, 64, 96)
+        boxes, others = (sample["data_samples"].gt_instances for sample in (one, other))
+        assert torch.equal(boxes.bboxes.tensor, others.bboxes.tensor) and torch.equal(boxes.labels, others.labels)
+        assert boxes.labels.tolist() == [0, 1, 2]
+
+
+def test_an_image_has_the_events_before_its_boxes(data):
+    sample = dataset(data)[29]
+    time, first = sample["data_samples"].time
+    path = Path(sample["data_samples"].img_path)
+    events = open_recording(path).events()
+    assert (path.name, time, first) == ("shapes001_td.h5", 200_000, events.t[0])
+    wanted = histogram(events, (64, 96), [time - 50_000, time - 37_500, time - 25_000, time - 12_500, time])
+    assert wanted.sum() > 100 and np.array_equal(sample["inputs"], wanted.reshape(8, 64, 96))
+    # The last events are those of the shapes, and noise everywhere.
+    image = sample["inputs"][6:].sum(0)
+    inside = torch.zeros(64, 96, dtype=torch.bool)
+    for x1, y1, x2, y2 in sample["data_samples"].gt_instances.bboxes.tensor.round().int().tolist():
+        inside[max(0, y1 - 5) : y2 + 5, max(0, x1 - 5) : x2 + 5] = True
+    assert image[inside].mean() > 3 * image[~inside].mean()
+
+
+def test_windows_by_count_and_other_formats(data, tmp_path):
+    few = dataset(data, count=300)
+    events = open_recording(data / "train" / "shapes000_td.h5").events()
+    for index in (0, 19):
+        before = np.searchsorted(events.t, few.get_data_info(index)["time"][0])
+        assert few[index]["inputs"].sum() == min(300, before)
+    for folder, suffix in (("npz", "npz"), ("aedat4", "aedat4")):
+        if suffix == "aedat4":
+            pytest.importorskip("dv_processing", reason="the extra [events] is missing")
+        root = tmp_path / folder
+        shutil.copytree(data / "train", root / "train", ignore=shutil.ignore_patterns("*.h5"))
+        for path in (data / "train").glob("*.h5"):
+            write_recording(root / "train" / f"{path.stem}.{suffix}", open_recording(path).events(), (64, 96))
+        assert torch.equal(dataset(root)[50]["inputs"], dataset(data)[50]["inputs"])
+
+
+def test_a_flip_takes_events_and_boxes_along(data):
+    plain, flipped = dataset(data)[10], dataset(data, [dict(type="RandomFlip", prob=1.0)])[10]
+    assert torch.equal(flipped["inputs"], plain["inputs"].flip(-1))
+    boxes = [sample["data_samples"].gt_instances.bboxes.tensor for sample in (plain, flipped)]
+    torch.testing.assert_close(boxes[1][:, 0], 96 - boxes[0][:, 2])
+
+
+def test_a_changed_recording_is_read_again(data, tmp_path):
+    root = tmp_path / "changed"
+    shutil.copytree(data / "train", root / "train")
+    before = dataset(root)[0]["inputs"].sum()
+    path = root / "train" / "shapes000_td.h5"
+    events = open_recording(path).events()
+    write_recording(path, Events(*(column[::2] for column in events)), (64, 96))
+    assert 0 < dataset(root)[0]["inputs"].sum() < before
+
+
+def test_images_become_time_steps(data):
+    init_default_scope("mmdet")
+    images = [dataset(data)[i] for i in (3, 4)]
+    batch = dict(inputs=[s["inputs"] for s in images], data_samples=[s["data_samples"] for s in images])
+    preprocessor = MODELS.build(dict(type="sterf_plugins.EventDataPreprocessor", time_steps=4, pad_size_divisor=64))
+    prepared = preprocessor(batch)
+    inputs = prepared["inputs"]
+    assert inputs.shape == (4, 2, 2, 64, 128)
+    assert torch.equal(inputs[3, 1, :, :, :96], batch["inputs"][1][6:]) and not inputs[..., 96:].any()
+    assert prepared["data_samples"][0].batch_input_shape == (64, 128)
+    maps = MODELS.build(dict(type="sterf_plugins.TIMMBackbone", model_name="qkformer_10_384", in_channels=2, keep_time=True,
+                             depth=4, dim=32, num_heads=2))(inputs)  # fmt: skip
+    assert [m.shape[:2] for m in maps] == [(4, 2)] * 3
+    wrong = MODELS.build(dict(type="sterf_plugins.EventDataPreprocessor", time_steps=3))
+    with pytest.raises(ValueError, match="images have 8 channels, which are no 3 equal time steps"):
+        wrong(batch)
+
+
+def test_the_box_filter_is_prophesees():
+    """Their function, box by box: later than 0.5 s, the diagonal at least 60 (30), and both sides at least 20 (10)."""
+    rng = np.random.default_rng(0)
+    times = np.array([0, 499_999, 500_000, 500_001, 10**6])[rng.integers(0, 5, 3000)]
+    sides = rng.integers(5, 80, (3000, 2)).astype(float)
+    corner = rng.integers(0, 100, (3000, 2)).astype(float)
+    boxes = np.hstack([corner, corner + sides])
+    for name, diagonal, side in (("gen1", 30, 10), ("1mpx", 60, 20)):
+        wanted = [
+            t > 500_000 and w * w + h * h >= diagonal**2 and w >= side and h >= side
+            for t, (w, h) in zip(times, sides, strict=True)
+        ]
+        assert kept(times, boxes, **BOX_FILTERS[name]).tolist() == wanted and 0 < sum(wanted) < 3000
+
+
+def sample(image: int, time: int, true: list, predicted: list) -> dict:
+    """A test image with boxes (x1, y1, x2, y2) of class 0."""
+    boxes = torch.tensor(predicted, dtype=torch.float32).reshape(-1, 4)
+    found = InstanceData(
+        bboxes=boxes, scores=torch.linspace(1, 0.5, len(boxes)), labels=torch.zeros(len(boxes), dtype=torch.long)
+    )
+    instances = [dict(bbox=list(map(float, box)), bbox_label=0, ignore_flag=0) for box in true]
+    return dict(
+        img_id=image, ori_shape=(240, 304), time=(time, 0), instances=instances, pred_instances=dict(found.items())
+    )
+
+
+def test_the_metric_leaves_out_what_the_filter_does():
+    large, small, other = [10, 10, 60, 60], [100, 100, 108, 140], [150, 20, 200, 90]
+    samples = [
+        sample(0, 400_000, [large], [other]),  # too early: a wrong box that does not count
+        sample(1, 600_000, [large, small], [small, large]),
+        sample(2, 700_000, [large], [small, large]),  # the small one is wrong, and does not count
+    ]
+
+    def average_precision(count=3, **options):
+        metric = METRICS.build(dict(type="sterf_plugins.EventCocoMetric", **options))
+        metric.dataset_meta = dict(classes=("car",))
+        values = []
+        for _ in range(2):  # a training measures again and again
+            metric.process({}, samples)
+            values.append(metric.evaluate(count)["coco/bbox_mAP"])
+        assert values[0] == values[1]
+        return values[0]
+
+    assert average_precision(box_filter="gen1") == pytest.approx(1, abs=1e-3)
+    assert average_precision() < 0.8
+    assert average_precision(box_filter=dict(min_side=5)) < 0.8
+    with pytest.raises(ValueError, match="no true boxes in 0 images"):
+        average_precision(box_filter=dict(skip_time=10**9))
+    with pytest.raises(ValueError, match="`box_filter` is 'gen4'; allowed: 'gen1', '1mpx'"):
+        average_precision(box_filter="gen4")
+    with pytest.raises(ValueError, match="`box_filter` has side; it takes skip_time, min_diagonal, min_side"):
+        average_precision(box_filter=dict(side=1))
+    del samples[0]["time"]
+    with pytest.raises(ValueError, match="PackDetInputs left out time"):
+        average_precision()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(ann_file="annotations/nothing.json"), "there is no file of boxes .*nothing.json"),
+        (dict(ann_file="annotations"), "there are no files of boxes .*npy in .*annotations"),
+        (dict(ann_file="annotations/train.json", metainfo=dict(classes=("circle", "car"))),
+         "has no category 'car', which `metainfo.classes` names; it has 'circle', 'square', 'triangle'"),
+        (dict(metainfo=dict(classes=("circle", "square"))), "has class_id 2, and `metainfo.classes` names 2: circle, square"),
+        (dict(metainfo=dict(classes=())), "needs the names of its classes"),
+        (dict(time_unit="minutes"), "`time_unit` is 'minutes'; allowed: 'us', 'ms', 's'"),
+        (dict(time_unit="s"), "its labels are at 20000000000 to 400000000000 µs, and its events at .*`time_unit` 's' may be wrong"),
+        (dict(window=10**6), "`window` is 1000000 µs, and the events of .* last 39.... µs"),
+        (dict(count=10**7), "`count` is 10000000, and .* has .* events; give fewer"),
+        (dict(window=None), "`window` is None and `count` is None; give one of them"),
+        (dict(names=("shapes000", "other")), "`names` has other, of which there are no labels; there are those of shapes000"),
+        (dict(names="val.txt"), "`names` is 'val.txt', and there is no file"),
+        (dict(data_prefix=dict(img="annotations")), "needs one recording shapes000.* in .*annotations and has none"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_one_clear_line(data, options, message):
+    with pytest.raises(ValueError, match=message):
+        dataset(data, **options)
+
+
+def test_broken_arrays(data, tmp_path):
+    root = tmp_path / "broken"
+    shutil.copytree(data / "train", root / "train")
+    boxes = root / "train" / "shapes000_bbox.npy"
+    array = np.load(boxes)
+    np.save(boxes, array[["t", "x", "y"]])
+    with pytest.raises(ValueError, match="has t, x, y; boxes are a structured array with t, x, y, w, h, class_id"):
+        dataset(root)
+    boxes.write_text("text")
+    with pytest.raises(ValueError, match=r"shapes000_bbox.npy is no array of boxes"):
+        dataset(root)
+    np.save(boxes, array)
+    assert (
+        len(dataset(root, metainfo=dict(classes=SHAPES[:2]), ignored_class_ids=(2,))[0]["data_samples"].gt_instances)
+        == 2
+    )
+    (root / "names.txt").write_text("shapes002\nshapes000\n")
+    assert len(dataset(root, names="names.txt")) == 40
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda p: p.stem)
+def test_channels_and_steps_of_the_configs_fit(path):
+    config = load_config(str(path))
+    init_default_scope("mmdet")
+    check_events(config, "train", "val")
+    channels = config.model.backbone.in_channels
+    config.model.backbone.in_channels = 3
+    with pytest.raises(
+        ValueError, match=rf"in {channels} channels.* takes in_channels=3: .*backbone.in_channels={channels}"
+    ):
+        check_events(config, "train")
+    config.model.backbone.in_channels = channels
+    config.model.data_preprocessor.time_steps = 2
+    with pytest.raises(ValueError, match="makes time_steps=2 of them"):
+        check_events(config, "train")
+
+
+@pytest.fixture
+def run(forked, data):
+    """``run(tool, config, *arguments, **options)``: a tool on the small data set; the result, whatever it is."""
+
+    def call(tool: str, config: str, *arguments, **options):
+        settings = [f"{k.replace('__', '.')}={v}" for k, v in options.items()]
+        for phase in ("train", "val", "test"):
+            settings += [f"{phase}_dataloader.dataset.data_root={data}", f"{phase}_dataloader.num_workers=0"]
+            settings += [f"{phase}_dataloader.persistent_workers=False"]
+        return forked(ROOT / "tools" / tool, CONFIGS / f"{config}.py", *arguments, "--cfg-options", *settings)
+
+    return call
+
+
+def losses(folder: Path) -> list[float]:
+    lines = [json.loads(line) for line in max(folder.glob("2*/vis_data/scalars.json")).read_text().splitlines()]
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", [p.stem for p in sorted(CONFIGS.glob("*.py"))])
+def test_detectors_train_and_test(run, config, tmp_path):
+    """Two epochs of the shipped configs. RetinaNet's loss falls; RTMDet's grows first, as more and more boxes are found."""
+    result = run(
+        "train.py", config, "--work-dir", tmp_path, train_dataloader__batch_size=4, default_hooks__logger__interval=5
+    )
+    assert result.returncode == 0, result.stdout[-1000:] + result.stderr[-3000:]
+    found = losses(tmp_path)
+    assert len(found) == 8 and np.isfinite(found).all() and (found[-1] < 0.8 * found[0] or "rtmdet" in config)
+    # So short a training may give no box that is likely enough, and mmdet would measure nothing.
+    checkpoint, likely = tmp_path / "epoch_2.pth", dict(model__test_cfg__score_thr=0)
+    tested = run("test.py", config, checkpoint, "--work-dir", tmp_path / "test", **likely)
+    assert tested.returncode == 0, tested.stderr[-3000:]
+    assert re.search(r"coco/bbox_mAP: \d", tested.stdout + tested.stderr)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", ["spikformer_8_384", "sdtv3_nano"])
+def test_any_backbone_goes_into_them(run, backbone, tmp_path):
+    options = dict(
+        train_cfg__max_epochs=1,
+        train_dataloader__dataset__names="('shapes000',)",
+        val_evaluator__box_filter="dict(skip_time=100000)",
+    )
+    options |= dict(model__data_preprocessor__time_steps=4 if backbone.startswith("spik") else 1)
+    if not backbone.startswith("spik"):
+        options["model__backbone__in_channels"] = 8
+    result = run(
+        "train.py", "retinanet_qkformer_fpn_event-shapes", "--backbone", backbone, "--work-dir", tmp_path, **options
+    )
+    assert result.returncode == 0, result.stdout[-1000:] + result.stderr[-3000:]
+
+
+def test_mistakes_end_in_one_line(run, tmp_path):
+    for options, message in (
+        (dict(model__backbone__in_channels=5), "takes in_channels=5: --cfg-options model.backbone.in_channels=2"),
+        (dict(train_dataloader__dataset__ann_file="nowhere"), "nowhere does not exist"),
+        (dict(train_dataloader__dataset__window=10**7), "`window` is 10000000 µs, and the events of"),
+    ):
+        result = run("train.py", "retinanet_qkformer_fpn_event-shapes", "--work-dir", tmp_path, **options)
+        assert result.returncode == 2 and message in result.stderr and "Traceback" not in result.stderr, result.stderr[
+            -2000:
+        ]
+
+
+def test_the_config_of_the_docs_loads(tmp_path):
+    text = (ROOT / "docs" / "events.md").read_text()
+    block = next(b for b in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "_base_" in b)
+    path = tmp_path / "mine.py"
+    path.write_text(block.replace("sterf_plugins::event_detection", str(CONFIGS)))
+    config = load_config(str(path))
+    assert [config[f"{p}_dataloader"].dataset.ann_file for p in ("train", "val", "test")] == ["train", "test", "test"]
+    assert config.val_dataloader.dataset.test_mode and config.train_dataloader.dataset.names is None
+    assert config.test_evaluator.box_filter == "gen1" and config.model.bbox_head.anchor_generator.octave_base_scale == 8
