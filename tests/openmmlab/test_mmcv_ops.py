@@ -666,9 +666,10 @@ def ops_of_stock_configs() -> dict:
 
 def kernels_of(name: str, op) -> set[str]:
     """The compiled functions that an op calls."""
-    if op.__module__ == "mmcv.ops.nms":  # a file of several ops
+    module = getattr(op, "__self__", op).__module__  # of an autograd function, where the op is its `apply`
+    if module == "mmcv.ops.nms":  # a file of several ops
         return {dict(nms="nms", batched_nms="nms", soft_nms="softnms", nms_match="nms_match")[name]}
-    return set(re.findall(r"ext_module\.(\w+)", Path(sys.modules[op.__module__].__file__).read_text()))
+    return set(re.findall(r"ext_module\.(\w+)", Path(sys.modules[module].__file__).read_text()))
 
 
 @pytest.mark.filterwarnings("ignore:invalid escape sequence")  # in mmdet's docstrings
