@@ -5,6 +5,8 @@ errors here, so it imports mmengine only. What it registers lives in the modules
 mmengine imports on first use and whose errors it shows.
 """
 
+from importlib.util import find_spec
+
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import METRICS as MMENGINE_METRICS
@@ -16,8 +18,11 @@ from mmengine.registry import Registry
 
 __all__ = ["DATASETS", "HOOKS", "METRICS", "MODELS", "OPTIM_WRAPPER_CONSTRUCTORS", "STRATEGIES", "TRANSFORMS"]
 
-DATASETS = Registry("dataset", parent=MMENGINE_DATASETS, scope="sterf_plugins", locations=["sterf_plugins.openmmlab"])
-METRICS = Registry("metric", parent=MMENGINE_METRICS, scope="sterf_plugins", locations=["sterf_plugins.openmmlab"])
+# Data sets and metrics of mmdet take a moment to import, so ours that are made of them are imported when one is asked for.
+_DATA = ["sterf_plugins.openmmlab", *(["sterf_plugins.openmmlab.events"] if find_spec("mmdet") else [])]
+
+DATASETS = Registry("dataset", parent=MMENGINE_DATASETS, scope="sterf_plugins", locations=_DATA)
+METRICS = Registry("metric", parent=MMENGINE_METRICS, scope="sterf_plugins", locations=_DATA)
 MODELS = Registry("model", parent=MMENGINE_MODELS, scope="sterf_plugins", locations=["sterf_plugins.openmmlab"])
 HOOKS = Registry("hook", parent=MMENGINE_HOOKS, scope="sterf_plugins", locations=["sterf_plugins.openmmlab"])
 OPTIM_WRAPPER_CONSTRUCTORS = Registry(
@@ -29,6 +34,4 @@ OPTIM_WRAPPER_CONSTRUCTORS = Registry(
 STRATEGIES = Registry(
     "strategy", parent=MMENGINE_STRATEGIES, scope="sterf_plugins", locations=["sterf_plugins.openmmlab"]
 )
-TRANSFORMS = Registry(
-    "transform", parent=MMENGINE_TRANSFORMS, scope="sterf_plugins", locations=["sterf_plugins.openmmlab"]
-)
+TRANSFORMS = Registry("transform", parent=MMENGINE_TRANSFORMS, scope="sterf_plugins", locations=_DATA)

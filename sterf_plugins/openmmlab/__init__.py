@@ -23,7 +23,7 @@ from .runtime import sharded as _strategy  # noqa: E402, F401
 # These modules subclass mmdet's and mmseg's classes and need those packages. Without them, mmengine reports a config
 # that names one of the subclasses.
 if find_spec("mmdet"):
-    from . import events as _events  # noqa: F401
+    from . import data_preprocessor as _preprocessor  # noqa: F401
     from .heads import spike_detection as _detection  # noqa: F401
     from .heads import spike_one_stage as _one_stage  # noqa: F401
     from .runtime import mmdet_mends as _mends  # noqa: F401

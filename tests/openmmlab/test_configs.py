@@ -101,7 +101,7 @@ def train_two_iterations(config: Config) -> Runner:
 TRAINED = [
     p
     for p in CONFIGS
-    if not {"covariant", "event_detection", "sd_track"} & set(p.parts)
+    if not {"covariant", "event_detection", "sd_track", "sd_track_rendered"} & set(p.parts)
     and (not p.stem.endswith("_reference") or "-t-srb_" in p.stem)
 ]
 

@@ -1,6 +1,6 @@
 """Detection on event recordings with stock mmdet: data set, loading, images with a time axis, and Prophesee's box filter."""
 
-from .data_preprocessor import EventDataPreprocessor
+from ..data_preprocessor import EventDataPreprocessor
 from .dataset import EventDetDataset
 from .loading import LoadEvents
 from .metric import EventCocoMetric

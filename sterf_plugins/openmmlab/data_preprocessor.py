@@ -4,8 +4,8 @@ from typing import Any
 
 from mmdet.models import DetDataPreprocessor
 
-from ...checks import positive_int
-from ...registry import MODELS
+from ..checks import positive_int
+from ..registry import MODELS
 
 
 @MODELS.register_module()
