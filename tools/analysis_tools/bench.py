@@ -47,15 +47,11 @@ def parse_args() -> argparse.Namespace:
 
 def prepared(spec: str, args: argparse.Namespace, images: Tensor) -> nn.Module:
     """The model with norms that have statistics, in the mode and memory order that are asked for."""
-    model = load_model(spec).model.to(args.device)
+    model: Any = load_model(spec).model.to(args.device)
     if uncalibrated(model):
         calibrate(model, images if len(images) > 1 else images.repeat(2, 1, 1, 1))
     model.train(args.train)
-    if args.channels_last:
-        for parameter in model.parameters():
-            if parameter.ndim == 4:
-                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-    return model
+    return model.to(memory_format=torch.channels_last) if args.channels_last else model
 
 
 def one_pass(model: Callable[[Tensor], Any], images: Tensor, args: argparse.Namespace) -> Callable[[], None]:

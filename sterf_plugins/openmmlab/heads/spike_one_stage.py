@@ -17,8 +17,19 @@ from ...registry import MODELS
 from .spike_layers import mean_over_time, over_time, spike_first, undivided_spike
 
 
+class _SpikingNeck(nn.Module):
+    """What makes a stock neck, the next class in the order of bases, a spiking one that takes a time axis."""
+
+    def __init__(self, *args, levels: int = 4, **kwargs):
+        super().__init__(*args, **kwargs)
+        _spikes_first(self, levels)
+
+    def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        return over_time(super().forward, inputs)
+
+
 @MODELS.register_module()
-class SpikeCSPNeXtPAFPN(CSPNeXtPAFPN):
+class SpikeCSPNeXtPAFPN(_SpikingNeck, CSPNeXtPAFPN):
     """mmdet's CSPNeXtPAFPN, the neck of RTMDet, with integer spikes in front of each convolution.
 
     Args:
@@ -26,29 +37,15 @@ class SpikeCSPNeXtPAFPN(CSPNeXtPAFPN):
         levels: D, the largest number of spikes of a neuron.
     """
 
-    def __init__(self, *args, levels: int = 4, **kwargs):
-        super().__init__(*args, **kwargs)
-        _spikes_first(self, levels)
-
-    def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        return over_time(super().forward, inputs)
-
 
 @MODELS.register_module()
-class SpikeYOLOXPAFPN(YOLOXPAFPN):
+class SpikeYOLOXPAFPN(_SpikingNeck, YOLOXPAFPN):
     """mmdet's YOLOXPAFPN with integer spikes in front of each convolution.
 
     Args:
         *args, **kwargs: those of mmdet's ``YOLOXPAFPN``; ``act_cfg`` has no effect.
         levels: D, the largest number of spikes of a neuron.
     """
-
-    def __init__(self, *args, levels: int = 4, **kwargs):
-        super().__init__(*args, **kwargs)
-        _spikes_first(self, levels)
-
-    def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        return over_time(super().forward, inputs)
 
 
 @MODELS.register_module()
