@@ -35,6 +35,19 @@ def pytest_collection_finish() -> None:
     settle()
 
 
+@pytest.fixture(autouse=True)
+def own_visualizer():
+    """mmengine keeps the visualizers of a process by name, and the next test would write into the folder of this one."""
+    yield
+    if "mmengine.visualization" in sys.modules:
+        from mmengine.visualization import Visualizer
+
+        kinds = [Visualizer]
+        for kind in kinds:
+            kind._instance_dict.clear()
+            kinds += kind.__subclasses__()
+
+
 def golden_folder() -> Path:
     """Folder of the golden arrays: all of them where they are (``STERF_GOLDEN``), else those in ``tests/golden``."""
     full = Path(os.environ.get("STERF_GOLDEN", ROOT.parent / "shared" / "golden"))

@@ -132,10 +132,18 @@ def shortened(name: str, letters: int) -> str:
     return name if len(name) <= letters else f"…{name[len(name) - letters + 1 :]}"
 
 
+def _lay_out(figure: "Figure") -> None:
+    """Give the panels their places, once for all files and pictures that are made of the figure."""
+    if figure.get_layout_engine() is not None:
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+
+
 def write(figure: "Figure", path: str | os.PathLike) -> Path:
     """Write a figure, whole or not at all, and return the path; the suffix (.png, .pdf, .svg) decides the format."""
     from matplotlib import rc_context
 
+    _lay_out(figure)
     with replacing(path) as partial, rc_context(_STYLE):
         figure.savefig(partial, dpi=RESOLUTION)
     return Path(path)
@@ -144,6 +152,7 @@ def write(figure: "Figure", path: str | os.PathLike) -> Path:
 def pixels(figure: "Figure", resolution: int = 100) -> np.ndarray:
     """A figure as an (H, W, 3) uint8 RGB picture."""
     canvas: Any = figure.canvas
+    _lay_out(figure)
     figure.set_dpi(resolution)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()

@@ -16,8 +16,9 @@ VARIANTS = [("conv", "raster"), ("mlpixer", "raster"), ("mlpixer", "channel"), (
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("mixer", "layout", "option"), [*((*v, "") for v in VARIANTS), (*VARIANTS[3], "all")])
+@pytest.mark.parametrize(("mixer", "layout", "option"), [*((*v, "") for v in VARIANTS[:4]), (*VARIANTS[4], "all")])
 def test_every_variant_compiles_to_one_graph(mixer, layout, option, monkeypatch):
+    torch.compiler.reset()  # what other tests compiled of the same code
     torch.manual_seed(0)
     # A block of each kind, or two with all options; tracing takes seconds for each.
     monkeypatch.setattr(sdt_v3, "DEPTHS", (1, 1, 2, 1, 2) if option else (1, 1, 1, 1, 1))

@@ -51,6 +51,7 @@ def outputs(model, x):
 @pytest.mark.parametrize("classes", [0, 7])
 @pytest.mark.parametrize("name", VARIANTS)
 @pytest.mark.slow
+@pytest.mark.usefixtures("shallow")
 def test_folding_changes_nothing(name, classes):
     model = trained(classes, torch.float64, **VARIANTS[name])
     x = torch.randn(2, 3, 64, 48, dtype=torch.float64) * torch.tensor([1.0, 4.0]).view(2, 1, 1, 1)

@@ -287,8 +287,9 @@ def losses(folder: Path) -> list[float]:
 def test_detectors_train_and_test(run, config, tmp_path):
     """Two epochs of the shipped configs. RetinaNet's loss falls; RTMDet's grows first, as more and more boxes are found."""
     result = run(
-        "train.py", config, "--work-dir", tmp_path, train_dataloader__batch_size=4, default_hooks__logger__interval=5
-    )
+        "train.py", config, "--work-dir", tmp_path, train_dataloader__batch_size=4, default_hooks__logger__interval=5,
+        train_cfg__val_interval=2,
+    )  # fmt: skip
     assert result.returncode == 0, result.stdout[-1000:] + result.stderr[-3000:]
     found = losses(tmp_path)
     assert len(found) == 8 and np.isfinite(found).all() and (found[-1] < 0.8 * found[0] or "rtmdet" in config)
@@ -308,8 +309,7 @@ def test_any_backbone_goes_into_them(run, backbone, tmp_path):
         val_evaluator__box_filter="dict(skip_time=100000)",
     )
     options |= dict(model__data_preprocessor__time_steps=4 if backbone.startswith("spik") else 1)
-    if not backbone.startswith("spik"):
-        options["model__backbone__in_channels"] = 8
+    options |= {"model__backbone__depth": 1} if backbone.startswith("spik") else {"model__backbone__in_channels": 8}
     result = run(
         "train.py", "retinanet_qkformer_fpn_event-shapes", "--backbone", backbone, "--work-dir", tmp_path, **options
     )

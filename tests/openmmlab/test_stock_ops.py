@@ -68,8 +68,12 @@ def test_a_stock_config_trains_a_step_and_predicts(config):
     for key in ("size", "batch_augments"):  # sizes of real images
         if key in config.model.data_preprocessor:
             config.model.data_preprocessor[key] = (128, 128) if key == "size" else None
-    if "rcnn" in (config.model.get("test_cfg") or {}):
-        config.model.test_cfg.rcnn.max_per_img = 5  # new weights find a hundred objects, each with a mask
+    if "rcnn" in (config.model.get("test_cfg") or {}):  # as few regions as show that they are read
+        config.model.test_cfg.rcnn.max_per_img = 5
+        config.model.test_cfg.rpn.max_per_img = config.model.train_cfg.rpn_proposal.max_per_img = 40
+        stages = config.model.train_cfg.rcnn
+        for stage in stages if isinstance(stages, list) else [stages]:
+            stage.sampler.num = 16
     with DefaultScope.overwrite_default_scope(config.default_scope):
         model = MODELS.build(config.model)
         model.init_weights()  # until then some parameters are whatever was in memory

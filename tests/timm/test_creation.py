@@ -37,6 +37,7 @@ def alive(name, seed=0, **options):
 # --- devices and channels ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("shallow")
 def test_every_model_is_built_on_the_meta_device(any_name):
     with torch.device("meta"):
         inside = timm.create_model(any_name)
@@ -51,10 +52,10 @@ def test_every_model_is_built_on_the_meta_device(any_name):
     assert [y.shape[1] for y in features(x)] == features.feature_info.channels()
 
 
+@pytest.mark.usefixtures("shallow")
 def test_every_model_takes_other_channels(any_name):
-    for channels in (1, 2):
-        model = timm.create_model(any_name, in_chans=channels, device="meta")
-        assert model.in_chans == channels and model(torch.empty(1, channels, 64, 64, device="meta")).shape == (1, 1000)
+    model = timm.create_model(any_name, in_chans=2, device="meta")
+    assert model.in_chans == 2 and model(torch.empty(1, 2, 64, 64, device="meta")).shape == (1, 1000)
 
 
 def test_values_do_not_depend_on_how_the_device_is_given(small_name):

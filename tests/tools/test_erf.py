@@ -169,7 +169,7 @@ def test_configs_of_mmseg_and_mmdet(run, shapes, tmp_path):
 
 @pytest.mark.slow
 def test_an_interruption_keeps_what_is_done(run, tmp_path):
-    arguments = ["sdtv3_nano", "--compare", "second=sdtv3_nano_srb", "--num", "500", "--input-size", "32", "32"]
+    arguments = ["sdtv3_nano", "--compare", "second=sdtv3_nano_srb", "--num", "250", "--input-size", "32", "32"]
     arguments += ["--out", str(tmp_path), "--layers", "stages.1", "--batch-size", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
@@ -178,7 +178,7 @@ def test_an_interruption_keeps_what_is_done(run, tmp_path):
     deadline = time.time() + 200
     while not (tmp_path / "sdtv3_nano.npz").is_file() and time.time() < deadline:
         time.sleep(0.05)
-    time.sleep(0.5)  # the second model takes two seconds
+    time.sleep(0.1)  # the second model takes a second
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
@@ -188,7 +188,7 @@ def test_an_interruption_keeps_what_is_done(run, tmp_path):
     again = run(*arguments)
     assert "results exist in" in again.stderr and (tmp_path / "report.html").is_file()
     assert not list(tmp_path.glob(".second.*"))
-    assert ERFResult.load(tmp_path / "second.npz").info["num_inputs"] == 500
+    assert ERFResult.load(tmp_path / "second.npz").info["num_inputs"] == 250
 
 
 @pytest.fixture(scope="module")

@@ -53,7 +53,7 @@ def test_ten_kills_never_cost_the_previous_checkpoint(forked, shapes, tmp_path):
     options = [f"{p}_dataloader.dataset.data_root={shapes}/ade" for p in ("train", "val", "test")]
     options += ["train_dataloader.batch_size=2", "train_cfg.max_iters=100000", "train_cfg.val_interval=100000"]
     options += ["default_hooks.checkpoint.interval=1", "default_hooks.checkpoint.max_keep_ckpts=1"]
-    options += ["default_hooks.erf.at_start=False"]
+    options += ["default_hooks.erf=None"]
     train = [ROOT / "tools" / "train.py", SEGMENTOR, "--work-dir", tmp_path, "--resume", "--cfg-options"]
     result = forked("-c", KILL, tmp_path, 10, *train, *options)
     rounds = [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
@@ -231,7 +231,7 @@ def test_two_processes_equal_one_with_the_double_batch(forked, videos, tmp_path)
 def trained(forked, shapes, work_dir, *flags) -> dict:
     options = [f"{p}_dataloader.dataset.data_root={shapes}/ade" for p in ("train", "val", "test")]
     options += ["train_dataloader.batch_size=2", "train_cfg.max_iters=1", "train_cfg.val_interval=100"]
-    options += ["default_hooks.checkpoint.interval=1", "default_hooks.erf.at_start=False"]
+    options += ["default_hooks.checkpoint.interval=1", "default_hooks.erf=None"]
     options += [
         "optim_wrapper.optimizer._delete_=True",
         "optim_wrapper.optimizer.type=SGD",

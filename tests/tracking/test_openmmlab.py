@@ -166,7 +166,7 @@ def experiment(forked):
 
 @pytest.mark.slow
 def test_the_experiment_in_one_command(experiment, videos, tmp_path):
-    options = ["--nets", "li", "relu", "--inits", "rf", "--seeds", "2", "--jobs", "2"]
+    options = ["--nets", "relu", "--inits", "rf", "--seeds", "2", "--jobs", "2"]
     options += ["--data", videos, "--work-dir", tmp_path]
     options += ["--cfg-options", "train_cfg.max_epochs=1", "train_cfg.val_interval=1"]
     result = experiment(*options)
