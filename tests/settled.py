@@ -1,9 +1,9 @@
 """A process that has imported the libraries, made ready to run many short trainings.
 
 Three things that OpenMMLab does anew for each training take longer than its few iterations: it lays out the text of the
-config several times, it reads the list of all configs of a package for each base, and it collects garbage, once for
-each data set, among everything that was ever imported. None of them changes what a training computes, and tools that are tested in a process
-of their own do all three.
+config several times, it reads the list of all configs of a package for each base, and it collects garbage for each data
+set among everything that was ever imported. None of them changes what a training computes, and tools that are tested in
+a process of their own do all three.
 """
 
 import functools
