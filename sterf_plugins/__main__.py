@@ -3,15 +3,16 @@
 import argparse
 import importlib.util
 import inspect
+import os
 import sys
 from itertools import groupby
 from pathlib import Path
 
-from . import __version__, import_hooks, plugins
-from .checks import EXTRAS_HINT
+from . import plugins
+from .cli.begin import end_at_once
+from .cli.completion import add_options
 from .cli.new_plugin import write_plugin
 from .cli.own_tools import own_tools, run_own_tool, summary
-from .cli.versions import opencv_repair, versions
 
 
 def list_plugins(args: argparse.Namespace) -> int:
@@ -101,84 +102,10 @@ def _model_info(name: str) -> bool:
 
 
 def doctor(args: argparse.Namespace) -> int:
-    """Check the installation: versions, the origin of mmcv's ops, the active OpenCV, config bases and plugins."""
-    problems = []
-    print(f"sterf-plugins {__version__} at {Path(__file__).parent}")
-    print(f"Python {sys.version.split()[0]} at {sys.prefix}")
-    for module, version in versions().items():
-        print(f"  {module:12} {version}")
-        if module in ("mmengine", "mmcv", "mmdet", "mmseg") and "," in version:
-            problems.append(f"{module} is installed twice ({version}); they overwrite each other. Keep the onedl- one.")
-    problems += _doctor_torch()
-    problems += _doctor_opencv()
-    if importlib.util.find_spec("mmengine"):
-        problems += _doctor_openmmlab()
-    else:
-        print(f"OpenMMLab: not installed; {EXTRAS_HINT.format(extra='openmmlab')}")
-    errors = plugins.load_all("mixers", "stems", "neurons", "models")
-    print(f"plugins: {sum(len(plugins.discover(k)) for k in plugins.KINDS)}, {len(errors)} broken")
-    problems += [str(error) for error in errors]
-    for problem in problems:
-        print(f"PROBLEM: {problem}")
-    print("everything is in order" if not problems else f"{len(problems)} problem(s)")
-    return 1 if problems else 0
+    """Check the installation: versions, mmcv's ops, OpenCV, config bases, plugins, and what each missing piece costs."""
+    from .cli.doctor import doctor
 
-
-def _doctor_torch() -> list[str]:
-    """Print torch's version; return the problems."""
-    import torch
-
-    print(f"torch: {torch.__version__}, CUDA {'available' if torch.cuda.is_available() else 'not available'}")
-    try:
-        import torchvision
-
-        torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
-    except (ImportError, RuntimeError) as error:
-        return [f"torchvision's ops do not work with this torch ({error}); install the matching torchvision."]
-    return []
-
-
-def _doctor_opencv() -> list[str]:
-    """Print OpenCV's version; return the problems."""
-    try:
-        import cv2
-    except ImportError as error:
-        if importlib.util.find_spec("cv2") is None:
-            return []
-        return [f"cv2 cannot be imported ({error}). Repair: {opencv_repair()}"]
-    gui = next(
-        (line.split(":", 1)[1].strip() for line in cv2.getBuildInformation().splitlines() if "GUI:" in line), "?"
-    )
-    print(f"OpenCV: {cv2.__version__}, GUI backend {gui} ({'headless' if gui == 'NONE' else 'needs libGL.so.1'})")
-    return []
-
-
-def _doctor_openmmlab() -> list[str]:
-    """Print where mmcv's ops come from, and try the config bases; return the problems."""
-    import_hooks.install()
-    problems = []
-    from mmengine.hub import get_config
-
-    if importlib.util.find_spec("mmcv"):
-        if import_hooks.compiled_ops_available():
-            print("mmcv ops: compiled")
-        else:
-            from .mmcv_ops import PROVIDED
-
-            provided = ", ".join(op.__name__ for op in PROVIDED)
-            print(f"mmcv ops: not compiled; this package provides {provided}")
-    for config in (
-        "mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py",
-        "mmseg::sem_fpn/fpn_r50_4xb4-160k_ade20k-512x512.py",
-    ):
-        if importlib.util.find_spec(config.split("::")[0]) is None:
-            continue
-        try:
-            get_config(config)
-            print(f"config base {config}: found")
-        except Exception as error:  # whatever is wrong is what the doctor reports
-            problems.append(f"config base {config}: {type(error).__name__}: {error}")
-    return problems
+    return doctor()
 
 
 def configs(args: argparse.Namespace) -> int:
@@ -225,12 +152,23 @@ def new_plugin(args: argparse.Namespace) -> int:
     return 0
 
 
-def main() -> int:
-    """Run the command that the command line names, and return its exit code."""
-    tools = own_tools()
-    if len(sys.argv) > 1 and sys.argv[1] in tools:  # its options are its own
-        run_own_tool(sys.argv[1], sys.argv[2:])
-        return 0
+COMMANDS = {
+    "list": list_plugins,
+    "info": info,
+    "doctor": doctor,
+    "configs": configs,
+    "run": run,
+    "new-plugin": new_plugin,
+}
+
+
+def parser(tools: dict[str, Path], with_options: str = "") -> argparse.ArgumentParser:
+    """The parser of the command line.
+
+    Args:
+        tools: command -> file of the tools that it knows beside ``COMMANDS``; each parses its own options.
+        with_options: the tool whose options it knows, too, for completion.
+    """
     parser = argparse.ArgumentParser(
         prog="sterf",
         description="Spiking vision models in timm, mmdet and mmseg: train, test, look at fields, and see what is installed.",
@@ -238,15 +176,10 @@ def main() -> int:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, path in tools.items():
-        commands.add_parser(name, help=summary(path), add_help=False)
-    for name, function in {
-        "list": list_plugins,
-        "info": info,
-        "doctor": doctor,
-        "configs": configs,
-        "run": run,
-        "new-plugin": new_plugin,
-    }.items():
+        command = commands.add_parser(name, help=summary(path), add_help=False)
+        if name == with_options:
+            add_options(command, path)
+    for name, function in COMMANDS.items():
         text = function.__doc__ or ""
         command = commands.add_parser(
             name, help=text.splitlines()[0], description=text, add_help=name != "run", allow_abbrev=False
@@ -260,11 +193,27 @@ def main() -> int:
         if name == "run":  # --help is the tool's own
             command.add_argument("tool", nargs="?", metavar="TOOL", help="name of the tool")
             command.add_argument("--library", choices=["mmdet", "mmseg"], help="whose tool, where both have it")
-    args, rest = parser.parse_known_args()
+    return parser
+
+
+def main() -> int:
+    """Run the command that the command line names, and return its exit code."""
+    end_at_once()
+    tools = own_tools()
+    if "_ARGCOMPLETE" in os.environ:  # the shell asks what could follow, and this process ends with the answer
+        import argcomplete
+
+        argcomplete.autocomplete(parser(tools, "".join(os.environ["COMP_LINE"].split()[1:2])))
+    named = sys.argv[1] if len(sys.argv) > 1 else ""
+    if named in tools:  # its options are its own
+        run_own_tool(named, sys.argv[2:])
+        return 0
+    own = parser({} if named in COMMANDS else tools)
+    args, rest = own.parse_known_args()
     if args.command == "run":
         args.arguments = rest
     elif rest:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        own.error(f"unrecognized arguments: {' '.join(rest)}")
     return args.run(args)
 
 

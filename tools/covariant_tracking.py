@@ -19,6 +19,10 @@ import sys
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
+from sterf_plugins.cli.begin import begin
+
+begin()
+
 import torch
 from tqdm import tqdm
 

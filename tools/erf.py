@@ -29,6 +29,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from sterf_plugins.cli.begin import begin
+
+begin()
+
 import torch
 
 from sterf_plugins.cli.checkpoints import add_checkpoint_option

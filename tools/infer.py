@@ -15,21 +15,21 @@ import json
 import sys
 from pathlib import Path
 
-import sterf_plugins
+from sterf_plugins.cli.begin import begin
 
-sterf_plugins.setup()
+begin(openmmlab=True)
 
-import torch  # noqa: E402
-from PIL import Image  # noqa: E402
+import torch
+from PIL import Image
 
-from sterf_plugins.cli import console  # noqa: E402
-from sterf_plugins.cli.checkpoints import add_checkpoint_option  # noqa: E402
-from sterf_plugins.cli.detection_field import LAYER, detection_field  # noqa: E402
-from sterf_plugins.cli.images import displayed, named_images  # noqa: E402
-from sterf_plugins.cli.loading import Loaded, build_config, load_weights  # noqa: E402
-from sterf_plugins.cli.predictions import Predictor, check_image, detections, label_map  # noqa: E402
-from sterf_plugins.cli.training import add_model_options, changed_config  # noqa: E402
-from sterf_plugins.files import check_claim, claim, replacing  # noqa: E402
+from sterf_plugins.cli import console
+from sterf_plugins.cli.checkpoints import add_checkpoint_option
+from sterf_plugins.cli.detection_field import LAYER, detection_field
+from sterf_plugins.cli.images import displayed, named_images
+from sterf_plugins.cli.loading import Loaded, build_config, load_weights
+from sterf_plugins.cli.predictions import Predictor, check_image, detections, label_map
+from sterf_plugins.cli.training import add_model_options, changed_config
+from sterf_plugins.files import check_claim, claim, replacing
 
 
 def parse_args() -> argparse.Namespace:

@@ -9,15 +9,15 @@ import argparse
 from copy import deepcopy
 from pathlib import Path
 
-import sterf_plugins
+from sterf_plugins.cli.begin import begin
 
-sterf_plugins.setup()
+begin(openmmlab=True)
 
-from mmengine.config import ConfigDict  # noqa: E402
+from mmengine.config import ConfigDict
 
-from sterf_plugins.cli import console  # noqa: E402
-from sterf_plugins.cli import training as cli  # noqa: E402
-from sterf_plugins.files import check_new  # noqa: E402
+from sterf_plugins.cli import console
+from sterf_plugins.cli import training as cli
+from sterf_plugins.files import check_new
 
 
 def parse_args() -> argparse.Namespace:
@@ -99,10 +99,11 @@ def _augment(config) -> None:
 
 def main() -> None:
     args = parse_args()
-    config = cli.read_config(args)
+    adapted: list[str] = []
+    config = cli.read_config(args, adapted.append)
     prepare(config, args)
     cli.check_config(config, "test")
-    runner = cli.build_runner(config)
+    runner = cli.build_runner(config, adapted)
     if not args.tta:
         cli.check_checkpoint(runner, args.checkpoint, strict=True)
     runner.test()

@@ -18,28 +18,28 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import sterf_plugins
+from sterf_plugins.cli.begin import begin
 
-sterf_plugins.setup()
+begin(openmmlab=True)
 
-import cv2  # noqa: E402
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from tqdm import tqdm  # noqa: E402
+import cv2
+import numpy as np
+import torch
+from tqdm import tqdm
 
-from sterf_plugins.checks import positive_int  # noqa: E402
-from sterf_plugins.cli import console  # noqa: E402
-from sterf_plugins.cli.checkpoints import add_checkpoint_option  # noqa: E402
-from sterf_plugins.cli.loading import build_config, load_weights  # noqa: E402
-from sterf_plugins.cli.training import add_model_options, changed_config  # noqa: E402
-from sterf_plugins.events import Recording, gtp, open_recording  # noqa: E402
-from sterf_plugins.files import check_made, check_new, remove_folder, replacing  # noqa: E402
-from sterf_plugins.openmmlab.configs.types import type_name  # noqa: E402
-from sterf_plugins.tracking import Follower, recordings  # noqa: E402
-from sterf_plugins.tracking.box_metrics import curves  # noqa: E402
-from sterf_plugins.tracking.crops import check_box  # noqa: E402
-from sterf_plugins.tracking.drawing import draw_step  # noqa: E402
-from sterf_plugins.tracking.sequences import write_boxes  # noqa: E402
+from sterf_plugins.checks import positive_int
+from sterf_plugins.cli import console
+from sterf_plugins.cli.checkpoints import add_checkpoint_option
+from sterf_plugins.cli.loading import build_config, load_weights
+from sterf_plugins.cli.training import add_model_options, changed_config
+from sterf_plugins.events import Recording, gtp, open_recording
+from sterf_plugins.files import check_made, check_new, remove_folder, replacing
+from sterf_plugins.openmmlab.configs.types import type_name
+from sterf_plugins.tracking import Follower, recordings
+from sterf_plugins.tracking.box_metrics import curves
+from sterf_plugins.tracking.crops import check_box
+from sterf_plugins.tracking.drawing import draw_step
+from sterf_plugins.tracking.sequences import write_boxes
 
 PICTURES = ("*.png",)
 

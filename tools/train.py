@@ -9,21 +9,21 @@ Takes every option of the stock tools/train.py of mmdet and mmseg.
 import argparse
 import random
 
-import sterf_plugins
+from sterf_plugins.cli.begin import begin
 
-sterf_plugins.setup()
+begin(openmmlab=True)
 
-from mmengine.device import get_device  # noqa: E402
+from mmengine.device import get_device
 
-from sterf_plugins.cli import console  # noqa: E402
-from sterf_plugins.cli import training as cli  # noqa: E402
-from sterf_plugins.openmmlab.configs.resume_checks import check_resume  # noqa: E402
-from sterf_plugins.openmmlab.configs.trial import try_backbone  # noqa: E402
-from sterf_plugins.openmmlab.configs.types import type_name  # noqa: E402
-from sterf_plugins.openmmlab.runtime.atomic_backend import latest_checkpoint  # noqa: E402
-from sterf_plugins.openmmlab.runtime.checkpoint_files import read_local_or_remote  # noqa: E402
-from sterf_plugins.openmmlab.runtime.sharded import shard  # noqa: E402
-from sterf_plugins.openmmlab.runtime.speed import speed_up  # noqa: E402
+from sterf_plugins.cli import console
+from sterf_plugins.cli import training as cli
+from sterf_plugins.openmmlab.configs.resume_checks import check_resume
+from sterf_plugins.openmmlab.configs.trial import try_backbone
+from sterf_plugins.openmmlab.configs.types import type_name
+from sterf_plugins.openmmlab.runtime.atomic_backend import latest_checkpoint
+from sterf_plugins.openmmlab.runtime.checkpoint_files import read_local_or_remote
+from sterf_plugins.openmmlab.runtime.sharded import shard
+from sterf_plugins.openmmlab.runtime.speed import speed_up
 
 
 def parse_args() -> argparse.Namespace:
@@ -133,16 +133,18 @@ def _keep_checkpoints(work_dir: str) -> None:
 
 def main() -> None:
     args = parse_args()
-    config = cli.read_config(args)
+    adapted: list[str] = []
+    config = cli.read_config(args, adapted.append)
     if args.resume is None and not config.get("resume") and not args.overwrite:
         _keep_checkpoints(config.work_dir)
     if args.backbone:
-        try_backbone(config, f"--backbone {args.backbone}")
+        cli.LOG(f"--backbone {args.backbone}: the adapted model is tried on made-up images")
+        try_backbone(config, adapted[0])
     prepare(config, args)
     if config.get("resume") and config.get("load_from"):
         check_resume(config, config.load_from)
     cli.check_config(config, *(("train", "val") if config.get("val_cfg") else ("train",)))
-    runner = cli.build_runner(config)
+    runner = cli.build_runner(config, adapted)
     speed_up(
         runner.model,
         compiled=args.compile,

@@ -1,7 +1,10 @@
 """How command-line tools end: errors in one line, interruptions without a lost or broken file."""
 
+import difflib
 import errno
+import inspect
 import os
+import re
 import signal
 import sys
 import threading
@@ -10,6 +13,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import torch
 
@@ -86,21 +90,22 @@ def run_tool(main: Callable[[], None], again: str = "the same command and --resu
     previous = signal.signal(signal.SIGINT, _interrupt)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*pkg_resources.*")
             main()
     except (Exception, KeyboardInterrupt) as error:
+        sys.stdout.flush()  # what was printed before the error stands before it in a file, too
         if _interrupted(error):
             print(f"\n{name}: interrupted; go on with {again}", file=sys.stderr)
             raise SystemExit(130) from None
         if isinstance(error, FloatingPointError):
             print(f"{name}: {error}", file=sys.stderr)
             raise SystemExit(2) from error
-        if not is_mistake(error, main):
+        message: object = wrong_setting(error)
+        if message is None and not is_mistake(error, main):
             error.add_note(HINT)
             raise
         if os.environ.get(TRACEBACK):
             raise
-        message = error.args[0] if isinstance(error, KeyError) else error
+        message = message or (error.args[0] if isinstance(error, KeyError) else error)
         print(f"{name}: error: {message}\n(set {TRACEBACK}=1 to see where it arose)", file=sys.stderr)
         raise SystemExit(2) from None
     finally:
@@ -132,6 +137,42 @@ def is_mistake(error: BaseException, main: Callable[[], None]) -> bool:
         return True
     ours = place.filename == main.__code__.co_filename or PACKAGE in Path(place.filename).resolve().parents
     return ours and isinstance(error, (ValueError, TypeError, ImportError))
+
+
+def wrong_setting(error: BaseException) -> str | None:
+    """What is wrong with a config whose setting a class does not know, or which lacks one that the class needs.
+
+    Python's ``TypeError`` is that of the call in which mmengine builds an object from a dict, or of one below it that
+    the constructor passes a setting of the dict on to.
+
+    Args:
+        error: the error, with its traceback.
+
+    Returns:
+        The message; ``None`` if the error is another one.
+    """
+    found = re.search(r"got an unexpected keyword argument '(\w+)'|missing \d+ required .*arguments?: (.+)", str(error))
+    builds = [f for f, _ in traceback.walk_tb(error.__traceback__) if f.f_code.co_name == "build_from_cfg"]
+    if not isinstance(error, TypeError) or found is None or not builds:
+        return None
+    settings, unknown, lacking = builds[-1].f_locals["cfg"], found[1], found[2]
+    kind = builds[-1].f_locals.get("obj_cls")
+    where = f"the config's {settings['type']}"
+    if lacking and traceback.extract_tb(error.__traceback__)[-1].name == "build_from_cfg":
+        return f"{where} lacks what it needs: {lacking}."
+    if not unknown or unknown not in settings:
+        return None
+    known = sorted(_parameters(kind) - {"self", "args", "kwargs"})
+    near = difflib.get_close_matches(unknown, known, 1)
+    return f"{where} has no setting {unknown!r}; {''.join(f'near: {n}. ' for n in near)}It has {', '.join(known)}."
+
+
+def _parameters(kind: Any) -> set[str]:
+    """Names of the parameters of a function, or of a class's constructor and those of its base classes."""
+    constructors = (
+        [vars(c)["__init__"] for c in kind.__mro__ if "__init__" in vars(c)] if isinstance(kind, type) else [kind]
+    )
+    return {name for constructor in constructors for name in inspect.signature(constructor).parameters}
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -3,7 +3,7 @@
 import argparse
 import gc
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -15,7 +15,7 @@ from mmengine.registry import MODELS, RUNNERS
 from mmengine.runner import Runner
 
 from ..checkpoints import state_dict_of
-from ..openmmlab.configs.adapt import INTERFACES, swap_backbone
+from ..openmmlab.configs.adapt import INTERFACES, LOG, swap_backbone
 from ..openmmlab.configs.data_checks import check_data
 from ..openmmlab.configs.loop_checks import check_loops
 from ..openmmlab.configs.model_checks import check_model
@@ -23,6 +23,7 @@ from ..openmmlab.configs.reading import load_config, merge_options, revert_sync_
 from ..openmmlab.configs.segmentation_checks import check_segmentation_data
 from ..openmmlab.configs.stem import swap_stem
 from ..openmmlab.runtime.checkpoint_files import read_local_or_remote
+from .banner import Banner
 from .checkpoints import add_checkpoint_option
 from .console import check_writable
 from .loading import entries_without_place
@@ -68,8 +69,8 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
 
 
-def changed_config(args: argparse.Namespace) -> Config:
-    """Read the config and apply the changes of ``add_model_options``.
+def changed_config(args: argparse.Namespace, tell: Callable[[str], None] = LOG) -> Config:
+    """Read the config, apply the changes of ``add_model_options``, and tell what else they have changed.
 
     Raises:
         ValueError: the config or an option cannot be used.
@@ -79,7 +80,7 @@ def changed_config(args: argparse.Namespace) -> Config:
     if args.interface != "auto" and not args.backbone:
         raise ValueError(f"--interface {args.interface} says how --backbone NAME is adapted; give that, too.")
     if args.backbone:
-        swap_backbone(config, args.backbone, args.interface)
+        swap_backbone(config, args.backbone, args.interface, tell)
     if args.stem:
         swap_stem(config, args.stem)
     if args.cfg_options:
@@ -88,14 +89,18 @@ def changed_config(args: argparse.Namespace) -> Config:
     return config
 
 
-def read_config(args: argparse.Namespace) -> Config:
+def read_config(args: argparse.Namespace, tell: Callable[[str], None] = LOG) -> Config:
     """Read the config, apply the command line's changes, and fit it to this machine (BN and gloo without a GPU).
+
+    Args:
+        args: what the options of ``add_config_options`` say.
+        tell: function that is called with each line about what has been adapted; the log by default.
 
     Raises:
         ValueError: the config, an option or the work directory cannot be used.
     """
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
-    config = changed_config(args)
+    config = changed_config(args, tell)
     if args.work_dir:
         config.work_dir = args.work_dir
     elif not config.get("work_dir"):
@@ -107,7 +112,7 @@ def read_config(args: argparse.Namespace) -> Config:
             f"down would replace it; give another folder."
         )
     if not torch.cuda.is_available():
-        _fit_cpu(config)
+        _fit_cpu(config, tell)
     return config
 
 
@@ -119,11 +124,11 @@ def _leave_out_hooks(config: Config) -> None:
         del hooks[name]
 
 
-def _fit_cpu(config: Config) -> None:
+def _fit_cpu(config: Config, tell: Callable[[str], None]) -> None:
     """Replace SyncBN and NCCL, which need a GPU, by BN and gloo; mmengine's own launcher would require a GPU."""
     count = revert_sync_bn(config)
     if count:
-        print_log(f"no GPU: {count} SyncBN settings of the model become BN", logger="current")
+        tell(f"no GPU: {count} SyncBN settings of the model become BN")
     if config.launcher != "pytorch":
         return
     torch.distributed.init_process_group("gloo")
@@ -146,18 +151,26 @@ def check_config(config: Config, *phases: str) -> None:
         ValueError: a data set is missing, empty or not in the format that its class reads, or parts of the config do not
             fit together; the message has the setting that mends it.
     """
+    LOG("config and data sets are checked")
     check_data(config, *phases)
     check_segmentation_data(config, *phases)
     check_model(config, *phases)
     check_loops(config, *phases)
 
 
-def build_runner(config: Config) -> Runner:
-    """Build the runner that a complete config names, as ``read_config`` returns it and ``check_config`` has checked it."""
+def build_runner(config: Config, adapted: Sequence[str] = ()) -> Runner:
+    """Build the runner that a complete config names, as ``read_config`` returns it and ``check_config`` has checked it.
+
+    Args:
+        config: the config.
+        adapted: lines about what was adapted, for the banner.
+    """
     runner = RUNNERS.build(config) if "runner_type" in config else Runner.from_cfg(config)
     if isinstance(runner.model, Mapping):  # FlexibleRunner would build it only when training starts
         runner.model = MODELS.build(runner.model)
     runner.register_hook(_NoConfigOfCheckpoint())
+    runner.register_hook(Banner(adapted))
+    LOG("the model is built; the data sets are read")
     return runner
 
 

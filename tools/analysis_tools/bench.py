@@ -19,8 +19,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from sterf_plugins.cli.begin import begin
+
+begin()
+
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from sterf_plugins.cli.console import check_device, run_tool
 from sterf_plugins.cli.loading import load_model
@@ -113,7 +118,7 @@ def main() -> None:
             parameters=sum(p.numel() for p in model.parameters()), peak_bytes=peak_bytes(run, args.device)
         )
     seconds: dict[str, list[float]] = {spec: [] for spec in runs}
-    for _ in range(args.repeats):
+    for _ in tqdm(range(args.repeats), desc="repeats", delay=5, leave=False, disable=None):
         for spec, run in runs.items():
             start = time.perf_counter()
             run()

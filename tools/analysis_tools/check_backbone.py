@@ -26,6 +26,11 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+from sterf_plugins.cli.begin import begin
+
+if __name__ == "__main__":
+    begin(openmmlab=True)
+
 import torch
 from mmengine.logging import MMLogger
 

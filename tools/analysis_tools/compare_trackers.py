@@ -14,6 +14,10 @@ import argparse
 import json
 from pathlib import Path
 
+from sterf_plugins.cli.begin import begin
+
+begin()
+
 from sterf_plugins.cli import console
 from sterf_plugins.erf.sheet import write
 from sterf_plugins.files import check_claim, claim, replacing

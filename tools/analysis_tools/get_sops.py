@@ -19,6 +19,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from sterf_plugins.cli.begin import begin
+
+begin()
+
 import torch
 
 from sterf_plugins.activity import (

@@ -12,6 +12,10 @@ import argparse
 import math
 from pathlib import Path
 
+from sterf_plugins.cli.begin import begin
+
+begin()
+
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure

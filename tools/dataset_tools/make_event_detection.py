@@ -17,6 +17,10 @@ import argparse
 import json
 from pathlib import Path
 
+from sterf_plugins.cli.begin import begin
+
+begin()
+
 import numpy as np
 import torch
 from tqdm import tqdm

@@ -16,6 +16,10 @@ import itertools
 import json
 from pathlib import Path
 
+from sterf_plugins.cli.begin import begin
+
+begin()
+
 import torch
 from tqdm import tqdm
 

@@ -17,6 +17,10 @@ import shutil
 from functools import partial
 from pathlib import Path
 
+from sterf_plugins.cli.begin import begin
+
+begin()
+
 import cv2
 import torch.multiprocessing as processes
 from tqdm import tqdm

@@ -21,6 +21,10 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sterf_plugins.cli.begin import begin
+
+begin()
+
 import cv2
 import numpy as np
 from tqdm import tqdm

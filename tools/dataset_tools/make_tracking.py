@@ -22,6 +22,10 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from sterf_plugins.cli.begin import begin
+
+begin()
+
 import cv2
 import numpy as np
 from tqdm import tqdm

@@ -14,6 +14,10 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
+from sterf_plugins.cli.begin import begin
+
+begin()
+
 import torch
 
 import sterf_plugins

@@ -22,6 +22,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from sterf_plugins.cli.begin import begin
+
+begin()
+
 import torch
 from torch import Tensor
 

@@ -1,6 +1,8 @@
 """Put another backbone into a stock config, so that its neck and heads go with it."""
 
 import copy
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,10 +16,16 @@ from .stock_interface import StockInterface, image_channels, read_interface
 from .types import type_name
 
 INTERFACES = ("auto", "exact", "stock")
+LOG = partial(print_log, logger="current")
 
 
-def swap_backbone(config: Config, model_name: str, interface: str = "auto") -> None:
-    """Replace the backbone of a detector's or segmentor's config in place, and log what was done.
+def swap_backbone(
+    config: Config,
+    model_name: str,
+    interface: str = "auto",
+    tell: Callable[[str], None] = LOG,
+) -> None:
+    """Replace the backbone of a detector's or segmentor's config in place, and tell what was done.
 
     Args:
         config: config of mmdet or mmseg, changed in place.
@@ -25,6 +33,7 @@ def swap_backbone(config: Config, model_name: str, interface: str = "auto") -> N
         interface: "exact" sets the channels and strides of the neck and heads to the new backbone's (``adapt_exactly``);
             "stock" puts adapters behind the backbone that give the stock backbone's outputs (``DropInBackbone``);
             "auto" is "exact" where all that depends on the backbone is known, and "stock" otherwise.
+        tell: function that is called with each line about it; the log by default.
 
     Raises:
         ValueError: the model is unknown, the config has no backbone that can be built here, or "exact" is not possible.
@@ -43,8 +52,8 @@ def swap_backbone(config: Config, model_name: str, interface: str = "auto") -> N
     lost = _take_out_what_belongs_to_weights(config, model) or ["nothing"]
     for name in model.keys() - {"pretrained"}:
         model[name] = adapted[name]
-    print_log(f"--backbone {model_name}, {done}", logger="current")
-    print_log(f"--backbone {model_name}: of the stock backbone no longer hold: {'; '.join(lost)}", logger="current")
+    tell(f"--backbone {model_name}, {done}")
+    tell(f"--backbone {model_name}: of the stock backbone no longer hold: {'; '.join(lost)}")
 
 
 def _adapted(model: ConfigDict, stock: StockInterface, model_name: str, interface: str) -> tuple[ConfigDict, str]:

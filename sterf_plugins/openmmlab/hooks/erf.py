@@ -1,6 +1,7 @@
 """Effective receptive fields during training, as an mmengine hook."""
 
 from collections.abc import Iterator, Sequence
+from inspect import signature
 from pathlib import Path
 
 import torch
@@ -8,6 +9,7 @@ from mmengine.dist import all_gather_object, get_rank, get_world_size, is_main_p
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop
 from torch import nn
+from tqdm import tqdm
 
 from ...checks import one_of, positive_int
 from ...erf import ERFResult, compute_erf
@@ -82,7 +84,7 @@ class ERFHook(Hook):
             "reduce", "channels", "calls", "time", "target", "aggregate", "grid", "layout", "calibrate", "protocol",
         )  # fmt: skip
         for name in options:
-            one_of("argument of ERFHook", name, allowed)
+            one_of("argument of ERFHook", name, (*allowed, *list(signature(ERFHook).parameters)[:-1]))
         if options.get("reduce") is not None:
             one_of("reduce", options["reduce"], REDUCTIONS)
         check_position(position)
@@ -175,7 +177,11 @@ class ERFHook(Hook):
             images = self._images(runner, model)
             gather = all_gather_object if get_world_size() > 1 else None
             forward = forward_for(model, self.layers)
-            return compute_erf(model, images, self.layers, forward=forward, gather=gather, **self.options)
+            with tqdm(total=self.num_samples, desc="ERF", delay=5, leave=False, disable=None) as bar:  # on a terminal
+                return compute_erf(
+                    model, images, self.layers, forward=forward, gather=gather,
+                    progress=lambda done, _: bar.update(done - bar.n), **self.options,
+                )  # fmt: skip
 
     def _images(self, runner, model) -> Iterator[torch.Tensor]:
         """This process's images (1, C, H, W), read lazily, so that an unreadable file is an error of all processes."""
@@ -211,8 +217,11 @@ class ERFHook(Hook):
         path = result.save(Path(runner.log_dir) / "vis_data" / "erf" / f"{step}.npz")
         listing = ", ".join(parts)
         runner.logger.info(f"ERF at {step} (share of pixels with half of the mass): {listing} -> {path}")
-        for line in result.warnings:
-            runner.logger.warning(f"ERF at {step}: {line}")
+        alike: dict[str, list[str]] = {}  # warning -> the layers that have it
+        for layer, _, text in (line.partition(": ") for line in result.warnings):
+            alike.setdefault(text, []).append(layer)
+        for text, layers in alike.items():
+            runner.logger.warning(f"ERF at {step}: {', '.join(layers)}: {text}")
 
 
 def _image_channels(model: nn.Module) -> int:

@@ -14,14 +14,15 @@ from ...registry import HOOKS
 
 @HOOKS.register_module()
 class SilenceHook(Hook):
-    """Look at the spikes of two training iterations, and warn of layers that are silent or saturated.
+    """Look at the spikes of three training iterations, and warn of layers that are silent or saturated.
 
-    A branch behind a silent layer is a constant, and the loss does not tell. The spikes of an ordinary iteration are
-    counted, in the first process: nothing is computed in addition, and the weights are the same bits with and without
-    the hook. With ``--compile`` that iteration runs uncompiled. Models without spike layers are left alone.
+    A branch behind a silent layer is a constant, and the loss does not tell. The spikes of the first iteration of this run,
+    of a later and of the training's last one are counted, in the first process: nothing is computed in addition, and the
+    weights are the same bits with and without the hook. With ``--compile`` these iterations run uncompiled. Models without
+    spike layers are left alone.
 
     Args:
-        after: the iteration of this run that is looked at first; the last one of the training is the second.
+        after: the later iteration, counted from the first one of this run.
 
     Raises:
         ValueError, TypeError: ``after`` is out of range.
@@ -40,10 +41,14 @@ class SilenceHook(Hook):
         self._start = runner.iter
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
-        """Start to count, if this iteration is one of the two."""
+        """Start to count, if this iteration is one of the three."""
         now = runner.iter + 1
         model = getattr(runner.model, "module", runner.model)
-        if now in (self._start + self.after, runner.max_iters) and is_main_process() and neuron_layers(model):
+        if (
+            now in (self._start + 1, self._start + self.after, runner.max_iters)
+            and is_main_process()
+            and neuron_layers(model)
+        ):
             self._rates = self._watching.enter_context(FiringRates(model))
             if something_may_be_compiled():  # what is compiled calls no hooks
                 torch.compiler.set_stance("force_eager")

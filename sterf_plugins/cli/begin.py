@@ -1,0 +1,103 @@
+"""The first lines of a tool: a quiet console, and one line where Ctrl-C or a missing package ends it during its imports.
+
+PyTorch and OpenMMLab take seconds to import, so this module imports neither. What it leaves out of standard output and of
+the warnings is named below, and nothing else is left out. Records of a training's log are in its log file all the same.
+"""
+
+import multiprocessing
+import os
+import re
+import signal
+import sys
+import warnings
+from pathlib import Path
+from types import FrameType
+from typing import Any, TextIO
+
+# Beginnings of prints and log records of other libraries that a user can do nothing about, as regular expressions.
+LINES = (
+    "Could not import OneDL",  # mmdet and mmseg, on import
+    "-+\nSystem environment:",  # mmengine, 40 lines; the banner names the device
+    "Config:\n",  # mmengine, hundreds of lines; the work dir has the file
+    "Hooks will be executed in the following order:",  # mmengine, a hundred lines
+    "Distributed training is not used, all SyncBatchNorm",  # mmengine; a SyncBN of the config is in the banner
+    '"FileClient" will be deprecated',  # mmengine, of its own hooks
+    '"HardDiskBackend" is the alias',
+    "Loads checkpoint by ",  # mmengine, which says it again
+    "The prefix is not set in metric class",  # mmengine, of mmseg's metrics
+    "paramwise_options -- ",  # mmengine and mmseg, several lines for each parameter
+    "Param groups = {",  # mmdet and mmseg, likewise
+    r"loading annotations into memory\.\.\.",  # pycocotools, for each data set and metric
+    r"Done \(t=[\d.]+s\)$",
+    r"creating index\.\.\.",
+    "index created!",
+    r"Loading and preparing results\.\.\.",
+    r"DONE \(t=[\d.]+s\)$",
+)
+# The same of warnings.
+WARNINGS = (
+    ".*pkg_resources",
+    "faster_coco_eval is not installed",  # mmdet, on import; COCO's own evaluation is used
+    "Default ``avg_non_ignore``",  # mmseg's cross entropy
+    "The draw is False",  # mmseg's visualisation hook, as its configs set it
+    "`reduce_zero_label` will be deprecated",  # mmseg's loading transform, as its configs set it
+    "torch.meshgrid",  # mmdet's anchor generators
+    r"`?torch\.cuda\.amp\.",  # mmengine's mixed precision
+    r"torch\.utils\.checkpoint: the use_reentrant",  # mmcv-style checkpointing
+)
+# What mmengine puts in front of a record on the console; the name of the level is coloured on a terminal.
+_PREFIX = r"(?:[\d/]+ [\d:]+ - \S+ - \S*(?:INFO|WARNING)\S* - )?\n?"
+_LEFT_OUT = re.compile(_PREFIX + "(?:" + "|".join(LINES) + ")", re.MULTILINE)
+
+
+class _Quiet:
+    """A stream that leaves out what ``LINES`` names; everything else goes to the stream behind it."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+        self._line_is_left_out = False
+
+    def write(self, text: str) -> int:
+        """Write the text, unless it begins as one of ``LINES``, or is the line break that ``print`` writes after it."""
+        break_only = self._line_is_left_out and text == "\n"
+        self._line_is_left_out = bool(_LEFT_OUT.match(text)) and not text.endswith("\n")
+        if break_only or _LEFT_OUT.match(text):
+            return len(text)
+        return self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def begin(openmmlab: bool = False) -> None:
+    """Begin a tool, before its other imports.
+
+    Args:
+        openmmlab: the tool needs mmengine, mmdet and mmseg: ``sterf_plugins.setup()``.
+    """
+    end_at_once()
+    if not isinstance(sys.stdout, _Quiet):
+        sys.stdout = _Quiet(sys.stdout)  # type: ignore[assignment]
+    for message in WARNINGS:
+        warnings.filterwarnings("ignore", message=message)
+    if openmmlab:
+        import sterf_plugins
+
+        try:
+            sterf_plugins.setup()
+        except ImportError as error:
+            if error.name:  # something is broken, rather than left out of an installation
+                raise
+            print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
+            raise SystemExit(2) from None
+
+
+def end_at_once() -> None:
+    """Let Ctrl-C end the process with one line: nothing is lost before a tool's work begins."""
+    signal.signal(signal.SIGINT, _end)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    if multiprocessing.parent_process() is None:
+        os.write(2, f"\n{Path(sys.argv[0]).name}: interrupted\n".encode())
+    os._exit(130)
