@@ -198,6 +198,7 @@ def parser(tools: dict[str, Path], with_options: str = "") -> argparse.ArgumentP
 
 def main() -> int:
     """Run the command that the command line names, and return its exit code."""
+    sys.argv[0] = "sterf"  # the name in messages
     end_at_once()
     tools = own_tools()
     if "_ARGCOMPLETE" in os.environ:  # the shell asks what could follow, and this process ends with the answer

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import timm
 import torch
 
 from sterf_plugins import plugins
+from sterf_plugins.cli import doctor
 from sterf_plugins.cli.new_plugin import write_plugin
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -131,7 +133,23 @@ def test_doctor_command(command):
     result = command("doctor", fresh=True)
     assert result.returncode == 0, result.stdout
     assert "everything is in order" in result.stdout
-    assert "mmcv ops" in result.stdout
+    assert (
+        "mmcv ops: compiled" in result.stdout
+        or "none for Python 3.11" in result.stdout
+        or "there is one" in result.stdout
+    )
+
+
+def test_doctor_knows_which_compiled_mmcv_exists_and_what_each_extra_is_for():
+    assert doctor.compiled_mmcv("3.12", "2.10", "cpu").endswith("-f https://mmwheels.onedl.ai/cpu-torch2100/simple/")
+    assert "cu128-torch280/simple/" in doctor.compiled_mmcv("3.12", "2.8", "cu128")
+    for none in (("3.11", "2.8", "cpu"), ("3.12", "2.11", "cu130"), ("3.12", "2.9", "cu128")):
+        assert doctor.compiled_mmcv(*none).startswith(
+            f"none for Python {none[0]}, torch {none[1]}, {none[2]}; compiling"
+        )
+    settings = ConfigParser()
+    settings.read(ROOT / "setup.cfg")
+    assert set(doctor.COSTS) <= set(settings["options.extras_require"])
 
 
 def test_configs_command(command):

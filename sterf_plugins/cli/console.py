@@ -99,13 +99,15 @@ def run_tool(main: Callable[[], None], again: str = "the same command and --resu
         if isinstance(error, FloatingPointError):
             print(f"{name}: {error}", file=sys.stderr)
             raise SystemExit(2) from error
-        message: object = wrong_setting(error)
-        if message is None and not is_mistake(error, main):
+        setting = wrong_setting(error)
+        if setting is None and not is_mistake(error, main):
             error.add_note(HINT)
             raise
         if os.environ.get(TRACEBACK):
+            if setting:
+                error.add_note(setting)
             raise
-        message = message or (error.args[0] if isinstance(error, KeyError) else error)
+        message = setting or (error.args[0] if isinstance(error, KeyError) else error)
         print(f"{name}: error: {message}\n(set {TRACEBACK}=1 to see where it arose)", file=sys.stderr)
         raise SystemExit(2) from None
     finally:
@@ -164,7 +166,7 @@ def wrong_setting(error: BaseException) -> str | None:
         return None
     known = sorted(_parameters(kind) - {"self", "args", "kwargs"})
     near = difflib.get_close_matches(unknown, known, 1)
-    return f"{where} has no setting {unknown!r}; {''.join(f'near: {n}. ' for n in near)}It has {', '.join(known)}."
+    return f"{where} has no setting {unknown!r}{''.join(f'; near: {n}' for n in near)}. It has {', '.join(known)}."
 
 
 def _parameters(kind: Any) -> set[str]:

@@ -18,8 +18,8 @@ COSTS = {
         "mmseg": "no segmentors",
     },
     "events": {
-        "faery": "event recordings are read as HDF5, NPZ, CSV and old DAT alone: no AEDAT4, EVT2, EVT3 or ES",
-        "dv_processing": "event recordings are written as HDF5 alone, not as AEDAT4",
+        "faery": "event recordings are read from HDF5, NPZ, CSV and old DAT alone: no AEDAT4, RAW or Event Stream",
+        "dv_processing": "event recordings are written as HDF5 and NPZ alone, not as AEDAT4",
     },
     "deploy": {
         "onnx": "no `sterf deploy --onnx`",

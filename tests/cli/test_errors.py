@@ -43,6 +43,18 @@ MISTAKES = {
         "from mmengine.registry import MODELS\nMODELS.build(dict(type='Nothing'))",
         "Nothing is not in the mmengine::model registry",
     ),
+    "of a setting in a config": (
+        f"{SETUP}from mmengine.registry import MODELS\nMODELS.build(dict(type='sterf_plugins.SDTV3', mixr='srb'))",
+        "the config's sterf_plugins.SDTV3 has no setting 'mixr'; near: mixer. It has arch, ",
+    ),
+    "of a setting that nothing is near": (
+        f"{SETUP}from mmengine.registry import MODELS\nMODELS.build(dict(type='mmdet.FPN', qqq=1))",
+        "the config's mmdet.FPN has no setting 'qqq'. It has act_cfg, add_extra_convs, ",
+    ),
+    "of a setting that is missing": (
+        f"{SETUP}from mmengine.registry import MODELS\nMODELS.build(dict(type='mmdet.ResNet'))",
+        "the config's mmdet.ResNet lacks what it needs: 'depth'.",
+    ),
     "of an option of a config": (
         "from mmengine.config import Config\nConfig(dict(a=[1])).merge_from_dict({'a.7': 1})",
         "Index 7 exceeds the length of list",
@@ -87,6 +99,17 @@ FAULTS = {
     "a ValueError of another library": "import numpy\nnumpy.ones(2).reshape(3)",
     "a raise of another library": "import fractions\nfractions.Fraction('x')",
     "a missing key of a config": "from mmengine.config import Config\nConfig(dict(a=dict()))['a']['b']",
+    "a constructor that calls another with a setting of its own": (
+        "from mmengine.registry import MODELS\n"
+        "class Wrong:\n    def __init__(self, width): dict.fromkeys(height=width)\n"
+        "MODELS.register_module(module=Wrong)\nMODELS.build(dict(type='Wrong', width=3))"
+    ),
+    "a constructor that lacks an argument of another": (
+        "from mmengine.registry import MODELS\n"
+        "class Inner:\n    def __init__(self, height): pass\n"
+        "class Wrong:\n    def __init__(self, width): Inner()\n"
+        "MODELS.register_module(module=Wrong)\nMODELS.build(dict(type='Wrong', width=3))"
+    ),
     "something that is not implemented": "raise NotImplementedError",
     "a factory that fails inside": (
         "from sterf_plugins.cli.loading import load_model\nload_model('broken:factory(width=3)')"

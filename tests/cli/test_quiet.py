@@ -46,7 +46,11 @@ def test_a_training_begins_with_a_banner_and_its_log_file_has_the_whole_set_up(f
     ]
     settings += ["model.decode_head.num_classes=6", "train_dataloader.batch_size=2", "train_dataloader.num_workers=0"]
     settings += ["train_dataloader.persistent_workers=False", "val_dataloader.persistent_workers=False"]
-    settings += ["val_dataloader.num_workers=0", "train_cfg.max_iters=1", "val_dataloader.dataset.pipeline.1.scale=(64,64)"]
+    settings += [
+        "val_dataloader.num_workers=0",
+        "train_cfg.max_iters=1",
+        "val_dataloader.dataset.pipeline.1.scale=(64,64)",
+    ]
     settings += [f"train_dataloader.dataset.pipeline.{i}.{k}=(64,64)" for i, k in ((2, "scale"), (3, "crop_size"))]
     settings += ["model.data_preprocessor.size=(64,64)", "optim_wrapper.paramwise_cfg.norm_decay_mult=0"]
     command = [TRAIN, SEGMENTOR, "--backbone", "sdtv3_nano_srb", "--work-dir", tmp_path, "--cfg-options", *settings]
