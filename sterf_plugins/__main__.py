@@ -12,7 +12,7 @@ from . import plugins
 from .cli.begin import end_at_once
 from .cli.completion import add_options
 from .cli.new_plugin import write_plugin
-from .cli.own_tools import own_tools, run_own_tool, summary
+from .cli.own_tools import FOLDER, own_tools, run_own_tool, summary
 
 
 def list_plugins(args: argparse.Namespace) -> int:
@@ -114,7 +114,9 @@ def configs(args: argparse.Namespace) -> int:
     names = sorted(p.relative_to(root).as_posix() for p in root.rglob("*.py") if not {"_base_", "erf"} & set(p.parts))
     for name in names:
         print(f"sterf_plugins::{name}")
-    return 0 if names else 1
+    if not names:
+        print(f"sterf: error: {root} is missing; install the package: pip install -e CHECKOUT", file=sys.stderr)
+    return 0 if names else 2
 
 
 def run(args: argparse.Namespace) -> int:
@@ -206,6 +208,9 @@ def main() -> int:
 
         argcomplete.autocomplete(parser(tools, "".join(os.environ["COMP_LINE"].split()[1:2])))
     named = sys.argv[1] if len(sys.argv) > 1 else ""
+    if not tools and named not in COMMANDS:
+        print(f"sterf: error: {FOLDER} is missing; install the package: pip install -e CHECKOUT", file=sys.stderr)
+        return 2
     if named in tools:  # its options are its own
         run_own_tool(named, sys.argv[2:])
         return 0

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -197,6 +198,15 @@ def test_every_tool_is_a_command(command):
     wrong = command("bench", "resnet10t", "--batch", "0")
     assert wrong.returncode == 2 and wrong.stderr.startswith("bench.py: error: --batch is 0")
     assert command("trian").returncode == 2
+
+
+@pytest.mark.parametrize("name, folder", [("train", "tools"), ("configs", "configs")])
+def test_a_package_without_the_folder_of_its_tools_is_told_in_one_line(command, tmp_path, name, folder):
+    """As in a checkout that has not been installed."""
+    shutil.copytree(ROOT / "sterf_plugins", tmp_path / "sterf_plugins", ignore=shutil.ignore_patterns(".mim"))
+    result = command(name, fresh=True, cwd=tmp_path)
+    assert result.returncode == 2 and result.stdout == ""
+    assert result.stderr.startswith(f"sterf: error: {tmp_path}/sterf_plugins/.mim/{folder} is missing")
 
 
 @pytest.mark.slow

@@ -331,6 +331,8 @@ def foreign_names(path: Path) -> set[str]:
     for node in nodes:
         if isinstance(node, ast.Attribute):
             owner = ast.unparse(node.value)
+            if ast.unparse(node) == "os._exit":  # which Python documents
+                continue
             if re.match("_[a-zA-Z]", node.attr) or re.fullmatch(r"torch\.ops\.\w+", alias.get(owner, owner)):
                 found.add(node.attr)
         elif isinstance(node, ast.Call):  # getattr and its like

@@ -19,6 +19,7 @@ from mmengine.logging import MMLogger  # noqa: E402
 
 from sterf_plugins.cli import training as cli  # noqa: E402
 from sterf_plugins.cli.settings import Settings  # noqa: E402
+from sterf_plugins.openmmlab.configs.loop_checks import warn_of_names  # noqa: E402
 from sterf_plugins.openmmlab.configs.reading import load_config, merge_options  # noqa: E402
 from sterf_plugins.openmmlab.configs.resume_checks import check_resume  # noqa: E402
 
@@ -299,6 +300,14 @@ def logged():
     logger.addHandler(handler)
     yield handler.stream
     logger.removeHandler(handler)
+
+
+def test_a_name_that_is_nearly_one_that_is_read_is_a_warning(logged):
+    warn_of_names(Config(dict(optim_wraper={}, train_cgf={}, train_cfg={}, train_pipeline=[], val_evaluator_full=[])))
+    assert logged.getvalue().splitlines() == [
+        "nothing reads 'optim_wraper' of the config; is 'optim_wrapper' meant?",
+        "nothing reads 'train_cgf' of the config; is 'train_cfg' meant?",
+    ]
 
 
 @pytest.mark.parametrize("setting", UNCHANGED)

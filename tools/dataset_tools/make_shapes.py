@@ -17,6 +17,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -318,6 +319,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on a half-written data set is removed
     args = parse_args()
     made_with = dict(
         version=FORMAT_VERSION, num_train=args.num_train, num_val=args.num_val, size=args.size, seed=args.seed

@@ -1,10 +1,15 @@
 """Checks of a config that its dataloaders, loops, schedules and metrics fit together."""
 
+import inspect
 import json
+import logging
 from collections.abc import Iterator
+from difflib import get_close_matches
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
+from mmengine.logging import print_log
+from mmengine.runner import Runner
 
 from .data_checks import PROBE_BYTES, datasets, full_path, is_kind_of
 from .types import type_name
@@ -12,12 +17,24 @@ from .types import type_name
 
 def check_loops(config: Config, *phases: str) -> None:
     """Raise ``ValueError`` if a dataloader, a loop, a schedule or a metric does not fit the others."""
+    warn_of_names(config)
     check_complete(config)
     for phase in phases:
         check_workers(config, f"{phase}_dataloader")
         check_annotations_of_metrics(config, phase)
     if "train" in phases:
         check_epochs(config)
+
+
+def warn_of_names(config: Config) -> None:
+    """Log a warning for each name at the top of a config that nothing reads, and that is nearly one that is read.
+
+    It may be a variable of the config file, so it is no error.
+    """
+    read = {*inspect.signature(Runner).parameters, "auto_scale_lr", "strategy"}
+    for name in sorted(config.keys() - read):
+        for meant in get_close_matches(name, read, 1, cutoff=0.885):
+            print_log(f"nothing reads {name!r} of the config; is {meant!r} meant?", "current", logging.WARNING)
 
 
 def check_complete(config: Config) -> None:
