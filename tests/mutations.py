@@ -71,7 +71,12 @@ MUTATIONS = [
     ("deploy/spike_driven.py", "sums / self.norm", "sums", "tests/deploy"),
     ("deploy/reparameterize.py", "copy.deepcopy(model).eval().double()", "model.eval().double()", "tests/deploy"),
     ("plugins.py", "_scan.cache_clear()", "pass", "tests/test_plugins.py"),
-    ("openmmlab/backbones/freezing.py", "self.get_submodule(name).eval()", "pass", "tests/openmmlab"),
+    (
+        "openmmlab/backbones/freezing.py",
+        "self.get_submodule(name).eval()",
+        "pass",
+        "tests/openmmlab/test_timm_backbone.py",
+    ),
     ("layers/drop_path.py", "x.transpose(0, 1)).transpose(0, 1)", "x)", "tests/timm/test_creation.py"),
     ("backbones/temporal.py", "x.permute(1, 2, 0)).permute(2, 0, 1)", "x)", "tests/backbones/test_zoo.py"),
     (
