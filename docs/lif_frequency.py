@@ -12,10 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from sterf_plugins.erf import compute_erf, temporal_response
 from sterf_plugins.erf.charts import draw_response
+from sterf_plugins.erf.sheet import SMALL, TITLE, Sheet, styles, write
+from sterf_plugins.erf.wording import error_text
 from sterf_plugins.layers import lif_node
 
 STEPS, SIDE, INPUTS = 128, 16, 10
@@ -63,15 +65,23 @@ def measured(model: Neurons, generator: torch.Generator) -> tuple[np.ndarray, np
 
 
 def main() -> None:
-    figure = Figure(figsize=(7.8, 3.3), layout="constrained")
-    gains, phases = figure.subplots(1, 2)
+    notes = [
+        "Across: frequency in cycles per step. Gain: over its maximum, grey line: 1/√2, where the cutoff is. Bands and bars: ± "
+        f"standard error. No weights: LIF neurons, {SIDE**2} for each input, with white noise. Lines: response of the mean of "
+        f"∂y/∂x over {INPUTS} inputs of {STEPS} steps, last step; crosses: spikes of {4 * INPUTS} inputs with a small sine."
+    ]
+    sheet = Sheet({"": 2}, notes, 0.75, 1, 2, 2, bar=False, ticks=0.25, panel=4.0)
+    gains, phases = sheet.panels[""]
+    looks, errors = list(styles(len(TAUS))), []
     for i, tau in enumerate(TAUS):
         generator = torch.Generator().manual_seed(i)
         model = Neurons(tau)
         inputs = torch.randn(STEPS, INPUTS, 1, SIDE, SIDE, generator=generator)
         result = compute_erf(model, inputs, "neurons.0", reduce="signed", kinds="temporal")
         response = temporal_response(result, "neurons.0")
-        draw_response(gains, phases, response, f"τ = {tau:g}", "cycles/step", i)
+        draw_response(gains, phases, response, looks[i])
+        errors.append(result.info["relative_error"])
+        color = looks[i]["color"]
         real, error = measured(model, generator)
         leak = 1 / (2 * np.pi) * np.arccos(max(-1.0, 1 - (1 / tau) ** 2 / (2 * (1 - 1 / tau))))
         print(f"tau {tau:g}: cutoff {response.cutoff.value:.4f} ± {response.cutoff.error:.1g}, leak alone {leak:.4f}")
@@ -83,17 +93,23 @@ def main() -> None:
         a = 1 - 1 / tau
         f = response.frequencies[1:]
         leak_alone = (1 - a) / (1 - a * np.exp(-2j * np.pi * f))
-        gains.plot(f, np.abs(leak_alone), color=f"C{i}", ls=":", lw=1)
-        phases.plot(f, np.angle(leak_alone), color=f"C{i}", ls=":", lw=1)
-        marks = dict(color=f"C{i}", marker="x", ls="none", capsize=2, lw=0.8)
+        gains.plot(f, np.abs(leak_alone), color=color, ls=(0, (1, 1.2)), lw=1.3)
+        phases.plot(f, np.angle(leak_alone), color=color, ls=(0, (1, 1.2)), lw=1.3)
+        marks = dict(color=color, marker="x", ls="none", capsize=2, lw=0.8)
         gains.errorbar(FREQUENCIES, np.abs(real / real[0]), error / np.abs(real[0]), **marks)
         phases.errorbar(FREQUENCIES, np.unwrap(np.angle(real)), error / np.abs(real), **marks)
-    for ax, name in ((gains, "gain / its maximum"), (phases, "phase [rad]")):
-        ax.set_xlabel("frequency [cycles/step]", fontsize=8)
-        ax.set_ylabel(name, fontsize=8)
-        ax.tick_params(labelsize=7, which="both")
-        ax.legend(fontsize=6)
-    figure.savefig(Path(__file__).parent / "images" / "erf_frequency_lif.png", dpi=120)
+    gains.legend(fontsize=SMALL, title="cutoff [cycles/step]", title_fontsize=SMALL, loc="lower left")
+    gains.set_ylim(0.1, 1.3)
+    for ax, name in ((gains, "gain"), (phases, "phase [rad], negative where the output comes later")):
+        ax.set_title(name, fontsize=TITLE)
+        ax.grid(alpha=0.25, linewidth=0.5)
+        ax.tick_params(labelsize=SMALL, length=2, pad=1.5, which="both")
+    handles = [Line2D([], [], **look, label=f"τ = {tau:g}, gradient") for tau, look in zip(TAUS, looks, strict=True)]
+    handles.append(Line2D([], [], color="black", ls=(0, (1, 1.2)), label="the leak alone, closed form"))
+    handles.append(Line2D([], [], color="black", marker="x", ls="none", label="real spikes"))
+    sheet.legend(handles, 3)
+    sheet.figure.text(0.99, 0.005, error_text(*errors), fontsize=SMALL, ha="right")
+    write(sheet.figure, Path(__file__).parent / "images" / "erf_frequency_lif.png")
 
 
 if __name__ == "__main__":

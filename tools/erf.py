@@ -38,7 +38,7 @@ import torch
 from sterf_plugins.cli.checkpoints import add_checkpoint_option
 from sterf_plugins.cli.comparison import TABLE, add_comparison_options, check_comparison, compare, compared_models
 from sterf_plugins.cli.console import check_device, check_writable, run_tool
-from sterf_plugins.cli.erf_curves import CURVE_FILES, add_curve_options, print_theory, sizes_of, write_curves
+from sterf_plugins.cli.erf_curves import add_curve_options, print_theory, sizes_of
 from sterf_plugins.cli.field_check import CHECK_FILES, add_check_options, asked_changes, check_models
 from sterf_plugins.cli.images import displayed, inputs_for
 from sterf_plugins.cli.loading import Loaded, is_config, load_model, parse_spec
@@ -48,7 +48,7 @@ from sterf_plugins.erf.protocols import PROTOCOLS, table
 from sterf_plugins.erf.report import REPORT_FILES, write_report
 from sterf_plugins.erf.targets import match_layers
 from sterf_plugins.erf.theoretical_field import add_theory
-from sterf_plugins.erf.wording import facts
+from sterf_plugins.erf.wording import facts, named
 from sterf_plugins.files import check_claim, claim
 
 PEAK = "peak"  # the position of a tracker's highest score
@@ -389,9 +389,7 @@ def main() -> None:
     check_device(args.device)
     folder = Path(args.out)
     check_writable(folder, "--out")
-    check_claim(
-        folder, "erf", (*REPORT_FILES, TABLE, *CURVE_FILES, *(CHECK_FILES if args.check else ())), args.overwrite
-    )
+    check_claim(folder, "erf", (*REPORT_FILES, TABLE, *(CHECK_FILES if args.check else ())), args.overwrite)
     rules, baseline = check_comparison(args)
     work = jobs(args)
     spec, checkpoint = args.models[0]
@@ -419,8 +417,6 @@ def main() -> None:
         )
     title = args.title or f"Effective receptive fields: {', '.join(results)}"
     claim(folder, "erf")
-    page = write_report(results, folder, title, image)
-    pictures = write_curves(results, sweeps, args.frequency, folder)
     if args.json:
         finite = lambda number: [v if math.isfinite(v) else None for v in number]  # noqa: E731  (JSON has no NaN)
         numbers = {
@@ -433,10 +429,19 @@ def main() -> None:
             if args.protocol == "all":
                 print(f"{label}\n{table(result)}")
         print_theory(results)
-        print("".join(f"figure: {path}\n" for path in pictures) + f"report: {page}")
-    if args.check:
-        specs = {label: (spec, checkpoint, args.pretrained and not random) for label, spec, checkpoint, random in work}
-        check_models(args, results, lambda label: build(*specs[label], args.seed), size, folder)
+    specs = {label: (spec, checkpoint, args.pretrained and not random) for label, spec, checkpoint, random in work}
+    checks, randomised = check_models(args, results, lambda label: build(*specs[label], args.seed), size, folder)
+    page = write_report(
+        results,
+        folder,
+        title,
+        image,
+        sweeps=sweeps if len(sizes) > 1 else None,
+        frequency=args.frequency,
+        checks=checks,
+        randomised=randomised,
+    )
+    print(f"report: {page}", file=sys.stderr if args.json else sys.stdout)
     broken = compare(args, {k: r for k, r in results.items() if not k.endswith(UNTRAINED)}, baseline, rules)
     if broken:
         print("\n".join(["the field has changed:", *broken]), file=sys.stderr)
@@ -445,7 +450,7 @@ def main() -> None:
 
 def summarise(results: dict[str, ERFResult]) -> None:
     """Print the main numbers of each model's layers."""
-    width = max(len(layer) for r in results.values() for layer in r.layers)
+    width = max(len(named(r, layer)) for r in results.values() for layer in r.layers)
     for label, result in results.items():
         print(f"{label}: {'; '.join(facts(result).values())}")
         for layer in result.layers:
@@ -457,7 +462,7 @@ def summarise(results: dict[str, ERFResult]) -> None:
                 )
                 if key in numbers
             ]  # fmt: skip
-            print(f"  {layer:<{width}}  {', '.join(parts)}")
+            print(f"  {named(result, layer):<{width}}  {', '.join(parts)}")
 
 
 if __name__ == "__main__":

@@ -1,18 +1,12 @@
-"""The options of ``tools/erf.py`` for theoretical fields, several image sizes and frequency responses, and their files."""
+"""The options of ``tools/erf.py`` for theoretical fields, several image sizes and frequency responses."""
 
 import argparse
-import csv
-import io
 from collections.abc import Mapping
-from pathlib import Path
 
-from ..erf.charts import draw_growth, draw_responses, draw_sweep
 from ..erf.result import ERFResult
-from ..erf.sweep import Size, sweep_rows
+from ..erf.sweep import Size
 from ..erf.theoretical_field import advice, theory_of
-from ..files import replacing
-
-CURVE_FILES = ("sweep.csv", *(f"{n}.{s}" for n in ("theory", "sweep", "frequency") for s in ("png", "pdf")))
+from ..erf.wording import named
 
 
 def add_curve_options(p: argparse.ArgumentParser) -> None:
@@ -43,36 +37,6 @@ def sizes_of(args: argparse.Namespace, default: Size) -> list[Size]:
     return [(n, n) for n in sorted(set(args.sizes))] if args.sizes else [default]
 
 
-def write_curves(
-    results: Mapping[str, ERFResult], sweeps: Mapping[str, Mapping[Size, ERFResult]], frequency: bool, folder: Path
-) -> list[Path]:
-    """Write the figures and the table that the options ask for.
-
-    Args:
-        results: label of the model -> its result at the largest image.
-        sweeps: label of the model -> size -> result; a figure of them is drawn where there are several sizes.
-        frequency: whether frequency responses are wanted.
-        folder: folder of the results.
-
-    Returns:
-        The paths of the PNG files.
-    """
-    figures = {}
-    known = {label: result for label, result in results.items() if theory_of(result)}
-    if known:
-        figures["theory"] = draw_growth(known)
-    if any(len(sweep) > 1 for sweep in sweeps.values()):
-        figures["sweep"] = draw_sweep(sweeps)
-        _write_csv(sweeps, folder / "sweep.csv")
-    if frequency:
-        figures["frequency"] = draw_responses(results)
-    for name, figure in figures.items():
-        for suffix in ("png", "pdf"):
-            with replacing(folder / f"{name}.{suffix}") as partial:
-                figure.savefig(partial, dpi=120)
-    return [folder / f"{name}.png" for name in figures]
-
-
 def print_theory(results: Mapping[str, ERFResult]) -> None:
     """Print the theoretical fields, what is used of them, and the advice that follows."""
     for label, result in results.items():
@@ -80,23 +44,13 @@ def print_theory(results: Mapping[str, ERFResult]) -> None:
         if not fields:
             continue
         print(f"{label}: theoretical fields")
-        width = max(map(len, fields))
+        width = max(len(named(result, layer)) for layer in fields)
         for layer, field in fields.items():
             used = result.numbers(layer)["used_90"]
             print(
-                f"  {layer:<{width}}  {field!s:>11}, stride {field.stride[0]:g}, padding {field.padding[0]:g}, "
+                f"  {named(result, layer):<{width}}  {field!s:>11}, stride {field.stride[0]:g}, padding {field.padding[0]:g}, "
                 f"{field.area:.3f} of the image; 90 % of the mass on {used.value:.3f} ± {used.error:.1g} of that"
             )
         h, w = result.info["input_shape"][-2:]
-        for line in advice(fields, (h, w)):
+        for line in advice({named(result, layer): field for layer, field in fields.items()}, (h, w)):
             print(f"  {line}")
-
-
-def _write_csv(sweeps: Mapping[str, Mapping[Size, ERFResult]], path: Path) -> None:
-    rows = [{"model": label, **row} for label, sweep in sweeps.items() for row in sweep_rows(sweep)]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]))
-    writer.writeheader()
-    writer.writerows(rows)
-    with replacing(path) as partial:
-        partial.write_text(text.getvalue(), encoding="utf-8")

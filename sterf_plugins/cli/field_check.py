@@ -12,14 +12,13 @@ from typing import Any, TextIO
 import torch
 
 from ..erf import ERFResult, FieldCheck, check_field, randomise_field
-from ..erf.check_plot import draw_checks
 from ..erf.protocols import PROTOCOLS
 from ..files import replacing
 from .images import inputs_for
 from .loading import Loaded
 
 OCCLUSION, RANDOMISATION = "occlusion", "randomisation"
-CHECK_FILES = ("checks.csv", "checks.png", "checks.pdf", "randomised.csv")
+CHECK_FILES = ("checks.csv", "randomised.csv")
 
 
 def add_check_options(parser: argparse.ArgumentParser) -> None:
@@ -73,8 +72,8 @@ def check_models(
     load: Callable[[str], Loaded],
     size: tuple[int, int],
     folder: Path,
-) -> None:
-    """Run the checks that the options ask for on the layers of all results; write and print what comes out.
+) -> tuple[dict[str, FieldCheck], list[dict[str, Any]]]:
+    """Run the checks that the options ask for on the layers of all results; write tables and print what comes out.
 
     Args:
         args: the options of ``tools/erf.py``.
@@ -82,6 +81,9 @@ def check_models(
         load: gives the model of a label.
         size: (H, W) of the inputs.
         folder: where the files go.
+
+    Returns:
+        Label -> check, and the rows of the randomisation test.
     """
     changes = asked_changes(args, size)
     checks: dict[str, FieldCheck] = {}
@@ -110,7 +112,7 @@ def check_models(
             check = check_field(
                 model, inputs, layers, by=changes[how], budget=args.check_budget, calibrate=calibrate, **options
             )
-            check.info |= dict(request=request, weights=result.info.get("weights"))
+            check.info |= dict(request=request, weights=result.info.get("weights"), images=args.images)
             check.save(paths[how])
             found[how] = check
         checks |= {label if len(changes) == 1 else f"{label}, {how}": found[how] for how in changes}
@@ -121,12 +123,11 @@ def check_models(
     out = sys.stderr if args.json else sys.stdout
     if checks:
         _write_csv(folder / "checks.csv", [{"model": label} | row for label, c in checks.items() for row in c.rows()])
-        for suffix in ("png", "pdf"):
-            draw_checks(checks, folder / f"checks.{suffix}")
         _print_checks(checks, out)
     if randomised:
         _write_csv(folder / "randomised.csv", randomised)
         _print_randomised(randomised, out)
+    return checks, randomised
 
 
 def _slug(text: str) -> str:

@@ -1,42 +1,44 @@
-"""Curves over depth, image size and frequency. Figures are made without pyplot, so no global state is touched."""
+"""Curves over depth, image size and frequency."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .frequency import FrequencyResponse, spatial_response, temporal_response
 from .result import ERFResult
+from .sheet import SMALL, TITLE, Sheet, shortened, styles
 from .sweep import Size, sweep_rows
 from .theoretical_field import theory_of
+from .wording import common_labels, measured, provenance, where
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_MARKERS = "os^Dv<>pPX*h"  # with the line's style they tell lines apart without colours
+_THEORY: dict[str, Any] = dict(linestyle=(0, (1, 1.2)), linewidth=1.1)
+_IMAGE: dict[str, Any] = dict(color="0.72", linewidth=2.5, zorder=0)
+UNITS = {"temporal": "cycles/step", "spatial": "cycles/px"}
 
 
-def _figure(rows: int, columns: int) -> tuple["Figure", Any]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(3.8 * columns, 3.1 * rows), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, columns, squeeze=False)
+def _finish(ax: Any, title: str) -> None:
+    ax.set_title(title, fontsize=TITLE)
+    ax.grid(alpha=0.25, linewidth=0.5)
+    ax.tick_params(labelsize=SMALL, length=2, pad=1.5, which="both")
 
 
-def _look(i: int) -> dict[str, Any]:
-    """How the line of the i-th layer looks."""
-    return dict(color=f"C{i % 10}", marker=_MARKERS[i % len(_MARKERS)], ms=4, lw=1)
+def _logarithmic(axis: Any, ticks: Sequence[float] | None = None) -> None:
+    """A logarithmic axis with plain numbers at 1, 2 and 5 times powers of ten, or at these ticks."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-
-def _finish(ax: Any, title: str, xlabel: str, ylabel: str) -> None:
-    ax.set_title(title, fontsize=9)
-    ax.set_xlabel(xlabel, fontsize=8)
-    ax.set_ylabel(ylabel, fontsize=8)
-    ax.tick_params(labelsize=7, which="both")
-    if ax.get_legend_handles_labels()[1]:
-        ax.legend(fontsize=6)
+    getattr(axis.axes, f"set_{axis.axis_name}scale")("log")
+    if ticks is None:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    else:
+        axis.set_ticks(list(ticks))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.10g}"))
+    axis.set_minor_formatter(NullFormatter())
+    if ticks is not None:
+        axis.axes.minorticks_off()
 
 
 def draw_growth(results: Mapping[str, ERFResult]) -> "Figure":
@@ -48,101 +50,168 @@ def draw_growth(results: Mapping[str, ERFResult]) -> "Figure":
     Args:
         results: label of the model -> result to which ``add_theory`` has added theoretical fields.
     """
-    figure, axes = _figure(1, len(results))
-    for ax, (label, result) in zip(axes[0], results.items(), strict=True):
+    from matplotlib.lines import Line2D
+
+    theoretical: dict[str, Any] = dict(color="black", marker="s", markersize=4, linewidth=1, linestyle="--")
+    effective: dict[str, Any] = dict(color="#0072B2", marker="o", markersize=4, linewidth=1)
+    endless_mark: dict[str, Any] = dict(color="black", marker="^", markersize=6, linestyle="none")
+    notes = [
+        "Across: layers in order of execution. Up: side in pixels of a square with the field's area. Effective: the smallest "
+        "area that holds 90 % of the mass, ± standard error."
+    ]
+    sheet = Sheet({"": len(results)}, notes + provenance(results), 0.8, 1, 3, 2, bar=False, ticks=0.8, panel=4.5)
+    some_endless = False
+    for ax, (name, result) in zip(sheet.panels[""], results.items(), strict=True):
         fields = theory_of(result)
-        names = list(fields)
-        x = np.arange(len(names))
+        x = np.arange(len(fields))
         h, w = result.info["input_shape"][-2:]
-        areas = [result.numbers(name)["area_90"] for name in names]
+        areas = [result.numbers(layer)["area_90"] for layer in fields]
         sides = np.sqrt([a.value * h * w for a in areas])
         errors = [a.error * h * w / (2 * s) for a, s in zip(areas, sides, strict=True)]
         theory = np.array([np.sqrt(f.size[0] * f.size[1]) for f in fields.values()])
         top = 1.6 * max(h, w, *theory[np.isfinite(theory)])
-        ax.plot(x, np.where(np.isfinite(theory), theory, np.nan), "k--s", ms=4, lw=1, label="theoretical")
+        ax.axhline(np.sqrt(h * w), **_IMAGE)
+        ax.plot(x, np.where(np.isfinite(theory), theory, np.nan), **theoretical)
         endless = np.flatnonzero(~np.isfinite(theory))
-        if endless.size:
-            ax.plot(x[endless], np.full(endless.size, top), "k^", ms=6, label="theoretical: whole image, however large")
-        ax.errorbar(
-            x, sides, errors, color="C0", marker="o", ms=4, lw=1, capsize=2, label="effective, 90 % of the mass"
-        )
-        ax.axhline(np.sqrt(h * w), color="0.5", lw=1, ls=":", label=f"image, {h}×{w}")
-        ax.set_yscale("log")
-        ax.set_ylim(top=top * 1.1)
-        ax.set_xticks(x, names, rotation=30, ha="right")
-        _finish(ax, label, "layer", "side of the field [px]")
-    return figure
+        some_endless |= endless.size > 0
+        ax.plot(x[endless], np.full(endless.size, top), **endless_mark)
+        ax.errorbar(x, sides, errors, capsize=2, **effective)
+        _logarithmic(ax.yaxis)
+        ax.set_ylim(top=top * 1.15)
+        ticks = [where(result, layer) if layer in result.info.get("stages", {}) else layer for layer in fields]
+        ax.set_xticks(x, [shortened(tick, 20) for tick in ticks], rotation=30, ha="right", rotation_mode="anchor")
+        _finish(ax, f"{name}, images of {h}×{w}")
+    handles = [
+        Line2D([], [], label="theoretical", **theoretical),
+        *[Line2D([], [], label="theoretical: whole image, however large", **endless_mark)] * some_endless,
+        Line2D([], [], label="effective, 90 % of the mass", **effective),
+        Line2D([], [], label="side of the image", **_IMAGE),
+    ]
+    sheet.legend(handles, 2)
+    return sheet.figure
 
 
 def draw_sweep(sweeps: Mapping[str, Mapping[Size, ERFResult]]) -> "Figure":
     """90 % area and r90 in pixels over image size: a row per model, a line per layer, with standard errors.
 
-    Where ``add_theory`` has added theoretical fields to a result, dashed lines are their area, and half of their longer side.
+    Where ``add_theory`` has added theoretical fields to a result, dotted lines are their area, and half of their longer side.
 
     Args:
         sweeps: label of the model -> size -> result, as from ``sweep_sizes``.
     """
-    figure, axes = _figure(len(sweeps), 2)
-    for (areas, radii), (label, sweep) in zip(axes, sweeps.items(), strict=True):
+    from matplotlib.lines import Line2D
+
+    largest = {name: list(sweep.values())[-1] for name, sweep in sweeps.items()}
+    layers = list(dict.fromkeys(layer for result in largest.values() for layer in result.layers))
+    look = dict(zip(layers, styles(len(layers)), strict=True))
+    labels = common_labels(largest, layers)
+    notes = [
+        "Across: side of the image in pixels. Up: area that holds 90 % of the mass, and radius that holds 90 %; bars: ± standard "
+        "error. Below: of the largest images."
+    ]
+    groups = dict.fromkeys(sweeps, 2)
+    rows = -(-(len(layers) + 2) // 3)
+    sheet = Sheet(groups, notes + provenance(largest), 0.65, 1, 2, rows, bar=False, ticks=0.25, panel=4.0)
+    for name, sweep in sweeps.items():
         theory = next((fields for fields in map(theory_of, sweep.values()) if fields), {})
-        rows = sweep_rows(sweep)
-        sides = sorted({np.sqrt(row["height"] * row["width"]) for row in rows})
-        for i, layer in enumerate(dict.fromkeys(row["layer"] for row in rows)):
-            mine = [row for row in rows if row["layer"] == layer]
+        table = sweep_rows(sweep)
+        sides = sorted({np.sqrt(row["height"] * row["width"]) for row in table})
+        for layer in dict.fromkeys(row["layer"] for row in table):
+            mine = [row for row in table if row["layer"] == layer]
             x = [np.sqrt(row["height"] * row["width"]) for row in mine]
             field = theory.get(layer)
-            for ax, name, limit in (
-                (areas, "area_90_pixels", field.size[0] * field.size[1] if field else np.inf),
-                (radii, "r90", field.side / 2 if field else np.inf),
+            for ax, key, limit in zip(
+                sheet.panels[name],
+                ("area_90_pixels", "r90"),
+                (field.size[0] * field.size[1], field.side / 2) if field else (np.inf, np.inf),
+                strict=True,
             ):
-                values, errors = ([row[key] for row in mine] for key in (name, f"{name}_error"))
-                ax.errorbar(x, values, errors, capsize=2, label=layer, **_look(i))
+                values, errors = ([row[k] for row in mine] for k in (key, f"{key}_error"))
+                ax.errorbar(x, values, errors, capsize=2, **look[layer])
                 if np.isfinite(limit):
-                    ax.plot(sides, [limit] * len(sides), color=f"C{i % 10}", ls="--", lw=0.9)
-        areas.plot(sides, np.square(sides), color="0.5", ls=":", lw=1, label="whole image")
-        radii.plot(sides, np.divide(sides, 2), color="0.5", ls=":", lw=1, label="half of the image's side")
-        note = " (dashed: theoretical)" if theory else ""
-        for ax, name in ((areas, f"90 % area [px²]{note}"), (radii, f"r90 [px]{note}")):
-            ax.set_xscale("log")
-            ax.set_yscale("log")
-            ax.set_xticks(sides, [f"{side:.0f}" for side in sides])
-            ax.minorticks_off()
-            _finish(ax, label, "side of the image [px]", name)
-    return figure
+                    ax.plot(sides, [limit] * len(sides), color=look[layer]["color"], **_THEORY)
+        for ax, image, title in zip(
+            sheet.panels[name],
+            (np.square(sides), np.divide(sides, 2)),
+            ("90 % area [px²]", "r90 [px]"),
+            strict=True,
+        ):
+            ax.plot(sides, image, **_IMAGE)
+            _logarithmic(ax.xaxis, sides)
+            _logarithmic(ax.yaxis)
+            _finish(ax, title if len(sweeps) > 1 else f"{name}: {title}")
+    handles = [Line2D([], [], **style, label=labels[layer]) for layer, style in look.items()]
+    if any(theory_of(result) for result in largest.values()):
+        handles.append(Line2D([], [], color="black", **_THEORY, label="theoretical: area, half of the longer side"))
+    handles.append(Line2D([], [], **_IMAGE, label="image: area, half of its side"))
+    sheet.legend(handles, 3)
+    return sheet.figure
+
+
+def responses(result: ERFResult) -> dict[str, dict[str, FrequencyResponse]]:
+    """Kind ("temporal", "spatial") -> layer -> frequency response, of a result with ``reduce="signed"``."""
+    respond = dict(temporal=temporal_response, spatial=spatial_response)
+    return {
+        kind: {layer: function(result, layer) for layer in result.layers if layer in getattr(result, kind)}
+        for kind, function in respond.items()
+        if getattr(result, kind)
+    }
 
 
 def draw_responses(results: Mapping[str, ERFResult]) -> "Figure":
-    """Gain and phase over frequency: a row per model, columns for time and space, a line per layer.
+    """Gain and phase over frequency: a row per model, or two for time and space, a line per layer.
 
-    Gains are divided by each layer's largest; bands are standard errors. Each legend names the cutoff, where the gain has
-    fallen to 1/√2 of its peak.
+    Gains are divided by each layer's largest; bands are standard errors. The panels of gains name the cutoffs, where the
+    gain has fallen to 1/√2 of its peak.
 
     Args:
         results: label of the model -> result with ``reduce="signed"``.
     """
-    kinds = [k for k in ("temporal", "spatial") if any(getattr(r, k) for r in results.values())]
-    figure, axes = _figure(len(results), 2 * len(kinds))
-    for row, (label, result) in zip(axes, results.items(), strict=True):
-        for column, kind in enumerate(kinds):
-            gain_axes, phase_axes = row[2 * column : 2 * column + 2]
-            unit = "cycles/step" if kind == "temporal" else "cycles/px"
-            respond = temporal_response if kind == "temporal" else spatial_response
-            for i, layer in enumerate(name for name in result.layers if name in getattr(result, kind)):
-                draw_response(gain_axes, phase_axes, respond(result, layer), layer, unit, i)
-            _finish(gain_axes, f"{label}: {kind} gain", f"frequency [{unit}]", "gain / its maximum")
-            _finish(phase_axes, f"{label}: {kind} phase", f"frequency [{unit}]", "phase [rad]")
-    return figure
+    from matplotlib.lines import Line2D
+
+    layers = list(dict.fromkeys(layer for result in results.values() for layer in result.layers))
+    look = dict(zip(layers, styles(len(layers)), strict=True))
+    labels = common_labels(results, layers)
+    found = {name: responses(result) for name, result in results.items()}
+    notes = [
+        "Across: frequency. Gain: over its maximum, band: ± standard error; grey line: 1/√2, where the cutoff is. Phase: in "
+        "radians, negative where the output comes later."
+    ]
+    groups = {name: 2 * len(kinds) for name, kinds in found.items()}
+    rows = -(-len(layers) // 3)
+    sheet = Sheet(groups, notes + provenance(results), 0.65, 1, 2, rows, bar=False, ticks=0.25, panel=4.0)
+    for name, kinds in found.items():
+        panels = iter(sheet.panels[name])
+        for kind, of_layers in kinds.items():
+            gains, phases = next(panels), next(panels)
+            for layer, response in of_layers.items():
+                draw_response(gains, phases, response, look[layer])
+            gains.legend(fontsize=SMALL, title=f"cutoff [{UNITS[kind]}]", title_fontsize=SMALL, loc="lower left")
+            whose = f"{name}: " if len(results) == 1 and name else ""
+            _finish(gains, f"{whose}{kind} gain by frequency [{UNITS[kind]}]")
+            _finish(phases, f"{whose}{kind} phase [rad] by frequency [{UNITS[kind]}]")
+    sheet.legend([Line2D([], [], **style, label=labels[layer]) for layer, style in look.items()], 3)
+    return sheet.figure
 
 
-def draw_response(gain_axes: Any, phase_axes: Any, response: FrequencyResponse, label: str, unit: str, i: int) -> None:
-    """Add the i-th line to a panel of gains and one of phases."""
+def draw_response(gain_axes: Any, phase_axes: Any, response: FrequencyResponse, look: Mapping[str, Any]) -> None:
+    """Add a line of this look to a panel of gains, with its cutoff as the label, and to one of phases."""
     top = response.gain.max()
     some = response.frequencies > 0
     f, gain, error = response.frequencies[some], response.gain[some] / top, response.gain_error[some] / top
-    look = _look(i) | dict(markevery=(i, max(1, len(f) // 8)))
-    value, deviation = response.cutoff.value, response.cutoff.error
-    shown = "none" if not np.isfinite(value) else f"{value:.3f}" + (f" ± {deviation:.1g}" if deviation > 0 else "")
-    gain_axes.loglog(f, gain, label=f"{label}: cutoff {shown} {unit}", **look)
+    style = dict(look, markevery=0.12)
+    cutoff = measured(response.cutoff) if np.isfinite(response.cutoff.value) else "none"
+    gain_axes.plot(f, gain, label=cutoff, **style)
     gain_axes.fill_between(f, np.maximum(gain - error, 1e-12), gain + error, color=look["color"], alpha=0.2, lw=0)
-    gain_axes.set_ylim(max(1e-3, 0.5 * float(gain.min())), 1.3)
-    phase_axes.semilogx(f, response.phase[some], label=label, **look)
+    gain_axes.axhline(1 / np.sqrt(2), color="0.72", linewidth=0.8, zorder=0)
+    _logarithmic(gain_axes.xaxis)
+    _logarithmic(gain_axes.yaxis)
+    lowest = min(float(np.nanmin(line.get_ydata())) for line in gain_axes.lines)
+    gain_axes.set_ylim(max(1e-3, 0.5 * lowest), 1.3)
+    phase = response.phase[some]
+    turned = np.abs(np.diff(phase)) > 2
+    if turned.any():  # the sign changes, which no line leads over, and which says nothing of whole turns
+        phase = np.angle(np.exp(1j * phase))
+        phase[1:][turned] = np.nan
+    phase_axes.plot(f, phase, **style)
+    _logarithmic(phase_axes.xaxis)

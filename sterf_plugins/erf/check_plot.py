@@ -1,6 +1,7 @@
 """A picture of checks: fields above the changes that were measured."""
 
 import os
+import textwrap
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -8,8 +9,8 @@ import numpy as np
 
 from .number import Number
 from .plot import COLORMAP
-from .sheet import SMALL, WIDTH, write
-from .wording import measured
+from .sheet import SMALL, WIDTH, letters, shortened, write
+from .wording import error_text, inputs, measured, weights
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 class Check(Protocol):
     """What is drawn: the part of a ``FieldCheck`` that its figure needs."""
 
+    maps: dict[str, np.ndarray]
     kinds: tuple[str, ...]
     info: dict[str, Any]
 
@@ -74,9 +76,9 @@ def draw_checks(checks: Mapping[str, Check], path: str | os.PathLike | None = No
                 ax.imshow(values / values.max(), cmap=COLORMAP, vmin=0, vmax=1)
             else:
                 ax.text(0.5, 0.5, "no change", ha="center", va="center", fontsize=SMALL, transform=ax.transAxes)
-        title = [*label.split(", "), layer]
+        title = [shortened(part, letters(side)) for part in [*label.split(", "), layer]]
         if "change" in check.kinds:
-            title.append(measured(check.numbers(layer)["rank"]))
+            title.append(f"ρ {measured(check.numbers(layer)['rank'])}")
         column[0].set_title("\n".join(filter(None, title)), fontsize=SMALL)
     for row in range(blocks * len(kinds)):
         axes[row, 0].set_ylabel(ROWS[kinds[row % len(kinds)]], fontsize=SMALL)
@@ -85,21 +87,35 @@ def draw_checks(checks: Mapping[str, Check], path: str | os.PathLike | None = No
     bar = figure.colorbar(ScalarMappable(Normalize(0, 1), COLORMAP), ax=axes, shrink=0.5, aspect=30)
     bar.set_label("over the map's maximum, linear", fontsize=SMALL)
     bar.ax.tick_params(labelsize=SMALL)
-    notes = [*dict.fromkeys(map(_note, checks.values())), "above: rank correlation of field and measured changes"]
-    figure.supxlabel("\n".join(notes), fontsize=SMALL)
+    facts = {name: _note(check) for name, check in checks.items()}
+    notes = list(dict.fromkeys(facts.values()))
+    notes = notes if len(notes) == 1 else [f"{name}: {fact}" for name, fact in facts.items()]
+    notes.append("ρ: rank correlation of the field with the measured changes, ± standard error")
+    lines = [textwrap.fill(note, letters(WIDTH)) for note in notes]
+    figure.supxlabel("\n".join(lines), fontsize=SMALL, x=0.01, horizontalalignment="left")
     if path is not None:
         write(figure, path)
     return figure
 
 
 def _note(check: Check) -> str:
-    """What was done to how many inputs."""
+    """Whose weights, what was done to how many inputs, for which unit, and how large the error is."""
     info = check.info
     rows, columns = info["cells"]
     changes = {"mean": "occluded by the mean", "other": "taken from another input", "flip": "with one spike flipped"}
     how = changes.get(str(info["by"]), f"with noise of {info['by']} standard deviations")
-    parts = [f"{info['num_inputs']} inputs of {'×'.join(map(str, info['input_shape']))}"]
+    parts = [weights(check)]
+    parts += (
+        [f"BatchNorm statistics calibrated on {info['calibrated']['inputs']} inputs"] if info.get("calibrated") else []
+    )
+    parts.append(inputs(check))
     parts += [f"{rows}×{columns} patches {how}"] if "change" in check.kinds else []
-    parts += [f"{info['weights']} weights"] if info.get("weights") == "random" else []
-    parts += [f"BatchNorm statistics of {info['calibrated']['inputs']} inputs"] if info.get("calibrated") else []
-    return ", ".join(parts)
+    parts.append(f"unit: target {info.get('position', 'center')}, channels {info.get('channels', 'auto')}")
+    return "; ".join([*parts, error_text(*map(_relative_error, check.maps.values()))])
+
+
+def _relative_error(maps: np.ndarray) -> float:
+    """Norm of the standard error over that of the mean of a layer's maps (N, kinds, rows, columns), of the worst kind."""
+    error = maps.std(0, ddof=1) / len(maps) ** 0.5 if len(maps) > 1 else np.full(maps.shape[1:], np.nan)
+    norms = [np.linalg.norm(value.reshape(len(value), -1), axis=1) for value in (error, maps.mean(0))]
+    return float(np.max(norms[0][norms[1] > 0] / norms[1][norms[1] > 0], initial=0.0))

@@ -50,7 +50,7 @@ from .protocols import Protocol, choose
 from .result import ERFResult
 from .running import Running
 from .selection import Position, check_calls, check_channels, check_position
-from .targets import enclosing_blocks, match_layers
+from .targets import enclosing_blocks, match_layers, stages_of
 
 LEAST_INPUTS = 8  # inputs that must be done before a relative error is trusted
 
@@ -247,6 +247,7 @@ def compute_erf(
         # The target's place in the map of one entry is none in that of another.
         tokens=[n for n in running.layers if running.facts[n].tokens and not {*n.split("@")[1:]} & {*running.shape}],
         failed=running.failed,
+        stages=stages_of(model, [*running.layers, *running.failed]),
     )
     if len(running.shape) > 1:
         info["inputs"] = running.shape

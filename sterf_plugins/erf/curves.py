@@ -9,7 +9,7 @@ from .gaussian import fit_gaussian
 from .lags import lag_mass
 from .metrics import radial_profile
 from .sheet import SMALL, TITLE, Sheet, shortened, styles
-from .wording import Fields, Results, measured, provenance, quantity
+from .wording import Fields, Results, common_labels, layer_label, measured, provenance, quantity
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,10 +36,10 @@ def draw_profiles(results: Results) -> "Figure":
             numbers = result.numbers(layer)
             lines = [f"σ {axis}: {measured(numbers[f'sigma_{axis}'])} px" for axis in "xy"]
             lines.append(f"R²: {measured(numbers['gaussian_r2'])}")
-            ax.set_title("\n".join([shortened(layer, sheet.letters), *lines]), fontsize=TITLE)
+            ax.set_title("\n".join([shortened(layer_label(result, layer), sheet.letters), *lines]), fontsize=TITLE)
     sheet.outer_numbers()
-    handles = [Line2D([], [], **style, label=label) for label, style in _SECTIONS.items()]
-    handles += [Line2D([], [], **_GAUSSIANS[label], label=f"Gaussian, {label}") for label in _SECTIONS]
+    handles = [Line2D([], [], **style, label=name) for name, style in _SECTIONS.items()]
+    handles += [Line2D([], [], **_GAUSSIANS[name], label=f"Gaussian, {name}") for name in _SECTIONS]
     sheet.legend(handles, 4)
     return sheet.figure
 
@@ -62,11 +62,11 @@ def _sections(ax: Any, result: Fields, layer: str) -> None:
     fit = fit_gaussian(field)
     r, c = (min(max(round(v), 0), n - 1) for v, n in zip((fit.row, fit.column), field.shape, strict=True))
     curves = ((field[r], fit.column, fit.sigma_x), (field[:, c], fit.row, fit.sigma_y))
-    for label, (values, centre, sigma) in zip(_SECTIONS, curves, strict=True):
+    for name, (values, centre, sigma) in zip(_SECTIONS, curves, strict=True):
         x = np.arange(len(values))
-        ax.plot(x, values, **_SECTIONS[label])
+        ax.plot(x, values, **_SECTIONS[name])
         if sigma > 0:
-            ax.plot(x, fit.amplitude * np.exp(-(((x - centre) / sigma) ** 2) / 2), **_GAUSSIANS[label])
+            ax.plot(x, fit.amplitude * np.exp(-(((x - centre) / sigma) ** 2) / 2), **_GAUSSIANS[name])
     longer = max(field.shape)
     ax.set(xlim=(-0.5, longer - 0.5), ylim=(0, 1.05), xticks=[0, longer // 2, longer - 1], yticks=[0, 0.5, 1])
     ax.tick_params(labelsize=SMALL, length=2, pad=1.5)
@@ -121,7 +121,8 @@ def _lines(results: Results, kind: str, curve, notes: list[str], scale: bool = T
 
     names = list(dict.fromkeys(n for r in results.values() for n in r.layers if n in getattr(r, kind)))
     style = dict(zip(names, styles(len(names)), strict=True))
-    longest = max(len(name) for name in names)
+    labels = common_labels(results, names)
+    longest = max(map(len, labels.values()))
     columns = min(len(names) + 1, max(1, 130 // (longest + 10)))
     sheet = Sheet(
         {"": len(results)}, notes + provenance(results), 0.8, 1, 4, -(-len(names) // columns) + 1, bar=False, ticks=0.2
@@ -144,7 +145,7 @@ def _lines(results: Results, kind: str, curve, notes: list[str], scale: bool = T
         ax.set_xlim(-0.02 * len(x), 1.02 * len(x) - 1)
         dagger = " †" if any(map(result.doubtful, result.layers)) else ""
         ax.set_title(shortened(name, sheet.letters - len(dagger)) + dagger, fontsize=TITLE)
-    handles: list[Any] = [Line2D([], [], **style[name], label=name) for name in names]
+    handles: list[Any] = [Line2D([], [], **style[name], label=labels[name]) for name in names]
     bottom = 10 ** np.floor(np.log10(least)) / 2
     if bottom < FLOOR:
         handles.append(Patch(facecolor="0.85", hatch="////", edgecolor="0.6", label=f"below {FLOOR:g}: not drawn"))

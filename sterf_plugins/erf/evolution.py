@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,7 @@ def write_evolution(results: Mapping[int, ERFResult], folder: str | os.PathLike)
     folder = Path(folder)
     layers = list(results.values())[-1].layers
     alike = {f"step {step}": result for step, result in results.items() if result.layers == layers}
-    count = min(_ROWS, len(alike))
-    chosen = [round(i * (len(alike) - 1) / max(count - 1, 1)) for i in range(count)]
-    figure = draw_maps({label: alike[label] for i, label in enumerate(alike) if i in chosen})
+    figure = draw_maps(rows(alike))
     for suffix in ("png", "pdf"):
         write(figure, folder / f"evolution.{suffix}")
     frames = [Image.fromarray(pixels(draw_maps({"": r}, notes=[f"{label}."]))) for label, r in alike.items()]
@@ -42,3 +41,14 @@ def write_evolution(results: Mapping[int, ERFResult], folder: str | os.PathLike)
     with replacing(folder / "evolution.gif") as partial:
         frames[0].save(partial, append_images=frames[1:], **animated)
     return pixels(figure)
+
+
+def rows(results: Mapping[str, ERFResult]) -> dict[str, ERFResult]:
+    """At most twelve of the results, the first, the last and others evenly between.
+
+    The names of the rows say the steps, so that one line at the foot of the picture is about the weights of all.
+    """
+    count = min(_ROWS, len(results))
+    chosen = {round(i * (len(results) - 1) / max(count - 1, 1)) for i in range(count)}
+    shown = {label: result for i, (label, result) in enumerate(results.items()) if i in chosen}
+    return {label: replace(r, info=r.info | (dict(step="n") if "step" in r.info else {})) for label, r in shown.items()}

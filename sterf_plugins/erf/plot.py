@@ -8,8 +8,8 @@ import numpy as np
 
 from .curves import draw_frames, draw_lags, draw_profiles, draw_radial
 from .metrics import spectrum
-from .sheet import SMALL, TITLE, Sheet, shortened, write
-from .wording import Fields, Results, measured, provenance, quantity, target_cells
+from .sheet import SMALL, TITLE, WIDTH, Sheet, shortened, write
+from .wording import Fields, Results, layer_label, measured, provenance, quantity, target_cells
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -70,19 +70,20 @@ def draw(result: Fields, path: str | os.PathLike | None = None, common: bool = F
     return figure
 
 
-def draw_maps(results: Results, common: bool = False, notes: list[str] | None = None) -> "Figure":
+def draw_maps(results: Results, common: bool = False, notes: list[str] | None = None, page: float = WIDTH) -> "Figure":
     """Rows of panels for each model, one per layer.
 
     Args:
         results: label of the model -> result.
         common: one brightness for all panels, that of their largest value; else each over its own maximum.
         notes: further lines for the foot of the figure.
+        page: width of the page in inches.
     """
     names = dict.fromkeys(quantity(r) for r in results.values())
     of = " or ".join(names)
     largest = max((float(np.abs(f).max()) for r in results.values() for f in r.spatial.values()), default=1.0)
     over = f"over the largest of all panels, {largest:.2g}" if common else "over its maximum"
-    label = f"cube root of {of} {over} (numbers at the bar: before the root)"
+    bar = f"cube root of {of} {over} (numbers at the bar: before the root)"
 
     def paint(ax: Any, result: Fields, layer: str, letters: int) -> None:
         field = np.abs(result.spatial[layer]).astype(np.float64)
@@ -92,9 +93,11 @@ def draw_maps(results: Results, common: bool = False, notes: list[str] | None = 
         numbers = result.numbers(layer)
         dagger = " †" if result.doubtful(layer) else ""
         lines = [f"{n} %: {measured(numbers[f'area_{n}'])}" for n in (50, 90)]
-        ax.set_title("\n".join([shortened(layer, letters - len(dagger)) + dagger, *lines]), fontsize=TITLE)
+        ax.set_title(
+            "\n".join([shortened(layer_label(result, layer), letters - len(dagger)) + dagger, *lines]), fontsize=TITLE
+        )
 
-    return _grid(results, paint, [*(notes or []), _AREAS, PIXELS], label)
+    return _grid(results, paint, [*(notes or []), _AREAS, PIXELS], bar, page=page)
 
 
 def draw_overlay(results: Results, image: np.ndarray) -> "Figure":
@@ -112,10 +115,10 @@ def draw_overlay(results: Results, image: np.ndarray) -> "Figure":
         else:
             _show(ax, field**3, cube_root(GREYS))
         mark_cells(ax, result, layer)
-        ax.set_title(shortened(layer, letters), fontsize=TITLE)
+        ax.set_title(shortened(layer_label(result, layer), letters), fontsize=TITLE)
 
-    label = f"brightness of the image: cube root of {of} over its maximum (numbers at the bar: before the root)"
-    return _grid(results, paint, [PIXELS], label, lines=1, colours=cube_root(GREYS))
+    bar = f"brightness of the image: cube root of {of} over its maximum (numbers at the bar: before the root)"
+    return _grid(results, paint, [PIXELS], bar, lines=1, colours=cube_root(GREYS))
 
 
 def draw_spectra(results: Results) -> "Figure":
@@ -128,19 +131,20 @@ def draw_spectra(results: Results) -> "Figure":
         h, w = field.shape
         ax.set_xticks([0, w // 2, w - 1], ["-½", "0", "½"], fontsize=SMALL)
         ax.set_yticks([0, h // 2, h - 1], ["-½", "0", "½"], fontsize=SMALL)
-        ax.set_title(shortened(layer, letters), fontsize=TITLE)
+        ax.set_title(shortened(layer_label(result, layer), letters), fontsize=TITLE)
 
-    label = "cube root of the field's Fourier transform over its maximum (numbers at the bar: before the root)"
-    return _grid(results, paint, ["Axes: cycles per pixel of the input."], label, lines=1)
+    bar = "cube root of the field's Fourier transform over its maximum (numbers at the bar: before the root)"
+    return _grid(results, paint, ["Axes: cycles per pixel of the input."], bar, lines=1)
 
 
 def _grid(
     results: Results,
     paint: Callable[[Any, Fields, str, int], None],
     notes: list[str],
-    label: str,
+    bar: str,
     lines: int = 3,
     colours: Any = None,
+    page: float = WIDTH,
 ) -> "Figure":
     """Rows of panels for each model, one per layer with a spatial field, painted by ``paint(axes, result, layer, letters)``.
 
@@ -148,20 +152,21 @@ def _grid(
         results: label of the model -> result.
         paint: draws a panel, whose title has room for so many letters.
         notes: lines for the foot of the figure, above what was computed of what.
-        label: of the colour bar.
+        bar: label of the colour bar.
         lines: of a panel's title.
         colours: of the colour bar.
+        page: width of the page in inches.
     """
     shapes = [f.shape for r in results.values() for f in r.spatial.values()]
     aspect = min(max([*(h / w for h, w in shapes), 0.2]), 3.0)  # a signal has one row
     layers = {name: [n for n in r.layers if n in r.spatial] for name, r in results.items()}
     groups = {name: len(names) for name, names in layers.items()}
-    sheet = Sheet(groups, [" ".join(notes), *provenance(results)], aspect, lines)
+    sheet = Sheet(groups, [" ".join(notes), *provenance(results)], aspect, lines, page=page)
     for name, result in results.items():
         for ax, layer in zip(sheet.panels[name], layers[name], strict=True):
             paint(ax, result, layer, sheet.letters)
     sheet.outer_numbers()
-    sheet.colour_bar(cube_root() if colours is None else colours, label, TICKS)
+    sheet.colour_bar(cube_root() if colours is None else colours, bar, TICKS)
     return sheet.figure
 
 

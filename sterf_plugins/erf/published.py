@@ -9,7 +9,7 @@ from .plot import COLORMAP, PIXELS, mark_cells, pixel_axes
 from .protocols import PROTOCOLS, protocol_of
 from .result import ERFResult
 from .sheet import SMALL, TITLE, Sheet, shortened
-from .wording import provenance
+from .wording import layer_label, provenance
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,15 +24,15 @@ def draw_published(results: Mapping[str, ERFResult]) -> "Figure | None":
         results: label of the model -> result.
     """
     panels = [
-        (label, result, layer, protocol)
-        for label, result in results.items()
+        (name, result, layer, protocol)
+        for name, result in results.items()
         for layer in result.spatial
         if (protocol := protocol_of(result.info, layer)) not in (None, _OURS)
     ]
     if not panels:
         return None
-    shown = {label: results[label] for label, *_ in panels}
-    groups = {label: sum(panel[0] == label for panel in panels) for label in shown}
+    shown = {name: results[name] for name, *_ in panels}
+    groups = {name: sum(panel[0] == name for panel in panels) for name in shown}
     aspect = max(result.spatial[layer].shape[0] / result.spatial[layer].shape[1] for _, result, layer, _ in panels)
     sheet = Sheet(groups, [PIXELS, *provenance(shown)], min(aspect, 3.0), 3, 4, bar=False, ticks=0.45)
     for ax, (_, result, layer, protocol) in zip(chain(*sheet.panels.values()), panels, strict=True):
@@ -44,7 +44,7 @@ def draw_published(results: Mapping[str, ERFResult]) -> "Figure | None":
         bar = sheet.figure.colorbar(image, ax=ax, location="bottom", aspect=16, pad=0.02)
         bar.ax.tick_params(labelsize=SMALL)
         name, shown_as = (
-            shortened(layer, sheet.letters),
+            shortened(layer_label(result, layer), sheet.letters),
             textwrap.fill(f"{protocol.title}: {protocol.shown}", sheet.letters),
         )
         ax.set_title(f"{name}\n{shown_as}", fontsize=TITLE)

@@ -6,19 +6,28 @@ import html
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..files import replacing
-from .number import Number
+from .charts import draw_growth, draw_responses, draw_sweep
+from .check_plot import draw_checks
+from .field_check import FieldCheck
 from .plot import draw_all
 from .published import draw_published
+from .report_tables import check_table, frequency_table, number_table, sweep_table, theory_table
 from .result import ERFResult
 from .sheet import write
-from .wording import measured, provenance
+from .sweep import Size, sweep_rows
+from .theoretical_field import theory_of
+from .wording import layer_label, measured, provenance
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 CAPTIONS = {
     "maps": "Spatial fields, each over its own maximum.",
@@ -30,11 +39,24 @@ CAPTIONS = {
     "published": "The maps as the papers of their protocols show them.",
     "frames": "Share of the mass in each frame of a video, or slice of a volume.",
     "lags": "Temporal fields: share of the mass at each lag, last output step.",
+    "theory": "Theoretical and effective fields by depth.",
+    "sweep": "Fields by image size.",
+    "frequency": "Gain and phase by frequency, of the signed fields.",
+    "checks": "Fields above the changes that were measured.",
 }
 # What ``write_report`` writes at most.
-REPORT_FILES = ("numbers.csv", "report.html", *(f"{name}.{suffix}" for name in CAPTIONS for suffix in ("png", "pdf")))
+REPORT_FILES = (
+    "numbers.csv",
+    "sweep.csv",
+    "report.html",
+    *(f"{name}.{suffix}" for name in CAPTIONS for suffix in ("png", "pdf")),
+)
 # The number, with words around it, that alternative texts of figures give, if it is not an area.
-ALTERNATIVES = {"lags": ("mean_lag", "mean lag", " steps"), "frames": ("mean_frame", "mean frame", "")}
+ALTERNATIVES = {
+    "lags": ("mean_lag", "mean lag", " steps"),
+    "frames": ("mean_frame", "mean frame", ""),
+    "theory": ("used_90", "90 % of the mass on", " of the theoretical field"),
+}
 MAIN = (
     "area_50",
     "area_90",
@@ -52,24 +74,37 @@ GROUPS = {  # the other tables: heading -> how the names of their numbers begin
     "Gaussian": ("sigma", "theta", "gaussian"),
     "Time": ("mean_lag", "half_life", "time_constant", "exponential"),
     "Frames": ("mean_frame", "frame"),
+    "Theoretical field": ("theory", "used"),
     "Mass by lag": ("lag_",),
     "Other": ("",),
 }
 COLUMNS = 6  # numbers in a table at most
-# layer -> name -> number, by model
-Numbers = list[tuple[str, str, dict[str, Number]]]
 
 
 def write_report(
-    results: Mapping[str, ERFResult], folder: str | os.PathLike, title: str, image: np.ndarray | None = None
+    results: Mapping[str, ERFResult],
+    folder: str | os.PathLike,
+    title: str,
+    image: np.ndarray | None = None,
+    *,
+    sweeps: Mapping[str, Mapping[Size, ERFResult]] | None = None,
+    frequency: bool = False,
+    checks: Mapping[str, FieldCheck] | None = None,
+    randomised: Sequence[Mapping[str, Any]] = (),
 ) -> Path:
     """Write ``numbers.csv``, ``<figure>.png`` and ``.pdf`` and ``report.html`` into a folder.
+
+    Where theoretical fields have been added to the results, they have a figure and a table, too.
 
     Args:
         results: label of the model -> result; at least one.
         folder: folder to write to; it is made if it does not exist.
         title: heading of the page.
         image: (H, W, 3) in [0, 1] of the input size, for the fields over an image.
+        sweeps: label of the model -> image size -> result, as from ``sweep_sizes``; also written to ``sweep.csv``.
+        frequency: show frequency responses; the results need ``reduce="signed"``.
+        checks: label of the model -> its check by measured changes.
+        randomised: rows of ``randomise_field``, with ``model`` and ``layer``.
 
     Returns:
         Path of the page.
@@ -81,36 +116,60 @@ def write_report(
         raise ValueError("`results` is empty; give at least one result.")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    _write_csv(results, folder / "numbers.csv")
-    pictures = []
-    figures = draw_all(results, image)
+    _write_csv(folder / "numbers.csv", [{"model": label, **row} for label, r in results.items() for row in r.rows()])
+    figures, tables = draw_all(results, image), {}
     published = draw_published(results)
     if published is not None:
         figures["published"] = published
-    for name, figure in figures.items():
-        path = write(figure, folder / f"{name}.png")
-        write(figure, folder / f"{name}.pdf")
-        data = base64.b64encode(path.read_bytes()).decode()
-        pictures.append(
-            f'<figure id="{name}"><h2>{name.capitalize()}</h2><div class="scroll"><img alt="{_escaped(_alt(name, results))}" '
-            f'src="data:image/png;base64,{data}" style="width: {figure.get_figwidth():.1f}in"></div>'
-            f"<figcaption>{html.escape(CAPTIONS[name])}</figcaption></figure>"
-        )
-    warned = [f"{label}: {line}" for label, result in results.items() for line in result.warnings]
-    warnings = "".join(f'<p class="warning">{html.escape(line)}</p>' for line in warned)
+    theory = {label: result for label, result in results.items() if theory_of(result)}
+    if theory:
+        figures["theory"], tables["theory"] = draw_growth(theory), theory_table(theory)
+    if sweeps:
+        figures["sweep"], tables["sweep"] = draw_sweep(sweeps), sweep_table(sweeps)
+        rows = [{"model": label, **row} for label, sweep in sweeps.items() for row in sweep_rows(sweep)]
+        _write_csv(folder / "sweep.csv", rows)
+    if frequency:
+        figures["frequency"], tables["frequency"] = draw_responses(results), frequency_table(results)
+    if checks:
+        figures["checks"] = draw_checks(checks)
+    if checks or randomised:
+        tables["checks"] = _warnings(checks or {}) + check_table(checks or {}, randomised)
     template = Template((Path(__file__).parent / "report.html").read_text(encoding="utf-8"))
-    entries = [(label, layer, result.numbers(layer)) for label, result in results.items() for layer in result.layers]
-    names = list(dict.fromkeys(key for *_, numbers in entries for key in numbers))
+    names = list(dict.fromkeys(key for r in results.values() for layer in r.layers for key in r.numbers(layer)))
     page = template.substitute(
         title=html.escape(title),
         facts="".join(f"<li>{html.escape(line)}</li>" for line in provenance(results)),
-        warnings=warnings,
-        numbers=_table(entries, [name for name in MAIN if name in names]),
-        more=_other_tables(entries, names),
-        figures="\n".join(pictures),
+        warnings=_warnings(results),
+        numbers=number_table(results, [name for name in MAIN if name in names]),
+        more=_other_tables(results, names),
+        figures="\n".join(
+            _section(name, figures.get(name), tables.get(name, ""), results, folder)
+            for name in dict.fromkeys([*figures, *tables])
+        ),
         settings=_settings(results),
     )
     return _write_text(folder / "report.html", page)
+
+
+def _section(name: str, figure: "Figure | None", table: str, results: Mapping[str, ERFResult], folder: Path) -> str:
+    """A figure with its heading and caption, which is also written as PNG and PDF, and a table below; as HTML."""
+    heading = f"<h2>{name.capitalize()}</h2>"
+    if figure is None:
+        return f'<section id="{name}">{heading}{table}</section>'
+    path = write(figure, folder / f"{name}.png")
+    write(figure, folder / f"{name}.pdf")
+    data = base64.b64encode(path.read_bytes()).decode()
+    return (
+        f'<figure id="{name}">{heading}<div class="scroll"><img alt="{_escaped(_alt(name, results))}" '
+        f'src="data:image/png;base64,{data}" style="width: {figure.get_figwidth():.1f}in"></div>'
+        f"<figcaption>{html.escape(CAPTIONS[name])}</figcaption></figure>{table}"
+    )
+
+
+def _warnings(of: Mapping[str, ERFResult] | Mapping[str, FieldCheck]) -> str:
+    """The warnings of results or checks, as HTML."""
+    lines = [f"{label}: {line}" for label, result in of.items() for line in result.warnings]
+    return "".join(f'<p class="warning">{html.escape(line)}</p>' for line in lines)
 
 
 def _escaped(text: str) -> str:
@@ -123,11 +182,9 @@ def _write_text(path: Path, text: str) -> Path:
     return path
 
 
-def _write_csv(results: Mapping[str, ERFResult], path: Path) -> None:
-    rows = [{"model": label, **row} for label, result in results.items() for row in result.rows()]
-    columns = list(dict.fromkeys(key for row in rows for key in row))
+def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval="")
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), restval="")
     writer.writeheader()
     writer.writerows(rows)
     _write_text(path, text.getvalue())
@@ -139,38 +196,20 @@ def _alt(name: str, results: Mapping[str, ERFResult]) -> str:
     for label, result in results.items():
         key, words, unit = ALTERNATIVES.get(name, ("area_90", "90 % of the mass on", " of the pixels"))
         numbers = {layer: result.numbers(layer) for layer in result.layers}
-        shown = ", ".join(f"{layer} {measured(n[key])}" for layer, n in numbers.items() if key in n)
+        shown = ", ".join(f"{layer_label(result, k)} {measured(n[key])}" for k, n in numbers.items() if key in n)
         parts.append(f"{label}: {words} {shown}{unit}")
     return f"{CAPTIONS[name]} {'; '.join(parts)}."
 
 
-def _other_tables(entries: Numbers, names: list[str]) -> str:
+def _other_tables(results: Mapping[str, ERFResult], names: list[str]) -> str:
     """All numbers, in tables of a few columns each, as HTML."""
     left, tables = list(names), []
     for heading, beginnings in GROUPS.items():
         members = [name for name in left if name.startswith(beginnings)]
         left = [name for name in left if name not in members]
         for i in range(0, len(members), COLUMNS):
-            tables.append(f"<h3>{heading}</h3>{_table(entries, members[i : i + COLUMNS])}")
+            tables.append(f"<h3>{heading}</h3>{number_table(results, members[i : i + COLUMNS])}")
     return "\n".join(tables)
-
-
-def _table(entries: Numbers, names: list[str]) -> str:
-    """An HTML table with a row per layer and a column per number."""
-    head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in ("model", "layer", *names))
-    rows = []
-    for label, layer, numbers in entries:
-        cells = [f'<td data-value="{_escaped(text)}">{html.escape(text)}</td>' for text in (label, layer)]
-        for name in names:
-            if name not in numbers:
-                cells.append('<td data-value="-1">–</td>')
-                continue
-            value, _, error = measured(numbers[name]).partition(" ± ")
-            shown = f" <small>± {error}</small>" if error else ""
-            cells.append(f'<td data-value="{numbers[name].value!r}">{value}{shown}</td>')
-        rows.append(f"<tr>{''.join(cells)}</tr>")
-    body = "\n".join(rows)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
 
 
 def _settings(results: Mapping[str, ERFResult]) -> str:

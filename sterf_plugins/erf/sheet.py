@@ -6,6 +6,7 @@ Figures are made without pyplot, so no global state is touched.
 
 import math
 import os
+import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,10 +21,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH = 8.3  # inches
+NARROW = 4.0  # inches, of a telephone
 RESOLUTION = 160  # pixels an inch of files
 TITLE, SMALL = 8, 7.5  # points
 _LETTER = 0.55 / 72  # inches of a letter's width a point, about
 _LINE = 1.25 / 72  # inches of a line's height a point
+_PANEL = 1.5  # inches of a panel's width at least, for its title
 _MARGIN = 0.65  # inches beside the panels, for a label and numbers
 
 _STYLE: dict[Any, Any] = {"pdf.fonttype": 42, "svg.fonttype": "none"}  # text stays text
@@ -40,7 +43,7 @@ def _rows(groups: dict[str, int], columns: int) -> int:
 
 
 class Sheet:
-    """A figure whose panels stand in rows of at most five, a block of rows for each group.
+    """A figure whose panels stand in rows of at most five, two if it is narrow, a block of rows for each group.
 
     Args:
         groups: name of each group, such as a model, -> number of its panels.
@@ -51,6 +54,7 @@ class Sheet:
         legend: lines of a legend above the panels.
         bar: whether there will be a colour bar.
         panel: width of a panel in inches, at most.
+        page: width of the page in inches.
         ticks: inches for numbers between the rows, where each panel has axes of its own.
     """
 
@@ -65,14 +69,16 @@ class Sheet:
         bar: bool = True,
         ticks: float = 0.0,
         panel: float = 2.5,
+        page: float = WIDTH,
     ):
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
         from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+        columns = min(columns, max(1, int((page - _MARGIN) / _PANEL)))
         count = min(range(1, columns + 1), key=lambda n: (_rows(groups, n), n))
-        panel = min(panel, (WIDTH - _MARGIN) / count)
-        width = max(count * panel + _MARGIN, 4.2)
+        panel = min(panel, (page - _MARGIN) / count)
+        width = max(count * panel + _MARGIN, NARROW)
         self.letters = letters(panel, TITLE)
         self.width = width
         rows = {name: math.ceil(n / count) for name, n in groups.items()}
@@ -120,7 +126,7 @@ class Sheet:
         )
         bar.ax.set_xticklabels([f"{tick:g}" for tick in ticks])
         bar.ax.tick_params(labelsize=SMALL, pad=2)
-        bar.set_label(textwrap.fill(label, letters(self.width - 0.3, TITLE)), fontsize=TITLE)
+        bar.set_label(textwrap.fill(label, letters(self.width - 0.5, TITLE)), fontsize=TITLE)
 
     def legend(self, handles: Sequence[Any], columns: int) -> None:
         """One legend for all panels, above them."""
@@ -128,8 +134,12 @@ class Sheet:
 
 
 def shortened(name: str, letters: int) -> str:
-    """A layer's name without its beginning, if it is longer than a panel is wide."""
-    return name if len(name) <= letters else f"…{name[len(name) - letters + 1 :]}"
+    """A layer's name without its beginning, up to a dot or a space if there is one, if it is longer than a panel is wide."""
+    if len(name) <= letters:
+        return name
+    end = name[len(name) - letters + 1 :]
+    whole = re.search(r"[. ]", end[: len(end) // 2])
+    return f"…{end[whole.start() :] if whole else end}"
 
 
 def _lay_out(figure: "Figure") -> None:

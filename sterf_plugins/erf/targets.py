@@ -1,5 +1,6 @@
 """Which layers to compute fields of: by name, by glob pattern, or the defaults of well-known kinds of models."""
 
+import re
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
@@ -98,6 +99,29 @@ def enclosing_blocks(model: nn.Module, names: Iterable[str]) -> list[str]:
         else:
             raise ValueError(f"layer {name!r} is in no list of blocks; use target='module' or name the block.")
     return list(blocks)
+
+
+def stages_of(model: nn.Module, names: Iterable[str]) -> dict[str, int]:
+    """Name of a layer such as ``backbone[0]`` -> index of the stage whose map it is, by the backbone's ``out_indices``.
+
+    Args:
+        model: the model.
+        names: names of outputs; those of modules with one output, without stages, or with other outputs beside those of
+            their stages are left out.
+    """
+    keys: dict[str, dict[int, list[str]]] = {}
+    for name in names:
+        found = re.match(r"([^\[#@]+)\[(\d+)\](?!\[)", name)
+        if found:
+            keys.setdefault(found[1], {}).setdefault(int(found[2]), []).append(name)
+    stages: dict[str, int] = {}
+    for name, outputs in keys.items():
+        module: Any = model.get_submodule(name)
+        indices = getattr(module, "out_indices", None)
+        staged = any(hasattr(module, attribute) for attribute in ("stages", "num_stages", "out_strides"))
+        if staged and isinstance(indices, (tuple, list)) and sorted(outputs) == list(range(len(indices))):
+            stages |= {layer: indices[key] for key, layers in outputs.items() for layer in layers if indices[key] >= 0}
+    return stages
 
 
 def ancestors(model: nn.Module, name: str) -> list[nn.Module]:

@@ -1,7 +1,8 @@
 """How a result is put into words beside its figures: numbers with their errors, and what was computed of what."""
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,7 +13,13 @@ from .protocols import note, protocol_of
 from .selection import cell
 
 
-class Fields(Protocol):
+class Described(Protocol):
+    """What says how it was computed."""
+
+    info: dict[str, Any]
+
+
+class Fields(Described, Protocol):
     """What is drawn and told: the part of an ``ERFResult`` that figures need."""
 
     layers: list[str]
@@ -20,7 +27,6 @@ class Fields(Protocol):
     temporal: dict[str, np.ndarray]
     frames: dict[str, np.ndarray]
     spatial_error: dict[str, np.ndarray]
-    info: dict[str, Any]
 
     @property
     def notes(self) -> list[str]: ...
@@ -66,12 +72,52 @@ def measured(number: Number) -> str:
     return digits(number.value, number.error)
 
 
+def stride(result: Fields, layer: str) -> int | None:
+    """Pixels of the input from one place of a layer's output to the next; ``None`` where they are not known or not whole.
+
+    It is the smallest power of two that gives as many places, or else their ratio.
+    """
+    field, size = result.spatial.get(layer), result.info.get("map_size", {}).get(layer)
+    if field is None or size is None or max(size[-2:]) == 1:
+        return None
+    pairs = [(n, m) for n, m in zip(field.shape, size[-2:], strict=True) if n > 1]  # a signal has one row
+    for step in (*(2**k for k in range(7)), pairs[0][0] // pairs[0][1]):
+        if all(m in (n // step, -(-n // step)) for n, m in pairs):
+            return step
+    return None
+
+
+def where(result: Fields, layer: str) -> str:
+    """The stage that a layer's output is of, if it is an output of a backbone, and its stride; empty if none is known."""
+    stage, step = result.info.get("stages", {}).get(layer), stride(result, layer)
+    return ", ".join([f"stage {stage}"] * (stage is not None) + [f"stride {step}"] * (step is not None))
+
+
+def layer_label(result: Fields, layer: str) -> str:
+    """A layer's name for readers: ``backbone stage 1, stride 4`` instead of ``backbone[0]``, or ``layer1, stride 4``."""
+    if layer in result.info.get("stages", {}):
+        return re.sub(r"\[\d+\]", f" {where(result, layer)}", layer, count=1)
+    return ", ".join(filter(None, [layer, where(result, layer)]))
+
+
+def named(result: Fields, layer: str) -> str:
+    """The name by which programs find a layer, with its stage and stride: ``backbone[0] (stage 1, stride 4)``."""
+    place = where(result, layer)
+    return f"{layer} ({place})" if place else layer
+
+
+def common_labels(results: Results, names: Iterable[str]) -> dict[str, str]:
+    """Name -> label of layers of several results; the plain name where its labels differ."""
+    said = {name: {layer_label(r, name) for r in results.values() if name in r.layers} for name in names}
+    return {name: labels.pop() if len(labels) == 1 else name for name, labels in said.items()}
+
+
 def quantity(result: Fields) -> str:
     """What a spatial field is the mean of, as a formula."""
     return QUANTITIES.get(str(result.info.get("reduce", "abs")), "the field")
 
 
-def weights(result: Fields) -> str:
+def weights(result: Described) -> str:
     """Where the model's weights come from."""
     info = result.info
     if info.get("weights") == "random":
@@ -82,7 +128,7 @@ def weights(result: Fields) -> str:
     return f"weights at step {info['step']} of the training" if "step" in info else "weights as given"
 
 
-def inputs(result: Fields) -> str:
+def inputs(result: Described) -> str:
     """How many inputs of which kind and shape there were."""
     info = result.info
     count, source = info.get("num_inputs", "?"), str(info.get("images", ""))
@@ -99,8 +145,15 @@ def definition(result: Fields) -> str:
     info = result.info
     place = info.get("position", "center")
     where = place if isinstance(place, str) else ", ".join(f"({', '.join(map(str, at))})" for at in place)
-    own = f"{info.get('aggregate', 'mean')} of {quantity(result)} over the inputs, target {where}"
+    own = f"{_averaged(result)}, target {where}"
     return note(info) or (f"protocol st-erf: {own}" if info.get("protocol") else own)
+
+
+def _averaged(result: Described) -> str:
+    """The average over inputs that a field is, as a formula."""
+    mean, taken = result.info.get("aggregate", "mean"), str(result.info.get("reduce", "abs"))
+    of = {"signed": "|{} of ∂y/∂x over the inputs|", "mean-relu": "max({} of ∂y/∂x over the inputs, 0)"}
+    return of.get(taken, f"{{}} of {QUANTITIES.get(taken, 'the field')} over the inputs").format(mean)
 
 
 def other_notes(result: Fields) -> list[str]:

@@ -1,6 +1,7 @@
 """What figures and reports say: units, transforms, targets, errors, floors, and what was computed of what."""
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -9,14 +10,17 @@ import pytest
 import torch
 from torch import nn
 
-from sterf_plugins.erf import ERFResult, compute_erf
+from sterf_plugins.erf import ERFResult, check_field, compute_erf, sweep_sizes, theoretical_rf
+from sterf_plugins.erf.charts import draw_growth, draw_responses, draw_sweep
+from sterf_plugins.erf.check_plot import draw_checks
 from sterf_plugins.erf.curves import FLOOR, draw_lags, draw_profiles, draw_radial
-from sterf_plugins.erf.evolution import write_evolution
+from sterf_plugins.erf.evolution import rows, write_evolution
 from sterf_plugins.erf.plot import draw, draw_all, draw_maps, draw_overlay
 from sterf_plugins.erf.published import draw_published
 from sterf_plugins.erf.report import COLUMNS, write_report
-from sterf_plugins.erf.sheet import WIDTH, Sheet
-from sterf_plugins.erf.wording import digits, error_text, facts, measured, target_cells
+from sterf_plugins.erf.sheet import NARROW, WIDTH, Sheet
+from sterf_plugins.erf.theoretical_field import add_theory
+from sterf_plugins.erf.wording import digits, error_text, facts, layer_label, measured, named, provenance, target_cells
 
 SIZE = (24, 32)
 
@@ -102,7 +106,7 @@ def test_maps_say_what_is_drawn(result):
     assert error_text(result.info["relative_error"]) in text.replace("\n", " ")
     area = measured(result.numbers("1")["area_90"])
     panels = [ax for ax in figure.axes if ax.get_title()]
-    assert [ax.get_title().split("\n")[0] for ax in panels] == ["0", "1", "2"]
+    assert [ax.get_title().split("\n")[0] for ax in panels] == ["0, stride 1", "1, stride 1", "2, stride 4"]
     assert f"90 %: {area}" in panels[1].get_title() and "±" in area
     for ax in panels:
         assert [line.get_gid() for line in ax.lines].count("target") == 4
@@ -166,7 +170,7 @@ def test_long_names_are_shortened_at_their_beginning():
     figure = draw(result)
     figure.canvas.draw()
     titles = [ax.title for ax in figure.axes if ax.get_title()]
-    assert all(t.get_text().startswith("…") and f".{i}.0" in t.get_text().split("\n")[0] for i, t in enumerate(titles))
+    assert [t.get_text().split("\n")[0] for t in titles] == [f"….{i}.0, stride 1" for i in range(5)]
     boxes = [t.get_window_extent() for t in titles]
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
 
@@ -313,7 +317,7 @@ def test_the_report(result, tmp_path):
     ):
         assert fact in before_numbers
     assert len(page.alts) == 5  # maps, scale, profiles, radial, spectra
-    assert all("drawn: 90 % of the mass on 0 " in alt and "±" in alt for alt in page.alts)
+    assert all("drawn: 90 % of the mass on 0, stride 1 " in alt and "±" in alt for alt in page.alts)
     assert "trained &lt;b&gt;" in text and "trained <b>" not in text
     assert not re.search(r">-?0\.0+<", text)
 
@@ -321,12 +325,15 @@ def test_the_report(result, tmp_path):
 def test_the_evolution_of_a_training(result, tmp_path):
     from PIL import Image
 
-    steps = {100 * i: result for i in range(15)}
+    steps = {100 * i: replace(result, info=result.info | dict(weights=None, step=100 * i)) for i in range(15)}
     picture = write_evolution(steps, tmp_path)
     assert {p.name for p in tmp_path.iterdir()} == {"evolution.png", "evolution.pdf", "evolution.gif"}
     assert picture.shape[1] == round(100 * WIDTH) or picture.shape[1] < 100 * WIDTH
     with Image.open(tmp_path / "evolution.gif") as animation:
         assert animation.n_frames == 15
+    shown = rows({f"step {step}": r for step, r in steps.items()})
+    assert len(shown) == 12 and {"step 0", "step 1400"} <= set(shown)
+    assert provenance(shown)[0].startswith("weights at step n of the training; 4 noise inputs")
 
 
 def test_a_signal_has_one_row():
@@ -341,8 +348,8 @@ def test_maps_of_other_protocols_say_what_was_done_to_them():
     result = computed(layers=["0"], protocol="all")
     figure = draw_published({"net": result})
     titles = {ax.get_title().replace("\n", " ") for ax in figure.axes if ax.get_title()}
-    assert any(t.startswith("0@luo") for t in titles) and not any("@st-erf" in t for t in titles)
-    assert all(re.search(r"@\w+ .+: .+", title) for title in titles)
+    assert any(t.startswith("0@luo, stride 1") for t in titles) and not any("@st-erf" in t for t in titles)
+    assert all(re.search(r"@[\w-]+, stride 1 .+: .+", title) for title in titles)
     panels = [ax for ax in figure.axes if ax.get_title()]
     assert all([line.get_gid() for line in ax.lines].count("target") == 4 for ax in panels)
     assert len([ax for ax in figure.axes if not ax.get_title() and ax.axison]) == len(panels)  # a colour bar each
@@ -357,3 +364,73 @@ def test_pictures_in_the_docs_have_alternative_texts():
     pictures = [m for page in pages for m in re.findall(r"!\[([^\]]*)\]\((\S+\.png)\)", page.read_text())]
     assert len(pictures) >= 10
     assert {path: text for text, path in pictures if len(text) < 25} == {}
+
+
+def test_outputs_of_a_backbone_are_named_by_stage_and_stride():
+    """``backbone[0]`` is the output of the stage that ``out_indices`` says; sizes need not be divisible by strides."""
+
+    class Backbone(nn.Module):
+        num_stages, out_indices = 3, (0, 2)
+
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Conv2d(1, 2, 3, 2, 1), nn.Conv2d(2, 2, 3, 4, 1)
+
+        def forward(self, x):
+            y = self.first(x).tanh()
+            return y, self.second(y).tanh()
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.backbone, self.head = Backbone(), nn.Conv2d(2, 1, 1)
+
+        def forward(self, x):
+            return self.head(self.backbone(x)[0])
+
+    model = Net()
+    result = compute_erf(model, torch.randn(2, 1, 30, 21), ["backbone", "head"])
+    labels = [layer_label(result, layer) for layer in result.layers]
+    assert labels == ["backbone stage 0, stride 2", "backbone stage 2, stride 8", "head, stride 2"]
+    assert named(result, "backbone[1]") == "backbone[1] (stage 2, stride 8)"
+    titles = [ax.get_title().split("\n")[0] for ax in draw(result).axes if ax.get_title()]
+    assert titles == labels
+    del Backbone.num_stages  # now ``out_indices`` may count blocks
+    again = compute_erf(model, torch.randn(2, 1, 30, 21), "backbone")
+    assert layer_label(again, "backbone[1]") == "backbone[1], stride 8"
+
+
+@pytest.mark.slow
+def test_theory_sweep_frequency_and_checks_are_in_the_report(tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Tanh(), nn.Conv2d(4, 4, 3, padding=1))
+    sweep = sweep_sizes(model, lambda size: torch.randn(4, 3, *size), [16, 24], ["0", "2"], reduce="signed")
+    result = sweep[24, 24]
+    result.info |= dict(weights="random", images="noise")
+    add_theory(result, theoretical_rf(model, (24, 24), ["0", "2"]))
+    check = check_field(model, torch.randn(4, 3, 24, 24), ["2"], cells=4)
+    check.info |= dict(weights="random", images="noise")
+    row = dict(model="net", layer="2", randomised=1, down_to="2", rank=0.5, rank_error=0.1)
+    rows = [row | dict(common_mass=0.5, common_mass_error=0.1)]
+    options = dict(sweeps={"net": sweep}, frequency=True, checks={"net": check}, randomised=rows)
+    text = write_report({"net": result}, tmp_path, "All of it", **options).read_text()
+    page = Page(text)
+    heads = [head[2] for folded, head in page.tables if not folded]
+    assert heads == ["area_50", "theoretical field, px", "image", "in", "rank", "layers with shuffled weights"]
+    assert page.unscrolled == [] and "Smallest useful image: 3 pixels" in text
+    assert ">5x5</td>" in text and "16×16" in text and ">cutoff</th>" in text
+    for name in ("theory", "sweep", "frequency", "checks"):
+        assert f'<figure id="{name}">' in text and (tmp_path / f"{name}.pdf").is_file()
+    for figure in (draw_growth({"net": result}), draw_sweep({"net": sweep}), draw_responses({"net": result})):
+        assert "random weights; 4 noise inputs of 3×24×24" in words(figure) and figure.get_figwidth() <= WIDTH
+    said = words(draw_checks({"net": check})).replace("\n", " ")
+    assert "random weights; 4 noise inputs of 3×24×24; 4×4 patches occluded by the mean; unit: target center" in said
+    assert "relative error of the maps" in said
+    assert "|mean of ∂y/∂x over the inputs|" in facts(result)["protocol"]
+
+
+def test_narrow_pages_have_fewer_panels_in_a_row():
+    result = computed(4, num=2, layers=[str(i) for i in range(4)])
+    figure = draw_maps({"net": result}, page=NARROW)
+    panels = [ax for ax in figure.axes if ax.get_title()]
+    assert figure.get_figwidth() == NARROW and panels[0].get_gridspec().get_geometry() == (2, 2)

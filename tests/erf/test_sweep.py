@@ -46,11 +46,12 @@ def test_charts():
     fields = theoretical_rf(model, (64, 64), ["0", "2", "3"])
     add_theory(sweep[64, 64], fields)
     area, radius = draw_sweep({"net": sweep}).axes
-    assert "px²" in area.get_ylabel() and "px" in radius.get_ylabel() and area.get_title() == "net"
-    dashed = [line.get_ydata()[0] for line in area.lines if line.get_linestyle() == "--"]
-    assert dashed == [9, 25]  # the third is the whole image
+    assert area.get_title() == "net: 90 % area [px²]" and radius.get_title() == "net: r90 [px]"
+    level = {float(line.get_ydata()[0]) for line in area.lines if line.is_dashed() and line.get_marker() == "None"}
+    assert level == {9, 25}  # theoretical; the third is the whole image
     result = sweep[64, 64]
     figure = draw_growth({"net": result})
     assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["0", "2", "3"]
     gain, phase = draw_responses({"net": result}).axes
-    assert gain.get_xlabel() == "frequency [cycles/px]" and phase.get_ylabel() == "phase [rad]"
+    assert "gain by frequency [cycles/px]" in gain.get_title() and "phase [rad]" in phase.get_title()
+    assert len(gain.get_legend().get_texts()) == 3 and gain.get_legend().get_title().get_text() == "cutoff [cycles/px]"

@@ -1,6 +1,7 @@
 """The ERF hook in real training runs."""
 
 import json
+import re
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -235,6 +236,8 @@ def test_default_layers_are_the_backbones_outputs_and_the_start_is_there(shapes,
     start, end = (ERFResult.load(p) for p in results)
     assert start.layers == [f"backbone[{i}]" for i in range(4)]
     assert not np.array_equal(start.spatial["backbone[3]"], end.spatial["backbone[3]"])
+    logged = next(tmp_path.glob("2*/*.log")).read_text()
+    assert re.search(r"ERF at 2 .*backbone\[0\] \(stage \d, stride \d\) 0\.\d+, backbone\[1\] \(stage", logged)
 
 
 @pytest.mark.slow

@@ -164,7 +164,7 @@ def test_configs_of_mmseg_and_mmdet(run, shapes, tmp_path):
     result = run(
         "mmdet::retinanet/retinanet_r18_fpn_1x_coco.py", *SMALL, "--out", tmp_path / "b", "--input-size", 64, 64
     )
-    assert "backbone[3]" in result.stdout
+    assert "backbone[3] (stage 3, stride 32)" in result.stdout
 
 
 @pytest.mark.slow
@@ -311,20 +311,24 @@ def test_fields_are_checked_by_changes_and_by_randomised_weights(run, tmp_path):
     check = FieldCheck.load(out / "released-0.5.check.npz")
     assert check.info["draws"] == 2 and check.maps["stages.1"].shape == (2, 4, 4, 4)
     assert "released, occlusion, measured changes" in result.stdout and Image.open(out / "checks.png").width > 300
+    page = (out / "report.html").read_text()
+    assert '<figure id="checks">' in page and "layers with shuffled weights" in page and ">unchanged</th>" in page
 
 
 def test_theory_sizes_and_frequency_in_one_call(run, tmp_path):
     options = ["--layers", "layers.*", "--num", "10", "--sizes", "48", "32", "--theory", "--frequency"]
     spec = "net=sterf_plugins.backbones:SpikingCNN(depth=2, channels=2, neuron='relu', in_chans=3)"
     result = run(spec, *options, "--out", tmp_path)
-    assert "layers.1          5x5, stride 1, padding 2, 0.011 of the image" in result.stdout
+    assert "layers.1 (stride 1)          5x5, stride 1, padding 2, 0.011 of the image" in result.stdout
     assert "Smallest useful image: 3 pixels a side" in result.stdout
     rows = list(csv.DictReader((tmp_path / "sweep.csv").open()))
     assert [(row["height"], row["layer"]) for row in rows] == [(n, f"layers.{i}") for n in ("32", "48") for i in (0, 1)]
     numbers = list(csv.DictReader((tmp_path / "numbers.csv").open()))
     assert [row["theory_rows"] for row in numbers] == ["3.0", "5.0"]
+    page = (tmp_path / "report.html").read_text()
     for name in ("theory", "sweep", "frequency"):
         assert (tmp_path / f"{name}.png").is_file() and (tmp_path / f"{name}.pdf").is_file()
+        assert f'<figure id="{name}">' in page
     assert "results exist" in run(spec, *options, "--out", tmp_path).stderr
     wrong = run(spec, *options, "--reduce", "square", "--out", tmp_path, check=False)
     assert wrong.returncode and "--frequency needs the signed field" in wrong.stderr

@@ -20,6 +20,7 @@ from ...erf.protocols import choose
 from ...erf.selection import check_calls, check_channels, check_position
 from ...erf.sheet import pixels
 from ...erf.targets import match_layers
+from ...erf.wording import named
 from ...registry import HOOKS
 from ...stems import CovariantRFConv2d
 from ...undisturbed import preserved_random_state
@@ -201,14 +202,15 @@ class ERFHook(Hook):
         """Log scalars in every process, so that all have the same; write files and pictures in the first one."""
         hub, parts = runner.message_hub, []
         for layer in result.layers:
+            name = named(result, layer)
             if layer in result.spatial:
                 share = result.area_ratio(layer, 0.5)
                 hub.update_scalar(f"val/erf/{layer}", share)
-                parts.append(f"{layer} {share:.4f}")
+                parts.append(f"{name} {share:.4f}")
             if layer in result.temporal:
                 lag = result.numbers(layer)["mean_lag"].value
                 hub.update_scalar(f"val/erf_lag/{layer}", lag)
-                parts.append(f"{layer} mean lag {lag:.3f}")
+                parts.append(f"{name} mean lag {lag:.3f}")
         if not is_main_process():
             return
         result.info |= dict(step=step, images=self.source)

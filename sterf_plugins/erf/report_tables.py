@@ -1,0 +1,117 @@
+"""The tables of a report, as HTML: a column's head sorts its rows."""
+
+import html
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from .charts import UNITS, responses
+from .field_check import FieldCheck
+from .number import Number
+from .result import ERFResult
+from .sweep import Size, sweep_rows
+from .theoretical_field import advice, theory_of
+from .wording import digits, layer_label, measured, named
+
+_CHECKED = ("rank", "common_mass", "predicted_rank", "gain", "unchanged", "reliability")
+
+
+def html_table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table whose cells are ``str``, ``float``, ``Number``, or ``None`` for a dash."""
+    heads = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in head)
+    body = "\n".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
+    return f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
+
+
+def _cell(value: str | float | Number | None) -> str:
+    if value is None:
+        return '<td data-value="-1">–</td>'
+    if isinstance(value, str):
+        return f'<td data-value="{html.escape(value, quote=True)}">{html.escape(value)}</td>'
+    if not isinstance(value, Number):
+        return f'<td data-value="{float(value)!r}">{digits(value)}</td>'
+    shown, _, error = measured(value).partition(" ± ")
+    error = f" <small>± {error}</small>" if error else ""
+    return f'<td data-value="{value.value!r}">{shown}{error}</td>'
+
+
+def number_table(results: Mapping[str, ERFResult], names: Sequence[str]) -> str:
+    """A row per layer, a column per number."""
+    rows = [
+        [label, layer_label(result, layer), *(result.numbers(layer).get(name) for name in names)]
+        for label, result in results.items()
+        for layer in result.layers
+    ]
+    return html_table(["model", "layer", *names], rows)
+
+
+def theory_table(results: Mapping[str, ERFResult]) -> str:
+    """The theoretical field of each layer, what of it is used, and the advice that follows."""
+    head = [
+        "model",
+        "layer",
+        "theoretical field, px",
+        "stride",
+        "padding",
+        "share of the image",
+        "of that, holds 90 % of the mass",
+    ]
+    rows: list[list[Any]] = []
+    lines = []
+    for label, result in results.items():
+        fields = theory_of(result)
+        for layer, field in fields.items():
+            padding = field.padding[0] if field.padding[0] == field.padding[0] else None  # not where it is NaN
+            used = result.numbers(layer).get("used_90")
+            rows.append([label, layer_label(result, layer), str(field), field.stride[0], padding, field.area, used])
+        found = {named(result, layer): field for layer, field in fields.items()}
+        height, width = result.info["input_shape"][-2:]
+        lines += [f"<li>{html.escape(f'{label}: {line}')}</li>" for line in advice(found, (height, width))]
+    return f"{html_table(head, rows)}<ul>{''.join(lines)}</ul>"
+
+
+def sweep_table(sweeps: Mapping[str, Mapping[Size, ERFResult]]) -> str:
+    """The 90 % area and radius of each layer at each image size."""
+    rows = []
+    for label, sweep in sweeps.items():
+        for row in sweep_rows(sweep):
+            numbers = [Number(row[key], row[f"{key}_error"]) for key in ("area_90", "area_90_pixels", "r90")]
+            shown = layer_label(sweep[row["height"], row["width"]], row["layer"])
+            rows.append([label, shown, f"{row['height']}×{row['width']}", *numbers])
+    return html_table(["model", "layer", "image", "90 % area, share", "90 % area, px²", "r90, px"], rows)
+
+
+def frequency_table(results: Mapping[str, ERFResult]) -> str:
+    """The cutoff of each layer in time and in space, and where its gain is largest."""
+    rows = [
+        [
+            label,
+            layer_label(result, layer),
+            kind,
+            response.cutoff,
+            float(response.frequencies[response.gain.argmax()]),
+            UNITS[kind],
+        ]
+        for label, result in results.items()
+        for kind, of_layers in responses(result).items()
+        for layer, response in of_layers.items()
+    ]
+    return html_table(["model", "layer", "in", "cutoff", "largest gain at", "unit"], rows)
+
+
+def check_table(checks: Mapping[str, FieldCheck], randomised: Sequence[Mapping[str, Any]]) -> str:
+    """How far fields agree with measured changes, and with those of randomised weights."""
+    rows = [
+        [label, layer, *(check.numbers(layer).get(name) for name in _CHECKED)]
+        for label, check in checks.items()
+        for layer in check.layers
+    ]
+    tables = html_table(["model", "layer", *_CHECKED], rows) if rows else ""
+    if randomised:
+        shuffled = [
+            [row["model"], row["layer"], str(row["randomised"]), row["down_to"] or "–"]
+            + [Number(row[key], row[f"{key}_error"]) for key in ("rank", "common_mass")]
+            for row in randomised
+        ]
+        head = ["model", "layer", "layers with shuffled weights", "down to", "rank", "common_mass"]
+        tables += f"<h3>Weights randomised from the top</h3>{html_table(head, shuffled)}"
+    return tables
