@@ -4,7 +4,6 @@ python tools/demo_report.py work_dirs/demo --data data/shapes
 """
 
 import argparse
-import base64
 import contextlib
 import html
 import io
@@ -17,13 +16,15 @@ import numpy as np
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from scipy.stats import binomtest
 
-from sterf_plugins.cli.page import STYLE, chart, number, png, scalars, table
+from sterf_plugins.cli.objects import Drawn, draw_objects, paint
+from sterf_plugins.cli.page import STYLE, chart, number, picture, scalars, table
 from sterf_plugins.cli.versions import versions
 from sterf_plugins.erf import ERFResult
 from sterf_plugins.erf.plot import draw_maps
-from sterf_plugins.erf.sheet import write
-from sterf_plugins.erf.wording import digits, measured
+from sterf_plugins.erf.sheet import NARROW, RESOLUTION, WIDTH, pixels, write
+from sterf_plugins.erf.wording import digits, layer_label, measured
 from sterf_plugins.files import replacing
 
 # Label of a row of fields -> folder of its training. The trainings differ in their mixers alone.
@@ -31,10 +32,12 @@ COMPARED = {
     "conv": "fields_conv",
     "MLPixer": "fields_mlpixer",
     "SRB": "fields_srb",
-    "SRB, raster": "fields_srb-raster",
+    "SRB raster": "fields_srb-raster",
 }
 TRAINED = "100 iterations of 4 images, alike for all rows"
 GOALS = {"box": 0.85, "mask": 0.85, "iou": 0.70}  # AP50 of boxes and masks, and mIoU, that the demo should reach
+SCORE = 0.5  # of detections that are drawn, at least
+ENLARGED = 4  # pictures, so often
 COLORS = {  # RGB, by class
     "disc": (230, 80, 90),
     "square": (90, 170, 250),
@@ -52,7 +55,16 @@ class Scores:
 
     def plain(self) -> float:
         """Mean over the plain classes, which are all but the twins."""
-        return float(np.mean([v for k, v in self.by_class.items() if not k.startswith("twin")]))
+        return plain_mean(self.by_class)
+
+    def all(self) -> float:
+        """Mean over all classes."""
+        return float(np.nanmean(list(self.by_class.values())))
+
+
+def plain_mean(by_class: dict[str, float]) -> float:
+    """Mean over the classes of objects that need no look at a mark far away."""
+    return float(np.nanmean([v for k, v in by_class.items() if k in COLORS and not k.startswith("twin")]))
 
 
 # --- numbers ------------------------------------------------------------------------------------------------------
@@ -145,44 +157,30 @@ def read_image(path: Path, mode: int = cv2.IMREAD_COLOR) -> np.ndarray:
 # --- pictures -----------------------------------------------------------------------------------------------------
 
 
-def paint(image: np.ndarray, mask: np.ndarray, color, strength: float = 0.5) -> None:
-    """Mix a colour into the pixels of an image where the mask is true, in place."""
-    image[mask] = (1 - strength) * image[mask] + strength * np.array(color)
-
-
 def draw_detections(truth: COCO, results: Path, folder: Path, count: int) -> list[tuple[str, str]]:
-    """(ground truth, prediction) pictures of the first images, three times enlarged."""
+    """(ground truth, prediction) pictures of the first images, enlarged."""
     names = {c["id"]: c["name"] for c in truth.dataset["categories"]}
     detections: dict[int, list] = {}
     for detection in json.loads(results.read_text()):
-        if detection["score"] >= 0.5:
+        if detection["score"] >= SCORE:
             detections.setdefault(detection["image_id"], []).append(detection)
     pairs = []
     for info in truth.dataset["images"][:count]:
         image = read_image(folder / info["file_name"])[..., ::-1]
         real = [(truth.annToMask(a).astype(bool), a) for a in truth.loadAnns(truth.getAnnIds(info["id"]))]
         ours = [(coco_mask.decode(d["segmentation"]).astype(bool), d) for d in detections.get(info["id"], [])]
-        pairs.append((png(overlay(image, real, names)), png(overlay(image, ours, names))))
+        pairs.append((drawn(image, real, names), drawn(image, ours, names)))
     return pairs
 
 
-def overlay(image: np.ndarray, objects: list, names: dict[int, str], scale: int = 3) -> np.ndarray:
-    """The enlarged image with the objects, pairs of a mask and a COCO entry, painted and named on it."""
-    big = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
-    for mask, item in objects:
-        color = COLORS[names[item["category_id"]]]
-        up = cv2.resize(mask.astype(np.uint8), None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)
-        paint(big, up.astype(bool), color, 0.45)
-        contours, _ = cv2.findContours(up, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-        big = cv2.drawContours(np.ascontiguousarray(big), contours, -1, color, 2)
-    for _, item in objects:
-        x, y = (int(scale * v) for v in item["bbox"][:2])
-        text = names[item["category_id"]] + (f" {item['score']:.2f}" if "score" in item else "")
-        for thickness, color in ((3, (0, 0, 0)), (1, (255, 255, 255))):
-            cv2.putText(
-                big, text, (max(x, 2), max(y - 4, 12)), cv2.FONT_HERSHEY_SIMPLEX, 0.42, color, thickness, cv2.LINE_AA
-            )
-    return big
+def drawn(image: np.ndarray, objects: list, names: dict[int, str]) -> str:
+    """The enlarged image with the objects, pairs of a mask and a COCO entry, painted and named on it, as a data URI."""
+    shown = []
+    for mask, item in sorted(objects, key=lambda pair: -pair[1].get("score", 1.0)):  # the surest find a place first
+        name = names[item["category_id"]]
+        text = name + (f" {item['score']:.2f}" if "score" in item else "")
+        shown.append(Drawn(mask, item["bbox"], text, COLORS[name]))
+    return picture(draw_objects(image, shown, ENLARGED))
 
 
 def draw_segmentations(maps: Path, data: Path, classes: list[str], count: int) -> list[tuple[str, str]]:
@@ -196,7 +194,7 @@ def draw_segmentations(maps: Path, data: Path, classes: list[str], count: int) -
         for labels in (np.clip(truth, 0, None), read_prediction(maps, path)):
             mixed = image.copy()
             paint(mixed, labels > 0, palette[labels[labels > 0]], 0.7)
-            pictures.append(png(mixed, 3))
+            pictures.append(picture(mixed, ENLARGED))
         pairs.append((pictures[0], pictures[1]))
     return pairs
 
@@ -211,28 +209,28 @@ def receptive_fields(out: Path) -> dict[str, ERFResult]:
         ):
             result = ERFResult.load(path)
             result.info["weights"] = weights
-            fields[f"{mixer}, {when}"] = result
+            fields[f"{mixer} ({when})"] = result
     return fields
 
 
 def mixer_picture(fields: dict[str, ERFResult], path: Path) -> None:
     """One picture of all receptive fields: rows are mixers before and after training, columns are feature points."""
     for suffix in (".png", ".pdf"):
-        write(
-            draw_maps(fields, notes=["Columns: the feature points at strides 4, 8, 16, 16."]), path.with_suffix(suffix)
-        )
+        write(draw_maps(fields), path.with_suffix(suffix))
 
 
-def field_picture(fields: dict[str, ERFResult], path: Path) -> str:
-    """The picture that ``mixer_picture`` has written, as HTML."""
+def field_picture(fields: dict[str, ERFResult]) -> str:
+    """The same picture, and a narrow one for telephones, as HTML."""
     alt = "; ".join(
-        f"{name}: " + ", ".join(f"{layer} {measured(result.numbers(layer)['area_90'])}" for layer in result.layers)
+        f"{name}: "
+        + ", ".join(f"{layer_label(result, n)} {measured(result.numbers(n)['area_90'])}" for n in result.layers)
         for name, result in fields.items()
     )
-    data = base64.b64encode(path.read_bytes()).decode()
+    wide, narrow = (picture(pixels(draw_maps(fields, page=page), RESOLUTION)) for page in (WIDTH, NARROW))
     return (
-        f'<figure class="scroll"><img class="fields" src="data:image/png;base64,{data}" '
-        f'alt="Receptive fields; share of pixels with 90 % of the mass: {html.escape(alt, quote=True)}"></figure>'
+        f'<figure><picture><source media="(max-width: 860px)" srcset="{narrow}">'
+        f'<img class="fields" src="{wide}" '
+        f'alt="Receptive fields; share of pixels with 90 % of the mass: {html.escape(alt, quote=True)}"></picture></figure>'
     )
 
 
@@ -248,7 +246,8 @@ def firing_table(out: Path) -> str:
         silent = sum(layer["silent"] for layer in layers.values())
         cells = [f"{digits(layer['rate'])} <span class='soft'>({layer['dead']:.0%})</span>" for layer in hidden]
         rows.append([label, *cells, f"{silent} of {len(layers)}"])
-    head = ["mixer", "stage 0", "stage 1", "stage 2, block 0", "stage 2, block 1", "silent spike layers of the network"]
+    places = ("stage 0, stride 2", "stage 1, stride 4", "stage 2, stride 8, first block", "its second block")
+    head = ["mixer", *places, "silent spike layers of the network"]
     return table(head, rows)
 
 
@@ -256,13 +255,51 @@ def firing_table(out: Path) -> str:
 
 
 def pair_figures(pairs: list[tuple[str, str]]) -> str:
-    """Pairs of pictures, ground truth and prediction, as HTML."""
+    """The key of the classes, and pairs of pictures, ground truth and prediction, as HTML."""
+    key = "".join(
+        f'<li><span style="background: rgb{color}"></span>{html.escape(name)}</li>' for name, color in COLORS.items()
+    )
     figures = "".join(
         f'<figure><div class="pair"><img alt="ground truth of image {i}" src="{a}">'
         f'<img alt="prediction for image {i}" src="{b}"></div></figure>'
         for i, (a, b) in enumerate(pairs, 1)
     )
-    return f'<div class="pairs">{figures}</div>'
+    return f'<ul class="key">{key}</ul><div class="pairs">{figures}</div>'
+
+
+def score(value: float) -> str:
+    """A score with three digits behind the point."""
+    return "–" if np.isnan(value) else f"{value:.3f}"
+
+
+def class_table(truth: COCO, boxes: Scores, masks: Scores, ious: dict[str, float]) -> str:
+    """Every class, and the means over the plain ones and over all, as HTML."""
+    ids = {c["name"]: c["id"] for c in truth.dataset["categories"]}
+    count = {name: len(truth.getAnnIds(catIds=[key])) for name, key in ids.items()}
+    rows = [
+        [name, str(count[name]), score(boxes.by_class[name]), score(masks.by_class[name]), score(ious[name])]
+        for name in boxes.by_class
+    ]
+    rows.append(["background", "–", "–", "–", score(ious["background"])])
+    plain = sum(n for name, n in count.items() if not name.startswith("twin"))
+    means = (boxes.plain(), masks.plain(), plain_mean(ious))
+    rows.append(["<b>mean, plain shapes</b>", str(plain), *map(score, means)])
+    means = (boxes.all(), masks.all(), float(np.nanmean(list(ious.values()))))
+    rows.append(["<b>mean, all classes</b>", str(sum(count.values())), *map(score, means)])
+    return table(["class", "objects", "box AP50", "mask AP50", "IoU (FPN)"], rows)
+
+
+def twin_table(twins: list[tuple[float, int, int, int]]) -> str:
+    """How often found twins got the right name, with its 95 % interval beside chance, as HTML."""
+    rows = []
+    whole = ("all distances", sum(t[1] for t in twins), sum(t[2] for t in twins), sum(t[3] for t in twins))
+    for where, count, found, right in [*((f"{d} px", n, f, r) for d, n, f, r in twins), whole]:
+        share, interval = "–", "–"
+        if found:
+            low, high = binomtest(right, found).proportion_ci(method="wilson")
+            share, interval = f"{right / found:.2f}", f"{low:.2f} to {high:.2f}"
+        rows.append([where, str(count), str(found), share, interval, "0.50"])
+    return table(["distance of the mark", "twins", "found", "right name", "95 % interval", "chance"], rows)
 
 
 def curves(out: Path) -> str:
@@ -280,10 +317,11 @@ def curves(out: Path) -> str:
     }
     miou = {"mIoU, all classes (%)": ([r["step"] for r in val_seg], [r["mIoU"] for r in val_seg])}
     names = sorted(k for k in (val_det[-1] if val_det else {}) if k.startswith("erf/"))
-    erf = {
-        k.removeprefix("erf/"): ([r["step"] for r in val_det if k in r], [r[k] for r in val_det if k in r])
-        for k in names
-    }
+    last = max(out.glob("mask-rcnn_srb/2*/vis_data/erf/[0-9]*.npz"), key=lambda p: int(p.stem), default=None)
+    labels = (
+        {f"erf/{n}": layer_label(result, n) for result in [ERFResult.load(last)] for n in result.layers} if last else {}
+    )
+    erf = {labels.get(k, k): ([r["step"] for r in val_det if k in r], [r[k] for r in val_det if k in r]) for k in names}
     charts = [
         ("Mask R-CNN: losses", chart(losses, "loss")),
         ("Mask R-CNN: AP over time", chart(ap, "AP50", "epoch", (0, 1))),
@@ -305,21 +343,14 @@ def build(out: Path, data: Path) -> str:
     classes = ["background", *boxes.by_class]
     maps = out / "fpn_srb" / "results" / "maps"
     ious = intersection_over_union(maps, data / "ade" / "annotations" / "validation", classes)
-    plain_iou = float(np.mean([v for k, v in ious.items() if k in boxes.by_class and not k.startswith("twin")]))
     twins = twin_accuracy(truth, results / "coco.bbox.json")
     seconds = {p.parent.name: json.loads(p.read_text())["seconds"] for p in sorted(out.glob("*/finished.json"))}
+    all_iou = float(np.nanmean(list(ious.values())))
     cards = [
-        (boxes.plain(), GOALS["box"], "box AP50, plain shapes, Mask R-CNN with SRB"),
-        (masks.plain(), GOALS["mask"], "mask AP50, plain shapes, Mask R-CNN with SRB"),
-        (plain_iou, GOALS["iou"], "mIoU, plain shapes, Semantic FPN with SRB"),
+        (boxes.plain(), GOALS["box"], "box AP50, plain shapes, Mask R-CNN with SRB", boxes.all()),
+        (masks.plain(), GOALS["mask"], "mask AP50, plain shapes, Mask R-CNN with SRB", masks.all()),
+        (plain_mean(ious), GOALS["iou"], "mIoU, plain shapes, Semantic FPN with SRB", all_iou),
     ]
-    rows = [
-        [name, number(boxes.by_class.get(name, np.nan)), number(masks.by_class.get(name, np.nan)), number(ious[name])]
-        for name in classes
-    ]
-    found = sum(row[2] for row in twins)
-    right = sum(row[3] for row in twins)
-    twin_rows = [[f"{d} px", str(n), str(f), f"{r / f:.2f}" if f else "–"] for d, n, f, r in twins]
     fields = receptive_fields(out)
     environment = ", ".join(f"{html.escape(v)}" for v in versions().values() if v != "not installed")
     return f"""<!doctype html>
@@ -328,17 +359,17 @@ def build(out: Path, data: Path) -> str:
 <h1>Spiking detection and segmentation, and what the networks look at</h1>
 <p class="soft">SDT-V3 backbones with half of the tiny model's widths, trained here on rendered 128×128
 scenes through stock mmdet and mmseg heads, the detectors from random weights, the segmentor from the detector's backbone. Every number on this page was measured by this run.</p>
-<div class="cards">{"".join(f'<div class="card">{number(v, g)}{text}<div class="soft">goal {g:.2f}</div></div>' for v, g, text in cards)}
+<div class="cards">{"".join(f'<div class="card">{number(v, g)}{text}<div class="soft">goal {g:.2f}; all classes {score(whole)}</div></div>' for v, g, text, whole in cards)}
 <div class="card"><b>{sum(seconds.values()) / 60:.1f} min</b>training time of all models
 <div class="soft">{"; ".join(f"{k} {v:.0f} s" for k, v in seconds.items())}</div></div></div>
 <h2>Every class</h2>
 <p>The twins look the same; only the colour of a small mark elsewhere in the image tells them apart, so each of the
 two can reach about half of a plain class's AP by guessing.</p>
-{table(["class", "box AP50", "mask AP50", "IoU (FPN)"], rows)}
+{class_table(truth, boxes, masks, ious)}
 <h2>The long-range pair</h2>
-<p>Of the twins that the detector found, how many got the right name, by the distance of the mark. 0.50 is chance;
-telling them apart takes longer training than this demo. All distances: {right} of {found}.</p>
-{table(["distance of the mark", "twins", "found", "right name"], twin_rows)}
+<p>Of the twins that the detector found, how many got the right name, by the distance of the mark. An interval that holds
+0.50 says that they are not told apart; that takes longer training than this demo.</p>
+{twin_table(twins)}
 <h2>Losses and metrics over time</h2>{curves(out)}
 <h2>Do the mixers fire?</h2>
 <p>Firing rates of the mixers' hidden spikes after training, over validation images; in brackets, the share of channels that
@@ -348,10 +379,10 @@ never fire. A branch whose hidden spikes are silent is a constant.</p>
 <p>Mean absolute gradient of a feature point with respect to the input, over validation images; trained: {TRAINED}.
 The raster layout of the released code mixes raster neighbours instead of channels: it is what spreads SRB's early fields
 over the image.</p>
-{field_picture(fields, out / "erf_mixers.png")}
-<h2>Detections</h2><p class="soft">Left: ground truth. Right: predictions with a score of at least 0.5.</p>
+{field_picture(fields)}
+<h2>Detections</h2><p class="soft">First: ground truth. Second: predictions with a score of at least {SCORE}, which is beside the name.</p>
 {pair_figures(draw_detections(truth, results / "coco.segm.json", data / "val2017", 9))}
-<h2>Segmentation</h2><p class="soft">Left: ground truth. Right: prediction.</p>
+<h2>Segmentation</h2><p class="soft">First: ground truth. Second: prediction.</p>
 {pair_figures(draw_segmentations(maps, data, classes, 6))}
 <h2>How it was made</h2>
 <p><code>make demo</code>: {len(truth.dataset["images"])} validation scenes; configs in <code>configs/shapes/</code>; logs,

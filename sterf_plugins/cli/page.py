@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from ..erf.sheet import styles
 from ..erf.wording import digits
@@ -25,13 +26,14 @@ def scalars(folder: Path) -> list[dict]:
     return lines
 
 
-def png(image: np.ndarray, enlarge: int = 1) -> str:
-    """An RGB image as a data URI."""
+def picture(image: np.ndarray, enlarge: int = 1, quality: int = 90) -> str:
+    """An RGB image as a data URI, as WebP, which takes a fifth of the bytes of PNG."""
     if enlarge > 1:
         image = cv2.resize(image, None, fx=enlarge, fy=enlarge, interpolation=cv2.INTER_NEAREST)
-    ok, data = cv2.imencode(".png", np.ascontiguousarray(image[..., ::-1]))
+    options = [cv2.IMWRITE_WEBP_QUALITY, quality]
+    ok, data = cv2.imencode(".webp", np.ascontiguousarray(image[..., ::-1]), options)
     assert ok
-    return "data:image/png;base64," + base64.b64encode(data.tobytes()).decode()
+    return "data:image/webp;base64," + base64.b64encode(data.tobytes()).decode()
 
 
 def chart(series: dict[str, tuple[list, list]], ylabel: str, xlabel: str = "iteration", ylim=None) -> str:
@@ -41,12 +43,13 @@ def chart(series: dict[str, tuple[list, list]], ylabel: str, xlabel: str = "iter
     axes = figure.add_subplot()
     for (name, (x, y)), style in zip(series.items(), styles(len(series)), strict=True):
         axes.plot(x, y, **style, markevery=max(1, len(x) // 12), label=name)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))  # no half iterations, no half epochs
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
     if ylim:
         axes.set_ylim(*ylim)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    figure.legend(fontsize=8, loc="outside upper center", ncols=2, frameon=False)
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg")
     svg = buffer.getvalue()[buffer.getvalue().index("<svg") :]
