@@ -7,6 +7,7 @@
     python tools/erf.py before.pth after.pth --model NAME --images val --out work_dirs/change
     python tools/erf.py configs/sd_track/sdtrack-tiny-4x1_srb-e4_fe108.py CHECKPOINT.pth --images val --out work_dirs/track
     python tools/erf.py NAME CHECKPOINT.pth --against baseline.npz --fail-if 'area_90>5%' --out work_dirs/check
+    python tools/erf.py torchvision.models.video:r3d_18 --inputs 3x16x64x64 --axes NCTHW --layers 'layer*' --out work_dirs/video
 
 A model is a timm name, an OpenMMLab config (a path, mmdet::…, mmseg::…) or module:factory, with options in parentheses
 and a label before an equals sign if wanted: "LIF=sterf_plugins.backbones:SpikingCNN(neuron='lif', tau=4.0)". A study is
@@ -39,6 +40,7 @@ from sterf_plugins.cli.checkpoints import add_checkpoint_option
 from sterf_plugins.cli.comparison import TABLE, add_comparison_options, check_comparison, compare, compared_models
 from sterf_plugins.cli.console import check_device, check_writable, run_tool
 from sterf_plugins.cli.erf_curves import add_curve_options, print_theory, sizes_of
+from sterf_plugins.cli.erf_inputs import add_input_options, entries, given_inputs
 from sterf_plugins.cli.field_check import CHECK_FILES, add_check_options, asked_changes, check_models
 from sterf_plugins.cli.images import displayed, inputs_for
 from sterf_plugins.cli.loading import Loaded, is_config, load_model, parse_spec
@@ -129,6 +131,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--layout", choices=["BCHW", "BHWC", "BNC", "BCN", "BC"], help="axes of outputs, if they are unclear"
     )
+    add_input_options(p)
     add_check_options(p)
     add_curve_options(p)
     p.add_argument("--seed", type=int, default=0, help="seed of weights, noise and projections")
@@ -257,6 +260,7 @@ def compute(args: argparse.Namespace, job, size: tuple[int, int], folder: Path, 
     stamp = Path(checkpoint).stat().st_mtime if checkpoint and Path(checkpoint).is_file() else None
     request |= dict(spec=spec, checkpoint=checkpoint, written=stamp, size=list(size), untrained=untrained)
     request |= dict(theory=True) if theory else {}
+    request |= {name: getattr(args, name) for name in ("inputs", "wrt", "axes") if getattr(args, name)}
     if path.is_file():
         result = ERFResult.load(path)
         if result.info.get("request") == json.loads(json.dumps(request)):
@@ -281,6 +285,10 @@ def compute(args: argparse.Namespace, job, size: tuple[int, int], folder: Path, 
     if loaded.is_tracker:
         inputs, layers, options = of_tracker(args, loaded, layers)
         steps, timed = None, model.T > 1  # the inputs have their time steps
+    elif args.inputs:
+        if loaded.config is not None:
+            raise ValueError(f"--inputs is for models that are no config; the inputs of {label} are images.")
+        inputs, options = given_inputs(args), options | dict(wrt=entries(args), axes=args.axes)
     else:
         inputs = inputs_for(args.images, loaded, size, args.num, args.seed, protocol.squashed)
         if loaded.config is not None:
@@ -301,7 +309,7 @@ def compute(args: argparse.Namespace, job, size: tuple[int, int], folder: Path, 
         target=args.target,
         grid=tuple(args.grid) if args.grid else None,
         time_steps=steps,
-        kinds=("spatial", "temporal", "spatiotemporal") if timed else "spatial",
+        kinds=None if args.inputs else ("spatial", "temporal", "spatiotemporal") if timed else "spatial",
         tolerance=args.tolerance,
         seed=args.seed,
         calibrate=args.calibrate if args.calibrate == "auto" else args.calibrate == "always",
@@ -347,7 +355,7 @@ def check_for_tracker(args: argparse.Namespace, loaded: Loaded) -> None:
     """Raise ``ValueError`` if an option is for trackers alone and the model is none, or the other way round."""
     if not loaded.is_tracker and args.position == PEAK:
         raise ValueError(f"--position {PEAK} is where a tracker's score is highest; {loaded.label} is no tracker.")
-    others = ("theory", "check", "sizes", "input_size", "time_steps", "layout", "grid")
+    others = ("theory", "check", "sizes", "input_size", "time_steps", "layout", "grid", "inputs")
     given = [name.replace("_", "-") for name in others if getattr(args, name)]
     if loaded.is_tracker and given:
         raise ValueError(
@@ -401,6 +409,7 @@ def main() -> None:
             f"{'--sizes' if args.sizes else '--input-size'} {min(sizes[0])}: an image has at least 1 pixel a side."
         )
     asked_changes(args, size)
+    given_inputs(args)
     sweeps = {
         label: {s: compute(args, (f"{label} {s[0]}px" if args.sizes else label, *rest), s, folder, args.theory and s == size)
                 for s in sizes}

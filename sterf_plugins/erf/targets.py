@@ -7,11 +7,17 @@ from typing import Any
 
 from torch import nn
 
+_STAGES = (
+    "res_layers",
+    "stages",
+    "layers",
+    "cr_blocks",
+)  # what OpenMMLab's backbones call their stages, or their names
 _LISTS = ("stages", "layers", "layer", "blocks", "block")  # what Hugging Face's models call their stages or blocks
 
 
 def default_layers(model: nn.Module) -> list[str]:
-    """Names of the feature points of our models and of timm models; the backbone of a detector or segmentor.
+    """Names of the feature points of our models, of timm models and of bare backbones; the backbone of a detector or segmentor.
 
     Of a model of Hugging Face, these are its stages, or its blocks if it has no stages.
 
@@ -32,17 +38,37 @@ def default_layers(model: nn.Module) -> list[str]:
         feature_layers = [e["module"] for e in entries if e.get("module") in names]
         if feature_layers:
             return feature_layers
-    points: Any = getattr(model, "out_indices", None)
-    if points is not None and hasattr(model, "stages"):
-        return [f"stages.{i}" for i in points]
+    stages = _stages(model, names)
+    if stages:
+        return stages
     children = [name for name, _ in model.named_children()]
     example = children[-1] if children else "layer4"
-    while isinstance(names.get(example), nn.ModuleList) and len(names[example]):  # a list is never called itself
-        example = f"{example}.{list(dict(names[example].named_children()))[-1]}"
+    example = _called(names, example)
     raise ValueError(
         f"`layers` is None, and {type(model).__name__} names no feature layers. Give module names or patterns, such "
         f"as layers=['{example}']; its children are {', '.join(children) or 'none'}."
     )
+
+
+def _stages(model: nn.Module, names: dict[str, nn.Module]) -> list[str]:
+    """Names of the stages of a bare backbone, one of ours or of OpenMMLab, whose outputs ``out_indices`` chooses."""
+    indices: Any = getattr(model, "out_indices", None)
+    for attribute in _STAGES if isinstance(indices, (tuple, list)) else ():
+        stages: Any = getattr(model, attribute, None)
+        if isinstance(stages, nn.ModuleList):
+            stages = [f"{attribute}.{i}" for i in range(len(stages))]
+        if isinstance(stages, (tuple, list)) and set(stages) <= set(names) and max(indices) < len(stages):
+            return [_called(names, stages[i]) for i in indices]
+    return []
+
+
+def _called(names: dict[str, nn.Module], name: str) -> str:
+    """The name, or that of the last module in it where it is a list, which is never called itself."""
+    module = names.get(name)
+    while isinstance(module, nn.ModuleList) and len(module):
+        name = f"{name}.{len(module) - 1}"
+        module = names[name]
+    return name
 
 
 def _first_list(model: nn.Module) -> list[str]:

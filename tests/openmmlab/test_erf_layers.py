@@ -109,3 +109,27 @@ def test_backbones_of_mmseg(name, options, layers):
         ValueError, match=f"{stages} is a list of modules, which is never called itself; name its entries"
     ):
         compute_erf(model, x, stages)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "last"),
+    [
+        ("mmdet.ResNet", dict(depth=18, out_indices=(1, 3)), "layer4"),
+        ("mmdet.CSPDarknet", dict(widen_factor=0.125, deepen_factor=0.33, out_indices=(2, 4)), "stage4"),
+        ("mmseg.MixVisionTransformer", dict(embed_dims=8, num_layers=[1, 1, 1, 1], out_indices=(1, 3)), "layers.3.2"),
+        ("mmseg.SwinTransformer", dict(embed_dims=12, depths=[1, 1, 1, 1], out_indices=(1, 3)), "stages.3"),
+    ],
+)
+def test_bare_backbones_have_their_stages_as_default_layers(name, options, last):
+    import mmdet.models
+    import mmseg.models
+
+    package, kind = name.split(".")
+    torch.manual_seed(0)
+    model = getattr({"mmdet": mmdet.models, "mmseg": mmseg.models}[package].backbones, kind)(**options)
+    model.eval()
+    result = compute_erf(model, torch.randn(2, 3, 64, 96))
+    maps = model(torch.randn(1, 3, 64, 96))
+    assert result.layers[-1].startswith(last) and not result.failed
+    sizes = {tuple(result.info["map_size"][layer]) for layer in result.layers}
+    assert {tuple(m.shape[2:]) for m in maps} <= sizes

@@ -28,8 +28,8 @@ SMALL = ["--num", "2", "--input-size", "32", "48"]
 
 @pytest.fixture(scope="module")
 def run(forked):
-    def run_tool(*arguments, check=True, cwd=None):
-        result = forked(TOOL, *arguments, cwd=cwd)
+    def run_tool(*arguments, check=True, cwd=None, **environment):
+        result = forked(TOOL, *arguments, cwd=cwd, environment=environment)
         assert not check or result.returncode == 0, result.stderr[-2000:]
         return result
 
@@ -236,6 +236,10 @@ def bad(tmp_path_factory, photos):
         (["sdtv3_nano", "--compare", "sdtv3_nano"], "two models are called 'sdtv3_nano'"),
         (["sdtv3_nano", "--device", "gpu"], "--device gpu cannot be used"),
         (["{bad}/study.py"], "`study` has unknown keys layer"),
+        (["sdtv3_nano", "--wrt", "1"], "--wrt is about --inputs; give their shapes"),
+        (["sdtv3_nano", "--inputs", "3,64,64"], "--inputs 3,64,64: give a shape such as 3x64x64"),
+        (["sdtv3_nano", "--inputs", "a=3x8x8", "3x8x8"], "--inputs: give each a name of its own, or none a name"),
+        (["sdtv3_nano", "--inputs", "3x8x8", "--axes", "HWC"], "--input-size is for models of one image"),
         (["sdtv3_nano", "--check", "blur"], "--check blur: give occlusion, other, a number above 0, or randomisation"),
         (["sdtv3_nano", "--check", "occlusion", "--check-cells", "33"], "--check-cells 33: give 1 to 32"),
         (["sdtv3_nano", "--check", "0.1", "--check-budget", "0"], "--check-budget 0: 1 x 1 patches need at least 1"),
@@ -386,3 +390,43 @@ def test_mistakes_with_trackers(run, tracker):
         assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr, done.stderr[-1500:]
     done = run("sdtv3_nano", *SMALL, "--position", "peak", "--out", folder / "out", check=False)
     assert done.returncode == 2 and "is no tracker" in done.stderr, done.stderr[-1500:]
+
+
+@pytest.mark.slow
+def test_several_inputs_and_videos(run, tmp_path):
+    module = tmp_path / "pair_net.py"
+    module.write_text(
+        "import torch\n"
+        "class Pair(torch.nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.conv, self.head = torch.nn.Conv2d(3, 4, 3, 2, 1), torch.nn.Conv2d(4, 2, 1)\n"
+        "    def forward(self, search, template):\n"
+        "        return self.head(self.conv(search).tanh() * self.conv(template).mean((2, 3), keepdim=True))\n"
+        "class Video(torch.nn.Sequential):\n"
+        "    def __init__(self):\n"
+        "        super().__init__(torch.nn.Conv3d(3, 2, 3, padding=1), torch.nn.Tanh())\n"
+    )
+    shapes = ["--inputs", "search=3x24x32", "template=3x16x16", "--num", "4", "--layers", "head"]
+    run("pair_net:Pair", *shapes, "--out", "pair", cwd=tmp_path, PYTHONPATH=tmp_path)
+    pair = ERFResult.load(tmp_path / "pair" / "pair_net-Pair.npz")
+    assert pair.spatial["head@search"].shape == (24, 32) and pair.spatial["head@template"].shape == (16, 16)
+    assert "4 noise inputs of search 3×24×32, template 3×16×16" in (tmp_path / "pair" / "report.html").read_text()
+    video = ["--inputs", "3x5x16x16", "--axes", "NCTHW", "--num", "2", "--layers", "1", "--out", "video"]
+    run("pair_net:Video", *video, cwd=tmp_path, PYTHONPATH=tmp_path)
+    frames = ERFResult.load(tmp_path / "video" / "pair_net-Video.npz").frames["1"]
+    assert frames.shape == (5,) and list(np.flatnonzero(frames)) == [1, 2, 3]
+
+
+def test_noise_of_the_shapes_that_are_given():
+    from argparse import Namespace
+
+    from sterf_plugins.cli.erf_inputs import entries, given_inputs
+
+    unused = dict(theory=False, check=[], sizes=None, input_size=None, time_steps=None, temporal=False, images="noise")
+    options = Namespace(**unused, inputs=["3x8x6", "3x4x4"], wrt=["1"], axes=None, num=5, seed=0)
+    pair = given_inputs(options)
+    assert [tuple(x.shape) for x in pair] == [(5, 3, 8, 6), (5, 3, 4, 4)] and entries(options) == [1]
+    assert torch.equal(pair[0], given_inputs(options)[0])  # the seed decides
+    options.inputs, options.axes, options.wrt = ["7x3x8x6"], "TNCHW", ["search"]
+    assert given_inputs(options).shape == (7, 5, 3, 8, 6) and entries(options) == ["search"]
