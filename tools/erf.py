@@ -47,7 +47,7 @@ from sterf_plugins.cli.loading import Loaded, is_config, load_model, parse_spec
 from sterf_plugins.erf import ERFResult, compute_erf, theoretical_rf
 from sterf_plugins.erf.fields import REDUCTIONS
 from sterf_plugins.erf.protocols import PROTOCOLS, table
-from sterf_plugins.erf.report import REPORT_FILES, write_report
+from sterf_plugins.erf.report import REPORT_FILES, VECTORS, write_report
 from sterf_plugins.erf.targets import match_layers
 from sterf_plugins.erf.theoretical_field import add_theory
 from sterf_plugins.erf.wording import facts, named
@@ -138,6 +138,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--batch-size", type=int, help="inputs per pass (default: measured)")
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     p.add_argument("--title", help="title of the report")
+    p.add_argument(
+        "--vector", default="pdf", choices=[*VECTORS, "none"], help="second format of the figures beside PNG"
+    )
     p.add_argument("--json", action="store_true", help="print the numbers as JSON")
     p.add_argument(
         "--overwrite",
@@ -449,6 +452,7 @@ def main() -> None:
         frequency=args.frequency,
         checks=checks,
         randomised=randomised,
+        vector=None if args.vector == "none" else args.vector,
     )
     print(f"report: {page}", file=sys.stderr if args.json else sys.stdout)
     broken = compare(args, {k: r for k, r in results.items() if not k.endswith(UNTRAINED)}, baseline, rules)

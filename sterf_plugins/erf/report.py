@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..checks import one_of
 from ..files import replacing
 from .charts import draw_growth, draw_responses, draw_sweep
 from .check_plot import draw_checks
@@ -44,12 +45,13 @@ CAPTIONS = {
     "frequency": "Gain and phase by frequency, of the signed fields.",
     "checks": "Fields above the changes that were measured.",
 }
+VECTORS = ("pdf", "svg")  # formats of the figures beside PNG
 # What ``write_report`` writes at most.
 REPORT_FILES = (
     "numbers.csv",
     "sweep.csv",
     "report.html",
-    *(f"{name}.{suffix}" for name in CAPTIONS for suffix in ("png", "pdf")),
+    *(f"{name}.{suffix}" for name in CAPTIONS for suffix in ("png", *VECTORS)),
 )
 # The number, with words around it, that alternative texts of figures give, if it is not an area.
 ALTERNATIVES = {
@@ -91,6 +93,7 @@ def write_report(
     frequency: bool = False,
     checks: Mapping[str, FieldCheck] | None = None,
     randomised: Sequence[Mapping[str, Any]] = (),
+    vector: str | None = "pdf",
 ) -> Path:
     """Write ``numbers.csv``, ``<figure>.png`` and ``.pdf`` and ``report.html`` into a folder.
 
@@ -105,13 +108,16 @@ def write_report(
         frequency: show frequency responses; the results need ``reduce="signed"``.
         checks: label of the model -> its check by measured changes.
         randomised: rows of ``randomise_field``, with ``model`` and ``layer``.
+        vector: format of a second file of each figure, "pdf" or "svg"; ``None`` leaves it out.
 
     Returns:
         Path of the page.
 
     Raises:
-        ValueError: there are no results.
+        ValueError: there are no results, or ``vector`` is another format.
     """
+    if vector is not None:
+        one_of("vector", vector, VECTORS)
     if not results:
         raise ValueError("`results` is empty; give at least one result.")
     folder = Path(folder)
@@ -143,7 +149,7 @@ def write_report(
         numbers=number_table(results, [name for name in MAIN if name in names]),
         more=_other_tables(results, names),
         figures="\n".join(
-            _section(name, figures.get(name), tables.get(name, ""), results, folder)
+            _section(name, figures.get(name), tables.get(name, ""), results, folder, vector)
             for name in dict.fromkeys([*figures, *tables])
         ),
         settings=_settings(results),
@@ -151,13 +157,21 @@ def write_report(
     return _write_text(folder / "report.html", page)
 
 
-def _section(name: str, figure: "Figure | None", table: str, results: Mapping[str, ERFResult], folder: Path) -> str:
-    """A figure with its heading and caption, which is also written as PNG and PDF, and a table below; as HTML."""
+def _section(
+    name: str,
+    figure: "Figure | None",
+    table: str,
+    results: Mapping[str, ERFResult],
+    folder: Path,
+    vector: str | None,
+) -> str:
+    """A figure with its heading and caption, which is also written as files, and a table below; as HTML."""
     heading = f"<h2>{name.capitalize()}</h2>"
     if figure is None:
         return f'<section id="{name}">{heading}{table}</section>'
     path = write(figure, folder / f"{name}.png")
-    write(figure, folder / f"{name}.pdf")
+    if vector is not None:
+        write(figure, folder / f"{name}.{vector}")
     data = base64.b64encode(path.read_bytes()).decode()
     return (
         f'<figure id="{name}">{heading}<div class="scroll"><img alt="{_escaped(_alt(name, results))}" '

@@ -16,7 +16,7 @@ OPTIONS = ["--num", "4", "--input-size", "32", "32", "--layers", "stages.0"]
 
 @pytest.fixture(scope="module")
 def run(forked):
-    return lambda *arguments: forked(TOOL, *arguments)
+    return lambda *arguments: forked(TOOL, "--vector", "none", *arguments)
 
 
 @pytest.fixture(scope="module")
