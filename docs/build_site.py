@@ -14,6 +14,8 @@ from pathlib import Path
 
 import yaml
 from make_api import packages
+from make_tutorials import notebook
+from make_tutorials import pages as tutorials
 
 ROOT = Path(__file__).resolve().parents[1]
 LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)|<img src=\"([^\"]+)\"")
@@ -40,6 +42,15 @@ def copy_pages(waiting: list[Path], folder: Path) -> None:
             waiting += linked(path)
 
 
+def write_notebooks(folder: Path) -> None:
+    """Write each tutorial as a notebook, too, and a link to it below the title of its page."""
+    for page in tutorials():
+        copy = folder / page.relative_to(ROOT)
+        copy.with_suffix(".ipynb").write_text(notebook(page))
+        title, _, text = copy.read_text().partition("\n")
+        copy.write_text(f"{title}\n\n[Download as a notebook]({page.stem}.ipynb)\n{text}")
+
+
 def write_reference(folder: Path) -> list[str]:
     """Write a page of docstrings for each public package; returns the pages."""
     (folder / "reference").mkdir(parents=True)
@@ -54,7 +65,8 @@ def main(out: Path) -> None:
     pages, written = out / "pages", out / "mkdocs.yml"
     shutil.rmtree(pages, ignore_errors=True)
     config = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
-    copy_pages([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("configs/**/README.md")], pages)
+    copy_pages([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("configs/**/README.md")], pages)
+    write_notebooks(pages)
     config["nav"][-1]["Reference"] += [{"Python": write_reference(pages)}]
     listed = {page for section in config["nav"] for page in _pages(section)}
     others = sorted(p.relative_to(pages).as_posix() for p in pages.rglob("*.md"))

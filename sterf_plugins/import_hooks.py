@@ -83,9 +83,11 @@ def _know_config_packages(config: Any) -> None:
     from mmengine.config.utils import MODULE2PACKAGE
 
     distributions = packages_distributions()
-    for module in ("mmdet", "mmseg", PACKAGE):
+    for module in ("mmdet", "mmseg"):
         if module in distributions and not _is_installed(MODULE2PACKAGE.get(module)):
             MODULE2PACKAGE[module] = distributions[module][0]
+    # The module's name, since mmengine imports what it does not find on the disk, as with an editable install.
+    MODULE2PACKAGE[PACKAGE] = PACKAGE
     find = config._get_cfg_path
 
     def _get_cfg_path(cfg_path: str, filename: str) -> tuple[str, str | None]:

@@ -2,15 +2,19 @@
 
 In front of a block an HTML comment, which no reader sees, may stand: ``<!-- before: CODE -->`` makes what the block speaks of
 ("model", "images") in a small form, ``<!-- not run: REASON -->`` says why the block is not run, and where it is tested.
+The commands of tutorials are run, too; ``<!-- instead: COMMANDS -->`` has smaller ones.
 """
 
 import importlib.util
+import json
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
 
+from sterf_plugins import plugins
 from sterf_plugins.cli.own_tools import own_tools
 
 
@@ -26,10 +30,11 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
-    *sorted(ROOT.glob("docs/*.md")),
+    *sorted(ROOT.glob("docs/**/*.md")),
     *sorted(ROOT.glob("configs/**/README.md")),
 ]
-BLOCK = re.compile(r"(?:<!-- (before|not run):\s*(.*?)-->\s*)?^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+TUTORIALS = load_module(ROOT / "docs" / "make_tutorials.py")
+BLOCK = TUTORIALS.BLOCK
 
 
 def blocks(page: Path, *languages: str) -> list[tuple[str, str, str]]:
@@ -42,7 +47,7 @@ def named(page: Path) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=named)
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python") and p not in TUTORIALS.pages()], ids=named)
 def test_the_python_of_a_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names: dict = {"__name__": "page"}
@@ -53,6 +58,35 @@ def test_the_python_of_a_page_runs(page, tmp_path, monkeypatch):
         if kind == "before":
             exec(compile(text.strip(), f"{named(page)} (before)", "exec"), names)
         exec(compile(code, named(page), "exec"), names)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", TUTORIALS.pages(), ids=named)
+def test_a_tutorial_runs_and_makes_its_pictures(page, forked, tmp_path, monkeypatch):
+    """Reduced by the comments in front of its blocks; ``python docs/make_tutorials.py`` runs it at full size."""
+
+    def command(words: list[str]) -> None:
+        result = forked("-m", "sterf_plugins", *words, cwd=tmp_path)
+        assert result.returncode == 0, result.stdout + result.stderr
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    TUTORIALS.run(page, command, small=True)
+    plugins.rescan()
+    pictures = TUTORIALS.PICTURE.findall(page.read_text())
+    assert pictures and all((tmp_path / name).is_file() for name in pictures)
+    assert all((page.parent / "images" / name).stat().st_size < 120_000 for name in pictures)
+    assert "## Exercise" in page.read_text()
+
+
+def test_a_notebook_has_all_cells_of_its_tutorial():
+    for page in TUTORIALS.pages():
+        cells = json.loads(TUTORIALS.notebook(page))["cells"]
+        code = "\n".join(cell["source"] for cell in cells if cell["cell_type"] == "code")
+        assert all(block.strip() in code for _, _, block in blocks(page, "python"))
+        assert all(f'Image("{name}")' in code for name in TUTORIALS.PICTURE.findall(page.read_text()))
+        assert "!sterf" in code or not commands(page)
+        assert not any("<!--" in cell["source"] or "](../" in cell["source"] for cell in cells)
 
 
 def commands(page: Path) -> list[list[str]]:
@@ -125,6 +159,7 @@ def test_the_site_is_built_of_the_pages_without_a_warning(forked, tmp_path):
     reference = (tmp_path / "site" / "reference" / "sterf_plugins.erf.html").read_text()
     assert "compute_erf" in reference and "standard errors" in reference
     assert (tmp_path / "site" / "docs" / "images" / "erf_mixers.png").is_file()
+    assert (tmp_path / "site" / "docs" / "tutorials" / "memory.ipynb").is_file()
 
 
 def test_the_table_of_models_has_every_name_and_its_parameters():

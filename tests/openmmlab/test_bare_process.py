@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+Config = pytest.importorskip("mmengine").Config
 pytest.importorskip("mmdet")
 pytest.importorskip("mmseg")
 pytestmark = pytest.mark.slow
@@ -104,3 +105,14 @@ def test_without_autoloading_one_import_does_the_same(tmp_path):
     environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
     result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-3000:]
+
+
+def test_our_configs_are_found_where_the_installation_is_editable(tmp_path, monkeypatch):
+    """The metadata of an editable install lies in another folder than the package."""
+    info = tmp_path / "site" / "sterf_plugins-9.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: sterf-plugins\nVersion: 9.0\n")
+    (info / "top_level.txt").write_text("sterf_plugins\n")
+    monkeypatch.syspath_prepend(str(info.parent))
+    (tmp_path / "mine.py").write_text("_base_ = 'sterf_plugins::shapes/fpn_sdtv3-t-srb_shapes.py'\n")
+    assert Config.fromfile(tmp_path / "mine.py").model.type == "EncoderDecoder"
