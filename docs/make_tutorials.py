@@ -96,8 +96,9 @@ def main(names: list[str]) -> None:
         run(page, _sterf, small=False)
         seconds = time.time() - start
         for name in PICTURE.findall(page.read_text()):
-            picture = Image.open(work / name).convert("RGB").quantize(64, dither=Image.Dither.NONE)
-            picture.save(FOLDER / "images" / name, optimize=True)
+            picture = Image.open(work / name).convert("RGB")
+            picture.thumbnail((1000, 1000))
+            picture.quantize(128, dither=Image.Dither.NONE).save(FOLDER / "images" / name, optimize=True)
         print(f"{page.stem}: {seconds:.0f} s")
 
 
