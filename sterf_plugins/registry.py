@@ -14,9 +14,19 @@ from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.registry import STRATEGIES as MMENGINE_STRATEGIES
 from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
+from mmengine.registry import VISBACKENDS as MMENGINE_VISBACKENDS
 from mmengine.registry import Registry
 
-__all__ = ["DATASETS", "HOOKS", "METRICS", "MODELS", "OPTIM_WRAPPER_CONSTRUCTORS", "STRATEGIES", "TRANSFORMS"]
+__all__ = [
+    "DATASETS",
+    "HOOKS",
+    "METRICS",
+    "MODELS",
+    "OPTIM_WRAPPER_CONSTRUCTORS",
+    "STRATEGIES",
+    "TRANSFORMS",
+    "VISBACKENDS",
+]
 
 # Data sets and metrics of mmdet take a moment to import, so ours that are made of them are imported when one is asked for.
 _DATA = ["sterf_plugins.openmmlab", *(["sterf_plugins.openmmlab.events"] if find_spec("mmdet") else [])]
@@ -35,3 +45,6 @@ STRATEGIES = Registry(
     "strategy", parent=MMENGINE_STRATEGIES, scope="sterf_plugins", locations=["sterf_plugins.openmmlab"]
 )
 TRANSFORMS = Registry("transform", parent=MMENGINE_TRANSFORMS, scope="sterf_plugins", locations=_DATA)
+VISBACKENDS = Registry(
+    "vis_backend", parent=MMENGINE_VISBACKENDS, scope="sterf_plugins", locations=["sterf_plugins.openmmlab"]
+)

@@ -18,6 +18,7 @@ from ..tracking import openmmlab as _tracking  # noqa: E402, F401
 from ..tracking import sd_track_openmmlab as _sd_track  # noqa: E402, F401
 from . import backbones, configs, heads, hooks, layers  # noqa: E402
 from .runtime import atomic_backend as _backend  # noqa: E402, F401
+from .runtime import mlflow_backend as _mlflow  # noqa: E402, F401
 from .runtime import sharded as _strategy  # noqa: E402, F401
 
 # These modules subclass mmdet's and mmseg's classes and need those packages. Without them, mmengine reports a config

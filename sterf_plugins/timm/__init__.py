@@ -7,8 +7,9 @@ Importing this module loads the entry-point group ``sterf_plugins.models``, this
 """
 
 from .. import plugins
+from .model_card import write_model_card
 from .stems import CovariantPatchEmbed, swap_stem
 
-__all__ = ["CovariantPatchEmbed", "swap_stem"]
+__all__ = ["CovariantPatchEmbed", "swap_stem", "write_model_card"]
 
 plugins.load_all("models")
