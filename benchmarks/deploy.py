@@ -1,8 +1,10 @@
-"""Inference on a CPU: a model as trained, folded, and folded in ONNX Runtime and OpenVINO; medians of runs in turn.
+"""Inference: a model as trained, folded, and folded in ONNX Runtime and OpenVINO; medians of runs in turn.
 
     pip install "sterf-plugins[deploy]" openvino
     python benchmarks/deploy.py --threads 2 --out benchmarks/results/deploy_cpu.json
+    python benchmarks/deploy.py --device cuda --batch 64 --out benchmarks/results/deploy_cuda.json
 
+On a GPU the folded model also runs with bf16, compiled, and in CUDA graphs; OpenVINO has no such device.
 The models are untrained, so two things make all their layers fire: the norms have the statistics of rendered scenes
 (tools/dataset_tools/make_shapes.py), and MLPixer and SRB have the hidden norm of the paper's formula. A model in which
 a layer stays silent is refused. Each output is compared with the folded model's: the median of the differences over the
@@ -10,18 +12,19 @@ largest value, since in float32 rounding may flip single spikes.
 """
 
 import argparse
-import json
-import platform
+import copy
 import statistics
 import sys
 import tempfile
-import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import timm
 import torch
-from saved import write
+from saved import Results, begin, options
+from timing import seconds
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 import sterf_plugins.timm  # noqa: F401  (registers the models)
@@ -31,6 +34,9 @@ from sterf_plugins.erf import calibrate
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools/dataset_tools"))
 from make_shapes import render
+
+
+SMALL = dict(embed_dims=(16, 32, 32, 32), num_heads=2, depths=(1, 1, 1, 1, 1))
 
 
 def scenes(count: int, size: int) -> torch.Tensor:
@@ -55,13 +61,17 @@ def onnx_file(model: torch.nn.Module, x: torch.Tensor, folder: Path) -> Path:
     return path
 
 
-def onnx_runtime(path: Path, threads: int):
-    """A function of an image as a numpy array, run by ONNX Runtime."""
+def onnx_runtime(path: Path, threads: int, device: str):
+    """A function of an image as a numpy array, run by ONNX Runtime; ``None`` where it has no such device."""
     import onnxruntime
+
+    provider = f"{device.upper()}ExecutionProvider"
+    if provider not in onnxruntime.get_available_providers():
+        return None
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
     name = session.get_inputs()[0].name
     return lambda x: session.run(None, {name: x})[0]
 
@@ -78,32 +88,60 @@ def open_vino(path: Path, threads: int):
     return lambda x: model(x)[0]
 
 
+def torch_ways(trained: torch.nn.Module, folded: torch.nn.Module, args: argparse.Namespace) -> dict[str, Callable]:
+    """Ways to run the model in PyTorch: functions of images as a tensor."""
+    ways: dict[str, Callable] = {"as trained": trained.forward_features, "folded": folded.forward_features}
+    if args.device == "cuda":
+        ways["folded, bf16"] = bf16(folded.forward_features)
+        for name, mode in (("folded, bf16 compiled", None), ("folded, bf16, CUDA graphs", "reduce-overhead")):
+            model = copy.deepcopy(folded)
+            ways[name] = bf16(torch.compile(model.forward_features, fullgraph=True, dynamic=False, mode=mode))
+    return ways
+
+
+def bf16(run: Callable) -> Callable:
+    """The function under autocast to bf16."""
+
+    def function(x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16):
+            return run(x)
+
+    return function
+
+
+@torch.no_grad()
 def compare(name: str, args: argparse.Namespace) -> dict:
     """Seconds of each way to run a model, ratios as trained / way, and how far the outputs differ."""
     torch.manual_seed(0)
     images = scenes(8 + args.batch, args.size)
     x = images[8:].contiguous()
-    model = calibrate(timm.create_model(name, norm_hidden=True), images[:8])
-    lowest = lowest_rate(model, x)
+    trained = calibrate(
+        timm.create_model(name, norm_hidden=True, **(dict(arch=SMALL) if args.tiny else {})), images[:8]
+    )
+    lowest = lowest_rate(trained, x)
     if not lowest:
-        raise SystemExit(f"{name}: a layer never fires; the comparison would be void")
-    folded = reparameterize(model, x)
+        raise ValueError(f"{name}: a layer never fires; the comparison would be void")
+    folded = reparameterize(trained, x)
     expected = folded.forward_features(x)
-    features = {"as trained": model.forward_features, "folded": folded.forward_features}
-    folded.forward = folded.forward_features
-    ways = {key: (lambda x, run=run: run(torch.from_numpy(x)).numpy()) for key, run in features.items()}
     with tempfile.TemporaryDirectory() as folder:
-        path = onnx_file(folded, x, Path(folder))
-        ways["ONNX Runtime"] = onnx_runtime(path, args.threads)
-        if (run := open_vino(path, args.threads)) is not None:
-            ways["OpenVINO"] = run
-    image, spent = x.numpy(), {key: [] for key in ways}
+        exported = copy.deepcopy(folded)
+        exported.forward = exported.forward_features
+        path = onnx_file(exported, x, Path(folder))
+        runtimes = {"ONNX Runtime": onnx_runtime(path, args.threads, args.device)}
+        if args.device == "cpu":
+            runtimes["OpenVINO"] = open_vino(path, args.threads)
+    image, on_device = x.numpy(), x.to(args.device)
+    ways = {
+        k: partial(run, on_device)
+        for k, run in torch_ways(*(m.to(args.device) for m in (trained, folded)), args).items()
+    }
+    ways |= {key: partial(run, image) for key, run in runtimes.items() if run is not None}
+    spent: dict[str, list[float]] = {key: [] for key in ways}
     for i in range(args.repeats + 2):
         for key, run in ways.items():
-            start = time.perf_counter()
-            run(image)
+            took = seconds(run, args.device, wall=True)
             if i > 1:  # The first two are a warm-up.
-                spent[key].append(time.perf_counter() - start)
+                spent[key].append(took)
     ratios = {
         key: statistics.median(a / b for a, b in zip(spent["as trained"], values, strict=True))
         for key, values in spent.items()
@@ -111,33 +149,31 @@ def compare(name: str, args: argparse.Namespace) -> dict:
     }
     scale = float(expected.abs().max())
     differences = {
-        k: float((torch.from_numpy(run(image)) - expected).abs().median()) / scale for k, run in ways.items()
+        k: float((torch.as_tensor(run()).cpu() - expected).abs().median()) / scale for k, run in ways.items()
     }
-    seconds = {key: statistics.median(values) for key, values in spent.items()}
-    return dict(seconds=seconds, ratios=ratios, median_differences=differences, largest_value=scale, lowest_rate=lowest)
+    return dict(
+        seconds={key: statistics.median(values) for key, values in spent.items()},
+        ratios=ratios,
+        median_differences=differences,
+        largest_value=scale,
+        lowest_rate=lowest,
+    )
+
+
+MODELS = ("sdtv3_base", "sdtv3_base_mlpixer", "sdtv3_base_srb", "sdtv3_tiny_srb")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--models", nargs="+", default=["sdtv3_base", "sdtv3_base_mlpixer", "sdtv3_base_srb", "sdtv3_tiny_srb"]
-    )
-    parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--out", type=Path, help="write the figures as JSON")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    torch.set_grad_enabled(False)
-    results = dict(
-        device="cpu", hardware=platform.machine(), threads=args.threads, torch=torch.__version__, size=args.size
-    )
+    p = options(__doc__, repeats=20)
+    p.add_argument("--models", nargs="+", default=MODELS)
+    p.add_argument("--size", type=int, default=224)
+    p.add_argument("--batch", type=int, default=1)
+    args = begin(p)
+    if args.tiny:
+        args.models, args.size = ("sdtv3_nano",), 64
+    results = Results.of(args, size=args.size, batch=args.batch)
     for name in args.models:
-        results[name] = compare(name, args)
-        print(name, json.dumps(results[name]), flush=True)
-    if args.out:
-        write(args.out, results)
+        results.once(partial(compare, name, args), name)
 
 
 if __name__ == "__main__":

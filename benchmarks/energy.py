@@ -11,12 +11,11 @@ on their shapes, T and D, and on no weight. Each model is saved when it is done;
 import argparse
 import json
 import statistics
-from pathlib import Path
 
 import timm
 import torch
 from deploy import scenes
-from saved import Results, facts
+from saved import Results, begin, options
 
 import sterf_plugins.timm  # noqa: F401  (registers the models)
 from sterf_plugins.activity import ENERGY, FiringMaps, FiringRates, count_operations, estimate_energy
@@ -76,15 +75,12 @@ def table(values: dict) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, repeats=1)
     parser.add_argument("--models", nargs="+", default=MODELS)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--images", type=int, default=4, help="scenes on which spikes are counted (default 4)")
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--tiny", action="store_true", help="two small models on small scenes, to try the script")
     parser.add_argument("--table", action="store_true", help="print the table of --out and measure nothing")
-    parser.add_argument("--out", type=Path, required=True, help="JSON file with the results")
-    args = parser.parse_args()
+    args = begin(parser)
     if args.table:
         print(table(json.loads(args.out.read_text())))
         return
@@ -92,8 +88,7 @@ def main() -> None:
         args.models, args.size, args.images = ("sdtv3_nano", "qkformer_10_384"), 32, 1
     torch.set_grad_enabled(False)
     weights = "untrained, BatchNorm statistics of 8 other scenes"
-    known = facts(args.device, size=args.size, images=args.images, weights=weights, tiny=args.tiny)
-    results = Results(args.out, known)
+    results = Results.of(args, size=args.size, images=args.images, weights=weights)
     for name in args.models:
         results.once(lambda name=name: measure(name, args), "models", name)
 

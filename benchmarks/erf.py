@@ -8,11 +8,7 @@ Both sides compute the same maps here, in this process, in turn; medians and rat
     python benchmarks/erf.py --device cuda --out benchmarks/results/erf_cuda.json
 """
 
-import argparse
-import ctypes
-import gc
 import json
-import re
 import statistics
 import tempfile
 import time
@@ -25,7 +21,8 @@ import torch
 from PIL import Image
 from plain_sdtv3 import PlainSDTV3
 from plain_spikformer import PlainSpikformer, calibrate
-from saved import attempted, facts, write
+from saved import Results, begin, options
+from timing import peak_mib, seconds
 
 import sterf_plugins.timm  # noqa: F401
 from sterf_plugins.backbones import SDTV3, Spikformer
@@ -55,18 +52,10 @@ def published(model, images, modules, grid=None):
     return maps
 
 
-def synchronise(device):
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
 def timed(work, device):
-    """Seconds that ``work()`` takes, and its result."""
-    synchronise(device)
-    start = time.perf_counter()
-    result = work()
-    synchronise(device)
-    return time.perf_counter() - start, result
+    """Seconds that ``work()`` takes, of the wall, and its result."""
+    result = []
+    return seconds(lambda: result.append(work()), device, wall=True), *result
 
 
 def contiguous_gradients(model):
@@ -285,17 +274,6 @@ def cpu_seconds(sides, repeats):
     return {name: statistics.median(values) for name, values in seconds.items()}, results
 
 
-def peak_memory(work):
-    """Bytes that the process holds at most while ``work()`` runs, beyond those before it; Linux alone."""
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
-    status = lambda key: int(re.search(rf"{key}:\s+(\d+)", Path("/proc/self/status").read_text())[1]) << 10  # noqa: E731
-    before = status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak
-    work()
-    return status("VmHWM") - before
-
-
 def engine(model, images, layers, **options):
     """The maps of the engine, with a plain sum over channels."""
     return compute_erf(model, images, layers, channels="sum", **options).spatial
@@ -331,7 +309,7 @@ def loop(args):
                 largest_relative_difference=largest_difference(maps["engine"], maps["loop"]),
             )
             if len(layers) == 1:
-                entry["peak_bytes"] = {name: peak_memory(work) for name, work in sides.items()}
+                entry["peak_mib"] = {name: peak_mib(work) for name, work in sides.items()}
             results.setdefault(model_name, {})[len(layers)] = entry
             print(model_name, len(layers), json.dumps(entry), flush=True)
     return results
@@ -366,7 +344,7 @@ PARTS = {"loop": loop, "openerf": openerf, "sdtv3": sdtv3, "spikformer": spikfor
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, repeats=5)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--inputs", type=int, default=20, help="inputs for the engine")
@@ -377,26 +355,12 @@ def main():
     parser.add_argument("--spikformer-inputs", type=int, default=4)
     parser.add_argument("--models", nargs="+", choices=LAYERS, default=list(LAYERS), help="models of the part loop")
     parser.add_argument("--loop-inputs", type=int, default=4, help="inputs of the parts loop and openerf")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument(
-        "--out", type=Path, help="write the figures as JSON, after each part; other parts in it are kept"
-    )
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # as the engine on both sides
-    results = json.loads(args.out.read_text()) if args.out and args.out.is_file() else {}
-    known = facts(args.device, threads=args.threads)
-    results |= dict(cpu_time=known) if set(args.parts) <= {"loop", "openerf"} else known
+    args = begin(parser)
+    if args.tiny:
+        args.parts, args.size, args.inputs, args.reference_inputs = ["sdtv3"], 32, 2, 1
+    results = Results.of(args, size=args.size, inputs=args.inputs)
     for part in args.parts:
-        found = attempted(lambda part=part: PARTS[part](args))
-        results[part] = results.get(part, {}) | found if part == "loop" else found
-        if args.out:
-            write(args.out, results)
-    failed = [f"{part}: {results[part]['error']}" for part in args.parts if "error" in results[part]]
-    if failed:
-        raise SystemExit("\n".join(failed))
+        results.once(partial(PARTS[part], args), part)
 
 
 if __name__ == "__main__":

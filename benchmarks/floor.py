@@ -10,14 +10,12 @@ each kind of operation, in time of the CPU or of the GPU's kernels.
     python benchmarks/floor.py --archs tiny base --sizes 224 512
 """
 
-import argparse
 import statistics
-import sys
-import time
-from pathlib import Path
+from functools import partial
 
 import torch
-from saved import facts, write
+from saved import Results, begin, options
+from timing import seconds
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -69,25 +67,14 @@ def count(model: nn.Module, x: torch.Tensor) -> dict:
 
 def median(function, repeats: int, device: str) -> float:
     """Median seconds of ``function()`` after one warm-up call."""
-
-    def wait():
-        if device == "cuda":
-            torch.cuda.synchronize()
-
     function()
-    times = []
-    for _ in range(repeats):
-        wait()
-        start = time.perf_counter()
-        function()
-        wait()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+    return statistics.median(seconds(function, device, wall=True) for _ in range(repeats))
 
 
-def machine(repeats: int, device: str) -> dict:
+def machine(args) -> dict:
     """GFLOP/s of a matrix product in float32 (and on a GPU in bfloat16), GB/s of a copy (bytes read and written)."""
-    n, words = (8192, 2**28) if device == "cuda" else (2048, 2**26)
+    repeats, device = args.repeats, args.device
+    n, words = (8192, 2**28) if device == "cuda" else (256, 2**16) if args.tiny else (2048, 2**26)
     a, b = torch.randn(2, n, n, device=device)
     source = torch.randn(words, device=device)
     target = torch.empty_like(source)
@@ -133,68 +120,64 @@ def profile(function, device: str) -> dict:
     return {kind: own / total for kind, own in spent.items()}
 
 
+def rows(arch: str, size: int, limits: dict, args) -> dict:
+    """The forward pass and the step of one model and size."""
+    torch.manual_seed(0)
+    batch = max(1, round(args.pixels / size**2))
+    model = SDTV3(arch, args.mixer).to(args.device).train()
+    x = torch.randn(batch, 3, size, size, device=args.device)
+    counts = count(model, x)
+
+    def forward():
+        with torch.no_grad():
+            model(x)
+
+    def step():
+        model.zero_grad(set_to_none=True)
+        sum(y.square().mean() for y in model(x)).backward()
+
+    found = dict(batch=batch)
+    for name, function in (("forward", forward), ("step", step)):
+        found[name] = measure(name, function, counts, limits, args)
+        found[name]["per_pixel"] = found[name]["seconds"] / batch / size**2
+    return found
+
+
 def main() -> None:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = options(__doc__, repeats=5)
     p.add_argument("--archs", nargs="+", default=["tiny", "base"])
     p.add_argument("--mixer", default="srb")
     p.add_argument("--sizes", type=int, nargs="+", default=[224, 512])
-    p.add_argument("--pixels", type=int, default=8 * 224 * 224, help="pixels of a batch; sets the batch of each size")
-    p.add_argument("--threads", type=int, default=torch.get_num_threads())
-    p.add_argument("--repeats", type=int, default=5)
-    p.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    p.add_argument("--out", type=Path, help="write the figures as JSON, after each row")
-    args = p.parse_args()
-    torch.set_num_threads(args.threads)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    limits = machine(args.repeats, args.device)
-    print(f"product {limits['gflops']:.0f} GFLOP/s, copy {limits['gbytes']:.1f} GB/s, {args.threads} thread(s)")
-    result = dict(facts(args.device, threads=args.threads, mixer=args.mixer), limits=limits, rows=[])
+    p.add_argument(
+        "--pixels", type=int, help="pixels of a batch, by default 8 of 224x224, on a GPU 64; sets each batch"
+    )
+    args = begin(p)
+    args.pixels = args.pixels or (64 if args.device == "cuda" else 8) * 224 * 224
+    if args.tiny:
+        args.archs, args.sizes, args.pixels = ["nano"], [32], 2048
+    results = Results.of(args, mixer=args.mixer, pixels=args.pixels)
+    results.once(lambda: machine(args), "limits")
     for arch in args.archs:
         for size in args.sizes:
-            torch.manual_seed(0)
-            batch = max(1, round(args.pixels / size**2))
-            model = SDTV3(arch, args.mixer).to(args.device).train()
-            x = torch.randn(batch, 3, size, size, device=args.device)
-            counts = count(model, x)
-
-            def forward(model=model, x=x):
-                with torch.no_grad():
-                    model(x)
-
-            def step(model=model, x=x):
-                model.zero_grad(set_to_none=True)
-                sum(y.square().mean() for y in model(x)).backward()
-
-            for name, function in (("forward", forward), ("step", step)):
-                row = measure(name, function, counts, limits, args)
-                result["rows"].append(dict(arch=arch, size=size, batch=batch, **row))
-                result["rows"][-1]["per_pixel"] = row["seconds"] / batch / size**2
-                shares = ", ".join(f"{k} {v:.0%}" for k, v in row["profile"].items())
-                title = f"{arch:6s} {size:4d}^2 batch {batch:2d} {name:8s}"
-                print(
-                    f"{title} {row['gflop']:7.1f} GFLOP {row['compute']:6.3f} s"
-                    f"  {row['gbyte']:6.2f} GB {row['memory']:6.3f} s  measured {row['seconds']:6.3f} s"
-                    f"  = {row['seconds'] / max(row['compute'], row['memory']):.2f} x floor, "
-                    f"{row['seconds'] / (row['compute'] + row['memory']):.2f} x sum\n    {shares}",
-                    flush=True,
-                )
-                if args.out:
-                    write(args.out, result)
+            results.once(partial(rows, arch, size, results.values["limits"], args), "rows", f"{arch}, {size}")
 
 
 def measure(name: str, function, counts: dict, limits: dict, args) -> dict:
-    """One row: operations and bytes, the least seconds for each, the measured seconds, and the profile."""
+    """One row: operations and bytes, the least seconds for each, the measured seconds, how many times the floor, the profile."""
     gflop, gbyte = counts["gflop"][name], counts["gbyte"][name]
+    compute, memory = gflop / limits["gflops"], gbyte / limits["gbytes"]
+    measured = median(function, args.repeats, args.device)
     return dict(
-        what=name,
         gflop=gflop,
         gbyte=gbyte,
-        compute=gflop / limits["gflops"],
-        memory=gbyte / limits["gbytes"],
-        seconds=median(function, args.repeats, args.device),
+        compute=compute,
+        memory=memory,
+        seconds=measured,
+        over_floor=measured / max(compute, memory),
+        over_sum=measured / (compute + memory),
         profile=profile(function, args.device),
     )
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -14,8 +14,6 @@ as many channels (escnn; ``--escnn FOLDER`` says where it is, if it is not insta
 Results are saved after each run; the same command goes on where it was interrupted.
 """
 
-import argparse
-import importlib.metadata
 import json
 import statistics
 import sys
@@ -26,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from saved import Results, facts
+from saved import Results, begin, options, versions
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -442,25 +440,19 @@ def figure(results: dict, path: Path) -> None:
 
 
 def main() -> None:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = options(__doc__, repeats=7, threads=1)
     p.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     p.add_argument("--sides", nargs="+", choices=[*SIZE, *TIME], default=[*SIZE, *TIME], help="default: all")
     p.add_argument("--seeds", type=int, default=5, help="number of seeds (default: 5)")
     p.add_argument("--digits", type=int, nargs=2, default=(4000, 1000), metavar=("TRAIN", "TEST"), help="4000 1000")
-    p.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    p.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
     p.add_argument("--escnn", type=Path, help="folder that holds escnn, for `pip install --target`")
-    p.add_argument("--tiny", action="store_true", help="100 digits, one epoch, one seed: does it run?")
     p.add_argument("--figure", type=Path, help="draw what --out holds, and do nothing else")
-    p.add_argument("--out", type=Path, default=Path("generalisation.json"), help="JSON file (default: %(default)s)")
-    args = p.parse_args()
-    torch.set_num_threads(args.threads)
+    args = begin(p)
     epochs, digits_used = (1, (100, 20)) if args.tiny else (EPOCHS, args.digits)
     if args.figure:
         figure(json.loads(args.out.read_text()), args.figure)
         return
-    what = dict(tiny=args.tiny, epochs=epochs, digits=list(digits_used), threads=args.threads)
-    results = Results(args.out, facts(args.device, **what, mlxtend=importlib.metadata.version("mlxtend")))
+    results = Results.of(args, epochs=epochs, digits=list(digits_used), **versions("mlxtend"))
     data = Digits(args.device, *digits_used)
     for seed in range(1 if args.tiny else args.seeds):
         run = dict(seed=seed, epochs=epochs, device=args.device)

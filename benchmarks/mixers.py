@@ -6,20 +6,17 @@ them), SRB with the BatchNorm of the paper's formula in both layouts, and the 3x
 saved after each run; the same command goes on where it was interrupted.
 
     python benchmarks/mixers.py --seeds 5 --out benchmarks/results/mixers_cpu.json
-    python benchmarks/mixers.py --tiny --seeds 1
+    python benchmarks/mixers.py --tiny
 """
 
-import argparse
 import json
 import statistics
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
-from saved import Results, facts
+from layouts import CONFIG, ROOT, tool
+from saved import Results, begin, options
 
-ROOT = Path(__file__).resolve().parents[1]
-CONFIG = ROOT / "configs" / "shapes" / "mask-rcnn_sdtv3-t-srb_fpn_shapes.py"
 ROWS = {
     "SRB, released (no BN), raster": dict(mixer="srb", norm_hidden=False, layout="raster"),
     "SRB, BN, raster": dict(mixer="srb", norm_hidden=True, layout="raster"),
@@ -28,18 +25,16 @@ ROWS = {
 }
 
 
-def run(data: Path, folder: Path, seed: int, options: dict, args) -> dict:
+def run(data: Path, folder: Path, seed: int, settings: dict, args) -> dict:
     """Train and test one detector: box and mask AP, and the firing rate of each mixer's hidden spikes."""
-    changes = [f"model.backbone.{name}={value}" for name, value in options.items()]
+    changes = [f"model.backbone.{name}={value}" for name, value in settings.items()]
     changes += [f"{part}_dataloader.dataset.data_root={data}/" for part in ("train", "val", "test")]
     changes += [f"{part}_evaluator.ann_file={data / 'annotations/instances_val2017.json'}" for part in ("val", "test")]
     changes += [f"train_cfg.max_epochs={args.epochs}", f"train_cfg.val_interval={args.epochs}"]
     changes += [f"param_scheduler.1.end={args.epochs}", f"randomness.seed={seed}"]
     changes += ["default_hooks.erf=None", "default_hooks.firing.type=sterf_plugins.FiringRateHook"]
     changes += ["default_hooks.firing.input_size=128", "default_hooks.firing.operations=False"]
-    command = [sys.executable, str(ROOT / "tools" / "train.py"), str(CONFIG), "--work-dir", str(folder), "--resume"]
-    with (folder.parent / f"{folder.name}.log").open("w") as log:
-        subprocess.run([*command, "--cfg-options", *changes], check=True, stdout=log, stderr=subprocess.STDOUT)
+    tool("train.py", CONFIG, "--work-dir", str(folder), "--resume", "--cfg-options", *changes)
     lines = (max(folder.glob("2*")) / "vis_data" / "scalars.json").read_text().splitlines()
     scores = json.loads(lines[-1])
     rates = json.loads(max(folder.glob("2*/vis_data/firing_rate/*.json")).read_text())["layers"]
@@ -49,31 +44,25 @@ def run(data: Path, folder: Path, seed: int, options: dict, args) -> dict:
 
 def main() -> None:
     """Train all rows with each seed, save, and print a table."""
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = options(__doc__, repeats=1)
     p.add_argument("--seeds", type=int, default=5, help="number of seeds (default: 5)")
     p.add_argument("--epochs", type=int, default=4, help="epochs of 100 iterations (default: 4)")
-    p.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    p.add_argument("--tiny", action="store_true", help="16 scenes, one epoch: does it run?")
     p.add_argument("--work", type=Path, default=ROOT / "work_dirs" / "mixers", help="folder of data and trainings")
-    p.add_argument("--out", type=Path, help="JSON file; WORK/results.json by default")
-    args = p.parse_args()
-    args.epochs = 1 if args.tiny else args.epochs
-    args.work = args.work.resolve() / ("tiny" if args.tiny else "full")
+    args = begin(p)
+    rows = ROWS
+    if args.tiny:
+        args.epochs, args.seeds, rows = 1, 1, dict(list(ROWS.items())[-1:])
+    args.work = args.work.resolve() / f"{args.device}_{'tiny' if args.tiny else 'full'}"
     args.work.mkdir(parents=True, exist_ok=True)
     data = args.work / "shapes"
-    train, val = ("16", "8") if args.tiny else ("800", "120")
-    tool = ROOT / "tools" / "dataset_tools" / "make_shapes.py"
-    subprocess.run([sys.executable, str(tool), str(data), "--num-train", train, "--num-val", val], check=True)
-    known = facts(args.device, tiny=args.tiny, epochs=args.epochs, what="Mask R-CNN on shapes, SDT-V3, 128^2, batch 8")
-    results = Results(args.out or args.work / "results.json", known)
+    train, val = ("8", "4") if args.tiny else ("800", "120")
+    tool("dataset_tools/make_shapes.py", str(data), "--num-train", train, "--num-val", val)
+    args.out = args.out or args.work / "results.json"
+    results = Results.of(args, epochs=args.epochs, what="Mask R-CNN on shapes, SDT-V3, 128^2, batch 8")
     for seed in range(args.seeds):
-        for i, (name, options) in enumerate(ROWS.items()):
+        for i, (name, settings) in enumerate(rows.items()):
             folder = args.work / f"row{i}_seed{seed}"
-            results.once(
-                lambda folder=folder, options=options, seed=seed: run(data, folder, seed, options, args),
-                name,
-                f"seed {seed}",
-            )
+            results.once(partial(run, data, folder, seed, settings, args), name, f"seed {seed}")
     print(f"{'':32}{'box AP: median':>16}{'lowest':>9}{'highest':>9}   hidden firing rates (median over seeds)")
     for name in ROWS:
         runs = [r for r in results.values.get(name, {}).values() if "box_ap" in r]

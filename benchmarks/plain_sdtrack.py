@@ -26,7 +26,7 @@ class PlainSDTrack(nn.Module):
 
     def forward(self, template, search):
         b, (z, s) = len(search), (x.shape[-1] for x in (template, search))
-        x = torch.zeros(b, 3, s + z, s + z, dtype=search.dtype)
+        x = search.new_zeros(b, 3, s + z, s + z)
         x[:, :, :s, :s] = search
         x[:, :, s:, s:] = template
         for i, stage in enumerate(self.stages[:3]):

@@ -39,6 +39,11 @@ def sep_conv(m, x):
     return x
 
 
+def hidden_norm(m, tokens):
+    """The norm of the hidden tokens (..., hidden) of a mixer, which may be none."""
+    return m.bn1(tokens.flatten(0, -2)).view_as(tokens)
+
+
 def mixer(m, x):
     """The branch of a channel mixer ``m``: ConvMixer, SRB or MLPixer, in either layout."""
     b, c, h, w = x.shape
@@ -46,9 +51,9 @@ def mixer(m, x):
     if kind == "ConvMixer":
         return m.bn2(m.conv2(spike(m.bn1(m.conv1(spike(x))))))
     if m.layout == "raster":
-        hidden = m.drop1(m.fc1(spike(x).reshape(b, h * w, c))).reshape(b, -1, h, w)
+        hidden = m.drop1(hidden_norm(m, m.fc1(spike(x).reshape(b, h * w, c)))).reshape(b, -1, h, w)
     else:
-        hidden = m.drop1(m.fc1(spike(x).permute(0, 2, 3, 1))).permute(0, 3, 1, 2).contiguous()
+        hidden = m.drop1(hidden_norm(m, m.fc1(spike(x).permute(0, 2, 3, 1)))).permute(0, 3, 1, 2).contiguous()
     hidden = spike(hidden)
     if kind == "SRB":
         return m.bn2(m.conv2(hidden))

@@ -1,9 +1,11 @@
-"""Results that are saved after each step: a JSON file that is replaced as a whole."""
+"""What the benchmarks share: their options, and results that are saved after each step in a file replaced as a whole."""
 
+import argparse
 import datetime
 import gc
 import importlib.metadata
 import json
+import os
 import platform
 import sys
 from collections.abc import Callable
@@ -12,6 +14,43 @@ from pathlib import Path
 import torch
 
 from sterf_plugins.files import replacing
+
+BROKEN = 3  # exit code of a benchmark whose process the GPU does not serve any more
+
+
+def options(doc: str | None, repeats: int, threads: int | None = None) -> argparse.ArgumentParser:
+    """A parser with the options that every benchmark has."""
+    p = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    p.add_argument("--threads", type=int, default=threads or torch.get_num_threads(), help="CPU threads")
+    p.add_argument("--repeats", type=int, default=repeats, help="of each timing (default: %(default)s)")
+    p.add_argument("--tiny", action="store_true", help="everything small, to see that it runs")
+    p.add_argument("--out", type=Path, help="JSON file of the figures; what it has is not measured again")
+    p.add_argument("--retry", action="store_true", help="measure again what failed; otherwise the file keeps its error")
+    return p
+
+
+def begin(p: argparse.ArgumentParser) -> argparse.Namespace:
+    """Parse the options, and set PyTorch up: the threads, float32 that means float32, and no GPU unless one is asked for."""
+    args = p.parse_args()
+    if args.tiny:
+        args.repeats = 1
+    if args.device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # of the tools that a benchmark starts, too
+    torch.set_num_threads(args.threads)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    return args
+
+
+def versions(*packages: str) -> dict[str, str | None]:
+    """Version of each package, ``None`` where it is not installed."""
+    found: dict[str, str | None] = {}
+    for name in packages:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = None
+    return found
 
 
 def facts(device: str, **others) -> dict:
@@ -55,17 +94,17 @@ def write(path: Path, values: dict) -> None:
 
 
 class Results:
-    """Parts and their entries; what a file already has is kept, what failed is done again.
+    """Parts and their entries; what a file already has is kept, a failure, too, unless ``retry`` is set.
 
     A file of another device or of other settings is refused: its figures would be taken for this device's.
     """
 
     # Facts that must be equal for results to share a file.
-    SAME = ("device", "hardware", "torch", "tiny", "epochs", "repeats", "digits")
+    SAME = ("device", "hardware", "torch", "threads", "tiny", "size", "batch", "epochs", "digits")
 
-    def __init__(self, path: Path, known: dict):
-        self.path = path
-        self.values = json.loads(path.read_text()) if path.is_file() else dict(known)
+    def __init__(self, path: Path | None, known: dict, retry: bool = False):
+        self.path, self.retry = path, retry
+        self.values = json.loads(path.read_text()) if path and path.is_file() else dict(known)
         for name in self.SAME:
             if self.values.get(name) != known.get(name):
                 print(
@@ -75,12 +114,18 @@ class Results:
                 )
                 raise SystemExit(2)
 
+    @classmethod
+    def of(cls, args: argparse.Namespace, **others) -> "Results":
+        """The results of a benchmark with the common options."""
+        settings = dict(threads=args.threads, repeats=args.repeats, tiny=args.tiny)
+        return cls(args.out, facts(args.device, **settings, **others), args.retry)
+
     def has(self, *keys: str) -> bool:
-        """Whether the file has an entry that is not a failure."""
+        """Whether the file has an entry."""
         value = self.values
         for key in keys:
             value = value.get(key, {})
-        return bool(value) and not failed(value)
+        return bool(value) and not (self.retry and failed(value))
 
     def save(self, value: dict, *keys: str) -> dict:
         """Save an entry under nested keys, print it, and return it."""
@@ -89,10 +134,15 @@ class Results:
             parent = parent.setdefault(key, {})
         parent[keys[-1]] = value
         print(f"{' / '.join(keys)}: {json.dumps(value)}", flush=True)
-        write(self.path, self.values)
+        if self.path:
+            write(self.path, self.values)
         return value
 
     def once(self, function: Callable[[], dict], *keys: str) -> None:
-        """Compute and save ``function()`` unless the file has it; a failure is kept as its message."""
-        if not self.has(*keys):
-            self.save(attempted(function), *keys)
+        """Compute and save ``function()`` unless the file has it; a failure is kept as its message.
+
+        Raises:
+            SystemExit: with code ``BROKEN``; the GPU does nothing more for this process after an error of its own.
+        """
+        if not self.has(*keys) and "CUDA error" in self.save(attempted(function), *keys).get("error", ""):
+            raise SystemExit(BROKEN)

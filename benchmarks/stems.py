@@ -7,17 +7,15 @@ Each number is a ratio of medians of calls that alternate between the sides; abo
 except G1 and G2, which are ours / nn.Conv2d.
 """
 
-import argparse
 import copy
-import json
 import math
 import statistics
 import time
 import warnings
-from pathlib import Path
+from functools import partial
 
 import torch
-from saved import write
+from saved import Results, begin, options
 from spikingjelly.activation_based import neuron
 from torch import nn
 
@@ -85,17 +83,19 @@ def fields_of(n):
     return bank, torch.tensor(rows)
 
 
-def space(device, repeats):
+def space(args):
     """G1 to G4: the convolution by receptive fields, frozen and learned."""
+    device, repeats = args.device, args.repeats
     from norse.torch import SpatialReceptiveField2d
 
     results = {}
-    bank, rows = fields_of(192)
-    for name, (size, channels, out, stride, x) in {
+    bank, rows = fields_of(48 if args.tiny else 192)
+    cases = {
         "k=13, (4,2,64,64) -> 32": (13, 2, 32, 1, torch.randn(4, 2, 64, 64)),
         "k=7, (4,3,112,112) -> 64, s2": (7, 3, 64, 2, torch.randn(4, 3, 112, 112)),
         "k=11, (4,3,112,112) -> 64, s2": (11, 3, 64, 2, torch.randn(4, 3, 112, 112)),
-    }.items():
+    }
+    for name, (size, channels, out, stride, x) in list(cases.items())[: 1 if args.tiny else None]:
         x = x.to(device)
         plain = nn.Conv2d(channels, out, size, stride, size // 2, bias=False).to(device)
         frozen = CovariantRFConv2d(channels, out, RFBank(**bank, kernel_size=size), stride).to(device).eval()
@@ -129,8 +129,9 @@ def space(device, repeats):
     return results
 
 
-def building(device, repeats):
+def building(args):
     """G5: the computation of the kernels from their parameters."""
+    device, repeats = args.device, args.repeats
     from norse.torch.functional.receptive_field import spatial_receptive_fields_with_derivatives
 
     bank, rows = fields_of(192)
@@ -145,13 +146,14 @@ def building(device, repeats):
     return {"G5 kernel build, N=192, k=13, norse / ours": theirs / mine, "ours, ms": mine * 1e3}
 
 
-def time_fields(device, repeats):
+def time_fields(args):
     """G6 and G7: temporal fields, a sequence at once against norse's loop over its steps."""
+    device, repeats = args.device, args.repeats
     from norse.torch import TemporalReceptiveField
 
     rows, forwards, steps = {}, [], []
-    for shape in ((2, 8, 32, 32), (2, 8, 11, 11), (2, 8, 8, 8)):
-        for length in (16, 64, 128):
+    for shape in ((2, 8, 8, 8),) if args.tiny else ((2, 8, 32, 32), (2, 8, 11, 11), (2, 8, 8, 8)):
+        for length in (4,) if args.tiny else (16, 64, 128):
             x = torch.randn(length, *shape, device=device)
             theirs = TemporalReceptiveField(shape[1:], n_scales=4, min_scale=4).to(device)
             mine = TemporalRF((2.0, 4.0, 8.0, 16.0), method="euler").to(device)
@@ -181,9 +183,10 @@ def time_fields(device, repeats):
     }
 
 
-def last_step(device, repeats):
+def last_step(args):
     """G8: only the last step is asked for; time before space against space before time."""
-    x = torch.randn(64, 2, 2, 64, 64, device=device)
+    device, repeats = args.device, args.repeats
+    x = torch.randn(4 if args.tiny else 64, 2, 2, 64, 64, device=device)
     bank = RFBank.for_kernel_size(13)
     first = CovariantSTStem(2, 16, bank, TemporalRF((2.0, 8.0), combine="last"), norm=None, act=None).to(device).eval()
     stacked = copy.deepcopy(first)
@@ -195,11 +198,12 @@ def last_step(device, repeats):
     return {"G8 space-first / time-first, T=64": a / b}
 
 
-def lif(device, repeats):
+def lif(args):
     """G9: a training step of spiking temporal fields against SpikingJelly's neuron."""
+    device, repeats = args.device, args.repeats
     rows = {}
-    for shape in ((2, 8, 32, 32), (2, 8, 8, 8)):
-        for length in (16, 64):
+    for shape in ((2, 8, 8, 8),) if args.tiny else ((2, 8, 32, 32), (2, 8, 8, 8)):
+        for length in (4,) if args.tiny else (16, 64):
             x = torch.randn(length, *shape, device=device)
             mine = TemporalRF((4.0,), "lif", method="euler").to(device)
             theirs = neuron.ParametricLIFNode(init_tau=4.0, step_mode="m").to(device)
@@ -227,30 +231,16 @@ def graphs(device):
     return {"G10 fullgraph compile, images and sequences": all(passed)}
 
 
+PARTS = dict(space=space, building=building, time=time_fields, last=last_step, lif=lif)
+
+
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads (the goals are for one)")
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    args = begin(options(__doc__, repeats=15, threads=1))  # the goals are for one thread
     torch.manual_seed(0)
-    device, n = args.device, args.repeats
-    results = {
-        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
-        "threads": args.threads,
-        "torch": torch.__version__,
-        "space": space(device, n),
-        "building": building(device, n),
-        "time": time_fields(device, n),
-        "last": last_step(device, n),
-        "lif": lif(device, n),
-        "compile": graphs(device),
-    }
-    print(json.dumps(results, indent=1))
-    if args.out:
-        write(args.out, results)
+    results = Results.of(args)
+    for name, part in PARTS.items():
+        results.once(partial(part, args), name)
+    results.once(partial(graphs, args.device), "compile")
 
 
 if __name__ == "__main__":

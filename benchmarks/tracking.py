@@ -1,17 +1,14 @@
 """Trackers on events: event images, files, forward pass, training step and loader, each beside the straightforward way.
 
     python benchmarks/tracking.py --threads 1 --out benchmarks/results/tracking_cpu.json
-    python benchmarks/tracking.py --tiny            # everything small, to see that it runs
+    python benchmarks/tracking.py --device cuda --parts forward step variants --out benchmarks/results/tracking_cuda.json
 
-Seconds are CPU time of this process, medians of runs that take turns; memory is the growth of the peak resident set in a
-process of its own. What the file of results has is not measured again.
+Seconds are CPU time of this process, or on a GPU time of the wall; medians of runs that take turns. Memory is the growth of the
+peak resident set, on a GPU that of tensors. Images, files and loader have nothing to do with a GPU.
 """
 
-import argparse
-import subprocess
-import sys
+import copy
 import tempfile
-import time
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -20,8 +17,8 @@ import cv2
 import numpy as np
 import torch
 from plain_sdtrack import PlainSDTrack
-from saved import Results, facts
-from training_step import peak_growth
+from saved import Results, begin, options
+from timing import peak_mib, seconds
 
 from sterf_plugins.deploy import reparameterize
 from sterf_plugins.erf.calibrate import tracking_norms
@@ -41,16 +38,15 @@ RATE = 25_000  # events in it
 AMOUNT, DECAY = 30, 0.8
 
 
-def cpu_seconds(repeats, **sides):
-    """Median CPU seconds of each side, run in turn; the first run is warm-up."""
-    seconds = {name: [] for name in sides}
+def median_seconds(args, repeats, **sides):
+    """Median seconds of each side, run in turn; the first run is warm-up."""
+    times = {name: [] for name in sides}
     for i in range(repeats + 1):
         for name, work in sides.items():
-            start = time.process_time()
-            work()
+            spent = seconds(work, args.device)
             if i:
-                seconds[name].append(time.process_time() - start)
-    return {name: median(values) for name, values in seconds.items()}
+                times[name].append(spent)
+    return {name: median(values) for name, values in times.items()}
 
 
 def random_events(rng, number, start, stop):
@@ -114,15 +110,15 @@ def event_images(args):
     loop = partial(event_by_event, events, times_of(count))
     for a, b in zip(ours(), loop(), strict=True):
         if not np.array_equal(a, b):
-            raise SystemExit("the two sides make other images; the comparison would be void")
-    seconds = cpu_seconds(args.repeats, ours=ours, loop=loop)
-    per_image = {name: 1e3 * value / count for name, value in seconds.items()}
+            raise ValueError("the two sides make other images; the comparison would be void")
+    spent = median_seconds(args, args.repeats, ours=ours, loop=loop)
+    per_image = {name: 1e3 * value / count for name, value in spent.items()}
     return dict(
         events_per_image=RATE,
         milliseconds_per_image=per_image,
-        ratio=seconds["loop"] / seconds["ours"],
+        ratio=spent["loop"] / spent["ours"],
         events=(1 if args.tiny else 50) * 1_000_000,
-        peak_mib=in_child(args, "gtp"),
+        peak_mib=long_recording(args),
     )
 
 
@@ -136,7 +132,7 @@ def long_recording(args):
             for image in gtp(open_recording(path), times_of(count)):
                 assert image.pixels.any()
 
-        return peak_growth(work)
+        return peak_mib(work)
 
 
 def aedat4(args):
@@ -153,8 +149,8 @@ def aedat4(args):
             return sum(events.number for events in open_recording(path))
 
         assert library() == ours()
-        seconds = cpu_seconds(args.repeats, ours=ours, library=library)
-    return dict(events=RATE * (4 if args.tiny else 80), seconds=seconds, ratio=seconds["ours"] / seconds["library"])
+        spent = median_seconds(args, args.repeats, ours=ours, library=library)
+    return dict(events=RATE * (4 if args.tiny else 80), seconds=spent, ratio=spent["ours"] / spent["library"])
 
 
 def settings(args, **options):
@@ -167,18 +163,18 @@ def sides_of(args):
     return (64, 128) if args.tiny else (128, 256)
 
 
-def pairs(batch, T, sides):
+def pairs(args, batch, T, sides):
     """Sparse event images: template and search region, (B, 3, H, W) or (T, B, 3, H, W)."""
     generator = torch.Generator().manual_seed(0)
     lead = (batch,) if T == 1 else (T, batch)
     shapes = [(*lead, 3, side, side) for side in sides]
-    return tuple(30.0 * torch.poisson(torch.full(shape, 0.2), generator=generator) for shape in shapes)
+    return tuple(30.0 * torch.poisson(torch.full(shape, 0.2), generator=generator).to(args.device) for shape in shapes)
 
 
 def built(args, images, **options):
     """A tracker with random weights, and norms that have the statistics of the images, so that its neurons fire."""
     torch.manual_seed(0)
-    network = SDTrack(**settings(args, **options)).train()
+    network = SDTrack(**settings(args, **options)).to(args.device).train()
     for norm in tracking_norms(network):
         norm.momentum = None  # a plain mean: one pass is enough
     with torch.no_grad():
@@ -198,27 +194,27 @@ def same(network, others, images):
         expected = network.double()(*images)
         found = {name: largest_difference(other.double()(*images), expected) for name, other in others.items()}
     if expected.offset.std() < 1e-3:
-        raise SystemExit("the network gives constants; the comparison would be void")
+        raise ValueError("the network gives constants; the comparison would be void")
     for module in (network, *others.values()):
         module.float()
     if max(found.values()) > 1e-4:
-        raise SystemExit(f"the sides differ by {found}; the comparison would be void")
+        raise ValueError(f"the sides differ by {found}; the comparison would be void")
     return found
 
 
 @torch.no_grad()
 def forward(args):
     """A forward pass of one pair: folded, as it is, and the plain implementation."""
-    network = built(args, pairs(4, 1, sides_of(args)))
-    images = pairs(1, 1, sides_of(args))
+    network = built(args, pairs(args, 4, 1, sides_of(args)))
+    images = pairs(args, 1, 1, sides_of(args))
     others = dict(folded=reparameterize(network, images), plain=PlainSDTrack(network).eval())
     differences = same(network, others, images)
     sides = {name: partial(side, *images) for name, side in dict(ours=network, **others).items()}
-    seconds = cpu_seconds(args.repeats, **sides)
+    spent = median_seconds(args, args.repeats, **sides)
     return dict(
-        seconds=seconds,
-        ratio=seconds["plain"] / seconds["folded"],
-        unfolded=seconds["plain"] / seconds["ours"],
+        seconds=spent,
+        ratio=spent["plain"] / spent["folded"],
+        unfolded=spent["plain"] / spent["ours"],
         differences=differences,
         share_of_convolutions=convolution_shares(others, images),
     )
@@ -240,48 +236,38 @@ def train(network, images):
     """Forward pass, losses and backward pass; the gradients stay."""
     network.zero_grad(set_to_none=True)
     batch = images[0].shape[-4]
-    boxes = torch.tensor([0.4, 0.3, 0.2, 0.25]).expand(batch, 4)
+    boxes = torch.tensor([0.4, 0.3, 0.2, 0.25], device=images[0].device).expand(batch, 4)
     sum(centre_losses(CentreMaps(*network(*images)), boxes).values()).backward()
-
-
-def step_sides(args):
-    network = SDTrack(**settings(args, mixer="srb", sep_conv=True)).train()
-    return dict(ours=network, plain=PlainSDTrack(network).train())
 
 
 def training_step(args):
     """A training step of a batch of eight with SRB, and its memory."""
-    images = pairs(2 if args.tiny else 8, 1, sides_of(args))
+    images = pairs(args, 2 if args.tiny else 8, 1, sides_of(args))
     torch.manual_seed(0)
-    sides = step_sides(args)
-    seconds = cpu_seconds(max(1, args.repeats // 2), **{k: partial(train, side, images) for k, side in sides.items()})
-    peak = {name: in_child(args, f"step {name}") for name in (*sides, "ours, memory_efficient")}
+    network = SDTrack(**settings(args, mixer="srb", sep_conv=True)).to(args.device).train()
+    efficient = copy.deepcopy(network)
+    efficient.backbone.memory_efficient = True
+    sides = {"ours": network, "plain": PlainSDTrack(network).train(), "ours, memory_efficient": efficient}
+    works = {name: partial(train, side, images) for name, side in sides.items()}
+    spent = median_seconds(args, max(1, args.repeats // 2), **works)
+    peak = {name: peak_mib(work, args.device) for name, work in works.items()}
     return dict(
-        seconds=seconds,
-        ratio=seconds["plain"] / seconds["ours"],
+        seconds=spent,
+        ratio=spent["plain"] / spent["ours"],
         peak_mib=peak,
         memory={name: value / peak["plain"] for name, value in peak.items() if name != "plain"},
     )
 
 
-def step_memory(args, name):
-    """Memory of a training step of one side."""
-    torch.manual_seed(0)
-    side = step_sides(args)[name.partition(",")[0]]
-    if name.endswith("memory_efficient"):
-        side.backbone.memory_efficient = True
-    train(side, pairs(2, 1, (64, 128)))  # The caches of the allocator and of the kernels are not part of the step.
-    images = pairs(2 if args.tiny else 8, 1, sides_of(args))
-    return peak_growth(lambda: train(side, images))
-
-
 @torch.no_grad()
 def four_steps(args):
     """The variant of four time steps beside four passes of the one without time."""
-    one, four = (built(args, pairs(2, T, sides_of(args)), variant=variant) for variant, T in (("1x4", 1), ("4x1", 4)))
-    inputs = {T: pairs(1, T, sides_of(args)) for T in (1, 4)}
-    seconds = cpu_seconds(args.repeats, **{"1x4": partial(one, *inputs[1]), "4x1": partial(four, *inputs[4])})
-    return dict(seconds=seconds, ratio=seconds["4x1"] / seconds["1x4"])
+    one, four = (
+        built(args, pairs(args, 2, T, sides_of(args)), variant=variant) for variant, T in (("1x4", 1), ("4x1", 4))
+    )
+    inputs = {T: pairs(args, 1, T, sides_of(args)) for T in (1, 4)}
+    spent = median_seconds(args, args.repeats, **{"1x4": partial(one, *inputs[1]), "4x1": partial(four, *inputs[4])})
+    return dict(seconds=spent, ratio=spent["4x1"] / spent["1x4"])
 
 
 def data_set(root, frames):
@@ -304,9 +290,9 @@ def loader(args):
         dataset = TrackingPairs(sequences, 10_000, *sides)
         (sequence,), count = sequences, 4 if args.tiny else 40
         box = sequence.boxes[1]
-        network = built(args, pairs(2, 1, sides))
+        network = built(args, pairs(args, 2, 1, sides))
         follower = Follower(network, sequence.image(0), sequence.boxes[0], *sides)
-        image, inputs = sequence.image(1), pairs(1, 1, sides)
+        image, inputs = sequence.image(1), pairs(args, 1, 1, sides)
 
         def run_network():
             with torch.no_grad():
@@ -316,7 +302,8 @@ def loader(args):
             for i in range(count):
                 dataset[i]
 
-        seconds = cpu_seconds(
+        spent = median_seconds(
+            args,
             args.repeats,
             pairs=all_pairs,
             read=lambda: sequence.image(1),
@@ -325,44 +312,24 @@ def loader(args):
             step=lambda: follower.step(image),
         )
     return dict(
-        pairs_per_second=count / seconds["pairs"],
-        milliseconds_per_frame={name: 1e3 * seconds[name] for name in ("read", "crop", "network", "step")},
-        frames_per_second=1 / (seconds["read"] + seconds["step"]),
+        pairs_per_second=count / spent["pairs"],
+        milliseconds_per_frame={name: 1e3 * spent[name] for name in ("read", "crop", "network", "step")},
+        frames_per_second=1 / (spent["read"] + spent["step"]),
     )
 
 
 PARTS = dict(
     images=event_images, aedat4=aedat4, forward=forward, step=training_step, variants=four_steps, loader=loader
 )
-MEASURED_ALONE = {"gtp": long_recording} | {
-    f"step {name}": partial(step_memory, name=name) for name in ("ours", "plain", "ours, memory_efficient")
-}
-
-
-def in_child(args, name):
-    """A number of ``MEASURED_ALONE``, from a fresh process."""
-    command = [sys.executable, __file__, "--alone", name, "--threads", str(args.threads), *(["--tiny"] * args.tiny)]
-    return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = options(__doc__, repeats=5, threads=1)
     p.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    p.add_argument("--threads", type=int, default=torch.get_num_threads())
-    p.add_argument("--repeats", type=int, default=5)
-    p.add_argument("--tiny", action="store_true", help="small networks and few events")
-    p.add_argument("--out", type=Path, help="write the figures as JSON")
-    p.add_argument("--alone", choices=MEASURED_ALONE, help=argparse.SUPPRESS)
-    args = p.parse_args()
-    torch.set_num_threads(args.threads)
-    if args.alone:
-        print(MEASURED_ALONE[args.alone](args))
-        return
-    known = facts("cpu", threads=args.threads, repeats=args.repeats, tiny=args.tiny)
-    with tempfile.TemporaryDirectory() as folder:
-        results = Results(args.out or Path(folder) / "results.json", known)
-        for name in args.parts:
-            results.once(partial(PARTS[name], args), name)
+    args = begin(p)
+    results = Results.of(args)
+    for name in args.parts:
+        results.once(partial(PARTS[name], args), name)
 
 
 if __name__ == "__main__":

@@ -1,129 +1,131 @@
-"""Training step (forward + backward) of SDT-V3: ours against the straightforward implementation, on the CPU.
+"""Training step (forward and backward pass) of SDT-V3: ours against the straightforward implementation, each in turn.
 
-Both sides run in this process, in turn; prints medians and the ratios plain / ours. Peak memory is that of a child
-process per side (resident set growth during the step).
+    python benchmarks/training_step.py --threads 2 --out benchmarks/results/training_step_cpu.json
+    python benchmarks/training_step.py --rows base,srb,512,2                                     # another model, size, batch
+    python benchmarks/training_step.py --device cuda --out benchmarks/results/training_step_cuda.json
 
-    python benchmarks/training_step.py --arch tiny --mixer srb --size 224 --batch 8
+Plain is the model as PyTorch's users would write it (plain_sdtv3.py). Ours is measured as it is and with memory_efficient, and on
+a GPU with bf16, torch.compile and CUDA graphs, too; each beside plain in float32, with which it takes turns. Before anything
+is measured, features and input gradients of both are compared in float64: in float32 a spike that rounding flips
+changes all behind it. Seconds are time of the wall; memory is that of tensors on a GPU, and the resident set on a CPU.
 """
 
-import argparse
 import copy
-import json
-import platform
-import statistics
-import subprocess
-import sys
-import time
-from pathlib import Path
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from plain_sdtv3 import PlainSDTV3, step
-from saved import write
+from saved import Results, begin, options
+from timing import take_turns
+from torch import Tensor, nn
 
 from sterf_plugins.backbones import SDTV3
 
 
-def build(args):
-    """Our model, the plain model with the same weights, and random images."""
-    torch.manual_seed(0)
-    ours = SDTV3(args.arch, args.mixer, layout=args.layout).train()
-    ours.memory_efficient = args.memory_efficient
-    images = torch.randn(args.batch, 3, args.size, args.size)
-    return ours, PlainSDTV3(ours).train(), images
+class Row(NamedTuple):
+    """A model, and its images."""
+
+    arch: str
+    mixer: str
+    size: int
+    batch: int
 
 
-def check_equal(ours, plain, images):
-    """Both sides give the same features and input gradients, or there is nothing to compare.
+def row(text: str) -> Row:
+    """A row from "arch,mixer,size,batch"."""
+    arch, mixer, size, batch = text.split(",")
+    return Row(arch, mixer, int(size), int(batch))
 
-    In float64: in float32 a spike that rounding flips changes all behind it.
-    """
+
+class Way(NamedTuple):
+    """One way to compute a training step."""
+
+    dtype: torch.dtype | None = None  # of autocast, which is off if ``None``
+    mode: str | None = None  # of torch.compile, which is left out if ``None``
+    ours: bool = True  # our model, or else the plain implementation
+    memory_efficient: bool = False  # of our model
+
+
+PLAIN = Way(ours=False)
+CPU = {"ours": Way(), "ours, memory_efficient": Way(memory_efficient=True)}
+BF16 = torch.bfloat16
+CUDA = {
+    "ours, bf16 compiled": Way(BF16, "default"),
+    **CPU,
+    "ours, compiled": Way(mode="default"),
+    "ours, bf16": Way(BF16),
+    "ours, bf16, memory_efficient": Way(BF16, memory_efficient=True),
+    "ours, bf16, CUDA graphs": Way(BF16, "reduce-overhead"),
+    "plain, bf16": Way(BF16, ours=False),
+}
+CPU_ROWS = ("tiny,srb,224,8",)
+CUDA_ROWS = ("base,srb,512,8", "tiny,srb,224,64", "base,conv,512,8", "tiny,conv,224,64", "base,mlpixer,512,8")
+
+
+def work(way: Way, ours: SDTV3, images: Tensor, args):
+    """The training step of one way."""
+    model: nn.Module = copy.deepcopy(ours)
+    model.memory_efficient = way.memory_efficient
+    model = model if way.ours else PlainSDTV3(model)
+    model = model.to(args.device).train()
+    if way.mode:
+        torch.compiler.reset()  # or else torch would not compile the ninth model of a kind
+        model.compile(fullgraph=True, dynamic=False, mode=way.mode)
+
+    def run() -> None:
+        model.zero_grad(set_to_none=True)
+        with torch.autocast(args.device, way.dtype, enabled=way.dtype is not None):
+            step(model, images)
+
+    return run
+
+
+def check_equal(ours: SDTV3, images: Tensor) -> None:
+    """Both sides give the same features and input gradients, or there is nothing to compare."""
     results = []
-    for side in (ours, plain):
-        model = copy.deepcopy(side).double()
+    for side in (ours, PlainSDTV3(ours)):
+        model = copy.deepcopy(side).train().double()
         x = images[:2, :, :96, :96].double().requires_grad_()
         outputs = model(x)
         (grad,) = torch.autograd.grad(sum(y.square().sum() for y in outputs), x)
-        results.append((*[y.detach() for y in outputs], grad))
+        results.append([*outputs, grad])
     for a, b in zip(*results, strict=True):
         error = ((a - b).norm() / b.norm()).item()
         if not error <= 1e-9:
-            raise SystemExit(f"the two sides differ by {error:.2e} relative; the comparison would be void")
+            raise ValueError(f"the two sides differ by {error:.2e} relative; the comparison would be void")
 
 
-def timed(model, images):
-    """Seconds of one training step."""
-    model.zero_grad(set_to_none=True)
-    start = time.perf_counter()
-    step(model, images)
-    return time.perf_counter() - start
+def measure(row: Row, way: Way, args) -> dict:
+    """Both sides of one way: seconds, memory, and how many times as fast as plain it is."""
+    torch.manual_seed(0)
+    ours = SDTV3(row.arch, row.mixer, layout=args.layout)
+    images = torch.randn(row.batch, 3, row.size, row.size)
+    if way == Way():
+        check_equal(ours, images)
+    images = images.to(args.device)
+    sides = {"plain": work(PLAIN, ours, images, args), "this": work(way, ours, images, args)}
+    found = take_turns(sides, args.repeats, args.device, wall=True)
+    plain, this = found["plain"], found["this"]
+    return this | dict(
+        plain=plain,
+        speedup=plain["seconds"] / this["seconds"],
+        memory_ratio=this["peak_mib"] / plain["peak_mib"],
+        images_per_second=row.batch / this["seconds"],
+    )
 
 
-def resident(field):
-    """A memory field of this process, in KiB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field))
-
-
-def peak_growth(work):
-    """Growth of this process's peak resident set while ``work()`` runs, in MiB; on Linux only."""
-    Path("/proc/self/clear_refs").write_text("5")  # The peak starts again from the present.
-    before = resident("VmRSS")
-    work()
-    return (resident("VmHWM") - before) / 1024
-
-
-def peak_memory(args, side):
-    """Growth of the peak resident set over one step, in MiB, in a fresh process."""
-    command = [sys.executable, __file__, "--only-memory", side]
-    for name in ("arch", "mixer", "layout", "size", "batch", "threads"):
-        command += [f"--{name}", str(getattr(args, name))]
-    command += ["--memory-efficient"] * args.memory_efficient
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--arch", default="tiny")
-    parser.add_argument("--mixer", default="srb")
-    parser.add_argument("--layout", default="raster")
-    parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--memory-efficient", action="store_true", help="ours computes norms and spikes again")
-    parser.add_argument("--out", type=Path, help="write the figures as JSON")
-    parser.add_argument("--only-memory", choices=["ours", "plain"], help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    ours, plain, images = build(args)
-    if args.only_memory:
-        model = {"ours": ours, "plain": plain}[args.only_memory]
-        small = images[:1, :, :64, :64].repeat(2, 1, 1, 1)
-        step(model, small)  # The caches of the allocator and of the kernels are not part of the step.
-        print(peak_growth(lambda: step(model, images)))
-        return
-    check_equal(ours, plain, images)
-    times = {"ours": [], "plain": []}
-    for i in range(args.repeats + 1):
-        for name, model in (("ours", ours), ("plain", plain)):
-            seconds = timed(model, images)
-            if i:  # the first is warm-up
-                times[name].append(seconds)
-    median = {name: statistics.median(values) for name, values in times.items()}
-    memory = {side: peak_memory(args, side) for side in ("ours", "plain")}
-    result = {
-        "what": f"training step, SDT-V3 {args.arch} {args.mixer} {args.layout}, {args.size}^2, batch {args.batch}, CPU",
-        "threads": args.threads,
-        "torch": torch.__version__,
-        "machine": platform.machine(),
-        "seconds": median,
-        "speedup": median["plain"] / median["ours"],
-        "peak_mib": memory,
-        "memory_ratio": memory["ours"] / memory["plain"],
-    }
-    print(json.dumps(result, indent=1))
-    if args.out:
-        write(args.out, result)
+def main() -> None:
+    p = options(__doc__, repeats=7)
+    p.add_argument("--rows", nargs="+", metavar="ARCH,MIXER,SIZE,BATCH", help="models and images")
+    p.add_argument("--layout", default="raster")
+    args = begin(p)
+    rows, ways = (CUDA_ROWS, CUDA) if args.device == "cuda" else (CPU_ROWS, CPU)
+    rows = ("nano,srb,32,2",) if args.tiny else args.rows or rows
+    results = Results.of(args, layout=args.layout)
+    for text in rows:
+        for name, way in ways.items():
+            results.once(partial(measure, row(text), way, args), text, name)
 
 
 if __name__ == "__main__":

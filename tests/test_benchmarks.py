@@ -1,21 +1,158 @@
 """Benchmarks that users may run again, with everything small."""
 
+import importlib
 import json
+import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
-@pytest.mark.slow
-def test_tracking(forked, tmp_path):
-    pytest.importorskip("dv_processing")
-    out = tmp_path / "tracking.json"
-    done = forked(BENCHMARKS / "tracking.py", "--tiny", "--repeats", "1", "--threads", "1", "--out", out)
-    assert done.returncode == 0, done.stderr[-3000:]
-    results = json.loads(out.read_text())
+def module(name):
+    """A module of the benchmarks."""
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+
+
+gpu = module("gpu")
+TRAININGS = ("layouts", "mixers")  # they start tools
+ELSEWHERE = ("energy", "generalisation", *TRAININGS)  # the first two have tests of their own, with what they measure
+
+
+def correct(results):
+    for ways in results["correctness"].values():
+        for name, way in ways.items():
+            if name.startswith("float64"):
+                assert max(error for mode in way.values() for error in mode.values()) < 1e-9
+
+
+def same_spikes(results):
+    """All libraries' neurons are the same one, where the sides say so; ours is what the ratios are to."""
+    rows = [row for name, row in results.items() if name.startswith(("linear", "convolution"))]
+    assert len(rows) == 2
+    for row in rows:
+        assert {"no neuron", "ours", "SpikingJelly", "SpikingJelly, plain PyTorch", "norse", "snnTorch"} == set(row)
+        assert row["ours"]["time_over_ours"] == row["ours"]["memory_over_ours"] == 1
+        assert all(side.get("other_spikes", 0) == 0 for side in row.values())
+
+
+def same_gradients(results):
+    sides = results["models"]["spikformer_8_384"]
+    assert len(sides) == 5 and max(side.get("gradients_differ_by", 0) for side in sides.values()) < 1e-9
+
+
+def tracked(results):
     for part in ("images", "aedat4", "forward", "step", "variants", "loader"):
-        assert "error" not in results[part], results[part]
         assert all(value > 0 for key, value in results[part].items() if key == "ratio" or "per_second" in key)
     assert max(results["forward"]["differences"].values()) < 1e-4
+
+
+CHECKS = dict(correctness=correct, neurons=same_spikes, memopt=same_gradients, tracking=tracked)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in gpu.PARTS if name not in ELSEWHERE])
+def test_each_part(name, forked, tmp_path):
+    """It runs on a CPU, nothing in it fails, and what its file has is not measured again."""
+    args = Namespace(device="cpu", out=tmp_path, tiny=True)
+    command = gpu.command(name, args)
+    done = forked(*command)
+    assert done.returncode == 0, done.stderr[-3000:]
+    out = tmp_path / f"{name}.json"
+    results = json.loads(out.read_text())
+    assert results["tiny"] and results["device"] == "cpu" and gpu.messages(results) == {}
+    CHECKS.get(name, lambda results: None)(results)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRAININGS)
+def test_trainings(name, forked, monkeypatch, tmp_path):
+    """Data, training and test run, by the real tools, which are forked here; the results have scores and fields."""
+    benchmark = module(name)
+
+    def tool(program, *arguments):
+        done = forked(BENCHMARKS.parent / "tools" / program, *arguments)
+        assert done.returncode == 0, done.stderr[-3000:]
+
+    monkeypatch.setattr(benchmark, "tool", tool)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(sys, "argv", gpu.command(name, Namespace(device="cpu", out=tmp_path, tiny=True)))
+    benchmark.main()
+    results = json.loads((tmp_path / f"{name}.json").read_text())
+    assert gpu.messages(results) == {}
+    if name == "layouts":
+        run = results["srb channel"]["seed 0"]
+        assert run["seconds"] > 0 and run["erf_before"].keys() == run["erf_after"].keys()
+        assert 0 <= run["test at 64"]["box_ap50"]["all"] <= 1
+    else:
+        run = results["3x3 convolutions"]["seed 0"]
+        assert 0 <= run["box_ap"] <= 1 and len(run["hidden_rates"]) == 4
+
+
+def test_float16_is_scaled():
+    """Gradients that fp16 cannot hold come out right, and the loss is scaled less where they would be too large."""
+    correctness = module("correctness")
+    torch.manual_seed(0)
+    for factor in (1e-3, 50.0):
+        model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 2))
+        x = factor * torch.randn(4, 8)
+        exact = correctness.outputs_and_gradients(model, x)
+        half = correctness.outputs_and_gradients(model, x, torch.float16)
+        found = correctness.difference(half, exact)
+        assert 0 < max(found.values()) < 2e-2
+
+
+# A benchmark of one line, which has `values` and `save`.
+SCRIPT = """
+import json, pathlib, sys, time
+out = pathlib.Path(sys.argv[sys.argv.index("--out") + 1])
+values = json.loads(out.read_text()) if out.is_file() else {}
+def save(name, **value):
+    values[name] = value
+    out.write_text(json.dumps(values))
+"""
+LINES = dict(
+    crashes="sys.exit('no such GPU')",
+    partly="save('one', seconds=1); save('two', error='RuntimeError: wrong')",
+    broken="save(f'entry {len(values)}', seconds=1); sys.exit(3 if len(values) < 3 else 0)",
+    slow="'one' in values or (save('one', seconds=1), time.sleep(60)); save('two', seconds=2)",
+    stuck="time.sleep(60)",
+    last="save('retried' if '--retry' in sys.argv else 'one', seconds=1)",
+)
+
+
+def test_pieces(monkeypatch, tmp_path, capsys):
+    """Parts that fail stop no other, an interrupted one goes on where it was, and one that saves nothing is given up."""
+    for name, line in LINES.items():
+        (tmp_path / f"{name}.py").write_text(SCRIPT + line)
+    monkeypatch.setattr(gpu, "HERE", tmp_path)
+    monkeypatch.setattr(gpu, "PARTS", {name: gpu.Part(name) for name in LINES})
+    monkeypatch.setattr(gpu, "SPARE", 0)
+    out = tmp_path / "out"
+
+    def piece(*options):
+        monkeypatch.setattr(sys, "argv", ["gpu.py", "--out", str(out), "--minutes", "0.04", *options])
+        return gpu.main(), {k: v["state"] for k, v in json.loads((out / "gpu.json").read_text()).items()}
+
+    code, states = piece()
+    assert code == 1 and states == dict(crashes="failed", partly="failed", broken="done", slow="interrupted")
+    state = json.loads((out / "gpu.json").read_text())
+    assert state["crashes"]["error"] == "exit code 1: no such GPU"
+    assert state["partly"]["errors"] == {"two": "RuntimeError: wrong"}
+    assert len(json.loads((out / "broken.json").read_text())) == 3
+    assert "left: slow, stuck, last" in capsys.readouterr().out
+    while (found := piece())[0]:
+        pass
+    code, states = found
+    assert states["slow"] == states["last"] == "done" and states["stuck"] == states["crashes"] == "failed"
+    assert json.loads((out / "slow.json").read_text()) == dict(one=dict(seconds=1), two=dict(seconds=2))
+    assert "no entry was saved" in json.loads((out / "gpu.json").read_text())["stuck"]["error"]
+    assert piece("--parts", "crashes")[0] == 0

@@ -1,0 +1,130 @@
+"""Raster against channel: detectors with each mixer and layout, trained alike; accuracy, distance, receptive fields, sizes.
+
+Each run trains the Mask R-CNN of the shapes with SDT-V3 tiny through tools/train.py, and tests it on images of the trained
+size and of others. Recorded are AP by class, how often the long-range pair is told apart against the distance of its
+mark, and the receptive fields before and after the training. All layouts of one seed come before the next seed; a training that
+was interrupted goes on.
+
+    python benchmarks/layouts.py --device cuda --out benchmarks/results/layouts_cuda.json
+    python benchmarks/layouts.py --scenes 800 --seeds 3 --threads 2 --out benchmarks/results/layouts_cpu.json
+"""
+
+import json
+import subprocess
+import sys
+import time
+from argparse import Namespace
+from functools import partial
+from pathlib import Path
+
+from correctness import VARIANTS
+from saved import Results, begin, options
+
+from sterf_plugins.erf import ERFResult
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG = str(ROOT / "configs/shapes/mask-rcnn_sdtv3-t-srb_fpn_shapes.py")
+TINY_ARCH = ["model.backbone.arch=tiny", "model.neck.in_channels=[32,64,128,192]"]  # the config's is narrower
+SIZES = (96, 160, 192)  # of the images in the test, besides the trained one
+
+
+def tool(name: str, *arguments: str) -> None:
+    """Run a tool of this repository; a failure raises an error."""
+    subprocess.run([sys.executable, str(ROOT / "tools" / name), *arguments], check=True)
+
+
+def train_and_test(folder: Path, data: Path, mixer: str, layout: str, seed: int, args: Namespace) -> dict:
+    """Train one detector, or go on with it, and test it; seconds and scores."""
+    truth = data / "annotations" / "instances_val2017.json"
+    changes = [f"{p}_dataloader.dataset.data_root={data}/" for p in ("train", "val", "test")]
+    changes += [f"{e}_evaluator.ann_file={truth}" for e in ("val", "test")]
+    changes += [f"model.backbone.mixer={mixer}", f"model.backbone.layout={layout}", f"randomness.seed={seed}"]
+    changes += [f"train_cfg.max_epochs={args.epochs}", f"param_scheduler.1.end={args.epochs}"]
+    if args.tiny:
+        changes += ["model.train_cfg.rcnn.sampler.num=8", "default_hooks.erf.num_samples=2"]
+    else:
+        changes += [*TINY_ARCH, "train_dataloader.num_workers=4"]
+    seconds_file = folder / "seconds"  # written only if the training ran in one piece
+    from_start = not (folder / "last_checkpoint").is_file()
+    start = time.time()
+    tool("train.py", CONFIG, "--work-dir", str(folder), "--resume", "--cfg-options", *changes)
+    if from_start:
+        seconds_file.write_text(f"{time.time() - start}")
+    fields = sorted(folder.glob("2*/vis_data/erf/*.npz"), key=lambda path: int(path.stem))
+    found = dict(
+        seconds=float(seconds_file.read_text()) if seconds_file.is_file() else None,
+        erf_before=shares(fields[0]),
+        erf_after=shares(fields[-1]),
+    )
+    for size in args.test_sizes:
+        out = folder / f"test{size}"
+        scale = f"test_dataloader.dataset.pipeline.1.scale=({size},{size})"
+        checkpoint = str(folder / f"epoch_{args.epochs}.pth")
+        prefix = f"test_evaluator.outfile_prefix={out / 'coco'}"
+        tool("test.py", CONFIG, checkpoint, "--work-dir", str(out), "--cfg-options", *changes, scale, prefix)
+        found[f"test at {size}"] = scores(out, truth)
+    return found
+
+
+def scores(folder: Path, truth: Path) -> dict:
+    """Average precision by class and by distance of twins."""
+    sys.path.insert(0, str(ROOT / "tools"))
+    from demo_report import average_precision, quiet_coco, twin_accuracy
+    from pycocotools.coco import COCO
+
+    coco = quiet_coco(lambda: COCO(str(truth)))
+    found = {}
+    for kind, name in (("box", "bbox"), ("mask", "segm")):
+        by_class = average_precision(coco, folder / f"coco.{name}.json", name).by_class
+        by_class = {k: v for k, v in by_class.items() if v == v}  # a class without instances has none
+        twins = [v for k, v in by_class.items() if k.startswith("twin")]
+        found[f"{kind}_ap50"] = dict(
+            all=sum(by_class.values()) / max(1, len(by_class)),
+            long_range=sum(twins) / max(1, len(twins)),
+            by_class=by_class,
+        )
+    test = json.loads(max(folder.glob("2*/2*.json")).read_text())
+    found["ap"] = {k.split("/")[-1]: v for k, v in test.items() if k.endswith("mAP")}
+    keys = ("distance", "objects", "found", "right")
+    rows = twin_accuracy(coco, folder / "coco.bbox.json")
+    return found | dict(long_range_by_distance=[dict(zip(keys, row, strict=True)) for row in rows])
+
+
+def shares(path: Path) -> dict[str, dict[str, float]]:
+    """Share of input pixels that holds half and nine tenths of the receptive field's mass, by layer."""
+    result = ERFResult.load(path)
+    return {layer: {f"{mass:.0%}": result.area_ratio(layer, mass) for mass in (0.5, 0.9)} for layer in result.spatial}
+
+
+def main() -> None:
+    p = options(__doc__, repeats=1)
+    p.add_argument("--scenes", type=int, default=8000, help="of the training (default: %(default)s)")
+    p.add_argument("--epochs", type=int, default=3, help="of each training (default: %(default)s)")
+    p.add_argument("--seeds", type=int, default=3, help="number of seeds (default: %(default)s)")
+    p.add_argument("--work", type=Path, default=ROOT / "work_dirs" / "layouts", help="folder of data and trainings")
+    args = begin(p)
+    size, val, variants, args.test_sizes = 128, 500, VARIANTS, (128, *SIZES)
+    if args.tiny:
+        args.scenes, args.epochs, args.seeds, size, val, variants, args.test_sizes = (
+            8,
+            1,
+            1,
+            64,
+            4,
+            VARIANTS[-1:],
+            (64,),
+        )
+    args.work = args.work.resolve() / f"{args.device}_{args.scenes}_{args.epochs}"
+    data = args.work / "shapes"
+    made = ("--num-train", str(args.scenes), "--num-val", str(val), "--size", str(size))
+    tool("dataset_tools/make_shapes.py", str(data), *made)
+    results = Results.of(args, epochs=args.epochs, scenes=args.scenes)
+    for seed in range(args.seeds):
+        for mixer, layout in variants:
+            folder = args.work / f"{mixer}_{layout}_{seed}"
+            run = partial(train_and_test, folder, data, mixer, layout, seed, args)
+            results.once(run, f"{mixer} {layout}", f"seed {seed}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""Time and memory of the sides of a comparison, in one process, on a CPU or a GPU."""
+
+import ctypes
+import gc
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+
+def now(device: str, wall: bool = False) -> float:
+    """Seconds: CPU time of this process, or with ``wall`` and on a GPU, once it has done its work, the time of day."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() if wall or device == "cuda" else time.process_time()
+
+
+def seconds(work: Callable[[], object], device: str, wall: bool = False) -> float:
+    """Seconds that ``work()`` takes."""
+    start = now(device, wall)
+    work()
+    return now(device, wall) - start
+
+
+def spread(times: list[float]) -> dict[str, float]:
+    """Median, lowest and highest of some times."""
+    return dict(seconds=statistics.median(times), lowest=min(times), highest=max(times))
+
+
+def resident(field: str) -> int:
+    """A memory field of this process, in KiB; on Linux alone."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field))
+
+
+def peak_mib(work: Callable[[], object], device: str = "cpu") -> float:
+    """Memory that ``work()`` takes at most, in MiB, beyond what is taken before it.
+
+    On a GPU this is memory of tensors; on a CPU the resident set, in which memory that was freed does not hide the peak,
+    because it is given back to the system first.
+    """
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        work()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from the present
+    before = resident("VmRSS")
+    work()
+    return (resident("VmHWM") - before) / 1024
+
+
+def take_turns(
+    sides: dict[str, Callable[[], object]], repeats: int, device: str, wall: bool = False
+) -> dict[str, dict]:
+    """Seconds (median, lowest, highest) and peak memory of each side; sides take turns, after one round of warm-up."""
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for repeat in range(repeats + 1):
+        for name, work in sides.items():
+            spent = seconds(work, device, wall)
+            if repeat:
+                times[name].append(spent)
+    return {name: spread(times[name]) | dict(peak_mib=peak_mib(work, device)) for name, work in sides.items()}
+
+
+def ratios(measured: dict[str, dict], base: str) -> None:
+    """Add to each side its time and memory over those of the side ``base``."""
+    first = measured[base]
+    for side in measured.values():
+        side |= dict(time=side["seconds"] / first["seconds"], memory=side["peak_mib"] / first["peak_mib"])
