@@ -35,7 +35,6 @@ from sterf_plugins.erf import calibrate
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools/dataset_tools"))
 from make_shapes import render
 
-
 SMALL = dict(embed_dims=(16, 32, 32, 32), num_heads=2, depths=(1, 1, 1, 1, 1))
 
 
