@@ -60,7 +60,7 @@ CUDA_SIDES = {
     "SDT-V3 base SRB": Side(STOCK, "sdtv3_base_srb"),
     "SDT-V3 base SRB, bf16 compiled": Side(STOCK, "sdtv3_base_srb", dtype=BF16, compiled=True),
     "SDT-V3 tiny SRB, spiking neck and heads, bf16 compiled": Side(ROW, None, dtype=BF16, compiled=True),
-    "ResNet-18, bf16 compiled": BASE._replace(dtype=BF16, compiled=True),
+    "ResNet-18, bf16 compiled": Side(STOCK, "resnet18", dtype=BF16, compiled=True),
     "ResNet-50": Side(STOCK),
     "ConvNeXt-T": Side(STOCK, "convnext_tiny"),
     "Swin-T": Side(STOCK, "swin_tiny_patch4_window7_224"),
