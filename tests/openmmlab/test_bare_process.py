@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import sterf_plugins
+
 Config = pytest.importorskip("mmengine").Config
 pytest.importorskip("mmdet")
 pytest.importorskip("mmseg")
@@ -92,6 +94,7 @@ def test_the_stock_test_tool(installed, trained, shapes, tmp_path, task):
     text = f"_base_ = 'sterf_plugins::shapes/{config.name}'\ntest_dataloader = dict(dataset=dict(data_root={data!r}))\n"
     if task == "det":
         text += f"test_evaluator = dict(ann_file='{shapes}/annotations/instances_val2017.json')\n"
+    sterf_plugins.setup()
     (tmp_path / "mine.py").write_text(text)
     tool = Path(importlib.util.find_spec(library).origin).parent / ".mim" / "tools" / "test.py"
     result = installed(tool, "mine.py", checkpoint, "--work-dir", "out", cwd=tmp_path)
@@ -114,5 +117,6 @@ def test_our_configs_are_found_where_the_installation_is_editable(tmp_path, monk
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: sterf-plugins\nVersion: 9.0\n")
     (info / "top_level.txt").write_text("sterf_plugins\n")
     monkeypatch.syspath_prepend(str(info.parent))
+    sterf_plugins.setup()
     (tmp_path / "mine.py").write_text("_base_ = 'sterf_plugins::shapes/fpn_sdtv3-t-srb_shapes.py'\n")
     assert Config.fromfile(tmp_path / "mine.py").model.type == "EncoderDecoder"
