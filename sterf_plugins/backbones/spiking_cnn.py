@@ -72,7 +72,7 @@ class SpikingCNN(nn.Module):
             nn.init.normal_(conv.weight, 1 / kernel_size**2 / width if mean is None else mean, std)
             if conv.bias is not None:
                 nn.init.zeros_(conv.bias)
-            self.layers.append(_Layer(conv, build(**options)))
+            self.layers.append(Layer(conv, build(**options)))
 
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim == 4 and self.T is not None:
@@ -80,7 +80,9 @@ class SpikingCNN(nn.Module):
         return self.layers(x)
 
 
-class _Layer(nn.Module):
+class Layer(nn.Module):
+    """A convolution and its activation, for images (B, C, H, W) and sequences (T, B, C, H, W)."""
+
     def __init__(self, conv: nn.Conv2d, neuron: nn.Module):
         super().__init__()
         self.conv = conv

@@ -1,0 +1,135 @@
+"""Convolutional spiking networks as graphs of NIR, the Neuromorphic Intermediate Representation.
+
+SpikingJelly's own exchange translates convolutions and neurons, here one at a time. What it does not know is added: layers of
+receptive fields, norms behind convolutions, neurons that forget their state, and leaky integrators, for which NIR has a node.
+"""
+
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from spikingjelly.activation_based import neuron
+from torch import Tensor, nn
+from torch.nn.utils import fuse_conv_bn_eval
+
+from ..backbones import SpikingCNN
+from ..backbones.spiking_cnn import Layer
+from ..checks import require
+from ..functional import decay
+from ..layers import StatelessNode
+from ..layers.closed_form import IFNode, LIFNode
+from ..stems import ConvStem, CovariantRFConv2d, CovariantStem, CovariantSTStem, TemporalRF
+from ..undisturbed import undisturbed
+
+if TYPE_CHECKING:
+    import nir
+
+_TRANSLATED = (nn.Conv1d, nn.Conv2d, nn.Linear, nn.AvgPool2d, nn.Flatten)
+_CHAINS = (SpikingCNN, Layer, ConvStem, CovariantStem, CovariantSTStem)
+_ALLOWED = (
+    "convolutions, BatchNorms behind them, linear layers, average pooling, flattening, IF, LIF and parametric LIF neurons "
+    "with a hard reset, leaky integrators, covariant stems, and chains of these"
+)
+
+
+def to_nir(
+    model: nn.Module, example: Tensor, path: str | os.PathLike | None = None, dt: float = 1e-4
+) -> "nir.NIRGraph":
+    """Translate a chain of convolutions and spiking neurons into a graph of NIR.
+
+    The graph describes a network in time, without a time axis. Read back by SpikingJelly's ``import_from_nir``, or by any
+    reader that takes steps of ``dt`` with forward Euler, it gives the outputs that the model gives step by step.
+
+    Args:
+        model: ``SpikingCNN``, ``nn.Sequential`` or another chain of layers; it is left as it is.
+        example: one time step of its input, (B, C, H, W).
+        path: file to write the graph to, such as "network.nir".
+        dt: duration of a time step in seconds.
+
+    Returns:
+        The graph.
+
+    Raises:
+        ValueError: a layer has no node in NIR, such as attention; the message names it.
+        NotImplementedError: SpikingJelly cannot translate the layer's settings, such as groups or a soft reset.
+    """
+    require("nirtorch", extra="interfaces")
+    import nir
+    from spikingjelly.activation_based.nir_exchange import export_to_nir
+
+    nodes: list[Any] = [nir.Input({"input": np.array(example.shape[1:])})]
+    x = example
+    with undisturbed(model), torch.no_grad():
+        for layer in _folded(_chain("", model)):
+            if isinstance(layer, TemporalRF):
+                nodes += _integrators(layer, tuple(x.shape[1:]), dt)
+                x = layer(x.unsqueeze(0))[0][0]
+                continue
+            translated = export_to_nir(nn.Sequential(layer), x, dt=dt).nodes.values()
+            nodes += [node for node in translated if not isinstance(node, nir.Input | nir.Output)]
+            x = layer(x)
+    graph = nir.NIRGraph.from_list(*nodes, nir.Output({"output": np.array(x.shape[1:])}))
+    if path is not None:
+        nir.write(path, graph)
+    return graph
+
+
+def _chain(name: str, module: nn.Module) -> Iterator[nn.Module]:
+    """The layers of a chain, one after another, as plain layers of PyTorch and SpikingJelly that take single steps."""
+    node: Any = module.node if isinstance(module, StatelessNode) else module
+    if isinstance(module, nn.Identity | nn.Dropout):
+        return
+    if isinstance(module, CovariantRFConv2d):
+        yield module.fuse()
+    elif isinstance(node, IFNode) or type(node) is neuron.IFNode:
+        yield neuron.IFNode(node.v_threshold, node.v_reset)
+    elif isinstance(node, LIFNode) or type(node) is neuron.LIFNode:
+        yield neuron.LIFNode(node.tau, node.decay_input, node.v_threshold, node.v_reset)
+    elif type(node) is neuron.ParametricLIFNode:
+        tau = 1 / node.w.sigmoid().item()
+        yield neuron.LIFNode(tau, node.decay_input, node.v_threshold, node.v_reset)
+    elif type(module).forward is nn.Sequential.forward or isinstance(module, _CHAINS):
+        for child, layer in module.named_children():
+            yield from _chain(f"{name}.{child}".lstrip("."), layer)
+    elif isinstance(module, TemporalRF | nn.BatchNorm2d) or type(module) in _TRANSLATED:
+        yield module
+    else:
+        where = f"{name}, a {type(module).__name__}," if name else f"a {type(module).__name__}"
+        raise ValueError(f"`model` has {where} for which NIR has no node; allowed: {_ALLOWED}.")
+
+
+def _folded(layers: Iterator[nn.Module]) -> list[nn.Module]:
+    """The layers with each BatchNorm folded into the convolution in front of it."""
+    found: list[nn.Module] = []
+    for layer in layers:
+        if not isinstance(layer, nn.BatchNorm2d):
+            found.append(layer)
+        elif found and isinstance(found[-1], nn.Conv2d):
+            found[-1] = fuse_conv_bn_eval(found[-1].eval(), layer.eval())
+        else:
+            raise ValueError("`model` has a BatchNorm that follows no convolution, which NIR has no node for.")
+    return found
+
+
+def _integrators(field: TemporalRF, shape: tuple[int, ...], dt: float) -> list[Any]:
+    """A 1x1 convolution that repeats the channels for each time scale, and leaky integrators or LIF neurons of all scales."""
+    import nir
+
+    kinds = (field.kind, field.mode, field.combine)
+    if field.kind not in ("li", "lif") or field.mode != "parallel" or field.combine != "stack" or field.reset != "hard":
+        raise ValueError(
+            f"a TemporalRF with kind, mode and combine {kinds} and reset {field.reset!r} has no node in NIR; allowed: "
+            f"'li' or 'lif', 'parallel', 'stack', and 'hard'."
+        )
+    channels, height, width = shape
+    copies = np.tile(np.eye(channels, dtype=np.float32), (field.scales, 1))[..., None, None]
+    scales = (1 / (1 - decay(field.mus.double(), field.dt, field.method))).numpy()  # in steps, for forward Euler
+    of_all = np.broadcast_to(scales.reshape(field.scales, -1, 1, 1), (field.scales, channels, height, width))
+    tau = of_all.reshape(-1, height, width).astype(np.float32)
+    r, zero = (np.ones_like(tau) if field.gain == "area" else tau), np.zeros_like(tau)
+    options = dict(tau=tau * np.float32(dt), r=r, v_leak=zero)
+    spiking = dict(v_threshold=np.full_like(tau, field.th), v_reset=zero)
+    copy = nir.Conv2d((height, width), copies, 1, 0, 1, 1, np.zeros(len(copies), np.float32))
+    return [copy, nir.LI(**options) if field.kind == "li" else nir.LIF(**options, **spiking)]
