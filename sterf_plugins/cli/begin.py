@@ -28,16 +28,16 @@ LINES = (
     "paramwise_options -- ",  # mmengine and mmseg, several lines for each parameter
     "Param groups = {",  # mmdet and mmseg, likewise
     r"loading annotations into memory\.\.\.",  # pycocotools, for each data set and metric
-    r"Done \(t=[\d.]+s\)$",
+    r"Done \(t=[\d.]+s\)\Z",
     r"creating index\.\.\.",
     "index created!",
     r"Loading and preparing results\.\.\.",
-    r"DONE \(t=[\d.]+s\)$",
+    r"DONE \(t=[\d.]+s\)\Z",
 )
 # The same of warnings.
 WARNINGS = (
     ".*pkg_resources",
-    "faster_coco_eval is not installed",  # mmdet, on import; COCO's own evaluation is used
+    "faster_coco_eval is not installed",  # mmdet, on import; a config whose metric needs it is refused
     "Default ``avg_non_ignore``",  # mmseg's cross entropy
     "The draw is False",  # mmseg's visualisation hook, as its configs set it
     "`reduce_zero_label` will be deprecated",  # mmseg's loading transform, as its configs set it
@@ -47,7 +47,7 @@ WARNINGS = (
 )
 # What mmengine puts in front of a record on the console; the name of the level is coloured on a terminal.
 _PREFIX = r"(?:[\d/]+ [\d:]+ - \S+ - \S*(?:INFO|WARNING)\S* - )?\n?"
-_LEFT_OUT = re.compile(_PREFIX + "(?:" + "|".join(LINES) + ")", re.MULTILINE)
+_LEFT_OUT = re.compile(_PREFIX + "(?:" + "|".join(LINES) + ")")
 
 
 class _Quiet:

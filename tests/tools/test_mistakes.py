@@ -57,6 +57,11 @@ MISTAKES = {
         "model.roi_head.mask_head.num_classes is 80, and train_dataloader.dataset (CocoDataset) has 5 such classes: disc,",
         "--cfg-options model.roi_head.mask_head.num_classes=5;",
     ),
+    "a metric whose package is missing": (
+        DETECTOR,
+        ["val_evaluator.type=FasterCocoMetric"],
+        "needs the package faster-coco-eval: pip install it, or --cfg-options val_evaluator.type=CocoMetric.",
+    ),
     "classes of all heads": (
         STOCK_DETECTOR,
         named(SHAPES),

@@ -5,6 +5,7 @@ import json
 import logging
 from collections.abc import Iterator
 from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
@@ -85,10 +86,15 @@ def check_epochs(config: Config) -> None:
 
 
 def check_annotations_of_metrics(config: Config, phase: str) -> None:
-    """Raise ``ValueError`` if a metric reads a file that is missing, or that has other images than the data set."""
+    """Raise ``ValueError`` if a metric lacks its package or its file, or the file has other images than the data set."""
     sets = [(key, dataset) for key, dataset in datasets(config, phase) if is_kind_of(dataset, "CocoDataset", config)]
     own = [full_path(dataset, dataset.ann_file) for _, dataset in sets if dataset.get("ann_file")]
     for key, metric in _metrics(config, phase):
+        if type_name(metric) == "FasterCocoMetric" and find_spec("faster_coco_eval") is None:
+            raise ValueError(
+                f"{key}.type is FasterCocoMetric, which needs the package faster-coco-eval: pip install it, or --cfg-options "
+                f"{key}.type=CocoMetric."
+            )
         if not metric.get("ann_file") or metric.get("backend_args") or "://" in metric.ann_file:
             continue
         path = Path(metric.ann_file)

@@ -178,7 +178,8 @@ class ERFHook(Hook):
             images = self._images(runner, model)
             gather = all_gather_object if get_world_size() > 1 else None
             forward = forward_for(model, self.layers)
-            with tqdm(total=self.num_samples, desc="ERF", delay=5, leave=False, disable=None) as bar:  # on a terminal
+            hidden = None if is_main_process() else True  # None: unless on a terminal
+            with tqdm(total=self.num_samples, desc="ERF", delay=5, leave=False, disable=hidden) as bar:
                 return compute_erf(
                     model, images, self.layers, forward=forward, gather=gather,
                     progress=lambda done, _: bar.update(done - bar.n), **self.options,
