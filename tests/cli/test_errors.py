@@ -90,6 +90,11 @@ def test_a_mistake_is_one_line(run, kind):
     assert "Traceback" in shown.stderr and message in shown.stderr
 
 
+def test_an_error_comes_last_where_both_streams_go_into_one_file(run):
+    done = run("import os\nos.dup2(1, 2)\nprint('work')\nraise ValueError('--num is 0')")
+    assert done.stdout.startswith("work\ntool.py: error: --num is 0\n")
+
+
 FAULTS = {
     "a key that is missing": "{}['stages']",
     "a call that does not fit": "len(3)",

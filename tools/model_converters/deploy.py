@@ -28,6 +28,7 @@ begin()
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from sterf_plugins.checks import require
 from sterf_plugins.cli.checkpoints import add_checkpoint_option
@@ -58,7 +59,7 @@ def milliseconds(runs: dict[str, Callable], x: Tensor, repeats: int) -> dict[str
     """Median time in milliseconds of each of several ways to run a model on ``x``, which take turns."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     with torch.no_grad():
-        for i in range(repeats + 1):
+        for i in tqdm(range(repeats + 1), desc="timing", delay=5, leave=False, disable=None):
             for name, run in runs.items():
                 start = time.perf_counter()
                 run(x)
