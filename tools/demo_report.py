@@ -11,6 +11,11 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from sterf_plugins.cli.begin import begin
+
+if __name__ == "__main__":
+    begin()
+
 import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -18,6 +23,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from scipy.stats import binomtest
 
+from sterf_plugins.cli import console
 from sterf_plugins.cli.objects import Drawn, draw_objects, paint
 from sterf_plugins.cli.page import STYLE, chart, number, picture, scalars, table
 from sterf_plugins.cli.versions import versions
@@ -397,11 +403,14 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("data/shapes"), help="default: data/shapes")
     args = parser.parse_args()
     path = args.out / "report.html"
-    mixer_picture(receptive_fields(args.out), args.out / "erf_mixers.png")
+    fields = receptive_fields(args.out)
+    if not fields:
+        raise ValueError(f"{args.out} has no trainings of the demo; `make demo` makes them.")
+    mixer_picture(fields, args.out / "erf_mixers.png")
     with replacing(path) as partial:
         partial.write_text(build(args.out, args.data))
     print(f"report: {path} ({path.stat().st_size / 2**20:.1f} MiB)")
 
 
 if __name__ == "__main__":
-    main()
+    console.run_tool(main, again="the same command")

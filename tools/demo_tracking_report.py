@@ -11,27 +11,27 @@ import json
 from pathlib import Path
 from typing import Any
 
-import sterf_plugins
+from sterf_plugins.cli.begin import begin
 
-sterf_plugins.setup()
+begin(openmmlab=True)
 
-import cv2  # noqa: E402
-import demo_tracking as demo  # noqa: E402
-from PIL import Image  # noqa: E402
+import cv2
+import demo_tracking as demo
+from PIL import Image
 
-from sterf_plugins.cli import console  # noqa: E402
-from sterf_plugins.cli.loading import build_config, load_weights  # noqa: E402
-from sterf_plugins.cli.page import STYLE, chart, number, scalars, table  # noqa: E402
-from sterf_plugins.cli.steps import last_checkpoint  # noqa: E402
-from sterf_plugins.cli.versions import versions  # noqa: E402
-from sterf_plugins.erf.wording import digits  # noqa: E402
-from sterf_plugins.files import replacing  # noqa: E402
-from sterf_plugins.firing import FiringRates  # noqa: E402
-from sterf_plugins.openmmlab.configs.reading import load_config  # noqa: E402
-from sterf_plugins.tracking import Follower  # noqa: E402
-from sterf_plugins.tracking.box_metrics import mean_curves  # noqa: E402
-from sterf_plugins.tracking.results import evaluate, read_attributes, read_labels  # noqa: E402
-from sterf_plugins.tracking.sequences import LAYOUTS, find_sequences  # noqa: E402
+from sterf_plugins.cli import console
+from sterf_plugins.cli.loading import build_config, load_weights
+from sterf_plugins.cli.page import STYLE, chart, number, scalars, table
+from sterf_plugins.cli.steps import last_checkpoint
+from sterf_plugins.cli.versions import versions
+from sterf_plugins.erf.wording import digits
+from sterf_plugins.files import replacing
+from sterf_plugins.firing import FiringRates
+from sterf_plugins.openmmlab.configs.reading import load_config
+from sterf_plugins.tracking import Follower
+from sterf_plugins.tracking.box_metrics import mean_curves
+from sterf_plugins.tracking.results import evaluate, read_attributes, read_labels
+from sterf_plugins.tracking.sequences import LAYOUTS, find_sequences
 
 TRACKERS = (*demo.MIXERS, demo.STAY)
 WATCHED = 20  # images over which spikes are counted

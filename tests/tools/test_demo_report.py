@@ -134,3 +134,9 @@ def test_axes_have_whole_epochs(tool):
     svg = tool["chart"]({"AP": ([1, 2, 3], [0.1, 0.2, 0.3])}, "AP50", "epoch")
     across = svg[svg.index('id="matplotlib.axis_1"') : svg.index('id="matplotlib.axis_2"')]
     assert re.findall(r"<!-- ([\d.]+) -->", across) == ["1", "2", "3"]
+
+
+def test_a_folder_without_trainings_is_told_in_one_line(forked, tmp_path):
+    done = forked(TOOL, tmp_path / "none")
+    assert done.returncode == 2 and done.stderr.startswith(f"demo_report.py: error: {tmp_path}/none has no trainings")
+    assert not list(tmp_path.iterdir())
