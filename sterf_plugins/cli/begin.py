@@ -44,6 +44,8 @@ WARNINGS = (
     "torch.meshgrid",  # mmdet's anchor generators
     r"`?torch\.cuda\.amp\.",  # mmengine's mixed precision
     r"torch\.utils\.checkpoint: the use_reentrant",  # mmcv-style checkpointing
+    "The given buffer is not writable",  # torch.export, of the file that it reads again
+    ".*LeafSpec",  # torch.onnx, which copies its own trees
 )
 # What mmengine puts in front of a record on the console; the name of the level is coloured on a terminal.
 _PREFIX = r"(?:[\d/]+ [\d:]+ - \S+ - \S*(?:INFO|WARNING)\S* - )?\n?"
