@@ -34,20 +34,20 @@ class Banner(Hook):
         if isinstance(loop, EpochBasedTrainLoop):
             length = f"{_number(loop.max_epochs, 'epoch')} of {_number(len(runner.train_dataloader), 'iteration')}"
         phases = ["train"] if runner.val_loop is None else ["train", "val"]
-        self._show(runner, f"training of {length}", phases)
+        self._show(runner, f"training of {length}", phases, start=runner.iter)
 
     def before_test(self, runner) -> None:
         """The banner of a test."""
         self._show(runner, "test", ["test"])
 
-    def _show(self, runner, title: str, phases: list[str]) -> None:
+    def _show(self, runner, title: str, phases: list[str], start: int = 0) -> None:
         model = getattr(runner.model, "module", runner.model)
         config = runner.cfg
         rows = {"model": [_model(model, config)]}
         rows |= {f"{p} data": [_data(getattr(runner, f"{p}_dataloader"), config[f"{p}_dataloader"])] for p in phases}
         rows["device"] = [_device(model, config)]
         if config.get("load_from"):
-            rows["weights"] = [f"{config.load_from}{f', from iteration {runner.iter} on' * bool(runner.iter)}"]
+            rows["weights"] = [f"{config.load_from}{f', from iteration {start} on' * bool(start)}"]
         rows["adapted"] = self.adapted or ["nothing"]
         rows["spikes"] = [_spikes(model)]
         rows["log file"] = [f"{runner.logger.log_file}, which has the whole set-up"]
