@@ -41,7 +41,11 @@ def train_and_test(folder: Path, data: Path, mixer: str, layout: str, seed: int,
     changes += [f"model.backbone.mixer={mixer}", f"model.backbone.layout={layout}", f"randomness.seed={seed}"]
     changes += [f"train_cfg.max_epochs={args.epochs}", f"param_scheduler.1.end={args.epochs}"]
     if args.tiny:
-        changes += ["model.train_cfg.rcnn.sampler.num=8", "default_hooks.erf.num_samples=2"]
+        changes += [
+            "model.train_cfg.rcnn.sampler.num=8",
+            "default_hooks.erf.num_samples=1",
+            "default_hooks.erf.input_size=32",
+        ]
     else:
         changes += [*TINY_ARCH, "train_dataloader.num_workers=4"]
     seconds_file = folder / "seconds"  # written only if the training ran in one piece

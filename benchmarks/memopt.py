@@ -95,7 +95,7 @@ def main() -> None:
         MEMOPT["memopt, blocks, level 4"] = (BLOCKS, 4)
     results = Results.of(args, size=args.size, batch=args.batch)
     for name in args.models:
-        settings = dict(depth=1) if args.tiny else MODELS[name]
+        settings = dict(depth=1, dim=64, num_heads=4) if args.tiny else MODELS[name]
         results.once(partial(compare, name, settings, args), "models", name)
 
 

@@ -117,14 +117,14 @@ def event_images(args):
         events_per_image=RATE,
         milliseconds_per_image=per_image,
         ratio=spent["loop"] / spent["ours"],
-        events=(1 if args.tiny else 50) * 1_000_000,
+        events=(100_000 if args.tiny else 50_000_000),
         peak_mib=long_recording(args),
     )
 
 
 def long_recording(args):
     """Memory of making the event images of a file with 50 million events."""
-    count = (1 if args.tiny else 50) * 1_000_000 // RATE
+    count = (100_000 if args.tiny else 50_000_000) // RATE
     with tempfile.TemporaryDirectory() as folder:
         path = write_recording(Path(folder) / "long.h5", pieces_of(count), SIZE)
 
