@@ -211,7 +211,7 @@ def cases(tiny: bool) -> dict[str, tuple[Callable[[], nn.Module], tuple[str, ...
     own = [n for n in timm.list_models() if timm.models.model_entrypoint(n).__module__.startswith("sterf_plugins.")]
     found |= {name: (partial(registered, name), ()) for name in own if name not in found}
     if tiny:
-        kept = ("8 levels", "SDTrack 4x1 conv", "spiking semantic_fpn")
+        kept = ("8 levels", "SDTrack 4x1 conv", "ShapeTracker lif")
         found = {name: found[name] for name in kept}
     return found
 
