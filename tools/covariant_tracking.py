@@ -24,9 +24,11 @@ from sterf_plugins.cli.begin import begin
 begin()
 
 import torch
+from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from sterf_plugins.cli import console
+from sterf_plugins.erf.sheet import SMALL, Sheet, logarithmic, write
 from sterf_plugins.files import check_claim, claim, replacing
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -169,6 +171,28 @@ def last_error(folder: Path) -> float:
     return errors[-1]
 
 
+def draw_errors(results: dict[str, list[float]], size: str) -> Figure:
+    """A box for each network and start, a point for each seed."""
+    seeds = max(map(len, results.values()))
+    notes = [
+        f"Up: mean distance between true and found positions in pixels, {size}. Points: {seeds} seeds; line: median; box: the "
+        "middle half of the seeds; whiskers: lowest and highest. rf: fields at the start are covariant, uniform: random."
+    ]
+    sheet = Sheet({"": 1}, notes, 0.4, 0, 1, bar=False, ticks=0.4, panel=7.6)
+    (axes,) = sheet.panels[""]
+    names = [f"{NETS[net]}\n{start}".replace(", ", ",\n") for net, start in (name.split("-") for name in results)]
+    errors = list(results.values())
+    style = dict(color="black", linewidth=2)
+    axes.boxplot(errors, tick_labels=names, widths=0.5, whis=(0, 100), showfliers=False, medianprops=style)
+    for k, of_seeds in enumerate(errors, 1):
+        axes.plot([k] * len(of_seeds), of_seeds, "o", color="#0072B2", markersize=4, alpha=0.7)
+    logarithmic(axes.yaxis)
+    axes.set_ylim(min(map(min, errors)) / 1.6, max(map(max, errors)) * 1.6)
+    axes.grid(axis="y", alpha=0.25, linewidth=0.5)
+    axes.tick_params(labelsize=SMALL)
+    return sheet.figure
+
+
 def report(results: dict[str, list[float]], work_dir: Path, args: argparse.Namespace) -> None:
     """Write the table, the numbers and the picture of all errors (run -> error of each seed), and print the table."""
     lines = ["| network | start | median | all seeds |", "|---|---|---|---|"]
@@ -184,16 +208,7 @@ def report(results: dict[str, list[float]], work_dir: Path, args: argparse.Names
         partial.write_text(json.dumps(document, indent=1))
     with replacing(work_dir / "results.md") as partial:
         partial.write_text(table + "\n")
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(1.1 * len(results) + 1.5, 3.4), layout="constrained")
-    axes = figure.subplots()
-    axes.boxplot(list(results.values()), tick_labels=[n.replace("-", "\n") for n in results], widths=0.5)
-    for k, errors in enumerate(results.values(), 1):
-        axes.plot([k] * len(errors), errors, "o", markersize=4, alpha=0.6)
-    axes.set(ylabel="mean distance (px)", yscale="log")
-    with replacing(work_dir / "results.png") as partial:
-        figure.savefig(partial, dpi=120)
+    write(draw_errors(results, args.size), work_dir / "results.png")
     print(f"{work_dir}/results.json, results.md, results.png")
 
 

@@ -1,13 +1,13 @@
 """Curves over depth, image size and frequency."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .frequency import FrequencyResponse, spatial_response, temporal_response
 from .result import ERFResult
-from .sheet import SMALL, TITLE, Sheet, shortened, styles
+from .sheet import SMALL, TITLE, Sheet, logarithmic, shortened, styles
 from .sweep import Size, sweep_rows
 from .theoretical_field import theory_of
 from .wording import common_labels, measured, provenance, where
@@ -24,21 +24,6 @@ def _finish(ax: Any, title: str) -> None:
     ax.set_title(title, fontsize=TITLE)
     ax.grid(alpha=0.25, linewidth=0.5)
     ax.tick_params(labelsize=SMALL, length=2, pad=1.5, which="both")
-
-
-def _logarithmic(axis: Any, ticks: Sequence[float] | None = None) -> None:
-    """A logarithmic axis with plain numbers at 1, 2 and 5 times powers of ten, or at these ticks."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    getattr(axis.axes, f"set_{axis.axis_name}scale")("log")
-    if ticks is None:
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    else:
-        axis.set_ticks(list(ticks))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.10g}"))
-    axis.set_minor_formatter(NullFormatter())
-    if ticks is not None:
-        axis.axes.minorticks_off()
 
 
 def draw_growth(results: Mapping[str, ERFResult]) -> "Figure":
@@ -76,7 +61,7 @@ def draw_growth(results: Mapping[str, ERFResult]) -> "Figure":
         some_endless |= endless.size > 0
         ax.plot(x[endless], np.full(endless.size, top), **endless_mark)
         ax.errorbar(x, sides, errors, capsize=2, **effective)
-        _logarithmic(ax.yaxis)
+        logarithmic(ax.yaxis)
         ax.set_ylim(top=top * 1.15)
         ticks = [where(result, layer) if layer in result.info.get("stages", {}) else layer for layer in fields]
         ax.set_xticks(x, [shortened(tick, 20) for tick in ticks], rotation=30, ha="right", rotation_mode="anchor")
@@ -137,8 +122,8 @@ def draw_sweep(sweeps: Mapping[str, Mapping[Size, ERFResult]]) -> "Figure":
             strict=True,
         ):
             ax.plot(sides, image, **_IMAGE)
-            _logarithmic(ax.xaxis, sides)
-            _logarithmic(ax.yaxis)
+            logarithmic(ax.xaxis, sides)
+            logarithmic(ax.yaxis)
             _finish(ax, title if len(sweeps) > 1 else f"{name}: {title}")
     handles = [Line2D([], [], **style, label=labels[layer]) for layer, style in look.items()]
     if any(theory_of(result) for result in largest.values()):
@@ -204,8 +189,8 @@ def draw_response(gain_axes: Any, phase_axes: Any, response: FrequencyResponse, 
     gain_axes.plot(f, gain, label=cutoff, **style)
     gain_axes.fill_between(f, np.maximum(gain - error, 1e-12), gain + error, color=look["color"], alpha=0.2, lw=0)
     gain_axes.axhline(1 / np.sqrt(2), color="0.72", linewidth=0.8, zorder=0)
-    _logarithmic(gain_axes.xaxis)
-    _logarithmic(gain_axes.yaxis)
+    logarithmic(gain_axes.xaxis)
+    logarithmic(gain_axes.yaxis)
     lowest = min(float(np.nanmin(line.get_ydata())) for line in gain_axes.lines)
     gain_axes.set_ylim(max(1e-3, 0.5 * lowest), 1.3)
     phase = response.phase[some]
@@ -214,4 +199,4 @@ def draw_response(gain_axes: Any, phase_axes: Any, response: FrequencyResponse, 
         phase = np.angle(np.exp(1j * phase))
         phase[1:][turned] = np.nan
     phase_axes.plot(f, phase, **style)
-    _logarithmic(phase_axes.xaxis)
+    logarithmic(phase_axes.xaxis)

@@ -118,6 +118,7 @@ def _lines(results: Results, kind: str, curve, notes: list[str], scale: bool = T
     """
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
+    from matplotlib.ticker import MaxNLocator
 
     names = list(dict.fromkeys(n for r in results.values() for n in r.layers if n in getattr(r, kind)))
     style = dict(zip(names, styles(len(names)), strict=True))
@@ -143,6 +144,7 @@ def _lines(results: Results, kind: str, curve, notes: list[str], scale: bool = T
         ax.grid(alpha=0.25, linewidth=0.5)
         ax.tick_params(labelsize=SMALL, length=2, pad=1.5)
         ax.set_xlim(-0.02 * len(x), 1.02 * len(x) - 1)
+        ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         dagger = " †" if any(map(result.doubtful, result.layers)) else ""
         ax.set_title(shortened(name, sheet.letters - len(dagger)) + dagger, fontsize=TITLE)
     handles: list[Any] = [Line2D([], [], **style[name], label=labels[name]) for name in names]

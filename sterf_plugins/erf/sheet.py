@@ -133,6 +133,20 @@ class Sheet:
         self.figure.legend(handles=handles, loc="outside upper center", ncols=columns, fontsize=SMALL, frameon=False)
 
 
+def logarithmic(axis: Any, ticks: Sequence[float] | None = None) -> None:
+    """Make an axis of matplotlib logarithmic, with plain numbers at 1, 2 and 5 times powers of ten, or at these ticks."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    getattr(axis.axes, f"set_{axis.axis_name}scale")("log")
+    if ticks is None:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    else:
+        axis.set_ticks(list(ticks))
+        axis.axes.minorticks_off()
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.10g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
 def shortened(name: str, letters: int) -> str:
     """A layer's name without its beginning, up to a dot or a space if there is one, if it is longer than a panel is wide."""
     if len(name) <= letters:
