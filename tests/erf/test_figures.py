@@ -234,6 +234,7 @@ def test_lags_are_exponentials(timed):
     expected = 0.5 ** np.arange(24) / (2 - 0.5**23)
     assert np.allclose(values[:19], expected[:19], rtol=1e-5)
     assert np.isnan(values[19:]).all()  # below 1e-6
+    assert all(float(tick).is_integer() for tick in ax.get_xticks())
     assert ax.get_yscale() == "log" and [p.get_gid() for p in ax.patches] == ["floor"]
     assert "below 1e-06: not drawn" in words(figure)
 
