@@ -14,12 +14,15 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import torch
-from matplotlib import pyplot as plt
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import PowerNorm
 from PIL import Image
 
 from sterf_plugins.cli.loading import load_model
 from sterf_plugins.cli.tracker_inputs import region_sizes, tracker_inputs
 from sterf_plugins.erf.calibrate import tracking_norms
+from sterf_plugins.erf.plot import mark_target, pixel_axes
+from sterf_plugins.erf.sheet import TITLE, Sheet, write
 from sterf_plugins.firing import FiringRates
 
 NETWORKS = {
@@ -139,32 +142,40 @@ def main():
             )
             print(f"{name}, {state}: {json.dumps(numbers[f'{name}, {state}'])}", flush=True)
     args.out.with_suffix(".json").write_text(json.dumps(numbers, indent=1))
-    draw(maps, sides, args.out)
+    draw(maps, sides, args.num, args.out)
     for channels, stride in ((32, 2), (64, 4), (128, 8)):
         print(f"Tiny, 256 and 128 pixels, stride {stride}: {strips(channels, 384 // stride, 256 // stride)}")
 
 
-def draw(maps, sides, out):
-    """A column for each network; the fields of stage 1, stage 2 and the score, random and trained, over the canvas."""
-    shown = [(state, i) for state in ("random", "trained") if any(key[1] == state for key in maps) for i in (1, 3)]
-    figure, axes = plt.subplots(len(shown), len(NETWORKS), figsize=(9, 0.2 + 1.8 * len(shown)), layout="constrained")
-    cmap = matplotlib.colormaps["viridis"]
-    for column, name in enumerate(NETWORKS):
-        for row, (state, i) in enumerate(shown):
-            axis = axes[row, column]
-            axis.set(xticks=[], yticks=[])
+def draw(maps, sides, count, out):
+    """Fields over the canvas: rows for stage 1 and the score, with random weights and trained; a column for each network."""
+    rows = [(state, i) for state in ("random", "trained") if any(key[1] == state for key in maps) for i in (1, 3)]
+    size, template = sides[1], sides[0]
+    states = " and ".join(dict.fromkeys(state for state, _ in rows))
+    notes = [
+        "A canvas of the search region (upper left), the template (lower right) and two empty quadrants, in pixels; white lines: "
+        "their borders. White cross: the target, the middle of the search region.",
+        f"{states} weights, BatchNorm statistics of the pairs; {count} pairs of {size}² and {template}² pixels; mean of |∂y/∂x| "
+        "over pairs and channels.",
+    ]
+    sheet = Sheet({f"{('stage 1', 'score')[i == 3]}, {state}": len(NETWORKS) for state, i in rows}, notes, 1.0, 1)
+    colours = ScalarMappable(PowerNorm(1 / 2, 0, 1), "viridis")
+    for panels, (state, i) in zip(sheet.panels.values(), rows, strict=True):
+        for ax, name in zip(panels, NETWORKS, strict=True):
+            ax.set_title(name.replace("_", " "), fontsize=TITLE)
             if (name, state) not in maps:
-                axis.text(0.5, 0.5, "not run", ha="center", va="center", transform=axis.transAxes)
+                ax.text(0.5, 0.5, "not run", ha="center", va="center", transform=ax.transAxes)
                 continue
             field = maps[name, state][i]
-            axis.imshow(np.sqrt(field / np.quantile(field, 0.999)).clip(0, 1), cmap=cmap)
-            axis.axhline(sides[1] - 0.5, color="white", lw=0.6)
-            axis.axvline(sides[1] - 0.5, color="white", lw=0.6)
-            if not column:
-                axis.set_ylabel(f"{('stage 1', 'score')[i == 3]}, {state}")
-            if not row:
-                axis.set_title(name.replace("_", " "))
-    figure.savefig(out, dpi=100)
+            ax.imshow(field / np.quantile(field, 0.999), norm=colours.norm, cmap=colours.cmap)
+            pixel_axes(ax, *field.shape)
+            ax.axhline(size - 0.5, color="white", lw=0.6)
+            ax.axvline(size - 0.5, color="white", lw=0.6)
+            mark_target(ax, *(size / 2 + edge for edge in (-8, 8, -8, 8)))
+    sheet.outer_numbers()
+    label = "square root of |∂y/∂x| over its 99.9 % quantile (numbers at the bar: before the root)"
+    sheet.colour_bar(colours, label, (0, 0.01, 0.1, 0.3, 1))
+    write(sheet.figure, out)
     quantise(out)
 
 
