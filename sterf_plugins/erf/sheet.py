@@ -148,12 +148,12 @@ def logarithmic(axis: Any, ticks: Sequence[float] | None = None) -> None:
 
 
 def shortened(name: str, letters: int) -> str:
-    """A layer's name without its beginning, up to a dot or a space if there is one, if it is longer than a panel is wide."""
+    """A layer's name, or its end, behind a dot or a space if there is one, where it is longer than a panel is wide."""
     if len(name) <= letters:
         return name
     end = name[len(name) - letters + 1 :]
     whole = re.search(r"[. ]", end[: len(end) // 2])
-    return f"…{end[whole.start() :] if whole else end}"
+    return f"…{end[whole.end() :] if whole else end}"
 
 
 def _lay_out(figure: "Figure") -> None:

@@ -170,7 +170,7 @@ def test_long_names_are_shortened_at_their_beginning():
     figure = draw(result)
     figure.canvas.draw()
     titles = [ax.title for ax in figure.axes if ax.get_title()]
-    assert [t.get_text().split("\n")[0] for t in titles] == [f"….{i}.0, stride 1" for i in range(5)]
+    assert [t.get_text().split("\n")[0] for t in titles] == [f"…{i}.0, stride 1" for i in range(5)]
     boxes = [t.get_window_extent() for t in titles]
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
 
