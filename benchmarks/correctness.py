@@ -203,15 +203,14 @@ def cases(tiny: bool) -> dict[str, tuple[Callable[[], nn.Module], tuple[str, ...
         found[f"{mixer} {layout}"] = (make, both)
     found |= {name: (partial(SDTV3, SHALLOW, **settings), both[:1]) for name, settings in OPTIONS.items()}
     found |= {name: (partial(registered, name), both[:1]) for name in FAMILIES}
-    small = dict(arch=dict(embed_dims=(8, 8, 16, 16), num_heads=2), head_width=16) if tiny else {}
     for variant, mixer in itertools.product(("1x4", "2x2", "4x1"), ("conv", "mlpixer", "srb")):
-        found[f"SDTrack {variant} {mixer}"] = (partial(Tracker, variant=variant, mixer=mixer, **small), ())
+        found[f"SDTrack {variant} {mixer}"] = (partial(Tracker, variant=variant, mixer=mixer), ())
     found |= {f"ShapeTracker {unit}": (partial(Follower, unit), ()) for unit in ("li", "lif", "relu")}
     found |= {f"spiking {name}": (partial(openmmlab, config), ()) for name, config in SPIKING.items()}
     own = [n for n in timm.list_models() if timm.models.model_entrypoint(n).__module__.startswith("sterf_plugins.")]
     found |= {name: (partial(registered, name), ()) for name in own if name not in found}
     if tiny:
-        kept = ("8 levels", "SDTrack 4x1 conv", "ShapeTracker lif")
+        kept = ("8 levels", "ShapeTracker lif")
         found = {name: found[name] for name in kept}
     return found
 
