@@ -5,6 +5,7 @@ with its exit code. Several processes are the ranks of one distributed program, 
 """
 
 import json
+import multiprocessing
 import os
 import runpy
 import signal
@@ -74,6 +75,8 @@ def fork(job: dict) -> int:
     child = os.fork()
     if child == 0:
         code = run_job(job)
+        for process in multiprocessing.active_children():  # as Python does at its end, which this process leaves out
+            process.terminate()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -103,6 +103,16 @@ class Evidence:
         maps = [n for n, shape in self.shapes.items() if isinstance(self.model.get_submodule(n), nn.Conv2d)]
         return {(self.shapes[n][-2], self.shapes[n][-1]) for n in maps}
 
+    def prefixes(self, channels: int) -> set[int]:
+        """Numbers of class and register tokens that the model's learnt tokens (..., n, channels) can make together."""
+        owners = (m for m in self.model.modules() if not isinstance(m, nn.Linear))
+        shapes = [p.shape for m in owners for p in m.parameters(recurse=False) if p.ndim > 1]
+        learnt = [s[:-1].numel() for s in shapes if s[-1] == channels]
+        sums = {0}
+        for count in (n for n in learnt if n <= _MOST_PREFIX):
+            sums |= {n + count for n in sums if n + count <= _MOST_PREFIX}
+        return sums - {0}
+
     def token_layout(self, rest: Size, inside: str | None = None) -> str | None:
         """One of "BCN" and "BNC", if the types of modules whose outputs have this shape tell.
 
@@ -251,7 +261,7 @@ def to_map(
     if layout == "BCN":
         y = y.transpose(-1, -2)
     inferred = grid is None and not geometry.signal
-    h, w = grid or token_grid(name, y.shape[2], geometry, evidence)
+    h, w = grid or token_grid(name, y.shape[2], y.shape[3], geometry, evidence)
     prefix = y.shape[2] - h * w
     if prefix < 0:
         raise ValueError(f"layer {name!r} has {y.shape[2]} tokens, fewer than the {h}x{w} of `grid`.")
@@ -363,15 +373,16 @@ def _fitting(tokens: int, geometry: Geometry, grids: Mapping[Grid, int]) -> dict
     }
 
 
-def token_grid(name: str, tokens: int, geometry: Geometry, evidence: Evidence) -> Grid:
+def token_grid(name: str, tokens: int, channels: int, geometry: Geometry, evidence: Evidence) -> Grid:
     """The likeliest grid of so many tokens; an error if there is none, or more than one."""
     if geometry.signal:
         return 1, tokens - (geometry.prefix or 0)
     fitting = _fitting(tokens, geometry, geometry.grids())
     if not fitting:
         fitting = _fitting(tokens, geometry, dict.fromkeys(evidence.grids(), 0))
-    if not fitting and geometry.prefix is None and len(geometry.sizes) == 1:  # registers
-        fitting = {g: (0, tokens - g[0] * g[1]) for g in evidence.grids() if 0 < tokens - g[0] * g[1] <= _MOST_PREFIX}
+    if not fitting and geometry.prefix is None and len(geometry.sizes) == 1:  # registers, but no queries of a decoder
+        before = {g: tokens - g[0] * g[1] for g in evidence.grids()}
+        fitting = {g: (0, count) for g, count in before.items() if count in evidence.prefixes(channels)}
     if not fitting:
         raise ValueError(
             f"layer {name!r} has {tokens} tokens, which fit no grid of a {geometry} input at strides "

@@ -280,8 +280,16 @@ def test_both_branches_of_crossvit():
 @pytest.mark.parametrize("prefix", [4, 5, 9])
 def test_register_tokens_are_counted(prefix):
     """The model does not say how many tokens come before those of the patches; its patch embedding does."""
-    field = compute_erf(Reshaped(with_prefix(prefix)), torch.randn(2, 1, 24, 40), "out").spatial["out"]
+    model = Reshaped(with_prefix(prefix))
+    model.class_token, model.registers = (nn.Parameter(torch.ones(1, n, 37)) for n in (1, prefix - 1))
+    field = compute_erf(model, torch.randn(2, 1, 24, 40), "out").spatial["out"]
     assert patch_of_the_centre(field, (6, 10))
+
+
+def test_tokens_before_those_of_patches_are_learnt_ones():
+    """Else they may be queries of a decoder, which are no map, even if a few more would be one."""
+    with pytest.raises(ValueError, match="'out' has 64 tokens, which fit no grid of a 24x40 input"):
+        compute_erf(Reshaped(with_prefix(4)), torch.randn(2, 1, 24, 40), "out")
 
 
 class Queries(nn.Module):

@@ -34,20 +34,20 @@ def field(run, x, module, target):
 def test_the_encoder_of_detr():
     options = {"encoder.num_layers": 1, "decoder.num_layers": 1}
     model = from_config("mmdet::detr/detr_r18_8xb2-500e_coco.py", **options)
-    x, layers = torch.randn(2, 3, 64, 128), ["backbone", "encoder.layers.0", "decoder.layers.0"]
+    x, layers = torch.randn(2, 3, 64, 96), ["backbone", "encoder.layers.0", "decoder.layers.0"]
     assert forward_for(model, ["backbone", "neck.*"]) is None and forward_for(torch.nn.ReLU(), layers) is None
     run = forward_for(model, layers)
     with pytest.raises(ValueError, match="What it needs besides the inputs, `forward=` can give it"):
         compute_erf(model, x, layers)
     # The encoder ends with a LayerNorm, whose channels have a constant sum.
     result = compute_erf(model, x, layers[1:], forward=run, channels="per-channel", kinds="spatial", batch_size=2)
-    assert result.layers == ["encoder.layers.0"] and result.info["map_size"] == {"encoder.layers.0": [2, 4]}
-    assert "100 tokens, which fit no grid of a 64x128 input" in result.failed["decoder.layers.0"]  # queries
+    assert result.layers == ["encoder.layers.0"] and result.info["map_size"] == {"encoder.layers.0": [2, 3]}
+    assert "100 tokens, which fit no grid of a 64x96 input" in result.failed["decoder.layers.0"]  # queries
     options = dict(forward=run, channels=1, calibrate=False)
     assert compute_erf(model, x, "backbone", **options).layers == ["backbone[0]"]
     signs = compute_erf(model, x, "encoder.layers.0", **options).spatial["encoder.layers.0"]
     sign = (torch.randint(0, 2, (1, 256), generator=torch.Generator().manual_seed(0)) * 2 - 1).float()
-    expected = field(lambda leaf: run(model, leaf), x, model.encoder.layers[0], lambda y: y[:, 1 * 4 + 2] * sign)
+    expected = field(lambda leaf: run(model, leaf), x, model.encoder.layers[0], lambda y: y[:, 1 * 3 + 1] * sign)
     assert np.allclose(signs, expected, rtol=1e-3, atol=1e-5 * expected.max())
 
 
