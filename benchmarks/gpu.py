@@ -1,7 +1,7 @@
 """All benchmarks in one go, most important first, in pieces that go on where the last one ended; needs no network.
 
     python benchmarks/gpu.py --out benchmarks/results/cuda --minutes 9       # again, until it ends with code 0
-    python benchmarks/gpu.py --out /tmp/tiny --device cpu --tiny             # tries every part, small, on a CPU
+    python benchmarks/gpu.py --out work_dirs/tiny --device cpu --tiny        # tries every part, small, on a CPU
 
 Each part is a script of this folder in a process of its own, so that an error of the GPU ends no other part. Its figures
 are in FOLDER/PART.json, saved after each entry, what it printed in FOLDER/PART.log, and the state of all parts in

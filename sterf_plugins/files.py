@@ -1,11 +1,13 @@
 """Files that are whole or not there, and never in the place of somebody else's."""
 
+import csv
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -19,6 +21,21 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_csv(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> None:
+    """Write a table, whole or not at all; what a row does not have stays empty.
+
+    Args:
+        path: the file, which is replaced.
+        rows: name of a column -> value, of each row.
+        columns: names of the columns in order; by default those of the rows, as they come up.
+    """
+    names = columns or list(dict.fromkeys(name for row in rows for name in row))
+    with replacing(path) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, names, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def check_new(path: str | os.PathLike, overwrite: bool) -> None:

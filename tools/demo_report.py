@@ -221,8 +221,9 @@ def receptive_fields(out: Path) -> dict[str, ERFResult]:
 
 def mixer_picture(fields: dict[str, ERFResult], path: Path) -> None:
     """One picture of all receptive fields: rows are mixers before and after training, columns are feature points."""
+    figure = draw_maps(fields)
     for suffix in (".png", ".pdf"):
-        write(draw_maps(fields), path.with_suffix(suffix))
+        write(figure, path.with_suffix(suffix))
 
 
 def field_picture(fields: dict[str, ERFResult]) -> str:

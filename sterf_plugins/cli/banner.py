@@ -104,6 +104,6 @@ def _device(model: nn.Module, config: ConfigDict) -> str:
 
 def _spikes(model: nn.Module) -> str:
     """The spike layers; which of them fire is what ``SilenceHook`` says after the first iteration."""
-    levels = sorted({levels for _, levels, _ in neuron_layers(model).values()})
-    layers = _number(len(neuron_layers(model)), "layer")
-    return f"{layers} with D={', '.join(map(str, levels))}" if levels else "none"
+    layers = neuron_layers(model)
+    levels = sorted({levels for _, levels, _ in layers.values()})
+    return f"{_number(len(layers), 'layer')} with D={', '.join(map(str, levels))}" if layers else "none"

@@ -1,14 +1,13 @@
 """``tools/erf.py`` with two checkpoints, or beside an earlier result: the differences, and the exit code they lead to."""
 
 import argparse
-import csv
 import sys
 from pathlib import Path
 
 from ..erf import ERFResult
-from ..erf.compare import Comparison, difference
+from ..erf.compare import difference
 from ..erf.rules import GRAMMAR, Rule, failures
-from ..files import replacing
+from ..files import write_csv
 
 TABLE = "difference.csv"
 
@@ -84,13 +83,5 @@ def compare(
         return []
     comparison = difference(*pair)
     print(f"a: {names[0]}, b: {names[1]}\n{comparison}", file=sys.stderr if args.json else sys.stdout)
-    _write(comparison, Path(args.out) / TABLE)
+    write_csv(Path(args.out) / TABLE, comparison.rows())
     return failures(comparison, rules)
-
-
-def _write(comparison: Comparison, path: Path) -> None:
-    rows = comparison.rows()
-    with replacing(path) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)

@@ -1,7 +1,6 @@
 """The check of ``tools/erf.py --check``: fields beside measured changes, and beside those of randomised weights."""
 
 import argparse
-import csv
 import json
 import re
 import sys
@@ -13,7 +12,7 @@ import torch
 
 from ..erf import ERFResult, FieldCheck, check_field, randomise_field
 from ..erf.protocols import PROTOCOLS
-from ..files import replacing
+from ..files import write_csv
 from .images import inputs_for
 from .loading import Loaded
 
@@ -122,10 +121,10 @@ def check_models(
             randomised += [dict(model=label, layer=layer) | row for row in rows]
     out = sys.stderr if args.json else sys.stdout
     if checks:
-        _write_csv(folder / "checks.csv", [{"model": label} | row for label, c in checks.items() for row in c.rows()])
+        write_csv(folder / "checks.csv", [{"model": label} | row for label, c in checks.items() for row in c.rows()])
         _print_checks(checks, out)
     if randomised:
-        _write_csv(folder / "randomised.csv", randomised)
+        write_csv(folder / "randomised.csv", randomised)
         _print_randomised(randomised, out)
     return checks, randomised
 
@@ -176,11 +175,3 @@ def _print_randomised(rows: Iterable[Mapping[str, Any]], out: TextIO) -> None:
             f"{row['common_mass']:.3g} ± {row['common_mass_error']:.1g}",
             file=out,
         )
-
-
-def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    names = list(dict.fromkeys(key for row in rows for key in row))
-    with replacing(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, names)
-        writer.writeheader()
-        writer.writerows(rows)

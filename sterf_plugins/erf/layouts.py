@@ -381,8 +381,8 @@ def token_grid(name: str, tokens: int, channels: int, geometry: Geometry, eviden
     if not fitting:
         fitting = _fitting(tokens, geometry, dict.fromkeys(evidence.grids(), 0))
     if not fitting and geometry.prefix is None and len(geometry.sizes) == 1:  # registers, but no queries of a decoder
-        before = {g: tokens - g[0] * g[1] for g in evidence.grids()}
-        fitting = {g: (0, count) for g, count in before.items() if count in evidence.prefixes(channels)}
+        before, learnt = {g: tokens - g[0] * g[1] for g in evidence.grids()}, evidence.prefixes(channels)
+        fitting = {g: (0, count) for g, count in before.items() if count in learnt}
     if not fitting:
         raise ValueError(
             f"layer {name!r} has {tokens} tokens, which fit no grid of a {geometry} input at strides "

@@ -1,9 +1,7 @@
 """One folder of results: numbers as CSV, figures as PNG and PDF, and a self-contained HTML page."""
 
 import base64
-import csv
 import html
-import io
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -14,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..checks import one_of
-from ..files import replacing
+from ..files import replacing, write_csv
 from .charts import draw_growth, draw_responses, draw_sweep
 from .check_plot import draw_checks
 from .field_check import FieldCheck
@@ -122,7 +120,7 @@ def write_report(
         raise ValueError("`results` is empty; give at least one result.")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    _write_csv(folder / "numbers.csv", [{"model": label, **row} for label, r in results.items() for row in r.rows()])
+    write_csv(folder / "numbers.csv", [{"model": label, **row} for label, r in results.items() for row in r.rows()])
     figures, tables = draw_all(results, image), {}
     published = draw_published(results)
     if published is not None:
@@ -133,7 +131,7 @@ def write_report(
     if sweeps:
         figures["sweep"], tables["sweep"] = draw_sweep(sweeps), sweep_table(sweeps)
         rows = [{"model": label, **row} for label, sweep in sweeps.items() for row in sweep_rows(sweep)]
-        _write_csv(folder / "sweep.csv", rows)
+        write_csv(folder / "sweep.csv", rows)
     if frequency:
         figures["frequency"], tables["frequency"] = draw_responses(results), frequency_table(results)
     if checks:
@@ -154,7 +152,10 @@ def write_report(
         ),
         settings=_settings(results),
     )
-    return _write_text(folder / "report.html", page)
+    path = folder / "report.html"
+    with replacing(path) as partial:
+        partial.write_text(page, encoding="utf-8")
+    return path
 
 
 def _section(
@@ -188,20 +189,6 @@ def _warnings(of: Mapping[str, ERFResult] | Mapping[str, FieldCheck]) -> str:
 
 def _escaped(text: str) -> str:
     return html.escape(text, quote=True)
-
-
-def _write_text(path: Path, text: str) -> Path:
-    with replacing(path) as partial:
-        partial.write_text(text, encoding="utf-8")
-    return path
-
-
-def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), restval="")
-    writer.writeheader()
-    writer.writerows(rows)
-    _write_text(path, text.getvalue())
 
 
 def _alt(name: str, results: Mapping[str, ERFResult]) -> str:

@@ -13,8 +13,6 @@ takes less. --csv and --json have the numbers of all three models; docs/energy.m
 """
 
 import argparse
-import csv
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -39,7 +37,7 @@ from sterf_plugins.cli.console import check_device, run_tool
 from sterf_plugins.cli.images import inputs_for
 from sterf_plugins.cli.loading import Loaded, is_config, load_model, parse_spec
 from sterf_plugins.erf.calibrate import CALIBRATION, calibrate, uncalibrated
-from sterf_plugins.files import check_new, replacing
+from sterf_plugins.files import check_new, replacing, write_csv
 
 MODELS = ("compute", "memory", "full")
 
@@ -94,17 +92,12 @@ def table(operations: Operations, rates: FiringRates, maps: FiringMaps) -> list[
     return list(rows.values())
 
 
-def write_csv(rows: list[dict], path: Path) -> None:
-    """Write the rows of ``table`` as a CSV file; numbers that a row does not have stay empty."""
-    text = io.StringIO()
-    columns = ["layer", "macs", "acs", "dense", "input_rate"]
-    columns += [f"{model}_{column}" for model in MODELS for column in ("uj", "quantised_uj", "break_even")]
-    columns += ["rate", "nonzero", "dead", "levels", "never", "always", "full", "local_saturation"]
-    writer = csv.DictWriter(text, columns, restval="")
-    writer.writeheader()
-    writer.writerows(rows)
-    with replacing(path) as partial:
-        partial.write_text(text.getvalue(), encoding="utf-8")
+# Those of the table as a file.
+COLUMNS = [
+    *("layer", "macs", "acs", "dense", "input_rate"),
+    *(f"{model}_{column}" for model in MODELS for column in ("uj", "quantised_uj", "break_even")),
+    *("rate", "nonzero", "dead", "levels", "never", "always", "full", "local_saturation"),
+]
 
 
 def show(title: str, rows: list[dict], columns: list[tuple[str, str, float, int]]) -> None:
@@ -157,7 +150,7 @@ def main() -> None:
     total, count = operations.total, operations.num_inputs
     rows = table(operations, rates, maps)
     if args.csv:
-        write_csv(rows, args.csv)
+        write_csv(args.csv, rows, COLUMNS)
     if args.maps:
         with replacing(args.maps) as partial:
             draw_firing_maps(maps.layers).savefig(partial, format="png", dpi=150)
