@@ -35,6 +35,13 @@ def positive_int(name: str, value: object) -> int:
     return number
 
 
+def check_module(name: str, value: object) -> None:
+    """Raise ``TypeError`` unless ``value`` is a PyTorch module, as every model is."""
+    if not hasattr(value, "named_modules"):
+        hint = f", such as timm.create_model({value!r})" if isinstance(value, str) else ""
+        raise TypeError(f"`{name}` is {value!r} ({type(value).__name__}); it must be an nn.Module{hint}.")
+
+
 def fraction(name: str, value: float) -> float:
     """Return ``value`` as a float in [0, 1); ``name`` is what the messages call it.
 

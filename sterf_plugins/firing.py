@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .checks import check_module
+
 # Share of a layer's channels, or of its outputs, from which on the layer is called silent or saturated.
 NEARLY_ALL = 0.99
 
@@ -102,7 +104,11 @@ def neuron_layers(model: nn.Module) -> dict[str, tuple[nn.Module, int, float]]:
     These are modules with ``is_spiking = True``, as ``IntegerSpike`` is, which have the attributes ``levels`` (D) and
     ``norm`` (what the number of spikes is divided by); and SpikingJelly's nodes, which are recognised by their threshold
     and state, and have one level unless their surrogate has a ``max_spike_count``.
+
+    Raises:
+        TypeError: ``model`` is no module.
     """
+    check_module("model", model)
     layers: dict[str, tuple[nn.Module, int, float]] = {}
     for name, module in model.named_modules():
         if getattr(module, "is_spiking", False) is True:

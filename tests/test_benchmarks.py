@@ -129,6 +129,7 @@ LINES = dict(
 )
 
 
+@pytest.mark.slow
 def test_pieces(monkeypatch, tmp_path, capsys):
     """Parts that fail stop no other, an interrupted one goes on where it was, and one that saves nothing is given up."""
     for name, line in LINES.items():

@@ -162,6 +162,7 @@ def test_the_site_is_built_of_the_pages_without_a_warning(forked, tmp_path):
     assert (tmp_path / "site" / "docs" / "tutorials" / "memory.ipynb").is_file()
 
 
+@pytest.mark.slow
 def test_the_table_of_models_has_every_name_and_its_parameters():
     """``python docs/make_models.py`` writes it."""
     models = load_module(ROOT / "docs" / "make_models.py")

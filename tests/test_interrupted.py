@@ -79,6 +79,7 @@ MODELS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", MODELS)
 @pytest.mark.parametrize("way", WAYS)
 def test_an_interrupt_in_a_forward_pass_leaves_no_trace(way, build):

@@ -186,6 +186,7 @@ def test_a_new_plugin_is_written_with_its_names_and_nothing_is_lost(command, tmp
     assert sorted(p.name for p in tmp_path.iterdir()) == ["My-Net"]
 
 
+@pytest.mark.slow
 def test_every_tool_is_a_command(command):
     """``sterf NAME`` runs ``tools/NAME.py``; the list has a sentence for each."""
     text = " ".join(command("--help").stdout.split())
@@ -244,6 +245,7 @@ def test_a_plugin_that_takes_one_of_our_names_is_left_out(site, caplog):
     assert plugins.load_all("mixers") == []
 
 
+@pytest.mark.slow
 def test_a_plugin_that_takes_the_name_of_one_of_our_timm_models(site):
     code = """
 import sys

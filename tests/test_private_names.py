@@ -308,6 +308,7 @@ for files, purpose, *row in (
     uses(f"{library}: {path}.{row[1]}", files, purpose)(partial(check_calls, *row))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", USES)
 def test_name(name):
     """The name is there and does what our files need of it."""
@@ -344,6 +345,7 @@ def foreign_names(path: Path) -> set[str]:
     return found - own
 
 
+@pytest.mark.slow
 def test_the_list_is_what_our_sources_use():
     """A file uses no private name of another library that the list does not give for it, and each that it gives.
 

@@ -16,7 +16,7 @@ from torch.nn.utils import fuse_conv_bn_eval
 
 from ..backbones import SpikingCNN
 from ..backbones.spiking_cnn import Layer
-from ..checks import require
+from ..checks import check_module, require
 from ..functional import decay
 from ..layers import StatelessNode
 from ..layers.closed_form import IFNode, LIFNode
@@ -53,8 +53,10 @@ def to_nir(
 
     Raises:
         ValueError: a layer has no node in NIR, such as attention; the message names it.
+        TypeError: ``model`` is no module.
         NotImplementedError: SpikingJelly cannot translate the layer's settings, such as groups or a soft reset.
     """
+    check_module("model", model)
     require("nirtorch", extra="interfaces")
     import nir
     from spikingjelly.activation_based.nir_exchange import export_to_nir

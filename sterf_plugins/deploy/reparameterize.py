@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval, fuse_linear_bn_eval
 
+from ..checks import check_module
 from .probe import Example, called_once, calls_of, example_for, largest_error, replace, run, tensors_in
 
 _FOLDED = (nn.Conv1d, nn.Conv2d, nn.Linear)
@@ -45,7 +46,9 @@ def reparameterize(model: nn.Module, example: Example | None = None, tolerance: 
 
     Raises:
         ValueError: no example is known for the model, or no norm can be folded.
+        TypeError: ``model`` is no module.
     """
+    check_module("model", model)
     example = example_for(model, example)
     example = tuple(x.double() for x in example) if isinstance(example, tuple) else example.double()
     dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())

@@ -13,6 +13,7 @@ import torch
 from spikingjelly.activation_based.layer import SpikeCountToBinary, TemporalBinSum
 from torch import Tensor, nn
 
+from ..checks import check_module
 from ..layers import IntegerSpike
 from .probe import Example, calls_of, example_for, replace
 
@@ -75,7 +76,9 @@ def to_spike_driven(model: nn.Module, example: Example | None = None) -> nn.Modu
     Raises:
         ValueError: no example is known, there are no integer spikes, or a weight layer besides the first is fed by
             something else; the message names it.
+        TypeError: ``model`` is no module.
     """
+    check_module("model", model)
     converted = copy.deepcopy(model).eval()
     calls = calls_of(converted, example_for(model, example), (IntegerSpike, *_WEIGHTS))
     if not any(isinstance(call.module, IntegerSpike) for call in calls):

@@ -44,7 +44,7 @@ def covariant_like(
         bank = RFBank.for_kernel_size(max(old.kernel_size), learn=learn)
     padding = _matching_padding(old, bank.kernel_size, where)
     return CovariantRFConv2d(
-        positive_int("in_chans", in_chans or old.in_channels),
+        old.in_channels if in_chans is None else positive_int("in_chans", in_chans),
         old.out_channels,
         bank,
         (old.stride[0], old.stride[1]),

@@ -6,6 +6,7 @@ from typing import Any
 from timm.layers import PatchEmbed
 from torch import nn
 
+from ..checks import check_module
 from ..stems import RFBank, covariant_like
 
 
@@ -38,11 +39,12 @@ def swap_stem(
 
     Raises:
         ValueError: the model does not have exactly one first convolution, or the new one would give another size.
-        TypeError: the named module is not an ``nn.Conv2d``.
+        TypeError: the model is no module, or the named one is not an ``nn.Conv2d``.
 
     Source: Nat. Commun. 16:8231 (2025), spatial receptive fields.
     """
-    name = target or _first_conv(model)
+    check_module("model", model)
+    name = _first_conv(model) if target is None else target
     try:
         old: Any = model.get_submodule(name)
     except AttributeError as error:

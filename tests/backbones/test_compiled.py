@@ -44,6 +44,7 @@ def test_every_variant_compiles_to_one_graph(mixer, layout, option, monkeypatch)
         torch.testing.assert_close(b, a, rtol=1e-6, atol=1e-8 * a.abs().max().item() + rounding)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", [None, 1])
 def test_the_surrogate_survives_tracing(norm):
     x = torch.tensor([-1.0, 0.0, 1.2, 3.9, 4.0, 5.0])

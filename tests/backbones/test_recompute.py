@@ -56,6 +56,7 @@ def test_gradients_and_statistics_are_those_of_the_plain_pass(mixer, layout, fla
     assert_same(gradients(model, x, **{flag: True}), gradients(model, x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "build",
     [

@@ -45,6 +45,7 @@ def test_a_channel_sees_of_the_enlarged_image_what_the_finer_one_saw():
     assert error < 0.05 < 0.3 < unrelated
 
 
+@pytest.mark.slow
 def test_the_classes_stay_the_same_while_the_image_grows():
     """The matching channel holds the maximum, so that a network of several scales changes less than one of one scale."""
     small, large = blobs(128), blobs(128, 2)

@@ -52,6 +52,7 @@ def assert_same(a, b):
     torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10 * b.abs().max().item())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BACKBONES)
 def test_per_sample_gradients_are_those_of_a_loop(name):
     model, score, parameters, images = network(name)
@@ -69,6 +70,7 @@ def test_per_sample_gradients_are_those_of_a_loop(name):
     assert moving > 2 * len(parameters)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BACKBONES)
 def test_jacobians_and_tangents_are_those_of_a_loop(name):
     model, _, _, images = network(name)
@@ -111,6 +113,7 @@ def penalty_gradients(model, score, x):
     return torch.autograd.grad(g.square().sum(), list(parameters.values()), allow_unused=True, materialize_grads=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BACKBONES)
 def test_second_derivatives_work_or_name_the_switch(name):
     model, score, parameters, images = network(name)

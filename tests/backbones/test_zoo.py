@@ -90,6 +90,7 @@ def test_images_are_held_and_event_frames_bring_their_time(name):
     assert not torch.equal(model(frames)[-1][2], model(changed)[-1][2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_stateless_alive_in_eval_and_trainable(name):
     model, x = live(SMALL[name](num_classes=5)), images().requires_grad_()
@@ -111,6 +112,7 @@ def test_the_backbone_contract(name):
     check_backbone(SMALL[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_frozen_models_give_the_same_input_gradient(name):
     """For receptive fields, whose parameters are frozen, convolution and BN have one backward pass together."""
@@ -159,6 +161,7 @@ def test_timm_configuration(name):
     assert features.feature_info.reduction() == list(model.stage_strides)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["spikformer_8_384", "sdtv1_8_384", "meta_sdt_15m", "qkformer_10_384", "max_former_10_384"]
 )
@@ -239,6 +242,7 @@ def check_synchronised(model: nn.Module, x: torch.Tensor) -> None:
 FIRST = ("spikformer_8_384", "sdtv1_8_384", "qkformer_10_384", "meta_sdt_15m", "max_former_10_384")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FIRST)
 def test_norms_can_be_synchronised(name):
     torch.manual_seed(0)

@@ -212,6 +212,7 @@ def test_the_other_models(kind):
         convert_state_dict(lacking)
 
 
+@pytest.mark.slow
 def test_the_tool_takes_them_too(convert, tmp_path):
     released = zoo_released("sdtv1", ZOO["sdtv1"][0]().state_dict())
     torch.save(dict(state_dict=released), tmp_path / "a.pth")
@@ -231,6 +232,7 @@ class Runs:
         return os.system, ("echo this must not run > ran.txt",)
 
 
+@pytest.mark.slow
 def test_bad_files_and_arguments(convert, golden, tmp_path):
     state = published(golden, "bb_det_mlpixer_t8")
     good, out = tmp_path / "good.pth", tmp_path / "out.pth"

@@ -68,6 +68,7 @@ def small(net) -> dict:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options"), [("1x4_conv", []), ("2x2_conv", ["--variant", "2x2"]), ("4x1_srb_raster", None)]
 )
@@ -110,6 +111,7 @@ def test_a_classifier_from_which_a_tracker_starts(forked, authors, tmp_path):
     assert all(torch.equal(saved[k], v) for k, v in own.items() if not k.endswith("num_batches_tracked"))
 
 
+@pytest.mark.slow
 def test_init_cfg_takes_published_files(authors, tmp_path):
     net, _ = tracker("4x1_conv")
     wanted = net.state_dict()

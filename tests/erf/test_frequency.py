@@ -59,6 +59,7 @@ def test_gaussian_kernel(result):
     assert response.cutoff.value == pytest.approx(np.sqrt(np.log(2) / 4) / (np.pi * 2.0), rel=0.05)
 
 
+@pytest.mark.slow
 def test_both_together_are_the_product(result):
     in_time, in_space, gain = spatiotemporal_gain(result, "out")
     expected = np.outer(np.abs(leaky(0.8, in_time)), np.exp(-2 * (np.pi * 2.0 * in_space) ** 2))

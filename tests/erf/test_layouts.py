@@ -64,6 +64,7 @@ def test_a_model_may_say_how_many_tokens_are_no_patches(prefix):
     assert patch_of_the_centre(compute_erf(model, torch.randn(2, 1, 24, 40), "out").spatial["out"], (6, 10))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "layer"),
     [
@@ -96,6 +97,7 @@ def rows_and_columns(field):
     return [(int(np.flatnonzero(v).min()), int(np.flatnonzero(v).max()) + 1) for v in (field.any(1), field.any(0))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["attn", "attn.proj"])
 def test_windows_of_timm_swin(suffix):
     """56x56 at stride 4 in windows of 7: pixel 28 is the first of the window 28..34; shifted, it is in 24..30."""
@@ -213,6 +215,7 @@ def test_grids_are_never_square_roots():
 # --- order of tokens and axes -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_tokens_in_another_order_are_refused_with_a_way_to_give_it():
     """Hiera keeps tokens in the order of its mask units until the last stages; a function may undo any order."""
     torch.manual_seed(0)
@@ -309,6 +312,7 @@ def test_channels_that_fit_a_grid_are_told_by_the_layers_inside():
         compute_erf(Queries(), torch.randn(2, 1, 32, 32), "read")
 
 
+@pytest.mark.slow
 def test_a_late_stage_of_hiera_is_refused_although_attention_spreads_its_mass():
     torch.manual_seed(0)
     result = compute_erf(timm.create_model("hiera_tiny_224"), torch.randn(2, 3, 224, 224), ["blocks.9", "blocks.11"])

@@ -17,6 +17,7 @@ def bold(model):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trained", [False, True])
 @pytest.mark.parametrize(
     ("name", "layer", "constant"),

@@ -166,6 +166,7 @@ def test_signals_have_patches_too():
     assert check.map("1", "change").shape == (1, 16) and check.numbers("1")["gain"].value == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_nothing_is_left_behind():
     torch.manual_seed(0)
     model = SDTV3(dict(embed_dims=(8, 16, 24, 32), num_heads=8), "srb", norm_hidden=False)

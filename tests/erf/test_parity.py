@@ -55,6 +55,7 @@ def round_up_as_the_reference_did(model: SDTV3) -> None:
     model.get_submodule("stages.2.blocks.0.mixer.spike2").register_forward_pre_hook(nudge)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MIXERS)
 @pytest.mark.parametrize(
     ("file", "prefix", "position"), [("refmaps", "ref.", (5, 10)), ("centremaps", "centre.", "center")]

@@ -73,6 +73,7 @@ def test_fields_are_those_of_the_definition(protocol, images):
     assert np.allclose(result.published_map("4"), shown, atol=1e-5 * shown.max())
 
 
+@pytest.mark.slow
 def test_all_protocols_take_two_backward_passes(images):
     passes = []
 

@@ -40,6 +40,7 @@ def test_images_are_resized():
         sweep_sizes(net(), images, [])
 
 
+@pytest.mark.slow
 def test_charts():
     model = net()
     sweep = sweep_sizes(model, lambda size: torch.randn(10, 3, *size), [32, 64], ["0", "2", "3"], reduce="signed")

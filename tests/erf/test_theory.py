@@ -44,6 +44,7 @@ STACKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STACKS)
 @pytest.mark.parametrize("image", [(64, 64), (45, 70)])
 def test_stacks_have_the_fields_of_the_closed_formula(name, image):
@@ -176,6 +177,7 @@ def test_neurons_with_time():
     assert (field.size, field.stride, field.padding) == ((5, 5), (2, 2), (2, 2))
 
 
+@pytest.mark.slow
 def test_known_networks():
     fields = theoretical_rf(timm.create_model("resnet18"), (64, 64))
     assert [f.size[0] for f in fields.values()] == [7, 43, 99, 211, 435]

@@ -51,6 +51,7 @@ def test_samples_are_those_of_the_files(root):
     assert EventFolder(root, T=4, kind="voxel_grid", bins=3)[0][0].shape == (4, 3, 24, 32)
 
 
+@pytest.mark.slow
 def test_batches_go_into_networks_with_time(root):
     from torchvision.transforms.v2 import Resize
 

@@ -81,6 +81,7 @@ def test_values_and_gradients_of_samples(name):
     torch.testing.assert_close(vmap(function)(x), values, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["integer", "lif", "still", "norm", "depthwise", "leaky"])
 def test_a_compiled_gradient_is_the_plain_one(name):
     function, x = case(name)

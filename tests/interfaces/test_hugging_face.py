@@ -105,6 +105,7 @@ def test_the_card_of_a_network_that_never_saw_an_image_says_so(tmp_path):
     assert "spike layers are silent" in text and "surrogate gradient" in text
 
 
+@pytest.mark.slow
 def test_the_card_of_a_network_without_spikes_has_no_firing_rates(tmp_path):
     model = timm.create_model("covrf_resnet18", num_classes=2)
     text = write_model_card(tmp_path, model, torch.randn(1, 3, 32, 32), repo_id="me/r").read_text()

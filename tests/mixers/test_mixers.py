@@ -103,6 +103,7 @@ def test_bad_input(mixer, arguments, message):
         mixer(**arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(torch.compiler, "_is_exporting_flag"), reason="PyTorch 2.6 does not tell of an export")
 @pytest.mark.parametrize("mixer", ["mlpixer", "srb"])
 @pytest.mark.parametrize("axis", [2, 3])
@@ -122,6 +123,7 @@ def test_a_raster_mixer_is_not_exported_with_a_dynamic_size(mixer, axis, tmp_pat
     assert "raster layout cannot be exported" in str(error.value.__cause__)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mixer", ["mlpixer", "srb"])
 def test_a_raster_mixer_is_compiled_for_any_size(mixer):
     module = calibrate(plugins.resolve("mixers", mixer)(8, 4, layout="raster"), torch.randn(4, 8, 16, 16))

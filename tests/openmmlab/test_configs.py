@@ -330,6 +330,7 @@ def test_covariant_config_trains(path, shapes, tmp_path):
         assert any(v.abs().sum() > 0 for v in moments), f"{name} got no gradient: frozen_stages reached the new stem"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stock", "backbone"),
     [
@@ -388,6 +389,7 @@ def test_sync_bn_becomes_bn():
     assert revert_sync_bn(config) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["spikformer_8_384", "sdtv1_8_384", "qkformer_10_384", "meta_sdt_15m", "max_former_10_384"]
 )

@@ -62,6 +62,7 @@ def test_what_a_stock_backbone_gives_is_read_from_it(name, levels):
     assert found.outputs == found.eval_outputs == list(range(len(levels)))
 
 
+@pytest.mark.slow
 def test_peculiar_outputs_are_read():
     trident, rfp, pidnet, dpt = map(interface, (TRIDENT, RFP, PIDNET, DPT))
     assert (trident.copies, trident.eval_copies) == (3, 1)
@@ -76,6 +77,7 @@ def shapes(outputs):
     return outputs.shape if isinstance(outputs, torch.Tensor) else [shapes(y) for y in outputs]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [RETINANET, C4, DC5, TRIDENT, RFP, YOLOX, SSD, UNET, PIDNET, BISENET, DPT])
 def test_the_drop_in_gives_the_shapes_of_the_stock_backbone(name):
     config = load_config(name)
@@ -108,6 +110,7 @@ def test_levels_that_an_output_is_made_of(strides, stride, depth, chosen):
     assert choose_levels(strides, stride, depth) == chosen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["sdtv3_tiny_srb", "resnet18"])
 @pytest.mark.parametrize("name", [C4, YOLOX, BISENET, UNET])
 def test_gradients_reach_the_model_and_the_adapters_and_outputs_depend_on_the_image(name, backbone):
@@ -124,6 +127,7 @@ def test_gradients_reach_the_model_and_the_adapters_and_outputs_depend_on_the_im
     assert len(spikes) == (len(stock.levels) if backbone.startswith("sdtv3") else 0)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of mmdet and mmseg
 @pytest.mark.parametrize("backbone", ["sdtv3_tiny_srb", "resnet18"])
 @pytest.mark.parametrize("name", [C4, SSD, YOLOX, DETR, BISENET, PIDNET, DEEPLAB])
@@ -159,6 +163,7 @@ def test_more_stock_models_train_and_predict_with_it(name, backbone):
     assert try_model(config) == ""
 
 
+@pytest.mark.slow
 def test_interface_option():
     def swapped(name, interface):
         config = load_config(name)
@@ -177,6 +182,7 @@ def test_interface_option():
         swapped(YOLOX, "own")
 
 
+@pytest.mark.slow
 def test_two_lines_say_what_was_done():
     lines = []
     config = load_config(C4)
@@ -205,6 +211,7 @@ def test_a_failed_swap_leaves_the_config_as_it_was():
     assert config.model.pretrained is None
 
 
+@pytest.mark.slow
 def test_one_level_stays_one_level_for_a_transformer():
     """DETR's neck takes one level; it is no reason for a simple pyramid."""
     for backbone, stride in (("sdtv3_tiny_srb", 16), ("resnet18", 32), ("spikformer_8_384", 16)):
@@ -215,6 +222,7 @@ def test_one_level_stays_one_level_for_a_transformer():
         assert model.out_strides == (stride,)
 
 
+@pytest.mark.slow
 def test_learning_rates_by_layers_of_the_stock_backbone_are_taken_out():
     config = load_config(BEIT)
     assert config.optim_wrapper.constructor == "LayerDecayOptimizerConstructor"
@@ -277,6 +285,7 @@ def test_only_what_timm_says_of_features_is_a_missing_feature():
         timm.models._registry._model_entrypoints.pop("sterf_test_no_features")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "target", "norm"),
     [
@@ -320,6 +329,7 @@ def test_the_number_of_image_channels_is_kept(name):
     assert MODELS.build(config.model.backbone)(torch.rand(2, 4, 64, 64))[0].shape[0] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
 @pytest.mark.parametrize("name", [MASK_RCNN, YOLOX])
 def test_transformers_of_one_image_size_take_any(name, backbone):

@@ -31,6 +31,7 @@ def field(run, x, module, target):
     return gradient.abs().mean((0, 1)).numpy()
 
 
+@pytest.mark.slow
 def test_the_encoder_of_detr():
     options = {"encoder.num_layers": 1, "decoder.num_layers": 1}
     model = from_config("mmdet::detr/detr_r18_8xb2-500e_coco.py", **options)
@@ -51,6 +52,7 @@ def test_the_encoder_of_detr():
     assert np.allclose(signs, expected, rtol=1e-3, atol=1e-5 * expected.max())
 
 
+@pytest.mark.slow
 def test_the_pixel_decoder_of_mask2former_says_what_to_give():
     """Its tokens are those of three maps; queries are none of a map."""
     options = {"panoptic_head.pixel_decoder.encoder.num_layers": 1, "panoptic_head.transformer_decoder.num_layers": 1}

@@ -92,6 +92,7 @@ def test_an_image_has_the_events_before_its_boxes(data):
     assert image[inside].mean() > 3 * image[~inside].mean()
 
 
+@pytest.mark.slow
 def test_windows_by_count_and_other_formats(data, tmp_path):
     few = dataset(data, count=300)
     events = open_recording(data / "train" / "shapes000_td.h5").events()
@@ -316,6 +317,7 @@ def test_any_backbone_goes_into_them(run, backbone, tmp_path):
     assert result.returncode == 0, result.stdout[-1000:] + result.stderr[-3000:]
 
 
+@pytest.mark.slow
 def test_mistakes_end_in_one_line(run, tmp_path):
     for options, message in (
         (dict(model__backbone__in_channels=5), "takes in_channels=5: --cfg-options model.backbone.in_channels=2"),

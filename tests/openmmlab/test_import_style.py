@@ -99,6 +99,7 @@ def test_whatever_looks_at_types_knows_classes(read, tmp_path):
         shard(config)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("read", [load_config, Config.fromfile], ids=["names", "classes"])
 def test_backbone_and_stem_options(read, tmp_path):
     path = str(in_import_style(load_config(MASK_RCNN), tmp_path / "imports.py"))

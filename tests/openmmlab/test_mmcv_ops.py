@@ -672,6 +672,7 @@ def kernels_of(name: str, op) -> set[str]:
     return set(re.findall(r"ext_module\.(\w+)", Path(sys.modules[module].__file__).read_text()))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:invalid escape sequence")  # in mmdet's docstrings
 @pytest.mark.skipif(COMPILED, reason="mmcv is compiled here")
 def test_every_op_of_a_stock_config_is_there_and_in_the_docs():

@@ -212,6 +212,7 @@ class Predictions(nn.Module):
         return self.detector.bbox_head(self.detector.extract_feat(images))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [

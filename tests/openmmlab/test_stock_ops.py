@@ -56,6 +56,7 @@ def image(segmentor: bool) -> dict:
     return demo_mm_inputs(1, (3, 128, 128), num_items=[2], with_mask=True, with_semantic=True, use_box_type=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "config", [pytest.param(c, id=n, marks=[] if n in FAST else pytest.mark.slow) for n, c in CONFIGS.items()]
 )

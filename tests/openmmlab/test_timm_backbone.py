@@ -32,6 +32,7 @@ def trained(net):
     return {name for name, p in net.named_parameters() if p.requires_grad}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS_OF_ALL_KINDS)
 def test_frozen_stages_stay_as_they_are(name):
     net = live(build(name, frozen_stages=1, **MODELS_OF_ALL_KINDS[name])).train()
@@ -65,6 +66,7 @@ def test_norm_eval(name):
     assert net.training and not any(m.training for m in norms) and len(trained(net)) == len(list(net.parameters()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS_OF_ALL_KINDS)
 def test_with_cp_changes_no_gradient(name):
     x = images()
@@ -97,6 +99,7 @@ def test_with_cp_where_timm_has_none():
         build("inception_v3", feature_cls="getter", with_cp=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [10, 0])
 @pytest.mark.parametrize("name", MODELS_OF_ALL_KINDS)
 def test_a_checkpoint_is_loaded_strictly(name, classes, tmp_path):
@@ -153,6 +156,7 @@ def test_covariant_names_fit_a_stock_neck(name):
     assert net.out_strides == pyramid(name).strides and net.out_channels == pyramid(name).channels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sdtv3_nano_srb", "resnet18"])
 @pytest.mark.parametrize("start", ["", "backbone.", "module.backbone.", "student.backbone."])
 def test_pretrained_weights_load_whole_or_not_at_all(name, start, tmp_path):

@@ -20,6 +20,7 @@ from sterf_plugins.openmmlab.configs.trial import TrialError, _first_iteration, 
 SEGMENTOR = "mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py"
 
 
+@pytest.mark.slow
 def test_nothing_is_left_of_a_trial():
     config = load_config(SEGMENTOR)
     before = config.pretty_text
@@ -36,6 +37,7 @@ def test_nothing_is_left_of_a_trial():
     assert random.getstate() == states[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "stage", "cause"),
     [
@@ -53,6 +55,7 @@ def test_the_step_that_fails_is_named(changes, stage, cause):
     assert raised.value.stage == stage
 
 
+@pytest.mark.slow
 def test_the_message_names_the_option():
     config = load_config(SEGMENTOR, {"model.decode_head.in_channels": 99})
     with pytest.raises(ValueError, match=r"^--backbone resnet18: the adapted model does not run .loss: RuntimeError: "):

@@ -63,6 +63,7 @@ def test_norm_eval_keeps_statistics(build):
     assert before and all(torch.equal(value, before[name]) for name, value in net.named_buffers())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", ["with_cp", "memory_efficient"])
 def test_recomputation_changes_no_gradient(build, option):
     (plain, bytes_plain), (other, bytes_other) = gradients(build()), gradients(build(**{option: True}))
@@ -96,6 +97,7 @@ def test_a_stem_without_a_type_is_covariant(build):
     assert all(y.abs().sum() > 0 for y in net(torch.randn(1, 3, 64, 64, dtype=torch.float64)))
 
 
+@pytest.mark.slow
 def test_the_weights_of_a_teacher(build, tmp_path):
     """The entries below a prefix are those of a backbone inside a larger model; a wrong prefix is not passed over."""
     teacher, student = build(), build(norm_eval=True)
@@ -116,6 +118,7 @@ def test_the_weights_of_a_teacher(build, tmp_path):
         build(init_cfg=init | dict(prefix="tutor")).init_weights()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["Pretrained", PretrainedInit])
 def test_init_cfg_loads_what_was_saved(build, kind, tmp_path):
     saved = build()

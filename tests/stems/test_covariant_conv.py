@@ -250,6 +250,7 @@ def test_compile_has_no_graph_breaks(kind):
             torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_export():
     for module, x in (
         (CovariantStem(3, 8).eval(), torch.randn(2, 3, 16, 16)),

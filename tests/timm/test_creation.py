@@ -37,6 +37,7 @@ def alive(name, seed=0, **options):
 # --- devices and channels ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shallow")
 def test_every_model_is_built_on_the_meta_device(any_name):
     with torch.device("meta"):
@@ -82,6 +83,7 @@ def test_empty_batches(small_name):
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_saved_model_is_loaded_in_every_way(small_name, tmp_path):
     options = {**options_of(small_name), "num_classes": 5}
     model = alive(small_name)
@@ -102,6 +104,7 @@ def test_a_saved_model_is_loaded_in_every_way(small_name, tmp_path):
     assert expected.std() > 0 and torch.equal(features(x)[0], expected)
 
 
+@pytest.mark.slow
 def test_a_model_of_the_hub_is_loaded_from_its_cache(small_name, tmp_path, monkeypatch):
     """The hub's client finds what it has downloaded before, as it does on a machine without a network."""
     import huggingface_hub.constants
@@ -115,6 +118,7 @@ def test_a_model_of_the_hub_is_loaded_from_its_cache(small_name, tmp_path, monke
     assert same(timm.create_model("hf-hub:someone/something", True, cache_dir=str(tmp_path)).eval(), model)
 
 
+@pytest.mark.slow
 def test_a_published_checkpoint_is_loaded_by_its_path(golden, tmp_path):
     _, arrays, state = golden.case("bb_cls_base_t8")
     path = tmp_path / "published.pth"
@@ -124,6 +128,7 @@ def test_a_published_checkpoint_is_loaded_by_its_path(golden, tmp_path):
     assert torch.allclose(model(arrays["x"]), arrays["y.0"], atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stored", ["sdtv3_nano_srb", "covrf_sdtv3_tiny_srb", "covrf_resnet18"])
 def test_a_checkpoint_of_another_model_is_refused_for_features_too(stored, tmp_path):
     """timm itself is silent about missing entries where the classifier is left out."""
@@ -153,6 +158,7 @@ def test_a_stock_models_weights_and_a_covariant_stem():
 # --- features ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("extractor", ["getter", "hook", "fx"])
 def test_feature_extractors_agree(small_name, extractor, tmp_path):
     model = alive(small_name)
@@ -173,6 +179,7 @@ def test_feature_extractors_agree(small_name, extractor, tmp_path):
     assert all(y.std() > 0 and torch.allclose(z, y, atol=1e-6) for y, z in zip(expected, got, strict=True))
 
 
+@pytest.mark.slow
 def test_torchvisions_extractor(small_name):
     model = alive(small_name)
     node = model.feature_info[1]["module"]
@@ -229,6 +236,7 @@ def test_drop_path_rates_grow_as_in_timm(small_name):
     assert rates == pytest.approx([0.3 * i / (blocks - 1) for i in range(1, blocks)])
 
 
+@pytest.mark.slow
 def test_without_rates_nothing_changes(small_name):
     torch.manual_seed(1)
     plain = timm.create_model(small_name, **options_of(small_name))
@@ -296,6 +304,7 @@ def test_what_timm_saves_names_the_model(tmp_path):
     assert os.path.getsize(tmp_path / "pytorch_model.bin") > 1e6
 
 
+@pytest.mark.slow
 def test_what_timms_scripts_ask_for(small_name, tmp_path):
     """The calls of timm's train.py, benchmark.py, validate.py and inference.py, with the checkpoint that the first saves."""
     from argparse import Namespace

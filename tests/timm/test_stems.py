@@ -24,6 +24,7 @@ FAMILIES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family(name):
     model = timm.create_model(name, num_classes=5).train()
@@ -84,3 +85,20 @@ def test_registered_names(name):
     found = features(torch.randn(1, 3, 64, 64))
     assert [y.shape[1] for y in found] == features.feature_info.channels()
     assert [64 // y.shape[2] for y in found] == features.feature_info.reduction()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(model="resnet18"), r"`model` is 'resnet18' .*timm.create_model\('resnet18'\)"),
+        (dict(bank="covariant"), r"`bank` is 'covariant' \(str\); it must be an RFBank"),
+        (dict(bank=dict(sigma=[2.0])), r"`bank` has 'sigma', which RFBank does not take; allowed: sigmas, ratios, "),
+        (dict(in_chans=2.0), "`in_chans` is 2.0"),
+    ],
+)
+def test_arguments_of_another_type(arguments, message):
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, 2, 1))
+    with pytest.raises(TypeError, match=message):
+        swap_stem(**{"model": model, "target": "0"} | arguments)
+    with pytest.raises(ValueError, match="`in_chans` is 0"):
+        swap_stem(model, in_chans=0, target="0")

@@ -86,6 +86,7 @@ def test_a_table_is_written_and_gone_on_with(forked, tmp_path):
     assert forked(*command, "--resume", "--retry").returncode == 0
 
 
+@pytest.mark.slow
 def test_a_process_is_ended_after_its_time(tool, tmp_path):
     class Options:
         jobs, limit, interface = 2, 0.01, "auto"

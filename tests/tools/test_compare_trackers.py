@@ -40,6 +40,7 @@ def run(forked, folder, *more):
     return forked(TOOL, *trackers, "--data", folder / "data", "--layout", "fe108", "--out", folder / "out", *more)
 
 
+@pytest.mark.slow
 def test_numbers_plots_and_tables(forked, data):
     folder, truth, found = data
     (folder / "attributes.txt").write_text("bike fast\ndog\nbottle_dark fast dark\nother fast\n")
@@ -59,6 +60,7 @@ def test_numbers_plots_and_tables(forked, data):
     assert run(forked, folder, "--protocol", "toolkit").returncode == 0  # what it wrote, it may replace
 
 
+@pytest.mark.slow
 def test_what_is_missing_or_wrong_is_a_line(forked, data):
     folder, _, _ = data
     (folder / "names.txt").write_text("dog\n")

@@ -33,6 +33,7 @@ def out(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_rows_are_random_and_trained_weights(tool, out):
     fields = tool["receptive_fields"](out)
     assert list(fields) == ["conv (random)", "conv (trained)", "SRB (random)", "SRB (trained)"]

@@ -214,6 +214,7 @@ def bad(tmp_path_factory, photos):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -299,6 +300,7 @@ def test_a_protocol_decides_on_number_size_and_shape_of_images(photos):
     )
 
 
+@pytest.mark.slow
 def test_fields_are_checked_by_changes_and_by_randomised_weights(run, tmp_path):
     out = tmp_path / "out"
     arguments = ["released=sdtv3_nano_srb_released", "--layers", "stages.0", "stages.1", *SMALL, "--out", out]
@@ -321,6 +323,7 @@ def test_fields_are_checked_by_changes_and_by_randomised_weights(run, tmp_path):
     assert '<figure id="checks">' in page and "layers with shuffled weights" in page and ">unchanged</th>" in page
 
 
+@pytest.mark.slow
 def test_theory_sizes_and_frequency_in_one_call(run, tmp_path):
     options = ["--layers", "layers.*", "--num", "10", "--sizes", "48", "32", "--theory", "--frequency"]
     spec = "net=sterf_plugins.backbones:SpikingCNN(depth=2, channels=2, neuron='relu', in_chans=3)"

@@ -55,6 +55,7 @@ def test_events_of_a_path_do_not_depend_on_the_speed(benchmark):
     assert torch.equal((slow[:, :, 0] - slow[:, :, 1]).sum(0), (fast[:, :, 0] - fast[:, :, 1]).sum(0))
 
 
+@pytest.mark.slow
 def test_it_runs(benchmark, forked, tmp_path):
     out = tmp_path / "results.json"
     command = (BENCHMARKS / "generalisation.py", "--tiny", "--out", out)

@@ -93,6 +93,7 @@ def test_data_sets_of_others_are_not_deleted(forked, tmp_path, flags):
         assert (out / "mine.txt").read_text() == MINE
 
 
+@pytest.mark.slow
 def test_files_that_were_put_into_a_data_set_are_not_deleted(forked, tmp_path):
     shapes = (TOOLS / "dataset_tools" / "make_shapes.py", tmp_path / "shapes", "--num-train", 1, "--num-val", 1)
     events = (TOOLS / "dataset_tools" / "make_events.py", tmp_path / "events", "--videos", 1, "--resolution", 16, 16)
@@ -170,6 +171,7 @@ def test_training_does_not_replace_its_own_config(forked, tmp_path):
     assert config.read_text() == text
 
 
+@pytest.mark.slow
 def test_an_environment_is_not_made_in_a_folder_with_files(forked, tmp_path):
     (tmp_path / "constraints.txt").write_text(MINE)
     assert "is no virtual environment" in refused(forked, "make_environment.py", tmp_path)

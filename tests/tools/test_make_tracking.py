@@ -53,6 +53,7 @@ def test_folders_files_and_what_is_in_them(forked, tmp_path, layout):
     assert boxes[0, 2] > 10 and ((boxes == 0).all(1) | ((boxes[:, :2] > 0).all(1) & (boxes[:, 2:] > 0).all(1))).all()
 
 
+@pytest.mark.slow
 def test_some_labels_are_empty_and_a_second_run_keeps_or_refuses(forked, tmp_path):
     run = (TOOL, tmp_path / "data", "--layout", "visevent", "--train", "1", "--test", "1", "--frames", "120")
     assert forked(*run, "--size", "60", "80").returncode == 0

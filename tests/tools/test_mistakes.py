@@ -418,3 +418,11 @@ def test_settings_that_documents_and_messages_advise_can_be_typed():
             for name in parents:
                 node = node[name]
             assert last == "_delete_" or node[last] == value
+
+
+def test_a_variable_whose_value_settings_hold_under_other_names():
+    config = load_config(str(ROOT / "configs/sd_track_rendered/sdtrack-small-1x4_conv_rendered.py"))
+    with pytest.raises(ValueError, match=r"iterations=3 changes nothing.*500 is now .*train_cfg\.max_iters"):
+        merge_options(config, settings_of("iterations=3"))
+    merge_options(config, settings_of("train_cfg.max_iters=3"))
+    assert config.train_cfg.max_iters == 3

@@ -28,6 +28,7 @@ def test_bad_options(forked, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_no_panel_is_blank():
     """Each column has the colours of its own values, and a colour bar: small differences are seen, too."""
     tool = runpy.run_path(str(TOOL), run_name="tool")

@@ -123,6 +123,7 @@ def check_lags(model: torch.nn.Module, x: torch.Tensor, layers: list[str]) -> No
         assert 0 < shares[0] < 0.95 and 0.1 < numbers["mean_lag"].value < 7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tonic_sample.aedat4", "emlb_demo-01.aedat4", "faery_evt2.raw"])
 def test_temporal_fields_of_a_classifier(name):
     x = windows(name, 96)
@@ -131,6 +132,7 @@ def test_temporal_fields_of_a_classifier(name):
     check_lags(calibrate(model, x), x, ["stages.0", "stages.1"])
 
 
+@pytest.mark.slow
 def test_temporal_fields_of_a_detector():
     """A stock RetinaNet whose backbone gets event frames (T, B, C, H, W)."""
     x = windows("tonic_sample.aedat4", 128)

@@ -55,6 +55,7 @@ def _mean(g, T):
     return (g if T == 1 else g.sum(0) / T).abs().mean(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["1x4", "4x1"])
 def test_every_layer_is_read_at_the_same_place_of_the_search_region(variant):
     net, pair = tracker(variant)
@@ -71,6 +72,7 @@ def test_every_layer_is_read_at_the_same_place_of_the_search_region(variant):
     assert result.spatial["head.branches.score@search"].shape == (S, S)
 
 
+@pytest.mark.slow
 def test_each_pair_has_its_own_cell():
     net, pair = tracker("1x4")
     cells = torch.tensor([[1, 6], [5, 2]])

@@ -91,6 +91,7 @@ def test_a_tracker_learns_to_follow(videos, tmp_path):
     assert losses[-1] < 0.4 * losses[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", LARGE, ids=lambda p: p.stem)
 def test_every_large_config_builds_and_runs(path):
     """300x300 pixels and three layers, for one frame of warm-up and one that is scored."""

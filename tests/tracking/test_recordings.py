@@ -36,6 +36,7 @@ def write(folder: Path, seed: int, **columns) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("T", [1, 4])
 def test_images_are_those_of_the_generator_in_any_order_and_process(tmp_path, T):
     for seed, name in enumerate(("bike", "two words", "hünd")):

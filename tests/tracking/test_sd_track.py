@@ -19,6 +19,7 @@ def close(a: torch.Tensor, b: np.ndarray, tolerance: float = 2e-5) -> None:
     assert (a - b).abs().max() <= tolerance * b.abs().max(), (a - b).abs().max() / b.abs().max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_outputs_are_those_of_the_release(name):
     net, golden = tracker(name)
@@ -68,6 +69,7 @@ def test_heat_maps_boxes_and_losses():
         close(gradient, golden[f"grad_{name}"].numpy(), 1e-5)
 
 
+@pytest.mark.slow
 def test_gradients_of_a_training_step_are_those_of_the_release():
     net, _ = tracker("1x4_conv")
     golden = arrays("gradients")
@@ -94,6 +96,7 @@ def test_gradients_of_a_training_step_are_those_of_the_release():
         close(ours.reshape(value.shape), value.numpy(), 1e-6)
 
 
+@pytest.mark.slow
 def test_receptive_fields_of_the_score_on_template_and_search_region():
     """Each region has its own map, in its own pixels; both are those of plain autograd."""
     net, _ = tracker("1x4_conv")
@@ -125,6 +128,7 @@ def pairs(net: SDTrack, number: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
     return several(template), several(search)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LIVE)
 def test_samples_do_not_see_each_other_nor_earlier_calls(name):
     net, _ = tracker(name)
@@ -141,6 +145,7 @@ def test_samples_do_not_see_each_other_nor_earlier_calls(name):
         assert (together[0] - together[1]).abs().max() > 0.01 * together.std()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LIVE)
 def test_recomputation_changes_neither_gradients_nor_statistics(name):
     def step(how: str | None) -> dict[str, torch.Tensor]:
@@ -160,6 +165,7 @@ def test_recomputation_changes_neither_gradients_nor_statistics(name):
             assert torch.allclose(value, plain[key], rtol=1e-9, atol=1e-12), (how, key)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LIVE)
 def test_16_bits(name):
     """Under autocast, scores and boxes have 32 bits, and the losses train every part that they train without it."""

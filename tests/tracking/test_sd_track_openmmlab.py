@@ -168,6 +168,7 @@ def test_mistakes(forked, tmp_path):
         assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr, done.stderr[-1500:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["1x4", "2x2", "4x1"])
 def test_one_image_gives_both_regions(variant):
     """As tools need it that know models of one image: the template is the middle of the search region."""

@@ -88,12 +88,13 @@ def merge_options(config: Config, options: dict[str, Any]) -> None:
     dicts = {key: value for key, value in options.items() if isinstance(value, dict)}
     options = {**{key: dicts[key] for key in sorted(dicts, key=len)}, **options}
     _check_parts(options)
+    before = {key: config.get(key) for key in options}
     for key, value in options.items():
         _make_room(config, key.split("."), isinstance(value, dict))
     config.merge_from_dict({key: value for key, value in options.items() if not _set_element(config, key, value)})
     for key, value in options.items():
         if key.split(".")[0] not in SETTINGS:
-            _check_takes_effect(config, key, value)
+            _check_takes_effect(config, key, before[key], value)
 
 
 def _index(node: Any, name: str) -> int | str:
@@ -152,16 +153,27 @@ def _make_room(node: Any, names: list[str], whole: bool) -> None:
             return
 
 
-def _check_takes_effect(config: Config, key: str, value: Any) -> None:
-    """Raise ``ValueError`` if an option sets a variable of a config file, and settings of its name keep another value."""
-    used = ((name, old) for name, old in _leaves(config.to_dict(), "") if name.split(".")[0] in SETTINGS)
-    stale = [name for name, old in used if name.endswith(f".{key}") and _plain(old) != _plain(value)]
+def _check_takes_effect(config: Config, key: str, before: Any, value: Any) -> None:
+    """Raise ``ValueError`` if an option sets a variable of a config file, and settings made from it keep another value.
+
+    Such settings are those of the variable's name; where there are none, those that still hold what it was ``before``.
+    """
+    used = {name: old for name, old in _leaves(config.to_dict(), "") if name.split(".")[0] in SETTINGS}
+    reason = (
+        f"--cfg-options {key}={value} changes nothing, since the training does not read it: it is a variable of the "
+        f"config file, and what has been made from it keeps its value."
+    )
+    named = [name for name in used if name.endswith(f".{key}")]
+    stale = [name for name in named if _plain(used[name]) != _plain(value)]
     if stale:
-        raise ValueError(
-            f"--cfg-options {key}={value} changes nothing, since the training does not read it: it is a variable of the "
-            f"config file, and what has been made from it keeps its value. Set that: --cfg-options "
-            f"{' '.join(shlex.quote(f'{name}={value}') for name in stale)}"
-        )
+        options = " ".join(shlex.quote(f"{name}={value}") for name in stale)
+        raise ValueError(f"{reason} Set that: --cfg-options {options}")
+    if named:
+        return
+    if isinstance(before, (int, float, str, list, tuple)) and not isinstance(before, bool) and before != value:
+        held = [name for name, old in used.items() if type(old) is type(before) and old == before]
+        if held:
+            raise ValueError(f"{reason} Set those of its settings that you mean; {before} is now {', '.join(held)}.")
 
 
 def _plain(value: Any) -> Any:

@@ -1,5 +1,6 @@
 """A bank of affine Gaussian-derivative receptive fields."""
 
+import inspect
 import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -372,8 +373,23 @@ class RFBank(nn.Module):
 
 
 def as_bank(bank: RFBank | Mapping | None) -> RFBank | None:
-    """Build a bank from a mapping of its arguments, as configs have; return a bank or ``None`` unchanged."""
-    return RFBank(**bank) if isinstance(bank, Mapping) else bank
+    """Build a bank from a mapping of its arguments, as configs have; return a bank or ``None`` unchanged.
+
+    Raises:
+        TypeError: ``bank`` is something else, or the mapping has an argument that ``RFBank`` does not take.
+    """
+    if isinstance(bank, Mapping):
+        known = list(inspect.signature(RFBank).parameters)
+        for name in bank:
+            if name not in known:
+                raise TypeError(f"`bank` has {name!r}, which RFBank does not take; allowed: {', '.join(known)}.")
+        return RFBank(**bank)
+    if bank is not None and not isinstance(bank, RFBank):
+        raise TypeError(
+            f"`bank` is {bank!r} ({type(bank).__name__}); it must be an RFBank, a dict of its arguments such as "
+            f"{{'orders': 2}}, or None for the bank that fits the window."
+        )
+    return bank
 
 
 def _numbers(name: str, values: Sequence[float], lowest: float | None = None) -> list[float]:
