@@ -185,6 +185,12 @@ class FiringRates:
         self._handles.clear()
 
     @property
+    def not_run(self) -> str:
+        """Names of the spike layers that no forward pass has reached, as the end of a line; empty if there are none."""
+        names = [name for name in self._neurons if name not in self.layers]
+        return f"; not run: {listed(names)}" if names else ""
+
+    @property
     def rate(self) -> float:
         """Firing rate of the model: mean, over all outputs of all layers, of the number of spikes divided by D."""
         outputs = sum(int(r.histogram.sum()) for r in self.layers.values())

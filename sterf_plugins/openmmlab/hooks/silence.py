@@ -67,5 +67,5 @@ class SilenceHook(Hook):
             found = [layer.rate for layer in rates.layers.values()]
             runner.logger.info(
                 f"iteration {runner.iter + 1}: all {len(found)} spike layers fire, at rates from {min(found):.3f} to "
-                f"{max(found):.3f}"
+                f"{max(found):.3f}{rates.not_run}"
             )
