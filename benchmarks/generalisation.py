@@ -21,7 +21,7 @@ import time
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from saved import Results, begin, options, versions
@@ -34,19 +34,18 @@ from sterf_plugins.layers import IntegerSpike
 from sterf_plugins.stems import TemporalRF, covariant_like
 
 FACTORS = tuple(2 ** (k / 2) for k in range(-4, 5))  # tested sizes and speeds; 1 is the trained one
-CANVAS = 36  # side of the canvas, in pixels, at the trained size and below; it grows with larger digits
+SIDE = 48  # of the digits at factor 1, in pixels, where the files have 28: half of it still holds what there is to see
+CANVAS = 60  # side of the canvas, in pixels, at the trained size and below; it grows with larger digits
 DIRECTIONS, PATH = 8, 8.0  # of moving digits: directions, and pixels from the first to the last step
 SPEED = 0.5  # trained, pixels per step
 PARTS = ("size", "speed", "cost")
-EPOCHS = 3
-# Scale channels a factor of sqrt(2) apart. The coarsest one suits the largest digits; a training enlarges windows by up to
-# what the finest one will see of them.
+EPOCHS = 8
+# Scale channels a factor of sqrt(2) apart. They share their weights, so that the finest two, which halves of the trained
+# size need, are left out of the training. It enlarges windows by up to what the finest channel will see of the largest digits.
+SCALES = tuple(2 ** (k / 2) for k in range(8))
+TRAINED_SCALES = SCALES[2:]
 CHANNELS: dict[str, Any] = dict(
-    dims=(16, 32, 32, 64),
-    depths=(0, 0, 0, 0),
-    strides=(2, 1, 2, 1),
-    scales=tuple(2 ** (k / 2) for k in range(7)),
-    zoom=4,
+    dims=(16, 32, 32, 64), depths=(0, 0, 0, 0), strides=(2, 1, 2, 1), scales=TRAINED_SCALES, zoom=8
 )
 
 
@@ -65,7 +64,7 @@ class Digits:
 
 def placed(images: Tensor, factor: float, shift: tuple[int, int] = (0, 0)) -> Tensor:
     """Digits of ``factor`` times their size (anti-aliased), in the middle of a black canvas, moved by ``shift``."""
-    size = round(images.shape[-1] * factor)
+    size = round(SIDE * factor)
     if size != images.shape[-1]:
         images = F.interpolate(images, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
     canvas = round(CANVAS * max(1, factor))
@@ -117,17 +116,33 @@ def covariant_cnn(spiking: bool) -> nn.Sequential:
     return model
 
 
-def scale_channels(spiking: bool) -> nn.Module:
-    return ScaleCovariantNet(**CHANNELS, neuron="integer" if spiking else "relu", in_chans=1, num_classes=10)
+def scale_channels(spiking: bool, **options: Any) -> nn.Module:
+    neuron = "integer" if spiking else "relu"
+    return ScaleCovariantNet(**CHANNELS | options, neuron=neuron, in_chans=1, num_classes=10)
 
 
-# side -> network, learning rate, whether sizes are augmented. Mixtures of fields are larger numbers than weights, and need
-# larger steps.
-SIZE: dict[str, tuple[Callable[[bool], nn.Module], float, bool]] = {
-    "CNN": (cnn, 0.003, False),
-    "CNN, scale augmentation": (cnn, 0.003, True),
-    "CNN, covariant stem": (covariant_cnn, 0.003, False),
-    "scale channels": (scale_channels, 0.02, False),
+def with_all_scales(trained: nn.Module, spiking: bool) -> nn.Module:
+    """The trained weights, with the finest channels too."""
+    model = scale_channels(spiking, scales=SCALES).to(next(trained.parameters()).device)
+    model.load_state_dict(trained.state_dict())
+    return model
+
+
+class Side(NamedTuple):
+    """A network, its learning rate, whether its training sees all sizes, and what makes the tested network of it."""
+
+    build: Callable[[bool], nn.Module]
+    rate: float = 0.003
+    augmented: bool = False
+    finish: Callable[[nn.Module, bool], nn.Module] = lambda model, spiking: model
+
+
+# Mixtures of fields are larger numbers than weights, and need larger steps.
+SIZE = {
+    "CNN": Side(cnn),
+    "CNN, scale augmentation": Side(cnn, augmented=True),
+    "CNN, covariant stem": Side(covariant_cnn),
+    "scale channels": Side(scale_channels, 0.02, finish=with_all_scales),
 }
 
 
@@ -247,17 +262,18 @@ def curve(model: nn.Module, seen: Callable[[Tensor, float], Tensor], data: tuple
 def size_run(data: Digits, side: str, spiking: bool, seed: int, epochs: int, device: str) -> dict:
     """Train at one size, or with augmentation at all of them; accuracy at each size."""
     torch.manual_seed(seed)
-    build, rate, augmented = SIZE[side]
-    model = build(spiking).to(device)
+    this = SIZE[side]
+    model = this.build(spiking).to(device)
 
     def seen(images: Tensor) -> Tensor:
-        shift = torch.randint(-4, 5, (2,)).tolist()
-        factor = 2 ** torch.empty(1).uniform_(-2, 2).item() if augmented else 1.0
+        shift = torch.randint(-6, 7, (2,)).tolist()
+        factor = 2 ** torch.empty(1).uniform_(-2, 2).item() if this.augmented else 1.0
         return placed(images, factor, (shift[0], shift[1]))
 
     start = time.process_time()
-    train(model, seen, data.train, epochs, rate)
+    train(model, seen, data.train, epochs, this.rate)
     spent = time.process_time() - start
+    model = this.finish(model, spiking)
     return dict(accuracy=curve(model, placed, data.test), parameters=parameters(model), training_cpu_s=round(spent, 1))
 
 
@@ -335,11 +351,12 @@ class OneGrid(nn.Module):
 def cost(device: str, tiny: bool, folder: Path | None) -> dict:
     """Seconds per image of a forward pass, the sides in turn: process time on a CPU, wall time on a GPU."""
     size, number, repeats = (32, 1, 1) if tiny else (128, 1, 7)
-    ours = ScaleCovariantNet(**CHANNELS, in_chans=1, num_classes=10).to(device).eval()
+    channels = dict(CHANNELS, scales=SCALES)
+    ours = scale_channels(False, scales=SCALES).to(device).eval()
     sides: dict[str, Callable[[Tensor], Tensor]] = {"scale channels": ours}
-    sides["scale channels on one grid"] = OneGrid(CHANNELS).to(device).eval()
+    sides["scale channels on one grid"] = OneGrid(channels).to(device).eval()
     try:
-        sides["group convolutions (escnn)"] = group_convolutions(CHANNELS, len(CHANNELS["scales"]), folder)
+        sides["group convolutions (escnn)"] = group_convolutions(channels, len(SCALES), folder)
     except ImportError as error:
         missing = f"{error}"
     else:
@@ -361,9 +378,7 @@ def cost(device: str, tiny: bool, folder: Path | None) -> dict:
         )
         for name, t in times.items()
     }
-    return dict(
-        seconds_per_image=medians, over_ours=ratios, channels=len(CHANNELS["scales"]), size=size, missing=missing
-    )
+    return dict(seconds_per_image=medians, over_ours=ratios, channels=len(SCALES), size=size, missing=missing)
 
 
 def spread(values: list[float]) -> dict[str, float]:

@@ -37,10 +37,13 @@ class ScaleCovariantNet(StagedBackbone):
         depths: residual blocks of each stage, behind its first layer.
         strides: stride of the first layer of each stage.
         scales: by how much the channels make the image smaller, ascending; values below 1 enlarge it. The ratio of the
-            largest to the smallest is the range of sizes over which the network generalises.
-        zoom: how closely a training looks: above 1, two more channels see random windows of the image that are enlarged by
-            random factors up to this one, and the classifier's maximum includes them. They show what the finest channels
-            will see of images that are larger than the trained ones, at the cost of two channels of scale 1.
+            largest to the smallest is the range of sizes over which the network generalises. All channels share their
+            weights, so that those of a network with some scales fit one with others: finer channels than the trained
+            ones find what is smaller than anything in the training.
+        zoom: how closely a training looks: above 1, two more channels see random windows of what the finest channel
+            sees, enlarged by random factors up to this one, and the classifier's maximum includes them. They show what
+            the finest channels will see of images that are larger than the trained ones, at twice the cost of the finest
+            channel.
         sigma: standard deviation of the Gaussians, in pixels of the channel's map.
         orders: highest order of the derivatives.
         pool: "max" or "logsumexp" over scales.
@@ -174,7 +177,7 @@ def _sizes(x: Tensor, in_chans: int, scales: tuple[float, ...], zoom: float) -> 
         )
     height, width = x.shape[2:]
     sizes = [_resized(x, max(1, round(height / s)), max(1, round(width / s))) for s in scales]
-    return sizes + [_window(x, zoom ** torch.rand(()).item()) for _ in range(2 if zoom > 1 else 0)]
+    return sizes + [_window(x, zoom ** torch.rand(()).item(), sizes[0].shape[2:]) for _ in range(2 if zoom > 1 else 0)]
 
 
 def _resized(x: Tensor, height: int, width: int) -> Tensor:
@@ -182,11 +185,11 @@ def _resized(x: Tensor, height: int, width: int) -> Tensor:
     return x if x.shape[2:] == (height, width) else F.interpolate(x, (height, width), mode="bilinear", antialias=True)
 
 
-def _window(x: Tensor, factor: float) -> Tensor:
-    """A random window of the images, enlarged to their size."""
+def _window(x: Tensor, factor: float, size: Sequence[int]) -> Tensor:
+    """A random window of the images, 1 / factor of their size, in the size of the finest channel."""
     shape = [max(1, round(n / factor)) for n in x.shape[2:]]
     top, left = (int(torch.randint(n - m + 1, ())) for n, m in zip(x.shape[2:], shape, strict=True))
-    return _resized(x[..., top : top + shape[0], left : left + shape[1]], *x.shape[2:])
+    return _resized(x[..., top : top + shape[0], left : left + shape[1]], *size)
 
 
 @torch.fx.wrap

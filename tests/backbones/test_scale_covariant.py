@@ -96,6 +96,21 @@ def test_windows_are_seen_by_the_classifier_in_training_and_by_nothing_else():
     assert not torch.equal(model.classify(last), model.classify(last[:2]))
 
 
+def test_windows_are_of_what_the_finest_channel_sees():
+    """Hardly enlarged, they are its image; so enlarging by up to ``zoom`` reaches from there to ``zoom`` times its size."""
+    maps = net(scales=(2, 4), zoom=1 + 1e-9).train().enter(blobs(32))
+    assert len(maps) == 4 and torch.equal(maps[2], maps[0]) and torch.equal(maps[3], maps[0])
+
+
+def test_channels_can_be_added_after_a_training():
+    """They share all weights. With a channel at half the scale, what is half as large looks like what was trained."""
+    coarse, fine = net(scales=(2, 4), num_classes=3), net(seed=1, scales=(1, 2, 4), num_classes=3)
+    fine.load_state_dict(coarse.state_dict())
+    smaller, trained = fine.run_stages(blobs(64))[-1], coarse.run_stages(blobs(128, 2))[-1]
+    for fine_map, coarse_map in zip(smaller[:2], trained, strict=True):
+        assert (fine_map - coarse_map).abs().max() < 0.05 * coarse_map.std()
+
+
 def test_only_the_first_convolution_reads_anything_but_spikes():
     model = live(timm.create_model("scale_covariant_net_spiking", dims=(8, 8, 8, 8), scales=(1, 2), num_classes=5))
     seen = {}
