@@ -363,7 +363,8 @@ def test_the_hook(shapes, tmp_path):
     for watched in states[1:3]:
         assert all(torch.equal(states[0][k], watched[k]) for k in states[0])
     text = next((tmp_path / "watched").glob("2*/*.log")).read_text()
-    assert re.search(r"iteration 1: all 88 spike layers fire, at rates from 0\.\d+ to 0\.\d+; not run: backbone.head_spike$", text, re.M)
+    line = r"iteration 1: all 88 spike layers fire, at rates from 0\.\d+ to 0\.\d+; not run: backbone.head_spike$"
+    assert re.search(line, text, re.M)
     text = next((tmp_path / "silent").glob("2*/*.log")).read_text()
     for iteration in (1, 2):
         assert f"iteration {iteration}: 4 of 88 spike layers are silent" in text
