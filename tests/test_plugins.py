@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -148,9 +149,30 @@ def test_doctor_knows_which_compiled_mmcv_exists_and_what_each_extra_is_for():
         assert doctor.compiled_mmcv(*none).startswith(
             f"none for Python {none[0]}, torch {none[1]}, {none[2]}; compiling"
         )
+
+
+# Packages that are imported by another name than they are installed by.
+IMPORTED_AS = {
+    "onedl-mmengine": "mmengine",
+    "onedl-mmcv": "mmcv",
+    "onedl-mmdetection": "mmdet",
+    "onedl-mmsegmentation": "mmseg",
+    "grad-cam": "pytorch_grad_cam",
+    "scikit-image": "skimage",
+    "scikit-learn": "sklearn",
+}
+
+
+def test_doctor_says_what_every_package_of_every_extra_is_for():
     settings = ConfigParser()
     settings.read(ROOT / "setup.cfg")
-    assert set(doctor.COSTS) <= set(settings["options.extras_require"])
+    extras = {
+        extra: [re.split("[<>=!~ ;]", line)[0] for line in lines.split()]
+        for extra, lines in settings["options.extras_require"].items()
+        if extra != "dev"
+    }
+    modules = {extra: {IMPORTED_AS.get(n, n.replace("-", "_")) for n in names} for extra, names in extras.items()}
+    assert {extra: set(costs) for extra, costs in doctor.COSTS.items()} == modules
 
 
 def test_configs_command(command):
@@ -190,7 +212,21 @@ def test_a_new_plugin_is_written_with_its_names_and_nothing_is_lost(command, tmp
 def test_every_tool_is_a_command(command):
     """``sterf NAME`` runs ``tools/NAME.py``; the list has a sentence for each."""
     text = " ".join(command("--help").stdout.split())
-    for name in ("train", "test", "erf", "infer", "track", "convert", "bench", "doctor", "list", "info", "new-plugin"):
+    named = (
+        "train",
+        "test",
+        "erf",
+        "infer",
+        "track",
+        "convert",
+        "card",
+        "bench",
+        "doctor",
+        "list",
+        "info",
+        "new-plugin",
+    )
+    for name in named:
         assert f" {name} " in text
     result = command("bench", "resnet10t", "--size", "32", "32", "--batch", "2", "--train", "--repeats", "1", "--json")
     figures = json.loads(result.stdout.splitlines()[-1])["models"]["resnet10t"]

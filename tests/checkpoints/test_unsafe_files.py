@@ -63,6 +63,7 @@ WAYS = {
     "erf": lambda f, s, t: ("erf.py", "resnet18", f, "--out", t),
     "get_sops": lambda f, s, t: ("analysis_tools/get_sops.py", "resnet18", f),
     "deploy": lambda f, s, t: ("model_converters/deploy.py", "resnet18", f, "--out", t),
+    "card": lambda f, s, t: ("model_converters/card.py", "resnet18", f, "--out", t / "new", "--repo-id", "me/mine"),
     "convert": lambda f, s, t: ("model_converters/convert.py", f, t / "out.pth"),
 }  # fmt: skip
 

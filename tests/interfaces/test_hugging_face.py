@@ -110,3 +110,33 @@ def test_the_card_of_a_network_without_spikes_has_no_firing_rates(tmp_path):
     model = timm.create_model("covrf_resnet18", num_classes=2)
     text = write_model_card(tmp_path, model, torch.randn(1, 3, 32, 32), repo_id="me/r").read_text()
     assert "fire" not in text and "synaptic" not in text and "| `layer4` |" in text
+
+
+@pytest.mark.slow
+def test_the_command_writes_a_folder_that_gives_the_model_back(forked, tmp_path):
+    """``sterf card``: weights, settings and card; the repository of the hub holds just these files."""
+    torch.manual_seed(0)
+    spec = "sdtv3_nano(num_classes=3, mixer='srb')"
+    model = calibrate(timm.create_model("sdtv3_nano", num_classes=3, mixer="srb"), torch.randn(4, 3, 32, 32))
+    torch.save(model.state_dict(), tmp_path / "last.pth")
+    card = ["-m", "sterf_plugins", "card", spec, "last.pth", "--out", "mine", "--repo-id", "me/mine"]
+    card += ["--num", "2", "--input-size", "32", "32", "--layers", "stages.1", "--description", "Trained on noise."]
+    result = forked(*card, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    names = ["README.md", "config.json", "erf.png", "model.safetensors"]
+    assert result.stdout.split() == [f"mine/{name}" for name in names]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["last.pth", "mine"]
+    text = (tmp_path / "mine" / "README.md").read_text()
+    assert "# mine" in text and "Trained on noise." in text and "Measured on 2 images of 3×32×32" in text
+    again = timm.create_model(f"local-dir:{tmp_path}/mine", pretrained=True).eval()
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(again(x), model(x))
+
+    (tmp_path / "mine" / "README.md").write_text("mine")
+    for wrong, message in (
+        (card, "mine exists; give another name, or --overwrite"),
+        ([*card[:4], *card[5:]], "give either CHECKPOINT or --pretrained"),
+    ):
+        result = forked(*wrong, cwd=tmp_path)
+        assert result.returncode == 2 and message in result.stderr, result.stderr
+    assert (tmp_path / "mine" / "README.md").read_text() == "mine"

@@ -1,0 +1,83 @@
+"""Make of a timm model's weights the folder that the Hugging Face hub shows: weights, settings, and a model card.
+
+    python tools/model_converters/card.py sdtv3_tiny_srb last.pth --images photos/ --out my-model --repo-id me/my-model
+
+MODEL is a timm name, with options in parentheses: 'sdtv3_tiny(num_classes=10, mixer="srb")'. The card, README.md, says how many
+parameters and synaptic operations the model has, how often each spike layer fires, and what its feature maps look at (erf.png),
+with standard errors; all of it for the given images. `timm.create_model("local-dir:OUT", pretrained=True)` loads the folder, and
+`hf upload USER/NAME OUT` uploads it.
+"""
+
+import argparse
+import os
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from sterf_plugins.cli.begin import begin
+
+begin()
+
+import torch
+from timm.models import save_for_hf
+
+from sterf_plugins.cli.checkpoints import add_checkpoint_option
+from sterf_plugins.cli.console import check_device, run_tool
+from sterf_plugins.cli.images import inputs_for
+from sterf_plugins.cli.loading import is_config, load_model, parse_spec
+from sterf_plugins.files import check_new
+from sterf_plugins.timm import write_model_card
+
+
+def parse_args() -> argparse.Namespace:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("model", metavar="MODEL", help="a timm name, such as sdtv3_tiny_srb")
+    p.add_argument("checkpoint", nargs="?", metavar="CHECKPOINT", help="the model's weights")
+    add_checkpoint_option(p)
+    p.add_argument("--pretrained", action="store_true", help="timm's own weights instead of CHECKPOINT")
+    p.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="the folder to write")
+    p.add_argument("--repo-id", required=True, metavar="USER/NAME", help="where the folder will be on the hub")
+    p.add_argument("--description", default="", metavar="TEXT", help="what the weights were trained on, in Markdown")
+    p.add_argument("--license", metavar="NAME", help="of the weights (default: that of the model)")
+    p.add_argument("--layers", nargs="+", metavar="LAYER", help="whose fields are shown (default: the feature maps)")
+    p.add_argument(
+        "--images",
+        default="noise",
+        metavar="DIR|noise|photographs",
+        help="inputs (default: standard normal noise); photographs: twelve of the extra [examples]",
+    )
+    p.add_argument("--num", type=int, default=8, help="number of inputs (default 8)")
+    p.add_argument("--input-size", type=int, nargs=2, metavar=("H", "W"), help="default: the model's own size")
+    p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    p.add_argument("--seed", type=int, default=0, help="seed of the noise")
+    p.add_argument("--overwrite", action="store_true", help="replace the files in FOLDER")
+    return p.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    name = parse_spec(args.model)[1]
+    if is_config(name) or ":" in name:
+        raise ValueError(f"model {args.model!r} is no timm name, and timm alone can load what the hub keeps.")
+    if bool(args.checkpoint) == args.pretrained:
+        raise ValueError("a card describes trained weights: give either CHECKPOINT or --pretrained.")
+    if args.num < 1:
+        raise ValueError(f"--num {args.num}: at least one input is needed.")
+    check_device(args.device)
+    check_new(args.out, args.overwrite)
+    loaded = load_model(args.model, args.checkpoint, args.pretrained)
+    size = tuple(args.input_size) if args.input_size else loaded.size
+    images = torch.cat(list(inputs_for(args.images, loaded, size, args.num, args.seed))).to(args.device)
+    model = loaded.model.to(args.device)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=args.out.parent, prefix=".card-") as folder:
+        save_for_hf(model, folder, safe_serialization=True)
+        described = dict(description=args.description, layers=args.layers, license=args.license)
+        write_model_card(folder, model, images, repo_id=args.repo_id, **described)
+        args.out.mkdir(exist_ok=True)
+        for path in sorted(Path(folder).iterdir()):
+            os.replace(path, args.out / path.name)
+            print(args.out / path.name)
+
+
+if __name__ == "__main__":
+    run_tool(main, again="the same command")
