@@ -1,11 +1,14 @@
 """What pip installs: the wheel carries configs, tools and metadata."""
 
+import re
 import subprocess
 import sys
 import tarfile
 from pathlib import Path
 
 import pytest
+
+import sterf_plugins
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -58,3 +61,22 @@ def test_configs_of_the_installed_wheel_are_bases(wheel, tmp_path):
     result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith(f"8 srb {tmp_path}")
+
+
+def test_the_changelog_has_the_form_that_the_release_script_reads():
+    """Keep a Changelog: versions newest first, each with its date, known sections and a link; notes of this version."""
+    text = (ROOT / "CHANGELOG.md").read_text()
+    versions = re.findall(r"^## \[([\d.]+)\] - \d{4}-\d\d-\d\d$", text, re.MULTILINE)
+    assert re.findall(r"^## .*", text, re.MULTILINE)[0] == "## [Unreleased]"
+    assert len(re.findall(r"^## ", text, re.MULTILINE)) == len(versions) + 1
+    assert versions == sorted(versions, key=lambda v: [*map(int, v.split("."))], reverse=True)
+    assert sterf_plugins.__version__ in versions
+    sections = set(re.findall(r"^### (.*)", text, re.MULTILINE))
+    assert sections <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+    assert all(f"\n[{version}]: https://" in text for version in ("Unreleased", *versions))
+    script = (ROOT / "tools" / "release.sh").read_text()
+    (program,) = re.findall(r"^awk -v v=\"\$version\" '(.*)' CHANGELOG.md", script, re.MULTILINE)
+    awk = ["awk", "-v", f"v={sterf_plugins.__version__}", program, "CHANGELOG.md"]
+    notes = subprocess.run(awk, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert notes.startswith(f"## [{sterf_plugins.__version__}]") and "### Added" in notes
+    assert "Unreleased" not in notes.partition("\n[")[0]
