@@ -67,10 +67,10 @@ def main(out: Path) -> None:
     config = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
     copy_pages([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("configs/**/README.md")], pages)
     write_notebooks(pages)
-    config["nav"][-1]["Reference"] += [{"Python": write_reference(pages)}]
-    listed = {page for section in config["nav"] for page in _pages(section)}
+    sections = {title: entry for part in config["nav"] for title, entry in part.items()}
+    sections["Reference"].append({"Python": write_reference(pages)})
     others = sorted(p.relative_to(pages).as_posix() for p in pages.rglob("*.md"))
-    config["nav"].append({"Project": [page for page in others if page not in listed]})
+    sections["Background"].append({"Project": [page for page in others if page not in _pages(config["nav"])]})
     config |= dict(docs_dir=str(pages), site_dir=str(out / "site"))
     (strings,) = (plugin["mkdocstrings"] for plugin in config["plugins"] if "mkdocstrings" in plugin)
     strings["handlers"]["python"]["paths"] = [str(ROOT)]

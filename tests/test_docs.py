@@ -2,7 +2,8 @@
 
 In front of a block an HTML comment, which no reader sees, may stand: ``<!-- before: CODE -->`` makes what the block speaks of
 ("model", "images") in a small form, ``<!-- not run: REASON -->`` says why the block is not run, and where it is tested.
-The commands of tutorials are run, too; ``<!-- instead: COMMANDS -->`` has smaller ones.
+The commands of tutorials are run, too; ``<!-- instead: COMMANDS -->`` has smaller ones, which are run on all pages.
+A block that begins with ``# NAME.py`` is that file.
 """
 
 import importlib.util
@@ -48,16 +49,25 @@ def named(page: Path) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python") and p not in TUTORIALS.pages()], ids=named)
-def test_the_python_of_a_page_runs(page, tmp_path, monkeypatch):
+def test_the_python_of_a_page_runs(page, forked, tmp_path, monkeypatch):
+    """And the commands that stand in the place of larger ones."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     names: dict = {"__name__": "page"}
-    for kind, text, code in blocks(page, "python"):
+    for kind, text, language, code in BLOCK.findall(page.read_text()):
         if kind == "not run":
             assert len(text.split()) > 3, f"say why this is not run: {code}"
-            continue
-        if kind == "before":
-            exec(compile(text.strip(), f"{named(page)} (before)", "exec"), names)
-        exec(compile(code, named(page), "exec"), names)
+        elif kind == "instead":
+            for line in text.replace("\\\n", " ").strip().splitlines():
+                result = forked("-m", "sterf_plugins", *shlex.split(line)[1:], cwd=tmp_path)
+                assert result.returncode == 0, f"{line}\n{result.stdout}{result.stderr}"
+        elif language == "python":
+            if kind == "before":
+                exec(compile(text.strip(), f"{named(page)} (before)", "exec"), names)
+            if file := re.match(r"# (\w+\.py)\n", code):
+                (tmp_path / file[1]).write_text(code)
+            else:
+                exec(compile(code, named(page), "exec"), names)
 
 
 @pytest.mark.slow

@@ -116,11 +116,11 @@ def test_the_card_of_a_network_without_spikes_has_no_firing_rates(tmp_path):
 def test_the_command_writes_a_folder_that_gives_the_model_back(forked, tmp_path):
     """``sterf card``: weights, settings and card; the repository of the hub holds just these files."""
     torch.manual_seed(0)
-    spec = "sdtv3_nano(num_classes=3, mixer='srb')"
-    model = calibrate(timm.create_model("sdtv3_nano", num_classes=3, mixer="srb"), torch.randn(4, 3, 32, 32))
+    spec = "resnet10t(num_classes=3)"
+    model = calibrate(timm.create_model("resnet10t", num_classes=3), torch.randn(4, 3, 32, 32))
     torch.save(model.state_dict(), tmp_path / "last.pth")
     card = ["-m", "sterf_plugins", "card", spec, "last.pth", "--out", "mine", "--repo-id", "me/mine"]
-    card += ["--num", "2", "--input-size", "32", "32", "--layers", "stages.1", "--description", "Trained on noise."]
+    card += ["--num", "2", "--input-size", "32", "32", "--layers", "layer1", "--description", "Trained on noise."]
     result = forked(*card, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     names = ["README.md", "config.json", "erf.png", "model.safetensors"]
