@@ -66,6 +66,7 @@ def main(out: Path) -> None:
     shutil.rmtree(pages, ignore_errors=True)
     config = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
     copy_pages([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("configs/**/README.md")], pages)
+    copy_pages([ROOT / name for name in config["extra_css"]], pages)
     write_notebooks(pages)
     sections = {title: entry for part in config["nav"] for title, entry in part.items()}
     sections["Reference"].append({"Python": write_reference(pages)})

@@ -18,8 +18,10 @@ class Difference:
     """How one number of one layer differs between two results.
 
     Attributes:
-        layer, name: of which layer and which number.
-        a, b: the number in the first and in the second result.
+        layer: name of the layer.
+        name: name of the number.
+        a: the number in the first result.
+        b: the number in the second result.
         change: ``b - a`` with its standard error and ``interval``.
         paired: whether the error is that of the changes on the same inputs; otherwise the two count as independent.
     """
