@@ -1,10 +1,11 @@
 """Recordings of event cameras: files of any format, images of them, data sets, and a generator of moving shapes."""
 
+from .arrays import Events
 from .files import read_events, write_events
 from .folder import EventFolder, collate_time_first
 from .gtp import EventImage, gtp
 from .readers import open_recording
-from .recording import Events, Frame, Recording
+from .recording import Frame, Recording
 from .render import Motion, render
 from .representations import (
     REPRESENTATIONS,

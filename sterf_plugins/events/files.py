@@ -47,7 +47,7 @@ def write_events(path: str | Path, events: Tensor, labels: Tensor) -> Path:
     columns: dict[str, Any] = dict(t=t, x=x.astype(np.int16), y=y.astype(np.int16), p=p.astype(bool))
     sizes: dict[str, Any] = dict(frames=events.shape[0], height=events.shape[2], width=events.shape[3])
     with replacing(path) as partial:
-        if path.suffix == ".npz":
+        if path.suffix.lower() == ".npz":
             with partial.open("wb") as file:
                 np.savez_compressed(file, **columns, **sizes, labels=labels.cpu().numpy())
         else:
@@ -103,10 +103,10 @@ def _frames_and_labels(path: Path) -> tuple[int, np.ndarray | None]:
     """Number of frames that a file says, and its labels if it has any."""
     found: Any = None
     labels = None
-    if path.suffix == ".npz":
+    if path.suffix.lower() == ".npz":
         with np.load(path, allow_pickle=False) as file:
             found, labels = file.get("frames"), file.get("labels")
-    elif path.suffix in SUFFIXES:
+    elif path.suffix.lower() in SUFFIXES:
         import h5py
 
         with h5py.File(path, "r") as file:
@@ -127,7 +127,7 @@ def frame_count(path: str | Path) -> int:
     """
     path = _checked(path)
     with _explained(path):
-        if path.suffix == ".npz":
+        if path.suffix.lower() == ".npz":
             with np.load(path, allow_pickle=False) as file:
                 return int(file["frames"])
         import h5py
@@ -151,6 +151,6 @@ def _explained(path: Path) -> Iterator[None]:
 def _checked(path: str | Path) -> Path:
     """The path, if its suffix is one of ``SUFFIXES``."""
     path = Path(path)
-    if path.suffix not in SUFFIXES:
+    if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"`path` is {str(path)!r}; it must end with one of {', '.join(SUFFIXES)}.")
     return path

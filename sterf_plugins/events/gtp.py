@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..checks import one_of, positive_int
-from .recording import Events, Recording
+from .arrays import Events, ascending
+from .recording import Recording
 
 RULES = ("clean", "parity")
 STEPS = (1, 2, 4)
@@ -66,11 +67,9 @@ def gtp(
     one_of("steps", steps, STEPS)
     positive_int("amount", amount)
     positive_int("trajectory", trajectory)
-    if not 0 <= decay <= 1:
-        raise ValueError(f"`decay` is {decay}; it must be from 0 to 1.")
-    times = np.asarray(boundaries, np.int64)
-    if times.ndim != 1 or len(times) < 2 or (np.diff(times) <= 0).any():
-        raise ValueError(f"`boundaries` must be at least two times in ascending order, and is {times[:5].tolist()} ….")
+    if not isinstance(decay, (int, float)) or not 0 <= decay <= 1:
+        raise ValueError(f"`decay` is {decay!r}; it must be a number from 0 to 1.")
+    times = ascending(boundaries)
     parts = _parts if rule == "clean" else _parity_parts
     return _images(parts(recording, times, steps), recording.size, len(times) - 1, amount, trajectory, decay, rule)
 

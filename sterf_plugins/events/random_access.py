@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from ..files import replacing
+from .arrays import Events
 from .readers import open_recording
-from .recording import Events
 
 _TYPES = {"t": np.int64, "x": np.uint16, "y": np.uint16, "p": np.uint8}
 

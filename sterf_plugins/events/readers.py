@@ -4,10 +4,11 @@ AEDAT4, Prophesee RAW and DAT, and Event Stream are read by the package ``faery`
 makers' own libraries about all files that were compared; HDF5 by h5py, the rest by NumPy.
 """
 
-import csv
+import re
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from ..checks import require
-from .recording import Events, Frame, Recording
+from .arrays import Events, check_shapes, sensor_size
+from .recording import Frame, Recording
 
 PIECE = 1 << 20  # events that are read at a time
 _FAERY = {".aedat4": "aedat", ".aedat": "aedat", ".raw": "evt", ".dat": "dat", ".es": "es"}
@@ -27,6 +29,9 @@ _NAMES = {
     "y": ("y", "row"),
     "p": ("p", "pol", "polarity", "on"),
 }
+# What other files than recordings begin with.
+_PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip"}
+_WORDS = {b"2": 4, b"2.1": 8, b"21": 8, b"3": 2}  # version of Prophesee's RAW format -> bytes of a word
 _OLD_DAT = bytes((0, 8))  # the event type "2d" of the first DAT files, and the bytes of an event
 
 
@@ -42,18 +47,23 @@ def open_recording(path: str | Path, size: tuple[int, int] | None = None) -> Rec
         size: (height, width) of the sensor; ``None`` for what the file says, or the smallest that holds all events.
 
     Raises:
-        ValueError: the file is missing, of an unknown format, damaged, or lacks a column.
+        TypeError, ValueError: the file is missing, of an unknown format, damaged, or lacks a column; ``size`` is no size.
         ImportError: a package is missing; the message names the pip command.
     """
-    path = Path(path)
+    path, size = Path(path), None if size is None else sensor_size(size)
     if path.suffix.lower() not in FORMATS:
         raise ValueError(f"{path} ends with none of {', '.join(FORMATS)}; these formats can be read.")
     if not path.is_file():
         raise ValueError(f"there is no event file {path}.")
     suffix = path.suffix.lower()
     try:
+        with path.open("rb") as file:
+            head = file.read(8)
+        packed = next((name for mark, name in _PACKED.items() if head.startswith(mark)), None)
+        if packed and not (packed == "zip" and suffix == ".npz"):
+            raise ValueError(f"{path} is packed by {packed}; unpack it first.")
         if suffix in _FAERY:
-            is_old = suffix == ".dat" and _dat_header(path)[1] == _OLD_DAT
+            is_old = suffix == ".dat" and _header(path)[1][:2] == _OLD_DAT
             return _old_dat(path, size) if is_old else _by_faery(path, size)
         opener: Callable[..., Recording] = {".npz": _npz, ".csv": _csv}.get(suffix, _hdf5)
         return opener(path, size)
@@ -62,7 +72,8 @@ def open_recording(path: str | Path, size: tuple[int, int] | None = None) -> Rec
 
 
 def _unreadable(path: Path, error: Exception) -> ValueError:
-    line = (str(error).splitlines() or [type(error).__name__])[0]
+    line = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+    line = "".join(c if c.isprintable() else "?" for c in line[:200])
     return ValueError(f"{path} cannot be read as an event file: {line}. It may be cut off, or of another format.")
 
 
@@ -70,10 +81,10 @@ def _by_faery(path: Path, size: tuple[int, int] | None) -> Recording:
     require("faery", extra="events")
     import faery
 
+    if path.suffix.lower() in (".raw", ".dat"):
+        _check_length(path)
     with path.open("rb") as file:
         head = file.read(12)
-    if path.suffix.lower() in (".raw", ".dat") and head[:1] != b"%":
-        raise OSError("it has no header of lines that start with %")
     if head.startswith(b"#!AER-DAT") and head[9:10] != b"4":
         raise ValueError(
             f"{path} is AEDAT {head[9:].decode(errors='replace')}, and of AEDAT version 4 alone is read. EventFolder has "
@@ -119,22 +130,37 @@ def _by_faery(path: Path, size: tuple[int, int] | None) -> Recording:
     )
 
 
-def _dat_header(path: Path) -> tuple[int, bytes]:
-    """Where a DAT file's binary part starts, and its first two bytes: the type of the events, and their size."""
+def _header(path: Path) -> tuple[list[bytes], bytes, int]:
+    """The lines of a RAW or DAT file's header, the eight bytes after it, and the number of the first of them."""
     with path.open("rb") as file:
-        start = 0
-        while file.readline(1000).startswith(b"%"):
+        start, lines = 0, []
+        while (line := file.readline(1000)).startswith(b"%"):
             start = file.tell()
+            lines.append(line)
         file.seek(start)
-        return start, file.read(2)
+        return lines, file.read(8), start
+
+
+def _check_length(path: Path) -> None:
+    """Raise ``EOFError`` for a RAW or DAT file that ends in its header, or in the middle of a word."""
+    lines, following, start = _header(path)
+    if not lines or not lines[-1].endswith(b"\n"):
+        raise EOFError("it has no header of lines that start with %, or ends in it")
+    if path.suffix.lower() == ".dat":
+        start, word = start + 2, following[1] if len(following) > 1 else 8
+    else:
+        found = re.search(rb"evt ?(2\.1|21|2|3)", b"".join(lines), re.IGNORECASE)
+        word = _WORDS[found[1]] if found else 1
+    rest = (path.stat().st_size - start) % max(word, 1)
+    if rest:
+        raise EOFError(f"its last event has {rest} of {word} bytes")
 
 
 def _old_dat(path: Path, size: tuple[int, int] | None) -> Recording:
     """DAT files of the event type "2d", which faery does not read: 32 bits of time, 14 of column and row each, polarity."""
-    start = _dat_header(path)[0] + 2
-    count, rest = divmod(path.stat().st_size - start, 8)
-    if rest:
-        raise EOFError(f"its last event has {rest} of 8 bytes")
+    _check_length(path)
+    start = _header(path)[2] + 2
+    count = (path.stat().st_size - start) // 8
     words = np.memmap(path, "<u4", "r", start, (count, 2)) if count else np.zeros((0, 2), "<u4")
 
     def pieces() -> Iterator[Events]:
@@ -154,79 +180,120 @@ def _npz(path: Path, size: tuple[int, int] | None) -> Recording:
             columns = [file[name] for name in names]
         except (ValueError, zlib.error) as error:  # objects, or a damaged array
             raise _unreadable(path, error) from error
-        events = _events(path, *columns)
-        known = (int(file["height"]), int(file["width"])) if {"height", "width"} <= set(file.keys()) else None
-    return Recording(path, size or known or _smallest([events]), lambda: iter([events]))
+        known = _known_size(path, {name: file[name] for name in ("height", "width") if name in file})
+    return _of_columns(path, size or known, lambda: nullcontext(columns))
+
+
+def _of_columns(
+    path: Path,
+    size: tuple[int, int] | None,
+    opened: Callable[[], AbstractContextManager[Sequence[Any]]],
+    offset: int = 0,
+) -> Recording:
+    """A recording whose columns t, x, y, p can be read from any place.
+
+    Args:
+        path: the file.
+        size: (height, width) of the sensor, if that is known.
+        opened: function that opens the file and gives its columns.
+        offset: what is added to the times.
+
+    Raises:
+        ValueError: a column has other axes than the others.
+    """
+
+    def pieces() -> Iterator[Events]:
+        try:
+            with opened() as columns:
+                for i in range(0, len(columns[0]), PIECE):
+                    events = _events(path, i, *(column[i : i + PIECE] for column in columns))
+                    yield events._replace(t=events.t + offset)
+        except OSError as error:
+            raise _unreadable(path, error) from error
+
+    with opened() as columns:
+        try:
+            check_shapes({name: getattr(column, "shape", None) for name, column in zip(_NAMES, columns, strict=True)})
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+    return Recording(path, size or _smallest(pieces()), pieces)
 
 
 def _hdf5(path: Path, size: tuple[int, int] | None) -> Recording:
     import h5py
 
     with h5py.File(path, "r") as file:
-        group = "events" if "events" in file and isinstance(file["events"], h5py.Group) else "/"
+        group = "events" if isinstance(file.get("events"), h5py.Group) else "/"
         names = _columns(path, file[group].keys())
-        offset = int(file["t_offset"][()]) if "t_offset" in file else 0  # DSEC's
-        stored = {k: file[group][k][()] for k in ("height", "width") if k in file[group]}  # RVT's
-        sizes: Mapping[str, Any] = {**file.attrs, **file[group].attrs, **stored}
-        known = (int(sizes["height"]), int(sizes["width"])) if {"height", "width"} <= sizes.keys() else None
+        offset = _number(path, "t_offset", file["t_offset"][()]) if "t_offset" in file else 0  # DSEC's
+        stored = {name: file[group][name][()] for name in ("height", "width") if name in file[group]}  # RVT's
+        known = _known_size(path, {**file.attrs, **file[group].attrs, **stored})
 
-    def pieces() -> Iterator[Events]:
-        try:
-            with h5py.File(path, "r") as file:
-                columns = [file[group][name] for name in names]
-                for i in range(0, max(map(len, columns)), PIECE):
-                    t, x, y, p = _events(path, *(column[i : i + PIECE] for column in columns))
-                    yield Events(t + offset, x, y, p)
-        except OSError as error:
-            raise _unreadable(path, error) from error
+    @contextmanager
+    def opened() -> Iterator[Sequence[Any]]:
+        with h5py.File(path, "r") as file:
+            yield [file[group][name] for name in names]
 
-    return Recording(path, size or known or _smallest(pieces()), pieces)
+    return _of_columns(path, size or known, opened, offset)
+
+
+def _known_size(path: Path, said: Mapping[str, Any]) -> tuple[int, int] | None:
+    """(height, width) that a file says, if it does."""
+    if not {"height", "width"} <= said.keys():
+        return None
+    try:
+        return sensor_size([_number(path, name, said[name]) for name in ("height", "width")])
+    except ValueError as error:
+        raise ValueError(f"{path}: height and width are no size of a sensor: {error}") from error
+
+
+def _number(path: Path, name: str, value: Any) -> int:
+    """A whole number that a file says beside its events.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    found = np.asarray(value)
+    if found.size != 1 or found.dtype.kind not in "iuf" or not float(found.item()).is_integer():
+        raise ValueError(f"{path}: {name} is {str(value)[:40]}; it must be one whole number.")
+    return int(found.item())
 
 
 def _csv(path: Path, size: tuple[int, int] | None) -> Recording:
     with path.open(newline="", encoding="utf-8-sig") as file:
-        header = [name.strip().lower() for name in next(csv.reader(file), [])]
-    order = [header.index(name) for name in _columns(path, header)]
+        line = file.readline().lstrip("# ")  # NumPy writes a # in front of the names
+    separator = max(",;\t ", key=line.count)
+    header = [name.strip().strip('"').lower() for name in line.strip().split(separator)]
+    try:
+        order = [header.index(name) for name in _columns(path, header)]
+    except ValueError as error:
+        raise ValueError(f"{error} The first line must name the columns, between commas.") from error
 
     def pieces() -> Iterator[Events]:
+        done = 0
         with path.open(newline="", encoding="utf-8-sig") as file:
             file.readline()
             while lines := list(islice(file, PIECE)):
+                written = (line for line in lines if line.strip(" \r\n") and not line.startswith("#"))
+                wrong = next((line for line in written if line.count(separator) != len(header) - 1), None)
+                if wrong is not None:
+                    raise ValueError(f"{path} has {len(header)} columns, and the line {wrong.strip()[:60]!r}.")
                 try:
-                    columns = np.loadtxt(lines, delimiter=",", usecols=order, ndmin=2)
+                    columns = np.loadtxt(lines, delimiter=separator, usecols=order, ndmin=2, quotechar='"')
                 except ValueError as error:
                     raise _unreadable(path, error) from error
-                yield _events(path, *columns.T)
+                yield _events(path, done, *columns.T)
+                done += len(columns)
 
     return Recording(path, size or _smallest(pieces()), pieces)
 
 
-def _events(path: Path, *columns: Any) -> Events:
-    """Events of the arrays t, x, y, p of a file.
-
-    Raises:
-        ValueError: an array has other axes than the others, or numbers that are no microseconds, pixels or polarities.
-    """
-    named: dict[str, Any] = dict(zip(_NAMES, map(np.asarray, columns), strict=True))
-    shapes = {name: values.shape for name, values in named.items()}
-    if len(set(shapes.values())) > 1 or named["t"].ndim != 1:
-        raise ValueError(
-            f"{path}: its columns have the shapes {shapes}; they must have one axis, and an entry for each event."
-        )
-    for name, values in named.items():
-        if values.dtype.kind not in "biuf":
-            raise ValueError(f"{path}: {name} has entries of type {values.dtype}; they must be numbers.")
-        whole = np.isfinite(values) & (values == np.trunc(values)) if values.dtype.kind == "f" else np.ones(1, bool)
-        wrong = np.flatnonzero(~whole)
-        if len(wrong):
-            unit = "microseconds; seconds must be multiplied by 1,000,000" if name == "t" else "without fractions"
-            raise ValueError(
-                f"{path}: event {wrong[0]} has {name}={values[wrong[0]]}; {name} must be whole numbers, {unit}."
-            )
-    odd = np.flatnonzero((named["p"] > 1) | (named["p"] < -1)) if named["p"].dtype.kind != "b" else np.arange(0)
-    if len(odd):
-        raise ValueError(f"{path}: event {odd[0]} has p={named['p'][odd[0]]}; a polarity is 0 or 1, or -1 or 1.")
-    return Events.of(*named.values())
+def _events(path: Path, first: int, *columns: Any) -> Events:
+    """Events of the columns t, x, y, p of a file, whose messages name it."""
+    try:
+        return Events.of(*columns, first=first)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _columns(path: Path, present: Any) -> list[str]:
@@ -239,7 +306,8 @@ def _columns(path: Path, present: Any) -> list[str]:
     names = [next((known[name] for name in choices if name in known), None) for choices in _NAMES.values()]
     missing = [column for column, name in zip(_NAMES, names, strict=True) if name is None]
     if missing:
-        raise ValueError(f"{path} has {', '.join(known) or 'nothing'}, and no events' {', '.join(missing)}.")
+        there = ", ".join(repr(name[:40]) for name in list(known)[:8]) or "nothing"
+        raise ValueError(f"{path} has {there}, and no events' {', '.join(missing)}.")
     return [name for name in names if name is not None]
 
 

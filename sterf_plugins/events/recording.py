@@ -3,7 +3,7 @@
 Times are microseconds (int64), columns and rows count from 0 at the top left, and a polarity is 1 where it became brighter.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -13,43 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..checks import positive_int
-
-
-class Events(NamedTuple):
-    """Some events in the order of time, one entry of each array per event.
-
-    Args:
-        t: microseconds, int64.
-        x: columns, int64.
-        y: rows, int64.
-        p: polarities, 0 or 1, int64.
-    """
-
-    t: NDArray[np.int64]
-    x: NDArray[np.int64]
-    y: NDArray[np.int64]
-    p: NDArray[np.int64]
-
-    @classmethod
-    def of(cls, t: ArrayLike, x: ArrayLike, y: ArrayLike, p: ArrayLike) -> "Events":
-        """Events of arrays of any number types; a polarity of -1 counts as 0."""
-        return cls(*(np.asarray(a).astype(np.int64) for a in (t, x, y, np.asarray(p) > 0)))
-
-    @classmethod
-    def joined(cls, parts: Sequence["Events"]) -> "Events":
-        """Several pieces as one."""
-        if not parts:
-            return cls.of([], [], [], [])
-        return cls(*(np.concatenate(columns) for columns in zip(*parts, strict=True))) if len(parts) > 1 else parts[0]
-
-    def cut(self, start: int, stop: int | None = None) -> "Events":
-        """The events of these numbers."""
-        return Events(*(column[start:stop] for column in self))
-
-    @property
-    def number(self) -> int:
-        """Number of events."""
-        return len(self.t)
+from .arrays import Events, ascending, check_events
 
 
 class Frame(NamedTuple):
@@ -91,7 +55,7 @@ class Recording:
         last, done = None, 0
         for events in self.pieces():
             if events.number:
-                self._check(events, last, done)
+                check_events(events, self.size, self.path, last, done)
                 last, done = int(events.t[-1]), done + events.number
                 yield events
 
@@ -149,31 +113,11 @@ class Recording:
         if sum(option is not None for option in (time, count, boundaries)) != 1:
             raise ValueError("give one of `time`, `count` and `boundaries`.")
         stream = _told(iter(self), progress)
+        if boundaries is not None:
+            return _between(stream, pairwise(ascending(boundaries).tolist()))
         if count is not None:
             return _by_count(stream, positive_int("count", count))
-        if time is not None:
-            return _by_time(stream, positive_int("time", time))
-        times = np.asarray(boundaries, np.int64)
-        if times.ndim != 1 or len(times) < 2 or (np.diff(times) <= 0).any():
-            raise ValueError("`boundaries` must be at least two times in ascending order.")
-        return _between(stream, pairwise(times.tolist()))
-
-    def _check(self, events: Events, last: int | None, done: int) -> None:
-        t = events.t
-        start = t[0] if last is None else last
-        if t[0] < start or (t[1:] < t[:-1]).any():
-            t = np.concatenate([[start], t])
-            at = np.flatnonzero(np.diff(t) < 0)[0]
-            raise ValueError(
-                f"{self.path} goes back in time from {t[at]} to {t[at + 1]} µs at event {done + at}; sort its events by time."
-            )
-        for name, values, limit in (("x", events.x, self.size[1]), ("y", events.y, self.size[0])):
-            if values.view(np.uint64).max() >= limit:  # as which negative numbers are large
-                wrong = np.flatnonzero((values < 0) | (values >= limit))
-                raise ValueError(
-                    f"{self.path}: event {done + wrong[0]} has {name}={values[wrong[0]]}, outside the sensor of "
-                    f"{self.size[1]} columns and {self.size[0]} rows; give the right size."
-                )
+        return _by_time(stream, positive_int("time", time))
 
 
 def _told(stream: Iterable[Events], progress: Callable[[int], None] | None) -> Iterator[Events]:

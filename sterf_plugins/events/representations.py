@@ -19,15 +19,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..checks import one_of, positive_int
+from .arrays import Events, ascending, check_events, sensor_size
 from .gtp import gtp
-from .recording import Events, Recording
+from .recording import Recording
 
 Images = NDArray[np.float32]
 
 
 def histogram(events: Events, size: tuple[int, int], boundaries: ArrayLike) -> Images:
     """Number of negative and of positive events of each pixel, (F, 2, H, W)."""
-    events, interval, times = _placed(events, boundaries)
+    events, interval, times = _placed(events, size, boundaries)
     return _sums((interval, events.p, events.y, events.x), None, (len(times) - 1, 2, *size))
 
 
@@ -38,7 +39,7 @@ def voxel_grid(events: Events, size: tuple[int, int], boundaries: ArrayLike, bin
     the more the nearer it is. The paper's interval is that from the first to the last event, ``[t[0], t[-1]]``.
     """
     bins = positive_int("bins", bins)
-    events, interval, times = _placed(events, boundaries)
+    events, interval, times = _placed(events, size, boundaries)
     begin, end = times[interval], times[interval + 1]
     place = (bins - 1) * (events.t - begin) / (end - begin)
     sign = 2.0 * events.p - 1
@@ -55,9 +56,9 @@ def time_surface(events: Events, size: tuple[int, int], boundaries: ArrayLike, t
 
     The age is counted at the end of an interval; events of earlier intervals are remembered. ``tau`` is in microseconds.
     """
-    if not tau > 0:
+    if not isinstance(tau, (int, float)) or not tau > 0:
         raise ValueError(f"`tau` is {tau!r}; it must be a positive time in microseconds.")
-    events, interval, times = _placed(events, boundaries)
+    events, interval, times = _placed(events, size, boundaries)
     last = np.full((2, *size), -np.inf)
     limits = np.searchsorted(interval, np.arange(len(times)))
     surfaces = []
@@ -73,7 +74,8 @@ def trajectory_prompt(events: Events, size: tuple[int, int], boundaries: ArrayLi
 
     The trajectory of the first interval is 0, as it has none before it.
     """
-    recording = Recording(Path("events"), size, lambda: iter([events]))
+    checked = _checked(events, size)
+    recording = Recording(Path("events"), size, lambda: iter([checked]))
     return np.stack([image.pixels.transpose(2, 0, 1) for image in gtp(recording, boundaries, **options)]).astype(
         np.float32
     )
@@ -114,14 +116,26 @@ def channels_of(kind: str = "histogram", **options: Any) -> int:
     return REPRESENTATIONS[kind](Events.joined([]), (1, 1), [0, 1], **options).shape[1]
 
 
-def _placed(events: Events, boundaries: ArrayLike) -> tuple[Events, NDArray[np.int64], NDArray[np.int64]]:
+def _checked(events: Events, size: tuple[int, int]) -> Events:
+    """The events with int64 entries, if they are in order and on the sensor.
+
+    Raises:
+        ValueError: they are not.
+    """
+    size, events = sensor_size(size), Events.of(*events)
+    if events.number:
+        check_events(events, size, "`events`")
+    return events
+
+
+def _placed(
+    events: Events, size: tuple[int, int], boundaries: ArrayLike
+) -> tuple[Events, NDArray[np.int64], NDArray[np.int64]]:
     """The events inside, the number of each one's interval, and the times.
 
     The end of the last interval is outside.
     """
-    times = np.asarray(boundaries, np.int64)
-    if times.ndim != 1 or len(times) < 2 or (np.diff(times) <= 0).any():
-        raise ValueError(f"`boundaries` must be at least two times in ascending order, and is {times[:5].tolist()} ….")
+    times, events = ascending(boundaries), _checked(events, size)
     events = events.cut(*np.searchsorted(events.t, times[[0, -1]]))
     return events, np.searchsorted(times, events.t, side="right") - 1, times
 

@@ -1,6 +1,6 @@
 """Write recordings: AEDAT4 by the camera maker's library, HDF5 and NPZ as Tonic's and SpikingJelly's users read them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,8 @@ import numpy as np
 
 from ..checks import require
 from ..files import replacing
-from .recording import Events, Frame
+from .arrays import Events, check_events, sensor_size
+from .recording import Frame
 
 FORMATS = (".aedat4", ".h5", ".hdf5", ".npz")
 CAMERA = "sterf_plugins"  # the name of the camera in AEDAT4 files
@@ -29,21 +30,23 @@ def write_recording(
         The path.
 
     Raises:
-        ValueError: the suffix is another one, the format holds no frames, or an event is out of order or outside the sensor.
+        TypeError, ValueError: the suffix is another one, events or frames are out of order, no numbers that a recording has, or
+            outside the sensor, or the format does not hold them.
         ImportError: a package is missing; the message names the pip command.
     """
-    path, frames = Path(path), list(frames)
-    if path.suffix not in FORMATS:
+    path, frames, size = Path(path), list(frames), sensor_size(size)
+    suffix = path.suffix.lower()
+    if suffix not in FORMATS:
         raise ValueError(f"{path} ends with none of {', '.join(FORMATS)}; these formats can be written.")
-    if frames and path.suffix != ".aedat4":
+    if frames and suffix != ".aedat4":
         raise ValueError(f"{path} cannot hold frames; write an .aedat4 file.")
-    pieces = [events] if isinstance(events, Events) else events
+    _check_frames(frames, size)
+    pieces = _checked([events] if isinstance(events, Events) else events, size)
     with replacing(path) as partial:
-        if path.suffix == ".aedat4":
+        if suffix == ".aedat4":
             _write_aedat4(partial, pieces, size, frames)
-        elif path.suffix == ".npz":
+        elif suffix == ".npz":
             everything = Events.joined(list(pieces))
-            _check(everything, size)
             with partial.open("wb") as file:
                 np.savez_compressed(file, **_compact(everything), height=size[0], width=size[1])
         else:
@@ -51,22 +54,35 @@ def write_recording(
     return path
 
 
-def _check(events: Events, size: tuple[int, int], last: int | None = None) -> int | None:
-    """Raise ``ValueError`` unless a piece may be written; return its last time."""
-    if not events.number:
-        return last
-    if (np.diff(events.t) < 0).any() or (last is not None and events.t[0] < last):
-        raise ValueError("`events` go back in time; sort them by t.")
-    for name, values, limit in (("x", events.x, size[1]), ("y", events.y, size[0])):
-        if not 0 <= values.min() <= values.max() < limit:
-            raise ValueError(
-                f"`events` have {name} from {values.min()} to {values.max()}; `size` {size} allows 0 to {limit - 1}."
+def _checked(pieces: Iterable[Events], size: tuple[int, int]) -> Iterator[Events]:
+    """The pieces that have events, which must be in the order of time and on the sensor."""
+    last, done = None, 0
+    for piece in pieces:
+        if not isinstance(piece, Events):
+            raise TypeError(
+                f"`events` has a {type(piece).__name__}; it must be Events, or several of them: Events.of(t, x, y, p)."
             )
-    return int(events.t[-1])
+        events = Events.of(*piece, first=done)
+        if events.number:
+            check_events(events, size, "`events`", last, done)
+            last, done = int(events.t[-1]), done + events.number
+            yield events
+
+
+def _check_frames(frames: list[Frame], size: tuple[int, int]) -> None:
+    """Raise ``ValueError`` unless the frames are pictures of the sensor, in the order of time."""
+    for i, frame in enumerate(frames):
+        pixels = frame.pixels
+        if pixels.dtype != np.uint8 or pixels.shape not in (size, (*size, 3)):
+            raise ValueError(
+                f"frame {i} is {pixels.dtype} {pixels.shape}; it must be uint8 of the sensor's size, {size} or {(*size, 3)}."
+            )
+        if frame.t < (frames[i - 1].t if i else 0):
+            raise ValueError(f"frame {i} is at {frame.t} µs; frames must be in the order of time, from 0 on.")
 
 
 def _compact(events: Events) -> dict[str, Any]:
-    return dict(t=events.t, x=events.x.astype(np.int16), y=events.y.astype(np.int16), p=events.p.astype(bool))
+    return dict(t=events.t, x=events.x.astype(np.uint16), y=events.y.astype(np.uint16), p=events.p.astype(bool))
 
 
 def _write_hdf5(path: Path, pieces: Iterable[Events], size: tuple[int, int]) -> None:
@@ -74,9 +90,7 @@ def _write_hdf5(path: Path, pieces: Iterable[Events], size: tuple[int, int]) -> 
 
     with h5py.File(path, "w") as file:
         columns = {}
-        last = None
         for events in pieces:
-            last = _check(events, size, last)
             for name, values in _compact(events).items():
                 if name not in columns:
                     options: dict[str, Any] = dict(
@@ -95,20 +109,27 @@ def _write_aedat4(path: Path, pieces: Iterable[Events], size: tuple[int, int], f
     require("dv_processing", extra="events")
     import dv_processing as dv
 
+    if max(size) > 2**15:
+        raise ValueError(
+            f"`size` is {size}; AEDAT4 holds sensors of up to {2**15:,} columns and rows; write an .h5 file."
+        )
     config = dv.io.MonoCameraWriter.Config(CAMERA)
     config.addEventStream(size[::-1])
     if frames:
         config.addFrameStream(size[::-1])
     writer = dv.io.MonoCameraWriter(str(path), config)
-    waiting, last = iter([*frames, None]), None
+    waiting = iter([*frames, None])
     frame = next(waiting)
     for events in pieces:
-        last = _check(events, size, last)
+        if events.t[0] < 0:
+            raise ValueError(
+                f"`events` begin at {events.t[0]} µs, and AEDAT4 holds times from 0 on; add an offset to them."
+            )
         store = dv.EventStore()
         for t, x, y, p in zip(*(column.tolist() for column in events), strict=True):
             store.push_back(t, x, y, bool(p))
         writer.writeEvents(store)
-        while frame is not None and events.number and frame.t <= events.t[-1]:
+        while frame is not None and frame.t <= events.t[-1]:
             writer.writeFrame(dv.Frame(frame.t, frame.pixels))
             frame = next(waiting)
     while frame is not None:

@@ -41,7 +41,10 @@ def first_frame(root: Path, layout: str, name: str) -> int:
     pairs = root / "pair.txt"
     if layout != "fe108" or not pairs.is_file():
         return 0
-    numbers = dict(line.rsplit(maxsplit=1) for line in lines_of(pairs) if len(line.split()) > 1)
+    lines = [line.rsplit(maxsplit=1) for line in lines_of(pairs) if len(line.split()) > 1]
+    numbers = dict(lines)
+    if sum(line[0] == name for line in lines) > 1:
+        raise ValueError(f"{pairs} has two lines for {name!r}; keep one of them.")
     if name not in numbers:
         raise ValueError(f"{pairs} has no line for {name!r}; it names the frame with which each sequence begins.")
     if not numbers[name].isdecimal():
@@ -96,19 +99,25 @@ def boundaries(recording: Recording, count: int, first: int = 0, interval: int |
 
 
 def with_events(images: Iterable[EventImage], recording: Recording, times: NDArray[np.int64]) -> Iterator[EventImage]:
-    """The images, of which at least one must have an event: otherwise their times are of another clock or unit.
+    """The images, of which the later half must have an event, too: otherwise their times are of another clock or unit.
 
     Raises:
-        ValueError: all of them were empty.
+        ValueError: all of them, or all of the later half were empty.
     """
-    empty = True
+    filled, count = 0, len(times) - 1
     for image in images:
-        empty = empty and not image.pixels.any()
+        if image.pixels[..., 1:].any():  # not by what the trajectory remembers
+            filled = image.interval + 1
         yield image
-    if empty:
+    if not filled:
         raise ValueError(
             f"{recording.path} has no event from {times[0]} to {times[-1]} µs, the times of its images; its events and frames "
             f"must have times of one clock, in microseconds."
+        )
+    if 2 * filled < count:
+        raise ValueError(
+            f"{recording.path} has no event in the last {count - filled} of {count} images, from {times[filled]} µs on; give a "
+            f"shorter interval, or frames and labels of this recording."
         )
 
 

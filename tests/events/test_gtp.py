@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from golden_trackers import arrays
 
+from sterf_plugins.events import Events, Recording
 from sterf_plugins.events.gtp import RULES, STEPS, gtp
-from sterf_plugins.events.recording import Events, Recording
 
 
 def recording():
@@ -37,7 +37,7 @@ def test_images_are_the_golden_ones(rule, steps):
 def test_bad_boundaries():
     events, times, _ = recording()
     for bad in (times[:1], times[::-1], times[[0, 0]]):
-        with pytest.raises(ValueError, match="at least two times in ascending order"):
+        with pytest.raises(ValueError, match="at least two whole microseconds, in ascending order"):
             gtp(events, bad)
     with pytest.raises(ValueError, match="`steps` is 3; allowed: 1, 2, 4"):
         gtp(events, times, 3)

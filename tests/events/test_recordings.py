@@ -1,5 +1,6 @@
 """Event files of all formats: real ones, and what is written and read back."""
 
+import gzip
 import itertools
 import os
 from pathlib import Path
@@ -7,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sterf_plugins.events import Events, Frame
 from sterf_plugins.events.readers import open_recording
-from sterf_plugins.events.recording import Events, Frame
 from sterf_plugins.events.writers import write_recording
 
 pytest.importorskip("faery", reason="the extra [events] is missing")
@@ -140,7 +141,7 @@ def test_bad_files(events, tmp_path):
         ("text.h5", b"hello", "text.h5 cannot be read as an event file"),
         ("text.npz", b"hello", "text.npz cannot be read as an event file"),
         ("a.txt", b"hello", "a.txt ends with none of .aedat4"),
-        ("a.csv", b"t,x,y\n1,2,3\n", "a.csv has t, x, y, and no events' p"),
+        ("a.csv", b"t,x,y\n1,2,3\n", "a.csv has 't', 'x', 'y', and no events' p"),
         ("b.csv", b"t,x,y,p\n1,2,3,one\n", "b.csv cannot be read as an event file"),
         ("c.csv", b"t,x,y,p\n5,2,3,1\n4,2,3,1\n", "goes back in time from 5 to 4 .s at event 1"),
         ("raw.raw", b"hello", "cannot be read|goes back"),
@@ -152,8 +153,73 @@ def test_bad_files(events, tmp_path):
         open_recording(tmp_path / "none.raw")
     with pytest.raises(ValueError, match="outside the sensor of 30 columns and 40 rows"):
         open_recording(path, size=(40, 30)).events()
-    with pytest.raises(ValueError, match=r"`size` .* allows 0 to 29"):
+    with pytest.raises(ValueError, match=r"`events`: event .* outside the sensor of 30 columns and 40 rows"):
         write_recording(tmp_path / "b.h5", events, (40, 30))
     assert not (tmp_path / "b.h5").exists()
     with pytest.raises(ValueError, match="give one of `time`, `count` and `boundaries`"):
         open_recording(path).slices()
+
+
+def test_packed_renamed_and_cut_off_files(events, tmp_path):
+    evt3 = real("expelliarmus_evt3_sample.raw").read_bytes()
+    for name, data, message in (
+        ("a.raw", gzip.compress(evt3), "a.raw is packed by gzip; unpack it first"),
+        ("b.raw", evt3[:-3], "its last event has 1 of 2 bytes. It may be cut off"),
+        ("c.raw", real("faery_evt2.raw").read_bytes()[:-7], "its last event has 1 of 4 bytes"),
+        ("d.raw", evt3[:64], "no header of lines that start with %, or ends in it"),
+        ("e.csv", bytes(5000), "e.csv has .*, and no events' t, x, y, p"),
+        ("f.h5", evt3, "f.h5 cannot be read as an event file"),
+    ):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(ValueError, match=message) as caught:
+            open_recording(tmp_path / name).events()
+        assert str(caught.value).isprintable() and len(str(caught.value)) < 600
+
+
+def test_hdf5_of_other_things(events, tmp_path):
+    h5py = pytest.importorskip("h5py")
+    columns = dict(zip("txyp", events, strict=True))
+    for added, message in (
+        (dict(t_offset=[1, 2]), "t_offset is .1 2.; it must be one whole number"),
+        (dict(t_offset="soon"), "t_offset is b'soon'; it must be one whole number"),
+        (dict(height=[48, 3], width=64), "height and width are no size of a sensor: .*height is"),
+        (dict(height=0, width=64), "height and width are no size of a sensor: `size` is 0"),
+        (dict(t=h5py.Empty("i8")), "t, x, y, p have the shapes None"),
+        (dict(t=3), r"t, x, y, p have the shapes \(\)"),
+        (dict(p="group"), "t, x, y, p have the shapes .*, None"),
+    ):
+        with h5py.File(tmp_path / "a.h5", "w") as file:
+            for name, values in (columns | added).items():
+                if name in ("height", "width"):
+                    file.attrs[name] = values
+                elif isinstance(values, str) and values == "group":
+                    file.create_group(name)
+                else:
+                    file[name] = values
+        with pytest.raises(ValueError, match=message):
+            open_recording(tmp_path / "a.h5")
+    for size, error in (((48,), ValueError), ("ab", ValueError), ((48.5, 64), TypeError), ((0, 64), ValueError)):
+        with pytest.raises(error, match="`size` is"):
+            open_recording(real("faery_dvs.es"), size)
+
+
+def test_what_is_no_recording_is_not_written(events, tmp_path):
+    frame = np.zeros((40, 60), np.uint8)
+    for suffix, change, frames, message in (
+        (".h5", dict(t=events.t / 1e6), [], "event 0 has t=.*; it must be whole microseconds"),
+        (".h5", dict(t=events.t[::-1]), [], "`events` goes back in time"),
+        (".npz", dict(p=events.p * 7), [], "has p=7; it must be a polarity"),
+        (".h5", dict(x=events.x[1:]), [], "have the shapes"),
+        (".aedat4", dict(t=events.t - events.t[-1]), [], "AEDAT4 holds times from 0 on; add an offset"),
+        (".aedat4", {}, [Frame(5, 0, frame[1:])], "frame 0 is uint8 .39, 60.; it must be uint8 of the sensor's size"),
+        (".aedat4", {}, [Frame(5, 0, frame / 2)], "frame 0 is float64"),
+        (".aedat4", {}, [Frame(5, 0, frame), Frame(4, 0, frame)], "frame 1 is at 4 .s; frames must be in the order"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            write_recording(tmp_path / f"a{suffix}", events._replace(**change), (40, 60), frames)
+    with pytest.raises(TypeError, match=r"`events` has a ndarray; it must be Events"):
+        write_recording(tmp_path / "a.h5", tuple(events), (40, 60))
+    assert not list(tmp_path.iterdir())
+    wide = events._replace(x=events.x + 40_000)  # more than int16 holds
+    for name, given in (("A.H5", wide), ("a.npz", wide._replace(p=2 * wide.p - 1))):
+        assert same(open_recording(write_recording(tmp_path / name, given, (40, 50_000))).events(), wide)

@@ -3,6 +3,7 @@
 import itertools
 import math
 import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -117,7 +118,7 @@ def test_no_events_give_empty_images(kind):
 
 
 def test_what_cannot_be_drawn():
-    with pytest.raises(ValueError, match="`boundaries` must be at least two times in ascending order"):
+    with pytest.raises(ValueError, match="`boundaries` must be at least two whole microseconds, in ascending order"):
         histogram(some_events(), SIZE, [5, 5])
     with pytest.raises(ValueError, match="`tau` is 0; it must be a positive time"):
         time_surface(some_events(), SIZE, TIMES, tau=0)
@@ -129,3 +130,25 @@ def test_what_cannot_be_drawn():
         ValueError, match="`kind` is 'voxels'; allowed: 'histogram', 'voxel_grid', 'time_surface', 'gtp'"
     ):
         channels_of("voxels")
+
+
+@pytest.mark.parametrize("kind", REPRESENTATIONS)
+def test_events_of_other_types_are_the_same_and_wrong_ones_are_refused(kind):
+    rng = np.random.default_rng(0)
+    t, x, y, p = (rng.integers(0, limit, 200) for limit in (900, 8, 6, 2))
+    events = Events.of(np.sort(t), x, y, p)
+    draw = partial(REPRESENTATIONS[kind], size=(6, 8), boundaries=[0, 500, 1000])
+    wanted = draw(events)
+    small = Events(events.t.astype(np.uint32), x.astype(np.uint16), y.astype(">i2"), p.astype(bool))
+    for other in (small, events._replace(p=2 * p - 1), Events(*(column.tolist() for column in events))):
+        assert np.array_equal(draw(other), wanted)
+    for change, message in (
+        (dict(x=x - 3), "has x=-.; it must be a column"),
+        (dict(x=x + 8), "outside the sensor of 8 columns and 6 rows"),
+        (dict(t=events.t[::-1]), "`events` goes back in time"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            draw(events._replace(**change))
+    for times in ([0, np.nan], [0.5, 2.5], ["a", "b"]):
+        with pytest.raises(ValueError, match="`boundaries` must be at least two whole microseconds"):
+            draw(events, boundaries=times)

@@ -81,6 +81,10 @@ def test_what_cannot_be_made(tmp_path):
     times = np.array([10**9, 2 * 10**9])
     with pytest.raises(ValueError, match="has no event from 1000000000 to 2000000000 µs, the times of its images"):
         list(with_events(gtp(recording, times), recording, times))
+    start = int(recording.events().t[0])
+    times = start + 10**9 * np.arange(5)
+    with pytest.raises(ValueError, match=r"has no event in the last 3 of 4 images, from .* give a shorter interval"):
+        list(with_events(gtp(recording, times), recording, times))
     (folder / "events.npz").write_bytes(b"")
     with pytest.raises(ValueError, match=r"bike has 2 recordings events.\* or bike.\*"):
         find_recorded_sequences(tmp_path, "fe108", "train")
@@ -98,17 +102,20 @@ FRAME_TIMES = [Frame(t, 0, np.zeros((1, 1), np.uint8)) for t in (10, 30, 20, 40)
     [
         (
             dict(t=np.arange(6000) / 1e6),
-            r"t must be whole numbers, microseconds; seconds must be multiplied by 1,000,000",
+            r"event 1 has t=1e-06; it must be whole microseconds: seconds must be multiplied by 1,000,000",
         ),
-        (dict(x=np.full(6000, 1.5)), r"event 0 has x=1.5; x must be whole numbers, without fractions"),
+        (dict(t=np.arange(6000) + 17 * 10**17), r"event 0 has t=17.*; .* nanoseconds divided by 1,000"),
+        (dict(t=(np.arange(6000) + 16e14).astype(np.float32)), r"t is of type float32, .* 16,777,216 on are rounded"),
+        (dict(x=np.full(6000, 1.5)), r"event 0 has x=1.5; it must be a column, a whole number from 0 to 65,535"),
+        (dict(x=np.arange(6000) - 7), r"event 0 has x=-7; it must be a column"),
         (dict(x=np.full(6000, np.nan)), r"event 0 has x=nan"),
-        (dict(p=np.full(6000, 7)), r"event 0 has p=7; a polarity is 0 or 1, or -1 or 1"),
+        (dict(p=np.full(6000, 7)), r"event 0 has p=7; it must be a polarity, 0 or 1, or -1 or 1"),
         (
             dict(p=np.ones(5990)),
-            r"its columns have the shapes .*; they must have one axis, and an entry for each event",
+            r"t, x, y, p have the shapes .*; each must have one axis, and an entry for each event",
         ),
-        (dict(t=np.arange(5990)), r"its columns have the shapes"),
-        (dict(t=np.arange(6000).reshape(2, -1)), r"they must have one axis"),
+        (dict(t=np.arange(5990)), r"t, x, y, p have the shapes \(5990,\)"),
+        (dict(t=np.arange(6000).reshape(2, -1)), r"each must have one axis"),
         (dict(x=np.full(6000, b"a")), r"x has entries of type \|S1; they must be numbers"),
         (dict(y=np.full(6000, 40)), r"event 0 has y=40, outside the sensor of 60 columns and 40 rows"),
     ],
@@ -151,6 +158,20 @@ def test_tables_of_other_programs(tmp_path):
         [2, 2],
         [0, 1],
     ]
-    (tmp_path / "b.csv").write_text("t;x;y;p\n5;1;2;1\n")
-    with pytest.raises(ValueError, match=r"b.csv has t;x;y;p, and no events' t, x, y, p"):
-        open_recording(tmp_path / "b.csv")
+    for text in (
+        "t;x;y;p\n5;1;2;1\n",
+        '"t"\t"x"\t"y"\t"p"\n"5"\t"1"\t"2"\t"1"\n',
+        "# t,x,y,p\n5,1,2,1\n",
+        "t x y p\n5 1 2 1\n",
+    ):
+        (tmp_path / "b.csv").write_text(text)
+        assert [column.tolist() for column in open_recording(tmp_path / "b.csv").events()] == [[5], [1], [2], [1]]
+    for text, message in (
+        ("5,1,2,1\n", "has '5', '1', '2', and no events' t, x, y, p. The first line must name the columns"),
+        ("t,x,y,p\n5,0,1,2,1\n", "has 4 columns, and the line '5,0,1,2,1'"),  # a comma as the decimal point
+        ("t,x,y,p\n9007199254740993,1,2,1\n", "event 0 has t=9007199254740992"),
+        ("t,x,y,p\n5,1,2,nan\n", "event 0 has p=nan; it must be a polarity"),
+    ):
+        (tmp_path / "b.csv").write_text(text)
+        with pytest.raises(ValueError, match=message):
+            open_recording(tmp_path / "b.csv").events()

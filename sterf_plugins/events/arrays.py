@@ -1,0 +1,158 @@
+"""Events as arrays, and what must hold of them, of the size of a sensor and of times between which images lie."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..checks import positive_int
+
+# Name of a column -> its smallest and largest value, and what to say of any other.
+_RANGES = {
+    "t": (1 - 2**53, 2**53 - 1, "whole microseconds: seconds must be multiplied by 1,000,000, nanoseconds divided by 1,000"),
+    "x": (0, 2**16 - 1, "a column, a whole number from 0 to 65,535"),
+    "y": (0, 2**16 - 1, "a row, a whole number from 0 to 65,535"),
+    "p": (-1, 1, "a polarity, 0 or 1, or -1 or 1"),
+}  # fmt: skip
+
+
+class Events(NamedTuple):
+    """Some events in the order of time, one entry of each array per event.
+
+    Args:
+        t: microseconds, int64.
+        x: columns, int64.
+        y: rows, int64.
+        p: polarities, 0 or 1, int64.
+    """
+
+    t: NDArray[np.int64]
+    x: NDArray[np.int64]
+    y: NDArray[np.int64]
+    p: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, t: ArrayLike, x: ArrayLike, y: ArrayLike, p: ArrayLike, *, first: int = 0) -> "Events":
+        """Events of arrays of any number types; a polarity of -1 counts as 0.
+
+        Args:
+            t: microseconds.
+            x: columns.
+            y: rows.
+            p: polarities.
+            first: number of the first event, for messages.
+
+        Raises:
+            ValueError: an array has other axes than the others, or numbers that are no microseconds, pixels or polarities.
+        """
+        arrays = {name: np.asarray(values) for name, values in zip(_RANGES, (t, x, y, p), strict=True)}
+        check_shapes({name: values.shape for name, values in arrays.items()})
+        columns = {name: _whole(name, values, first) for name, values in arrays.items()}
+        return cls(**{**columns, "p": (columns["p"] > 0).astype(np.int64)})
+
+    @classmethod
+    def joined(cls, parts: Sequence["Events"]) -> "Events":
+        """Several pieces as one."""
+        if not parts:
+            return cls.of([], [], [], [])
+        return cls(*(np.concatenate(columns) for columns in zip(*parts, strict=True))) if len(parts) > 1 else parts[0]
+
+    def cut(self, start: int, stop: int | None = None) -> "Events":
+        """The events of these numbers."""
+        return Events(*(column[start:stop] for column in self))
+
+    @property
+    def number(self) -> int:
+        """Number of events."""
+        return len(self.t)
+
+
+def check_shapes(shapes: dict[str, tuple[int, ...] | None]) -> None:
+    """Raise ``ValueError`` unless all columns have one axis, of the same length; ``None`` is the shape of no array."""
+    if len(set(shapes.values())) > 1 or len(shapes["t"] or ()) != 1:
+        raise ValueError(
+            f"t, x, y, p have the shapes {', '.join(map(str, shapes.values()))}; each must have one axis, and an entry for each "
+            f"event."
+        )
+
+
+def _whole(name: str, values: NDArray[Any], first: int) -> NDArray[np.int64]:
+    """A column as int64.
+
+    Raises:
+        ValueError: it has other entries than numbers, fractions, or numbers out of range.
+    """
+    low, high, rule = _RANGES[name]
+    kind = values.dtype.kind
+    if kind not in "biuf":
+        raise ValueError(f"{name} has entries of type {values.dtype}; they must be numbers.")
+    if kind == "f":
+        precise = int(2 ** (np.finfo(values.dtype).nmant + 1))  # from here on, neighbouring whole numbers are the same
+        if name == "t" and precise < high and (np.abs(values) >= precise).any():
+            raise ValueError(
+                f"t is of type {values.dtype}, in which whole numbers from {precise:,} on are rounded; store the times as int64."
+            )
+        values = values.astype(np.float64)
+    if values.size and (kind == "f" or values.min() < low or values.max() > high):
+        wrong = np.flatnonzero(~((values >= low) & (values <= high) & (values == np.trunc(values))))
+        if len(wrong):
+            raise ValueError(f"event {first + wrong[0]} has {name}={values[wrong[0]]}; it must be {rule}.")
+    return values.astype(np.int64)
+
+
+def check_events(events: Events, size: tuple[int, int], what: object, last: int | None = None, done: int = 0) -> None:
+    """Check that events are in the order of time, and on the sensor.
+
+    Args:
+        events: at least one.
+        size: (height, width) of the sensor.
+        what: whose events they are, for messages.
+        last: time of the event before.
+        done: number of events before.
+
+    Raises:
+        ValueError: they are not.
+    """
+    t = events.t
+    start = t[0] if last is None else last
+    if t[0] < start or (t[1:] < t[:-1]).any():
+        t = np.concatenate([[start], t])
+        at = np.flatnonzero(np.diff(t) < 0)[0]
+        raise ValueError(
+            f"{what} goes back in time from {t[at]} to {t[at + 1]} µs at event {done + at}; sort its events by time."
+        )
+    for name, values, limit in (("x", events.x, size[1]), ("y", events.y, size[0])):
+        if values.view(np.uint64).max() >= limit:  # as which negative numbers are large
+            wrong = np.flatnonzero((values < 0) | (values >= limit))
+            raise ValueError(
+                f"{what}: event {done + wrong[0]} has {name}={values[wrong[0]]}, outside the sensor of {size[1]} columns and "
+                f"{size[0]} rows; give the right size, (height, width)."
+            )
+
+
+def sensor_size(size: Any) -> tuple[int, int]:
+    """(height, width) as two ints.
+
+    Raises:
+        TypeError, ValueError: it is something else.
+    """
+    if not isinstance(size, (tuple, list, np.ndarray)) or len(size) != 2:
+        raise ValueError(f"`size` is {size!r}; it must be (height, width) of the sensor, in pixels.")
+    height, width = (positive_int("size", n) for n in size)
+    return height, width
+
+
+def ascending(boundaries: ArrayLike) -> NDArray[np.int64]:
+    """The times between which intervals lie.
+
+    Raises:
+        ValueError: they are not two or more whole microseconds, in ascending order.
+    """
+    given = np.asarray(boundaries)
+    if given.ndim == 1 and len(given) > 1 and given.dtype.kind in "iuf" and (np.abs(given) < 2**53).all():
+        times = given.astype(np.int64)
+        if (times == given).all() and (np.diff(times) > 0).all():
+            return times
+    listed = f"{given.tolist()[:5]} …" if given.ndim else given
+    raise ValueError(f"`boundaries` must be at least two whole microseconds, in ascending order, and is {listed}.")
