@@ -78,8 +78,13 @@ def boundaries(args: argparse.Namespace, recording: Recording) -> np.ndarray:
         times = recording.frame_times()
         times = times[times >= times[0] + args.start]
     else:
-        ends = [(int(events.t[0]), int(events.t[-1])) for events in recording]
-        first, last = (ends[0][0] + args.start, ends[-1][1] + 1) if ends else (0, 0)
+        pieces = [(events.number, int(events.t[0]), int(events.t[-1])) for events in recording]
+        first, last = (pieces[0][1] + args.start, pieces[-1][2] + 1) if pieces else (0, 0)
+        count, number = sum(piece[0] for piece in pieces), (last - first) // args.interval
+        if number > max(count, 1):
+            raise ValueError(
+                f"{args.recording} has {count} events, and gives {number} images; give a larger --interval."
+            )
         times = np.arange(first, last + args.interval, args.interval)
     if len(times) < 3:
         raise ValueError(
@@ -154,9 +159,9 @@ def main() -> None:
     console.check_device(args.device)
     if args.interval is not None:
         positive_int("--interval", args.interval)
-    if not 0 < args.fps < float("inf") or args.start < 0:
+    if not 0 < args.fps <= 1000 or args.start < 0:
         raise ValueError(
-            f"--fps is {args.fps:g}, and --start {args.start}; give more pictures than 0, and a time from 0 on."
+            f"--fps is {args.fps:g}, and --start {args.start}; give up to 1000 pictures, more than 0, and a time from 0 on."
         )
     recording = open_recording(args.recording)
     labels = None

@@ -1,7 +1,7 @@
 """How well predicted boxes follow an object: success and precision curves, and the numbers that are read off them.
 
 Two protocols differ in what they do with labels that say nothing. "toolkit" is the MATLAB toolkit behind the published numbers
-of FE108 and VisEvent: a label with any of x, y, w, h at 0 or below counts as missed in overlap and as *hit* in precision.
+of FE108 and VisEvent: a label with any of x, y, w, h not above 0 counts as missed in overlap and as *hit* in precision.
 "ostrack" is the Python toolkit of OSTrack and its descendants: a label without area counts as missed in overlap and precision,
 and as hit in normalised precision. Both measure boxes as whole pixels: their right edge is x + w - 1.
 
@@ -63,17 +63,19 @@ def curves(
         protocol: "toolkit" or "ostrack".
 
     Raises:
-        ValueError: the arrays have other shapes, "toolkit" lacks predictions, or "ostrack" finds one that is negative or NaN.
+        ValueError: the arrays have other shapes, no label has an area, "toolkit" lacks predictions, or "ostrack" finds one that
+            is negative or NaN.
     """
     one_of("protocol", protocol, PROTOCOLS)
-    boxes: Floats
-    boxes, truth = (np.array(a, np.float64).reshape(-1, 4) for a in (predicted, labels))
-    if not len(truth):
-        raise ValueError("`labels` is empty; a sequence needs at least one frame.")
+    boxes, truth = _boxes("predicted", predicted), _boxes("labels", labels)
+    if not (truth[:, 2:] > 0).all(1).any():
+        raise ValueError(
+            f"none of {len(truth)} labels is a box with an area; such a sequence says nothing: leave it out."
+        )
     boxes = _whole(boxes[: len(truth)], len(truth), protocol)
     boxes[0] = truth[0]
     overlap, error, norm_error = _overlap(boxes, truth), _error(boxes, truth, False), _error(boxes, truth, True)
-    unclear = (truth <= 0).any(1) if protocol == "toolkit" else (truth[:, 2:] <= 0).any(1)
+    unclear = ~(truth > 0 if protocol == "toolkit" else truth[:, 2:] > 0).all(1)
     overlap[unclear], norm_error[unclear] = -1, -1
     error[unclear] = -1 if protocol == "toolkit" else np.inf
     there = np.ones(len(truth), bool)
@@ -93,8 +95,14 @@ def curves(
 
 
 def mean_curves(sequences: Iterable[Curves]) -> Curves:
-    """The mean over sequences. Those in which nothing was hit are left out of a curve, as in the toolkits."""
+    """The mean over sequences. Those in which nothing was hit are left out of a curve, as in the toolkits.
+
+    Raises:
+        ValueError: there are none.
+    """
     every = list(sequences)
+    if not every:
+        raise ValueError("there is no sequence to take the mean of.")
 
     def mean(name: str) -> Floats:
         stacked = np.stack([getattr(one, name) for one in every])
@@ -102,6 +110,18 @@ def mean_curves(sequences: Iterable[Curves]) -> Curves:
         return stacked[hit].mean(0) if hit.any() else stacked.mean(0)
 
     return Curves(mean("success"), mean("precision"), mean("norm_precision"))
+
+
+def _boxes(name: str, given: ArrayLike) -> Floats:
+    """Boxes as an array (frames, 4).
+
+    Raises:
+        ValueError: they have another shape.
+    """
+    boxes: Floats = np.array(given, np.float64)
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"`{name}` has shape {boxes.shape}; it must be (frames, 4): x, y, w, h.")
+    return boxes
 
 
 def _whole(boxes: Floats, frames: int, protocol: str) -> Floats:

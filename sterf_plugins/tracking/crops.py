@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 TEMPLATE_FACTOR, SEARCH_FACTOR = 2.0, 4.0  # side of the crop over the square root of the box's area
+LARGEST = 2**14  # pixels of the square's side; a larger one is of a box in another unit
 MARGIN = 10  # pixels of a tracked box that stay inside the image, and its smallest side
 
 Box = Sequence[float] | NDArray[np.floating]
@@ -60,15 +61,16 @@ def square_crop(image: np.ndarray, box: Box, factor: float, size: int) -> Crop:
         size: side of the result in pixels.
 
     Raises:
-        ValueError: the box has no area, or the square no pixel.
+        ValueError: the box has no area, or the square no pixel, or far too many.
     """
     import cv2
 
     x, y, w, h = map(float, box)
     side = math.ceil(math.sqrt(w * h) * factor) if w > 0 and h > 0 else 0
-    if side < 1:
+    if not 1 <= side <= LARGEST:
         raise ValueError(
-            f"`box` is {(x, y, w, h)}; its width and height must be positive, and {factor} times its size a pixel."
+            f"`box` is {(x, y, w, h)}, and the square around it would have a side of {side} pixels; it must be from 1 to "
+            f"{LARGEST:,}: boxes are x, y, w, h in pixels of the image."
         )
     slices = image if image.ndim == 4 else image[None]
     height, width = slices.shape[1:3]

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .box_metrics import Curves, curves
-from .sequences import LAYOUTS, read_boxes, sequence_folders
+from .sequences import LAYOUTS, lines_of, read_boxes, sequence_folders
 
 Boxes = Mapping[str, NDArray[np.float64]]  # name of a sequence -> (frames, 4), x, y, w, h in pixels
 
@@ -46,8 +46,9 @@ def evaluate(folder: str | Path, labels: Boxes, protocol: str = "toolkit") -> di
     found = {}
     for name, truth in labels.items():
         path = folder / f"{name}.txt"
+        boxes = read_boxes(path)
         try:
-            found[name] = curves(read_boxes(path), truth, protocol=protocol)
+            found[name] = curves(boxes, truth, protocol=protocol)
         except ValueError as error:
             raise ValueError(f"{path}, protocol {protocol!r}: {error}") from error
     return found
@@ -57,17 +58,19 @@ def read_attributes(path: str | Path, labels: Boxes) -> dict[str, list[str]]:
     """Attribute -> the sequences that have it, from a text file with lines "NAME ATTRIBUTE ATTRIBUTE …".
 
     Raises:
-        ValueError: the file is missing, or lacks one of the sequences.
+        ValueError: the file is missing, or lacks one of the sequences, or has two lines for one.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"there is no file of attributes {path}.")
-    lines = [line.replace(",", " ").split() for line in path.read_text().splitlines()]
-    of_name = {line[0]: line[1:] for line in lines if line}
+    of_name: dict[str, list[str]] = {}
+    for line in lines_of(path):
+        name, *attributes = line.replace(",", " ").split() or [line]
+        if name in of_name:
+            raise ValueError(f"{path} has two lines for {name!r}; put all its attributes into one.")
+        of_name[name] = attributes
     missing = [name for name in labels if name not in of_name]
     if missing:
         raise ValueError(
             f"{path} has no line for {missing[0]!r} ({len(missing)} of {len(labels)} sequences are missing)."
         )
-    attributes = sorted({attribute for name in labels for attribute in of_name[name]})
-    return {attribute: [name for name in labels if attribute in of_name[name]] for attribute in attributes}
+    every = sorted({attribute for name in labels for attribute in of_name[name]})
+    return {attribute: [name for name in labels if attribute in of_name[name]] for attribute in every}

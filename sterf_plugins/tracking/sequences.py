@@ -152,6 +152,11 @@ def _names(folder: Path, split: str, labels: str, names: Iterable[str] | str | P
             raise ValueError(f"`names` is {str(names)!r}, which is no file; give one with a sequence's name a line.")
         names = lines_of(Path(names))
     found = list(names)
+    if not found:
+        raise ValueError(f"{where} names no sequence; leave it out for all of {folder}.")
+    other = next((name for name in found if not isinstance(name, str) or name != Path(name).name or not name), None)
+    if other is not None:
+        raise ValueError(f"{where} names {other!r}; it must be the name of a folder in {folder}.")
     twice = next((name for name in found if found.count(name) > 1), None)
     if twice is not None:
         raise ValueError(f"{where} names the sequence {twice!r} twice; name each one once.")

@@ -76,8 +76,10 @@ def test_mistakes(forked, command, tmp_path):
         (["--box", "nan", "15", "5", "12"], "--box is nan 15 5 12 (x, y, w, h); it must have a width and height"),
         (["--interval", "500000"], "gives 1 images; at least two are needed"),
         (["--interval", "0"], "`--interval` is 0; it must be an int >= 1"),
-        (["--start", "-5"], "--fps is 25, and --start -5; give more pictures than 0, and a time from 0 on"),
+        (["--start", "-5"], "--fps is 25, and --start -5; give up to 1000 pictures, more than 0, and a time from 0 on"),
         (["--fps", "nan"], "--fps is nan"),
+        (["--interval", "1"], "has 4000 events, and gives 199"),
+        (["--box", "0", "0", "1e9", "1e9"], "the square around it would have a side of 2000000000 pixels"),
         (["--out", tmp_path / "b.xyz"], "OpenCV cannot encode a video of type .xyz here; give one that ends in .mp4"),
         (
             ["--out", tmp_path / "full"],

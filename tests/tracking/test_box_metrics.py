@@ -47,3 +47,22 @@ def test_counting_whole_pixels_alike_everywhere_changes_nothing():
     found = curves(a, b)
     assert found.success == pytest.approx((overlap[:, None] > np.linspace(0, 1, 21)).mean(0), abs=1e-12)
     assert found.precision == pytest.approx((error[:, None] <= np.arange(51)).mean(0), abs=1e-12)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_labels_that_say_nothing(protocol):
+    """A label of NaN counts as one without area: a miss in AUC; in PR a hit of one toolkit, in NPR of both."""
+    truth = np.tile([10.0, 20, 16, 12], (5, 1))
+    without, unknown = truth.copy(), truth.copy()
+    without[2], unknown[2] = 0, np.nan
+    first, second = (curves(truth, labels, protocol=protocol).numbers() for labels in (without, unknown))
+    assert first == second and first["OP50"] == 80 and first["NPR"] == 100
+    assert first["PR"] == (100 if protocol == "toolkit" else 80)
+    for labels in (np.zeros((5, 4)), np.full((5, 4), np.nan)):
+        with pytest.raises(ValueError, match="none of 5 labels is a box with an area"):
+            curves(truth, labels, protocol=protocol)
+    for name, given in (("predicted", (truth[0], truth)), ("labels", (truth, truth[:, :3]))):
+        with pytest.raises(ValueError, match=rf"`{name}` has shape .*; it must be \(frames, 4\)"):
+            curves(*given, protocol=protocol)
+    with pytest.raises(ValueError, match="no sequence to take the mean of"):
+        mean_curves([])

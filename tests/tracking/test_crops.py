@@ -53,13 +53,16 @@ def test_steps_are_those_of_the_release():
 
 def test_bad_input():
     image = np.zeros((40, 60, 3), np.uint8)
-    with pytest.raises(ValueError, match="its width and height must be positive"):
+    with pytest.raises(ValueError, match="the square around it would have a side of 0 pixels"):
         square_crop(image, (1, 1, 0, 5), 2, 128)
     assert square_crop(image, (500, 500, 10, 10), 2, 128).outside.all()  # nothing of it in the image
     net, _ = tracker("4x1_conv")
     with pytest.raises(ValueError, match=r"takes uint8 \(4, H, W, 3\)"):
         Follower(net, image, (1, 1, 5, 5))
     assert torch.is_tensor(Follower(net, np.stack([image] * 4), (1, 1, 5, 5)).template)
+    for box in ((0, 0, 1e9, 1e9), (1, 1, 1e-200, 1e-200)):
+        with pytest.raises(ValueError, match=r"pixels; it must be from 1 to 16,384"):
+            square_crop(np.zeros((8, 8, 3), np.uint8), box, 2, 16)
 
 
 @pytest.mark.parametrize(

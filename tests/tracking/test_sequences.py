@@ -146,11 +146,17 @@ def test_lists_of_sequences(tmp_path):
     assert [s.name for s in find_sequences(tmp_path, "fe108", "train", names=names)] == ["two words", "hünd"]
     for given, message in (
         (["a", "a"], "`names` names the sequence 'a' twice"),
+        ([], "`names` names no sequence; leave it out for all of"),
+        (["a/"], "`names` names 'a/'; it must be the name of a folder in"),
+        ([1], "`names` names 1; it must be the name of a folder in"),
         (["a", "b"], r"`names` names 'b', and there is no folder .*b"),
         (tmp_path, "which is no file; give one with a sequence's name a line"),
     ):
         with pytest.raises(ValueError, match=message):
             find_sequences(tmp_path, "fe108", "train", names=given)
+    names.write_text("")
+    with pytest.raises(ValueError, match=r"names.txt names no sequence"):
+        find_sequences(tmp_path, "fe108", "train", names=names)
     names.write_text("a\na\n")
     with pytest.raises(ValueError, match=r"names.txt names the sequence 'a' twice"):
         find_sequences(tmp_path, "fe108", "train", names=names)
