@@ -4,14 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from ..events import Events, gtp
-from ..events.recording import Recording
-from ..tracking.crops import SEARCH_FACTOR, TEMPLATE_FACTOR, square_crop
-from ..tracking.fields import CELL, highest_cell
-from ..tracking.sequences import Sequence
+from ..events import Events, Recording, gtp
+from ..tracking.fields import CELL, as_input, highest_cell, labelled_pairs
 from .loading import Loaded
 
 RATE = 0.4  # random events of a pixel in an image
@@ -41,11 +37,19 @@ def tracker_inputs(source: str, loaded: Loaded, count: int, seed: int, peak: boo
     sides = region_sizes(loaded)
     if source == "noise":
         rng = np.random.default_rng(seed)
-        pairs = [[_random_image(rng, side, network.T) for side in sides] for _ in range(count)]
+        names = ("template", "search")
+        pairs = [
+            {name: as_input(_random_image(rng, side, network.T)) for name, side in zip(names, sides, strict=True)}
+            for _ in range(count)
+        ]
     else:
-        pairs = [_crops(*found, sides) for found in _labelled(source, loaded, count)]
+        from mmengine.registry import DATASETS
+
+        other = {} if source == "val" else dict(data_root=source)
+        dataset = DATASETS.build(dict(loaded.config.test_dataloader.dataset, **other))
+        pairs = labelled_pairs(dataset.sequences, count, sides)
     device = next(network.parameters()).device
-    batches = [dict(template=_tensor(a).to(device), search=_tensor(b).to(device)) for a, b in pairs]
+    batches = [{name: region.to(device) for name, region in pair.items()} for pair in pairs]
     return [batch | {CELL: highest_cell(network, **batch)} for batch in batches] if peak else batches
 
 
@@ -57,33 +61,3 @@ def _random_image(rng: np.random.Generator, side: int, T: int) -> np.ndarray:
     events = Events.of(t, *rest)
     recording = Recording(Path("random events"), (side, side), lambda: iter([events]))
     return np.stack([image.pixels for image in gtp(recording, times, T) if image.interval == 3])
-
-
-def _labelled(source: str, loaded: Loaded, count: int) -> list[tuple[Sequence, int, int]]:
-    """Sequences, their first images with a box, and later ones, evenly spread over the data set."""
-    from mmengine.registry import DATASETS
-
-    from ..openmmlab.runtime.dataset_images import spread
-
-    other = {} if source == "val" else dict(data_root=source)
-    dataset = DATASETS.build(dict(loaded.config.test_dataloader.dataset, **other))
-    frames = [(s, np.flatnonzero(s.valid)) for s in dataset.sequences]
-    found = [(s, int(valid[0]), int(later)) for s, valid in frames for later in valid[1:]]
-    if not found:
-        raise ValueError(f"--images {source}: no sequence has two images with a box.")
-    return [found[i] for i in spread(count, found)]
-
-
-def _crops(sequence: Sequence, first: int, later: int, sides: tuple[int, int]) -> list[np.ndarray]:
-    """Template and search region, uint8 (T, side, side, 3)."""
-    crops = [
-        square_crop(sequence.image(frame), sequence.boxes[frame], factor, side).pixels
-        for frame, factor, side in zip((first, later), (TEMPLATE_FACTOR, SEARCH_FACTOR), sides, strict=True)
-    ]
-    return [pixels if pixels.ndim == 4 else pixels[None] for pixels in crops]
-
-
-def _tensor(pixels: np.ndarray) -> Tensor:
-    """Floats 0 to 255, (1, 3, side, side), or (T, 1, 3, side, side) of several steps."""
-    x = torch.from_numpy(pixels).float().movedim(-1, 1).unsqueeze(1)
-    return x if len(x) > 1 else x[0]

@@ -1,12 +1,16 @@
 """Receptive fields of SDTrack: what ``compute_erf`` must know to start from the same place in every layer."""
 
 from collections.abc import Callable, Mapping
+from collections.abc import Sequence as Several
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from .crops import SEARCH_FACTOR, TEMPLATE_FACTOR, square_crop
 from .sd_track import STRIDE, SDTrack
+from .sequences import Sequence
 
 # The stages, and the score before the sigmoid and before the mean over time steps.
 LAYERS = (
@@ -66,3 +70,38 @@ def highest_cell(network: SDTrack, template: Tensor, search: Tensor) -> Tensor:
     score = network(template, search).score
     cell = score.flatten(1).argmax(1)
     return torch.stack([cell.div(score.shape[-1], rounding_mode="floor"), cell % score.shape[-1]], 1)
+
+
+def labelled_pairs(sequences: Several[Sequence], count: int, sizes: tuple[int, int]) -> list[dict[str, Tensor]]:
+    """Pairs of a template and a later search region around labelled boxes, so that the object is in the middle of both.
+
+    Args:
+        sequences: where they are from, evenly spread.
+        count: number of pairs, or fewer if there are not so many.
+        sizes: sides of template and search region in pixels.
+
+    Returns:
+        dict(template (1, 3, Z, Z), search (1, 3, S, S)), of several time steps (T, 1, 3, ., .); values 0 to 255.
+
+    Raises:
+        ValueError: no sequence has two images with a box; an image cannot be read.
+    """
+    frames = [(sequence, np.flatnonzero(sequence.valid)) for sequence in sequences]
+    found = [(sequence, int(valid[0]), int(later)) for sequence, valid in frames for later in valid[1:]]
+    if not found:
+        raise ValueError(f"none of {len(sequences)} sequences has two images with a box.")
+    count = min(count, len(found))
+    chosen = [found[i * len(found) // count] for i in range(count)]
+    return [
+        dict(
+            template=as_input(square_crop(s.image(first), s.boxes[first], TEMPLATE_FACTOR, sizes[0]).pixels),
+            search=as_input(square_crop(s.image(later), s.boxes[later], SEARCH_FACTOR, sizes[1]).pixels),
+        )
+        for s, first, later in chosen
+    ]
+
+
+def as_input(pixels: np.ndarray) -> Tensor:
+    """Bytes (side, side, 3) or (T, side, side, 3) as floats (1, 3, side, side) or, of several steps, (T, 1, 3, side, side)."""
+    x = torch.from_numpy(pixels).float().movedim(-1, -3)
+    return x.unsqueeze(-4) if x.ndim == 3 or len(x) > 1 else x

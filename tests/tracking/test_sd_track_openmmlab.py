@@ -240,3 +240,27 @@ def test_configs_are_the_published_settings(path):
         net = MODELS.build(config.model).network
     assert steps == net.T
     assert sum(p.numel() for p in net.parameters()) == PARAMETERS[path.stem.split("_")[1]]
+
+
+@pytest.mark.slow
+def test_hooks_measure_without_a_validation(forked, tmp_path):
+    """With each checkpoint, on pairs of the training set."""
+    from sterf_plugins.erf import ERFResult
+
+    make(tmp_path / "data", "fe108", "train", ["a", "b"], T=2)
+    config = ROOT / "configs" / "sd_track" / "sdtrack-tiny-2x2_conv_fe108.py"
+    hooks = "[dict(type='sterf_plugins.ERFHook',num_samples=2),dict(type='sterf_plugins.FiringRateHook',num_samples=2)]"
+    more = {"model.arch": "dict(embed_dims=[8,8,16,16],num_heads=2,depths=[1,1,1,1,1])", "custom_hooks": hooks}
+    command = [ROOT / "tools" / "train.py", config, "--work-dir", tmp_path / "measured"]
+    done = forked(*command, *options(tmp_path / "data", **more))
+    assert done.returncode == 0, done.stderr[-3000:]
+    (data,) = (tmp_path / "measured").glob("*/vis_data")
+    result = ERFResult.load(data / "erf" / "2.npz")
+    score = [layer for layer in result.layers if "score" in layer]
+    assert sorted(layer.split("@")[1] for layer in score) == ["search", "template"]
+    assert {path.name for path in (data / "erf").glob("*.npz")} == {"1.npz", "2.npz"}
+    rates = [json.loads((data / "firing_rate" / f"{step}.json").read_text()) for step in (1, 2)]
+    assert all(0 < rate["firing_rate"] < 1 and rate["energy_mj"] > 0 for rate in rates)
+    rows = [json.loads(line) for line in (data / "scalars.json").read_text().splitlines()]
+    assert [row["step"] for row in rows if "val/firing_rate" in row] == [1, 2]
+    assert sum(any(key.startswith("val/erf/") for key in row) for row in rows) == 2

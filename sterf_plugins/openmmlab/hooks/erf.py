@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Sequence
 from inspect import signature
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.dist import all_gather_object, get_rank, get_world_size, is_main_process
-from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop
 from torch import nn
 from tqdm import tqdm
@@ -23,15 +23,21 @@ from ...erf.targets import match_layers
 from ...erf.wording import named
 from ...registry import HOOKS
 from ...stems import CovariantRFConv2d
+from ...tracking.fields import LAYERS, field_options, labelled_pairs
+from ...tracking.sd_track import SDTrack
 from ...undisturbed import preserved_random_state
 from ..runtime.dataset_images import from_dataset, spread
 from ..runtime.tensor_forward import forward_for
+from .moments import MeasuringHook, dataset_of, log_scalars
 from .plain_model import plain_model, training_step
 
 
 @HOOKS.register_module()
-class ERFHook(Hook):
+class ERFHook(MeasuringHook):
     """Compute the effective receptive field (ERF) of some layers at validations, and log it.
+
+    A config without a validation, such as a tracker's, has it computed with checkpoints and at the end, on training data. A
+    tracker's layers (``network``'s, see ``tracking.fields``) have a field on the template and one on the search region.
 
     Each time it writes one INFO line, one picture of all layers, and the whole result to
     ``<work_dir>/<timestamp>/vis_data/erf/<step>.npz``. The share of input pixels that holds half of the ERF's mass is
@@ -43,7 +49,7 @@ class ERFHook(Hook):
 
     Args:
         layers: module names or globs (``backbone.stages.*``); ``None`` for the backbone's outputs.
-        interval: compute at every ``interval``-th validation, and at the last one.
+        interval: compute at every ``interval``-th validation, or checkpoint where there is no validation, and at the last one.
         num_samples: images to average over.
         source: "val" for normalised validation images, "noise" for standard normal noise.
         input_size: (height, width) to which images are resized; an int for squares.
@@ -119,14 +125,18 @@ class ERFHook(Hook):
 
     def before_train(self, runner) -> None:
         """Check the layer names now rather than after the first epoch; with ``at_start``, compute the first ERF."""
-        match_layers(plain_model(runner), self.layers)
-        if self.source == "val" and runner.val_loop is None:
-            raise ValueError("ERFHook has source='val' but the config has no val_dataloader; use source='noise'.")
-        if self.source == "noise":
-            _image_channels(plain_model(runner))
+        model: Any = plain_model(runner)
+        if _is_tracker(model):
+            match_layers(model.network, self.layers or LAYERS)
+            if self.source == "noise" or self.options["time_steps"]:
+                raise ValueError("ERFHook takes pairs of the data set for a tracker; leave out source and time_steps.")
+        else:
+            match_layers(model, self.layers)
+            if self.source == "noise":
+                _image_channels(model)
         self._training, self._resumed = True, runner.iter > 0
         if self.at_start and not self._resumed:
-            self._run(runner, step=0)
+            self.measure(runner, step=0)
 
     def before_val_epoch(self, runner) -> None:
         """Remove the scalars of the previous computation, so that no log line repeats them."""
@@ -136,7 +146,7 @@ class ERFHook(Hook):
     def after_val_epoch(self, runner, metrics: dict | None = None) -> None:
         """Compute the ERF and log it, if ``interval`` says so or the training ends."""
         if not self._training:  # a validation outside training
-            self._run(runner, step=0)
+            self.measure(runner, step=0)
             return
         loop = runner.train_loop
         now = training_step(runner)
@@ -144,7 +154,7 @@ class ERFHook(Hook):
         # Counted from the loop's own counters, so that a resumed run computes at the same steps.
         validation = -(-now // loop.val_interval)
         if validation % self.interval == 0 or now == last:
-            self._run(runner, step=now)
+            self.measure(runner, step=now)
 
     def after_train(self, runner) -> None:
         """Put all maps of the training, resumed parts included, side by side and one after the other."""
@@ -167,7 +177,8 @@ class ERFHook(Hook):
         """Step -> file of its result, in the folder of one run's logs."""
         return {int(p.stem): p for p in logs.glob("vis_data/erf/[0-9]*.npz")}
 
-    def _run(self, runner, step: int) -> None:
+    def measure(self, runner, step: int) -> None:
+        """Compute the ERF now and log it; under DDP, all processes must call this."""
         result = self.compute(runner)
         self._log(runner, result, step)
 
@@ -175,15 +186,27 @@ class ERFHook(Hook):
         """The ERF of the runner's model now; the training is not disturbed. Under DDP, all processes must call this."""
         model = plain_model(runner)
         with preserved_random_state():
-            images = self._images(runner, model)
             gather = all_gather_object if get_world_size() > 1 else None
-            forward = forward_for(model, self.layers)
+            inputs: Any = None
+            if _is_tracker(model):
+                model, inputs, layers, more = self._of_tracker(runner, model)
+            else:
+                inputs, layers = self._images(runner, model), self.layers
+                more = dict(forward=forward_for(model, layers))
             hidden = None if is_main_process() else True  # None: unless on a terminal
             with tqdm(total=self.num_samples, desc="ERF", delay=5, leave=False, disable=hidden) as bar:
                 return compute_erf(
-                    model, images, self.layers, forward=forward, gather=gather,
-                    progress=lambda done, _: bar.update(done - bar.n), **self.options,
+                    model, inputs, layers, gather=gather, progress=lambda done, _: bar.update(done - bar.n),
+                    **self.options, **more,
                 )  # fmt: skip
+
+    def _of_tracker(self, runner, model) -> tuple[nn.Module, Iterator[dict], Any, dict[str, Any]]:
+        """The network of a tracker, this process's pairs, layers, and what ``compute_erf`` must know of them."""
+        dataset, network = dataset_of(runner), model.network
+        device = next(network.parameters()).device
+        pairs = labelled_pairs(dataset.sequences, self.num_samples, dataset.sizes)[get_rank() :: get_world_size()]
+        inputs = ({name: region.to(device) for name, region in pair.items()} for pair in pairs)
+        return network, inputs, self.layers or LAYERS, field_options(network, *dataset.sizes)
 
     def _images(self, runner, model) -> Iterator[torch.Tensor]:
         """This process's images (1, C, H, W), read lazily, so that an unreadable file is an error of all processes."""
@@ -195,23 +218,24 @@ class ERFHook(Hook):
             whole = torch.randn(self.num_samples, channels, *self.input_size, generator=generator)
             yield from whole[rank::world].to(device).split(1) if len(whole) > rank else ()
         else:
-            dataset = runner.val_dataloader.dataset
+            dataset = dataset_of(runner)
             indices = spread(self.num_samples, dataset)[rank::world]
             yield from from_dataset(dataset, model.data_preprocessor, indices, self.input_size)
 
     def _log(self, runner, result: ERFResult, step: int) -> None:
         """Log scalars in every process, so that all have the same; write files and pictures in the first one."""
-        hub, parts = runner.message_hub, []
+        scalars, parts = {}, []
         for layer in result.layers:
             name = named(result, layer)
             if layer in result.spatial:
                 share = result.area_ratio(layer, 0.5)
-                hub.update_scalar(f"val/erf/{layer}", share)
+                scalars[f"erf/{layer}"] = share
                 parts.append(f"{name} {share:.4f}")
             if layer in result.temporal:
                 lag = result.numbers(layer)["mean_lag"].value
-                hub.update_scalar(f"val/erf_lag/{layer}", lag)
+                scalars[f"erf_lag/{layer}"] = lag
                 parts.append(f"{name} mean lag {lag:.3f}")
+        log_scalars(runner, scalars, step)
         if not is_main_process():
             return
         result.info |= dict(step=step, images=self.source)
@@ -225,6 +249,10 @@ class ERFHook(Hook):
             alike.setdefault(text, []).append(layer)
         for text, layers in alike.items():
             runner.logger.warning(f"ERF at {step}: {', '.join(layers)}: {text}")
+
+
+def _is_tracker(model: nn.Module) -> bool:
+    return isinstance(getattr(model, "network", None), SDTrack)
 
 
 def _image_channels(model: nn.Module) -> int:

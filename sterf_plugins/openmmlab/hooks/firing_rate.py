@@ -5,29 +5,33 @@ from pathlib import Path
 
 import torch
 from mmengine.dist import is_main_process
-from mmengine.hooks import Hook
+from torch import Tensor
 
 from ...activity import FiringRates, count_operations, silence
 from ...checks import positive_int
 from ...files import replacing
 from ...registry import HOOKS
-from ...undisturbed import undisturbed
+from ...tracking.fields import labelled_pairs
+from ...undisturbed import preserved_random_state, undisturbed
 from ..runtime.dataset_images import from_dataset, spread
+from .moments import MeasuringHook, dataset_of, log_scalars
 from .plain_model import plain_model, training_step
 
 
 @HOOKS.register_module()
-class FiringRateHook(Hook):
+class FiringRateHook(MeasuringHook):
     """Count spikes at validations: one INFO line, scalars, and a JSON file with every layer.
+
+    A config without a validation, such as a tracker's, has them counted with checkpoints and at the end, on training data.
 
     The scalars are ``val/firing_rate`` (spikes divided by D, mean over all neuron layers), ``val/dead_channels`` (share
     of channels that never fired) and, with ``operations``, ``val/energy_mj``, the energy per image in millijoules (see
     ``sterf_plugins.activity``). Only the first process counts; the training is not disturbed.
 
     Args:
-        interval: count at every ``interval``-th validation.
-        num_samples: number of validation images, evenly spread over the data set.
-        input_size: (height, width) to which they are resized; an int for squares.
+        interval: count at every ``interval``-th validation, or checkpoint where there is no validation.
+        num_samples: number of images, evenly spread over the data set.
+        input_size: (height, width) to which they are resized; an int for squares. A tracker's search regions keep their size.
         operations: count synaptic operations too.
 
     Raises:
@@ -48,10 +52,8 @@ class FiringRateHook(Hook):
         self._training = False
 
     def before_train(self, runner) -> None:
-        """Refuse a model without neurons, or a config without validation data, now and not after the first epoch."""
+        """Refuse a model without neurons now and not after the first epoch."""
         FiringRates(plain_model(runner))
-        if runner.val_loop is None:
-            raise ValueError("FiringRateHook needs a val_dataloader in the config.")
         self._training = True
 
     def after_train(self, runner) -> None:
@@ -66,13 +68,16 @@ class FiringRateHook(Hook):
     def after_val_epoch(self, runner, metrics: dict | None = None) -> None:
         """Count the spikes and log them, at every ``interval``-th validation."""
         self._validations += 1
-        if self._validations % self.interval or not is_main_process():
+        if self._validations % self.interval == 0:
+            self.measure(runner, training_step(runner) if self._training else 0)
+
+    def measure(self, runner, step: int) -> None:
+        """Count the spikes now, in the first process."""
+        if not is_main_process():
             return
-        model = plain_model(runner)
-        dataset = runner.val_dataloader.dataset
-        with undisturbed(model) as start_afresh, torch.no_grad():
-            indices = spread(self.num_samples, dataset)
-            images = list(from_dataset(dataset, model.data_preprocessor, indices, self.input_size))
+        model, dataset = plain_model(runner), dataset_of(runner)
+        with preserved_random_state(), undisturbed(model) as start_afresh, torch.no_grad():
+            images = self._images(model, dataset)
             with FiringRates(model) as rates:
                 if self.operations:
                     operations = count_operations(model, *images)
@@ -89,9 +94,7 @@ class FiringRateHook(Hook):
                 energy_mj=scalars["energy_mj"], macs=total.macs, acs=total.acs, num_inputs=operations.num_inputs,
                 not_counted=operations.not_counted,
             )  # fmt: skip
-        for name, value in scalars.items():
-            runner.message_hub.update_scalar(f"val/{name}", value)
-        step = training_step(runner) if self._training else 0
+        log_scalars(runner, scalars, step)
         path = Path(runner.log_dir) / "vis_data" / "firing_rate" / f"{step}.json"
         with replacing(path) as partial:
             partial.write_text(json.dumps(record))
@@ -100,3 +103,10 @@ class FiringRateHook(Hook):
         line = silence(rates.layers)
         if line is not None:
             runner.logger.warning(f"spikes at {step}: {line}")
+
+    def _images(self, model, dataset) -> list[Tensor]:
+        if hasattr(dataset, "sequences"):  # a tracker's, whose `extract_feat` takes a search region
+            device = next(model.parameters()).device
+            return [p["search"].to(device) for p in labelled_pairs(dataset.sequences, self.num_samples, dataset.sizes)]
+        indices = spread(self.num_samples, dataset)
+        return list(from_dataset(dataset, model.data_preprocessor, indices, self.input_size))
