@@ -49,4 +49,8 @@ model = dict(
         nms_pre=200, min_bbox_size=0, score_thr=0.001, nms=dict(type='nms', iou_threshold=0.65), max_per_img=20
     ),
 )
-default_hooks = dict(logger=dict(interval=10), checkpoint=dict(interval=1, max_keep_ckpts=2))
+default_hooks = dict(
+    logger=dict(interval=10),
+    checkpoint=dict(interval=1, max_keep_ckpts=2),
+    visualization=dict(type='sterf_plugins.EventVisualizationHook'),
+)

@@ -73,6 +73,13 @@ def check_image(path: Path) -> None:
     """Raise ``ValueError`` if a file is no image."""
     from PIL import Image, UnidentifiedImageError
 
+    from ..events.readers import FORMATS
+
+    if path.suffix.lower() in FORMATS:
+        raise ValueError(
+            f"{path} is a recording of events, and no image. For pictures of detections on a data set of recordings: "
+            f"tools/test.py CONFIG CHECKPOINT --show-dir DIR; to follow one object: tools/track.py."
+        )
     try:
         with Image.open(path) as image:
             image.verify()

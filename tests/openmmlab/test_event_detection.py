@@ -339,3 +339,62 @@ def test_the_config_of_the_docs_loads(tmp_path):
     assert [config[f"{p}_dataloader"].dataset.ann_file for p in ("train", "val", "test")] == ["train", "test", "test"]
     assert config.val_dataloader.dataset.test_mode and config.train_dataloader.dataset.names is None
     assert config.test_evaluator.box_filter == "gen1" and config.model.bbox_head.anchor_generator.octave_base_scale == 8
+
+
+def test_two_workers_give_the_same_images(data):
+    from mmengine.dataset import pseudo_collate
+    from torch.utils.data import DataLoader
+
+    def images(**options) -> list[torch.Tensor]:
+        loader = DataLoader(dataset(data), batch_size=7, collate_fn=pseudo_collate, **options)
+        return [image for _ in range(2) for batch in loader for image in batch["inputs"]]
+
+    one, several = images(), images(num_workers=2, persistent_workers=True)
+    assert len(one) == len(several) == 2 * 80 and all(map(torch.equal, one, several))
+
+
+@pytest.mark.slow
+def test_pictures_of_detections_and_files_that_are_no_images(run, forked, data, tmp_path):
+    name = "retinanet_sdtv3-n-srb_fpn_event-shapes"
+    config = CONFIGS / f"{name}.py"
+    init_default_scope("mmdet")
+    torch.save(dict(state_dict=MODELS.build(load_config(str(config)).model).state_dict()), tmp_path / "w.pth")
+    found = run(
+        "test.py", name, tmp_path / "w.pth", "--work-dir", tmp_path, "--show-dir", "shown", model__test_cfg__score_thr=0
+    )
+    assert found.returncode == 0, found.stderr[-3000:]
+    pictures = sorted(tmp_path.glob("*/shown/*.png"))
+    assert len(pictures) == 2 * 20 and pictures[0].name == "shapes000_td-0.png"
+    import cv2
+
+    assert len({cv2.imread(str(p)).tobytes() for p in pictures}) == 40
+    (tmp_path / "photo.png").write_bytes(pictures[0].read_bytes())
+    for file, message in (
+        (data / "test" / "shapes000_td.h5", "is a recording of events, and no image. For pictures of detections"),
+        (tmp_path / "photo.png", "LoadEvents takes the windows of an EventDetDataset, and not the file"),
+    ):
+        options = ["--config", config, "--checkpoint", tmp_path / "w.pth", "--out", tmp_path / "seen"]
+        refused = forked(ROOT / "tools" / "infer.py", file, *options)
+        assert refused.returncode == 2 and message in refused.stderr, refused.stderr[-1500:]
+
+
+@pytest.mark.slow
+def test_stock_yolox_trains_two_iterations_on_events(forked, data, tmp_path):
+    """The model of mmdet's own config with another number of classes and channels; a spiking backbone replaces CSPDarknet."""
+    config = load_config(str(CONFIGS / "retinanet_qkformer_fpn_event-shapes.py"))
+    model = load_config("mmdet::yolox/yolox_tiny_8xb8-300e_coco.py").model
+    del model["data_preprocessor"]
+    model.bbox_head.num_classes = 3
+    config.model = model | dict(data_preprocessor=dict(type="sterf_plugins.EventDataPreprocessor", pad_size_divisor=32))
+    config.train_cfg = dict(type="IterBasedTrainLoop", max_iters=2, val_interval=2)
+    config.param_scheduler = []
+    for phase in ("train", "val", "test"):
+        loader = config[f"{phase}_dataloader"]
+        loader.dataset.data_root, loader.num_workers, loader.persistent_workers = str(data), 2, True
+    config.default_hooks.logger.interval = 1
+    config.dump(tmp_path / "yolox.py")
+    command = [ROOT / "tools" / "train.py", tmp_path / "yolox.py", "--work-dir", tmp_path / "work"]
+    done = forked(*command, "--backbone", "sdtv3_nano_srb", "--cfg-options", "model.backbone.in_channels=8")
+    assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-3000:]
+    found = losses(tmp_path / "work")
+    assert len(found) == 2 and np.isfinite(found).all() and found[0] != found[1]

@@ -4,5 +4,6 @@ from ..data_preprocessor import EventDataPreprocessor
 from .dataset import EventDetDataset
 from .loading import LoadEvents
 from .metric import EventCocoMetric
+from .pictures import EventVisualizationHook
 
-__all__ = ["EventCocoMetric", "EventDataPreprocessor", "EventDetDataset", "LoadEvents"]
+__all__ = ["EventCocoMetric", "EventDataPreprocessor", "EventDetDataset", "EventVisualizationHook", "LoadEvents"]

@@ -33,7 +33,16 @@ class LoadEvents(BaseTransform):
         self.channels = self.parts * channels_of(representation, **options)
 
     def transform(self, results: dict) -> dict:
-        """Add ``img``, its size and scale to the results."""
+        """Add ``img``, its size and scale to the results.
+
+        Raises:
+            ValueError: they are not of an ``EventDetDataset``.
+        """
+        if "recording" not in results:
+            raise ValueError(
+                f"LoadEvents takes the windows of an EventDetDataset, and not the file {results.get('img_path')}; for pictures of "
+                f"detections: tools/test.py CONFIG CHECKPOINT --show-dir DIR."
+            )
         recording = IndexedRecording(**results["recording"])
         events = recording.events(*results["event_range"])
         start, stop = results["window"]
