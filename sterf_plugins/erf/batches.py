@@ -256,12 +256,14 @@ class Sizer:
         device: the device that the model is on.
         weights: the model's parameters, which are none of what autograd keeps for an input.
         extra: bytes that the results of one input take in addition.
+        steps: number of time steps, which no pass has as its number of inputs: so their axes are never mistaken.
     """
 
     def __init__(self, batch_size: int | None, device: torch.device, weights: Iterable[Tensor] = (), extra: int = 0):
         self.size = batch_size or (2 if device.type == "cuda" else 1)
         self._weights = {w.untyped_storage().data_ptr() for w in weights}
         self.extra = extra
+        self.steps: int | None = None
         self._measure = batch_size is None
         self._device = device
 
@@ -295,6 +297,7 @@ class Sizer:
         start = 0
         while start < len(batch):
             count = min(self.size, len(batch) - start)
+            count -= count == self.steps and count > 1
             part = batch.narrow(start, count)
             try:
                 result = self._measured(part, count, work) if self._measure else work(part)

@@ -370,7 +370,7 @@ def _collect(
                 skip -= skipped
                 inputs = inputs.narrow(skipped, len(inputs) - skipped).to(compute_device, dtype)
                 # `fields_of` puts in the batch of each part.
-                steps = inputs.steps or inner_steps(model)
+                sizer.steps = steps = inputs.steps or inner_steps(model)
                 geometry = Geometry(tuple(inputs.sizes), 0, steps, strides, prefix)
                 run = guarded(forward, inputs)
                 work = partial(

@@ -13,13 +13,15 @@ from ..firing import FiringRates
 from ..undisturbed import stateful
 from .batches import Batch, Key
 from .capture import Output, Seen, Target, capture, detached
+from .flaws import misread, near_target
 from .integers import followed
-from .layouts import Evidence, Geometry, by, to_map
+from .layouts import Evidence, Geometry, layout_of
+from .maps import maps_of
+from .order import wrong_order
 from .preparation import dtype_of
 from .protocols import Protocol
-from .selection import PROJECTIONS, Place, channel_vectors, chosen_calls, select, sum_is_constant
+from .selection import PROJECTIONS, Place, cell, channel_vectors, select, sum_is_constant
 from .single import mend_batch_norms
-from .volumes import to_volume
 
 
 def _mean(g: Tensor, channels: int) -> Tensor:
@@ -61,12 +63,14 @@ class Facts:
     Attributes:
         size: (h, w) of the output as a map; (d, h, w) for videos and volumes.
         tokens: whether it is a list of tokens, whose order in the map was not said but inferred.
+        inferred: whether the order of its tokens was inferred, or that of its axes although its size is no likely one.
         constant: whether the sum of the channels is constant, so that its gradient is rounding noise.
         spikes: names of the spike layers that ran before it.
     """
 
     size: tuple[int, ...]
     tokens: bool
+    inferred: bool
     constant: bool
     spikes: list[str]
 
@@ -153,8 +157,63 @@ def fields_of(
         fields = _fields(starts.pop(name), leaves, inputs.steps, settings, keep=bool(starts))
         for (key, suffix), kinds in fields.items():
             results[field_name(name, key, leaves) + suffix] = {kind: value[:batch] for kind, value in kinds.items()}
+    if not known:
+        wrong = _misread(model, forward, inputs, targets, geometry, settings, seen, start_afresh, results, facts)
+        failed |= wrong
+        facts = {name: fact for name, fact in facts.items() if base_name(name) not in wrong}
+        if not facts:
+            raise ValueError(" ".join(list(failed.values())[:3]))
     start_afresh()
     return BatchFields({name: results[name] for name in facts}, facts, failed)
+
+
+def _misread(
+    model: nn.Module,
+    forward: Callable[[Any], Any],
+    inputs: Batch,
+    targets: list[Target],
+    geometry: Geometry,
+    settings: Settings,
+    seen: Seen,
+    start_afresh: Callable[[], None],
+    results: dict[str, dict[str, np.ndarray]],
+    facts: dict[str, Facts],
+) -> dict[str, str]:
+    """Why outputs have no field whose axes or tokens are in another order than that inferred, by name.
+
+    Only those are looked at whose field does not show already that it is that of its target.
+    """
+    doubtful: dict[str, Facts] = {}
+    clear = set()
+    for name, fact in facts.items():
+        if fact.inferred and settings.places != ["all"] and {*settings.kinds} != {"temporal"} and max(fact.size) > 1:
+            doubtful[base_name(name)] = fact
+            at = cell(name, settings.places[0], fact.size) if len(settings.places) == 1 else None
+            field = results[name].get("spatial")
+            if at is not None and field is not None and near_target(field.mean(0), fact.size[-2:], at[-2:]):
+                clear.add(base_name(name))
+    doubtful = {name: fact for name, fact in doubtful.items() if name not in clear}
+    if not doubtful:
+        return {}
+
+    def maps(batch: Batch) -> dict[str, Tensor]:
+        x, integers = batch.given({})
+        outputs, _, in_steps = _outputs(model, forward, x, integers, targets, geometry.steps, seen, start_afresh)
+        evidence, of_batch = Evidence(model, seen.shapes), replace(geometry, batch=len(batch))
+        found: dict[str, tuple[Tensor, bool]] = {}
+        for name, output in outputs.items():
+            if any(name == n.partition("#")[0] for n in doubtful):
+                found |= maps_of(name, output, of_batch, settings.calls, evidence, in_steps)
+        return {name: y for name, (y, _) in found.items()}
+
+    with torch.no_grad():
+        wrong = wrong_order(doubtful, maps, inputs)
+    return {name: misread(name, doubtful[name].size) for name in doubtful if name in wrong}
+
+
+def base_name(name: str) -> str:
+    """The name of the output of a field: without the entry of the inputs, and the protocol."""
+    return name.partition("@")[0]
 
 
 def starts_of(
@@ -177,25 +236,42 @@ def starts_of(
     geometry = replace(geometry, batch=len(inputs))
     leaves = inputs.leaves(dtype_of(model))
     x, integers = inputs.given(leaves)
-    start_afresh()
-    # A network that loops over time calls its layers once per step.
-    keeps_state = bool(stateful(model))
-    loops = keeps_state or geometry.steps is not None
-    outputs, failed = capture(model, followed(forward, integers), x, targets, seen, loops, rates)
+    outputs, failed, in_steps = _outputs(
+        model, forward, x, integers, targets, geometry.steps, seen, start_afresh, rates
+    )
     if geometry.batch == 1:
         mend_batch_norms(y for output in outputs.values() for y in output.calls)
-    known = {name.partition("@")[0]: facts for name, facts in known.items()}
+    known = {base_name(name): facts for name, facts in known.items()}
     evidence = Evidence(model, seen.shapes)
     starts: dict[str, Start] = {}
     for name in list(outputs):
         output = outputs.pop(name)  # frees the copies of whole maps
         try:
-            found, without = _starts(name, output, geometry, settings, evidence, known, in_steps=keeps_state)
+            found, without = _starts(name, output, geometry, settings, evidence, known, in_steps)
             starts |= found
             failed |= without
         except ValueError as error:
-            failed[output.target.name] = str(error)
+            failed[name] = str(error)
     return leaves, starts, failed
+
+
+def _outputs(
+    model: nn.Module,
+    forward: Callable[[Any], Any],
+    x: Any,
+    integers: list[tuple[Tensor, Tensor]],
+    targets: list[Target],
+    steps: int | None,
+    seen: Seen,
+    start_afresh: Callable[[], None],
+    rates: FiringRates | None = None,
+) -> tuple[dict[str, Output], dict[str, str], bool]:
+    """What ``capture`` gives of a model that starts afresh, and whether the model may loop over time."""
+    start_afresh()
+    # A network that loops over time calls its layers once per step.
+    keeps_state = bool(stateful(model))
+    loops = keeps_state or steps is not None
+    return *capture(model, followed(forward, integers), x, targets, seen, loops, rates), keeps_state
 
 
 def field_name(name: str, key: Key, keys: Collection[Key]) -> str:
@@ -212,41 +288,20 @@ def _starts(
     known: dict[str, Facts],
     in_steps: bool,
 ) -> tuple[dict[str, Start], dict[str, str]]:
-    """Where backward passes start, by name: ``name#0``, ``name#1``, ... for a layer that is called several times.
-
-    The second mapping says why calls have no field.
-
-    A model with a time axis may instead call its layers once, or several times, in each step of a loop; ``in_steps`` says
-    that it may do so although its number of steps is not known.
-    """
-    target = output.target
+    """Where backward passes start, by name as in ``maps_of``; and why calls have no field."""
     if not any(y.requires_grad for y in output.calls):
         raise ValueError(detached(name))
-    maps: list[Tensor] = []
-    timed = tokens = False
-    for y in output.calls:
-        options: dict[str, Any] = dict(grid=target.grid, layout=target.layout)
-        if geometry.frames:
-            y, tokens = to_volume(name, y, target.module, geometry, evidence, **options)
-        else:
-            y, timed, tokens = to_map(name, y, target.module, geometry, evidence, windows=target.windows, **options)
-        if not y.numel():
-            raise ValueError(
-                f"layer {name!r} gives an empty {by(y.shape[3:])} map for inputs of {geometry}; use larger inputs."
-            )
-        maps.append(y)
-    count, steps = len(maps), geometry.steps
-    if not timed and count > 1 and (count % steps == 0 if steps else in_steps):
-        several = count // steps if steps else 1  # calls in each step
-        maps = [torch.cat(maps[i::several]) for i in range(several)]
     starts, without = {}, {}
-    for i in chosen_calls(name, settings.calls, len(maps)):
-        y, label = maps[i], name if len(maps) == 1 else f"{name}#{i}"
+    for label, (y, tokens) in maps_of(name, output, geometry, settings.calls, evidence, in_steps).items():
+        if known and label not in known:
+            continue  # it had no field in the first batch
         if not y.requires_grad:
             without[label] = detached(label)
             continue
-        constant = known[label].constant if label in known else sum_is_constant(y, target.module)
-        facts = Facts(tuple(y.shape[3:]), tokens, constant, output.spikes)
+        constant = known[label].constant if label in known else sum_is_constant(y, output.target.module)
+        target, size = output.target, tuple(y.shape[3:])
+        told = target.layout or target.grid or layout_of(target.module) == "BCHW" or size[-2:] in geometry.grids()
+        facts = Facts(size, tokens, tokens or not told, constant, output.spikes)
         wanted = {place for p in settings.protocols.values() for place in p.places(settings.places, tokens)}
         places = {place: select(name, y, place) for place in wanted if {*settings.kinds} - {"temporal"}}
         starts[label] = Start(facts, places, select(name, y, "all") if "temporal" in settings.kinds else None)

@@ -1,4 +1,4 @@
-"""Why a layer has no field: its gradients are not finite or all zero, or lie elsewhere than its target."""
+"""Why a layer has no field: its gradients are not finite or all zero, or its output is in another order than it seems."""
 
 import numpy as np
 
@@ -23,28 +23,26 @@ def flaw(layer: str, kind: str, value: np.ndarray) -> str | None:
     return None
 
 
-def misplaced(layer: str, field: np.ndarray, size: tuple[int, int] | None, at: tuple[int, int] | None) -> str | None:
-    """Why a field cannot be that of the target, if it lies elsewhere.
+def near_target(field: np.ndarray, size: tuple[int, ...], at: tuple[int, ...]) -> bool:
+    """Whether a field is densest around its target, so that the target is clearly where it is looked for.
 
     Args:
-        layer: its name, for the message.
         field: (H, W).
-        size: (h, w) of the layer's output; ``None``, as the next one, where there is no single target.
+        size: (h, w) of the layer's output.
         at: row and column of the target in it.
     """
-    if size is None or at is None:
-        return None
     field = np.abs(field)
     row, column = (int(n) for n in np.unravel_index(field.argmax(), field.shape))
     peak = (row * size[0] // field.shape[0], column * size[1] // field.shape[1])
-    here, there = mass_at(field, size, at), mass_at(field, size, peak)
-    if here > 0.5 or (here > 0.1 and there < 20 * here):  # the second is attention that looks elsewhere
-        return None
-    height, width = field.shape
-    wanted = tuple(int((i + 0.5) * n / m) for i, n, m in zip(at, (height, width), size, strict=True))
+    here = mass_at(field, (size[0], size[1]), (at[0], at[1]))
+    return here > 2 and here > 0.5 * mass_at(field, (size[0], size[1]), peak)
+
+
+def misread(layer: str, size: tuple[int, ...]) -> str:
+    """Why an output has no field that changes elsewhere than the image does; ``size`` is that of its map."""
     return (
-        f"layer {layer!r}: its field lies around pixel ({row}, {column}), its target at {wanted} of {height}x{width}: "
-        f"its tokens are not in the order of rows and columns. Pass layout={{{layer!r}: function}} with a function that "
-        f"makes (B, C, h, w) of its output, or name a later layer; if the order is right, and the layer does look elsewhere, "
-        f"pass grid={{{layer!r}: {size}}}."
+        f"layer {layer!r}: its map of {'x'.join(map(str, size))} changes elsewhere than the input does: its tokens are not in "
+        f"the order of rows and columns, or its axes are others than they seem. Pass layout={{{layer!r}: function}} with a "
+        f"function that makes (B, C, h, w) of its output, or name a later layer or the block around it; if the order is "
+        f"right, pass grid={{{layer!r}: {size}}}."
     )

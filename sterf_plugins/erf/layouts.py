@@ -13,7 +13,7 @@ from torch import Size, Tensor, nn
 
 from ..checks import has_statistics
 
-LAYOUTS = ("BCHW", "BHWC", "BCDHW", "BDHWC", "BNC", "BCN", "BC")
+LAYOUTS = ("BCHW", "BHWC", "BCDHW", "BDHWC", "BNC", "BCN", "NBC", "BC")
 Grid = tuple[int, ...]  # rows and columns, behind slices or frames if there are any
 Layout = str | Callable[[Tensor], Tensor] | None  # one of LAYOUTS, or what makes (B, C, H, W) of an output
 
@@ -122,7 +122,8 @@ class Evidence:
                 whole model by default.
         """
         names = [n for n in self.shapes if inside is None or f"{n}.".startswith(f"{inside}.")]
-        modules = [self.model.get_submodule(n) for n in names if self.shapes[n][-len(rest) :] == rest]
+        names = [n for n in names if self.shapes[n][-len(rest) :] == rest and len(self.shapes[n]) > len(rest)]
+        modules = [self.model.get_submodule(n) for n in names]
         found = {layout_of(m) for m in modules if inside is None or type(m) is not nn.Linear} - {None}
         return None if len(found) != 1 else "BCN" if found == {"BCHW"} else "BNC"
 
@@ -236,6 +237,8 @@ def to_map(
     """
     if callable(layout):
         y, layout, windows = layout(y), "BCHW", None
+    if layout == "NBC":
+        y, layout = y.transpose(0, 1), "BNC"
     timed, y = _split_time(name, y, geometry, windows)
     if windows is not None and y.ndim == 4 and y.shape[2] == windows.size[0] * windows.size[1]:
         return _join_windows(name, y, geometry, windows, grid), timed, False
@@ -284,10 +287,13 @@ def _split_time(name: str, y: Tensor, geometry: Geometry, windows: Windows | Non
         if windows is not None and steps > 1 and y.shape[0] % (steps * batch) == 0:
             return True, y.unflatten(0, (steps, -1))
     elif leads and (y.ndim == 5 or y.shape[0] != batch):
-        if y.ndim < 5 and y.shape[0] % batch == 0:
+        tokens = y.ndim == 3 and bool(_fitting(y.shape[0], geometry, geometry.grids()))
+        if tokens or y.shape[0] == batch > 1 or (y.ndim < 5 and y.shape[0] % batch == 0):
+            readings = "(T, B, ...) or (B, T, ...)" if y.ndim == 5 else "(T, B, ...) or (T*B, ...)"
+            readings += ", or tokens (N, B, C), for which pass layout='NBC'" if tokens else ""
             raise ValueError(
-                f"layer {name!r} gives {tuple(y.shape)} for a batch of {batch}, which may be (T, B, ...) or (T*B, ...); "
-                f"pass `inputs` with their time axis, (T, N, C, H, W), or another `batch_size`."
+                f"layer {name!r} gives {tuple(y.shape)} for a batch of {batch}, which may be {readings}; pass `inputs` with "
+                f"their time axis, (T, N, C, H, W), or another `batch_size`."
             )
         return True, y
     elif windows is None and y.shape[0] != batch and y.shape[0] % batch == 0:
@@ -344,15 +350,16 @@ def _guess(
         likely = evidence.token_layout(rest, name.partition("[")[0])
         if likely is not None:
             return likely, grid
-        tokens_first, tokens_last = (min(_fitting(n, geometry, grids).values(), default=None) for n in rest)
-        if tokens_first is not None and tokens_first == tokens_last:
-            raise ValueError(
-                f"layer {name!r} gives {tuple(rest)} per input, which fits (N, C) and (C, N); pass layout='BNC' or "
-                f"layout='BCN'."
-            )
-        if tokens_last is not None and (tokens_first is None or tokens_last < tokens_first):
-            return "BCN", grid
-        return "BNC", grid
+        tokens_first, tokens_last = (bool(_fitting(n, geometry, grids)) for n in rest)
+        if tokens_first and tokens_last:
+            likely = evidence.token_layout(rest)
+            if likely is None:
+                raise ValueError(
+                    f"layer {name!r} gives {tuple(rest)} per input, which fits (N, C) and (C, N); pass layout='BNC' or "
+                    f"layout='BCN'."
+                )
+            return likely, grid
+        return ("BCN" if tokens_last else "BNC"), grid
     raise ValueError(
         f"layer {name!r} gives {tuple(rest)} per input; (C, H, W), (H, W, C), (N, C), (C, N) or (C,) are understood."
     )

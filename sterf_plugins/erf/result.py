@@ -12,7 +12,7 @@ import numpy as np
 from ..firing import listed
 from . import archive
 from .estimate import Estimate, group_sizes
-from .flaws import flaw, misplaced
+from .flaws import flaw
 from .lags import frame_numbers, temporal_numbers
 from .metrics import area_ratio, spatial_numbers
 from .number import PERIODS, Number, effective, jackknife, pseudo_values
@@ -63,7 +63,7 @@ class ERFResult:
             estimates: layer -> kind -> estimate.
             info: how they were computed; its entry ``normalize`` says what the arrays are divided by.
 
-        Layers whose field is all zero, not finite or in the wrong place are left out, and ``failed`` says why.
+        Layers whose field is all zero or not finite are left out, and ``failed`` says why.
 
         Raises:
             ValueError: no layer is left; the message says why.
@@ -73,8 +73,6 @@ class ERFResult:
         for layer, kinds in estimates.items():
             values = {kind: estimate.value() for kind, estimate in kinds.items()}
             reason = next(filter(None, (flaw(layer, kind, value) for kind, value in values.items())), None)
-            if reason is None and "spatial" in values and layer in info.get("tokens", []):  # whose order is a guess
-                reason = misplaced(layer, values["spatial"], *result.target(layer))
             if reason is not None:
                 failed[layer] = reason
                 continue

@@ -98,7 +98,8 @@ class Running:
                 self._estimate(name, kind).add(values)
         for name in [n for n in self.estimates if n not in fields.values]:
             del self.estimates[name]  # it failed in this batch
-        self.facts = fields.facts | self.facts
+        for name, facts in fields.facts.items():
+            self.facts.setdefault(name, facts)  # what the first batch showed
         self.count += len(next(iter(next(iter(fields.values.values())).values())))
         if self._path is not None and time.monotonic() - self._saved > SAVE_EVERY:
             self.save()

@@ -21,7 +21,7 @@ def summary(result: Any) -> str:
     """
     info = result.info
     shape = info.get("input_shape")
-    head = f"{len(result.layers)} layers, {info.get('num_inputs', '?')} inputs"
+    head = f"{_counted(len(result.layers), 'layer')}, {_counted(info.get('num_inputs', '?'), 'input')}"
     head += f" of {'x'.join(map(str, shape))}" if isinstance(shape, list) else ""
     error = info.get("relative_error")
     known = isinstance(error, float) and math.isfinite(error)
@@ -35,5 +35,9 @@ def summary(result: Any) -> str:
     if len(result.layers) > LAYERS:
         lines.append(f"... {len(result.layers) - LAYERS} more; numbers(layer) and rows() have all")
     if result.warnings:
-        lines.append(f"{len(result.warnings)} warnings: see .warnings")
+        lines.append(f"{_counted(len(result.warnings), 'warning')}: see .warnings")
     return "\n".join(lines)
+
+
+def _counted(count: int | str, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -35,7 +35,8 @@ def default_layers(model: nn.Module) -> list[str]:
     info: Any = getattr(model, "feature_info", None)
     if info is not None:
         entries = info.info if hasattr(info, "info") else info
-        feature_layers = [e["module"] for e in entries if e.get("module") in names]
+        # Several maps may come from one module, and a stage may be a list, whose last entry gives its map.
+        feature_layers = list(dict.fromkeys(_called(names, e["module"]) for e in entries if e.get("module") in names))
         if feature_layers:
             return feature_layers
     stages = _stages(model, names)

@@ -55,8 +55,9 @@ class Units:
             places and vectors of channels. The field of a layer is the sum of the absolute gradients of its J units.
         """
         count = len(inputs)
-        # With two inputs no axis of length 1 can be taken for the batch, and a BatchNorm's backward pass is right.
-        inputs = Batch.joined([inputs, inputs]) if count == 1 else inputs
+        # With several inputs no axis of length 1 can be taken for the batch, and a BatchNorm's backward pass is right.
+        if count == 1 or count == self.geometry.steps:  # nor that of time for the batch
+            inputs = Batch.joined([inputs] * (3 if self.geometry.steps == 2 else 2))
         leaves, starts, failed = starts_of(
             self.model, self.forward, inputs, self.targets, self.geometry, self.settings, self.seen, self.known,
             self.start_afresh,

@@ -35,6 +35,8 @@ def to_volume(
     """
     if callable(layout):
         y, layout = layout(y), "BCDHW"
+    if layout == "NBC":
+        y, layout = y.transpose(0, 1), "BNC"
     batch = geometry.batch
     if grid is not None and len(grid) != 3:
         raise ValueError(f"`grid` is {grid}; for inputs of {geometry} give (frames, rows, columns).")

@@ -226,7 +226,7 @@ def test_tokens_in_another_order_are_refused_with_a_way_to_give_it():
 
     again = compute_erf(model, x, "blocks.0", layout=lambda y: model.reroll(y, 0).movedim(-1, 1))
     assert not again.failed and again.numbers("blocks.0")["centre_mass"].value > 0.1
-    with pytest.raises(ValueError, match=r"'blocks.0'.*around pixel .* its target at \(11\d, 11\d\) of 224x224"):
+    with pytest.raises(ValueError, match="its map of 56x56 changes elsewhere than the input"):
         compute_erf(model, x, "blocks.0")
 
 
@@ -317,3 +317,116 @@ def test_a_late_stage_of_hiera_is_refused_although_attention_spreads_its_mass():
     torch.manual_seed(0)
     result = compute_erf(timm.create_model("hiera_tiny_224"), torch.randn(2, 3, 224, 224), ["blocks.9", "blocks.11"])
     assert result.layers == ["blocks.11"] and "not in the order of rows and columns" in result.failed["blocks.9"]
+
+
+# --- what is checked by changing the image ----------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_map_of_sixteen_tokens_in_another_order_is_refused():
+    """Hiera's third stage at 64x64: 4x4 tokens in mask units of 2x2, whose attention spreads over all of them."""
+    torch.manual_seed(0)
+    result = compute_erf(
+        timm.create_model("hiera_tiny_224", img_size=64), torch.randn(2, 3, 64, 64), ["blocks.9", "blocks.11"]
+    )
+    assert result.layers == ["blocks.11"] and "not in the order of rows and columns" in result.failed["blocks.9"]
+
+
+class Rearranged(nn.Module):
+    """Tokens in some order, which a layer spreads over all of them: no field is clearly around its target."""
+
+    def __init__(self, order, spread=0.02):
+        super().__init__()
+        self.embed, self.out = nn.Conv2d(3, 24, 4, 4), nn.Identity()
+        self.order, self.spread = order, spread
+
+    def forward(self, x, template=None):
+        y = self.embed(x).flatten(2).transpose(1, 2)[:, self.order]
+        y = y + self.spread * y.sum(1, keepdim=True)
+        return self.out(y if template is None else y + self.embed(template).mean((2, 3))[:, None])
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.05, 0.5])
+@pytest.mark.parametrize("several", [False, True])
+def test_an_order_is_checked_by_what_changes(spread, several):
+    """With several inputs, too, where the target's place in the map is one in one of them alone."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 32, 32)
+    inputs = dict(x=x, template=torch.randn(2, 3, 16, 16)) if several else x
+    result = compute_erf(Rearranged(torch.arange(64), spread), inputs, "out")
+    assert result.layers == (["out@x", "out@template"] if several else ["out"])
+    units = (
+        torch.arange(64).view(4, 2, 4, 2).permute(1, 3, 0, 2).flatten()
+    )  # the first of each unit of 2x2, the second, ...
+    with pytest.raises(ValueError, match="'out': its map of 8x8 changes elsewhere than the input does"):
+        compute_erf(Rearranged(units, spread), inputs, "out")
+    assert compute_erf(Rearranged(units, spread), inputs, "out", grid=(8, 8)).layers  # the user knows better
+
+
+def test_heads_and_tokens_are_no_map():
+    """(B, heads, N, d), here (2, 3, 65, 64), has the ratio of a square image, but its rows are tokens."""
+
+    class Heads(Rearranged):
+        def forward(self, x):
+            y = self.embed(x).flatten(2).transpose(1, 2)
+            y = torch.cat([y.new_zeros(len(y), 1, 24), y], 1)
+            return self.out((y @ self.mix).unflatten(2, (3, 64)).transpose(1, 2))
+
+    torch.manual_seed(0)
+    model = Heads(None)
+    model.mix = torch.randn(24, 192)
+    with pytest.raises(ValueError, match="'out': its map of 65x64 changes elsewhere"):
+        compute_erf(model, torch.randn(2, 3, 32, 32), "out")
+
+
+def test_tokens_and_channels_that_both_fit_a_grid_are_told_apart_or_an_error():
+    """64 patches, a class token and 64 channels: (65, 64) is no list of 65 channels because 64 alone is a grid."""
+    model = Reshaped(with_prefix(1), dim=64)
+    x = torch.randn(2, 1, 32, 32)
+    with pytest.raises(ValueError, match=r"\(65, 64\) per input, which fits \(N, C\) and \(C, N\)"):
+        compute_erf(model, x, "out")
+    model.norm = nn.LayerNorm(64)
+    model.forward = lambda x: model.norm(model.out(model.arrange(model.embed(x))))
+    assert patch_of_the_centre(compute_erf(model, x, "out", batch_size=1).spatial["out"], (8, 8))
+
+
+def test_tokens_in_front_of_the_batch():
+    """As ``nn.TransformerEncoder`` has them by default; 65 of them are no 65 time steps."""
+    model = Reshaped(lambda y: with_prefix(1)(y).transpose(0, 1))
+    x = torch.randn(2, 1, 32, 32)
+    with pytest.raises(ValueError, match=r"tokens \(N, B, C\), for which pass layout='NBC'"):
+        compute_erf(model, x, "out", batch_size=2)
+    field = compute_erf(model, x, "out", batch_size=2, layout="NBC").spatial["out"]
+    assert patch_of_the_centre(field, (8, 8))
+
+
+@pytest.mark.parametrize("first", ["time", "batch"])
+def test_time_and_batch_of_equal_length(first):
+    """The output (B, C) of a head belongs to the last step, also where B = C = T; (B, T, ...) is no (T, B, ...)."""
+
+    class Head(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.out = nn.Conv2d(1, 4, 4, 4), nn.Identity()
+
+        def forward(self, x):  # (T, B, 1, H, W)
+            y = self.embed(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+            return self.out(y[-1].mean((2, 3)) if first == "time" else y.transpose(0, 1))
+
+    torch.manual_seed(0)
+    model, x = Head(), torch.randn(4, 8, 1, 16, 16)
+    if first == "batch":
+        with pytest.raises(ValueError, match="are understood"):
+            compute_erf(model, x, "out", batch_size=4)
+        return
+    several, single = (compute_erf(model, x, "out", batch_size=n) for n in (4, 1))
+    np.testing.assert_allclose(several.temporal["out"], single.temporal["out"], atol=1e-6)
+    assert several.temporal["out"][0] > 0 and not several.temporal["out"][1:].any()
+
+
+def test_an_output_without_places_does_not_take_the_others_of_its_layer_with_it():
+    """Also behind the first batch; a module that makes several of a model's feature maps counts once."""
+    model = Reshaped(lambda y: (y, y.new_ones(len(y), 1, 3, 5)))
+    model.feature_info = [dict(module="out", reduction=4), dict(module="out", reduction=4)]
+    result = compute_erf(model, torch.randn(4, 1, 32, 32), batch_size=1)
+    assert result.layers == ["out[0]"] and [*result.failed] == ["out[1]"] and result.info["num_inputs"] == 4

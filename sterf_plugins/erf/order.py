@@ -1,0 +1,91 @@
+"""Whether a layer's tokens are in the order that has been inferred, seen by what changes when a part of the input does.
+
+In the right order a map changes more at the place of a changed part than elsewhere, compared with what other parts change,
+also behind attention that looks everywhere. This asks for no gradient, and one forward pass for each part serves all layers.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .batches import Batch, Key
+
+PARTS = 4  # along each axis
+_CHANGED = (
+    (0, 2, 1, 3),
+    (0, 1, 2, 3),
+    (1, 3, 0, 2),
+)  # parts along slices, rows and columns that are changed, one by one
+# What a part changes more than others, as a share of all that it changes: by itself enough to tell an order, and enough if
+# it is in a few cells, at most a fifth of them. Else it hardly depends on the place which field is taken, as in attention that
+# looks everywhere, or it is without any order, as in a mixer with random weights.
+_CLEAR, _LEAST, _FEW = 0.3, 0.05, 0.2
+_ALONG = 0.3  # correlation of where a map changes with where the input does, along each axis, at least
+_NEAR = 0.6  # share of what a part changes more than others that lies at its place, with a margin of one cell, at least
+
+
+def wrong_order(names: Iterable[str], maps: Callable[[Batch], dict[str, Tensor]], inputs: Batch) -> set[str]:
+    """Which of some layers have their tokens in another order.
+
+    Args:
+        names: the layers.
+        maps: the function that runs the model, and gives each layer's map (T, B, C, h, w) or (1, B, C, d, h, w).
+        inputs: some inputs. Of several entries with maps, one that a layer's tokens follow is enough.
+    """
+    before = maps(inputs)
+    found: dict[str, set[bool | None]] = {name: set() for name in names}
+    for key in inputs.axes:
+        changed = [maps(copy) for copy in _changed(inputs, key)]
+        for name, answers in found.items():
+            answers.add(_follows(before[name], [m[name] for m in changed]))
+    return {name for name, answers in found.items() if False in answers and True not in answers}
+
+
+def _changed(inputs: Batch, key: Key) -> Iterator[Batch]:
+    """Copies of inputs in each of which one part of an entry has pixels from anywhere in it."""
+    axes = inputs.axes[key]
+    dims = 3 if "D" in axes.letters else 2
+
+    def mixed(x: Tensor, at: int) -> Tensor:
+        x = axes.ordered(x).clone()
+        pixels = x.flatten(-dims)
+        chosen = torch.randperm(pixels.shape[-1], generator=torch.Generator().manual_seed(at)).to(x.device)
+        spans: list[Any] = [
+            slice(parts[at] * n // PARTS, max((parts[at] + 1) * n // PARTS, parts[at] * n // PARTS + 1))
+            for n, parts in zip(x.shape[-dims:], _CHANGED[-dims:], strict=True)
+        ]
+        place = (..., *spans)
+        x[place] = pixels[..., chosen].view(x.shape)[place]
+        return axes.restored(x)
+
+    for at in range(PARTS):
+        yield inputs.apply(partial(lambda at, k, x: mixed(x, at) if k == key else x, at))
+
+
+def _follows(before: Tensor, changed: list[Tensor]) -> bool | None:
+    """Whether the place where a map changes moves with the part of the input that is changed; ``None`` if it hardly moves."""
+    size = before.shape[3:]
+    changes = torch.stack([(y - before).detach().double().square().mean((0, 1, 2)).sqrt() for y in changed])
+    changes = changes.flatten(1) / changes.flatten(1).sum(1, keepdim=True).clamp_min(1e-300)
+    changes -= changes.mean(0)
+    strength, excess = float(changes.abs().sum(1).mean()), changes.clamp_min(0)
+    few = excess.sum(1).square() < _FEW * excess.shape[1] * excess.square().sum(1)
+    if strength < (_LEAST if few.sum() > len(few) // 2 else _CLEAR):
+        return None
+    excess = excess.view(len(changed), *size)
+    for axis, (cells, parts) in enumerate(zip(size, _CHANGED[-len(size) :], strict=True), 1):
+        if cells == 1:
+            continue
+        mass = excess.movedim(axis, 1).flatten(2).sum(2)
+        centres = mass @ torch.arange(cells).to(mass) / mass.sum(1)
+        x, y = centres - centres.mean(), torch.tensor(parts).to(mass) - (PARTS - 1) / 2
+        if x @ y <= _ALONG * x.norm() * y.norm():
+            return False
+    near = 0
+    for more, part in zip(excess, zip(*_CHANGED[-len(size) :], strict=True), strict=True):
+        spans = [(at * n // PARTS - 1, -(-(at + 1) * n // PARTS) + 1) for at, n in zip(part, size, strict=True)]
+        near += bool(more[tuple(slice(max(low, 0), high) for low, high in spans)].sum() > _NEAR * more.sum())
+    return near > len(excess) // 2
