@@ -1,5 +1,6 @@
 """Curves over depth, image size and frequency."""
 
+import textwrap
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -7,7 +8,7 @@ import numpy as np
 
 from .frequency import FrequencyResponse, spatial_response, temporal_response
 from .result import ERFResult
-from .sheet import SMALL, TITLE, Sheet, logarithmic, shortened, styles
+from .sheet import SMALL, TITLE, WIDTH, Sheet, logarithmic, shortened, styles
 from .sweep import Size, sweep_rows
 from .theoretical_field import theory_of
 from .wording import common_labels, measured, provenance, where
@@ -20,13 +21,13 @@ _IMAGE: dict[str, Any] = dict(color="0.72", linewidth=2.5, zorder=0)
 UNITS = {"temporal": "cycles/step", "spatial": "cycles/px"}
 
 
-def _finish(ax: Any, title: str) -> None:
-    ax.set_title(title, fontsize=TITLE)
+def _finish(ax: Any, title: str, letters: int) -> None:
+    ax.set_title(textwrap.fill(title, letters), fontsize=TITLE)
     ax.grid(alpha=0.25, linewidth=0.5)
     ax.tick_params(labelsize=SMALL, length=2, pad=1.5, which="both")
 
 
-def draw_growth(results: Mapping[str, ERFResult]) -> "Figure":
+def draw_growth(results: Mapping[str, ERFResult], page: float = WIDTH) -> "Figure":
     """Theoretical and effective fields over depth: a panel per model, a point per layer, in pixels of a square's side.
 
     The effective side is the root of the 90 % area, with its standard error. What reaches beyond the image is drawn at
@@ -34,6 +35,7 @@ def draw_growth(results: Mapping[str, ERFResult]) -> "Figure":
 
     Args:
         results: label of the model -> result to which ``add_theory`` has added theoretical fields.
+        page: width of the page in inches.
     """
     from matplotlib.lines import Line2D
 
@@ -44,7 +46,7 @@ def draw_growth(results: Mapping[str, ERFResult]) -> "Figure":
         "Across: layers in order of execution. Up: side in pixels of a square with the field's area. Effective: the smallest "
         "area that holds 90 % of the mass, ± standard error."
     ]
-    sheet = Sheet({"": len(results)}, notes + provenance(results), 0.8, 1, 3, 2, bar=False, ticks=0.8, panel=4.5)
+    sheet = Sheet({"": len(results)}, notes + provenance(results), 0.8, 1, 3, False, 0.8, 4.5, page)
     some_endless = False
     for ax, (name, result) in zip(sheet.panels[""], results.items(), strict=True):
         fields = theory_of(result)
@@ -65,24 +67,25 @@ def draw_growth(results: Mapping[str, ERFResult]) -> "Figure":
         ax.set_ylim(top=top * 1.15)
         ticks = [where(result, layer) if layer in result.info.get("stages", {}) else layer for layer in fields]
         ax.set_xticks(x, [shortened(tick, 20) for tick in ticks], rotation=30, ha="right", rotation_mode="anchor")
-        _finish(ax, f"{name}, images of {h}×{w}")
+        _finish(ax, f"{name}, images of {h}×{w}", sheet.letters)
     handles = [
         Line2D([], [], label="theoretical", **theoretical),
         *[Line2D([], [], label="theoretical: whole image, however large", **endless_mark)] * some_endless,
         Line2D([], [], label="effective, 90 % of the mass", **effective),
         Line2D([], [], label="side of the image", **_IMAGE),
     ]
-    sheet.legend(handles, 2)
+    sheet.legend(handles)
     return sheet.figure
 
 
-def draw_sweep(sweeps: Mapping[str, Mapping[Size, ERFResult]]) -> "Figure":
+def draw_sweep(sweeps: Mapping[str, Mapping[Size, ERFResult]], page: float = WIDTH) -> "Figure":
     """90 % area and r90 in pixels over image size: a row per model, a line per layer, with standard errors.
 
     Where ``add_theory`` has added theoretical fields to a result, dotted lines are their area, and half of their longer side.
 
     Args:
         sweeps: label of the model -> size -> result, as from ``sweep_sizes``.
+        page: width of the page in inches.
     """
     from matplotlib.lines import Line2D
 
@@ -95,8 +98,7 @@ def draw_sweep(sweeps: Mapping[str, Mapping[Size, ERFResult]]) -> "Figure":
         "error. Below: of the largest images."
     ]
     groups = dict.fromkeys(sweeps, 2)
-    rows = -(-(len(layers) + 2) // 3)
-    sheet = Sheet(groups, notes + provenance(largest), 0.65, 1, 2, rows, bar=False, ticks=0.25, panel=4.0)
+    sheet = Sheet(groups, notes + provenance(largest), 0.65, 1, 2, False, 0.25, 4.0, page)
     for name, sweep in sweeps.items():
         theory = next((fields for fields in map(theory_of, sweep.values()) if fields), {})
         table = sweep_rows(sweep)
@@ -124,12 +126,12 @@ def draw_sweep(sweeps: Mapping[str, Mapping[Size, ERFResult]]) -> "Figure":
             ax.plot(sides, image, **_IMAGE)
             logarithmic(ax.xaxis, sides)
             logarithmic(ax.yaxis)
-            _finish(ax, title if len(sweeps) > 1 else f"{name}: {title}")
+            _finish(ax, title if len(sweeps) > 1 else f"{name}: {title}", sheet.letters)
     handles = [Line2D([], [], **style, label=labels[layer]) for layer, style in look.items()]
     if any(theory_of(result) for result in largest.values()):
         handles.append(Line2D([], [], color="black", **_THEORY, label="theoretical: area, half of the longer side"))
     handles.append(Line2D([], [], **_IMAGE, label="image: area, half of its side"))
-    sheet.legend(handles, 3)
+    sheet.legend(handles)
     return sheet.figure
 
 
@@ -143,7 +145,7 @@ def responses(result: ERFResult) -> dict[str, dict[str, FrequencyResponse]]:
     }
 
 
-def draw_responses(results: Mapping[str, ERFResult]) -> "Figure":
+def draw_responses(results: Mapping[str, ERFResult], page: float = WIDTH) -> "Figure":
     """Gain and phase over frequency: a row per model, or two for time and space, a line per layer.
 
     Gains are divided by each layer's largest; bands are standard errors. The panels of gains name the cutoffs, where the
@@ -151,6 +153,7 @@ def draw_responses(results: Mapping[str, ERFResult]) -> "Figure":
 
     Args:
         results: label of the model -> result with ``reduce="signed"``.
+        page: width of the page in inches.
     """
     from matplotlib.lines import Line2D
 
@@ -163,8 +166,7 @@ def draw_responses(results: Mapping[str, ERFResult]) -> "Figure":
         "radians, negative where the output comes later."
     ]
     groups = {name: 2 * len(kinds) for name, kinds in found.items()}
-    rows = -(-len(layers) // 3)
-    sheet = Sheet(groups, notes + provenance(results), 0.65, 1, 2, rows, bar=False, ticks=0.25, panel=4.0)
+    sheet = Sheet(groups, notes + provenance(results), 0.65, 1, 2, False, 0.25, 4.0, page)
     for name, kinds in found.items():
         panels = iter(sheet.panels[name])
         for kind, of_layers in kinds.items():
@@ -173,9 +175,9 @@ def draw_responses(results: Mapping[str, ERFResult]) -> "Figure":
                 draw_response(gains, phases, response, look[layer])
             gains.legend(fontsize=SMALL, title=f"cutoff [{UNITS[kind]}]", title_fontsize=SMALL, loc="lower left")
             whose = f"{name}: " if len(results) == 1 and name else ""
-            _finish(gains, f"{whose}{kind} gain by frequency [{UNITS[kind]}]")
-            _finish(phases, f"{whose}{kind} phase [rad] by frequency [{UNITS[kind]}]")
-    sheet.legend([Line2D([], [], **style, label=labels[layer]) for layer, style in look.items()], 3)
+            _finish(gains, f"{whose}{kind} gain by frequency [{UNITS[kind]}]", sheet.letters)
+            _finish(phases, f"{whose}{kind} phase [rad] by frequency [{UNITS[kind]}]", sheet.letters)
+    sheet.legend([Line2D([], [], **style, label=labels[layer]) for layer, style in look.items()])
     return sheet.figure
 
 

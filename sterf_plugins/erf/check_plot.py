@@ -37,15 +37,17 @@ ROWS = {
     "predicted": "predicted:\n|⟨∂y/∂x, Δx⟩|",
     "change": "measured:\n|Δy|",
 }
-COLUMNS = 8
+_PANEL = 0.87  # inches of a panel's side at least, for its title
+_SIDES = 1.3  # inches beside the panels, for labels and the colour bar
 
 
-def draw_checks(checks: Mapping[str, Check], path: str | os.PathLike | None = None) -> "Figure":
+def draw_checks(checks: Mapping[str, Check], path: str | os.PathLike | None = None, page: float = WIDTH) -> "Figure":
     """Draw a column for each model and layer, a row for each kind of map; each map linear, over its own maximum.
 
     Args:
         checks: label of the model -> its check.
         path: file to write the figure to, if any.
+        page: width of the page in inches.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.cm import ScalarMappable
@@ -54,10 +56,10 @@ def draw_checks(checks: Mapping[str, Check], path: str | os.PathLike | None = No
 
     entries = [(label, check, layer) for label, check in checks.items() for layer in check.layers]
     kinds = [kind for kind in ROWS if any(kind in check.kinds for check in checks.values())]
-    columns = min(len(entries), COLUMNS)
+    columns = min(len(entries), int((page - _SIDES) / _PANEL))
     blocks = -(-len(entries) // columns)
-    side = min((WIDTH - 1.3) / columns, 1.6)  # inches of a panel
-    figure = Figure(figsize=(WIDTH, ((side + 0.1) * len(kinds) + 0.6) * blocks + 0.7), layout="constrained")
+    side = min((page - _SIDES) / columns, 1.6)  # inches of a panel
+    figure = Figure(figsize=(page, ((side + 0.1) * len(kinds) + 0.6) * blocks + 0.7), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(blocks * len(kinds), columns, squeeze=False)
     for ax in axes.flat:
@@ -91,7 +93,7 @@ def draw_checks(checks: Mapping[str, Check], path: str | os.PathLike | None = No
     notes = list(dict.fromkeys(facts.values()))
     notes = notes if len(notes) == 1 else [f"{name}: {fact}" for name, fact in facts.items()]
     notes.append("ρ: rank correlation of the field with the measured changes, ± standard error")
-    lines = [textwrap.fill(note, letters(WIDTH)) for note in notes]
+    lines = [textwrap.fill(note, letters(page)) for note in notes]
     figure.supxlabel("\n".join(lines), fontsize=SMALL, x=0.01, horizontalalignment="left")
     if path is not None:
         write(figure, path)

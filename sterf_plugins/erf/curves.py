@@ -8,7 +8,7 @@ import numpy as np
 from .gaussian import fit_gaussian
 from .lags import lag_mass
 from .metrics import radial_profile
-from .sheet import SMALL, TITLE, Sheet, shortened, styles
+from .sheet import SMALL, TITLE, WIDTH, Sheet, shortened, styles
 from .wording import Fields, Results, common_labels, layer_label, measured, provenance, quantity
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 FLOOR = 1e-6  # of a profile's maximum; below it there is rounding in float32
 
 
-def draw_profiles(results: Results) -> "Figure":
+def draw_profiles(results: Results, page: float = WIDTH) -> "Figure":
     """Centre row and column of each field, divided by the maximum, with the section of the fitted Gaussian."""
     from matplotlib.lines import Line2D
 
@@ -29,7 +29,7 @@ def draw_profiles(results: Results) -> "Figure":
         f"horizontal and the vertical, ± standard error. R²: share of the map's variance that it explains."
     ]
     groups = {name: len(names) for name, names in layers.items()}
-    sheet = Sheet(groups, notes + provenance(results), 0.8, 4, legend=1, bar=False)
+    sheet = Sheet(groups, notes + provenance(results), 0.8, 4, bar=False, page=page)
     for name, result in results.items():
         for ax, layer in zip(sheet.panels[name], layers[name], strict=True):
             _sections(ax, result, layer)
@@ -40,7 +40,7 @@ def draw_profiles(results: Results) -> "Figure":
     sheet.outer_numbers()
     handles = [Line2D([], [], **style, label=name) for name, style in _SECTIONS.items()]
     handles += [Line2D([], [], **_GAUSSIANS[name], label=f"Gaussian, {name}") for name in _SECTIONS]
-    sheet.legend(handles, 4)
+    sheet.legend(handles)
     return sheet.figure
 
 
@@ -72,7 +72,7 @@ def _sections(ax: Any, result: Fields, layer: str) -> None:
     ax.tick_params(labelsize=SMALL, length=2, pad=1.5)
 
 
-def draw_radial(results: Results) -> "Figure":
+def draw_radial(results: Results, page: float = WIDTH) -> "Figure":
     """Mean of each field over rings about its centre of mass, divided by the largest, on a logarithmic axis."""
 
     def curve(result: Fields, layer: str) -> tuple[np.ndarray, np.ndarray | None]:
@@ -85,19 +85,19 @@ def draw_radial(results: Results) -> "Figure":
         "Across: distance from the centre of mass in pixels of the input. Up: mean over the ring, over the largest such "
         "mean. Band: ± the mean standard error of the ring's pixels, which is at least that of their mean."
     ]
-    return _lines(results, "spatial", curve, notes)
+    return _lines(results, "spatial", curve, notes, page=page)
 
 
-def draw_lags(results: Results) -> "Figure":
+def draw_lags(results: Results, page: float = WIDTH) -> "Figure":
     """Share of each temporal field's mass at each lag, on a logarithmic axis: an exponential decay is a straight line."""
     notes = ["Across: lag in time steps. Up: share of the mass at this lag. Band: ± standard error."]
-    return _lines(results, "temporal", partial(_shares, "temporal"), notes, scale=False)
+    return _lines(results, "temporal", partial(_shares, "temporal"), notes, scale=False, page=page)
 
 
-def draw_frames(results: Results) -> "Figure":
+def draw_frames(results: Results, page: float = WIDTH) -> "Figure":
     """Share of each field's mass in each frame of a video or slice of a volume."""
     notes = ["Across: frame, or slice, counted from 0. Up: share of the mass in it. Band: ± standard error."]
-    return _lines(results, "frames", partial(_shares, "frames"), notes, scale=False)
+    return _lines(results, "frames", partial(_shares, "frames"), notes, scale=False, page=page)
 
 
 def _shares(kind: str, result: Fields, layer: str) -> tuple[np.ndarray, np.ndarray | None]:
@@ -106,7 +106,7 @@ def _shares(kind: str, result: Fields, layer: str) -> tuple[np.ndarray, np.ndarr
     return lag_mass(field), None if error is None else error / np.abs(field).sum()
 
 
-def _lines(results: Results, kind: str, curve, notes: list[str], scale: bool = True) -> "Figure":
+def _lines(results: Results, kind: str, curve, notes: list[str], scale: bool = True, page: float = WIDTH) -> "Figure":
     """A panel per model, a line per layer, on logarithmic axes that all panels share.
 
     Args:
@@ -115,6 +115,7 @@ def _lines(results: Results, kind: str, curve, notes: list[str], scale: bool = T
         curve: values of a layer, and their standard errors.
         notes: lines for the foot of the figure.
         scale: divide by the largest value.
+        page: width of the page in inches.
     """
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
@@ -123,11 +124,7 @@ def _lines(results: Results, kind: str, curve, notes: list[str], scale: bool = T
     names = list(dict.fromkeys(n for r in results.values() for n in r.layers if n in getattr(r, kind)))
     style = dict(zip(names, styles(len(names)), strict=True))
     labels = common_labels(results, names)
-    longest = max(map(len, labels.values()))
-    columns = min(len(names) + 1, max(1, 130 // (longest + 10)))
-    sheet = Sheet(
-        {"": len(results)}, notes + provenance(results), 0.8, 1, 4, -(-len(names) // columns) + 1, bar=False, ticks=0.2
-    )
+    sheet = Sheet({"": len(results)}, notes + provenance(results), 0.8, 1, 4, bar=False, ticks=0.2, page=page)
     least = 1.0
     for ax, (name, result) in zip(sheet.panels[""], results.items(), strict=True):
         for layer in (n for n in result.layers if n in getattr(result, kind)):
@@ -155,5 +152,5 @@ def _lines(results: Results, kind: str, curve, notes: list[str], scale: bool = T
         ax.set_ylim(bottom, 1.6)
         if bottom < FLOOR:
             ax.axhspan(bottom, FLOOR, facecolor="0.85", hatch="////", edgecolor="0.6", linewidth=0, gid="floor")
-    sheet.legend(handles, columns)
+    sheet.legend(handles)
     return sheet.figure

@@ -100,7 +100,7 @@ def draw_maps(results: Results, common: bool = False, notes: list[str] | None = 
     return _grid(results, paint, [*(notes or []), _AREAS, PIXELS], bar, page=page)
 
 
-def draw_overlay(results: Results, image: np.ndarray) -> "Figure":
+def draw_overlay(results: Results, image: np.ndarray, page: float = WIDTH) -> "Figure":
     """The fields over an image (H, W, 3) in [0, 1]: where a field is weak, the image is dark.
 
     A field of another size than the image is drawn without it.
@@ -118,10 +118,10 @@ def draw_overlay(results: Results, image: np.ndarray) -> "Figure":
         ax.set_title(shortened(layer_label(result, layer), letters), fontsize=TITLE)
 
     bar = f"brightness of the image: cube root of {of} over its maximum (numbers at the bar: before the root)"
-    return _grid(results, paint, [PIXELS], bar, lines=1, colours=cube_root(GREYS))
+    return _grid(results, paint, [PIXELS], bar, lines=1, colours=cube_root(GREYS), page=page)
 
 
-def draw_spectra(results: Results) -> "Figure":
+def draw_spectra(results: Results, page: float = WIDTH) -> "Figure":
     """Magnitude of each field's 2-d Fourier transform, zero frequency in the middle."""
 
     def paint(ax: Any, result: Fields, layer: str, letters: int) -> None:
@@ -134,7 +134,7 @@ def draw_spectra(results: Results) -> "Figure":
         ax.set_title(shortened(layer_label(result, layer), letters), fontsize=TITLE)
 
     bar = "cube root of the field's Fourier transform over its maximum (numbers at the bar: before the root)"
-    return _grid(results, paint, ["Axes: cycles per pixel of the input."], bar, lines=1)
+    return _grid(results, paint, ["Axes: cycles per pixel of the input."], bar, lines=1, page=page)
 
 
 def _grid(
@@ -189,28 +189,29 @@ def mark_cells(ax: Any, result: Fields, layer: str) -> None:
         mark_target(ax, *edges)
 
 
-def draw_all(results: Results, image: np.ndarray | None = None) -> dict[str, "Figure"]:
+def draw_all(results: Results, image: np.ndarray | None = None, page: float = WIDTH) -> dict[str, "Figure"]:
     """All figures that these results allow, by name.
 
     Args:
         results: label of the model -> result.
         image: (H, W, 3) in [0, 1], for the fields over an image.
+        page: width of the page in inches.
     """
     figures: dict[str, Figure] = {}
     spatial = {k: r for k, r in results.items() if r.spatial}
     if spatial:
-        figures["maps"] = draw_maps(spatial)
+        figures["maps"] = draw_maps(spatial, page=page)
         if sum(len(r.spatial) for r in spatial.values()) > 1:
-            figures["scale"] = draw_maps(spatial, common=True)
+            figures["scale"] = draw_maps(spatial, common=True, page=page)
         if image is not None:
-            figures["overlay"] = draw_overlay(spatial, image)
-        figures["profiles"] = draw_profiles(spatial)
-        figures["radial"] = draw_radial(spatial)
-        figures["spectra"] = draw_spectra(spatial)
+            figures["overlay"] = draw_overlay(spatial, image, page)
+        figures["profiles"] = draw_profiles(spatial, page)
+        figures["radial"] = draw_radial(spatial, page)
+        figures["spectra"] = draw_spectra(spatial, page)
     temporal = {k: r for k, r in results.items() if r.temporal}
     if temporal:
-        figures["lags"] = draw_lags(temporal)
+        figures["lags"] = draw_lags(temporal, page)
     framed = {k: r for k, r in results.items() if r.frames}
     if framed:
-        figures["frames"] = draw_frames(framed)
+        figures["frames"] = draw_frames(framed, page)
     return figures

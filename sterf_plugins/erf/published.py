@@ -5,10 +5,12 @@ from collections.abc import Mapping
 from itertools import chain
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from .plot import COLORMAP, PIXELS, mark_cells, pixel_axes
 from .protocols import PROTOCOLS, protocol_of
 from .result import ERFResult
-from .sheet import SMALL, TITLE, Sheet, shortened
+from .sheet import SMALL, TITLE, WIDTH, Sheet, shortened
 from .wording import layer_label, provenance
 
 if TYPE_CHECKING:
@@ -17,11 +19,12 @@ if TYPE_CHECKING:
 _OURS = PROTOCOLS["st-erf"]  # whose maps other figures show
 
 
-def draw_published(results: Mapping[str, ERFResult]) -> "Figure | None":
+def draw_published(results: Mapping[str, ERFResult], page: float = WIDTH) -> "Figure | None":
     """A panel for each layer that follows another protocol than ours, with what was done to its map; ``None`` without one.
 
     Args:
         results: label of the model -> result.
+        page: width of the page in inches.
     """
     panels = [
         (name, result, layer, protocol)
@@ -34,14 +37,16 @@ def draw_published(results: Mapping[str, ERFResult]) -> "Figure | None":
     shown = {name: results[name] for name, *_ in panels}
     groups = {name: sum(panel[0] == name for panel in panels) for name in shown}
     aspect = max(result.spatial[layer].shape[0] / result.spatial[layer].shape[1] for _, result, layer, _ in panels)
-    sheet = Sheet(groups, [PIXELS, *provenance(shown)], min(aspect, 3.0), 3, 4, bar=False, ticks=0.45)
+    sheet = Sheet(groups, [PIXELS, *provenance(shown)], min(aspect, 3.0), 3, 4, bar=False, ticks=0.45, page=page)
     for ax, (_, result, layer, protocol) in zip(chain(*sheet.panels.values()), panels, strict=True):
         assert protocol is not None
         field = result.published_map(layer)
         image = ax.imshow(field, cmap=COLORMAP)
         pixel_axes(ax, *field.shape)
         mark_cells(ax, result, layer)
-        bar = sheet.figure.colorbar(image, ax=ax, location="bottom", aspect=16, pad=0.02)
+        ends = np.linspace(field.min(), field.max(), 3)
+        bar = sheet.figure.colorbar(image, ax=ax, location="bottom", aspect=16, pad=0.02, ticks=ends)
+        bar.ax.set_xticklabels([f"{value:.2g}" for value in ends])
         bar.ax.tick_params(labelsize=SMALL)
         name, shown_as = (
             shortened(layer_label(result, layer), sheet.letters),

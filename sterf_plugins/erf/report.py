@@ -20,7 +20,7 @@ from .plot import draw_all
 from .published import draw_published
 from .report_tables import check_table, frequency_table, number_table, sweep_table, theory_table
 from .result import ERFResult
-from .sheet import write
+from .sheet import NARROW, WIDTH, png, write
 from .sweep import Size, sweep_rows
 from .theoretical_field import theory_of
 from .wording import layer_label, measured, provenance
@@ -78,7 +78,7 @@ GROUPS = {  # the other tables: heading -> how the names of their numbers begin
     "Mass by lag": ("lag_",),
     "Other": ("",),
 }
-COLUMNS = 6  # numbers in a table at most
+COLUMNS = 5  # numbers in a table at most
 
 
 def write_report(
@@ -121,23 +121,33 @@ def write_report(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_csv(folder / "numbers.csv", [{"model": label, **row} for label, r in results.items() for row in r.rows()])
-    figures, tables = draw_all(results, image), {}
-    published = draw_published(results)
-    if published is not None:
-        figures["published"] = published
     theory = {label: result for label, result in results.items() if theory_of(result)}
+    tables: dict[str, str] = {}
     if theory:
-        figures["theory"], tables["theory"] = draw_growth(theory), theory_table(theory)
+        tables["theory"] = theory_table(theory)
     if sweeps:
-        figures["sweep"], tables["sweep"] = draw_sweep(sweeps), sweep_table(sweeps)
+        tables["sweep"] = sweep_table(sweeps)
         rows = [{"model": label, **row} for label, sweep in sweeps.items() for row in sweep_rows(sweep)]
         write_csv(folder / "sweep.csv", rows)
     if frequency:
-        figures["frequency"], tables["frequency"] = draw_responses(results), frequency_table(results)
-    if checks:
-        figures["checks"] = draw_checks(checks)
+        tables["frequency"] = frequency_table(results)
     if checks or randomised:
         tables["checks"] = _warnings(checks or {}) + check_table(checks or {}, randomised)
+
+    def draw(page: float) -> dict[str, "Figure"]:
+        """All figures for a page of this width, by name."""
+        figures = draw_all(results, image, page)
+        published = draw_published(results, page)
+        figures |= dict(published=published) if published is not None else {}
+        figures |= dict(theory=draw_growth(theory, page)) if theory else {}
+        figures |= dict(sweep=draw_sweep(sweeps, page)) if sweeps else {}
+        figures |= dict(frequency=draw_responses(results, page)) if frequency else {}
+        figures |= dict(checks=draw_checks(checks, page=page)) if checks else {}
+        return figures
+
+    figures = draw(WIDTH)
+    wide = any(figure.get_figwidth() > NARROW for figure in figures.values())
+    narrow = draw(NARROW) if wide else {}
     template = Template((Path(__file__).parent / "report.html").read_text(encoding="utf-8"))
     names = list(dict.fromkeys(key for r in results.values() for layer in r.layers for key in r.numbers(layer)))
     page = template.substitute(
@@ -147,7 +157,7 @@ def write_report(
         numbers=number_table(results, [name for name in MAIN if name in names]),
         more=_other_tables(results, names),
         figures="\n".join(
-            _section(name, figures.get(name), tables.get(name, ""), results, folder, vector)
+            _section(name, figures.get(name), narrow.get(name), tables.get(name, ""), results, folder, vector)
             for name in dict.fromkeys([*figures, *tables])
         ),
         settings=_settings(results),
@@ -161,24 +171,35 @@ def write_report(
 def _section(
     name: str,
     figure: "Figure | None",
+    narrow: "Figure | None",
     table: str,
     results: Mapping[str, ERFResult],
     folder: Path,
     vector: str | None,
 ) -> str:
-    """A figure with its heading and caption, which is also written as files, and a table below; as HTML."""
+    """A figure with its heading and caption, which is also written as files, and a table below; as HTML.
+
+    Telephones show the ``narrow`` form of it, if there is one.
+    """
     heading = f"<h2>{name.capitalize()}</h2>"
     if figure is None:
         return f'<section id="{name}">{heading}{table}</section>'
     path = write(figure, folder / f"{name}.png")
     if vector is not None:
         write(figure, folder / f"{name}.{vector}")
-    data = base64.b64encode(path.read_bytes()).decode()
+    source = ""
+    if narrow is not None:
+        source = f'<source media="(max-width: 860px)" srcset="{_embedded(png(narrow))}">'
     return (
-        f'<figure id="{name}">{heading}<div class="scroll"><img alt="{_escaped(_alt(name, results))}" '
-        f'src="data:image/png;base64,{data}" style="width: {figure.get_figwidth():.1f}in"></div>'
+        f'<figure id="{name}">{heading}<picture>{source}<img alt="{_escaped(_alt(name, results))}" '
+        f'src="{_embedded(path.read_bytes())}" style="width: {figure.get_figwidth():.1f}in"></picture>'
         f"<figcaption>{html.escape(CAPTIONS[name])}</figcaption></figure>{table}"
     )
+
+
+def _embedded(picture: bytes) -> str:
+    """A PNG as an address that holds it."""
+    return f"data:image/png;base64,{base64.b64encode(picture).decode()}"
 
 
 def _warnings(of: Mapping[str, ERFResult] | Mapping[str, FieldCheck]) -> str:

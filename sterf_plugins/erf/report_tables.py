@@ -17,7 +17,7 @@ _CHECKED = ("rank", "common_mass", "predicted_rank", "gain", "unchanged", "relia
 
 def html_table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """A table whose cells are ``str``, ``float``, ``Number``, or ``None`` for a dash."""
-    heads = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in head)
+    heads = "".join(f'<th scope="col">{html.escape(name).replace("_", "_<wbr>")}</th>' for name in head)
     body = "\n".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
     return f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
 

@@ -4,6 +4,7 @@ Sizes are chosen for a width of 830 pixels at 100 pixels an inch, at which the s
 Figures are made without pyplot, so no global state is touched.
 """
 
+import io
 import math
 import os
 import re
@@ -28,6 +29,7 @@ _LETTER = 0.55 / 72  # inches of a letter's width a point, about
 _LINE = 1.25 / 72  # inches of a line's height a point
 _PANEL = 1.5  # inches of a panel's width at least, for its title
 _MARGIN = 0.65  # inches beside the panels, for a label and numbers
+_HANDLE = 10  # letters that a line of a legend and the space around it are wide
 
 _STYLE: dict[Any, Any] = {"pdf.fonttype": 42, "svg.fonttype": "none"}  # text stays text
 
@@ -51,9 +53,8 @@ class Sheet:
         aspect: height of a panel over its width.
         lines: lines of text above each panel.
         columns: most panels in a row.
-        legend: lines of a legend above the panels.
         bar: whether there will be a colour bar.
-        panel: width of a panel in inches, at most.
+        panel: width of a panel in inches, at most; it is half of that at least, where the page is so wide.
         page: width of the page in inches.
         ticks: inches for numbers between the rows, where each panel has axes of its own.
     """
@@ -65,7 +66,6 @@ class Sheet:
         aspect: float = 1.0,
         lines: int = 3,
         columns: int = 5,
-        legend: int = 0,
         bar: bool = True,
         ticks: float = 0.0,
         panel: float = 2.5,
@@ -75,7 +75,7 @@ class Sheet:
         from matplotlib.figure import Figure
         from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-        columns = min(columns, max(1, int((page - _MARGIN) / _PANEL)))
+        columns = min(columns, max(1, int((page - _MARGIN) / max(_PANEL, panel / 2))))
         count = min(range(1, columns + 1), key=lambda n: (_rows(groups, n), n))
         panel = min(panel, (page - _MARGIN) / count)
         width = max(count * panel + _MARGIN, NARROW)
@@ -85,8 +85,8 @@ class Sheet:
         above = lines * TITLE * _LINE + 0.1
         self.text = "\n".join(textwrap.fill(line, letters(width)) for line in notes)
         foot = (self.text.count("\n") + 1) * SMALL * _LINE + 0.1
-        height = sum(rows.values()) * (panel * aspect + above + ticks) + 0.3 + foot + legend * 0.17 + 0.65 * bar
-        engine = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.03, hspace=0.01, wspace=0.01)
+        height = sum(rows.values()) * (panel * aspect + above + ticks) + 0.3 + foot + 0.65 * bar
+        engine = ConstrainedLayoutEngine(w_pad=0.04, h_pad=0.03, hspace=0.01, wspace=0.01)
         self.figure: Figure = Figure(figsize=(width, height), layout=engine)
         FigureCanvasAgg(self.figure)
         self.grid: Any = self.figure.subplots(sum(rows.values()), count, squeeze=False)
@@ -128,8 +128,13 @@ class Sheet:
         bar.ax.tick_params(labelsize=SMALL, pad=2)
         bar.set_label(textwrap.fill(label, letters(self.width - 0.5, TITLE)), fontsize=TITLE)
 
-    def legend(self, handles: Sequence[Any], columns: int) -> None:
-        """One legend for all panels, above them."""
+    def legend(self, handles: Sequence[Any]) -> None:
+        """One legend for all panels, above them, in as many columns as fit."""
+        longest = max(len(handle.get_label()) for handle in handles)
+        fitting = max(1, letters(self.width) // (longest + _HANDLE))
+        rows = math.ceil(len(handles) / fitting)
+        columns = math.ceil(len(handles) / rows)
+        self.figure.set_figheight(self.figure.get_figheight() + rows * 0.17)
         self.figure.legend(handles=handles, loc="outside upper center", ncols=columns, fontsize=SMALL, frameon=False)
 
 
@@ -171,6 +176,14 @@ def write(figure: "Figure", path: str | os.PathLike) -> Path:
     with replacing(path) as partial, rc_context(_STYLE):
         figure.savefig(partial, dpi=RESOLUTION)
     return Path(path)
+
+
+def png(figure: "Figure") -> bytes:
+    """A figure as the bytes of a PNG file."""
+    _lay_out(figure)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=RESOLUTION, format="png")
+    return buffer.getvalue()
 
 
 def pixels(figure: "Figure", resolution: int = 100) -> np.ndarray:

@@ -38,6 +38,7 @@ class Fields(Described, Protocol):
 
 Results = Mapping[str, Fields]
 
+ROUNDING = 1e-6  # share of a value; an error below it is that of float32
 QUANTITIES = {  # what is drawn, by ``reduce`` of ``compute_erf``
     "abs": "|∂y/∂x|",
     "signed": "|mean of ∂y/∂x|",
@@ -56,7 +57,7 @@ def digits(value: float, error: float = math.nan) -> str:
     """
     if not math.isfinite(value):
         return "–" if math.isnan(value) else "∞" if value > 0 else "-∞"
-    if not error > 1e-6 * abs(value) or not math.isfinite(error):  # none, or that of rounding
+    if not error > ROUNDING * abs(value) or not math.isfinite(error):  # none, or that of rounding
         return f"{value:.3g}" if abs(value) < 1e6 else f"{value:.2e}"
     first, exponent = f"{error:.0e}".split("e")
     places = -int(exponent) + (first == "1")
@@ -169,7 +170,7 @@ def relative_error(result: Fields) -> float:
 
 def error_text(*values: float) -> str:
     """Relative errors, of one result or of several, as text."""
-    known = sorted(v for v in values if math.isfinite(v))
+    known = sorted(v if v > ROUNDING else 0.0 for v in values if math.isfinite(v))
     if not known:
         return "one input, no standard error"
     shown = list(dict.fromkeys(f"{float(f'{100 * v:.2g}'):g} %" for v in (known[0], known[-1])))

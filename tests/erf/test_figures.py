@@ -18,7 +18,7 @@ from sterf_plugins.erf.evolution import rows, write_evolution
 from sterf_plugins.erf.plot import draw, draw_all, draw_maps, draw_overlay
 from sterf_plugins.erf.published import draw_published
 from sterf_plugins.erf.report import COLUMNS, write_report
-from sterf_plugins.erf.sheet import NARROW, WIDTH, Sheet
+from sterf_plugins.erf.sheet import NARROW, RESOLUTION, WIDTH, Sheet
 from sterf_plugins.erf.theoretical_field import add_theory
 from sterf_plugins.erf.wording import digits, error_text, facts, layer_label, measured, named, provenance, target_cells
 
@@ -85,6 +85,7 @@ def test_digits_are_those_that_the_error_leaves(value, error, text):
 
 def test_relative_errors_are_shares_in_percent():
     assert error_text(0.0312) == "relative error of the maps 3.1 %"
+    assert error_text(9.5e-9, 0.2) == "relative error of the maps 0 % to 20 %"  # a linear network, but for rounding
     assert error_text(0.02, np.nan, 1.04) == "relative error of the maps 2 % to 100 %"
     assert error_text(np.nan) == "one input, no standard error"
 
@@ -268,12 +269,13 @@ def test_vector_files_hold_text(result, tmp_path):
 
 
 class Page(HTMLParser):
-    """Tables with their head, whether they are folded away, alternative texts, and whether each table and picture scrolls."""
+    """Tables with their head and whether they are folded away, pictures' alternative texts and narrow forms, what cannot scroll."""
 
     def __init__(self, text: str):
         super().__init__()
         self.tables: list[tuple[bool, list[str]]] = []
         self.alts: list[str] = []
+        self.narrow: list[str] = []
         self.unscrolled: list[str] = []
         self.open: list[tuple[str, str | None]] = []
         self.feed(text)
@@ -283,11 +285,15 @@ class Page(HTMLParser):
         inside = [name for name, _ in self.open]
         if tag == "table":
             self.tables.append(("details" in inside, []))
-        if tag in ("table", "img") and "scroll" not in [kind for _, kind in self.open]:
+        if tag == "table" and "scroll" not in [kind for _, kind in self.open]:
             self.unscrolled.append(tag)
+        if tag == "source":
+            self.narrow.append(attrs["srcset"])
+        if tag == "th":
+            self.tables[-1][1].append("")
         if tag == "img":
             self.alts.append(attrs["alt"])
-        elif tag not in ("meta", "link", "br"):
+        elif tag not in ("meta", "link", "br", "source", "wbr"):
             self.open.append((tag, attrs.get("class")))
 
     def handle_endtag(self, tag):
@@ -296,7 +302,18 @@ class Page(HTMLParser):
 
     def handle_data(self, data):
         if self.open and self.open[-1][0] == "th":
-            self.tables[-1][1].append(data)
+            self.tables[-1][1][-1] += data
+
+
+def picture_width(address: str) -> float:
+    """Inches of a PNG in an address that holds it."""
+    import base64
+    import io
+
+    from PIL import Image
+
+    with Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))) as picture:
+        return picture.width / RESOLUTION
 
 
 @pytest.mark.slow
@@ -322,6 +339,8 @@ def test_the_report(result, tmp_path):
     ):
         assert fact in before_numbers
     assert len(page.alts) == 5  # maps, scale, profiles, radial, spectra
+    widths = [picture_width(source) for source in page.narrow]
+    assert widths == [NARROW] * 5 and "figure img { display: block; height: auto; max-width: 100%; }" in text
     assert all("drawn: 90 % of the mass on 0, stride 1 " in alt and "±" in alt for alt in page.alts)
     assert "trained &lt;b&gt;" in text and "trained <b>" not in text
     assert not re.search(r">-?0\.0+<", text)
@@ -441,3 +460,17 @@ def test_narrow_pages_have_fewer_panels_in_a_row():
     figure = draw_maps({"net": result}, page=NARROW)
     panels = [ax for ax in figure.axes if ax.get_title()]
     assert figure.get_figwidth() == NARROW and panels[0].get_gridspec().get_geometry() == (2, 2)
+
+
+def test_no_legend_is_wider_than_its_figure(result, timed):
+    """A single panel is narrow, and four lines have long names."""
+    one = computed(layers=["2"])
+    for figure in (
+        draw_profiles({"net": one}),
+        draw_radial({"net": result}, NARROW),
+        draw_lags({"leak": timed}, NARROW),
+    ):
+        figure.canvas.draw()
+        (legend,) = figure.legends
+        box = legend.get_window_extent()
+        assert box.x0 >= 0 and box.x1 <= figure.bbox.width == 100 * NARROW
