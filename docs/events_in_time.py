@@ -20,9 +20,9 @@ from sterf_plugins.checks import positive_int
 from sterf_plugins.cli.console import run_tool
 from sterf_plugins.erf import calibrate, compute_erf
 from sterf_plugins.erf.curves import draw_lags
+from sterf_plugins.erf.sheet import write
 from sterf_plugins.events import open_recording
 from sterf_plugins.events.representations import REPRESENTATIONS, equal_times
-from sterf_plugins.files import replacing
 from sterf_plugins.firing import FiringRates, silence
 
 STRIDE = 32  # of the networks: sides are multiples of it
@@ -87,8 +87,8 @@ def main() -> None:
         for layer in result.layers:
             numbers = result.numbers(layer)
             print(f"  {layer}: mean lag {numbers['mean_lag']} steps, share of lag 0 {numbers['lag_0']}")
-    with replacing(args.out) as partial:
-        draw_lags(results).savefig(partial, dpi=120)
+        result.info["weights"] = args.checkpoint.name if name == "trained" else "random"
+    write(draw_lags(results), args.out)
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def main() -> None:
         f"standard error. No weights: LIF neurons, {SIDE**2} for each input, with white noise. Lines: response of the mean of "
         f"∂y/∂x over {INPUTS} inputs of {STEPS} steps, last step; crosses: spikes of {4 * INPUTS} inputs with a small sine."
     ]
-    sheet = Sheet({"": 2}, notes, 0.75, 1, 2, 2, bar=False, ticks=0.25, panel=4.0)
+    sheet = Sheet({"": 2}, notes, 0.75, 1, 2, bar=False, ticks=0.25, panel=4.0)
     gains, phases = sheet.panels[""]
     looks, errors = list(styles(len(TAUS))), []
     for i, tau in enumerate(TAUS):
@@ -107,7 +107,7 @@ def main() -> None:
     handles = [Line2D([], [], **look, label=f"τ = {tau:g}, gradient") for tau, look in zip(TAUS, looks, strict=True)]
     handles.append(Line2D([], [], color="black", ls=(0, (1, 1.2)), label="the leak alone, closed form"))
     handles.append(Line2D([], [], color="black", marker="x", ls="none", label="real spikes"))
-    sheet.legend(handles, 3)
+    sheet.legend(handles)
     sheet.figure.text(0.99, 0.005, error_text(*errors), fontsize=SMALL, ha="right")
     write(sheet.figure, Path(__file__).parent / "images" / "erf_frequency_lif.png")
 
