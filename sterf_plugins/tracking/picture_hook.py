@@ -59,7 +59,7 @@ def draw_tracks(videos: Sequence[np.ndarray], samples: Sequence[Mapping[str, Ten
 
     height, width = videos[0].shape
     top = max(1, *(int(video.max()) for video in videos))
-    greys = ScalarMappable(Normalize(0, top), "Greys")
+    greys: Any = ScalarMappable(Normalize(0, top), "Greys")
     notes = ["Above: mean distance of the found from the true path. Axes: pixels.", *filter(None, [note])]
     sheet = Sheet({"": len(videos)}, notes, height / width, 1)
     looks = list(styles(samples[0]["poses"].shape[1]))
