@@ -135,6 +135,13 @@ def test_the_commands_of_a_page_have_the_options_that_they_are_given(page, forke
         assert all((ROOT / config).exists() for config in configs), f"{' '.join(words)}: no such config"
 
 
+def test_configs_that_tools_and_pages_name_exist():
+    """In their ``--help``, too; NAME.py and the like stand for a name of the reader's."""
+    for path in [*PAGES, *ROOT.glob("tools/**/*.py"), *ROOT.glob("sterf_plugins/**/*.py")]:
+        for name in re.findall(r"(?<![\w/])(?:configs/|sterf_plugins::)(\w[\w./-]*\.py)\b", path.read_text()):
+            assert name == "NAME.py" or (ROOT / "configs" / name).is_file(), f"{named(path)}: {name}"
+
+
 HELP: dict[str, str] = {}
 
 

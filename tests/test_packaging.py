@@ -43,6 +43,7 @@ def test_the_source_distribution_is_the_whole_project(distributions):
     kept = subprocess.run(["git", "ls-files", *folders], cwd=ROOT, capture_output=True, text=True).stdout.splitlines()
     assert set(kept) <= names, sorted(set(kept) - names)[:10]
     assert {"README.md", "CHANGELOG.md", "LICENSE", "CITATION.cff", "CONTRIBUTING.md", "Makefile", "setup.cfg"} <= names
+    assert "mkdocs.yml" in names  # of `make docs`
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
     python tools/erf.py sdtv3_tiny_srb --layers 'stages.*' --out work_dirs/erf
     python tools/erf.py swin_tiny_patch4_window7_224 --pretrained --images photos/ --untrained --out work_dirs/swin
     python tools/erf.py configs/shapes/fpn_sdtv3-t-srb_shapes.py CHECKPOINT.pth --images val --out work_dirs/fpn
-    python tools/erf.py configs/erf/lif_tau.py --out work_dirs/tau
+    python tools/erf.py configs/erf/neurons.py --out work_dirs/neurons
     python tools/erf.py before.pth after.pth --model NAME --images val --out work_dirs/change
     python tools/erf.py configs/sd_track/sdtrack-tiny-4x1_srb-e4_fe108.py CHECKPOINT.pth --images val --out work_dirs/track
     python tools/erf.py NAME CHECKPOINT.pth --against baseline.npz --fail-if 'area_90>5%' --out work_dirs/check
