@@ -42,7 +42,7 @@ class _ClosedForm(_Base):
     """Mixin in front of SpikingJelly's node: the same values and first derivatives on a CPU.
 
     The node starts without a state and leaves none behind, so it belongs into a ``StatelessNode``. SpikingJelly's own
-    forward pass runs on a GPU, without gradients, under autocast, for a compiler and where ``store_v_seq`` is set.
+    forward pass runs on a GPU, under autocast, for a compiler and where ``store_v_seq`` is set.
     ``torch.func`` and forward-mode differentiation take the closed form on every device, since SpikingJelly's surrogate
     functions support neither ``vmap`` nor ``jvp``.
 
@@ -56,16 +56,15 @@ class _ClosedForm(_Base):
         """Spikes (T, ...) for an input (T, ...)."""
         if not self._has_closed_form(x_seq):
             return super().multi_step_forward(x_seq)
+        if not transformed() and not (x_seq.requires_grad and torch.is_grad_enabled()):
+            return _fire(x_seq, self)
         still = is_still(x_seq) and not transformed()
         return _Spikes.apply(x_seq, self, still)[0]
 
     def _has_closed_form(self, x: Tensor) -> bool:
         if torch.compiler.is_compiling() or not self.closed_form or self.store_v_seq:
             return False
-        if transformed():
-            return True
-        differentiated = x.requires_grad and torch.is_grad_enabled()
-        return differentiated and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+        return transformed() or (x.device.type == "cpu" and not torch.is_autocast_enabled("cpu"))
 
 
 class IFNode(_ClosedForm, neuron.IFNode):
@@ -74,6 +73,22 @@ class IFNode(_ClosedForm, neuron.IFNode):
 
 class LIFNode(_ClosedForm, neuron.LIFNode):
     """SpikingJelly's ``LIFNode`` with a closed form as its backward pass."""
+
+
+def _fire(x: Tensor, node: Node) -> Tensor:
+    """The same spikes where no backward pass follows, in half of SpikingJelly's passes over memory."""
+    spikes = empty_frames(x[0], len(x))
+    v = torch.full_like(x[0], node.v_reset or 0.0)
+    for frame, s in zip(x, spikes, strict=True):
+        h = _charge(node, frame, v)
+        torch.ge(h, node.v_threshold, out=s)
+        if node.v_reset is None:
+            torch.sub(h, s, alpha=node.v_threshold, out=v)
+            continue
+        torch.addcmul(h, h, s, value=-1.0, out=v)
+        if node.v_reset:
+            v.add_(s, alpha=node.v_reset)
+    return spikes
 
 
 class _Spikes(torch.autograd.Function):

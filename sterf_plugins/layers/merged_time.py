@@ -29,7 +29,8 @@ class MergedTimeNeuron(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if len(x) % self.T:
             raise ValueError(f"the first axis has length {len(x)}, which T={self.T} time steps do not divide.")
-        return self.neuron(x.unflatten(0, (self.T, -1))).flatten(0, 1) / self.norm
+        spikes = self.neuron(x.unflatten(0, (self.T, -1))).flatten(0, 1)
+        return spikes if self.norm == 1 else spikes / self.norm
 
     def extra_repr(self) -> str:
         return f"T={self.T}, norm={self.norm}"
