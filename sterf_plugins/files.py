@@ -99,3 +99,19 @@ def remove_folder(folder: str | os.PathLike, made: Iterable[str]) -> None:
     """Delete a folder after ``check_made``."""
     check_made(folder, made)
     shutil.rmtree(folder)
+
+
+def lines_of(path: str | os.PathLike) -> list[str]:
+    """The lines of a text file, without spaces around them; empty ones are left out.
+
+    Raises:
+        ValueError: it is missing, or no text in UTF-8.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}.")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text file in UTF-8 ({error.reason}); save it as one.") from error
+    return [line.strip() for line in text.splitlines() if line.strip()]

@@ -101,12 +101,14 @@ def _whole(name: str, values: NDArray[Any], first: int) -> NDArray[np.int64]:
     return values.astype(np.int64)
 
 
-def check_events(events: Events, size: tuple[int, int], what: object, last: int | None = None, done: int = 0) -> None:
+def check_events(
+    events: Events, size: tuple[int, int] | None, what: object, last: int | None = None, done: int = 0
+) -> None:
     """Check that events are in the order of time, and on the sensor.
 
     Args:
         events: at least one.
-        size: (height, width) of the sensor.
+        size: (height, width) of the sensor; ``None`` if they are known to lie on it.
         what: whose events they are, for messages.
         last: time of the event before.
         done: number of events before.
@@ -122,6 +124,8 @@ def check_events(events: Events, size: tuple[int, int], what: object, last: int 
         raise ValueError(
             f"{what} goes back in time from {t[at]} to {t[at + 1]} µs at event {done + at}; sort its events by time."
         )
+    if size is None:
+        return
     for name, values, limit in (("x", events.x, size[1]), ("y", events.y, size[0])):
         if values.view(np.uint64).max() >= limit:  # as which negative numbers are large
             wrong = np.flatnonzero((values < 0) | (values >= limit))

@@ -11,6 +11,7 @@ import numpy as np
 from ..files import replacing
 from .arrays import Events
 from .readers import open_recording
+from .recording import Recording
 
 _TYPES = {"t": np.int64, "x": np.uint16, "y": np.uint16, "p": np.uint8}
 
@@ -65,7 +66,7 @@ def index_recording(path: str | Path, folder: str | Path) -> IndexedRecording:
         folder: where the copies are.
 
     Raises:
-        ValueError: the recording cannot be read.
+        ValueError: the recording cannot be read, or not be copied.
     """
     import h5py
 
@@ -77,20 +78,31 @@ def index_recording(path: str | Path, folder: str | Path) -> IndexedRecording:
     copy = Path(folder) / f"{path.stem}-{hashlib.sha256(stamp.encode()).hexdigest()[:12]}.h5"
     if not copy.is_file():
         recording = open_recording(path)
-        own = copy.with_name(f"{copy.stem}.{os.getpid()}.h5")  # several processes may do the same
-        with replacing(own) as partial, h5py.File(partial, "w") as file:
-            columns = {
-                name: file.create_dataset(f"events/{name}", (0,), kind, maxshape=(None,), chunks=(1 << 16,))
-                for name, kind in _TYPES.items()
-            }
-            for events in recording.slices(count=1 << 20):
-                for name, values in zip(_TYPES, events, strict=True):
-                    done = len(columns[name])
-                    columns[name].resize((done + len(values),))
-                    columns[name][done:] = values
-            file.attrs.update(height=recording.size[0], width=recording.size[1])
-        os.replace(own, copy)
+        try:
+            _copy(recording, copy)
+        except OSError as error:
+            raise ValueError(
+                f"{path} cannot be copied to {copy} ({error}); free space there, or give another folder: `cache`."
+            ) from error
     with h5py.File(copy, "r") as file:
         t, size = file["events/t"], (int(file.attrs["height"]), int(file.attrs["width"]))
         first, last = (int(t[0]), int(t[-1])) if len(t) else (0, 0)
         return IndexedRecording(copy, size, len(t), first, last)
+
+
+def _copy(recording: Recording, copy: Path) -> None:
+    import h5py
+
+    own = copy.with_name(f"{copy.stem}.{os.getpid()}.h5")  # several processes may do the same
+    with replacing(own) as partial, h5py.File(partial, "w") as file:
+        columns = {
+            name: file.create_dataset(f"events/{name}", (0,), kind, maxshape=(None,), chunks=(1 << 16,))
+            for name, kind in _TYPES.items()
+        }
+        for events in recording.slices(count=1 << 20):
+            for name, values in zip(_TYPES, events, strict=True):
+                done = len(columns[name])
+                columns[name].resize((done + len(values),))
+                columns[name][done:] = values
+        file.attrs.update(height=recording.size[0], width=recording.size[1])
+    os.replace(own, copy)

@@ -125,9 +125,9 @@ def _by_faery(path: Path, size: tuple[int, int] | None) -> Recording:
                     yield Frame(int(packet.t), int(packet.start_t), np.asarray(packet.pixels))
 
     width, height = stream().dimensions()
-    return Recording(
-        path, size or (height, width), pieces, pictures if path.suffix.lower().startswith(".aedat") else None
-    )
+    own = (height, width)
+    frames = pictures if path.suffix.lower().startswith(".aedat") else None
+    return Recording(path, size or own, pieces, frames, inside=size in (None, own))
 
 
 def _header(path: Path) -> tuple[list[bytes], bytes, int]:
@@ -207,7 +207,7 @@ def _of_columns(
             with opened() as columns:
                 for i in range(0, len(columns[0]), PIECE):
                     events = _events(path, i, *(column[i : i + PIECE] for column in columns))
-                    yield events._replace(t=events.t + offset)
+                    yield Events(events.t + offset, *events[1:])
         except OSError as error:
             raise _unreadable(path, error) from error
 

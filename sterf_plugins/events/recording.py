@@ -39,12 +39,14 @@ class Recording:
         size: (height, width) of the sensor.
         pieces: function that yields the events of the file in pieces of any length.
         pictures: function that yields its frames.
+        inside: whether the reader itself refuses events outside of this size.
     """
 
     path: Path
     size: tuple[int, int]
     pieces: Callable[[], Iterator[Events]]
     pictures: Callable[[], Iterator[Frame]] | None = None
+    inside: bool = False
 
     def __iter__(self) -> Iterator[Events]:
         """The events in pieces, as the file has them.
@@ -55,7 +57,7 @@ class Recording:
         last, done = None, 0
         for events in self.pieces():
             if events.number:
-                check_events(events, self.size, self.path, last, done)
+                check_events(events, None if self.inside else self.size, self.path, last, done)
                 last, done = int(events.t[-1]), done + events.number
                 yield events
 

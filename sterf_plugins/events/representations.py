@@ -89,6 +89,9 @@ REPRESENTATIONS: Mapping[str, Callable[..., Images]] = {
 }
 
 
+OPTIONS = {"histogram": (), "voxel_grid": ("bins",), "time_surface": ("tau",), "gtp": ("amount", "trajectory", "decay")}
+
+
 def equal_times(start: int, stop: int, parts: int) -> NDArray[np.int64]:
     """The parts + 1 times that cut a window into equally long intervals, in whole microseconds."""
     if stop - start < positive_int("parts", parts):
@@ -111,8 +114,16 @@ def equal_counts(events: Events, parts: int) -> NDArray[np.int64]:
 
 
 def channels_of(kind: str = "histogram", **options: Any) -> int:
-    """C, the channels of the images of a representation with these options."""
+    """C, the channels of the images of a representation with these options.
+
+    Raises:
+        ValueError: there is no such representation, or it has another option.
+    """
     one_of("kind", kind, REPRESENTATIONS)
+    allowed = OPTIONS[kind]
+    for name in options:
+        if name not in allowed:
+            raise ValueError(f"`{name}` is no option of {kind!r}; it has {', '.join(allowed) or 'none'}.")
     return REPRESENTATIONS[kind](Events.joined([]), (1, 1), [0, 1], **options).shape[1]
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..checks import fraction
+from ..files import lines_of
 
 
 def in_natural_order(names: Iterable[str]) -> list[str]:
@@ -67,18 +68,13 @@ def in_list(names: Sequence[str], path: str | Path) -> set[str]:
     Raises:
         ValueError: there is no such file, it is empty, or it names a recording that is not there.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"there is no list of recordings {path}.")
     known = set(names)
     listed = set()
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        line = line.strip()
-        if line:
-            name = line if line in known else line.rpartition(".")[0]
-            if name not in known:
-                raise ValueError(f"{path}, line {number} names {line}, which is no recording of the data set.")
-            listed.add(name)
+    for line in lines_of(path):
+        name = line if line in known else line.rpartition(".")[0]
+        if name not in known:
+            raise ValueError(f"{path} names {line}, which is no recording of the data set.")
+        listed.add(name)
     if not listed:
         raise ValueError(f"{path} names no recording.")
     return listed

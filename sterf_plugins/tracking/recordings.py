@@ -16,7 +16,8 @@ from ..checks import one_of, positive_int
 from ..events import EventImage, Recording, gtp, open_recording
 from ..events.gtp import STEPS
 from ..events.readers import FORMATS
-from .sequences import LAYOUTS, Sequence, lines_of, read_boxes, sequence_folders
+from ..files import lines_of
+from .sequences import LAYOUTS, Sequence, read_boxes, sequence_folders
 
 
 def recording_of(folder: Path) -> Recording:

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ..files import lines_of
 from .box_metrics import Curves, curves
-from .sequences import LAYOUTS, lines_of, read_boxes, sequence_folders
+from .sequences import LAYOUTS, read_boxes, sequence_folders
 
 Boxes = Mapping[str, NDArray[np.float64]]  # name of a sequence -> (frames, 4), x, y, w, h in pixels
 

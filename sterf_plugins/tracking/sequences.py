@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ..checks import one_of
 from ..events.gtp import STEPS
+from ..files import lines_of
 
 # layout -> file of the labels, number of the first image
 LAYOUTS = {"fe108": ("groundtruth_rect.txt", 1), "visevent": ("groundtruth.txt", 0)}
@@ -207,21 +208,6 @@ def check_unit(sequence: Sequence, labels: Path) -> None:
             f"{labels}: {beyond.sum()} of {len(x)} boxes reach beyond the image of {width} x {height} pixels, and look like two "
             f"corners; boxes are x, y, w, h."
         )
-
-
-def lines_of(path: Path) -> list[str]:
-    """The lines of a text file, without spaces around them; empty ones are left out.
-
-    Raises:
-        ValueError: it is missing, or no text in UTF-8.
-    """
-    if not path.is_file():
-        raise ValueError(f"there is no file {path}.")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text file in UTF-8 ({error.reason}); save it as one.") from error
-    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def read_boxes(path: Path) -> NDArray[np.float64]:

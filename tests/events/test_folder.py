@@ -210,8 +210,8 @@ def missing_in_list(root):
 BAD_FOLDERS = [
     (empty_class, {}, r"the class folder .*empty has no recording \(.*\.npz"),
     (same_name, {}, r"r0\.\w+ and .*r0\.\w+ have the same name"),
-    (missing_in_list, dict(split="list.txt"), r"list.txt, line 2 names 2/r77, which is no recording"),
-    (None, dict(split="other.txt"), "there is no list of recordings .*other.txt"),
+    (missing_in_list, dict(split="list.txt"), r"list.txt names 2/r77, which is no recording"),
+    (None, dict(split="other.txt"), "there is no file .*other.txt"),
     (None, dict(split="val"), "`split` is 'val'; allowed: 'train', 'test'"),
     (None, dict(layout="n_cars"), "there is no folder .*n-cars_train"),
     (None, dict(layout="imagenet"), "`layout` is 'imagenet'; allowed: 'folders'"),

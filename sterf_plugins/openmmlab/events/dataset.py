@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from ...checks import one_of, positive_int
 from ...events.random_access import IndexedRecording, index_recording
+from ...files import lines_of
 from ...registry import DATASETS
 from .labels import UNITS, Labels, read_coco, read_prophesee
 
@@ -65,11 +66,15 @@ class EventDetDataset(BaseDetDataset):
         classes = self.metainfo["classes"]
         if not classes:
             raise ValueError("EventDetDataset needs the names of its classes: metainfo=dict(classes=('car', …)).")
+        if len(set(classes)) < len(classes):
+            raise ValueError(f"`metainfo.classes` has a name twice: {', '.join(classes)}.")
         boxes, folder = Path(self.ann_file or self.data_prefix["img"]), Path(self.data_prefix["img"])
         if boxes.suffix == ".json":
             labels = read_coco(boxes, folder, classes, self.time_unit)
         else:
             labels = read_prophesee(boxes, folder, classes, self.time_unit, self.ignored_class_ids)
+        if not labels:
+            raise ValueError(f"{boxes} has no labelled time, and so there is no image.")
         labels = sorted(self._chosen(labels), key=lambda label: (label.recording, label.time))
         groups = [(path, list(own)) for path, own in groupby(labels, key=lambda label: label.recording)]
         cache = Path(self.cache or Path(self.data_root or ".") / "event_cache")
@@ -95,7 +100,7 @@ class EventDetDataset(BaseDetDataset):
                 raise ValueError(
                     f"`names` is {names!r}, and there is no file {path}; it has a recording's name a line."
                 )
-            names = path.read_text().split()
+            names = lines_of(path)
         present = {label.recording.stem.removesuffix("_td") for label in labels}
         wanted = {Path(name).name.removesuffix("_td") for name in names}
         if not wanted or wanted - present:
@@ -143,7 +148,7 @@ class EventDetDataset(BaseDetDataset):
             )
         if self.count is not None and self.count > recording.number:
             raise ValueError(f"`count` is {self.count}, and {path} has {recording.number} events; give fewer.")
-        if times[0] > recording.last + (self.window or 0) or times[-1] <= recording.first:
+        if times[-1] > recording.last + (self.window or length) or times[-1] <= recording.first:
             raise ValueError(
                 f"{path}: its labels are at {times[0]} to {times[-1]} µs, and its events at {recording.first} to "
                 f"{recording.last} µs; `time_unit` {self.time_unit!r} may be wrong: us, ms or s."

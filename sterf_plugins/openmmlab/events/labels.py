@@ -1,10 +1,11 @@
 """True boxes of recordings, from COCO's json or from Prophesee's structured arrays."""
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.lib.recfunctions import structured_to_unstructured
@@ -42,7 +43,7 @@ def read_coco(path: Path, folder: Path, classes: Sequence[str], unit: str) -> li
     Boxes of categories that are not among the classes are left out, as in mmdet.
 
     Raises:
-        ValueError: it is no such file, or has no category of a class's name.
+        ValueError: it is no such file, has no category of a class's name, or an entry is not as COCO has it.
     """
     if not path.is_file():
         raise ValueError(f"there is no file of boxes {path}; give `ann_file`, a COCO json or a folder of .npy files.")
@@ -59,21 +60,60 @@ def read_coco(path: Path, folder: Path, classes: Sequence[str], unit: str) -> li
             f"{', '.join(map(repr, numbers))}."
         )
     label = {numbers[name]: i for i, name in enumerate(classes)}
+    if len(numbers) < len(document["categories"]):
+        raise ValueError(
+            f"{path} has two categories of one name: {', '.join(c['name'] for c in document['categories'])}."
+        )
+    ids = {image.get("id") for image, _ in images}
+    if None in ids or len(ids) < len(images):
+        raise ValueError(f"{path} has images without an id, or two with the same; each needs its own.")
     found = defaultdict(list)
-    for annotation in document.get("annotations", []):
+    for i, annotation in enumerate(document.get("annotations", [])):
+        missing = [key for key in ("image_id", "category_id", "bbox") if key not in annotation]
+        if missing or annotation["image_id"] not in ids or annotation["category_id"] not in numbers.values():
+            raise ValueError(
+                f"{path}: annotation {i} has no {missing[0]}." if missing else
+                f"{path}: annotation {i} is of image {annotation['image_id']} and category {annotation['category_id']}, and the "
+                f"file does not have both."
+            )  # fmt: skip
         if annotation["category_id"] in label:
             found[annotation["image_id"]].append(annotation)
     result = []
     for image, name in images:
+        where = f"{path}: image {image['id']}"
         time = next((image[key] for key in TIMES if key in image), None)
         if time is None:
-            raise ValueError(f"{path}: image {image['id']} has no time; each needs one of {', '.join(TIMES)}.")
+            raise ValueError(f"{where} has no time; each needs one of {', '.join(TIMES)}.")
         own = found[image["id"]]
-        boxes = np.array([a["bbox"] for a in own], np.float64).reshape(-1, 4)
+        boxes = _boxes(where, [a["bbox"] for a in own])
         crowd = [bool(a.get("iscrowd")) for a in own]
         classes_of = [label[a["category_id"]] for a in own]
-        result.append(Labels(folder / name, round(time * UNITS[unit]), boxes, classes_of, crowd, image["id"]))
+        result.append(Labels(folder / name, _time(where, time, unit), boxes, classes_of, crowd, image["id"]))
     return result
+
+
+def _boxes(where: str, boxes: Sequence | np.ndarray) -> np.ndarray:
+    """Boxes as an array (N, 4).
+
+    Raises:
+        ValueError: one of them is something else than four finite numbers.
+    """
+    for box in boxes:
+        values = np.asarray(box)
+        if values.shape != (4,) or values.dtype.kind not in "iuf" or not np.isfinite(values).all():
+            raise ValueError(f"{where} has the box {box}; it must be four finite numbers x, y, w, h, in pixels.")
+    return np.array(boxes, np.float64).reshape(-1, 4)
+
+
+def _time(where: str, time: Any, unit: str) -> int:
+    """A label's time in microseconds.
+
+    Raises:
+        ValueError: it is no number.
+    """
+    if isinstance(time, bool) or not isinstance(time, (int, float)) or not math.isfinite(time):
+        raise ValueError(f"{where} has the time {time!r}; it must be a number.")
+    return round(time * UNITS[unit])
 
 
 def read_prophesee(
@@ -102,8 +142,10 @@ def _of_array(path: Path, folder: Path, classes: Sequence[str], unit: str, ignor
         raise ValueError(
             f"{path} has {', '.join(names) or 'no fields'}; boxes are a structured array with t, {', '.join(_FIELDS)}."
         )
+    if array["class_id"].dtype.kind not in "iu":
+        raise ValueError(f"{path} has class_id of type {array['class_id'].dtype}; it must be whole numbers.")
     array = array[~np.isin(array["class_id"], list(ignored))]
-    wrong = array["class_id"][array["class_id"] >= len(classes)]
+    wrong = array["class_id"][(array["class_id"] < 0) | (array["class_id"] >= len(classes))]
     if len(wrong):
         raise ValueError(
             f"{path} has class_id {int(wrong[0])}, and `metainfo.classes` names {len(classes)}: {', '.join(classes)}. Name "
@@ -113,8 +155,8 @@ def _of_array(path: Path, folder: Path, classes: Sequence[str], unit: str, ignor
     result = []
     for moment in np.unique(array[time]):
         own = array[array[time] == moment]
-        boxes = structured_to_unstructured(own[["x", "y", "w", "h"]], np.float64)
-        when = round(moment.item() * UNITS[unit])
+        boxes = _boxes(str(path), structured_to_unstructured(own[["x", "y", "w", "h"]], np.float64))
+        when = _time(str(path), moment.item(), unit)
         result.append(Labels(recording, when, boxes, own["class_id"].tolist(), [False] * len(own), None))
     return result
 
