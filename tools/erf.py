@@ -294,6 +294,8 @@ def compute(args: argparse.Namespace, job, size: tuple[int, int], folder: Path, 
         inputs, options = given_inputs(args), options | dict(wrt=entries(args), axes=args.axes)
     else:
         inputs = inputs_for(args.images, loaded, size, args.num, args.seed, protocol.squashed)
+        if getattr(getattr(model, "data_preprocessor", None), "time_steps", 1) > 1 and args.images != "noise":
+            steps = None  # images of events have their time steps
         if loaded.config is not None:
             from sterf_plugins.openmmlab.runtime.tensor_forward import forward_for
 

@@ -4,11 +4,15 @@ import itertools
 from collections.abc import Iterator, Sequence
 from glob import glob
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from ..events import windows
+from ..events.readers import FORMATS
 from .examples import photographs
 from .loading import Loaded
 
@@ -24,7 +28,7 @@ def image_files(folder: str, limit: int) -> list[Path]:
     root = Path(folder)
     if not root.is_dir():
         raise ValueError(
-            f"--images {folder}: no such folder. Give a folder of images, 'noise', 'val' or 'photographs'."
+            f"--images {folder}: no such folder. Give a folder of images, a recording of events, 'noise', 'val' or 'photographs'."
         )
     files = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES)
     if not files:
@@ -109,8 +113,8 @@ def inputs_for(
     """The images that ``--images`` of a tool names, as (1, C, H, W) tensors.
 
     Args:
-        source: "noise", "val" for the config's validation set, "photographs" for those of the extra ``examples``, or a
-            folder.
+        source: "noise", "val" for the config's validation set, "photographs" for those of the extra ``examples``, a
+            recording of events, or a folder.
         loaded: the model, which decides on normalisation and channels.
         size: (H, W) to which images are resized.
         count: number of images, or fewer if there are not so many.
@@ -125,8 +129,33 @@ def inputs_for(
         return noise(count, len(loaded.mean), size, seed)
     if source == "val":
         return validation_images(loaded, count, size)
+    if Path(source).suffix.lower() in FORMATS:
+        return from_recording(source, loaded, size, count)
     files = _evenly(photographs(), count) if source == "photographs" else image_files(source, count)
     return from_files(files, loaded, size, squash)
+
+
+def from_recording(source: str, loaded: Loaded, size: tuple[int, int], count: int) -> Iterator[Tensor]:
+    """Windows of a recording of events, evenly spread over it: (1, C, H, W), or (T, 1, C, H, W) of a config with time steps.
+
+    They are drawn as the config's ``LoadEvents`` says, or for a model without one by its channels: histograms for two, event
+    images with a trajectory for three, voxel grids otherwise.
+    """
+    model: Any = loaded.config.model if loaded.config is not None else {}
+    dataset = (loaded.config.get("test_dataloader") or {}).get("dataset", {}) if model else {}
+    drawn = next((t for t in dataset.get("pipeline", ()) if str(t["type"]).endswith("LoadEvents")), None)
+    if drawn is not None:
+        options = {name: value for name, value in drawn.items() if name not in ("type", "representation")}
+        kind = drawn.get("representation", "histogram")
+    else:
+        channels = len(loaded.mean)
+        kind = {2: "histogram", 3: "gtp"}.get(channels, "voxel_grid")
+        options = dict(bins=channels) if kind == "voxel_grid" else {}
+    steps = (model.get("data_preprocessor") or {}).get("time_steps", 1) if model else 1
+    for images in windows(source, count, kind, **options):
+        x = torch.from_numpy(images)
+        x = x.unsqueeze(1) if steps > 1 else x.flatten(0, 1).unsqueeze(0)
+        yield F.interpolate(x.flatten(0, -4), size, mode="bilinear", antialias=True).unflatten(0, x.shape[:-3])
 
 
 def noise(count: int, channels: int, size: tuple[int, int], seed: int) -> Iterator[Tensor]:
@@ -155,7 +184,13 @@ def validation_images(loaded: Loaded, count: int, size: tuple[int, int]) -> Iter
 
 
 def displayed(tensor: Tensor, loaded: Loaded) -> np.ndarray:
-    """The first image of a normalised batch (B, C, H, W), as an RGB picture (H, W, 3) with values in [0, 1]."""
+    """The first image of a normalised batch (B, C, H, W), as an RGB picture (H, W, 3) with values in [0, 1].
+
+    Events, which are no colours or have a time axis, are grey on white.
+    """
+    if tensor.ndim > 4 or tensor.shape[-3] not in (1, 3):
+        amount = tensor.flatten(0, -4).cpu().abs().sum((0, 1))
+        return (1 - amount / amount.max().clamp(min=1e-9)).expand(3, *amount.shape).permute(1, 2, 0).numpy()
     image = tensor[0].cpu() * _column(loaded.std) + _column(loaded.mean)
     image = (image.flip(0) if loaded.bgr else image) / 255
     return image.expand(3, *image.shape[1:]).permute(1, 2, 0).clamp(0, 1).numpy()

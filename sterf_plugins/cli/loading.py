@@ -224,8 +224,8 @@ def build_config(config: Any, label: str) -> Loaded:
     mean = getattr(preprocessor, "mean", None)
     flat = (lambda t: tuple(float(v) for v in t.flatten())) if mean is not None else None
     middle, scale = (0.0, 1.0) if getattr(model, "takes_bytes", False) else (127.5, 127.5)
-    means = flat(preprocessor.mean) if flat else (middle,) * 3
-    stds = flat(preprocessor.std) if flat else (scale,) * 3
+    means = flat(preprocessor.mean) if flat else (middle,) * _channels(model)
+    stds = flat(preprocessor.std) if flat else (scale,) * len(means)
     size = getattr(preprocessor, "size", None) or (512, 512)
     return Loaded(label, model, (int(size[0]), int(size[1])), means, stds, bgr, config)
 

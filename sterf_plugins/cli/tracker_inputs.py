@@ -6,8 +6,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ..events import Events, Recording, gtp
+from ..events import Events, Recording, gtp, windows
+from ..events.readers import FORMATS
+from ..tracking.crops import SEARCH_FACTOR, TEMPLATE_FACTOR, square_crop
 from ..tracking.fields import CELL, as_input, highest_cell, labelled_pairs
+from ..tracking.recordings import RecordedSequence, Scratch, labels_beside
+from ..tracking.sequences import LAYOUTS
 from .loading import Loaded
 
 RATE = 0.4  # random events of a pixel in an image
@@ -24,7 +28,8 @@ def tracker_inputs(source: str, loaded: Loaded, count: int, seed: int, peak: boo
 
     Args:
         source: "noise" for images of random events; "val" for the data set of the config's test, or the folder of another one
-            in the same layout. There, the search region lies around the labelled box, so that the object is in its middle.
+            in the same layout, where the search region lies around the labelled box, so that the object is in its middle; or a
+            recording: with the labels in its folder, or without any, the middle of the sensor, as where nothing has moved.
         loaded: the tracker.
         count: number of pairs, or fewer if there are not so many.
         seed: seed of the random events.
@@ -42,6 +47,8 @@ def tracker_inputs(source: str, loaded: Loaded, count: int, seed: int, peak: boo
             {name: as_input(_random_image(rng, side, network.T)) for name, side in zip(names, sides, strict=True)}
             for _ in range(count)
         ]
+    elif Path(source).suffix.lower() in FORMATS:
+        pairs = _of_recording(Path(source), count, network.T, sides)
     else:
         from mmengine.registry import DATASETS
 
@@ -61,3 +68,23 @@ def _random_image(rng: np.random.Generator, side: int, T: int) -> np.ndarray:
     events = Events.of(t, *rest)
     recording = Recording(Path("random events"), (side, side), lambda: iter([events]))
     return np.stack([image.pixels for image in gtp(recording, times, T) if image.interval == 3])
+
+
+def _of_recording(path: Path, count: int, T: int, sides: tuple[int, int]) -> list[dict[str, Tensor]]:
+    """Pairs of a recording, around its labelled boxes or the middle of its images."""
+    folder = path.resolve().parent
+    layout = next((name for name, (labels, _) in LAYOUTS.items() if (folder / labels).is_file()), None)
+    if layout is not None:
+        boxes, first = labels_beside(path)
+        return labelled_pairs([RecordedSequence(folder.name, boxes, folder, T, first, None, Scratch())], count, sides)
+    pairs = []
+    for image in windows(path, count, "gtp", T):
+        pixels = image.transpose(0, 2, 3, 1).astype(np.uint8)
+        side = min(pixels.shape[1:3]) / SEARCH_FACTOR
+        box = ((pixels.shape[2] - side) / 2, (pixels.shape[1] - side) / 2, side, side)
+        crops = [
+            square_crop(pixels, box, factor, size).pixels
+            for factor, size in zip((TEMPLATE_FACTOR, SEARCH_FACTOR), sides, strict=True)
+        ]
+        pairs.append(dict(template=as_input(crops[0]), search=as_input(crops[1])))
+    return pairs

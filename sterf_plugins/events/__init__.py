@@ -17,6 +17,7 @@ from .representations import (
     voxel_grid,
 )
 from .shapes import SHAPES, raster
+from .windows import windows
 from .writers import write_recording
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "time_surface",
     "trajectory_prompt",
     "voxel_grid",
+    "windows",
     "write_events",
     "write_recording",
 ]

@@ -398,3 +398,86 @@ def test_stock_yolox_trains_two_iterations_on_events(forked, data, tmp_path):
     assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-3000:]
     found = losses(tmp_path / "work")
     assert len(found) == 2 and np.isfinite(found).all() and found[0] != found[1]
+
+
+def test_arrays_and_json_that_say_nothing_or_nonsense(data, tmp_path):
+    root = tmp_path / "root"
+    shutil.copytree(data / "train", root / "train")
+    for file in sorted((root / "train").glob("*.npy"))[1:]:
+        file.unlink()
+    (file,) = (root / "train").glob("*.npy")
+    good = np.load(file)
+    for change, message in (
+        (dict(x=np.nan), "has the box .*nan.*; it must be four finite numbers"),
+        (dict(w=np.inf), "has the box .*inf.*; it must be four finite numbers"),
+        (dict(class_id=-1), "has class_id -1, and `metainfo.classes` names 3"),
+        (dict(class_id=0.5), "has class_id of type float64; it must be whole numbers"),
+        (dict(t=10**9), "its labels are at 20000 to 1000000000 .s, and its events"),
+        (dict(t=np.nan), "has the time nan; it must be a number"),
+    ):
+        kinds = [(n, type(change[n]) if n in change else good.dtype[n]) for n in good.dtype.names]
+        wrong = good.astype(kinds)
+        for name, value in change.items():
+            wrong[name][-1] = value
+        np.save(file, wrong)
+        with pytest.raises(ValueError, match=message):
+            dataset(root)
+    np.save(file, good[:0])
+    with pytest.raises(ValueError, match="train has no labelled time, and so there is no image"):
+        dataset(root)
+
+    coco = json.loads((data / "annotations" / "train.json").read_text())
+    images, annotations, categories = coco["images"][:1], coco["annotations"][:1], coco["categories"]
+    for change, message in (
+        (dict(images=[]), "annotation 0 is of image"),
+        (dict(images=[], annotations=[]), "has no labelled time"),
+        (dict(images=2 * images), "two with the same; each needs its own"),
+        (dict(images=[images[0] | {"t": "now"}]), "has the time 'now'; it must be a number"),
+        (dict(annotations=[annotations[0] | {"bbox": [1, 2, 3]}]), "has the box .1, 2, 3.; it must be four"),
+        (dict(annotations=[annotations[0] | {"category_id": 77}]), "annotation 0 is of image .* and category 77"),
+        (dict(annotations=[{"image_id": images[0]["id"], "category_id": 1}]), "annotation 0 has no bbox"),
+        (dict(categories=[*categories, dict(id=99, name="circle")]), "has two categories of one name: circle"),
+    ):
+        document = dict(images=images, annotations=annotations, categories=categories) | change
+        (root / "c.json").write_text(json.dumps(document))
+        with pytest.raises(ValueError, match=message):
+            dataset(root, ann_file="c.json")
+    np.save(file, good)
+    (root / "file").write_text("")
+    with pytest.raises(ValueError, match=r"cannot be copied to .*file.*: `cache`"):
+        dataset(root, cache=str(root / "file"))
+    with pytest.raises(ValueError, match="`bins` is no option of 'histogram'; it has none"):
+        dataset(root, [dict(type="sterf_plugins.LoadEvents", bins=3)])
+
+
+def test_images_with_time_steps_are_resized(data):
+    """For receptive fields: of the validation set, and noise, with as many channels as the backbone takes."""
+    from sterf_plugins.cli.loading import build_config
+    from sterf_plugins.openmmlab.runtime.dataset_images import from_dataset
+
+    preprocessor = MODELS.build(dict(type="sterf_plugins.EventDataPreprocessor", time_steps=4))
+    (image,) = from_dataset(dataset(data), preprocessor, [5], (32, 48))
+    assert image.shape == (4, 1, 2, 32, 48)
+    steps = dataset(data)[5]["inputs"].reshape(4, 2, 64, 96)
+    wanted = torch.nn.functional.interpolate(steps, (32, 48), mode="bilinear", antialias=True)
+    assert torch.equal(image[:, 0], wanted) and wanted.sum() > 100
+    config = load_config(str(CONFIGS / "retinanet_qkformer_fpn_event-shapes.py"))
+    assert len(build_config(config, "detector").mean) == 2
+
+
+@pytest.mark.slow
+def test_fields_of_a_detector_with_time_steps_on_a_recording(forked, data, tmp_path):
+    """Drawn as the config says."""
+    from sterf_plugins.erf import ERFResult
+
+    config = load_config(str(CONFIGS / "retinanet_qkformer_fpn_event-shapes.py"))
+    config.model.backbone.update(dim=32, num_heads=2)
+    config.model.neck.in_channels = [8, 16, 32]
+    config.dump(tmp_path / "small.py")
+    options = ["--num", 1, "--input-size", 64, 96, "--temporal", "--out", tmp_path / "fields", "--layers", "backbone"]
+    recording = data / "test" / "shapes000_td.h5"
+    result = forked(ROOT / "tools" / "erf.py", tmp_path / "small.py", "--images", recording, *options)
+    assert result.returncode == 0, result.stdout[-1000:] + result.stderr[-3000:]
+    (file,) = (tmp_path / "fields").glob("**/*.npz")
+    found = ERFResult.load(file)
+    assert next(iter(found.temporal.values())).shape[-1] == 4 and found.info["num_inputs"] == 1

@@ -109,3 +109,19 @@ def test_mistakes(forked, command, tmp_path):
     assert names == {"moving.h5", "cut.h5", "weights.pth", "full"} and [
         p.name for p in (tmp_path / "full").iterdir()
     ] == ["notes"]
+
+
+def test_fields_on_a_recording_without_labels(forked, command, tmp_path):
+    """Around the middle of the sensor; the recording is the one that is followed above."""
+    from sterf_plugins.erf import ERFResult
+
+    recording, _, config, _, weights = command[:5]
+    small = {key.removeprefix("model."): value for key, value in SMALL.items() if key.startswith("model.")}
+    spec = f"{config}(model={small})"
+    done = forked(
+        ROOT / "tools" / "erf.py", spec, weights, "--images", recording, "--num", "1", "--out", tmp_path / "fields",
+        "--layers", "head.branches.score",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    (file,) = (tmp_path / "fields").glob("**/*.npz")
+    assert sorted(ERFResult.load(file).layers) == ["head.branches.score@search", "head.branches.score@template"]

@@ -249,7 +249,7 @@ def test_hooks_measure_without_a_validation(forked, tmp_path):
 
     make(tmp_path / "data", "fe108", "train", ["a", "b"], T=2)
     config = ROOT / "configs" / "sd_track" / "sdtrack-tiny-2x2_conv_fe108.py"
-    hooks = "[dict(type='sterf_plugins.ERFHook',num_samples=2),dict(type='sterf_plugins.FiringRateHook',num_samples=2)]"
+    hooks = "[dict(type='sterf_plugins.ERFHook',num_samples=1),dict(type='sterf_plugins.FiringRateHook',num_samples=1)]"
     more = {"model.arch": "dict(embed_dims=[8,8,16,16],num_heads=2,depths=[1,1,1,1,1])", "custom_hooks": hooks}
     command = [ROOT / "tools" / "train.py", config, "--work-dir", tmp_path / "measured"]
     done = forked(*command, *options(tmp_path / "data", **more))

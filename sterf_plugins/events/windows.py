@@ -1,0 +1,36 @@
+"""Images of a recording that are evenly spread over it, for whoever wants some inputs of a network and has no labels."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..checks import one_of, positive_int
+from .readers import open_recording
+from .representations import REPRESENTATIONS, Images, equal_times
+
+
+def windows(path: str | Path, count: int, kind: str = "histogram", parts: int = 1, **options: Any) -> Iterator[Images]:
+    """Cut a recording into equally long windows, and draw each; memory holds the events of one.
+
+    Args:
+        path: the recording, of any format that ``open_recording`` reads.
+        count: number of windows.
+        kind: "histogram", "voxel_grid", "time_surface" or "gtp"; see ``events.representations``.
+        parts: equally long intervals of a window, each with an image.
+        **options: of the representation.
+
+    Yields:
+        float32 (parts, C, H, W).
+
+    Raises:
+        ValueError: the recording cannot be read, has no events, or is too short.
+    """
+    one_of("kind", kind, REPRESENTATIONS)
+    count, parts = positive_int("count", count), positive_int("parts", parts)
+    recording = open_recording(path)
+    ends = [(int(events.t[0]), int(events.t[-1])) for events in recording]
+    if not ends:
+        raise ValueError(f"{path} has no events.")
+    times = equal_times(ends[0][0], ends[-1][1] + 1, count * parts)
+    for i, events in enumerate(recording.slices(boundaries=times[::parts])):
+        yield REPRESENTATIONS[kind](events, recording.size, times[i * parts : (i + 1) * parts + 1], **options)
