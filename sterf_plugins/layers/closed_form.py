@@ -57,7 +57,7 @@ class _ClosedForm(_Base):
         if not self._has_closed_form(x_seq):
             return super().multi_step_forward(x_seq)
         if not transformed() and not (x_seq.requires_grad and torch.is_grad_enabled()):
-            return _fire(x_seq, self)
+            return super().multi_step_forward(x_seq) if torch.jit.is_tracing() else _fire(x_seq, self)
         still = is_still(x_seq) and not transformed()
         return _Spikes.apply(x_seq, self, still)[0]
 
