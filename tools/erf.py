@@ -7,7 +7,7 @@
     python tools/erf.py before.pth after.pth --model NAME --images val --out work_dirs/change
     python tools/erf.py configs/sd_track/sdtrack-tiny-4x1_srb-e4_fe108.py CHECKPOINT.pth --images val --out work_dirs/track
     python tools/erf.py NAME CHECKPOINT.pth --against baseline.npz --fail-if 'area_90>5%' --out work_dirs/check
-    python tools/erf.py torchvision.models.video:r3d_18 --inputs 3x16x64x64 --axes NCTHW --layers 'layer*' --out work_dirs/video
+    python tools/erf.py torchvision.models.video:r3d_18 --inputs clips.npy --axes NCTHW --layers 'layer*' --out work_dirs/video
 
 A model is a timm name, an OpenMMLab config (a path, mmdet::…, mmseg::…) or module:factory, with options in parentheses
 and a label before an equals sign if wanted: "LIF=sterf_plugins.backbones:SpikingCNN(neuron='lif', tau=4.0)". A study is
@@ -40,7 +40,7 @@ from sterf_plugins.cli.checkpoints import add_checkpoint_option
 from sterf_plugins.cli.comparison import TABLE, add_comparison_options, check_comparison, compare, compared_models
 from sterf_plugins.cli.console import check_device, check_writable, run_tool
 from sterf_plugins.cli.erf_curves import add_curve_options, print_theory, sizes_of
-from sterf_plugins.cli.erf_inputs import add_input_options, entries, given_inputs
+from sterf_plugins.cli.erf_inputs import add_input_options, entries, given_inputs, is_noise
 from sterf_plugins.cli.field_check import CHECK_FILES, add_check_options, asked_changes, check_models
 from sterf_plugins.cli.images import displayed, inputs_for
 from sterf_plugins.cli.loading import Loaded, is_config, load_model, parse_spec
@@ -289,9 +289,7 @@ def compute(args: argparse.Namespace, job, size: tuple[int, int], folder: Path, 
         inputs, layers, options = of_tracker(args, loaded, layers)
         steps, timed = None, model.T > 1  # the inputs have their time steps
     elif args.inputs:
-        if loaded.config is not None:
-            raise ValueError(f"--inputs is for models that are no config; the inputs of {label} are images.")
-        inputs, options = given_inputs(args), options | dict(wrt=entries(args), axes=args.axes)
+        inputs, options = given_inputs(args, loaded), options | dict(wrt=entries(args), axes=args.axes)
     else:
         inputs = inputs_for(args.images, loaded, size, args.num, args.seed, protocol.squashed)
         if getattr(getattr(model, "data_preprocessor", None), "time_steps", 1) > 1 and args.images != "noise":
@@ -324,7 +322,8 @@ def compute(args: argparse.Namespace, job, size: tuple[int, int], folder: Path, 
         state=folder / f".{slug}.{hashlib.sha256(json.dumps(request).encode()).hexdigest()[:12]}.state",
     )
     weights = "random" if untrained else Path(checkpoint).name if checkpoint else "pretrained"
-    result.info |= dict(model=spec, checkpoint=checkpoint, request=request, weights=weights, images=args.images)
+    images = "" if args.inputs and not is_noise(args) else args.images  # "": inputs of any kind
+    result.info |= dict(model=spec, checkpoint=checkpoint, request=request, weights=weights, images=images)
     if theory:
         fields = theoretical_rf(
             model,
@@ -414,7 +413,7 @@ def main() -> None:
             f"{'--sizes' if args.sizes else '--input-size'} {min(sizes[0])}: an image has at least 1 pixel a side."
         )
     asked_changes(args, size)
-    given_inputs(args)
+    given_inputs(args, first)
     sweeps = {
         label: {s: compute(args, (f"{label} {s[0]}px" if args.sizes else label, *rest), s, folder, args.theory and s == size)
                 for s in sizes}

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ import torch
 from PIL import Image
 
 from sterf_plugins.cli import console
+from sterf_plugins.cli.erf_inputs import entries, given_inputs
+from sterf_plugins.cli.loading import Loaded
 from sterf_plugins.erf import ERFResult, FieldCheck
 from sterf_plugins.erf.protocols import PROTOCOLS
 
@@ -423,14 +426,44 @@ def test_several_inputs_and_videos(run, tmp_path):
 
 
 def test_noise_of_the_shapes_that_are_given():
-    from argparse import Namespace
-
-    from sterf_plugins.cli.erf_inputs import entries, given_inputs
-
-    unused = dict(theory=False, check=[], sizes=None, input_size=None, time_steps=None, temporal=False, images="noise")
-    options = Namespace(**unused, inputs=["3x8x6", "3x4x4"], wrt=["1"], axes=None, num=5, seed=0)
-    pair = given_inputs(options)
+    options, loaded = input_options(inputs=["3x8x6", "3x4x4"], wrt=["1"])
+    pair = given_inputs(options, loaded)
     assert [tuple(x.shape) for x in pair] == [(5, 3, 8, 6), (5, 3, 4, 4)] and entries(options) == [1]
-    assert torch.equal(pair[0], given_inputs(options)[0])  # the seed decides
+    assert torch.equal(pair[0], given_inputs(options, loaded)[0])  # the seed decides
     options.inputs, options.axes, options.wrt = ["7x3x8x6"], "TNCHW", ["search"]
-    assert given_inputs(options).shape == (7, 5, 3, 8, 6) and entries(options) == ["search"]
+    assert given_inputs(options, loaded).shape == (7, 5, 3, 8, 6) and entries(options) == ["search"]
+
+
+def input_options(**options):
+    """The options of the tool about inputs, and a model that takes RGB images."""
+    unused = dict(theory=False, check=[], sizes=None, input_size=None, time_steps=None, temporal=False, images="noise")
+    loaded = Loaded("net", torch.nn.Identity(), (8, 8), (100.0, 110.0, 120.0), (50.0, 50.0, 50.0))
+    return Namespace(**(unused | dict(axes=None, wrt=None, num=5, seed=0) | options)), loaded
+
+
+def test_inputs_from_files(tmp_path):
+    """Arrays with their batch axis, and folders of images, which are normalised as the model's images are."""
+    clips = np.random.default_rng(0).standard_normal((4, 7, 2, 8, 6)).astype(np.float32)
+    np.save(tmp_path / "clips.npy", clips)
+    options, loaded = input_options(inputs=[f"{tmp_path}/clips.npy"], axes="TNCHW")
+    np.testing.assert_array_equal(given_inputs(options, loaded), clips[:, :5])  # the first five of seven
+
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i in range(6):
+        Image.new("RGB", (12, 9), (10 * i, 110, 120)).save(folder / f"{i}.png")
+    np.save(tmp_path / "search.npy", clips[0, :5])
+    options, _ = input_options(inputs=[f"search={tmp_path}/search.npy", f"template={folder}@3x4x4"])
+    pair = given_inputs(options, loaded)
+    np.testing.assert_array_equal(pair["search"], clips[0, :5])
+    assert pair["template"].shape == (5, 3, 4, 4) and not pair["template"][:, 1:].any()
+    assert torch.allclose(pair["template"][:, 0, 0, 0], torch.tensor([-2.0, -1.8, -1.6, -1.4, -1.2]))
+
+    (tmp_path / "text.npy").write_text("no array")
+    for source, message in (("text.npy", "is no readable array"), ("photos@1x4x4", "are 3xROWSxCOLUMNS"),
+                            ("none.npy", "give a shape such as 3x64x64")):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            given_inputs(input_options(inputs=[f"{tmp_path}/{source}"])[0], loaded)
+    loaded.config = object()
+    with pytest.raises(ValueError, match=r"net takes images: give --images DIR, val or noise, and --input-size H W"):
+        given_inputs(options, loaded)
