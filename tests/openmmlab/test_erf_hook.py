@@ -43,7 +43,7 @@ def config_for(shapes, work_dir, task="mask-rcnn", iterations=4, **erf):
     # With and without the ERF hook alike: validation itself must not touch the training's randomness.
     config.default_hooks.random_state = dict(type="sterf_plugins.RandomStateHook")
     if erf:
-        config.default_hooks.erf = dict(type="sterf_plugins.ERFHook", num_samples=2, input_size=64, **erf)
+        config.default_hooks.erf = dict(type="sterf_plugins.ERFHook", num_samples=2, input_size=64) | erf
     config.work_dir = str(work_dir)
     config.experiment_name = f"erf{abs(hash(str(work_dir)))}"
     config.visualizer.name = config.experiment_name  # mmengine keeps one visualizer per name and process
@@ -230,10 +230,11 @@ def test_scalars_reach_tensorboard(shapes, tmp_path):
 
 @pytest.mark.slow
 def test_default_layers_are_the_backbones_outputs_and_the_start_is_there(shapes, tmp_path):
-    train(config_for(shapes, tmp_path, "fpn", iterations=2, at_start=True))
+    train(config_for(shapes, tmp_path, "fpn", iterations=2, at_start=True, input_size=None))
     results = sorted(tmp_path.glob("2*/vis_data/erf/*.npz"))
     assert [p.stem for p in results] == ["0", "2"]
     start, end = (ERFResult.load(p) for p in results)
+    assert start.info["input_shape"] == [3, 128, 128]  # the crops of the training
     assert start.layers == [f"backbone[{i}]" for i in range(4)]
     assert not np.array_equal(start.spatial["backbone[3]"], end.spatial["backbone[3]"])
     logged = next(tmp_path.glob("2*/*.log")).read_text()
@@ -283,3 +284,17 @@ def test_bad_arguments_are_found_before_training(shapes, tmp_path, erf, message)
     with pytest.raises(ValueError, match=message):
         train(config)
     assert not list(tmp_path.glob("*.pth"))
+
+
+def test_images_have_the_size_of_the_training():
+    """That of a segmentor's crops; a detector's is what its pipeline gives, padded as its preprocessor does it."""
+    from mmdet.models import DetDataPreprocessor
+    from mmdet.structures import DetDataSample
+    from mmseg.models import SegDataPreProcessor
+
+    from sterf_plugins.openmmlab.runtime.dataset_images import image_size
+
+    sample = DetDataSample(metainfo=dict(img_shape=(70, 90)))
+    dataset = [dict(inputs=torch.zeros(3, 70, 90, dtype=torch.uint8), data_samples=sample)]
+    assert image_size(DetDataPreprocessor(pad_size_divisor=32), dataset) == (96, 96)
+    assert image_size(SegDataPreProcessor(size=(64, 128)), dataset) == (64, 128)

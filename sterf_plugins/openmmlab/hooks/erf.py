@@ -26,7 +26,7 @@ from ...stems import CovariantRFConv2d
 from ...tracking.fields import LAYERS, field_options, labelled_pairs
 from ...tracking.sd_track import SDTrack
 from ...undisturbed import preserved_random_state
-from ..runtime.dataset_images import from_dataset, spread
+from ..runtime.dataset_images import from_dataset, image_size, spread
 from ..runtime.tensor_forward import forward_for
 from .moments import MeasuringHook, dataset_of, log_scalars
 from .plain_model import plain_model, training_step
@@ -52,7 +52,8 @@ class ERFHook(MeasuringHook):
         interval: compute at every ``interval``-th validation, or checkpoint where there is no validation, and at the last one.
         num_samples: images to average over.
         source: "val" for normalised validation images, "noise" for standard normal noise.
-        input_size: (height, width) to which images are resized; an int for squares.
+        input_size: (height, width) to which images are resized; an int for squares. ``None`` for the size of the crops that
+            a segmentor is trained on, else of the first validation image behind its pipeline.
         at_start: also compute it before the first iteration.
         position: target position, see ``sterf_plugins.erf.compute_erf``.
         weights: "raw", or "ema" to look at the averaged weights of an ``EMAHook``.
@@ -75,7 +76,7 @@ class ERFHook(MeasuringHook):
         interval: int = 1,
         num_samples: int = 8,
         source: str = "val",
-        input_size: int | tuple[int, int] = 224,
+        input_size: int | tuple[int, int] | None = None,
         at_start: bool = False,
         position="center",
         weights: str = "raw",
@@ -102,7 +103,7 @@ class ERFHook(MeasuringHook):
         self.interval = positive_int("interval", interval)
         self.num_samples = positive_int("num_samples", num_samples)
         self.source = source
-        size = (input_size, input_size) if isinstance(input_size, int) else tuple(input_size)
+        size = (input_size, input_size) if isinstance(input_size, int) else tuple(input_size or ())
         self.input_size = tuple(positive_int("input_size", n) for n in size)
         self.at_start = at_start
         self.seed = seed
@@ -211,16 +212,17 @@ class ERFHook(MeasuringHook):
     def _images(self, runner, model) -> Iterator[torch.Tensor]:
         """This process's images (1, C, H, W), read lazily, so that an unreadable file is an error of all processes."""
         device = next(model.parameters()).device
+        dataset = dataset_of(runner)
+        size = self.input_size or image_size(model.data_preprocessor, dataset)
         rank, world = get_rank(), get_world_size()
         if self.source == "noise":
             channels = _image_channels(model)
             generator = torch.Generator().manual_seed(self.seed)
-            whole = torch.randn(self.num_samples, channels, *self.input_size, generator=generator)
+            whole = torch.randn(self.num_samples, channels, *size, generator=generator)
             yield from whole[rank::world].to(device).split(1) if len(whole) > rank else ()
         else:
-            dataset = dataset_of(runner)
             indices = spread(self.num_samples, dataset)[rank::world]
-            yield from from_dataset(dataset, model.data_preprocessor, indices, self.input_size)
+            yield from from_dataset(dataset, model.data_preprocessor, indices, size)
 
     def _log(self, runner, result: ERFResult, step: int) -> None:
         """Log scalars in every process, so that all have the same; write files and pictures in the first one."""

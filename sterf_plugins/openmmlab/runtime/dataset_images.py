@@ -14,8 +14,8 @@ def spread(count: int, dataset) -> list[int]:
     return [i * len(dataset) // count for i in range(count)]
 
 
-def from_dataset(dataset, preprocessor, indices: Iterable[int], size: tuple[int, ...]) -> Iterator[Tensor]:
-    """Images at ``indices``, normalised by the model's preprocessor, resized to ``size`` (H, W).
+def from_dataset(dataset, preprocessor, indices: Iterable[int], size: tuple[int, ...] | None) -> Iterator[Tensor]:
+    """Images at ``indices``, normalised by the model's preprocessor, resized to ``size`` (H, W) if it is given.
 
     Each is (1, C, H, W), or (T, 1, C, H, W) where the preprocessor makes time steps.
     """
@@ -23,10 +23,24 @@ def from_dataset(dataset, preprocessor, indices: Iterable[int], size: tuple[int,
         batch = pseudo_collate([dataset[index]])
         with torch.no_grad():
             image = preprocessor(batch, False)["inputs"]
-        yield resized(image.float(), size)
+        yield image.float() if size is None else resized(image.float(), size)
 
 
 def resized(images: Tensor, size: tuple[int, ...]) -> Tensor:
     """Images (..., C, H, W) of another (H, W)."""
     flat = images.flatten(0, -4)
     return F.interpolate(flat, size, mode="bilinear", antialias=True).unflatten(0, images.shape[:-3])
+
+
+def image_size(preprocessor, dataset) -> tuple[int, int]:
+    """(H, W) of the images that a model trains on: the crops that its preprocessor expects, else those of the first entry.
+
+    Args:
+        preprocessor: the model's; that of a segmentor has a ``size``.
+        dataset: images as they are validated.
+    """
+    size = getattr(preprocessor, "size", None)
+    if size is not None:
+        return size[0], size[1]
+    height, width = next(from_dataset(dataset, preprocessor, [0], None)).shape[-2:]
+    return height, width
