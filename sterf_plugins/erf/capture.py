@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from typing import Any
 
 import torch
@@ -178,17 +178,21 @@ def _tensors(name: str, result: Any) -> list[tuple[str, Tensor]]:
         raise ValueError(
             f"layer {name!r} gives a packed sequence, which has no places; name a layer before or after it."
         )
+    if is_dataclass(result):
+        result = vars(result)
     if isinstance(result, dict):
         items: Iterable[tuple[Any, Any]] = list(result.items())
     elif isinstance(result, (list, tuple)):
         items = list(enumerate(result))
     else:
-        raise ValueError(f"layer {name!r} gives a {type(result).__name__}; tensors, tuples and dicts are understood.")
+        raise ValueError(
+            f"layer {name!r} gives a {type(result).__name__}; tensors, tuples, dicts and dataclasses are understood."
+        )
     tensors = []
     for key, value in items:
         if isinstance(value, Tensor) and value.is_floating_point():
             tensors.append((f"{name}[{key}]", value))
-        elif isinstance(value, (dict, list, tuple)):
+        elif isinstance(value, (dict, list, tuple)) or is_dataclass(value):
             tensors.extend(_tensors(f"{name}[{key}]", value))
     return tensors
 
@@ -197,6 +201,8 @@ def _checked(name: str, y: Tensor, module: nn.Module) -> Tensor:
     """The output; ``ValueError`` with the reason if gradients cannot start from it."""
     if y.is_quantized or type(module).__module__.startswith("torch.ao.nn.quantized"):
         raise ValueError(f"layer {name!r} is quantised, and its integers have no gradients; use the model before that.")
+    if y.is_nested or y.layout != torch.strided:
+        raise ValueError(f"layer {name!r} gives a nested or sparse tensor, which has no places; name another layer.")
     if not y.is_floating_point():
         raise ValueError(f"layer {name!r} gives {y.dtype}; gradients need a floating-point output.")
     if y.is_inference():

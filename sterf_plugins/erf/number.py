@@ -101,6 +101,11 @@ def _spread(pseudo: np.ndarray, sizes: Sequence[int]) -> float:
     return math.sqrt(float(np.mean((pseudo - share @ pseudo) ** 2 * share / (1 - share))))
 
 
+def _quarter_bias(number: Number, pseudo: Sequence[float], sizes: Sequence[int]) -> float:
+    """What ``jackknife`` adds to an error for the correction of the bias."""
+    return math.sqrt(max(number.error**2 - _spread(np.asarray(pseudo), sizes) ** 2, 0.0))
+
+
 def effective(masses: Sequence[float]) -> float:
     """How many equal groups are worth as much as some of different mass: Kish's effective size of a sample."""
     return sum(masses) ** 2 / sum(mass**2 for mass in masses)
@@ -126,7 +131,10 @@ def change(
     value = 0.0 if same else wrapped(b.value - a.value, period)
     if pseudo is not None:
         changes = [wrapped(q - p, period) for p, q in zip(*pseudo, strict=True)]
-        return Number(value, _spread(np.asarray(changes), sizes), min(a.dof, b.dof))
+        # Half of how much the two numbers differ in the correction of their bias, which `jackknife` counts as a quarter.
+        quarters = [_quarter_bias(number, values, sizes) for number, values in zip((a, b), pseudo, strict=True)]
+        error = math.hypot(_spread(np.asarray(changes), sizes), 2 * (quarters[1] - quarters[0]))
+        return Number(value, error, min(a.dof, b.dof))
     u, v = a.error**2, b.error**2
     if not u + v > 0:  # none has an error, or that of one is unknown
         return Number(value, u + v)
