@@ -1,5 +1,6 @@
 """The fields of one batch: a single forward pass for all layers, then backward passes from each of them."""
 
+import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,7 +18,7 @@ from .flaws import misread, near_target
 from .integers import followed
 from .layouts import Evidence, Geometry, layout_of
 from .maps import maps_of
-from .order import wrong_order
+from .order import orders
 from .preparation import dtype_of
 from .protocols import Protocol
 from .selection import PROJECTIONS, Place, cell, channel_vectors, select, sum_is_constant
@@ -186,7 +187,12 @@ def _misread(
     doubtful: dict[str, Facts] = {}
     clear = set()
     for name, fact in facts.items():
-        if fact.inferred and settings.places != ["all"] and {*settings.kinds} != {"temporal"} and max(fact.size) > 1:
+        if (
+            fact.inferred
+            and settings.places != ["all"]
+            and {*settings.kinds} != {"temporal"}
+            and math.prod(fact.size) > 4
+        ):
             doubtful[base_name(name)] = fact
             at = cell(name, settings.places[0], fact.size) if len(settings.places) == 1 else None
             field = results[name].get("spatial")
@@ -200,15 +206,21 @@ def _misread(
         x, integers = batch.given({})
         outputs, _, in_steps = _outputs(model, forward, x, integers, targets, geometry.steps, seen, start_afresh)
         evidence, of_batch = Evidence(model, seen.shapes), replace(geometry, batch=len(batch))
-        found: dict[str, tuple[Tensor, bool]] = {}
+        read: dict[str, tuple[Tensor, bool]] = {}
         for name, output in outputs.items():
             if any(name == n.partition("#")[0] for n in doubtful):
-                found |= maps_of(name, output, of_batch, settings.calls, evidence, in_steps)
-        return {name: y for name, (y, _) in found.items()}
+                read |= maps_of(name, output, of_batch, settings.calls, evidence, in_steps)
+        return {name: y for name, (y, _) in read.items()}
 
     with torch.no_grad():
-        wrong = wrong_order(doubtful, maps, inputs)
-    return {name: misread(name, doubtful[name].size) for name in doubtful if name in wrong}
+        found = orders(doubtful, maps, inputs)
+    likely = Evidence(model, seen.shapes).grids()
+    # What hardly depends on the place may be queries of a decoder, unless the model has maps of this size.
+    return {
+        name: misread(name, fact.size)
+        for name, fact in doubtful.items()
+        if found[name] is False or (found[name] is None and fact.tokens and fact.size[-2:] not in likely)
+    }
 
 
 def base_name(name: str) -> str:

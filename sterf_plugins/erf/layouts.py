@@ -100,7 +100,9 @@ class Evidence:
 
     def grids(self) -> set[Grid]:
         """Sizes (h, w) of the maps that convolutions gave, the first of which makes the tokens of most models."""
-        maps = [n for n, shape in self.shapes.items() if isinstance(self.model.get_submodule(n), nn.Conv2d)]
+        maps = [
+            n for n, shape in self.shapes.items() if isinstance(self.model.get_submodule(n), (nn.Conv2d, nn.Conv3d))
+        ]
         return {(self.shapes[n][-2], self.shapes[n][-1]) for n in maps}
 
     def prefixes(self, channels: int) -> set[int]:

@@ -1,6 +1,6 @@
 """Whether a layer's tokens are in the order that has been inferred, seen by what changes when a part of the input does.
 
-In the right order a map changes more at the place of a changed part than elsewhere, compared with what other parts change,
+In the right order, a map changes more at the place of a changed part than elsewhere, compared with what other parts change,
 also behind attention that looks everywhere. This asks for no gradient, and one forward pass for each part serves all layers.
 """
 
@@ -14,21 +14,18 @@ from torch import Tensor
 from .batches import Batch, Key
 
 PARTS = 4  # along each axis
-_CHANGED = (
-    (0, 2, 1, 3),
-    (0, 1, 2, 3),
-    (1, 3, 0, 2),
-)  # parts along slices, rows and columns that are changed, one by one
+# Parts along slices, rows and columns that are changed, one by one.
+_CHANGED = ((0, 2, 1, 3), (0, 1, 2, 3), (1, 3, 0, 2))
 # What a part changes more than others, as a share of all that it changes: by itself enough to tell an order, and enough if
 # it is in a few cells, at most a fifth of them. Else it hardly depends on the place which field is taken, as in attention that
 # looks everywhere, or it is without any order, as in a mixer with random weights.
 _CLEAR, _LEAST, _FEW = 0.3, 0.05, 0.2
 _ALONG = 0.3  # correlation of where a map changes with where the input does, along each axis, at least
-_NEAR = 0.6  # share of what a part changes more than others that lies at its place, with a margin of one cell, at least
+_NEAR = 0.6  # share of these changes that lies at the part's place, with a margin of one cell, at least
 
 
-def wrong_order(names: Iterable[str], maps: Callable[[Batch], dict[str, Tensor]], inputs: Batch) -> set[str]:
-    """Which of some layers have their tokens in another order.
+def orders(names: Iterable[str], maps: Callable[[Batch], dict[str, Tensor]], inputs: Batch) -> dict[str, bool | None]:
+    """Whether each of some layers has its tokens in the order of the input; ``None`` where that cannot be told.
 
     Args:
         names: the layers.
@@ -41,7 +38,7 @@ def wrong_order(names: Iterable[str], maps: Callable[[Batch], dict[str, Tensor]]
         changed = [maps(copy) for copy in _changed(inputs, key)]
         for name, answers in found.items():
             answers.add(_follows(before[name], [m[name] for m in changed]))
-    return {name for name, answers in found.items() if False in answers and True not in answers}
+    return {name: True in answers or (False if False in answers else None) for name, answers in found.items()}
 
 
 def _changed(inputs: Batch, key: Key) -> Iterator[Batch]:
@@ -75,7 +72,7 @@ def _follows(before: Tensor, changed: list[Tensor]) -> bool | None:
     few = excess.sum(1).square() < _FEW * excess.shape[1] * excess.square().sum(1)
     if strength < (_LEAST if few.sum() > len(few) // 2 else _CLEAR):
         return None
-    excess = excess.view(len(changed), *size)
+    excess = excess.square().view(len(changed), *size)  # squares, since many small changes may be anywhere
     for axis, (cells, parts) in enumerate(zip(size, _CHANGED[-len(size) :], strict=True), 1):
         if cells == 1:
             continue

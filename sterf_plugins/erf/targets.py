@@ -74,12 +74,13 @@ def _called(names: dict[str, nn.Module], name: str) -> str:
 
 def _first_list(model: nn.Module) -> list[str]:
     """Names of the entries of a model's first list of stages or blocks, that of a text encoder or decoder left out."""
-    for name, module in model.named_modules():
+    names = dict(model.named_modules())
+    for name, module in names.items():
         *around, last = name.split(".")
         if any("text" in part or "decoder" in part for part in around):
             continue
         if isinstance(module, nn.ModuleList) and last in _LISTS and len(module):
-            return [f"{name}.{key}" for key, _ in module.named_children()]
+            return [_called(names, f"{name}.{key}") for key, _ in module.named_children()]
     return []
 
 

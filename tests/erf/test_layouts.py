@@ -1,5 +1,7 @@
 """Every layout of a layer's output gives the field of the right position."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import timm
@@ -430,3 +432,30 @@ def test_an_output_without_places_does_not_take_the_others_of_its_layer_with_it(
     model.feature_info = [dict(module="out", reduction=4), dict(module="out", reduction=4)]
     result = compute_erf(model, torch.randn(4, 1, 32, 32), batch_size=1)
     assert result.layers == ["out[0]"] and [*result.failed] == ["out[1]"] and result.info["num_inputs"] == 4
+
+
+def test_queries_of_a_decoder_are_no_map_even_if_they_could_be_a_grid():
+    """16 queries look at all of the image alike; no layer of the model gives 4x4 maps."""
+
+    class Decoder(Reshaped):
+        def forward(self, x):
+            y = self.embed(x).flatten(2).transpose(1, 2)
+            return self.out(self.query[None] * (1 + y.mean(1, keepdim=True)))
+
+    torch.manual_seed(0)
+    model = Decoder(None)
+    model.query = nn.Parameter(torch.randn(16, 37))
+    with pytest.raises(ValueError, match=r"'out': its map of 4x4 changes elsewhere than the input does.*are queries"):
+        compute_erf(model, torch.randn(2, 1, 32, 32), "out")
+
+
+def test_a_dataclass_is_an_output():
+    @dataclass
+    class Features:
+        map: torch.Tensor
+        count: int = 3
+
+    result = compute_erf(Reshaped(lambda y: y), torch.randn(2, 1, 32, 32), "out")
+    model = Reshaped(Features)
+    again = compute_erf(model, torch.randn(2, 1, 32, 32), "out")
+    assert again.layers == ["out[map]"] and np.array_equal(again.spatial["out[map]"] > 0, result.spatial["out"] > 0)
