@@ -23,13 +23,13 @@ from .axes import Axes
 from .batches import Batch, Key, Reading, Sizer, batches, peek
 from .calibrate import CALIBRATION, initial_norms, tracking_norms
 from .field_check import FieldCheck
-from .fields import Settings
 from .layouts import Grid, Layout
 from .perturbation import Perturbation, image_of, with_image
 from .preparation import device_of, find_targets
 from .progress import Progress
 from .protocols import choose
 from .selection import Position, check_calls, check_channels, check_position
+from .starts import Settings
 from .targets import enclosing_blocks, match_layers
 from .units import Units, ready, stopped
 

@@ -4,14 +4,23 @@ In the right order, a map changes more at the place of a changed part than elsew
 also behind attention that looks everywhere. This asks for no gradient, and one forward pass for each part serves all layers.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .batches import Batch, Key
+from .capture import Seen, Target
+from .flaws import misread, near_target
+from .layouts import Evidence, Geometry
+from .maps import maps_of
+from .selection import cell
+from .starts import Facts, Settings, base_name, outputs_of
 
 PARTS = 4  # along each axis
 # Parts along slices, rows and columns that are changed, one by one.
@@ -22,6 +31,61 @@ _CHANGED = ((0, 2, 1, 3), (0, 1, 2, 3), (1, 3, 0, 2))
 _CLEAR, _LEAST, _FEW = 0.3, 0.05, 0.2
 _ALONG = 0.3  # correlation of where a map changes with where the input does, along each axis, at least
 _NEAR = 0.6  # share of these changes that lies at the part's place, with a margin of one cell, at least
+
+
+def wrongly_read(
+    model: nn.Module,
+    forward: Callable[[Any], Any],
+    inputs: Batch,
+    targets: list[Target],
+    geometry: Geometry,
+    settings: Settings,
+    seen: Seen,
+    start_afresh: Callable[[], None],
+    results: dict[str, dict[str, np.ndarray]],
+    facts: dict[str, Facts],
+) -> dict[str, str]:
+    """Why outputs have no field whose axes or tokens are in another order than that inferred, by name.
+
+    Only those are looked at whose field does not show already that it is that of its target.
+    """
+    doubtful: dict[str, Facts] = {}
+    clear = set()
+    for name, fact in facts.items():
+        if (
+            fact.inferred
+            and settings.places != ["all"]
+            and {*settings.kinds} != {"temporal"}
+            and math.prod(fact.size) > 4
+        ):
+            doubtful[base_name(name)] = fact
+            at = cell(name, settings.places[0], fact.size) if len(settings.places) == 1 else None
+            field = results[name].get("spatial")
+            if at is not None and field is not None and near_target(field.mean(0), fact.size[-2:], at[-2:]):
+                clear.add(base_name(name))
+    doubtful = {name: fact for name, fact in doubtful.items() if name not in clear}
+    if not doubtful:
+        return {}
+
+    def maps(batch: Batch) -> dict[str, Tensor]:
+        x, integers = batch.given({})
+        outputs, _, in_steps = outputs_of(model, forward, x, integers, targets, geometry.steps, seen, start_afresh)
+        evidence, of_batch = Evidence(model, seen.shapes), replace(geometry, batch=len(batch))
+        read: dict[str, tuple[Tensor, bool]] = {}
+        for name, output in outputs.items():
+            if any(name == n.partition("#")[0] for n in doubtful):
+                read |= maps_of(name, output, of_batch, settings.calls, evidence, in_steps)
+        return {name: y for name, (y, _) in read.items()}
+
+    with torch.no_grad():
+        found = orders(doubtful, maps, inputs)
+    likely = Evidence(model, seen.shapes).grids()
+    # What hardly depends on the place may be queries of a decoder, unless the model has maps of this size.
+    return {
+        name: misread(name, fact.size)
+        for name, fact in doubtful.items()
+        if found[name] is False or (found[name] is None and fact.tokens and fact.size[-2:] not in likely)
+    }
 
 
 def orders(names: Iterable[str], maps: Callable[[Batch], dict[str, Tensor]], inputs: Batch) -> dict[str, bool | None]:

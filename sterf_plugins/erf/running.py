@@ -12,7 +12,8 @@ import numpy as np
 from ..files import replacing
 from ..firing import LayerRate
 from .estimate import Estimate
-from .fields import BatchFields, Facts
+from .fields import BatchFields
+from .starts import Facts
 
 SAVE_EVERY = 30  # seconds
 

@@ -12,7 +12,6 @@ from ..firing import FiringRates, neuron_layers
 from .batches import Batch
 from .calibrate import calibrated
 from .capture import Seen, Target
-from .fields import Facts, Settings, starts_of
 from .layouts import Geometry, possible_strides, prefix_tokens
 from .preparation import (
     check_finite,
@@ -25,6 +24,7 @@ from .preparation import (
     prepared,
 )
 from .selection import PROJECTIONS, channel_vectors
+from .starts import Facts, Settings, starts_of
 from .targets import match_layers
 
 

@@ -1,0 +1,229 @@
+"""All inputs of a computation, batch by batch, from what is asked for to the running estimates."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..checks import one_of
+from ..firing import FiringRates, neuron_layers
+from .batches import Batch, Reading, Sizer
+from .calibrate import calibrated
+from .capture import Seen, Target
+from .fields import KINDS, fields_of
+from .integers import followed
+from .layouts import Geometry, possible_strides, prefix_tokens
+from .preparation import (
+    check_axes,
+    check_finite,
+    check_size,
+    dtype_of,
+    forward_of,
+    guarded,
+    inner_steps,
+    prepared,
+)
+from .progress import Progress
+from .protocols import Protocol
+from .running import Running
+from .starts import Settings
+
+LEAST_INPUTS = 8  # inputs that must be done before a relative error is trusted
+
+
+@dataclass(frozen=True)
+class Request:
+    """The checked arguments of ``compute_erf``."""
+
+    model: nn.Module
+    names: list[str]
+    places: list[Any]
+    kinds: Any
+    protocol: str | None
+    protocols: dict[str, Protocol]
+    time: str
+    weight: Any
+    calls: str | int
+    aggregate: str
+    target: str
+    batch_size: int | None
+    tolerance: float | None
+    seed: int
+    calibrate: bool | str
+    forward: Callable[[nn.Module, Any], Any] | None
+    reading: Reading
+    norms: list[Any]  # BatchNorms that get the statistics of the first inputs
+
+    def settings(self, inputs: Batch) -> Settings:
+        """What to compute for inputs of this shape; ``kinds`` and ``weight`` are checked against it."""
+        _check_weight(self.weight, inputs.steps)
+        kinds = _kinds(self.kinds, inputs)
+        return Settings(kinds, self.places, self.protocols, self.time, self.weight, self.calls, self.seed)
+
+
+def collect(
+    request: Request,
+    stream: Iterator[Batch],
+    total: int | None,
+    sample: Batch | None,
+    targets: list[Target],
+    running: Running,
+    device: str | torch.device | None,
+    progress: bool | Callable[[int, int | None], None],
+) -> None:
+    """Run all inputs through the model and add their fields to ``running``.
+
+    Args:
+        request: what is asked for.
+        stream: the inputs, in batches; ``total`` is their number where it is known.
+        total: see above.
+        sample: inputs that give BatchNorms their statistics; ``None`` if all keep their own.
+        targets: the layers.
+        running: what the fields are added to.
+        device: where to compute.
+        progress: as in ``compute_erf``.
+    """
+    model, names, tolerance = request.model, request.names, request.tolerance
+    check_finite(model)
+    strides, prefix = possible_strides(model), prefix_tokens(model)
+    rates = FiringRates(model, running.rates) if neuron_layers(model) else None
+    settings: Settings | None = None
+    seen = Seen()
+    skip = 0
+    try:
+        with (
+            prepared(model, device) as (compute_device, start_afresh),
+            Progress(progress, total) as bar,
+            ExitStack() as stack,
+        ):
+            dtype = dtype_of(model) if next(model.parameters(), None) is not None else None
+            sizer = Sizer(request.batch_size, compute_device, model.parameters())
+            for inputs in sizer.regroup(stream):
+                shape = inputs.shapes()
+                forward = forward_of(model, names, request.forward, inputs.form)
+                if settings is None:
+                    check_axes(model, inputs, request.reading.axes)
+                    settings = request.settings(inputs)
+                    for size in inputs.sizes:
+                        check_size(model, size)
+                    if inputs.steps and "spatiotemporal" in settings.kinds:  # bytes of the float64 ST-ERFs of one input
+                        sizer.extra = 8 * inputs.steps**2 * sum(map(math.prod, inputs.sizes)) * len(targets)
+                    skip = running.resume(partial(_identity, request, settings, shape, inputs, total))
+                    running.shape, running.kinds = shape, settings.kinds
+                    bar.update(skip)
+                    if sample is not None:
+                        sample = sample.to(compute_device, dtype)
+                        x, integers = sample.given(sample.leaves(dtype_of(model)))
+                        run = followed(guarded(forward, sample), integers)
+                        stack.enter_context(calibrated(request.norms, run, x))
+                        running.calibrated = dict(norms=len(request.norms), inputs=len(sample))
+                    if rates is not None:
+                        stack.enter_context(rates)
+                if shape != running.shape:
+                    raise ValueError(
+                        f"inputs differ in shape: {_shown(running.shape)} and {_shown(shape)}; resize them to one size."
+                    )
+                if not all(torch.isfinite(v).all() for v in inputs.entries.values() if isinstance(v, Tensor)):
+                    raise ValueError("`inputs` hold NaN or infinite values; look at the files and the normalisation.")
+                skipped = min(skip, len(inputs))
+                skip -= skipped
+                inputs = inputs.narrow(skipped, len(inputs) - skipped).to(compute_device, dtype)
+                # `fields_of` puts in the batch of each part.
+                sizer.steps = steps = inputs.steps or inner_steps(model)
+                geometry = Geometry(tuple(inputs.sizes), 0, steps, strides, prefix)
+                run = guarded(forward, inputs)
+                work = partial(
+                    fields_of,
+                    model,
+                    run,
+                    targets=targets,
+                    geometry=geometry,
+                    settings=settings,
+                    seen=seen,
+                    known=running.facts,
+                    start_afresh=start_afresh,
+                    rates=rates,
+                )
+                for count, fields in sizer.run(inputs, work):
+                    running.add(fields)
+                    targets[:] = [t for t in targets if t.name not in running.failed]
+                    bar.update(count)
+                    if tolerance is not None and running.count >= LEAST_INPUTS and running.error() < tolerance:
+                        return
+    except KeyboardInterrupt:
+        running.save()
+        raise
+
+
+def _kinds(kinds: str | Iterable[str] | None, inputs: Batch) -> tuple[str, ...]:
+    """The kinds that are asked for, in the order of ``KINDS``, checked against the inputs."""
+    possible = ["spatial"]
+    possible += ["temporal", "spatiotemporal"] if inputs.steps else []
+    possible += ["frames", "volume"] if len(inputs.sizes[0]) == 3 else []
+    if kinds is None:
+        return tuple(k for k in KINDS if k in possible and not (inputs.steps and k in ("frames", "volume")))
+    chosen = (kinds,) if isinstance(kinds, str) else tuple(kinds)
+    for kind in chosen:
+        one_of("kinds", kind, KINDS)
+    if not chosen:
+        raise ValueError(f"`kinds` is empty; give any of {', '.join(KINDS)}.")
+    for axis, group, example in (
+        ("time", ("temporal", "spatiotemporal"), "(T, N, C, H, W), or time_steps=T to repeat the images, to a model that takes it"),
+        ("frame", ("frames", "volume"), "videos with axes='NCTHW', or volumes with axes='NCDHW'"),
+    ):  # fmt: skip
+        lacking = [k for k in chosen if k in group and k not in possible]
+        if lacking:
+            raise ValueError(
+                f"`kinds` asks for {', '.join(lacking)}, but `inputs` have no {axis} axis. Give {example}."
+            )
+    return tuple(k for k in KINDS if k in chosen)
+
+
+def _shown(shapes: dict[str, list[int]]) -> str:
+    """Shapes of inputs, as text."""
+    return ", ".join(f"{key} {tuple(shape)}" if len(shapes) > 1 else str(tuple(shape)) for key, shape in shapes.items())
+
+
+def _check_weight(weight: Any, steps: int | None) -> None:
+    if weight is None:
+        return
+    if not steps:
+        raise ValueError("`weight` needs inputs with a time axis, (T, N, C, H, W): without it there are no lags.")
+    if not callable(weight) and np.shape(weight) != (steps, steps):
+        raise ValueError(
+            f"`weight` has shape {np.shape(weight)}; it must be a function of t and lag, or ({steps}, {steps})."
+        )
+
+
+def _identity(
+    request: Request, settings: Settings, shape: dict[str, list[int]], inputs: Batch, total: int | None
+) -> dict[str, Any]:
+    """What has to be the same for a state on disk to be continued: arguments, weights and the first input."""
+    first = [v.double() for v in inputs.narrow(0, 1).entries.values() if isinstance(v, Tensor)]
+    weights = [p.double() for p in request.model.parameters()]
+    sums = [float(t.sum()) for v in first for t in (v, v.abs())]
+    sums += [sum(float(f(w).sum()) for w in weights) for f in (torch.Tensor.abs, torch.Tensor.square)]
+    weight = "function" if callable(settings.weight) else np.asarray(settings.weight, object).tolist()
+    names = ("protocol", "time", "calls", "seed", "aggregate", "target", "calibrate")
+    options = {name: getattr(request, name) for name in names}
+    options |= dict(taken=[[p.channels, p.reduce] for p in request.protocols.values()])
+    position = str(settings.places)
+    return dict(
+        layers=request.names,
+        shape=shape,
+        wrt=str(request.reading.wrt),
+        axes=str(request.reading.axes),
+        forward=getattr(request.forward, "__qualname__", str(type(request.forward))),
+        kinds=list(settings.kinds),
+        position=position,
+        weight=weight,
+        total=total,
+        sums=sums,
+        **options,
+    )

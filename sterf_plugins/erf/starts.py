@@ -1,0 +1,168 @@
+"""Where backward passes start: one forward pass of a batch, and of each layer's output what is differentiated."""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from ..firing import FiringRates
+from ..undisturbed import stateful
+from .batches import Batch, Key
+from .capture import Output, Seen, Target, capture, detached
+from .integers import followed
+from .layouts import Evidence, Geometry, layout_of
+from .maps import maps_of
+from .preparation import dtype_of
+from .protocols import Protocol
+from .selection import Place, select, sum_is_constant
+from .single import mend_batch_norms
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to compute: arguments of ``compute_erf``, ``places`` being its ``position`` as a list.
+
+    ``protocols`` has what is taken of outputs and gradients, by what it adds to a layer's name in the result; several of
+    them are for the spatial field alone.
+    """
+
+    kinds: tuple[str, ...]
+    places: list[str | Place]
+    protocols: dict[str, Protocol]
+    time: str
+    weight: Callable[[int, int], float] | np.ndarray | None
+    calls: str | int
+    seed: int
+
+
+@dataclass
+class Facts:
+    """What is known of one output.
+
+    Attributes:
+        size: (h, w) of the output as a map; (d, h, w) for videos and volumes.
+        tokens: whether it is a list of tokens, whose order in the map was not said but inferred.
+        inferred: whether the order of its tokens was inferred, or that of its axes although its size is no likely one.
+        constant: whether the sum of the channels is constant, so that its gradient is rounding noise.
+        spikes: names of the spike layers that ran before it.
+    """
+
+    size: tuple[int, ...]
+    tokens: bool
+    inferred: bool
+    constant: bool
+    spikes: list[str]
+
+
+@dataclass
+class Start:
+    """Where the backward passes of one output start.
+
+    Attributes:
+        facts: what is known of the output.
+        places: place -> the output there, (T, B, C).
+        total: for the T-ERF, the output summed over all positions, (T, B, C).
+    """
+
+    facts: Facts
+    places: dict[str | Place, Tensor]
+    total: Tensor | None
+
+
+def starts_of(
+    model: nn.Module,
+    forward: Callable[[Any], Any],
+    inputs: Batch,
+    targets: list[Target],
+    geometry: Geometry,
+    settings: Settings,
+    seen: Seen,
+    known: dict[str, Facts],
+    start_afresh: Callable[[], None],
+    rates: FiringRates | None = None,
+) -> tuple[dict[Key, Tensor], dict[str, Start], dict[str, str]]:
+    """Run a model that starts afresh on a batch; the arguments are those of ``fields_of``.
+
+    Returns:
+        The entries that get maps; where backward passes start, by output; and why layers have no output.
+    """
+    geometry = replace(geometry, batch=len(inputs))
+    leaves = inputs.leaves(dtype_of(model))
+    x, integers = inputs.given(leaves)
+    outputs, failed, in_steps = outputs_of(
+        model, forward, x, integers, targets, geometry.steps, seen, start_afresh, rates
+    )
+    if geometry.batch == 1:
+        mend_batch_norms(y for output in outputs.values() for y in output.calls)
+    known = {base_name(name): facts for name, facts in known.items()}
+    evidence = Evidence(model, seen.shapes)
+    starts: dict[str, Start] = {}
+    for name in list(outputs):
+        output = outputs.pop(name)  # frees the copies of whole maps
+        try:
+            found, without = _starts(name, output, geometry, settings, evidence, known, in_steps)
+            starts |= found
+            failed |= without
+        except ValueError as error:
+            failed[name] = str(error)
+    return leaves, starts, failed
+
+
+def outputs_of(
+    model: nn.Module,
+    forward: Callable[[Any], Any],
+    x: Any,
+    integers: list[tuple[Tensor, Tensor]],
+    targets: list[Target],
+    steps: int | None,
+    seen: Seen,
+    start_afresh: Callable[[], None],
+    rates: FiringRates | None = None,
+) -> tuple[dict[str, Output], dict[str, str], bool]:
+    """What ``capture`` gives of a model that starts afresh, and whether the model may loop over time."""
+    start_afresh()
+    # A network that loops over time calls its layers once per step.
+    keeps_state = bool(stateful(model))
+    loops = keeps_state or steps is not None
+    return *capture(model, followed(forward, integers), x, targets, seen, loops, rates), keeps_state
+
+
+def field_name(name: str, key: Key, keys: Collection[Key]) -> str:
+    """The name of an output's field over one of the entries that get maps: ``output``, or ``output@entry`` of several."""
+    return name if len(keys) == 1 else f"{name}@{key}"
+
+
+def _starts(
+    name: str,
+    output: Output,
+    geometry: Geometry,
+    settings: Settings,
+    evidence: Evidence,
+    known: dict[str, Facts],
+    in_steps: bool,
+) -> tuple[dict[str, Start], dict[str, str]]:
+    """Where backward passes start, by name as in ``maps_of``; and why calls have no field."""
+    if not any(y.requires_grad for y in output.calls):
+        raise ValueError(detached(name))
+    starts, without = {}, {}
+    for label, (y, tokens) in maps_of(name, output, geometry, settings.calls, evidence, in_steps).items():
+        if known and label not in known:
+            continue  # it had no field in the first batch
+        if not y.requires_grad:
+            without[label] = detached(label)
+            continue
+        constant = known[label].constant if label in known else sum_is_constant(y, output.target.module)
+        target, size = output.target, tuple(y.shape[3:])
+        told = target.layout or target.grid or layout_of(target.module) == "BCHW" or size[-2:] in geometry.grids()
+        facts = Facts(size, tokens, tokens or not told, constant, output.spikes)
+        wanted = {place for p in settings.protocols.values() for place in p.places(settings.places, tokens)}
+        places = {place: select(name, y, place) for place in wanted if {*settings.kinds} - {"temporal"}}
+        starts[label] = Start(facts, places, select(name, y, "all") if "temporal" in settings.kinds else None)
+    return starts, without
+
+
+def base_name(name: str) -> str:
+    """The name of the output of a field: without the entry of the inputs, and the protocol."""
+    return name.partition("@")[0]
