@@ -68,6 +68,7 @@ def wrongly_read(
         return {}
 
     def maps(batch: Batch) -> dict[str, Tensor]:
+        torch.manual_seed(0)  # else random masks would differ
         x, integers = batch.given({})
         outputs, _, in_steps = outputs_of(model, forward, x, integers, targets, geometry.steps, seen, start_afresh)
         evidence, of_batch = Evidence(model, seen.shapes), replace(geometry, batch=len(batch))
@@ -79,13 +80,20 @@ def wrongly_read(
 
     with torch.no_grad():
         found = orders(doubtful, maps, inputs)
-    likely = Evidence(model, seen.shapes).grids()
-    # What hardly depends on the place may be queries of a decoder, unless the model has maps of this size.
+    likely, learnt = Evidence(model, seen.shapes).grids(), _learnt_tokens(model)
     return {
         name: misread(name, fact.size)
         for name, fact in doubtful.items()
-        if found[name] is False or (found[name] is None and fact.tokens and fact.size[-2:] not in likely)
+        # What hardly depends on the place may be queries of a decoder, which are learnt.
+        if found[name] is False
+        or (found[name] is None and fact.size[-2:] not in likely and math.prod(fact.size) in learnt)
     }
+
+
+def _learnt_tokens(model: nn.Module) -> set[int]:
+    """Numbers of tokens in the model's tables of learnt ones, such as the queries of a decoder."""
+    tables = [m for m in model.modules() if not isinstance(m, nn.Linear)]
+    return {p.shape[:-1].numel() for m in tables for p in m.parameters(recurse=False) if p.ndim in (2, 3)}
 
 
 def orders(names: Iterable[str], maps: Callable[[Batch], dict[str, Tensor]], inputs: Batch) -> dict[str, bool | None]:

@@ -262,7 +262,7 @@ class ERFResult:
             pseudo = pseudo_values(value, [part[key] for part in parts], sizes, period)
             self._pseudo.setdefault(layer, {})[key] = pseudo
             number = jackknife(value, pseudo, sizes, period)
-            numbers[key] = Number(number.value if corrected else value, number.error, dof)
+            numbers[key] = Number(_possible(key, number.value, value) if corrected else value, number.error, dof)
         return numbers
 
     def pseudo_values(self, layer: str, name: str) -> list[float]:
@@ -320,3 +320,10 @@ class ERFResult:
         from .plot import draw
 
         return draw(self, path, common)
+
+
+def _possible(name: str, corrected: float, value: float) -> float:
+    """A number whose bias is corrected; as it was where few inputs would make a positive one negative, at most 1 of a share."""
+    if value > 0 > corrected:
+        return value
+    return min(corrected, 1.0) if name.startswith(("area", "rectangle")) else corrected

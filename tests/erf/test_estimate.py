@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from sterf_plugins.backbones import SDTV3
 from sterf_plugins.erf import ERFResult, calibrate, compute_erf
 from sterf_plugins.erf.batches import Reading, Sizer
+from sterf_plugins.erf.estimate import Estimate
 
 NANO = dict(embed_dims=[8, 16, 24, 32], num_heads=4)
 
@@ -405,3 +406,14 @@ def test_the_measured_batch_counts_what_a_pass_keeps(efficient, monkeypatch):
     model = SDTV3(NANO, memory_efficient=efficient)
     compute_erf(model, torch.randn(8, 3, 64, 64), "stages.2")
     assert 1 <= sizes[0] < 8 and model.memory_efficient is efficient
+
+
+def test_a_corrected_area_is_one():
+    """Of two inputs, one spread and one not, the correction of the bias alone would give areas below 0 or above 1."""
+    fields = np.zeros((2, 8, 8))
+    fields[0], fields[1, :2, :2] = 1.0, 30.0
+    for few in (fields, fields[::-1], np.stack([fields[1], np.roll(fields[1], 4, 0)]), np.ones((2, 8, 8))):
+        estimate = Estimate()
+        estimate.add(few)
+        numbers = ERFResult.from_estimates({"layer": {"spatial": estimate}}, {}).numbers("layer")
+        assert all(0 < numbers[f"area_{n}"].value <= 1 for n in (20, 30, 50, 90, 99))

@@ -136,3 +136,9 @@ def test_keyword_arguments_that_get_no_map():
     result = compute_erf(model.bfloat16(), x, ["backbone.model.encoder.stages.3", "encoder.layers.0"])
     assert not result.failed and result.info["map_size"]["encoder.layers.0"] == [4, 4]
     assert next(model.parameters()).dtype == torch.bfloat16
+
+
+def test_masked_tokens_are_no_map():
+    """ViTMAE keeps a quarter of the tokens, in another order for each pass: 9 of 36 could be 3x3."""
+    with pytest.raises(ValueError, match="its map of 3x3 changes elsewhere than the input does"):
+        compute_erf(build(tf.ViTMAEModel, tf.ViTMAEConfig, **SMALL), torch.randn(2, 3, 48, 48).double())
