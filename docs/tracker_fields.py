@@ -3,8 +3,9 @@
     python docs/tracker_fields.py CONFIG DATA WEIGHTS --out docs/images/tracker_fields.png
 
 CONFIG is of a small tracker of the variant 1x4, DATA a data set of its layout, and WEIGHTS a folder with a checkpoint NAME.pth
-for each of the networks below; where one is missing, only its random weights are shown. The picture and tables say how much
-of the gradient falls on the template, the search region, the canvas's empty quadrants, and the tokens that are padding.
+for each of the networks below; where one is missing, only its random weights are shown. The picture, and the numbers in a
+JSON file beside it, say how much of the gradient falls on the template, the search region, the canvas's empty quadrants, and
+the tokens that are padding; the numbers are means over pairs with their standard errors.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import PowerNorm
 from PIL import Image
 
+from sterf_plugins.checkpoints.reading import read_checkpoint
 from sterf_plugins.cli.loading import load_model
 from sterf_plugins.cli.tracker_inputs import region_sizes, tracker_inputs
 from sterf_plugins.erf.calibrate import tracking_norms
@@ -45,7 +47,7 @@ def settle(network, template, search):
 
 
 def fields(network, template, search):
-    """Point -> mean |gradient| over the canvas (S+Z, S+Z), and of the score also the sum over channels for each token (n,).
+    """Point -> |gradient| of each pair over the canvas (B, S+Z, S+Z), and of the score also over the tokens (B, n).
 
     A point is read in the middle of the search region.
     """
@@ -73,25 +75,28 @@ def fields(network, template, search):
         middle = int(y.shape[-1] * (1 if "head" in name else share)) // 2
         leaves = [kept["canvas"], *([kept["tokens"]] if "head" in name else [])]
         canvas, *rest = torch.autograd.grad(y[..., middle, middle].sum(), leaves, retain_graph=True)
-        found[name] = canvas.abs().mean((0, 1)).numpy(), *(g.abs().sum((0, 1)).flatten().numpy() for g in rest)
+        found[name] = canvas.abs().mean(1).numpy(), *(g.abs().sum(1).flatten(1).numpy() for g in rest)
     return found
 
 
 def shares(field, sides):
-    """Shares of a field over the canvas that fall on search region, template, and the empty quadrants."""
+    """Shares of fields over the canvas (B, S+Z, S+Z) that fall on search region, template, and the empty quadrants."""
     s = sides[1]
-    parts = dict(search=field[:s, :s].sum(), template=field[s:, s:].sum())
-    total = field.sum()
-    return {k: float(v / total) for k, v in parts.items()} | dict(empty=float(1 - sum(parts.values()) / total))
+    search, template, total = (part.sum((1, 2)) for part in (field[:, :s, :s], field[:, s:, s:], field))
+    return averages(search=search / total, template=template / total, empty=1 - (search + template) / total)
+
+
+def averages(**values):
+    """Mean over pairs and its standard error, by name."""
+    return {name: (float(v.mean()), float(v.std(ddof=1) / len(v) ** 0.5)) for name, v in values.items()}
 
 
 def token_shares(field, sides):
-    """Shares of a field over the tokens: template, search region, padding; and the padding's share of the tokens."""
+    """Shares of fields over the tokens (B, n): template, search region, padding; and the padding's share of the tokens."""
     z, s = ((side // 16) ** 2 for side in sides)
-    total = field.sum()
-    parts = (field[:z].sum(), field[z : z + s].sum(), field[z + s :].sum())
-    named = dict(zip(("template", "search", "padding"), (float(p / total) for p in parts), strict=True))
-    return named | dict(padding_of_tokens=1 - (z + s) / len(field))
+    template, search, padding = (part.sum(1) / field.sum(1) for part in np.split(field, (z, z + s), 1))
+    found = averages(template=template, search=search, padding=padding)
+    return found | dict(padding_of_tokens=1 - (z + s) / field.shape[1])
 
 
 def strips(channels, side, s):
@@ -118,12 +123,14 @@ def main():
     p.add_argument("--num", type=int, default=8)
     p.add_argument("--out", type=Path, required=True)
     args = p.parse_args()
-    numbers, maps = {}, {}
+    numbers, maps, trained = {}, {}, 0
     for name, options in NETWORKS.items():
         for state in ("random", "trained"):
             checkpoint = args.weights / f"{name}.pth" if state == "trained" else None
             if checkpoint is not None and not checkpoint.is_file():
                 continue
+            if checkpoint is not None:
+                trained = read_checkpoint(checkpoint)["meta"]["iter"]
             torch.manual_seed(0)
             loaded = load_model(f"{args.config}(model={options!r})", checkpoint and str(checkpoint))
             pairs = tracker_inputs(args.data, loaded, args.num, 0)
@@ -134,7 +141,7 @@ def main():
             with FiringRates(network) as rates:
                 found = fields(network, template, search)
             sides = region_sizes(loaded)
-            maps[name, state] = [found[point][0] for point in POINTS]
+            maps[name, state] = [found[point][0].mean(0) for point in POINTS]
             numbers[f"{name}, {state}"] = dict(
                 canvas={point: shares(found[point][0], sides) for point in POINTS},
                 tokens=token_shares(found[POINTS[-1]][1], sides),
@@ -142,23 +149,23 @@ def main():
             )
             print(f"{name}, {state}: {json.dumps(numbers[f'{name}, {state}'])}", flush=True)
     args.out.with_suffix(".json").write_text(json.dumps(numbers, indent=1))
-    draw(maps, sides, args.num, args.out)
+    draw(maps, sides, args.num, trained, args.out)
     for channels, stride in ((32, 2), (64, 4), (128, 8)):
         print(f"Tiny, 256 and 128 pixels, stride {stride}: {strips(channels, 384 // stride, 256 // stride)}")
 
 
-def draw(maps, sides, count, out):
-    """Fields over the canvas: rows for stage 1 and the score, with random weights and trained; a column for each network."""
-    rows = [(state, i) for state in ("random", "trained") if any(key[1] == state for key in maps) for i in (1, 3)]
+def draw(maps, sides, count, trained, out):
+    """Fields over the canvas: rows for stride 4 and the score, with random weights and trained; a column for each network."""
+    rows = [(state, i) for i in (1, 3) for state in ("random", "trained") if any(key[1] == state for key in maps)]
     size, template = sides[1], sides[0]
-    states = " and ".join(dict.fromkeys(state for state, _ in rows))
+    states = "random weights with the BatchNorm statistics of the pairs"
+    states += f"; trained weights: {trained} iterations, alike for all networks" if trained else ""
     notes = [
         "A canvas of the search region (upper left), the template (lower right) and two empty quadrants, in pixels; white lines: "
         "their borders. White cross: the target, the middle of the search region.",
-        f"{states} weights, BatchNorm statistics of the pairs; {count} pairs of {size}² and {template}² pixels; mean of |∂y/∂x| "
-        "over pairs and channels.",
+        f"{states}; {count} pairs of {size}² and {template}² pixels; mean of |∂y/∂x| over pairs and channels.",
     ]
-    sheet = Sheet({f"{('stage 1', 'score')[i == 3]}, {state}": len(NETWORKS) for state, i in rows}, notes, 1.0, 1)
+    sheet = Sheet({f"{('stride 4', 'score')[i == 3]}, {state}": len(NETWORKS) for state, i in rows}, notes, 1.0, 1)
     colours = ScalarMappable(PowerNorm(1 / 2, 0, 1), "viridis")
     for panels, (state, i) in zip(sheet.panels.values(), rows, strict=True):
         for ax, name in zip(panels, NETWORKS, strict=True):
