@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from .number import Number
-from .plot import COLORMAP
-from .sheet import SMALL, WIDTH, letters, shortened, write
-from .wording import error_text, inputs, measured, weights
+from .plot import COLORMAP, mark_target, pixel_axes
+from .sheet import SMALL, TITLE, WIDTH, Sheet, write
+from .wording import inputs, measured, told, weights
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,77 +31,72 @@ class Check(Protocol):
     def numbers(self, layer: str) -> dict[str, Number]: ...
 
 
-ROWS = {
-    "field": "field: mass of\n|∂y/∂x|",
-    "live": "field without\nsilent layers'\nsurrogates",
-    "predicted": "predicted:\n|⟨∂y/∂x, Δx⟩|",
-    "change": "measured:\n|Δy|",
+KINDS = {
+    "field": "mass of |∂y/∂x|",
+    "predicted": "predicted: |⟨∂y/∂x, Δx⟩|",
+    "change": "measured: |Δy|",
+    "live": "field, silent ones left out",
 }
-_PANEL = 0.87  # inches of a panel's side at least, for its title
-_SIDES = 1.3  # inches beside the panels, for labels and the colour bar
+RANKS = {"field": "rank", "predicted": "predicted_rank", "live": "live_rank"}  # number of the agreement with "change"
 
 
-def draw_checks(checks: Mapping[str, Check], path: str | os.PathLike | None = None, page: float = WIDTH) -> "Figure":
-    """Draw a column for each model and layer, a row for each kind of map; each map linear, over its own maximum.
+def draw_checks(
+    checks: Mapping[str, Check], path: str | os.PathLike | None = None, page: float = WIDTH
+) -> "Figure":
+    """Draw a row for each model and layer, with a panel for each kind of map; each map linear, over its own maximum.
 
     Args:
         checks: label of the model -> its check.
         path: file to write the figure to, if any.
         page: width of the page in inches.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
-    from matplotlib.figure import Figure
 
-    entries = [(label, check, layer) for label, check in checks.items() for layer in check.layers]
-    kinds = [kind for kind in ROWS if any(kind in check.kinds for check in checks.values())]
-    columns = min(len(entries), int((page - _SIDES) / _PANEL))
-    blocks = -(-len(entries) // columns)
-    side = min((page - _SIDES) / columns, 1.6)  # inches of a panel
-    figure = Figure(figsize=(page, ((side + 0.1) * len(kinds) + 0.6) * blocks + 0.7), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(blocks * len(kinds), columns, squeeze=False)
-    for ax in axes.flat:
-        ax.set_xticks([])
-        ax.set_yticks([])
-        ax.set_box_aspect(1)
-    for i, (label, check, layer) in enumerate(entries):
-        column = axes[i // columns * len(kinds) :, i % columns]
-        for ax, kind in zip(column, kinds, strict=False):
-            if kind not in check.kinds:
-                ax.text(0.5, 0.5, "none\nleft out", ha="center", va="center", fontsize=SMALL, transform=ax.transAxes)
-                ax.spines[:].set_visible(False)
-                continue
-            values = check.map(layer, kind)
-            if values.any():
-                ax.imshow(values / values.max(), cmap=COLORMAP, vmin=0, vmax=1)
-            else:
-                ax.text(0.5, 0.5, "no change", ha="center", va="center", fontsize=SMALL, transform=ax.transAxes)
-        title = [shortened(part, letters(side)) for part in [*label.split(", "), layer]]
-        if "change" in check.kinds:
-            title.append(f"ρ {measured(check.numbers(layer)['rank'])}")
-        column[0].set_title("\n".join(filter(None, title)), fontsize=SMALL)
-    for row in range(blocks * len(kinds)):
-        axes[row, 0].set_ylabel(ROWS[kinds[row % len(kinds)]], fontsize=SMALL)
-    for ax in axes[-len(kinds) :, (len(entries) - 1) % columns + 1 :].flat:
-        ax.set_axis_off()
-    bar = figure.colorbar(ScalarMappable(Normalize(0, 1), COLORMAP), ax=axes, shrink=0.5, aspect=30)
-    bar.set_label("over the map's maximum, linear", fontsize=SMALL)
-    bar.ax.tick_params(labelsize=SMALL)
-    facts = {name: _note(check) for name, check in checks.items()}
-    notes = list(dict.fromkeys(facts.values()))
-    notes = notes if len(notes) == 1 else [f"{name}: {fact}" for name, fact in facts.items()]
-    notes.append("ρ: rank correlation of the field with the measured changes, ± standard error")
-    lines = [textwrap.fill(note, letters(page)) for note in notes]
-    figure.supxlabel("\n".join(lines), fontsize=SMALL, x=0.01, horizontalalignment="left")
+    entries = {", ".join(filter(None, [k, layer])): (c, layer) for k, c in checks.items() for layer in c.layers}
+    kinds = {name: [k for k in KINDS if k in check.kinds] for name, (check, _) in entries.items()}
+    any_live = any("live" in found for found in kinds.values())
+    notes = [
+        "ρ: rank correlation with the measured changes, ± standard error. Axes: pixels of the input. White cross: around the "
+        "target's patch.",
+        *["Silent ones: spike layers that never fire; their surrogate gradients are left out."] * any_live,
+        *told({name: _facts(check) for name, check in checks.items()}, [e for c in checks.values() for e in _errors(c)]),
+    ]
+    sheet = Sheet({name: len(found) for name, found in kinds.items()}, notes, 1.0, 2, 4, panel=1.5, page=page)
+    colours: Any = ScalarMappable(Normalize(0, 1), COLORMAP)
+    for name, (check, layer) in entries.items():
+        numbers = check.numbers(layer) if "change" in check.kinds else {}
+        for ax, kind in zip(sheet.panels[name], kinds[name], strict=True):
+            _show(ax, check, check.map(layer, kind), colours)
+            rank = numbers.get(RANKS.get(kind, ""))
+            title = textwrap.fill(KINDS[kind], sheet.letters)
+            ax.set_title(title + (f"\nρ {measured(rank)}" if rank is not None else ""), fontsize=TITLE)
+    sheet.outer_numbers()
+    sheet.colour_bar(colours, "each map over its maximum, linear", (0, 0.25, 0.5, 0.75, 1))
     if path is not None:
-        write(figure, path)
-    return figure
+        write(sheet.figure, path)
+    return sheet.figure
 
 
-def _note(check: Check) -> str:
-    """Whose weights, what was done to how many inputs, for which unit, and how large the error is."""
+def _show(ax: Any, check: Check, values: np.ndarray, colours: Any) -> None:
+    """A map of patches, at the size of the input, with the target if it is in the middle."""
+    height, width = check.info["input_shape"][-2:]
+    rows, columns = values.shape
+    ax.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5), aspect="equal" if height > 1 else "auto")
+    pixel_axes(ax, height, width)
+    if not values.any():
+        ax.text(0.5, 0.5, "no change", ha="center", va="center", fontsize=SMALL, transform=ax.transAxes)
+        return
+    extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+    ax.imshow(values / values.max(), norm=colours.norm, cmap=colours.cmap, extent=extent, aspect=ax.get_aspect())
+    if check.info.get("position", "center") == "center":
+        down, right = height / rows, width / columns
+        top, left = rows // 2 * down - 0.5, columns // 2 * right - 0.5
+        mark_target(ax, top, top + down, left, left + right)
+
+
+def _facts(check: Check) -> list[str]:
+    """Whose weights, what was done to how many inputs, and for which unit."""
     info = check.info
     rows, columns = info["cells"]
     changes = {"mean": "occluded by the mean", "other": "taken from another input", "flip": "with one spike flipped"}
@@ -112,8 +107,12 @@ def _note(check: Check) -> str:
     )
     parts.append(inputs(check))
     parts += [f"{rows}×{columns} patches {how}"] if "change" in check.kinds else []
-    parts.append(f"unit: target {info.get('position', 'center')}, channels {info.get('channels', 'auto')}")
-    return "; ".join([*parts, error_text(*map(_relative_error, check.maps.values()))])
+    return [*parts, f"unit: target {info.get('position', 'center')}, channels {info.get('channels', 'auto')}"]
+
+
+def _errors(check: Check) -> list[float]:
+    """The relative error of each layer's maps."""
+    return [_relative_error(maps) for maps in check.maps.values()]
 
 
 def _relative_error(maps: np.ndarray) -> float:

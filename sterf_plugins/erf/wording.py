@@ -190,14 +190,19 @@ def facts(result: Fields) -> dict[str, str]:
 
 def provenance(results: Results) -> list[str]:
     """The facts of several results: a line of what they share, then what differs, with the names of the results."""
+    parts = {name: [weights(r), inputs(r), definition(r), *other_notes(r)] for name, r in results.items()}
+    return told(parts, map(relative_error, results.values()))
+
+
+def told(facts: Mapping[str, Iterable[str]], errors: Iterable[float]) -> list[str]:
+    """A line of the facts that all names share, with the relative errors, then what differs, with the names."""
     said: dict[str, list[str]] = {}
-    for name, result in results.items():
-        for part in dict.fromkeys([weights(result), inputs(result), definition(result), *other_notes(result)]):
+    for name, parts in facts.items():
+        for part in dict.fromkeys(parts):
             said.setdefault(part, []).append(name)
-    shared = [part for part, names in said.items() if len(names) == len(results)]
-    shared.append(error_text(*(relative_error(r) for r in results.values())))
-    own = [f"{', '.join(names)}: {part}" for part, names in said.items() if len(names) < len(results)]
-    return ["; ".join(shared), *own]
+    shared = [part for part, names in said.items() if len(names) == len(facts)]
+    own = [f"{', '.join(names)}: {part}" for part, names in said.items() if len(names) < len(facts)]
+    return ["; ".join([*shared, error_text(*errors)]), *own]
 
 
 def target_cells(result: Fields, layer: str) -> list[tuple[float, float, float, float]]:
