@@ -196,9 +196,9 @@ def draw_response(gain_axes: Any, phase_axes: Any, response: FrequencyResponse, 
     lowest = min(float(np.nanmin(line.get_ydata())) for line in gain_axes.lines)
     gain_axes.set_ylim(max(1e-3, 0.5 * lowest), 1.3)
     phase = response.phase[some]
-    turned = np.abs(np.diff(phase)) > 2
-    if turned.any():  # the sign changes, which no line leads over, and which says nothing of whole turns
+    if (np.abs(np.diff(phase)) > 2).any():  # the sign changes, which says nothing of whole turns
         phase = np.angle(np.exp(1j * phase))
-        phase[1:][turned] = np.nan
+        phase[np.isclose(phase, -np.pi)] = np.pi
+        phase[1:][np.abs(np.diff(phase)) > 2] = np.nan  # no line leads over it
     phase_axes.plot(f, phase, **style)
     logarithmic(phase_axes.xaxis)

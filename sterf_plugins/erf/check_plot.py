@@ -40,9 +40,7 @@ KINDS = {
 RANKS = {"field": "rank", "predicted": "predicted_rank", "live": "live_rank"}  # number of the agreement with "change"
 
 
-def draw_checks(
-    checks: Mapping[str, Check], path: str | os.PathLike | None = None, page: float = WIDTH
-) -> "Figure":
+def draw_checks(checks: Mapping[str, Check], path: str | os.PathLike | None = None, page: float = WIDTH) -> "Figure":
     """Draw a row for each model and layer, with a panel for each kind of map; each map linear, over its own maximum.
 
     Args:
@@ -60,7 +58,9 @@ def draw_checks(
         "ρ: rank correlation with the measured changes, ± standard error. Axes: pixels of the input. White cross: around the "
         "target's patch.",
         *["Silent ones: spike layers that never fire; their surrogate gradients are left out."] * any_live,
-        *told({name: _facts(check) for name, check in checks.items()}, [e for c in checks.values() for e in _errors(c)]),
+        *told(
+            {name: _facts(check) for name, check in checks.items()}, [e for c in checks.values() for e in _errors(c)]
+        ),
     ]
     sheet = Sheet({name: len(found) for name, found in kinds.items()}, notes, 1.0, 2, 4, panel=1.5, page=page)
     colours: Any = ScalarMappable(Normalize(0, 1), COLORMAP)

@@ -1,6 +1,5 @@
 """One folder of results: numbers as CSV, figures as PNG and PDF, and a self-contained HTML page."""
 
-import base64
 import html
 import json
 import os
@@ -20,7 +19,7 @@ from .plot import draw_all
 from .published import draw_published
 from .report_tables import check_table, frequency_table, number_table, sweep_table, theory_table
 from .result import ERFResult
-from .sheet import NARROW, WIDTH, png, write
+from .sheet import NARROW, WIDTH, embedded, write
 from .sweep import Size, sweep_rows
 from .theoretical_field import theory_of
 from .wording import layer_label, measured, provenance
@@ -41,7 +40,7 @@ CAPTIONS = {
     "theory": "Theoretical and effective fields by depth.",
     "sweep": "Fields by image size.",
     "frequency": "Gain and phase by frequency, of the signed fields.",
-    "checks": "Fields above the changes that were measured.",
+    "checks": "Fields beside the changes that were measured.",
 }
 VECTORS = ("pdf", "svg")  # formats of the figures beside PNG
 # What ``write_report`` writes at most.
@@ -184,22 +183,17 @@ def _section(
     heading = f"<h2>{name.capitalize()}</h2>"
     if figure is None:
         return f'<section id="{name}">{heading}{table}</section>'
-    path = write(figure, folder / f"{name}.png")
+    write(figure, folder / f"{name}.png")
     if vector is not None:
         write(figure, folder / f"{name}.{vector}")
     source = ""
     if narrow is not None:
-        source = f'<source media="(max-width: 860px)" srcset="{_embedded(png(narrow))}">'
+        source = f'<source media="(max-width: 860px)" srcset="{embedded(narrow)}">'
     return (
         f'<figure id="{name}">{heading}<picture>{source}<img alt="{_escaped(_alt(name, results))}" '
-        f'src="{_embedded(path.read_bytes())}" style="width: {figure.get_figwidth():.1f}in"></picture>'
+        f'src="{embedded(figure)}" style="width: {figure.get_figwidth():.1f}in"></picture>'
         f"<figcaption>{html.escape(CAPTIONS[name])}</figcaption></figure>{table}"
     )
-
-
-def _embedded(picture: bytes) -> str:
-    """A PNG as an address that holds it."""
-    return f"data:image/png;base64,{base64.b64encode(picture).decode()}"
 
 
 def _warnings(of: Mapping[str, ERFResult] | Mapping[str, FieldCheck]) -> str:

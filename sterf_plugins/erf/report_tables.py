@@ -16,8 +16,15 @@ _CHECKED = ("rank", "common_mass", "predicted_rank", "gain", "unchanged", "relia
 
 
 def html_table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table whose cells are ``str``, ``float``, ``Number``, or ``None`` for a dash."""
-    heads = "".join(f'<th scope="col">{html.escape(name).replace("_", "_<wbr>")}</th>' for name in head)
+    """A table whose cells are ``str``, ``float``, ``Number``, or ``None`` for a dash; a column of one model is left out."""
+    rows = list(rows)
+    if head[0] == "model" and len({row[0] for row in rows}) == 1:
+        head, rows = head[1:], [row[1:] for row in rows]
+    text = ' class="text"'
+    heads = "".join(
+        f'<th scope="col"{text if name in ("model", "layer") else ""}>{html.escape(name).replace("_", "_<wbr>")}</th>'
+        for name in head
+    )
     body = "\n".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
     return f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
 
@@ -26,7 +33,7 @@ def _cell(value: str | float | Number | None) -> str:
     if value is None:
         return '<td data-value="-1">–</td>'
     if isinstance(value, str):
-        return f'<td data-value="{html.escape(value, quote=True)}">{html.escape(value)}</td>'
+        return f'<td class="text" data-value="{html.escape(value, quote=True)}">{html.escape(value)}</td>'
     if not isinstance(value, Number):
         return f'<td data-value="{float(value)!r}">{digits(value)}</td>'
     shown, _, error = measured(value).partition(" ± ")

@@ -4,6 +4,7 @@ Sizes are chosen for a width of 830 pixels at 100 pixels an inch, at which the s
 Figures are made without pyplot, so no global state is touched.
 """
 
+import base64
 import io
 import math
 import os
@@ -103,14 +104,22 @@ class Sheet:
                 axes[0].set_ylabel(label, fontsize=TITLE, fontweight="bold")
             first += rows[name]
 
+    def _heighten(self, inches: float) -> None:
+        self.figure.set_figheight(self.figure.get_figheight() + inches)
+
     def outer_numbers(self) -> None:
-        """Leave the numbers of the axes to the first panel of each row and the last of each column."""
+        """Leave the numbers of the axes to the first panel of each row and the last of each column, where all have the same."""
+        shown = [ax for ax in self.grid.flat if ax.axison]
+        if len({(*ax.get_xticks(), None, *ax.get_yticks()) for ax in shown}) > 1:
+            self._heighten(0.15 * len(self.grid))
+            return
         for column in self.grid.T:
             shown = [ax for ax in column if ax.axison]
             for ax in shown[:-1]:
                 ax.tick_params(labelbottom=False)
         for ax in self.grid[:, 1:].flat:
             ax.tick_params(labelleft=False)
+        self._heighten(0.15 * (len({sum(ax.axison for ax in column) for column in self.grid.T}) - 1))
 
     def colour_bar(self, colours: Any, label: str, ticks: Sequence[float]) -> None:
         """A bar of what ``colours``, a ``ScalarMappable``, shows, below all panels."""
@@ -127,6 +136,7 @@ class Sheet:
         bar.ax.set_xticklabels([f"{tick:g}" for tick in ticks])
         bar.ax.tick_params(labelsize=SMALL, pad=2)
         bar.set_label(textwrap.fill(label, letters(self.width - 0.5, TITLE)), fontsize=TITLE)
+        self._heighten(bar.ax.get_xlabel().count("\n") * TITLE * _LINE)
 
     def legend(self, handles: Sequence[Any]) -> None:
         """One legend for all panels, above them, in as many columns as fit."""
@@ -134,7 +144,7 @@ class Sheet:
         fitting = max(1, letters(self.width) // (longest + _HANDLE))
         rows = math.ceil(len(handles) / fitting)
         columns = math.ceil(len(handles) / rows)
-        self.figure.set_figheight(self.figure.get_figheight() + rows * 0.17)
+        self._heighten(rows * 0.17)
         self.figure.legend(handles=handles, loc="outside upper center", ncols=columns, fontsize=SMALL, frameon=False)
 
 
@@ -178,14 +188,6 @@ def write(figure: "Figure", path: str | os.PathLike) -> Path:
     return Path(path)
 
 
-def png(figure: "Figure") -> bytes:
-    """A figure as the bytes of a PNG file."""
-    _lay_out(figure)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=RESOLUTION, format="png")
-    return buffer.getvalue()
-
-
 def pixels(figure: "Figure", resolution: int = 100) -> np.ndarray:
     """A figure as an (H, W, 3) uint8 RGB picture."""
     canvas: Any = figure.canvas
@@ -193,6 +195,15 @@ def pixels(figure: "Figure", resolution: int = 100) -> np.ndarray:
     figure.set_dpi(resolution)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def embedded(figure: "Figure") -> str:
+    """A figure as an address that holds it, for HTML: as WebP, which takes a fifth of the bytes of PNG."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels(figure, RESOLUTION)).save(buffer, "WEBP", quality=85)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def styles(count: int) -> Iterator[dict[str, Any]]:

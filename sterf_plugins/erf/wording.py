@@ -82,7 +82,7 @@ def stride(result: Fields, layer: str) -> int | None:
     if field is None or size is None or max(size[-2:]) == 1:
         return None
     pairs = [(n, m) for n, m in zip(field.shape, size[-2:], strict=True) if n > 1]  # a signal has one row
-    for step in (*(2**k for k in range(7)), pairs[0][0] // pairs[0][1]):
+    for step in (*(2**k for k in range(7)), max(1, pairs[0][0] // pairs[0][1])):
         if all(m in (n // step, -(-n // step)) for n, m in pairs):
             return step
     return None

@@ -306,7 +306,7 @@ class Page(HTMLParser):
 
 
 def picture_width(address: str) -> float:
-    """Inches of a PNG in an address that holds it."""
+    """Inches of a picture in an address that holds it."""
     import base64
     import io
 
@@ -441,7 +441,7 @@ def test_theory_sweep_frequency_and_checks_are_in_the_report(tmp_path):
     options = dict(sweeps={"net": sweep}, frequency=True, checks={"net": check}, randomised=rows)
     text = write_report({"net": result}, tmp_path, "All of it", **options).read_text()
     page = Page(text)
-    heads = [head[2] for folded, head in page.tables if not folded]
+    heads = [head[1] for folded, head in page.tables if not folded]  # of one model, whose name has no column
     assert heads == ["area_50", "theoretical field, px", "image", "in", "rank", "layers with shuffled weights"]
     assert page.unscrolled == [] and "Smallest useful image: 3 pixels" in text
     assert ">5x5</td>" in text and "16×16" in text and ">cutoff</th>" in text
@@ -456,10 +456,15 @@ def test_theory_sweep_frequency_and_checks_are_in_the_report(tmp_path):
 
 
 def test_narrow_pages_have_fewer_panels_in_a_row():
-    result = computed(4, num=2, layers=[str(i) for i in range(4)])
+    """Nor is a title cut or written over another panel's numbers, though the colour bar's label has two lines there."""
+    result = computed(5, num=2, layers=[str(i) for i in range(5)])
     figure = draw_maps({"net": result}, page=NARROW)
     panels = [ax for ax in figure.axes if ax.get_title()]
-    assert figure.get_figwidth() == NARROW and panels[0].get_gridspec().get_geometry() == (2, 2)
+    assert figure.get_figwidth() == NARROW and panels[0].get_gridspec().get_geometry() == (3, 2)
+    figure.canvas.draw()
+    titles = [ax.title.get_window_extent() for ax in panels]
+    assert all(box.x0 >= 0 and box.x1 <= figure.bbox.width and box.y1 <= figure.bbox.height for box in titles)
+    assert not any(box.overlaps(ax.bbox) for box in titles for ax in panels)
 
 
 def test_no_legend_is_wider_than_its_figure(result, timed):
@@ -474,3 +479,33 @@ def test_no_legend_is_wider_than_its_figure(result, timed):
         (legend,) = figure.legends
         box = legend.get_window_extent()
         assert box.x0 >= 0 and box.x1 <= figure.bbox.width == 100 * NARROW
+
+
+def test_panels_of_several_sizes_have_their_own_numbers():
+    """A tracker's template and search region, for example; nor does an output that is finer than the input matter."""
+    from matplotlib import ticker
+
+    small, large = computed(layers=["0"]), computed(layers=["0"])
+    small.spatial["0"] = small.spatial["0"][:12, :16]
+    for results, shown in (({"a": large, "b": large}, 3), ({"a": large, "b": small}, 4)):
+        figure = draw_maps(results)
+        figure.canvas.draw()
+        axes = [axis for ax in figure.axes if ax.get_title() for axis in (ax.xaxis, ax.yaxis)]
+        assert sum(axis.get_major_ticks()[0].label1.get_visible() for axis in axes) == shown
+        assert all(isinstance(axis.get_major_locator(), ticker.FixedLocator) for axis in axes)
+
+
+def test_a_phase_of_plus_or_minus_pi_is_one_line():
+    """Rounding decides the sign of pi; a line that leads from one to the other looks like a response."""
+    from matplotlib.figure import Figure
+
+    from sterf_plugins.erf.charts import draw_response
+    from sterf_plugins.erf.frequency import FrequencyResponse
+    from sterf_plugins.erf.number import Number
+
+    turn = np.array([0, 0, np.pi, 3 * np.pi, -np.pi, 0, 0])
+    response = FrequencyResponse(np.linspace(0, 0.5, 7), np.ones(7), turn, np.zeros(7), Number(np.inf, np.nan))
+    gains, phases = Figure().subplots(1, 2)
+    draw_response(gains, phases, response, dict(color="k"))
+    drawn = np.asarray(phases.lines[0].get_ydata())
+    assert np.abs(np.diff(drawn[np.isfinite(drawn)])).max(initial=0) < 4 and (drawn[np.isfinite(drawn)] > -1).all()
