@@ -334,7 +334,7 @@ def curves(out: Path) -> str:
         ("Mask R-CNN: AP over time", chart(ap, "AP50", "epoch", (0, 1))),
         ("Semantic FPN: loss", chart(losses_seg, "loss")),
         ("Semantic FPN: mIoU over time", chart(miou, "mIoU (%)", ylim=(0, 100))),
-        ("ERF during the SRB training", chart(erf, "share of pixels with half the mass", "epoch")),
+        ("ERF during the SRB training: pixels with half the mass", chart(erf, "share of pixels", "epoch")),
     ]
     return '<div class="charts">' + "".join(
         f'<figure class="card">{svg}<figcaption>{title}</figcaption></figure>' for title, svg in charts

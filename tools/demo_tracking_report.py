@@ -24,12 +24,14 @@ from sterf_plugins.cli.loading import build_config, load_weights
 from sterf_plugins.cli.page import STYLE, chart, number, scalars, table
 from sterf_plugins.cli.steps import last_checkpoint
 from sterf_plugins.cli.versions import versions
+from sterf_plugins.erf.sheet import NARROW, WIDTH, embedded
 from sterf_plugins.erf.wording import digits
 from sterf_plugins.files import replacing
 from sterf_plugins.firing import FiringRates
 from sterf_plugins.openmmlab.configs.reading import load_config
 from sterf_plugins.tracking import Follower
 from sterf_plugins.tracking.box_metrics import mean_curves
+from sterf_plugins.tracking.charts import draw_curves
 from sterf_plugins.tracking.results import evaluate, read_attributes, read_labels
 from sterf_plugins.tracking.sequences import LAYOUTS, find_sequences
 
@@ -57,7 +59,7 @@ def cards(out: Path) -> str:
 
 
 def numbers_table(out: Path, data: Path, layout: str) -> str:
-    """The numbers of all trackers on a layout, and AUC / PR by attribute, as HTML."""
+    """The numbers of all trackers on a layout, AUC / PR by attribute, and both plots, as HTML."""
     protocols = json.loads((out / f"compared_{layout}" / "numbers.json").read_text())
     keys = ("AUC", "PR", "NPR", "OP50", "OP75")
     rows = [
@@ -67,20 +69,20 @@ def numbers_table(out: Path, data: Path, layout: str) -> str:
     ]
     labels = read_labels(data / layout, layout)
     curves = {name: evaluate(demo.results_of(out, name, layout), labels) for name in TRACKERS}
+    means = {name: mean_curves(found.values()) for name, found in curves.items()}
+    note = f"{len(labels)} sequences, protocol toolkit"
+    wide, narrow = (embedded(draw_curves(means, note, page)) for page in (WIDTH, NARROW))
+    plots = (
+        f'<figure><picture><source media="(max-width: 860px)" srcset="{narrow}"><img class="fields" src="{wide}" '
+        f'alt="Success and precision of {", ".join(means)} in the layout of {layout}, by threshold"></picture></figure>'
+    )
     groups = {"all": list(labels)} | read_attributes(data / layout / "attributes.txt", labels)
     by_attribute = []
     for attribute, names in groups.items():
         found = [mean_curves(curves[tracker][name] for name in names).numbers() for tracker in TRACKERS]
         by_attribute.append([attribute, str(len(names)), *(f"{n['AUC']:.1f} / {n['PR']:.1f}" for n in found)])
     head = ["attribute", "sequences", *(f"{tracker}, AUC / PR" for tracker in TRACKERS)]
-    return table(["tracker, protocol", *keys], rows) + table(head, by_attribute)
-
-
-def picture(path: Path, words: str) -> str:
-    """An image file inside the page."""
-    kind = {".png": "png", ".webp": "webp"}[path.suffix]
-    code = base64.b64encode(path.read_bytes()).decode()
-    return f'<figure class="scroll"><img class="fields" alt="{html.escape(words, quote=True)}" src="data:image/{kind};base64,{code}"></figure>'
+    return table(["tracker, protocol", *keys], rows) + table(head, by_attribute) + plots
 
 
 def moving(video: Path) -> str:
@@ -93,7 +95,8 @@ def moving(video: Path) -> str:
         buffer, "WEBP", save_all=True, append_images=frames[FILM_STEP::FILM_STEP], duration=80, loop=0, quality=60
     )
     code = base64.b64encode(buffer.getvalue()).decode()
-    return f'<figure class="scroll"><img class="fields" alt="the followed object" src="data:image/webp;base64,{code}"></figure>'
+    words = "the event images with the found and the labelled box around the object, and beside them the scores"
+    return f'<figure><img class="fields" alt="{words}" src="data:image/webp;base64,{code}"></figure>'
 
 
 def losses(out: Path) -> str:
@@ -148,9 +151,7 @@ def build(out: Path, data: Path) -> str:
     seconds = {p.parent.name: json.loads(p.read_text())["seconds"] for p in sorted(out.glob("*/finished.json"))}
     made = {layout: json.loads((data / layout / "tracking.json").read_text()) for layout in LAYOUTS}
     parts = "".join(
-        f"<h2>Test sequences in the layout of {layout}</h2>{numbers_table(out, data, layout)}"
-        + picture(out / f"compared_{layout}" / "curves_toolkit.png", f"success and precision, {layout}")
-        for layout in LAYOUTS
+        f"<h2>Test sequences in the layout of {layout}</h2>{numbers_table(out, data, layout)}" for layout in LAYOUTS
     )
     environment = ", ".join(html.escape(v) for v in versions().values() if v != "not installed")
     return f"""<!doctype html>

@@ -3,24 +3,28 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from ..erf.sheet import SMALL, TITLE, WIDTH, styles
+from ..erf.sheet import NARROW, SMALL, TITLE, WIDTH, styles
 from .box_metrics import OVERLAPS, PIXELS, Curves
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def draw_curves(trackers: Mapping[str, Curves], note: str = "") -> "Figure":
-    """Both plots side by side, with a line for each tracker; the legends below name the trackers and their AUC or PR, best first.
+def draw_curves(trackers: Mapping[str, Curves], note: str = "", page: float = WIDTH) -> "Figure":
+    """Both plots side by side, or one below the other on a narrow page, with a line for each tracker.
+
+    The legends below name the trackers and their AUC or PR, best first.
 
     Args:
         trackers: name -> mean curves.
         note: what is written below.
+        page: width of the page in inches.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(WIDTH, 3.5 + 0.18 * len(trackers)), layout="constrained")
+    shape = (1, 2) if page > NARROW else (2, 1)
+    figure = Figure(figsize=(page, shape[0] * (3.5 + 0.18 * len(trackers))), layout="constrained")
     FigureCanvasAgg(figure)
     numbers = {name: curves.numbers() for name, curves in trackers.items()}
     style = dict(zip(trackers, styles(len(trackers)), strict=True))
@@ -34,7 +38,7 @@ def draw_curves(trackers: Mapping[str, Curves], note: str = "") -> "Figure":
             "Precision: share of frames within it",
         ),
     )
-    for ax, (curve, thresholds, key, label, title) in zip(figure.subplots(1, 2), panels, strict=True):
+    for ax, (curve, thresholds, key, label, title) in zip(figure.subplots(*shape), panels, strict=True):
         for name in sorted(trackers, key=lambda n: -numbers[n][key]):
             shares, every = getattr(trackers[name], curve), max(1, len(thresholds) // 10)
             ax.plot(thresholds, shares, markevery=every, label=f"{name} [{numbers[name][key]:.1f}]", **style[name])
