@@ -124,7 +124,8 @@ def _lines(results: Results, kind: str, curve, notes: list[str], scale: bool = T
     names = list(dict.fromkeys(n for r in results.values() for n in r.layers if n in getattr(r, kind)))
     style = dict(zip(names, styles(len(names)), strict=True))
     labels = common_labels(results, names)
-    sheet = Sheet({"": len(results)}, notes + provenance(results), 0.8, 1, 4, bar=False, ticks=0.2, page=page)
+    panel = 4.5 if len(results) == 1 else 2.5
+    sheet = Sheet({"": len(results)}, notes + provenance(results), 0.8, 1, 4, False, 0.2, panel, page)
     least = 1.0
     for ax, (name, result) in zip(sheet.panels[""], results.items(), strict=True):
         for layer in (n for n in result.layers if n in getattr(result, kind)):
