@@ -452,6 +452,16 @@ def test_theory_sweep_frequency_and_checks_are_in_the_report(tmp_path):
     said = words(draw_checks({"net": check})).replace("\n", " ")
     assert "random weights; 4 noise inputs of 3×24×24; 4×4 patches occluded by the mean; unit: target center" in said
     assert "relative error of the maps" in said
+    both = draw_checks({"a": check, "b": check})
+    panels = [ax for ax in both.axes if ax.get_title()]
+    assert words(both).count("random weights") == 1  # what all share, once
+    assert [ax.get_title().split("\n")[0] for ax in panels[:3]] == [
+        "mass of |∂y/∂x|",
+        "predicted: |⟨∂y/∂x, Δx⟩|",
+        "measured: |Δy|",
+    ]
+    assert f"ρ {measured(check.numbers('2')['rank'])}" in panels[0].get_title()
+    assert all([line.get_gid() for line in ax.lines].count("target") == 4 for ax in panels)
     assert "|mean of ∂y/∂x over the inputs|" in facts(result)["protocol"]
 
 
