@@ -48,7 +48,9 @@ def test_all_steps_and_a_second_run(demo, tmp_path, monkeypatch, capsys):
     assert said.count("conv: AUC") == said.count("srb: AUC") == 2 and said.count("stay at the first box: AUC") == 2
     page = (out / "report.html").read_text()
     assert "goal 90" in page and "<svg" in page
-    assert page.count("<source media=") == 2 and page.count("data:image/webp") == 5  # curves, wide and narrow; the video
+    assert (
+        page.count("<source media=") == 2 and page.count("data:image/webp") == 5
+    )  # curves, wide and narrow; the video
     assert cv2.VideoCapture(str(out / "followed.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == 20
     followed = np.loadtxt(out / "srb" / "results_fe108" / "disc02.txt")
     labels = np.loadtxt(data / "fe108" / "test" / "disc02" / "groundtruth_rect.txt", delimiter=",")
