@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..checks import has_statistics
+from ..checks import check_module, has_statistics
 from ..undisturbed import reset_states
 
 CALIBRATION = 8  # inputs whose statistics the BatchNorms of untrained models get
@@ -48,7 +48,9 @@ def calibrate(model: nn.Module, images: Tensor) -> nn.Module:
 
     Raises:
         ValueError: there are fewer than two images.
+        TypeError: the model is no module.
     """
+    check_module("model", model)
     if images.shape[images.ndim - 4] < 2:
         raise ValueError(f"`images` has shape {tuple(images.shape)}; statistics need at least two images.")
     model.eval()

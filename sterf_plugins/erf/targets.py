@@ -7,12 +7,10 @@ from typing import Any
 
 from torch import nn
 
-_STAGES = (
-    "res_layers",
-    "stages",
-    "layers",
-    "cr_blocks",
-)  # what OpenMMLab's backbones call their stages, or their names
+from ..checks import check_module
+
+# What OpenMMLab's backbones call their stages, or their names.
+_STAGES = ("res_layers", "stages", "layers", "cr_blocks")
 _LISTS = ("stages", "layers", "layer", "blocks", "block")  # what Hugging Face's models call their stages or blocks
 
 
@@ -94,7 +92,9 @@ def match_layers(model: nn.Module, patterns: str | Iterable[str] | None) -> list
 
     Raises:
         ValueError: a pattern matches nothing; the message lists near candidates.
+        TypeError: the model is no module.
     """
+    check_module("model", model)
     if patterns is None:
         return default_layers(model)
     patterns = [patterns] if isinstance(patterns, str) else list(patterns)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from sterf_plugins.backbones import SDTV3
-from sterf_plugins.erf import ERFResult, area_ratio, calibrate, compute_erf
+from sterf_plugins.erf import ERFResult, area_ratio, calibrate, check_field, compute_erf, randomise_field
 from sterf_plugins.erf.targets import match_layers
 
 NANO = dict(embed_dims=[8, 16, 24, 32], num_heads=4)
@@ -264,3 +264,10 @@ def test_parameters_need_no_gradient_during_the_computation():
     conv.register_forward_pre_hook(lambda module, _: seen.append(module.weight.requires_grad))
     compute_erf(nn.Sequential(conv), torch.randn(2, 3, 8, 8), "0")
     assert seen and not any(seen) and conv.weight.requires_grad
+
+
+@pytest.mark.parametrize("function", [compute_erf, check_field, randomise_field, calibrate])
+def test_the_name_of_a_model_is_no_model(function):
+    layer = ["layer1"] if function in (check_field, randomise_field) else []
+    with pytest.raises(TypeError, match=r"`model` is 'resnet18' \(str\); .*timm.create_model\('resnet18'\)"):
+        function("resnet18", torch.zeros(2, 3, 8, 8), *layer)
