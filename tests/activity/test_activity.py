@@ -342,7 +342,7 @@ def test_the_hook(shapes, tmp_path):
     states = []
     for name, hooks in (
         ("without", []),
-        ("with", [dict(type="sterf_plugins.FiringRateHook", num_samples=2, input_size=64)]),
+        ("with", [dict(type="sterf_plugins.FiringRateHook", num_samples=2)]),
         ("watched", [dict(type="sterf_plugins.SilenceHook", after=1)]),
         ("silent", [dict(type="sterf_plugins.SilenceHook", after=1)]),
     ):
@@ -378,7 +378,8 @@ def test_the_hook(shapes, tmp_path):
         and record["energy_mj"] > 0
         and record["num_inputs"] == 2
     )
-    assert "backbone.stages.0.blocks.0.mixer.spike1" in record["layers"]
+    first = record["layers"]["backbone.stages.0.blocks.0.mixer.spike1"]
+    assert sum(first["histogram"]) == 2 * 8 * 64**2  # images, channels, and half of the segmentor's crops of 128 pixels
 
 
 def test_a_state_that_was_left_in_a_neuron_does_not_enter_the_count():

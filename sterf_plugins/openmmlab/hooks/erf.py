@@ -28,7 +28,7 @@ from ...tracking.sd_track import SDTrack
 from ...undisturbed import preserved_random_state
 from ..runtime.dataset_images import from_dataset, image_size, spread
 from ..runtime.tensor_forward import forward_for
-from .moments import MeasuringHook, dataset_of, log_scalars
+from .moments import MeasuringHook, dataset_of, log_scalars, size_of_images
 from .plain_model import plain_model, training_step
 
 
@@ -103,8 +103,7 @@ class ERFHook(MeasuringHook):
         self.interval = positive_int("interval", interval)
         self.num_samples = positive_int("num_samples", num_samples)
         self.source = source
-        size = (input_size, input_size) if isinstance(input_size, int) else tuple(input_size or ())
-        self.input_size = tuple(positive_int("input_size", n) for n in size)
+        self.input_size = size_of_images(input_size)
         self.at_start = at_start
         self.seed = seed
         self._training = self._resumed = False

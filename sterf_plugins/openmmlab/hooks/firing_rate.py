@@ -13,8 +13,8 @@ from ...files import replacing
 from ...registry import HOOKS
 from ...tracking.fields import labelled_pairs
 from ...undisturbed import preserved_random_state, undisturbed
-from ..runtime.dataset_images import from_dataset, spread
-from .moments import MeasuringHook, dataset_of, log_scalars
+from ..runtime.dataset_images import from_dataset, image_size, spread
+from .moments import MeasuringHook, dataset_of, log_scalars, size_of_images
 from .plain_model import plain_model, training_step
 
 
@@ -31,7 +31,8 @@ class FiringRateHook(MeasuringHook):
     Args:
         interval: count at every ``interval``-th validation, or checkpoint where there is no validation.
         num_samples: number of images, evenly spread over the data set.
-        input_size: (height, width) to which they are resized; an int for squares. A tracker's search regions keep their size.
+        input_size: (height, width) to which they are resized; an int for squares. ``None`` for the size of the crops that
+            a segmentor is trained on, or of the first validation image. A tracker's search regions keep their size.
         operations: count synaptic operations too.
 
     Raises:
@@ -41,12 +42,15 @@ class FiringRateHook(MeasuringHook):
     priority = 55  # before LoggerHook reads the scalars
 
     def __init__(
-        self, interval: int = 1, num_samples: int = 8, input_size: int | tuple[int, int] = 224, operations: bool = True
+        self,
+        interval: int = 1,
+        num_samples: int = 8,
+        input_size: int | tuple[int, int] | None = None,
+        operations: bool = True,
     ):
         self.interval = positive_int("interval", interval)
         self.num_samples = positive_int("num_samples", num_samples)
-        size = (input_size, input_size) if isinstance(input_size, int) else tuple(input_size)
-        self.input_size = tuple(positive_int("input_size", n) for n in size)
+        self.input_size = size_of_images(input_size)
         self.operations = operations
         self._validations = 0
         self._training = False
@@ -109,4 +113,5 @@ class FiringRateHook(MeasuringHook):
             device = next(model.parameters()).device
             return [p["search"].to(device) for p in labelled_pairs(dataset.sequences, self.num_samples, dataset.sizes)]
         indices = spread(self.num_samples, dataset)
-        return list(from_dataset(dataset, model.data_preprocessor, indices, self.input_size))
+        size = self.input_size or image_size(model.data_preprocessor, dataset)
+        return list(from_dataset(dataset, model.data_preprocessor, indices, size))

@@ -5,6 +5,8 @@ from typing import Any
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import EpochBasedTrainLoop
 
+from ...checks import positive_int
+
 
 class MeasuringHook(Hook):
     """Measures at validations, or where a config has none, as those of trackers: with checkpoints, and at the end.
@@ -34,6 +36,16 @@ class MeasuringHook(Hook):
         every = 0 if saving is None else max(saving.interval, 0) * self.interval
         if done + 1 == end or (every and (done + 1) % every == 0):
             self.measure(runner, done + 1)
+
+
+def size_of_images(input_size: int | tuple[int, int] | None) -> tuple[int, ...]:
+    """(height, width) of an argument ``input_size``; empty for ``None``, the images' own size.
+
+    Raises:
+        ValueError, TypeError: it is no size.
+    """
+    size = (input_size, input_size) if isinstance(input_size, int) else tuple(input_size or ())
+    return tuple(positive_int("input_size", n) for n in size)
 
 
 def dataset_of(runner: Any) -> Any:
