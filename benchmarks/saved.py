@@ -143,6 +143,9 @@ class Results:
 
         Raises:
             SystemExit: with code ``BROKEN``; the GPU does nothing more for this process after an error of its own.
+            ValueError: the part has the name of a setting.
         """
+        if keys[0] in self.SAME:
+            raise ValueError(f"a part is called {keys[0]!r}, as a setting is; call it otherwise.")
         if not self.has(*keys) and "CUDA error" in self.save(attempted(function), *keys).get("error", ""):
             raise SystemExit(BROKEN)

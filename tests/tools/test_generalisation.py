@@ -62,13 +62,16 @@ def test_it_runs(benchmark, forked, tmp_path):
     done = forked(*command)
     assert done.returncode == 0, done.stdout + done.stderr
     results = json.loads(out.read_text())
-    assert set(results["size"]) == {f"{s}{k}" for s in benchmark.SIZE for k in ("", ", spiking")}
+    assert set(results["scale"]) == {f"{s}{k}" for s in benchmark.SIZE for k in ("", ", spiking")}
     assert set(results["speed"]) == set(benchmark.TIME)
-    for part in ("size", "speed"):
+    for part in ("scale", "speed"):
         for side in results[part].values():
             accuracies = side["seed 0"]["accuracy"]
             assert len(accuracies) == 9 and all(0 <= a <= 100 for a in accuracies.values())
     assert results["cost"]["over_ours"]["scale channels"]["median"] == 1
     assert "| scale channels, spiking |" in done.stdout
+    before = out.read_bytes()
+    again = forked(*command)
+    assert again.returncode == 0 and out.read_bytes() == before, again.stdout + again.stderr
     drawn = forked(*command, "--figure", tmp_path / "figure.png")
     assert drawn.returncode == 0 and (tmp_path / "figure.png").stat().st_size > 1000, drawn.stderr
