@@ -243,7 +243,6 @@ def bad(tmp_path_factory, photos):
         (["sdtv3_nano", "--device", "gpu"], "--device gpu cannot be used"),
         (["{bad}/study.py"], "`study` has unknown keys layer"),
         (["sdtv3_nano", "--wrt", "1"], "--wrt is about --inputs; give their shapes"),
-        (["sdtv3_nano", "--inputs", "3,64,64"], "--inputs 3,64,64: give a shape such as 3x64x64"),
         (["sdtv3_nano", "--inputs", "a=3x8x8", "3x8x8"], "--inputs: give each a name of its own, or none a name"),
         (["sdtv3_nano", "--inputs", "3x8x8", "--axes", "HWC"], "--input-size is for models of one image"),
         (["sdtv3_nano", "--check", "blur"], "--check blur: give occlusion, other, a number above 0, or randomisation"),

@@ -138,7 +138,7 @@ def without_frames(file: Path) -> None:
             "pair.txt has 'two' for 'dog'",
         ),
         (None, ["--interval", "0"], "`--interval` is 0; it must be an int >= 1"),
-        (None, ["--decay", "nan"], "`decay` is nan; it must be from 0 to 1"),
+        (None, ["--decay", "nan"], "`decay` is nan; it must be a number from 0 to 1"),
         (None, ["--trajectory", "0"], "`trajectory` is 0; it must be an int >= 1"),
     ],
 )
