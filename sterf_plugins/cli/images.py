@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from ..erf.sweep import resized
 from ..events import windows
 from ..events.readers import FORMATS
 from .examples import photographs
@@ -155,7 +155,7 @@ def from_recording(source: str, loaded: Loaded, size: tuple[int, int], count: in
     for images in windows(source, count, kind, **options):
         x = torch.from_numpy(images)
         x = x.unsqueeze(1) if steps > 1 else x.flatten(0, 1).unsqueeze(0)
-        yield F.interpolate(x.flatten(0, -4), size, mode="bilinear", antialias=True).unflatten(0, x.shape[:-3])
+        yield resized(x, size)
 
 
 def noise(count: int, channels: int, size: tuple[int, int], seed: int) -> Iterator[Tensor]:

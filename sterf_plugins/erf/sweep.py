@@ -48,7 +48,7 @@ def sweep_sizes(
     return {size: compute_erf(model, images(size), layers, **options) for size in order}
 
 
-def resized(images: Tensor, size: Size) -> Tensor:
+def resized(images: Tensor, size: tuple[int, ...]) -> Tensor:
     """Images (..., C, H, W) at another size, bilinearly and with antialiasing."""
     if images.shape[-2:] == size:
         return images

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator
 import torch
 from mmengine.dataset import pseudo_collate
 from torch import Tensor
-from torch.nn import functional as F
+
+from ...erf.sweep import resized
 
 
 def spread(count: int, dataset) -> list[int]:
@@ -24,12 +25,6 @@ def from_dataset(dataset, preprocessor, indices: Iterable[int], size: tuple[int,
         with torch.no_grad():
             image = preprocessor(batch, False)["inputs"]
         yield image.float() if size is None else resized(image.float(), size)
-
-
-def resized(images: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Images (..., C, H, W) of another (H, W)."""
-    flat = images.flatten(0, -4)
-    return F.interpolate(flat, size, mode="bilinear", antialias=True).unflatten(0, images.shape[:-3])
 
 
 def image_size(preprocessor, dataset) -> tuple[int, int]:
