@@ -32,7 +32,7 @@ from .preparation import (
 from .progress import Progress
 from .protocols import Protocol
 from .running import Running
-from .starts import Settings
+from .starts import Passes, Settings
 
 LEAST_INPUTS = 8  # inputs that must be done before a relative error is trusted
 
@@ -138,19 +138,8 @@ def collect(
                 sizer.steps = steps = inputs.steps or inner_steps(model)
                 geometry = Geometry(tuple(inputs.sizes), 0, steps, strides, prefix)
                 run = guarded(forward, inputs)
-                work = partial(
-                    fields_of,
-                    model,
-                    run,
-                    targets=targets,
-                    geometry=geometry,
-                    settings=settings,
-                    seen=seen,
-                    known=running.facts,
-                    start_afresh=start_afresh,
-                    rates=rates,
-                )
-                for count, fields in sizer.run(inputs, work):
+                passes = Passes(model, run, targets, geometry, settings, start_afresh, seen, running.facts, rates)
+                for count, fields in sizer.run(inputs, partial(fields_of, passes)):
                     running.add(fields)
                     targets[:] = [t for t in targets if t.name not in running.failed]
                     bar.update(count)

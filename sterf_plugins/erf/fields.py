@@ -3,21 +3,17 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..firing import FiringRates
 from ..undisturbed import stateful
 from .batches import Batch, Key
-from .capture import Seen, Target
-from .layouts import Geometry
 from .order import wrongly_read
 from .protocols import Protocol
 from .selection import PROJECTIONS, channel_vectors
-from .starts import Facts, Settings, Start, base_name, field_name, starts_of
+from .starts import Facts, Passes, Settings, Start, base_name, field_name, starts_of
 
 
 def _mean(g: Tensor, channels: int) -> Tensor:
@@ -52,41 +48,16 @@ class BatchFields:
     failed: dict[str, str]
 
 
-def fields_of(
-    model: nn.Module,
-    forward: Callable[[Any], Any],
-    inputs: Batch,
-    targets: list[Target],
-    geometry: Geometry,
-    settings: Settings,
-    seen: Seen,
-    known: dict[str, Facts],
-    start_afresh: Callable[[], None],
-    rates: FiringRates | None = None,
-) -> BatchFields:
+def fields_of(passes: Passes, inputs: Batch) -> BatchFields:
     """Compute the fields of all targets for one batch; the model starts afresh before and after it.
-
-    Args:
-        model: the module that contains the targets.
-        forward: the function to call with the inputs in the user's form: the model, or a part of it.
-        inputs: the batch.
-        targets: layers whose outputs are differentiated.
-        geometry: what is known about the forward pass; its ``batch`` is replaced by that of the inputs.
-        settings: what to compute.
-        seen: what the first batch showed of the model; empty for the first batch.
-        known: what earlier batches showed of the outputs, by name.
-        start_afresh: lets the model forget its state.
-        rates: what counts the spikes of the forward pass, if the model has spike layers.
 
     Raises:
         ValueError: no layer has a field; the message says why.
     """
-    batch = len(inputs)
-    if batch == 1 and geometry.steps is None and stateful(model):
+    batch, settings = len(inputs), passes.settings
+    if batch == 1 and passes.geometry.steps is None and stateful(passes.model):
         inputs = Batch.joined([inputs, inputs])  # else any number of steps would divide by the batch
-    leaves, starts, failed = starts_of(
-        model, forward, inputs, targets, geometry, settings, seen, known, start_afresh, rates
-    )
+    leaves, starts, failed = starts_of(passes, inputs)
     if not starts:
         reasons = list(dict.fromkeys(failed.values()))
         raise ValueError(" ".join(reasons[:3]))
@@ -102,13 +73,13 @@ def fields_of(
         fields = _fields(starts.pop(name), leaves, inputs.steps, settings, keep=bool(starts))
         for (key, suffix), kinds in fields.items():
             results[field_name(name, key, leaves) + suffix] = {kind: value[:batch] for kind, value in kinds.items()}
-    if not known:
-        wrong = wrongly_read(model, forward, inputs, targets, geometry, settings, seen, start_afresh, results, facts)
+    if not passes.known:
+        wrong = wrongly_read(passes, inputs, results, facts)
         failed |= wrong
         facts = {name: fact for name, fact in facts.items() if base_name(name) not in wrong}
         if not facts:
             raise ValueError(" ".join(list(failed.values())[:3]))
-    start_afresh()
+    passes.start_afresh()
     return BatchFields({name: results[name] for name in facts}, facts, failed)
 
 

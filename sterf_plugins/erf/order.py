@@ -15,12 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from .batches import Batch, Key
-from .capture import Seen, Target
 from .flaws import misread, near_target
-from .layouts import Evidence, Geometry
+from .layouts import Evidence
 from .maps import maps_of
 from .selection import cell
-from .starts import Facts, Settings, base_name, outputs_of
+from .starts import Facts, Passes, base_name, outputs_of
 
 PARTS = 4  # along each axis
 # Parts along slices, rows and columns that are changed, one by one.
@@ -34,21 +33,13 @@ _NEAR = 0.6  # share of these changes that lies at the part's place, with a marg
 
 
 def wrongly_read(
-    model: nn.Module,
-    forward: Callable[[Any], Any],
-    inputs: Batch,
-    targets: list[Target],
-    geometry: Geometry,
-    settings: Settings,
-    seen: Seen,
-    start_afresh: Callable[[], None],
-    results: dict[str, dict[str, np.ndarray]],
-    facts: dict[str, Facts],
+    passes: Passes, inputs: Batch, results: dict[str, dict[str, np.ndarray]], facts: dict[str, Facts]
 ) -> dict[str, str]:
     """Why outputs have no field whose axes or tokens are in another order than that inferred, by name.
 
     Only those are looked at whose field does not show already that it is that of its target.
     """
+    settings = passes.settings
     doubtful: dict[str, Facts] = {}
     clear = set()
     for name, fact in facts.items():
@@ -67,11 +58,12 @@ def wrongly_read(
     if not doubtful:
         return {}
 
+    uncounted = replace(passes, rates=None)
+
     def maps(batch: Batch) -> dict[str, Tensor]:
         torch.manual_seed(0)  # else random masks would differ
-        x, integers = batch.given({})
-        outputs, _, in_steps = outputs_of(model, forward, x, integers, targets, geometry.steps, seen, start_afresh)
-        evidence, of_batch = Evidence(model, seen.shapes), replace(geometry, batch=len(batch))
+        outputs, _, in_steps = outputs_of(uncounted, *batch.given({}))
+        evidence, of_batch = Evidence(passes.model, passes.seen.shapes), replace(passes.geometry, batch=len(batch))
         read: dict[str, tuple[Tensor, bool]] = {}
         for name, output in outputs.items():
             if any(name == n.partition("#")[0] for n in doubtful):
@@ -80,7 +72,7 @@ def wrongly_read(
 
     with torch.no_grad():
         found = orders(doubtful, maps, inputs)
-    likely, learnt = Evidence(model, seen.shapes).grids(), _learnt_tokens(model)
+    likely, learnt = Evidence(passes.model, passes.seen.shapes).grids(), _learnt_tokens(passes.model)
     return {
         name: misread(name, fact.size)
         for name, fact in doubtful.items()

@@ -1,7 +1,7 @@
 """Where backward passes start: one forward pass of a batch, and of each layer's output what is differentiated."""
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -71,38 +71,51 @@ class Start:
     total: Tensor | None
 
 
-def starts_of(
-    model: nn.Module,
-    forward: Callable[[Any], Any],
-    inputs: Batch,
-    targets: list[Target],
-    geometry: Geometry,
-    settings: Settings,
-    seen: Seen,
-    known: dict[str, Facts],
-    start_afresh: Callable[[], None],
-    rates: FiringRates | None = None,
-) -> tuple[dict[Key, Tensor], dict[str, Start], dict[str, str]]:
-    """Run a model that starts afresh on a batch; the arguments are those of ``fields_of``.
+@dataclass
+class Passes:
+    """What all forward passes of a model have in common: how it runs, what is looked at, and what the first ones showed.
+
+    Attributes:
+        model: the module that contains the targets.
+        forward: the function to call with the inputs in the user's form: the model, or a part of it.
+        targets: layers whose outputs are differentiated.
+        geometry: what is known about a forward pass; its ``batch`` is replaced by that of the inputs.
+        settings: what to compute.
+        start_afresh: lets the model forget its state.
+        seen: what the first batch showed of the model; empty for the first batch.
+        known: what earlier batches showed of the outputs, by name.
+        rates: what counts the spikes of the forward passes, if the model has spike layers.
+    """
+
+    model: nn.Module
+    forward: Callable[[Any], Any]
+    targets: list[Target]
+    geometry: Geometry
+    settings: Settings
+    start_afresh: Callable[[], None]
+    seen: Seen = field(default_factory=Seen)
+    known: dict[str, Facts] = field(default_factory=dict)
+    rates: FiringRates | None = None
+
+
+def starts_of(passes: Passes, inputs: Batch) -> tuple[dict[Key, Tensor], dict[str, Start], dict[str, str]]:
+    """Run a model that starts afresh on a batch.
 
     Returns:
         The entries that get maps; where backward passes start, by output; and why layers have no output.
     """
-    geometry = replace(geometry, batch=len(inputs))
-    leaves = inputs.leaves(dtype_of(model))
-    x, integers = inputs.given(leaves)
-    outputs, failed, in_steps = outputs_of(
-        model, forward, x, integers, targets, geometry.steps, seen, start_afresh, rates
-    )
+    geometry = replace(passes.geometry, batch=len(inputs))
+    leaves = inputs.leaves(dtype_of(passes.model))
+    outputs, failed, in_steps = outputs_of(passes, *inputs.given(leaves))
     if geometry.batch == 1:
         mend_batch_norms(y for output in outputs.values() for y in output.calls)
-    known = {base_name(name): facts for name, facts in known.items()}
-    evidence = Evidence(model, seen.shapes)
+    known = {base_name(name): facts for name, facts in passes.known.items()}
+    evidence = Evidence(passes.model, passes.seen.shapes)
     starts: dict[str, Start] = {}
     for name in list(outputs):
         output = outputs.pop(name)  # frees the copies of whole maps
         try:
-            found, without = _starts(name, output, geometry, settings, evidence, known, in_steps)
+            found, without = _starts(name, output, geometry, passes.settings, evidence, known, in_steps)
             starts |= found
             failed |= without
         except ValueError as error:
@@ -111,22 +124,15 @@ def starts_of(
 
 
 def outputs_of(
-    model: nn.Module,
-    forward: Callable[[Any], Any],
-    x: Any,
-    integers: list[tuple[Tensor, Tensor]],
-    targets: list[Target],
-    steps: int | None,
-    seen: Seen,
-    start_afresh: Callable[[], None],
-    rates: FiringRates | None = None,
+    passes: Passes, x: Any, integers: list[tuple[Tensor, Tensor]]
 ) -> tuple[dict[str, Output], dict[str, str], bool]:
     """What ``capture`` gives of a model that starts afresh, and whether the model may loop over time."""
-    start_afresh()
+    passes.start_afresh()
     # A network that loops over time calls its layers once per step.
-    keeps_state = bool(stateful(model))
-    loops = keeps_state or steps is not None
-    return *capture(model, followed(forward, integers), x, targets, seen, loops, rates), keeps_state
+    keeps_state = bool(stateful(passes.model))
+    loops = keeps_state or passes.geometry.steps is not None
+    run = followed(passes.forward, integers)
+    return *capture(passes.model, run, x, passes.targets, passes.seen, loops, passes.rates), keeps_state
 
 
 def field_name(name: str, key: Key, keys: Collection[Key]) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..firing import FiringRates, neuron_layers
 from .batches import Batch
 from .calibrate import calibrated
-from .capture import Seen, Target
+from .capture import Target
 from .layouts import Geometry, possible_strides, prefix_tokens
 from .preparation import (
     check_finite,
@@ -24,22 +24,14 @@ from .preparation import (
     prepared,
 )
 from .selection import PROJECTIONS, channel_vectors
-from .starts import Facts, Settings, starts_of
+from .starts import Passes, Settings, starts_of
 from .targets import match_layers
 
 
 @dataclass
-class Units:
-    """A model, and the units of its layers: what ``starts_of`` needs, kept over all passes; see ``ready``."""
+class Units(Passes):
+    """The forward passes of a model, and the units of its layers; see ``ready``."""
 
-    model: nn.Module
-    forward: Callable[[Any], Any]
-    targets: list[Target]
-    geometry: Geometry
-    settings: Settings
-    start_afresh: Callable[[], None]
-    seen: Seen = field(default_factory=Seen)
-    known: dict[str, Facts] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
 
     def place(self, inputs: Batch) -> Batch:
@@ -58,10 +50,7 @@ class Units:
         # With several inputs no axis of length 1 can be taken for the batch, and a BatchNorm's backward pass is right.
         if count == 1 or count == self.geometry.steps:  # nor that of time for the batch
             inputs = Batch.joined([inputs] * (3 if self.geometry.steps == 2 else 2))
-        leaves, starts, failed = starts_of(
-            self.model, self.forward, inputs, self.targets, self.geometry, self.settings, self.seen, self.known,
-            self.start_afresh,
-        )  # fmt: skip
+        leaves, starts, failed = starts_of(self, inputs)
         self.failed = failed | self.failed
         units = {}
         for name, start in starts.items():
