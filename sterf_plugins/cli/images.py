@@ -1,5 +1,6 @@
 """Images for a model: from a folder, from a config's validation set, or noise."""
 
+import argparse
 import itertools
 from collections.abc import Iterator, Sequence
 from glob import glob
@@ -105,6 +106,30 @@ def from_files(files: list[Path], loaded: Loaded, size: tuple[int, int], squash:
         tensor = torch.from_numpy(pixels.reshape(*size, -1)).permute(2, 0, 1)
         tensor = tensor.flip(0) if loaded.bgr else tensor
         yield ((tensor - _column(loaded.mean)) / _column(loaded.std))[None]
+
+
+def add_image_options(p: argparse.ArgumentParser, sources: str, num: int) -> None:
+    """Add the options for the images that a tool gives a model.
+
+    Args:
+        p: the parser.
+        sources: what ``--images`` takes, for its help.
+        num: default of ``--num``.
+    """
+    p.add_argument(
+        "--images",
+        default="noise",
+        metavar=sources,
+        help="inputs (default: standard normal noise); photographs: twelve of the extra [examples]",
+    )
+    p.add_argument("--num", type=int, default=num, help="number of inputs (default %(default)s)")
+    p.add_argument("--input-size", type=int, nargs=2, metavar=("H", "W"), help="default: the model's own size")
+
+
+def check_number(num: int) -> None:
+    """Raise ``ValueError`` unless the value of ``--num`` is at least 1."""
+    if num < 1:
+        raise ValueError(f"--num {num}: at least one input is needed.")
 
 
 def inputs_for(

@@ -34,7 +34,7 @@ from sterf_plugins.activity import (
 )
 from sterf_plugins.cli.checkpoints import add_checkpoint_option
 from sterf_plugins.cli.console import check_device, run_tool
-from sterf_plugins.cli.images import inputs_for
+from sterf_plugins.cli.images import add_image_options, check_number, inputs_for
 from sterf_plugins.cli.loading import Loaded, is_config, load_model, parse_spec
 from sterf_plugins.erf.calibrate import CALIBRATION, calibrate, uncalibrated
 from sterf_plugins.files import check_new, replacing, write_csv
@@ -47,14 +47,7 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("model", metavar="MODEL_OR_CONFIG")
     p.add_argument("checkpoint", nargs="?", metavar="CHECKPOINT", help="the model's weights; random ones otherwise")
     add_checkpoint_option(p)
-    p.add_argument(
-        "--images",
-        default="noise",
-        metavar="DIR|noise|val|photographs",
-        help="inputs (default: standard normal noise); photographs: twelve of the extra [examples]",
-    )
-    p.add_argument("--num", type=int, default=4, help="number of inputs (default 4)")
-    p.add_argument("--input-size", type=int, nargs=2, metavar=("H", "W"), help="default: the model's own size")
+    add_image_options(p, "DIR|noise|val|photographs", num=4)
     p.add_argument("--time-steps", type=int, metavar="T", help="hold each image for T steps and give (T, B, C, H, W)")
     p.add_argument("--pretrained", action="store_true", help="timm's own weights")
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -132,8 +125,7 @@ def prepare_weights(args: argparse.Namespace, loaded: Loaded, size: tuple[int, i
 
 def main() -> None:
     args = parse_args()
-    if args.num < 1:
-        raise ValueError(f"--num {args.num}: at least one input is needed.")
+    check_number(args.num)
     check_device(args.device)
     for path in filter(None, (args.csv, args.maps)):
         check_new(path, args.overwrite)

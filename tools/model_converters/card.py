@@ -22,7 +22,7 @@ from timm.models import save_for_hf
 
 from sterf_plugins.cli.checkpoints import add_checkpoint_option
 from sterf_plugins.cli.console import check_device, run_tool
-from sterf_plugins.cli.images import inputs_for
+from sterf_plugins.cli.images import add_image_options, check_number, inputs_for
 from sterf_plugins.cli.loading import is_config, load_model, parse_spec
 from sterf_plugins.files import check_new
 from sterf_plugins.timm import write_model_card
@@ -39,14 +39,7 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--description", default="", metavar="TEXT", help="what the weights were trained on, in Markdown")
     p.add_argument("--license", metavar="NAME", help="of the weights (default: that of the model)")
     p.add_argument("--layers", nargs="+", metavar="LAYER", help="whose fields are shown (default: the feature maps)")
-    p.add_argument(
-        "--images",
-        default="noise",
-        metavar="DIR|noise|photographs",
-        help="inputs (default: standard normal noise); photographs: twelve of the extra [examples]",
-    )
-    p.add_argument("--num", type=int, default=8, help="number of inputs (default 8)")
-    p.add_argument("--input-size", type=int, nargs=2, metavar=("H", "W"), help="default: the model's own size")
+    add_image_options(p, "DIR|noise|photographs", num=8)
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     p.add_argument("--seed", type=int, default=0, help="seed of the noise")
     p.add_argument("--overwrite", action="store_true", help="replace the files in FOLDER")
@@ -60,8 +53,7 @@ def main() -> None:
         raise ValueError(f"model {args.model!r} is no timm name, and timm alone can load what the hub keeps.")
     if bool(args.checkpoint) == args.pretrained:
         raise ValueError("a card describes trained weights: give either CHECKPOINT or --pretrained.")
-    if args.num < 1:
-        raise ValueError(f"--num {args.num}: at least one input is needed.")
+    check_number(args.num)
     check_device(args.device)
     check_new(args.out, args.overwrite)
     loaded = load_model(args.model, args.checkpoint, args.pretrained)
