@@ -2,11 +2,11 @@
 
 Each run trains the Mask R-CNN of the shapes with SDT-V3 tiny through tools/train.py, and tests it on images of the trained
 size and of others. Recorded are AP by class, how often the long-range pair is told apart against the distance of its
-mark, and the receptive fields before and after the training. All layouts of one seed come before the next seed; a training that
-was interrupted goes on.
+mark, the receptive fields before and after the training, and the firing rates of the mixers' hidden spikes. All layouts of
+one seed come before the next seed; a training that was interrupted goes on.
 
     python benchmarks/layouts.py --device cuda --out benchmarks/results/layouts_cuda.json
-    python benchmarks/layouts.py --scenes 800 --seeds 3 --threads 2 --out benchmarks/results/layouts_cpu.json
+    python benchmarks/layouts.py --narrow --scenes 800 --val 250 --epochs 4 --threads 1 --out benchmarks/results/layouts_cpu.json
 """
 
 import json
@@ -39,15 +39,17 @@ def train_and_test(folder: Path, data: Path, mixer: str, layout: str, seed: int,
     changes = [f"{p}_dataloader.dataset.data_root={data}/" for p in ("train", "val", "test")]
     changes += [f"{e}_evaluator.ann_file={truth}" for e in ("val", "test")]
     changes += [f"model.backbone.mixer={mixer}", f"model.backbone.layout={layout}", f"randomness.seed={seed}"]
-    changes += [f"train_cfg.max_epochs={args.epochs}", f"param_scheduler.1.end={args.epochs}"]
+    changes += [f"train_cfg.max_epochs={args.epochs}", f"train_cfg.val_interval={args.epochs}"]
+    changes += [f"param_scheduler.1.end={args.epochs}"]
     if args.tiny:
         changes += [
             "model.train_cfg.rcnn.sampler.num=8",
             "default_hooks.erf.num_samples=1",
             "default_hooks.erf.input_size=32",
         ]
-    else:
+    elif not args.narrow:
         changes += [*TINY_ARCH, "train_dataloader.num_workers=4"]
+    changes += ["default_hooks.firing.type=sterf_plugins.FiringRateHook", "default_hooks.firing.operations=False"]
     seconds_file = folder / "seconds"  # written only if the training ran in one piece
     from_start = not (folder / "last_checkpoint").is_file()
     start = time.time()
@@ -59,6 +61,7 @@ def train_and_test(folder: Path, data: Path, mixer: str, layout: str, seed: int,
         seconds=float(seconds_file.read_text()) if seconds_file.is_file() else None,
         erf_before=shares(fields[0]),
         erf_after=shares(fields[-1]),
+        hidden_rates=hidden_rates(folder),
     )
     for size in args.test_sizes:
         out = folder / f"test{size}"
@@ -100,29 +103,34 @@ def shares(path: Path) -> dict[str, dict[str, float]]:
     return {layer: {f"{mass:.0%}": result.area_ratio(layer, mass) for mass in (0.5, 0.9)} for layer in result.spatial}
 
 
+def hidden_rates(folder: Path) -> dict[str, float]:
+    """Firing rate of the hidden spikes of each mixer after the training: zero is a mixer that is a constant."""
+    files = sorted(folder.glob("2*/vis_data/firing_rate/*.json"), key=lambda path: int(path.stem))
+    layers = json.loads(files[-1].read_text())["layers"]
+    return {name: layer["rate"] for name, layer in layers.items() if name.endswith("mixer.spike2")}
+
+
 def main() -> None:
     p = options(__doc__, repeats=1)
     p.add_argument("--scenes", type=int, default=8000, help="of the training (default: %(default)s)")
+    p.add_argument("--val", type=int, default=500, help="scenes of the test (default: %(default)s)")
+    p.add_argument(
+        "--narrow", action="store_true", help="the configuration's own widths, for two CPU cores, in place of tiny's"
+    )
     p.add_argument("--epochs", type=int, default=3, help="of each training (default: %(default)s)")
     p.add_argument("--seeds", type=int, default=3, help="number of seeds (default: %(default)s)")
     p.add_argument("--work", type=Path, default=ROOT / "work_dirs" / "layouts", help="folder of data and trainings")
     args = begin(p)
-    size, val, variants, args.test_sizes = 128, 500, VARIANTS, (128, *SIZES)
+    size, variants, args.test_sizes = 128, VARIANTS, (128, *SIZES)
     if args.tiny:
-        args.scenes, args.epochs, args.seeds, size, val, variants, args.test_sizes = (
-            8,
-            1,
-            1,
-            64,
-            4,
-            VARIANTS[-1:],
-            (64,),
-        )
-    args.work = args.work.resolve() / f"{args.device}_{args.scenes}_{args.epochs}"
+        args.scenes, args.val, args.epochs, args.seeds = 8, 4, 1, 1
+        size, variants, args.test_sizes = 64, VARIANTS[-1:], (64,)
+    widths = "narrow" if args.narrow or args.tiny else "tiny"
+    args.work = args.work.resolve() / f"{args.device}_{widths}_{args.scenes}_{args.val}_{args.epochs}"
     data = args.work / "shapes"
-    made = ("--num-train", str(args.scenes), "--num-val", str(val), "--size", str(size))
+    made = ("--num-train", str(args.scenes), "--num-val", str(args.val), "--size", str(size))
     tool("dataset_tools/make_shapes.py", str(data), *made)
-    results = Results.of(args, epochs=args.epochs, scenes=args.scenes)
+    results = Results.of(args, epochs=args.epochs, scenes=args.scenes, val=args.val, widths=widths)
     for seed in range(args.seeds):
         for mixer, layout in variants:
             folder = args.work / f"{mixer}_{layout}_{seed}"

@@ -38,6 +38,7 @@ def begin(p: argparse.ArgumentParser) -> argparse.Namespace:
     if args.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # of the tools that a benchmark starts, too
     torch.set_num_threads(args.threads)
+    os.environ["OMP_NUM_THREADS"] = str(args.threads)  # of the tools that a benchmark starts
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     return args
 
@@ -100,7 +101,20 @@ class Results:
     """
 
     # Facts that must be equal for results to share a file.
-    SAME = ("device", "hardware", "torch", "threads", "tiny", "size", "batch", "epochs", "digits")
+    SAME = (
+        "device",
+        "hardware",
+        "torch",
+        "threads",
+        "tiny",
+        "size",
+        "batch",
+        "epochs",
+        "digits",
+        "scenes",
+        "val",
+        "widths",
+    )
 
     def __init__(self, path: Path | None, known: dict, retry: bool = False):
         self.path, self.retry = path, retry
