@@ -6,7 +6,7 @@ mark, the receptive fields before and after the training, and the firing rates o
 one seed come before the next seed; a training that was interrupted goes on.
 
     python benchmarks/layouts.py --device cuda --out benchmarks/results/layouts_cuda.json
-    python benchmarks/layouts.py --narrow --scenes 800 --val 250 --epochs 4 --threads 1 --out benchmarks/results/layouts_cpu.json
+    python benchmarks/layouts.py --narrow --scenes 800 --val 200 --threads 1 --out benchmarks/results/layouts_cpu.json
 """
 
 import json
