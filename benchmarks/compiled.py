@@ -9,7 +9,7 @@ compiler for CPUs takes minutes for twelve.
     python benchmarks/compiled.py --device cuda --out benchmarks/results/compiled_cuda.json
     python benchmarks/compiled.py --models resnet18 shallow --size 64 --batch 4 --out benchmarks/results/compiled_cpu.json
 
-Seconds of steps are CPU time of this process, or on a GPU time of the wall; medians of runs that take turns.
+Seconds of steps are CPU time with `--threads 1`, else time of the wall; medians of runs that take turns.
 """
 
 import copy

@@ -138,7 +138,7 @@ def compare(name: str, args: argparse.Namespace) -> dict:
     spent: dict[str, list[float]] = {key: [] for key in ways}
     for i in range(args.repeats + 2):
         for key, run in ways.items():
-            took = seconds(run, args.device, wall=True)
+            took = seconds(run, args.device)
             if i > 1:  # The first two are a warm-up.
                 spent[key].append(took)
     ratios = {

@@ -8,7 +8,7 @@ losses, backward pass and SGD step. Each side takes turns with ResNet-18 in floa
     python benchmarks/detector.py --threads 2 --out benchmarks/results/detector_cpu.json
     python benchmarks/detector.py --device cuda --out benchmarks/results/detector_cuda.json       # batch 8
 
-Seconds are time of the wall; memory is that of tensors on a GPU, and the resident set on a CPU.
+Seconds are CPU time with `--threads 1`, else time of the wall; memory is that of tensors on a GPU, and the resident set on a CPU.
 """
 
 from functools import partial
@@ -51,6 +51,9 @@ SIDES = {
     "SDT-V3 tiny SRB, memory_efficient": Side(STOCK, OURS, True),
     "SDT-V3 tiny SRB, spiking neck and heads": Side(ROW),
     "SDT-V3 tiny SRB, spiking neck and heads, memory_efficient": Side(ROW, None, True),
+    "ResNet-50": Side(STOCK),
+    "ConvNeXt-T": Side(STOCK, "convnext_tiny"),
+    "Swin-T": Side(STOCK, "swin_tiny_patch4_window7_224"),
 }
 BF16 = torch.bfloat16
 CUDA_SIDES = {
@@ -61,9 +64,6 @@ CUDA_SIDES = {
     "SDT-V3 base SRB, bf16 compiled": Side(STOCK, "sdtv3_base_srb", dtype=BF16, compiled=True),
     "SDT-V3 tiny SRB, spiking neck and heads, bf16 compiled": Side(ROW, None, dtype=BF16, compiled=True),
     "ResNet-18, bf16 compiled": Side(STOCK, "resnet18", dtype=BF16, compiled=True),
-    "ResNet-50": Side(STOCK),
-    "ConvNeXt-T": Side(STOCK, "convnext_tiny"),
-    "Swin-T": Side(STOCK, "swin_tiny_patch4_window7_224"),
 }
 
 
@@ -103,7 +103,7 @@ def compare(side: Side, args) -> dict:
         name: partial(iteration, build(s, args), batch, s.dtype, args.device)
         for name, s in (("ResNet-18", BASE), ("this", side))
     }
-    found = take_turns(sides, args.repeats, args.device, wall=True)
+    found = take_turns(sides, args.repeats, args.device)
     base, this = found["ResNet-18"], found["this"]
     ratios = dict(
         time_over_resnet18=this["seconds"] / base["seconds"], memory_over_resnet18=this["peak_mib"] / base["peak_mib"]

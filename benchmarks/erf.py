@@ -53,9 +53,9 @@ def published(model, images, modules, grid=None):
 
 
 def timed(work, device):
-    """Seconds that ``work()`` takes, of the wall, and its result."""
+    """Seconds that ``work()`` takes, and its result."""
     result = []
-    return seconds(lambda: result.append(work()), device, wall=True), *result
+    return seconds(lambda: result.append(work()), device), *result
 
 
 def contiguous_gradients(model):

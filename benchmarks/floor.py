@@ -68,7 +68,7 @@ def count(model: nn.Module, x: torch.Tensor) -> dict:
 def median(function, repeats: int, device: str) -> float:
     """Median seconds of ``function()`` after one warm-up call."""
     function()
-    return statistics.median(seconds(function, device, wall=True) for _ in range(repeats))
+    return statistics.median(seconds(function, device) for _ in range(repeats))
 
 
 def machine(args) -> dict:

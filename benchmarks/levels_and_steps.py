@@ -8,7 +8,7 @@ was made for D, and Meta-SDT (SDT-V2), which was made for T. With T, images are 
     python benchmarks/levels_and_steps.py --threads 1 --out benchmarks/results/levels_and_steps_cpu.json
     python benchmarks/levels_and_steps.py --device cuda --out benchmarks/results/levels_and_steps_cuda.json
 
-Seconds are CPU time of this process, or on a GPU time of the wall; medians of runs that take turns, with lowest and highest.
+Seconds are CPU time with `--threads 1`, else time of the wall; medians of runs that take turns, with lowest and highest.
 """
 
 from collections.abc import Callable

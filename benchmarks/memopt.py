@@ -8,7 +8,7 @@ its levels 2 to 4 search by measuring CUDA's memory, and the highest is tried on
     python benchmarks/memopt.py --threads 2 --out benchmarks/results/memopt_cpu.json
     python benchmarks/memopt.py --device cuda --size 224 --batch 32 --out benchmarks/results/memopt_cuda.json
 
-Seconds are time of the wall; memory is that of tensors on a GPU, and the resident set on a CPU.
+Seconds are CPU time with `--threads 1`, else time of the wall; memory is that of tensors on a GPU, and the resident set on a CPU.
 """
 
 import copy
@@ -76,7 +76,7 @@ def compare(name: str, settings: dict, args) -> dict[str, dict]:
         *(s for s in MEMOPT if s != "memopt, layers" or has_layers),
     )
     works = {side: partial(step, build(side, model, images), images) for side in sides}
-    found = take_turns(works, args.repeats, args.device, wall=True)
+    found = take_turns(works, args.repeats, args.device)
     ratios(found, "ours")
     for side, error in differences(sides, model, images[:2, :, :64, :64]).items():
         found[side]["gradients_differ_by"] = error

@@ -9,7 +9,7 @@ has an operator of its own for whole sequences; on a GPU it chooses between CUDA
     python benchmarks/neurons.py --threads 1 --out benchmarks/results/neurons_cpu.json        # the extras norse, and snntorch
     python benchmarks/neurons.py --device cuda --out benchmarks/results/neurons_cuda.json     # larger widths
 
-Seconds are CPU time of this process, or on a GPU time of the wall; medians of runs that take turns, with lowest and highest.
+Seconds are CPU time with `--threads 1`, else time of the wall; medians of runs that take turns, with lowest and highest.
 """
 
 import warnings

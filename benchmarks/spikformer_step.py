@@ -46,7 +46,7 @@ def compare(args):
     sides = dict(
         spikingjelly=partial(step, theirs, x, y, repeats_images_itself(theirs, x)), ours=partial(step, ours, x, y, True)
     )
-    found = take_turns(sides, args.repeats, args.device, wall=True)
+    found = take_turns(sides, args.repeats, args.device)
     ratios(found, "ours")
     return found
 

@@ -10,18 +10,23 @@ from pathlib import Path
 import torch
 
 
-def now(device: str, wall: bool = False) -> float:
-    """Seconds: CPU time of this process, or with ``wall`` and on a GPU, once it has done its work, the time of day."""
+def now(device: str) -> float:
+    """Seconds: of this process on the CPU, which other programs hardly change, if it has one thread; else of the clock.
+
+    A GPU finishes its work first.
+    """
     if device == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() if wall or device == "cuda" else time.process_time()
+    elif torch.get_num_threads() == 1:
+        return time.process_time()
+    return time.perf_counter()
 
 
-def seconds(work: Callable[[], object], device: str, wall: bool = False) -> float:
+def seconds(work: Callable[[], object], device: str) -> float:
     """Seconds that ``work()`` takes."""
-    start = now(device, wall)
+    start = now(device)
     work()
-    return now(device, wall) - start
+    return now(device) - start
 
 
 def spread(times: list[float]) -> dict[str, float]:
@@ -54,14 +59,12 @@ def peak_mib(work: Callable[[], object], device: str = "cpu") -> float:
     return (resident("VmHWM") - before) / 1024
 
 
-def take_turns(
-    sides: dict[str, Callable[[], object]], repeats: int, device: str, wall: bool = False
-) -> dict[str, dict]:
+def take_turns(sides: dict[str, Callable[[], object]], repeats: int, device: str) -> dict[str, dict]:
     """Seconds (median, lowest, highest) and peak memory of each side; sides take turns, after one round of warm-up."""
     times: dict[str, list[float]] = {name: [] for name in sides}
     for repeat in range(repeats + 1):
         for name, work in sides.items():
-            spent = seconds(work, device, wall)
+            spent = seconds(work, device)
             if repeat:
                 times[name].append(spent)
     return {name: spread(times[name]) | dict(peak_mib=peak_mib(work, device)) for name, work in sides.items()}

@@ -3,7 +3,7 @@
     python benchmarks/tracking.py --threads 1 --out benchmarks/results/tracking_cpu.json
     python benchmarks/tracking.py --device cuda --parts forward step variants --out benchmarks/results/tracking_cuda.json
 
-Seconds are CPU time of this process, or on a GPU time of the wall; medians of runs that take turns. Memory is the growth of the
+Seconds are CPU time with `--threads 1`, else time of the wall; medians of runs that take turns. Memory is the growth of the
 peak resident set, on a GPU that of tensors. Images, files and loader have nothing to do with a GPU.
 """
 

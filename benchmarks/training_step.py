@@ -7,7 +7,8 @@
 Plain is the model as PyTorch's users would write it (plain_sdtv3.py). Ours is measured as it is and with memory_efficient, and on
 a GPU with bf16, torch.compile and CUDA graphs, too; each beside plain in float32, with which it takes turns. Before anything
 is measured, features and input gradients of both are compared in float64: in float32 a spike that rounding flips
-changes all behind it. Seconds are time of the wall; memory is that of tensors on a GPU, and the resident set on a CPU.
+changes all behind it. Seconds are CPU time with `--threads 1`, else time of the wall; memory is that of tensors on a GPU, and
+the resident set on a CPU.
 """
 
 import copy
@@ -105,7 +106,7 @@ def measure(row: Row, way: Way, args) -> dict:
         check_equal(ours, images)
     images = images.to(args.device)
     sides = {"plain": work(PLAIN, ours, images, args), "this": work(way, ours, images, args)}
-    found = take_turns(sides, args.repeats, args.device, wall=True)
+    found = take_turns(sides, args.repeats, args.device)
     plain, this = found["plain"], found["this"]
     return this | dict(
         plain=plain,
