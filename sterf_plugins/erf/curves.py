@@ -60,7 +60,10 @@ def _sections(ax: Any, result: Fields, layer: str) -> None:
     field = np.abs(result.spatial[layer]).astype(np.float64)
     field = field / field.max()
     fit = fit_gaussian(field)
-    r, c = (min(max(round(v), 0), n - 1) for v, n in zip((fit.row, fit.column), field.shape, strict=True))
+    # Through the Gaussian's centre, or the middle of the map where it has none in it.
+    r, c = (
+        round(v) if -0.5 <= v < n - 0.5 else n // 2 for v, n in zip((fit.row, fit.column), field.shape, strict=True)
+    )
     curves = ((field[r], fit.column, fit.sigma_x), (field[:, c], fit.row, fit.sigma_y))
     for name, (values, centre, sigma) in zip(_SECTIONS, curves, strict=True):
         x = np.arange(len(values))

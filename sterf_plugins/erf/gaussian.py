@@ -12,9 +12,12 @@ class Gaussian:
     Attributes:
         amplitude: the value at the centre.
         row, column: the centre, in pixels.
-        sigma_x, sigma_y: widths along u and v, in pixels; u is the axis nearer to the horizontal one.
-        theta: angle from the horizontal axis to u, in degrees, in (-45, 45], positive downwards.
-        r2: share of the map's variance that the fit explains; 1 is perfect.
+        sigma_x, sigma_y: widths along u and v, in pixels; u is the axis nearer to the horizontal one. Each is NaN where the
+            map has none along this axis: it is flat, goes on falling from beyond its edge, or has a single pixel.
+        theta: angle from the horizontal axis to u, in degrees, in (-45, 45], positive downwards; NaN if both widths are,
+            or if one is because the map has a single row or column.
+        r2: share of the map's variance that the fit explains; 1 is perfect, 0 no better than a flat map. Below 0.05 the
+            widths are NaN, too.
     """
 
     amplitude: float
@@ -26,6 +29,8 @@ class Gaussian:
     r2: float
 
 
+_LEAST_R2 = 0.05  # of a fit whose widths tell something about the map
+_WIDEST = 4  # sides of the image; a width at this bound is that of no field
 _MAX_SIDE = 96  # pixels along a side that enter the fit; larger maps are averaged down first
 _EVALUATIONS = 60  # of the model in one fit, at most
 
@@ -57,16 +62,28 @@ def fit_gaussian(field: np.ndarray) -> Gaussian:
     p = _solve(small, y, x, _start(small, y, x, block))
     model = _model(p, y, x)[0]
     spread = ((small - small.mean()) ** 2).sum()
-    r2 = 1 - ((small - model) ** 2).sum() / spread if spread > 0 else 0.0
+    # A map that varies by no more than rounding is flat, whatever a fit makes of it.
+    r2 = max(0.0, 1 - float(((small - model) ** 2).sum() / spread)) if spread > 1e-12 * small.size else 0.0
     covariance = np.linalg.inv(_inverse_covariance(p)) - np.eye(2) * (block**2 - 1) / 12
     variances, axes = np.linalg.eigh(covariance)
     sigmas = np.sqrt(np.maximum(variances, 0))
     first = int(np.argmax(np.abs(axes[0])))  # axes[0]: horizontal components
     u = axes[:, first] * (1 if axes[0, first] >= 0 else -1)
     theta = float(np.degrees(np.arctan2(u[1], u[0])))
-    return Gaussian(
-        float(p[0] * top), float(p[1]), float(p[2]), float(sigmas[first]), float(sigmas[1 - first]), theta, float(r2)
-    )
+    sigma_x, sigma_y = _trusted(sigmas[[first, 1 - first]], p, (h, w), r2)
+    if min(h, w) == 1 or np.isnan([sigma_x, sigma_y]).all():
+        theta = float("nan")
+    return Gaussian(float(p[0] * top), float(p[1]), float(p[2]), sigma_x, sigma_y, theta, r2)
+
+
+def _trusted(sigmas: np.ndarray, p: np.ndarray, size: tuple[int, int], r2: float) -> tuple[float, float]:
+    """The widths along the axes nearer to the horizontal and the vertical, NaN where the map does not tell them."""
+    h, w = size
+    inside = -0.5 <= p[1] <= h - 0.5 and -0.5 <= p[2] <= w - 0.5
+    told = [n > 1 and sigma < 0.99 * _WIDEST * max(h - 1, w - 1) for sigma, n in zip(sigmas, (w, h), strict=True)]
+    known = inside and r2 >= _LEAST_R2
+    sigma_x, sigma_y = (float(s) if known and t else float("nan") for s, t in zip(sigmas, told, strict=True))
+    return sigma_x, sigma_y
 
 
 def _start(small: np.ndarray, y: np.ndarray, x: np.ndarray, block: int) -> np.ndarray:
@@ -106,10 +123,10 @@ def _model(p: np.ndarray, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def _solve(small: np.ndarray, y: np.ndarray, x: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """Parameters of the least-squares fit. A flat map has no width: it stops at four times the image's side."""
+    """Parameters of the least-squares fit. A flat map has no width: it stops at a bound."""
     from scipy.optimize import least_squares
 
-    narrowest = -np.log(4 * max(np.ptp(y), np.ptp(x), 1.0))
+    narrowest = -np.log(_WIDEST * max(np.ptp(y), np.ptp(x), 1.0))
     low = np.array([-np.inf, -np.inf, -np.inf, narrowest, -np.inf, narrowest])
     fit = least_squares(
         lambda p: (_model(p, y, x)[0] - small).ravel(),

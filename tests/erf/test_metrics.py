@@ -54,6 +54,30 @@ def test_a_gaussian_fit_of_noise_says_so():
         fit_gaussian(np.zeros((3, 3)))
 
 
+_ACROSS, _DOWN = np.meshgrid(np.arange(64) - 31.5, np.arange(64) - 31.5)
+_NOISE = np.random.default_rng(0).random((64, 64))
+
+
+@pytest.mark.parametrize(
+    ("field", "widths"),
+    [
+        (np.ones((64, 64)), (np.nan, np.nan)),
+        (1 + 1e-9 * _NOISE, (np.nan, np.nan)),
+        (1 + _NOISE, (np.nan, np.nan)),
+        (1 + _ACROSS / 320, (np.nan, np.nan)),  # its centre would be far outside
+        (1 - np.exp(-(_ACROSS**2 + _DOWN**2) / 128), (np.nan, np.nan)),
+        (np.exp(-(_ACROSS**2) / 32), (4, np.nan)),
+        (np.exp(-(_DOWN**2) / 32), (np.nan, 4)),
+        (np.exp(-(_ACROSS[:1] ** 2) / 32), (4, np.nan)),  # a signal
+        (np.exp(-(_ACROSS**2 + _DOWN**2) / 2 / 64**2), (64, 64)),
+    ],
+)
+def test_a_field_has_widths_only_where_it_tells_them(field, widths):
+    fit = fit_gaussian(field)
+    assert (fit.sigma_x, fit.sigma_y) == pytest.approx(widths, rel=1e-3, nan_ok=True)
+    assert 0 <= fit.r2 <= 1 and (not np.isnan(widths).all() or np.isnan(fit.theta))
+
+
 def test_a_strip_is_anisotropic():
     strip = np.zeros((32, 32))
     strip[16] = 1
