@@ -42,7 +42,7 @@ def misread(layer: str, size: tuple[int, ...]) -> str:
     """Why an output has no field that changes elsewhere than the image does; ``size`` is that of its map."""
     return (
         f"layer {layer!r}: its map of {'x'.join(map(str, size))} changes elsewhere than the input does: its tokens are not in "
-        f"the order of rows and columns, are queries, or its axes are others than they seem. Pass "
-        f"layout={{{layer!r}: function}} with a function that makes (B, C, h, w) of its output, or name a later layer or the "
-        f"block around it; if the order is right, pass grid={{{layer!r}: {size}}}."
+        f"the order of rows and columns, are queries, or its axes are others than they seem, as those of a matrix over "
+        f"tokens. Pass layout={{{layer!r}: function}} with a function that makes (B, C, h, w) of its output, or name a "
+        f"later layer or the block around it; if the order is right, pass grid={{{layer!r}: {size}}}."
     )

@@ -105,6 +105,10 @@ class Evidence:
         ]
         return {(self.shapes[n][-2], self.shapes[n][-1]) for n in maps}
 
+    def matrix(self, size: tuple[int, ...]) -> bool:
+        """Whether a map of this size (..., h, w) may be a matrix over as many tokens as a module gave, such as an attention's."""
+        return size[-2] == size[-1] and any(len(s) == 3 and s[1] == size[-1] for s in self.shapes.values())
+
     def prefixes(self, channels: int) -> set[int]:
         """Numbers of class and register tokens that the model's learnt tokens (..., n, channels) can make together."""
         owners = (m for m in self.model.modules() if not isinstance(m, nn.Linear))

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Size, Tensor, nn
 
 from .batches import Batch, Key
 from .flaws import misread, near_target
@@ -40,6 +40,7 @@ def wrongly_read(
     Only those are looked at whose field does not show already that it is that of its target.
     """
     settings = passes.settings
+    evidence = Evidence(passes.model, passes.seen.shapes)
     doubtful: dict[str, Facts] = {}
     clear = set()
     for name, fact in facts.items():
@@ -52,7 +53,9 @@ def wrongly_read(
             doubtful[base_name(name)] = fact
             at = cell(name, settings.places[0], fact.size) if len(settings.places) == 1 else None
             field = results[name].get("spatial")
-            if at is not None and field is not None and near_target(field.mean(0), fact.size[-2:], at[-2:]):
+            if at is None or field is None or (not fact.tokens and evidence.matrix(fact.size)):
+                continue  # the corners of a matrix over tokens are those of the image
+            if near_target(field.mean(0), fact.size[-2:], at[-2:]):
                 clear.add(base_name(name))
     doubtful = {name: fact for name, fact in doubtful.items() if name not in clear}
     if not doubtful:
@@ -60,10 +63,14 @@ def wrongly_read(
 
     uncounted = replace(passes, rates=None)
 
-    def maps(batch: Batch) -> dict[str, Tensor]:
-        torch.manual_seed(0)  # else random masks would differ
+    drawn: set[bool] = set()  # whether the passes take random numbers
+
+    def maps(seed: int, batch: Batch) -> dict[str, Tensor]:
+        torch.manual_seed(seed)  # else random masks would differ
+        fresh = _random_states()
         outputs, _, in_steps = outputs_of(uncounted, *batch.given({}))
-        evidence, of_batch = Evidence(passes.model, passes.seen.shapes), replace(passes.geometry, batch=len(batch))
+        drawn.add(_random_states() != fresh)
+        of_batch = replace(passes.geometry, batch=len(batch))
         read: dict[str, tuple[Tensor, bool]] = {}
         for name, output in outputs.items():
             if any(name == n.partition("#")[0] for n in doubtful):
@@ -71,8 +78,12 @@ def wrongly_read(
         return {name: y for name, (y, _) in read.items()}
 
     with torch.no_grad():
-        found = orders(doubtful, maps, inputs)
-    likely, learnt = Evidence(passes.model, passes.seen.shapes).grids(), _learnt_tokens(passes.model)
+        found = orders(doubtful, partial(maps, 0), inputs)
+        for seed in (1, 2) if True in drawn else ():  # tokens that are chosen at random may be in order by chance
+            again = orders(doubtful, partial(maps, seed), inputs)
+            found = {name: False if answer is False else found[name] for name, answer in again.items()}
+    likely = evidence.grids()
+    learnt = _learnt_tokens(passes.model, passes.seen.shapes.values())
     return {
         name: misread(name, fact.size)
         for name, fact in doubtful.items()
@@ -82,10 +93,23 @@ def wrongly_read(
     }
 
 
-def _learnt_tokens(model: nn.Module) -> set[int]:
-    """Numbers of tokens in the model's tables of learnt ones, such as the queries of a decoder."""
+def _random_states() -> list[bytes]:
+    """The states of PyTorch's random generators."""
+    gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    return [state.numpy().tobytes() for state in (torch.get_rng_state(), *gpus)]
+
+
+def _learnt_tokens(model: nn.Module, shapes: Iterable[Size]) -> set[int]:
+    """Numbers of tokens in the model's tables of learnt ones, such as the queries of a decoder.
+
+    What has the shape of such a table by chance, as a table of attention biases for each head, is no output of any module.
+    """
     tables = [m for m in model.modules() if not isinstance(m, nn.Linear)]
-    return {p.shape[:-1].numel() for m in tables for p in m.parameters(recurse=False) if p.ndim in (2, 3)}
+    learnt = {
+        (p.shape[:-1].numel(), p.shape[-1]) for m in tables for p in m.parameters(recurse=False) if p.ndim in (2, 3)
+    }
+    given = {(n, shape[-1]) for shape in shapes if len(shape) in (2, 3) for n in shape[:-1]}
+    return {n for n, _ in learnt & given}
 
 
 def orders(names: Iterable[str], maps: Callable[[Batch], dict[str, Tensor]], inputs: Batch) -> dict[str, bool | None]:

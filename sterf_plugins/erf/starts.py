@@ -44,7 +44,8 @@ class Facts:
     Attributes:
         size: (h, w) of the output as a map; (d, h, w) for videos and volumes.
         tokens: whether it is a list of tokens, whose order in the map was not said but inferred.
-        inferred: whether the order of its tokens was inferred, or that of its axes although its size is no likely one.
+        inferred: whether the order of its tokens was inferred, or that of its axes although its size is no likely one, or may
+            be that of a matrix over tokens.
         constant: whether the sum of the channels is constant, so that its gradient is rounding noise.
         spikes: names of the spike layers that ran before it.
     """
@@ -161,7 +162,8 @@ def _starts(
             continue
         constant = known[label].constant if label in known else sum_is_constant(y, output.target.module)
         target, size = output.target, tuple(y.shape[3:])
-        told = target.layout or target.grid or layout_of(target.module) == "BCHW" or size[-2:] in geometry.grids()
+        likely = size[-2:] in geometry.grids() and (tokens or not evidence.matrix(size))
+        told = target.layout or target.grid or layout_of(target.module) == "BCHW" or likely
         facts = Facts(size, tokens, tokens or not told, constant, output.spikes)
         wanted = {place for p in settings.protocols.values() for place in p.places(settings.places, tokens)}
         places = {place: select(name, y, place) for place in wanted if {*settings.kinds} - {"temporal"}}

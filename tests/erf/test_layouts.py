@@ -365,6 +365,29 @@ def test_an_order_is_checked_by_what_changes(spread, several):
     assert compute_erf(Rearranged(units, spread), inputs, "out", grid=(8, 8)).layers  # the user knows better
 
 
+@pytest.mark.parametrize("position", ["center", (0.0, 0.0)])
+def test_a_matrix_over_tokens_is_no_map_although_it_fits_a_grid(position):
+    """Attention over 4x4 tokens of a 32x32 image gives 16x16 numbers for each head, as a map of stride 2 would have."""
+
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.tokens, self.weights = nn.Conv2d(3, 32, 8, 8), nn.Identity(), nn.Dropout(0.1)
+            self.fine = nn.Sequential(nn.ConvTranspose2d(32, 8, 4, 4), nn.Identity())
+
+        def forward(self, x):
+            y = self.tokens(self.embed(x).flatten(2).transpose(1, 2))
+            heads = y.unflatten(2, (2, 16)).transpose(1, 2)
+            attention = self.weights((heads @ heads.transpose(2, 3) / 16).softmax(-1))
+            y = (attention @ heads).transpose(1, 2).flatten(2)
+            return self.fine(y.transpose(1, 2).unflatten(2, (4, 4)))
+
+    torch.manual_seed(0)
+    result = compute_erf(Attention(), torch.randn(2, 3, 32, 32), ["weights", "fine.1"], position=position)
+    assert result.layers == ["fine.1"] and result.info["map_size"]["fine.1"] == [16, 16]  # a true map of this size
+    assert "others than they seem, as those of a matrix over tokens" in result.failed["weights"]
+
+
 def test_heads_and_tokens_are_no_map():
     """(B, heads, N, d), here (2, 3, 65, 64), has the ratio of a square image, but its rows are tokens."""
 
