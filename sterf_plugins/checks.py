@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Iterable
+from typing import Any
 
 EXTRAS_HINT = 'pip install "sterf-plugins[{extra}]"'
 
@@ -20,19 +21,25 @@ def one_of(name: str, value: object, allowed: Iterable[object], hint: str = "") 
         raise ValueError(f"`{name}` is {value!r}; allowed: {choices}.{' ' + hint if hint else ''}")
 
 
-def positive_int(name: str, value: object) -> int:
-    """Return ``value`` as an int of at least 1; ``name`` is what the messages call it.
+def positive_int(name: str, value: object, allowed: str = "an int >= 1") -> int:
+    """Return ``value`` as an int of at least 1; ``name`` is what the messages call it, ``allowed`` what they allow.
 
     Raises:
         TypeError: it is not a whole number.
         ValueError: it is below 1.
     """
     if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"`{name}` is {value!r} ({type(value).__name__}); it must be an int >= 1.")
+        raise TypeError(f"`{name}` is {value!r} ({type(value).__name__}); it must be {allowed}.")
     number = value.__index__()
     if number < 1:
-        raise ValueError(f"`{name}` is {value!r}; it must be an int >= 1.")
+        raise ValueError(f"`{name}` is {value!r}; it must be {allowed}.")
     return number
+
+
+def check_floating(name: str, x: Any) -> None:
+    """Raise ``TypeError`` unless a tensor is of floating point; of whole numbers or bools a network computes nonsense."""
+    if not x.is_floating_point():
+        raise TypeError(f"`{name}` has dtype {x.dtype}; it must be a floating-point tensor (use {name}.float()).")
 
 
 def check_module(name: str, value: object) -> None:
@@ -56,9 +63,33 @@ def fraction(name: str, value: float) -> float:
     return float(value)
 
 
+def entries(name: str, value: Any) -> tuple:
+    """Return ``value``, a list or tuple, as a tuple; ``name`` is what the message calls it.
+
+    Raises:
+        TypeError: it is something else, such as a single number.
+    """
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise TypeError(
+            f"`{name}` is {value!r} ({type(value).__name__}); it must be a list or tuple, such as [{value!r}]."
+        )
+    return tuple(value)
+
+
+def flag(name: str, value: object) -> bool:
+    """Return ``value`` if it is ``True`` or ``False``; other values, such as the text "no", would count as true.
+
+    Raises:
+        TypeError: it is neither.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"`{name}` is {value!r} ({type(value).__name__}); it must be True or False.")
+    return value
+
+
 def check_heads(dim: int, num_heads: int) -> None:
-    """Raise ``ValueError`` unless ``dim`` channels can be divided evenly among the heads."""
-    if dim % num_heads:
+    """Raise ``TypeError`` or ``ValueError`` unless ``dim`` channels can be divided evenly among the heads."""
+    if dim % positive_int("num_heads", num_heads):
         raise ValueError(f"`dim` (={dim}) must be divisible by `num_heads` (={num_heads}).")
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..checks import positive_int
+from ..checks import entries, positive_int
 from .recompute import PRODUCTS, recomputed
 
 
@@ -120,8 +120,8 @@ class StagedBackbone(nn.Module):
         Raises:
             TypeError, ValueError: ``num_classes`` is not an int >= 0.
         """
-        if num_classes:
-            positive_int("num_classes", num_classes)
+        if num_classes != 0 or isinstance(num_classes, bool):
+            positive_int("num_classes", num_classes, "an int >= 1, or 0 for none")
         self.num_classes = num_classes
         self.head = nn.Identity()
         if num_classes:
@@ -177,9 +177,13 @@ class StagedBackbone(nn.Module):
 
 def _feature_points(out_indices: Sequence[int] | None, strides: Sequence[int]) -> tuple[int, ...]:
     """Check ``out_indices`` and return them as a tuple; ``None`` stands for every stage."""
-    points = tuple(range(len(strides))) if out_indices is None else tuple(out_indices)
+    points = tuple(range(len(strides))) if out_indices is None else entries("out_indices", out_indices)
     allowed = range(len(strides))
-    if not points or any(i not in allowed for i in points) or list(points) != sorted(set(points)):
+    if (
+        not points
+        or any(i not in allowed or not hasattr(i, "__index__") for i in points)
+        or list(points) != sorted(set(points))
+    ):
         raise ValueError(
             f"`out_indices` is {points}; give ascending feature points out of {', '.join(map(str, allowed))} "
             f"(strides {', '.join(map(str, strides))})."

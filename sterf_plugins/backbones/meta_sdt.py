@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..checks import check_heads, positive_int
+from ..checks import check_heads, entries, positive_int
 from ..layers.batch_norm import BatchNorm2d
 from ..layers.conv_bn import ConvBN2d
 from ..layers.depthwise import DepthwiseConv2d
@@ -171,7 +171,8 @@ class MetaSDT(TemporalBackbone):
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
     ):
-        dims = tuple(positive_int("embed_dims", d) for d in embed_dims)
+        ratio, in_chans = positive_int("ratio", ratio), positive_int("in_chans", in_chans)
+        dims = tuple(positive_int("embed_dims", d) for d in entries("embed_dims", embed_dims))
         if len(dims) != 4 or dims[0] % 2:
             raise ValueError(f"`embed_dims` is {dims}; it must be four ints, the first even.")
         stage_dims = (dims[0] // 2, *dims)

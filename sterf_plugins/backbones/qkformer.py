@@ -108,7 +108,7 @@ class QKFormer(TemporalBackbone):
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
     ):
-        check_size(depth, dim)
+        check_size(depth, dim, ratio, in_chans)
         if depth < 4:
             raise ValueError(f"`depth` is {depth}; it must be at least 4: one, two and the rest of the blocks.")
         dims = (dim // 4, dim // 2, dim)

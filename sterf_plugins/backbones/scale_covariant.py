@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import plugins
-from ..checks import fraction, one_of, positive_int
+from ..checks import check_floating, entries, flag, fraction, one_of, positive_int
 from ..layers import BatchNorm1d
 from ..layers.drop_path import drop_path, drop_path_rates
 from ..stems import CovariantRFConv2d, RFBank
@@ -80,8 +80,9 @@ class ScaleCovariantNet(StagedBackbone):
         num_classes: int = 0,
         memory_efficient: bool = False,
     ):
-        dims = tuple(positive_int("dims", d) for d in dims)
-        strides = tuple(positive_int("strides", s) for s in strides)
+        dims = tuple(positive_int("dims", d) for d in entries("dims", dims))
+        strides = tuple(positive_int("strides", s) for s in entries("strides", strides))
+        depths = tuple(d and positive_int("depths", d, "an int >= 0") for d in entries("depths", depths))
         if not len(dims) == len(depths) == len(strides) > 0:
             raise ValueError(
                 f"`dims`, `depths` and `strides` are {dims}, {depths}, {strides}; give one entry per stage."
@@ -105,7 +106,8 @@ class ScaleCovariantNet(StagedBackbone):
             width, reduction = dim, reduction * stride
             points.append(reduction)
         super().__init__(stages, dims, [max(1, round(r)) for r in points], in_chans, out_indices)
-        self.scales, self.zoom, self.pool, self.memory_efficient = scales, float(zoom), pool, memory_efficient
+        self.scales, self.zoom, self.pool = scales, float(zoom), pool
+        self.memory_efficient = flag("memory_efficient", memory_efficient)
         self.head_neuron = build()
         self.head_drop = nn.Dropout(fraction("drop_rate", drop_rate))
         self.set_num_classes(num_classes)
@@ -170,10 +172,15 @@ def over_scales(layer: nn.Module, maps: list[Tensor]) -> list[Tensor]:
 @torch.fx.wrap  # one step of a traced model, since it looks at the shape
 def _sizes(x: Tensor, in_chans: int, scales: tuple[float, ...], zoom: float) -> list[Tensor]:
     """The image at 1 / scale of its size for each scale, and windows of it where ``zoom`` is above 1."""
+    check_floating("x", x)
     if x.ndim != 4 or x.shape[1] != in_chans:
         raise ValueError(
             f"input has shape {tuple(x.shape)}; this model takes (B, {in_chans}, H, W). The number of image channels is "
             f"`in_chans`; in a config of mmdet or mmseg it is `in_channels`."
+        )
+    if torch.jit.is_tracing():
+        raise TypeError(
+            "torch.jit.trace would keep the sizes of the scales for images of other sizes; use torch.export."
         )
     height, width = x.shape[2:]
     sizes = [_resized(x, max(1, round(height / s)), max(1, round(width / s))) for s in scales]
@@ -207,7 +214,7 @@ def _pooled_pixels(maps: list[Tensor], pool: str) -> Tensor:
 
 def _ascending(scales: Sequence[float]) -> tuple[float, ...]:
     """The scales as a tuple of ascending positive numbers."""
-    numbers = tuple(float(s) for s in scales)
+    numbers = tuple(float(s) for s in entries("scales", scales))
     if not numbers or numbers[0] <= 0 or list(numbers) != sorted(set(numbers)):
         raise ValueError(f"`scales` is {tuple(scales)}; give ascending numbers > 0, such as (1, 1.41, 2, 2.83, 4).")
     return numbers

@@ -92,7 +92,7 @@ class SDTV1(TemporalBackbone):
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
     ):
-        check_size(depth, dim)
+        check_size(depth, dim, ratio, in_chans)
         stages = [
             Stage(
                 nn.Identity() if i else SDTV1Stem(in_chans, dim),

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import plugins
-from ..checks import fraction, one_of, positive_int
+from ..checks import check_floating, flag, fraction, one_of, positive_int
 from ..functional import LAYOUTS
 from ..functional.strides import channels_last
 from ..layers import Downsample, IntegerSpike, MixerBlock, TransformerBlock
@@ -94,6 +94,8 @@ class SDTV3(StagedBackbone):
         dims, num_heads, depths = _architecture(arch)
         ratio, levels = positive_int("ratio", ratio), positive_int("levels", levels)
         one_of("layout", layout, LAYOUTS)
+        for name, value in dict(norm_hidden=norm_hidden, sep_conv=sep_conv, memory_efficient=memory_efficient).items():
+            flag(name, value)
         options = dict(levels=levels, layout=layout, norm_hidden=norm_hidden, drop=fraction("drop_rate", drop_rate))
         make_mixer = plugins.resolve("mixers", mixer, **options)
         mixer_ratio = ratio
@@ -141,6 +143,7 @@ class SDTV3(StagedBackbone):
 
 @torch.fx.wrap  # one step of a traced model, since it looks at the shape
 def _images(x: Tensor, in_chans: int) -> Tensor:
+    check_floating("x", x)
     if x.ndim != 4 or x.shape[1] != in_chans:
         raise ValueError(
             f"input has shape {tuple(x.shape)}; this model takes (B, {in_chans}, H, W). The number of image channels is "

@@ -64,7 +64,7 @@ class Spikformer(TemporalBackbone):
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
     ):
-        check_size(depth, dim)
+        check_size(depth, dim, ratio, in_chans)
         stages = [
             Stage(
                 nn.Identity() if i else SpikformerStem(in_chans, dim),
@@ -77,12 +77,13 @@ class Spikformer(TemporalBackbone):
         )
 
 
-def check_size(depth: int, dim: int) -> None:
+def check_size(depth: int, dim: int, ratio: int, in_chans: int) -> None:
     """Check the arguments of a transformer whose stem starts with dim / 8 channels.
 
     Raises:
-        TypeError, ValueError: ``depth`` is not an int >= 1, or ``dim`` is not a multiple of 8.
+        TypeError, ValueError: ``depth``, ``ratio`` or ``in_chans`` is not an int >= 1, or ``dim`` is not a multiple of 8.
     """
-    positive_int("depth", depth)
+    for name, value in dict(depth=depth, ratio=ratio, in_chans=in_chans).items():
+        positive_int(name, value)
     if positive_int("dim", dim) % 8:
         raise ValueError(f"`dim` is {dim}; it must be a multiple of 8, since the stem starts with dim / 8 channels.")

@@ -59,6 +59,9 @@ class SpikingCNN(nn.Module):
     ):
         super().__init__()
         depth, channels = positive_int("depth", depth), positive_int("channels", channels)
+        in_chans = positive_int("in_chans", in_chans)
+        if not std >= 0:
+            raise ValueError(f"`std` is {std}; it must be >= 0.")
         if positive_int("kernel_size", kernel_size) % 2 == 0:
             raise ValueError(f"`kernel_size` is {kernel_size}; it must be odd, so that the output keeps the size.")
         self.T = None if T is None else positive_int("T", T)
@@ -97,7 +100,7 @@ class Layer(nn.Module):
 def _activation(neuron: str | Callable[..., nn.Module]) -> Callable[..., nn.Module]:
     """The function that builds one neuron from the options."""
     plain: dict[Any, Callable[..., nn.Module]] = {"none": nn.Identity, "relu": nn.ReLU}
-    if neuron in plain:
+    if isinstance(neuron, str) and neuron in plain:
         return plain[neuron]
     return plugins.resolve("neurons", neuron)
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..checks import fraction, positive_int
+from ..checks import check_floating, flag, fraction, positive_int
 from ..functional.still import repeat_still
 from ..functional.strides import channels_last
 from .base import StagedBackbone
@@ -48,7 +48,7 @@ class TemporalBackbone(StagedBackbone):
     ):
         super().__init__(stages, dims, strides, positive_int("in_chans", in_chans), out_indices)
         self.T = positive_int("T", T)
-        self.keep_time = keep_time
+        self.keep_time = flag("keep_time", keep_time)
         self.head_neuron = nn.Identity() if head_neuron is None else head_neuron
         self.head_drop = nn.Dropout1d(fraction("drop_rate", drop_rate))
         self.set_num_classes(num_classes)
@@ -91,6 +91,7 @@ def start_as_released(stages: nn.Module) -> None:
 @torch.fx.wrap  # one step of a traced model, since it looks at the shape
 def _sequence(x: Tensor, in_chans: int, steps: int) -> Tensor:
     """Images (B, C, H, W) or event frames (T, B, C, H, W) as a channels-last sequence (T, B, C, H, W)."""
+    check_floating("x", x)
     if x.ndim not in (4, 5) or x.shape[-3] != in_chans:
         raise ValueError(
             f"input has shape {tuple(x.shape)}; this model takes images (B, {in_chans}, H, W) or event frames "

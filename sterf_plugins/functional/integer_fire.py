@@ -14,6 +14,7 @@ import math
 import torch
 from torch import Tensor
 
+from ..checks import check_floating
 from .strides import restrided_like
 from .torch_kernels import clamp_backward, transformed
 
@@ -65,8 +66,7 @@ def integer_fire(x: Tensor, levels: int = 4, norm: float | None = None) -> Tenso
 
     Source: arXiv:2407.20708, eq. 6-8 with one time step.
     """
-    if not x.is_floating_point():
-        raise TypeError(f"`x` has dtype {x.dtype}; integer_fire needs a floating-point tensor (use x.float()).")
+    check_floating("x", x)
     if levels < 1:
         raise ValueError(f"`levels` is {levels!r}; it must be an int >= 1.")
     norm = levels if norm is None else norm

@@ -42,7 +42,7 @@ class _ClosedForm(_Base):
     """Mixin in front of SpikingJelly's node: the same values and first derivatives on a CPU.
 
     The node starts without a state and leaves none behind, so it belongs into a ``StatelessNode``. SpikingJelly's own
-    forward pass runs on a GPU, under autocast, for a compiler and where ``store_v_seq`` is set.
+    forward pass runs on a GPU, under autocast, for a compiler or ``torch.jit.trace``, and where ``store_v_seq`` is set.
     ``torch.func`` and forward-mode differentiation take the closed form on every device, since SpikingJelly's surrogate
     functions support neither ``vmap`` nor ``jvp``.
 
@@ -57,12 +57,12 @@ class _ClosedForm(_Base):
         if not self._has_closed_form(x_seq):
             return super().multi_step_forward(x_seq)
         if not transformed() and not (x_seq.requires_grad and torch.is_grad_enabled()):
-            return super().multi_step_forward(x_seq) if torch.jit.is_tracing() else _fire(x_seq, self)
+            return _fire(x_seq, self)
         still = is_still(x_seq) and not transformed()
         return _Spikes.apply(x_seq, self, still)[0]
 
     def _has_closed_form(self, x: Tensor) -> bool:
-        if torch.compiler.is_compiling() or not self.closed_form or self.store_v_seq:
+        if torch.compiler.is_compiling() or torch.jit.is_tracing() or not self.closed_form or self.store_v_seq:
             return False
         return transformed() or (x.device.type == "cpu" and not torch.is_autocast_enabled("cpu"))
 

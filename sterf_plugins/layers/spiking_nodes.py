@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..checks import positive_int
+from ..checks import check_floating, positive_int
 from ..functional.still import repeat_still
 from .closed_form import IFNode, LIFNode
 
@@ -49,6 +49,7 @@ class StatelessNode(nn.Module):
 
 @torch.fx.wrap  # one step of a traced model, since nodes loop over time and keep a state meanwhile
 def _run_fresh(node: Any, x: Tensor) -> Tensor:
+    check_floating("x", x)
     node.reset()
     try:
         return node(x)

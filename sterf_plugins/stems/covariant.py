@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from ..checks import positive_int
 from ..layers.batch_norm import BatchNorm2d
 from .fields import CovariantRFConv2d, RFBank
-from .fields.bank import as_bank
+from .fields.bank import bank_or_default
 
 
 class CovariantStem(nn.Module):
@@ -45,7 +45,7 @@ class CovariantStem(nn.Module):
     ):
         super().__init__()
         self.stride = positive_int("stride", stride)
-        bank = as_bank(bank) or RFBank.for_kernel_size(kernel_size, learn=learn)
+        bank = bank_or_default(bank, kernel_size, learn, init)
         self.conv = CovariantRFConv2d(in_chans, embed_dim, bank, stride, init=init)
         self.bn = BatchNorm2d(embed_dim)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from torch import nn
 
 from ..checks import one_of, positive_int
-from .fields.bank import RFBank, as_bank
+from .fields.bank import RFBank, bank_or_default
 from .fields.covariant_conv import INITS, CovariantRFConv2d
 
 
@@ -26,7 +26,7 @@ def covariant_like(
             of ``old``.
         in_chans: input channels; ``None``: those of ``old``.
         init: "rf", "rf-free" or "uniform", as in ``CovariantRFConv2d``.
-        learn: what the default bank learns, such as ("sigma", "ratio", "angle").
+        learn: what the default bank learns, such as ("sigma", "ratio", "angle"), with ``init="rf"``.
         where: what error messages call the layer.
 
     Raises:
@@ -39,9 +39,7 @@ def covariant_like(
         raise TypeError(f"{where} is a {type(old).__name__}; only an nn.Conv2d can be replaced by receptive fields.")
     if old.groups != 1 or any(d != 1 for d in old.dilation):
         raise ValueError(f"{where} has groups={old.groups}, dilation={old.dilation}; both must be 1.")
-    bank = as_bank(bank)
-    if bank is None:
-        bank = RFBank.for_kernel_size(max(old.kernel_size), learn=learn)
+    bank = bank_or_default(bank, max(old.kernel_size), learn, init)
     padding = _matching_padding(old, bank.kernel_size, where)
     return CovariantRFConv2d(
         old.in_channels if in_chans is None else positive_int("in_chans", in_chans),
@@ -51,7 +49,8 @@ def covariant_like(
         padding,
         init=init,
         bias=old.bias is not None,
-    )
+        padding_mode=old.padding_mode,
+    ).train(old.training)
 
 
 def _matching_padding(old: nn.Conv2d, size: int, where: str) -> int:
@@ -81,7 +80,9 @@ def _matching_padding(old: nn.Conv2d, size: int, where: str) -> int:
 
 def _pads(conv: nn.Conv2d) -> list[int]:
     """The padding of both sides together, for each of the two axes."""
-    if isinstance(conv.padding, str) or "Same" in type(conv).__name__:
+    if conv.padding == "valid":
+        return [0, 0]
+    if conv.padding == "same" or "Same" in type(conv).__name__:
         # Padding "same" of TensorFlow gives ceil(H / stride), as does an odd kernel padded by half on each side.
         return [k - 1 if k % 2 else k - s for k, s in zip(conv.kernel_size, conv.stride, strict=True)]
     return [2 * p for p in conv.padding]

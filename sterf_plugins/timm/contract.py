@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..checkpoints import convert_state_dict
 from ..checkpoints.sdt_v3 import has_our_names, listing
-from ..checks import one_of
+from ..checks import entries, one_of
 from ..functional.torch_kernels import default_device
 
 if TYPE_CHECKING:  # what the mixin stands in front of
@@ -166,7 +166,10 @@ class TimmContract(_Backbone):
         pruned = max(take) < len(self.stages) - 1
         self.stages = self.stages[: max(take) + 1]
         if pruned:
-            self.num_features = self.head_hidden_size = self.stage_dims[max(take)]
+            kept = len(self.stages)
+            self.stage_dims, self.stage_strides = self.stage_dims[:kept], self.stage_strides[:kept]
+            self.out_indices = tuple(i for i in self.out_indices if i < kept)
+            self.num_features = self.head_hidden_size = self.stage_dims[-1]
         if prune_head or pruned:
             self.reset_classifier(0, "")
         return take
@@ -176,9 +179,16 @@ class TimmContract(_Backbone):
         count = len(self.stages)
         if indices is None:
             return list(range(count))
-        wanted = list(range(count - indices, count)) if isinstance(indices, int) else list(indices)
-        take = [count + i if i < 0 else i for i in wanted]
-        if not take or min(take) < 0 or max(take) >= count:
+        if isinstance(indices, int):
+            if indices not in range(1, count + 1):
+                raise ValueError(
+                    f"`indices` is {indices}; this model has stages 0 to {count - 1}: take the last 1 to {count}."
+                )
+            wanted: Sequence[int] = range(count - indices, count)
+        else:
+            wanted = entries("indices", indices)
+        take = [i + count if i in range(-count, 0) else i for i in wanted]
+        if not take or any(i not in range(count) or not hasattr(i, "__index__") for i in take):
             raise ValueError(f"`indices` is {indices!r}; this model has stages 0 to {count - 1}.")
         return take
 

@@ -32,7 +32,7 @@ def swap_stem(
         target: name of the convolution to replace; needed where the model does not name its first one.
         init: how the weights start and whether they stay fields: "rf", "rf-free" or "uniform", see
             ``CovariantRFConv2d``.
-        learn: which parameters of the default bank are learned, see ``RFBank``; no effect where ``bank`` is given.
+        learn: which parameters of the default bank are learned, see ``RFBank``; a bank that is given has its own.
 
     Returns:
         The same model, changed in place.
@@ -80,7 +80,7 @@ def _first_conv(model: nn.Module) -> str:
         )
     if not name:
         raise ValueError(
-            f"`model` ({type(model).__name__}) does not name its first convolution; pass target=, such as one of "
+            f"`model` ({type(model).__name__}) does not name its first convolution; pass target=. Its convolutions: "
             f"{_convolutions(model)}."
         )
     return name_in_features(model, name) or name

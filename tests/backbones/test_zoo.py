@@ -199,6 +199,26 @@ def test_bad_arguments(call, message):
         call()
 
 
+@pytest.mark.parametrize("network", [MaxFormer, MetaSDT, QKFormer, SDTV1, Spikformer])
+@pytest.mark.parametrize(
+    "argument",
+    [
+        dict(num_heads=0),
+        dict(ratio=0),
+        dict(ratio=1.5),
+        dict(in_chans=1.0),
+        dict(out_indices=1),
+        dict(num_classes=-1),
+        dict(keep_time="no"),
+    ],
+    ids=str,
+)
+def test_every_network_names_the_argument_that_is_wrong(network, argument):
+    ((name, value),) = argument.items()
+    with torch.device("meta"), pytest.raises((TypeError, ValueError), match=f"`{name}` is {value!r}"):
+        network(**argument)
+
+
 def test_what_reaches_the_projections_are_spikes():
     """Attention of SDT-V1 lets channels of q pass where the mask spikes, which it does for some channels only."""
     model = alive(SMALL["sdtv1"]())

@@ -10,6 +10,7 @@ from spikingjelly.activation_based import functional as sj
 from spikingjelly.activation_based import surrogate
 
 from sterf_plugins.functional import decay, leaky_integrator, moving_integrator
+from sterf_plugins.layers import if_node, lif_node
 from sterf_plugins.stems import (
     CovariantRFConv2d,
     CovariantSTStem,
@@ -336,6 +337,16 @@ def test_uniform_start_is_between_the_given_constants():
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64])
+@pytest.mark.parametrize(
+    "layer", [CovariantRFConv2d(2, 4), TemporalRF((2.0,)), lif_node(), if_node(), CovariantSTStem(2, 4)]
+)
+def test_counts_of_events_are_no_input_until_they_are_floats(layer, dtype):
+    """Weights or sums that were rounded to the input's dtype gave zeros."""
+    with pytest.raises(TypeError, match=rf"`x` has dtype {dtype}; .*x\.float\(\)"):
+        layer(torch.ones(3, 2, 2, 8, 8, dtype=dtype))
 
 
 def test_a_held_image_is_a_constant_sequence():

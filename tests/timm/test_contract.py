@@ -104,8 +104,11 @@ def test_forward_intermediates():
     assert torch.equal(early[0], intermediates[1])
     with pytest.raises(ValueError, match="`output_fmt` is 'NLC'"):
         model.forward_intermediates(x, output_fmt="NLC")
-    with pytest.raises(ValueError, match="stages 0 to 4"):
-        model.forward_intermediates(x, indices=[7])
+    for indices in ([7], [1.0], [], 6, 0):
+        with pytest.raises(ValueError, match="stages 0 to 4"):
+            model.forward_intermediates(x, indices=indices)
+    with pytest.raises(TypeError, match="`indices` is '12'"):
+        model.forward_intermediates(x, indices="12")
 
 
 def test_prune_intermediate_layers():
@@ -116,6 +119,8 @@ def test_prune_intermediate_layers():
     assert len(model.stages) == 3 and model.num_features == 48
     pruned = model.forward_intermediates(x, indices=[1, 2], intermediates_only=True)
     assert all(torch.equal(a, b) for a, b in zip(expected, pruned, strict=True))
+    model.reset_classifier(7)
+    assert model(x).shape == (1, 7) and model.out_channels == (24, 48)
 
 
 def test_no_classes_gives_pooled_features():

@@ -6,7 +6,7 @@ import os
 import pytest
 import timm
 import torch
-from live import images, live, same
+from live import equal, images, live, same
 from timm.models import save_for_hf
 from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor
@@ -224,6 +224,25 @@ def test_torchscript_is_refused(small_name):
     for options in ({}, dict(features_only=True)):
         with pytest.raises(TypeError, match=r"torch\.jit\.script cannot compile a \w+[:;].*torch\.compile\.$"):
             torch.jit.script(timm.create_model(small_name, **options_of(small_name), **options))
+
+
+@pytest.mark.slow
+def test_a_traced_model_is_the_model(small_name):
+    """While a model is traced, its neurons run in operations that the tracer can record, with gradients or without."""
+    model = alive(small_name)
+    if hasattr(model, "scales"):
+        with pytest.raises(TypeError, match=r"use torch\.export"):
+            torch.jit.trace(model, images())
+        return
+    traced = torch.jit.trace(model, images(2, 96), check_trace=False)
+    x = images()
+    assert equal(model(x), traced(x))
+
+
+def test_inputs_of_whole_numbers_are_refused(small_name):
+    model = timm.create_model(small_name, num_classes=5, **options_of(small_name)).eval()
+    with pytest.raises(TypeError, match=r"`x` has dtype torch\.uint8.*x\.float\(\)"):
+        model(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
 
 
 # --- dropout and stochastic depth -------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ import pytest
 import timm
 import torch
 
-from sterf_plugins.stems import CovariantRFConv2d, RFBank
+from sterf_plugins.stems import CovariantRFConv2d, CovariantStem, RFBank
 from sterf_plugins.timm import CovariantPatchEmbed, swap_stem
 
 FAMILIES = {
@@ -65,6 +65,42 @@ def test_a_module_of_ones_own_needs_a_target():
     with pytest.raises(ValueError, match="does not have"):
         swap_stem(model, target="conv9")
     assert swap_stem(model, RFBank.for_kernel_size(9), target="0")(torch.zeros(1, 3, 16, 16)).shape == (1, 4, 8, 8)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(kernel_size=3, padding="valid"),
+        dict(kernel_size=7, padding="valid"),
+        dict(kernel_size=5, padding="same"),
+        dict(kernel_size=7, padding=3, padding_mode="circular"),
+        dict(kernel_size=3, stride=2, padding=1, padding_mode="reflect"),
+    ],
+)
+def test_sizes_and_borders_stay(options):
+    old = torch.nn.Conv2d(3, 4, **options).eval()
+    new = swap_stem(torch.nn.Sequential(old).eval(), target="0")[0]
+    x = torch.randn(1, 3, 24, 33)
+    assert new(x).shape == old(x).shape and not new.training
+    plain = new.fuse().requires_grad_(False)
+    assert plain.padding_mode == old.padding_mode
+    torch.testing.assert_close(plain(x), new(x))
+    if new.padding_mode == "circular":  # nothing happens at the borders but a shift
+        torch.testing.assert_close(new(x.roll(5, -1)), new(x).roll(5, -1))
+
+
+@pytest.mark.parametrize("options", [dict(bank=RFBank.for_kernel_size(7)), dict(init="uniform"), dict(init="rf-free")])
+def test_learned_fields_that_would_not_be_there_are_refused(options):
+    with pytest.raises(ValueError, match=r"`learn` is \('sigma',\)"):
+        swap_stem(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3)), target="0", learn=("sigma",), **options)
+    with pytest.raises(ValueError, match=r"`learn` is \('sigma',\)"):
+        CovariantStem(3, 4, learn=("sigma",), **options)
+
+
+def test_a_fused_convolution_is_trained_if_the_fields_were():
+    conv = CovariantRFConv2d(3, 4)
+    assert conv.fuse().weight.requires_grad
+    assert not conv.requires_grad_(False).fuse().weight.requires_grad
 
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])

@@ -10,6 +10,7 @@ from mmengine.model import BaseModule
 from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
+from ...checks import flag
 from ...registry import MODELS
 from ...stems import covariant_like
 from ...stems.fields.covariant_conv import PaddingMode
@@ -65,9 +66,7 @@ def CovariantConv2d(
     if kernel_size in (1, (1, 1)):
         return nn.Conv2d(in_channels, out_channels, kernel_size, **options)
     like = nn.Conv2d(in_channels, out_channels, kernel_size, **options, device="meta")
-    layer = covariant_like(like, bank, init=init, learn=learn, where="the convolution")
-    layer.padding_mode = padding_mode
-    return layer
+    return covariant_like(like, bank, init=init, learn=learn, where="the convolution")
 
 
 class _SwappedStem(_Backbone):
@@ -79,7 +78,7 @@ class _SwappedStem(_Backbone):
     """
 
     def _swap(self, root: nn.Module, conv: str, norm: str | None, options: Mapping, freeze_stem: bool) -> None:
-        self._names, self.freeze_stem = (conv, norm), freeze_stem
+        self._names, self.freeze_stem = (conv, norm), flag("freeze_stem", freeze_stem)
         stock = root.get_submodule(conv)
         self._stock = [stock]  # in a list, so that it is not registered as a part of the model
         root.set_submodule(conv, covariant_like(stock, where=conv, **options))

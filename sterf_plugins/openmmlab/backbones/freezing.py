@@ -6,7 +6,7 @@ from typing import Self
 from mmengine.model import BaseModule
 from torch import nn
 
-from ...checks import has_statistics
+from ...checks import flag, has_statistics
 
 
 class Freezing(BaseModule):
@@ -22,7 +22,7 @@ class Freezing(BaseModule):
         """
         for parameter in parameters:
             parameter.requires_grad_(False)
-        self._frozen, self.norm_eval = tuple(modules), norm_eval
+        self._frozen, self.norm_eval = tuple(modules), flag("norm_eval", norm_eval)
         self.train()
 
     def train(self, mode: bool = True) -> Self:

@@ -7,7 +7,7 @@ from mmengine.model import PretrainedInit
 
 from ... import backbones
 from ...checkpoints import convert_state_dict, infer_architecture
-from ...checks import positive_int
+from ...checks import flag, positive_int
 from ...registry import MODELS
 from ...stems import ConvStem
 from ..runtime.checkpoint_files import read_weights
@@ -55,7 +55,7 @@ class SDTV3(backbones.SDTV3, Freezing):
         if isinstance(stem, Mapping) and "type" not in stem:
             stem = dict(type="covariant", **stem)
         super().__init__(in_chans=positive_int("in_channels", in_channels), stem=stem, **kwargs)
-        self.grad_checkpointing = with_cp
+        self.grad_checkpointing = flag("with_cp", with_cp)
         frozen = range(check_frozen_stages(frozen_stages, len(self.stages)) + 1)
         self.freeze([f"stages.{i}" for i in frozen], self.stages[: len(frozen)].parameters(), norm_eval)
         if pretrained and init_cfg:

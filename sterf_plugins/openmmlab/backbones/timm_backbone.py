@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ...backbones.base import StagedBackbone
 from ...checkpoints.sdt_v3 import listing
-from ...checks import positive_int
+from ...checks import entries, flag, positive_int
 from ...registry import MODELS
 from ...timm import swap_stem
 from ...timm.stems import name_in_features
@@ -74,6 +74,8 @@ class TIMMBackbone(Freezing):
     ):
         super().__init__(init_cfg)
         check_model_name(model_name)
+        for name, value in dict(pretrained=pretrained, with_cp=with_cp, memory_efficient=memory_efficient).items():
+            flag(name, value)
         if "in_chans" in kwargs and in_channels != 3:
             raise ValueError(
                 f"`in_channels` is {in_channels} and `in_chans` {kwargs['in_chans']}; give `in_channels` alone."
@@ -213,8 +215,8 @@ def any_image_size(model_name: str) -> dict[str, bool]:
 def check_out_indices(model_name: str, out_indices: Sequence[int], **options) -> tuple[int, ...]:
     """Return the levels as a tuple; raise ``ValueError`` unless the model with these options has them all."""
     levels = feature_levels(model_name, **options)
-    indices = tuple(out_indices)
-    if not indices or any(not -len(levels) <= i < len(levels) for i in indices):
+    indices = entries("out_indices", out_indices)
+    if not indices or any(i not in range(-len(levels), len(levels)) for i in indices):
         table = ", ".join(f"{i} (stride {f['reduction']}, {f['num_chs']} channels)" for i, f in enumerate(levels))
         raise ValueError(f"`out_indices` is {indices}; {model_name} has {table}.")
     return indices

@@ -392,6 +392,23 @@ def as_bank(bank: RFBank | Mapping | None) -> RFBank | None:
     return bank
 
 
+def bank_or_default(bank: RFBank | Mapping | None, kernel_size: int, learn: Sequence[str], init: str) -> RFBank:
+    """The bank that is given, or ``RFBank.for_kernel_size(kernel_size, learn=learn)``.
+
+    Raises:
+        TypeError: see ``as_bank``.
+        ValueError: ``learn`` would have no effect: there is another bank, or ``init`` leaves an ordinary weight.
+    """
+    bank = as_bank(bank)
+    if learn and bank is not None:
+        raise ValueError(
+            f"`learn` is {learn!r}, which is for the default bank; give `bank` its own, as RFBank(learn=...)."
+        )
+    if learn and init != "rf":
+        raise ValueError(f"`learn` is {learn!r}, but with init={init!r} no field is left to be learned; use init='rf'.")
+    return RFBank.for_kernel_size(kernel_size, learn=learn) if bank is None else bank
+
+
 def _numbers(name: str, values: Sequence[float], lowest: float | None = None) -> list[float]:
     """The values as floats that are finite and, for ``lowest`` 0 or 1, > 0 or >= 1."""
     values = [float(v) for v in values]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...checks import one_of, positive_int
+from ...checks import check_floating, one_of, positive_int
 from ...functional.precision import autocast_enabled, without_autocast
 from .bank import RFBank
 
@@ -151,6 +151,7 @@ class CovariantRFConv2d(nn.Module):
             conv.weight.copy_(weight)
             if self.bias is not None and conv.bias is not None:
                 conv.bias.copy_(self.bias)
+        conv.requires_grad_(any(p.requires_grad for p in self.parameters()))
         return conv.train(self.training)
 
     def extra_repr(self) -> str:
@@ -163,6 +164,7 @@ class CovariantRFConv2d(nn.Module):
 @torch.fx.wrap  # one step of a traced model, since it looks at the shape
 def _convolved(layer: CovariantRFConv2d, x: Tensor) -> Tensor:
     """The layer's output for frames (B, C, H, W) or (T, B, C, H, W)."""
+    check_floating("x", x)
     if x.ndim not in (4, 5) or x.shape[-3] != layer.in_ch:
         raise ValueError(
             f"input has shape {tuple(x.shape)}; it must be (B, {layer.in_ch}, H, W) or (T, B, {layer.in_ch}, H, W)."

@@ -8,7 +8,7 @@ import torch
 from spikingjelly.activation_based import base, functional, surrogate
 from torch import Tensor, nn
 
-from ...checks import one_of, positive_int
+from ...checks import check_floating, one_of, positive_int
 from ...functional.leaky_integrator import BACKENDS, GAINS, METHODS, decay, leaky_integrator
 from ...functional.precision import without_autocast
 from ...functional.torch_kernels import default_device
@@ -198,6 +198,7 @@ class TemporalRF(nn.Module):
 
     def _start(self, x: Tensor, state: Tensor | None) -> Tensor:
         """Check the input and its state; without a state the potentials start at 0."""
+        check_floating("x", x)
         if x.ndim not in (3, 5):
             raise ValueError(
                 f"input has shape {tuple(x.shape)}; it must be (T, B, C, H, W) or (T, B, C). An image has no time axis: "
