@@ -30,6 +30,7 @@ from sterf_plugins.tracking.centre_head import CentreMaps
 from sterf_plugins.tracking.crops import SEARCH_FACTOR, square_crop
 from sterf_plugins.tracking.follow import Follower
 from sterf_plugins.tracking.pairs import TrackingPairs
+from sterf_plugins.tracking.recordings import find_recorded_sequences
 from sterf_plugins.tracking.sequences import find_sequences
 
 SIZE = 260, 346  # height and width of a DAVIS346
@@ -271,49 +272,64 @@ def four_steps(args):
 
 
 def data_set(root, frames):
-    """A sequence in the layout of FE108: event images of random events as PNG, and a box that moves."""
+    """A sequence in the layout of FE108: a recording of random events, a box that moves, and the event images as PNG."""
     folder = Path(root) / "train" / "sequence" / "inter1_stack_3008"
     folder.mkdir(parents=True)
-    recording = Recording(Path("memory"), SIZE, lambda: pieces_of(frames))
-    for image in gtp(recording, times_of(frames)):
+    path = write_recording(folder.parent / "events.aedat4", pieces_of(frames), SIZE)
+    for image in gtp(open_recording(path), times_of(frames)):
         cv2.imwrite(str(folder / f"{image.interval + 1:04d}_1.png"), image.pixels[..., ::-1])
     boxes = [f"{100 + i % 60},{80 + i % 40},40,30" for i in range(frames)]
     (folder.parent / "groundtruth_rect.txt").write_text("\n".join(boxes))
-    return find_sequences(root, "fe108", "train")
 
 
 def loader(args):
-    """Pairs per second of one process from PNG files, and the frames per second of a test, crop and network apart."""
-    sides = sides_of(args)
+    """Pairs per second of one process, and the frames per second of a test, crop and network apart."""
     with tempfile.TemporaryDirectory() as root:
-        sequences = data_set(root, 24 if args.tiny else 60)
-        dataset = TrackingPairs(sequences, 10_000, *sides)
-        (sequence,), count = sequences, 4 if args.tiny else 40
-        box = sequence.boxes[1]
-        network = built(args, pairs(args, 2, 1, sides))
-        follower = Follower(network, sequence.image(0), sequence.boxes[0], *sides)
-        image, inputs = sequence.image(1), pairs(args, 1, 1, sides)
+        data_set(root, 24 if args.tiny else 60)
+        return dict(loaded_pairs(args, root), **tested_frames(args, *find_sequences(root, "fe108", "train")))
 
-        def run_network():
-            with torch.no_grad():
-                network(*inputs)
 
-        def all_pairs():
-            for i in range(count):
-                dataset[i]
+def loaded_pairs(args, root):
+    """Pairs per second from PNG files and from the recording, whose images are all made when the first one is needed."""
+    count = 4 if args.tiny else 40
+    sequences = find_recorded_sequences(root, "fe108", "train", interval=INTERVAL)
+    made = seconds(lambda: sequences[0].image(0), args.device)
+    found = dict(png=find_sequences(root, "fe108", "train"), events=sequences)
+    sets = {name: TrackingPairs(side, 10_000, *sides_of(args)) for name, side in found.items()}
 
-        spent = median_seconds(
-            args,
-            args.repeats,
-            pairs=all_pairs,
-            read=lambda: sequence.image(1),
-            crop=lambda: square_crop(image, box, SEARCH_FACTOR, sides[1]),
-            network=run_network,
-            step=lambda: follower.step(image),
-        )
+    def draw(dataset):
+        for i in range(count):
+            dataset[i]
+
+    spent = median_seconds(args, args.repeats, **{name: partial(draw, dataset) for name, dataset in sets.items()})
     return dict(
-        pairs_per_second=count / spent["pairs"],
-        milliseconds_per_frame={name: 1e3 * spent[name] for name in ("read", "crop", "network", "step")},
+        pairs_per_second={name: count / value for name, value in spent.items()},
+        images_made_per_second=len(sequences[0]) / made,
+    )
+
+
+def tested_frames(args, sequence):
+    """Milliseconds of a frame of a test by its parts, and frames per second."""
+    sides = sides_of(args)
+    box = sequence.boxes[1]
+    network = built(args, pairs(args, 2, 1, sides))
+    follower = Follower(network, sequence.image(0), sequence.boxes[0], *sides)
+    image, inputs = sequence.image(1), pairs(args, 1, 1, sides)
+
+    def run_network():
+        with torch.no_grad():
+            network(*inputs)
+
+    spent = median_seconds(
+        args,
+        args.repeats,
+        read=lambda: sequence.image(1),
+        crop=lambda: square_crop(image, box, SEARCH_FACTOR, sides[1]),
+        network=run_network,
+        step=lambda: follower.step(image),
+    )
+    return dict(
+        milliseconds_per_frame={name: 1e3 * value for name, value in spent.items()},
         frames_per_second=1 / (spent["read"] + spent["step"]),
     )
 

@@ -51,7 +51,8 @@ def same_gradients(results):
 
 def tracked(results):
     for part in ("images", "aedat4", "forward", "step", "variants", "loader"):
-        assert all(value > 0 for key, value in results[part].items() if key == "ratio" or "per_second" in key)
+        assert all(value > 0 for key, value in results[part].items() if key in ("ratio", "frames_per_second"))
+    assert {name for name, rate in results["loader"]["pairs_per_second"].items() if rate > 0} == {"png", "events"}
     assert max(results["forward"]["differences"].values()) < 1e-4
 
 
