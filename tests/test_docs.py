@@ -2,10 +2,14 @@
 
 In front of a block an HTML comment, which no reader sees, may stand: ``<!-- before: CODE -->`` makes what the block speaks of
 ("model", "images") in a small form, ``<!-- not run: REASON -->`` says why the block is not run, and where it is tested.
-The commands of tutorials are run, too; ``<!-- instead: COMMANDS -->`` has smaller ones, which are run on all pages.
-A block that begins with ``# NAME.py`` is that file.
+Tutorials run their commands as they stand. Everywhere else commands are large or need data, so that each block of them has
+``<!-- not run: REASON -->``, or ``<!-- instead: COMMANDS -->`` with a line for each: a smaller command, which is run, or
+``# REASON``. A reason that names a test (``tests/FILE.py::NAME``) names one that exists. A block that begins with ``# NAME.py`` is
+that file.
 """
 
+import argparse
+import ast
 import importlib.util
 import json
 import re
@@ -16,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from sterf_plugins import plugins
+from sterf_plugins.cli.completion import add_options
 from sterf_plugins.cli.own_tools import own_tools
 
 
@@ -48,11 +53,14 @@ def named(page: Path) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python") and p not in TUTORIALS.pages()], ids=named)
+@pytest.mark.parametrize(
+    "page", [p for p in PAGES if p not in TUTORIALS.pages() and blocks(p, "python", "bash", "")], ids=named
+)
 def test_the_python_of_a_page_runs(page, forked, tmp_path, monkeypatch):
     """And the commands that stand in the place of larger ones."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
     timm = pytest.importorskip("timm")
     monkeypatch.setattr(timm, "create_model", timm.create_model)  # a page replaces it, for weights that are not here
     names: dict = {"__name__": "page"}
@@ -60,9 +68,9 @@ def test_the_python_of_a_page_runs(page, forked, tmp_path, monkeypatch):
         if kind == "not run":
             assert len(text.split()) > 3, f"say why this is not run: {code}"
         elif kind == "instead":
-            for line in text.replace("\\\n", " ").strip().splitlines():
-                result = forked("-m", "sterf_plugins", *shlex.split(line)[1:], cwd=tmp_path)
-                assert result.returncode == 0, f"{line}\n{result.stdout}{result.stderr}"
+            for words in command_lines(text):
+                result = forked("-m", "sterf_plugins", *words[1:], cwd=tmp_path)
+                assert result.returncode == 0, f"{shlex.join(words)}\n{result.stdout}{result.stderr}"
         elif language == "python":
             if kind == "before":
                 exec(compile(text.strip(), f"{named(page)} (before)", "exec"), names)
@@ -101,14 +109,32 @@ def test_a_notebook_has_all_cells_of_its_tutorial():
         assert not any("<!--" in cell["source"] or "](../" in cell["source"] for cell in cells)
 
 
+def command_lines(code: str) -> list[list[str]]:
+    """The words of each command, without comments."""
+    lines = (
+        shlex.split(line, comments=True) for line in code.replace("\\\n", " ").splitlines() if line.count("'") % 2 == 0
+    )
+    return [words for words in lines if words]
+
+
 def commands(page: Path) -> list[list[str]]:
-    """The words of each command of ours on a page, without comments."""
-    found = []
-    for kind, _, code in blocks(page, "bash", ""):
-        for line in code.replace("\\\n", " ").splitlines():
-            words = shlex.split(line.partition(" #")[0]) if kind != "not run" and line.count("'") % 2 == 0 else []
-            found += [words] if words[:1] == ["sterf"] or words[:1] == ["python"] else []
-    return found
+    """The words of each command of ours on a page."""
+    found = [words for _, _, code in blocks(page, "bash", "") for words in command_lines(code)]
+    return [words for words in found if words[0] in ("sterf", "python")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_every_command_is_run_or_a_reason_is_given(page):
+    for kind, text, language, code in BLOCK.findall(page.read_text()):
+        lines = command_lines(code) if language in ("bash", "") else []
+        if lines and (language or lines[0][0] in ("sterf", "python")) and page not in TUTORIALS.pages():
+            assert kind in ("instead", "not run"), f"say what is run instead of this, or why nothing is: {code}"
+            stands_for = text.replace("\\\n", " ").strip().splitlines()
+            assert kind == "not run" or len(stands_for) >= len(lines), f"a line for each command: {code}"
+        for file, name in re.findall(r"(tests/[\w/]+\.py)(?:::(\w+))?", text):
+            assert (ROOT / file).is_file() and (not name or f"def {name}(" in (ROOT / file).read_text()), (
+                f"{file}::{name}"
+            )
 
 
 def tool_of(words: list[str]) -> tuple[str, list[str]] | None:
@@ -142,6 +168,21 @@ def test_configs_that_tools_and_pages_name_exist():
     for path in [*PAGES, *ROOT.glob("tools/**/*.py"), *ROOT.glob("sterf_plugins/**/*.py")]:
         for name in re.findall(r"(?<![\w/])(?:configs/|sterf_plugins::)(\w[\w./-]*\.py)\b", path.read_text()):
             assert name == "NAME.py" or (ROOT / "configs" / name).is_file(), f"{named(path)}: {name}"
+
+
+@pytest.mark.parametrize("tool", sorted(ROOT.glob("tools/**/*.py")), ids=named)
+def test_the_examples_of_a_help_have_options_and_models_that_exist(tool):
+    timm = pytest.importorskip("timm")
+    importlib.import_module("sterf_plugins.timm")
+    parser = argparse.ArgumentParser(add_help=False)
+    add_options(parser, tool)
+    known = {option for action in parser._actions for option in action.option_strings}
+    lines = [line.strip() for line in re.split(r"(?<!\\)\n", ast.get_docstring(ast.parse(tool.read_text())))]
+    for words in command_lines("\n".join(line for line in lines if line.startswith("sterf "))):
+        assert own_tools()[words[1]].resolve() == tool, words
+        assert {w for w in words if w.startswith("--")} <= known, words
+        models = [w.partition("(")[0] for w in words if re.match("sdtv3_|resnet|swin_", w)]
+        assert all(map(timm.is_model, models)), words
 
 
 HELP: dict[str, str] = {}

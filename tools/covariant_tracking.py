@@ -1,8 +1,8 @@
 """Reproduce the covariant paper's experiment: follow moving shapes, with covariant or random receptive fields.
 
-    python tools/covariant_tracking.py                      # CPU size: makes the data, 8 networks x 5 seeds, a table
-    python tools/covariant_tracking.py --nets li relu --seeds 2
-    python tools/covariant_tracking.py --size events300     # the paper's size, for a GPU
+    sterf covariant-tracking                      # CPU size: makes the data, 8 networks x 5 seeds, a table
+    sterf covariant-tracking --nets li relu --seeds 2
+    sterf covariant-tracking --size events300     # the paper's size, for a GPU
 
 Each network is trained by tools/train.py with its config in configs/covariant/tracking. Runs that are complete are not
 repeated, an interrupted one is resumed, so that the same command goes on where it stopped. Results of all seeds:

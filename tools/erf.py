@@ -1,13 +1,13 @@
 """Effective receptive fields of any model: numbers, pictures and a report.
 
-    python tools/erf.py sdtv3_tiny_srb --layers 'stages.*' --out work_dirs/erf
-    python tools/erf.py swin_tiny_patch4_window7_224 --pretrained --images photos/ --untrained --out work_dirs/swin
-    python tools/erf.py configs/shapes/fpn_sdtv3-t-srb_shapes.py CHECKPOINT.pth --images val --out work_dirs/fpn
-    python tools/erf.py configs/erf/neurons.py --out work_dirs/neurons
-    python tools/erf.py before.pth after.pth --model NAME --images val --out work_dirs/change
-    python tools/erf.py configs/sd_track/sdtrack-tiny-4x1_srb-e4_fe108.py CHECKPOINT.pth --images val --out work_dirs/track
-    python tools/erf.py NAME CHECKPOINT.pth --against baseline.npz --fail-if 'area_90>5%' --out work_dirs/check
-    python tools/erf.py torchvision.models.video:r3d_18 --inputs clips.npy --axes NCTHW --layers 'layer*' --out work_dirs/video
+    sterf erf sdtv3_tiny_srb --layers 'stages.*' --out work_dirs/erf
+    sterf erf swin_tiny_patch4_window7_224 --pretrained --images photos/ --untrained --out work_dirs/swin
+    sterf erf configs/shapes/fpn_sdtv3-t-srb_shapes.py CHECKPOINT.pth --images val --out work_dirs/fpn
+    sterf erf configs/erf/neurons.py --out work_dirs/neurons
+    sterf erf before.pth after.pth --model NAME --images val --out work_dirs/change
+    sterf erf configs/sd_track/sdtrack-tiny-4x1_srb-e4_fe108.py CHECKPOINT.pth --images val --out work_dirs/track
+    sterf erf NAME CHECKPOINT.pth --against baseline.npz --fail-if 'area_90>5%' --out work_dirs/check
+    sterf erf torchvision.models.video:r3d_18 --inputs clips.npy --axes NCTHW --layers 'layer*' --out work_dirs/video
 
 A model is a timm name, an OpenMMLab config (a path, mmdet::…, mmseg::…) or module:factory, with options in parentheses
 and a label before an equals sign if wanted: "LIF=sterf_plugins.backbones:SpikingCNN(neuron='lif', tau=4.0)". A study is

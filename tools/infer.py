@@ -1,8 +1,8 @@
 """Predictions of a detector or segmentor for images: pictures, JSON, and the receptive field behind a detection.
 
-    python tools/infer.py photos/ --config work_dirs/x/CONFIG.py --checkpoint work_dirs/x/epoch_12.pth --out work_dirs/seen
-    python tools/infer.py a.jpg 'more/*.png' --config mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py --checkpoint FILE.pth --out seen
-    python tools/infer.py a.jpg --config … --checkpoint … --out seen --erf --detection 2
+    sterf infer photos/ --config work_dirs/x/CONFIG.py --checkpoint work_dirs/x/epoch_12.pth --out work_dirs/seen
+    sterf infer a.jpg 'more/*.png' --config mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py --checkpoint FILE.pth --out seen
+    sterf infer a.jpg --config … --checkpoint … --out seen --erf --detection 2
 
 For each image NAME: NAME.png (drawn by the library's visualizer), NAME.json (all detections, the highest score first, or the
 share of each class), NAME-map.png (the label of each pixel, of segmentors and panoptic models). With --erf: NAME-erf.png and

@@ -1,6 +1,6 @@
 """Evaluate a checkpoint with any mmdet or mmseg config.
 
-    python tools/test.py configs/shapes/mask-rcnn_sdtv3-t-srb_fpn_shapes.py work_dirs/…/epoch_8.pth --show-dir shown
+    sterf test configs/shapes/mask-rcnn_sdtv3-t-srb_fpn_shapes.py work_dirs/…/epoch_8.pth --show-dir shown
 
 Takes every option of the stock tools/test.py of mmdet and mmseg. A checkpoint that does not fit is refused.
 """

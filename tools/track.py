@@ -1,8 +1,8 @@
 """Follow an object through a recording of an event camera: a video with its box and the scores, and the boxes as text.
 
-    python tools/track.py driving.aedat4 --box 120 80 40 30 --config CONFIG --checkpoint FILE --out followed.mp4
-    python tools/track.py driving.raw --box 120 80 40 30 --interval 25000 --config … --checkpoint … --out pictures/
-    python tools/track.py data/FE108/test/bike/events.aedat4 --config … --checkpoint … --out bike.mp4
+    sterf track driving.aedat4 --box 120 80 40 30 --config CONFIG --checkpoint FILE --out followed.mp4
+    sterf track driving.raw --box 120 80 40 30 --interval 25000 --config … --checkpoint … --out pictures/
+    sterf track data/FE108/test/bike/events.aedat4 --config … --checkpoint … --out bike.mp4
 
 An image is made of the events between two frames of the camera, or of each interval. OUT is a video, or a folder for one picture
 after another; the boxes go beside it, OUT.txt, a line x, y, w, h for each image. Without --box the images are those of the labels

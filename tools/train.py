@@ -1,7 +1,7 @@
 """Train any mmdet or mmseg config, with a spiking backbone and receptive-field pictures if you like.
 
-    python tools/train.py configs/shapes/mask-rcnn_sdtv3-t-srb_fpn_shapes.py
-    python tools/train.py mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py --backbone sdtv3_tiny_srb --erf
+    sterf train configs/shapes/mask-rcnn_sdtv3-t-srb_fpn_shapes.py
+    sterf train mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py --backbone sdtv3_tiny_srb --erf
 
 Takes every option of the stock tools/train.py of mmdet and mmseg.
 """

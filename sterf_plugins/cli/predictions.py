@@ -78,7 +78,7 @@ def check_image(path: Path) -> None:
     if path.suffix.lower() in FORMATS:
         raise ValueError(
             f"{path} is a recording of events, and no image. For pictures of detections on a data set of recordings: "
-            f"tools/test.py CONFIG CHECKPOINT --show-dir DIR; to follow one object: tools/track.py."
+            f"sterf test CONFIG CHECKPOINT --show-dir DIR; to follow one object: sterf track."
         )
     try:
         with Image.open(path) as image:

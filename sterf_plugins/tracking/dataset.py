@@ -41,7 +41,7 @@ class ShapeEvents(Dataset):
         if not folders:
             raise ValueError(
                 f"`data_root` is {str(data_root)!r}; no {', '.join(SUFFIXES)} files are there. "
-                f"Make them with tools/dataset_tools/make_events.py."
+                f"Make them with sterf make-events."
             )
         if min(t, stack) < 1 or pose_delay < 0:
             raise ValueError(f"`t` is {t}, `stack` {stack}, `pose_delay` {pose_delay}; at least 1, 1 and 0.")
@@ -79,9 +79,7 @@ class ShapeEvents(Dataset):
             return self._kept[path]
         events, labels = read_events(path)
         if labels is None:
-            raise ValueError(
-                f"{path} has no labels, the shapes' centres; make it with tools/dataset_tools/make_events.py."
-            )
+            raise ValueError(f"{path} has no labels, the shapes' centres; make it with sterf make-events.")
         if self._kept is not None:
             self._kept[path] = events, labels
         return events, labels

@@ -22,7 +22,7 @@ from ..files import lines_of
 LAYOUTS = {"fe108": ("groundtruth_rect.txt", 1), "visevent": ("groundtruth.txt", 0)}
 SPLITS = ("train", "test")
 IMAGES = "inter{}_stack_3008"
-MAKE = "tools/dataset_tools/make_gtp.py"
+MAKE = "sterf make-gtp"
 
 
 @dataclass(frozen=True)

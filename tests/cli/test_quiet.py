@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -131,3 +132,22 @@ def test_the_shell_gets_commands_and_options(forked, tmp_path):
         "sterf train --am": ["--amp"],
         "sterf run --library mm": ["mmdet", "mmseg"],
     }
+
+
+COMPLETED = {
+    "bash": """eval "$(register-python-argcomplete sterf)"
+        COMP_LINE='sterf train --am' COMP_POINT=16 COMP_TYPE=9
+        _python_argcomplete sterf --am train && echo "${COMPREPLY[@]}" """,
+    "fish": "register-python-argcomplete --shell fish sterf | source; complete -C 'sterf train --am'",
+}
+
+
+@pytest.mark.parametrize("shell", COMPLETED)
+def test_a_shell_completes(shell):
+    folder = sysconfig.get_path("scripts")
+    for program in (shell, f"{folder}/sterf", f"{folder}/register-python-argcomplete"):
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not installed")
+    environment = os.environ | dict(PATH=f"{folder}{os.pathsep}{os.environ['PATH']}")
+    done = subprocess.run([shell, "-c", COMPLETED[shell]], env=environment, capture_output=True, text=True)
+    assert done.stdout.split()[0] == "--amp", done.stderr

@@ -326,7 +326,7 @@ def test_missing_data_says_what_is_expected_where_and_how_to_make_it(failing):
     assert "/nowhere/coco/annotations/instances_train2017.json does not exist" in message
     assert "CocoDataset reads annotations/instances_train2017.json, train2017/ in /nowhere/coco/" in message
     assert "--cfg-options train_dataloader.dataset.data_root=FOLDER" in message
-    assert "make_shapes.py data/shapes" in message
+    assert "`sterf make-shapes data/shapes`" in message
 
 
 @pytest.mark.parametrize(

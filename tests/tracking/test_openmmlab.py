@@ -203,4 +203,4 @@ def test_the_experiment_says_where_a_training_failed(experiment, tmp_path):
     result = experiment(*options, check=False)
     assert result.returncode == 2
     assert "train.log" in result.stderr
-    assert "make_events.py" in result.stderr
+    assert "sterf make-events" in result.stderr

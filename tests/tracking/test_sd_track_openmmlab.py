@@ -133,7 +133,7 @@ def test_mistakes(forked, tmp_path):
             {"model.variant": "4x1"},
             "the event images have 1 parts, and a model of variant 4x1 takes 4: train_dataloader",
         ),
-        ({f"{data}.T": 4}, "inter4_stack_3008 is missing: make the event images, tools/dataset_tools/make_gtp.py"),
+        ({f"{data}.T": 4}, "inter4_stack_3008 is missing: make the event images, sterf make-gtp"),
         ({f"{data}.search_size": 96}, "12 more make a square map, and they must be a square number"),
         ({f"{data}.images": "jpg"}, "`images` is 'jpg'; allowed: 'png', 'events'"),
         ({f"{data}.images": "events"}, "a has 0 recordings events.* or a.*; it must have one"),

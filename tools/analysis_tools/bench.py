@@ -1,9 +1,9 @@
 """Time and memory of models side by side: inference, or a training step, each in turn in one process.
 
-    python tools/analysis_tools/bench.py sdtv3_tiny_srb resnet18 --batch 8 --train
-    python tools/analysis_tools/bench.py sdtv3_tiny_srb 'sdtv3_tiny_srb?memory_efficient=True' --train --json
+    sterf bench sdtv3_tiny_srb resnet18 --batch 8 --train
+    sterf bench sdtv3_tiny_srb 'sdtv3_tiny_srb(memory_efficient=True)' --train --json
 
-A model is a timm name, an OpenMMLab config (its backbone) or module:factory, as for tools/erf.py. Inputs are noise, weights are
+A model is a timm name, an OpenMMLab config (its backbone) or module:factory, as for sterf erf. Inputs are noise, weights are
 random, and BatchNorms have the statistics of some inputs, since with the initial ones hardly a neuron fires. The ratio is that
 of the first model.
 """

@@ -1,7 +1,7 @@
 """Which stock configs of mmdet and mmseg run with a backbone: a table of every family, beside the stock backbones.
 
-    python tools/analysis_tools/check_backbone.py sdtv3_tiny_srb resnet18 --out work_dirs/backbones
-    python tools/analysis_tools/check_backbone.py sdtv3_tiny_srb --configs "mmdet::solo*"
+    sterf check-backbone sdtv3_tiny_srb resnet18 --out work_dirs/backbones
+    sterf check-backbone sdtv3_tiny_srb --configs "mmdet::solo*"
 
 A family is a folder of configs in the installed packages. The smallest of its configs is taken, or the next ones if it
 does not run with its stock backbone. Each is built without pretrained weights, and computes a loss, its gradients and a

@@ -1,6 +1,6 @@
 """Compare trackers by their result folders: a table, and success and precision plots.
 
-    python tools/analysis_tools/compare_trackers.py SDTrack=work_dirs/results OSTrack=downloads/ostrack \\
+    sterf compare-trackers SDTrack=work_dirs/results OSTrack=downloads/ostrack \\
         --data data/FE108 --layout fe108 --out work_dirs/compared
 
 A result folder has a file NAME.txt for each test sequence with a line x, y, w, h for each image, between commas, tabs or spaces, as

@@ -1,10 +1,10 @@
 """Firing rates, synaptic operations and energy of a spiking model, by layer.
 
-    python tools/analysis_tools/get_sops.py sdtv3_tiny_srb --num 4
-    python tools/analysis_tools/get_sops.py sdtv3_tiny_srb --model memory --maps maps.png
-    python tools/analysis_tools/get_sops.py configs/shapes/fpn_sdtv3-t-srb_shapes.py CHECKPOINT.pth --images val --csv sops.csv
+    sterf get-sops sdtv3_tiny_srb --num 4
+    sterf get-sops sdtv3_tiny_srb --model memory --maps maps.png
+    sterf get-sops configs/shapes/fpn_sdtv3-t-srb_shapes.py CHECKPOINT.pth --images val --csv sops.csv
 
-A model is a timm name, an OpenMMLab config or module:factory, as for tools/erf.py. Without a checkpoint its weights are
+A model is a timm name, an OpenMMLab config or module:factory, as for sterf erf. Without a checkpoint its weights are
 random, and its BatchNorms get the statistics of 8 inputs, since with the initial ones hardly a neuron fires.
 
 Energy has a column for the computation alone (45 nm), and by --model one for the spiking network and one for its

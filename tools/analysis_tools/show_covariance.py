@@ -1,7 +1,7 @@
 """Draw what covariance is: transform the image and the field alike, and the response is the old one, transformed.
 
-    python tools/analysis_tools/show_covariance.py covariance.png
-    python tools/analysis_tools/show_covariance.py covariance.png --sigma 2 --ratio 3 --order 2 0
+    sterf show-covariance covariance.png
+    sterf show-covariance covariance.png --sigma 2 --ratio 3 --order 2 0
 
 For each linear map A of the plane, and a scene f that is known everywhere: response of the field to f, read at A^-1 p;
 response at p of the field transformed by A to f(A^-1 p); their difference; and the difference if the field is left as

@@ -1,6 +1,6 @@
 """Make a small detection data set of event recordings: moving circles, squares and triangles, with their boxes.
 
-    python tools/dataset_tools/make_event_detection.py data/event_shapes
+    sterf make-event-detection data/event_shapes
 
 It has the boxes both as Prophesee's structured arrays and as COCO's json:
 

@@ -1,6 +1,6 @@
 """Render event videos of moving shapes, as real files.
 
-    python tools/dataset_tools/make_events.py data/events48 --videos 250 --size 8 16 --velocity 0.32
+    sterf make-events data/events48 --videos 250 --size 8 16 --velocity 0.32
 
 One folder per combination of size, velocity and density (and shape, with --single), one file per video:
 

@@ -1,8 +1,8 @@
 """Make the event images of a tracking data set from its recordings.
 
-    python tools/dataset_tools/make_gtp.py data/FE108 --layout fe108 --steps 4
-    python tools/dataset_tools/make_gtp.py data/VisEvent --layout visevent --steps 1 --jobs 8
-    python tools/dataset_tools/make_gtp.py data/mine --layout fe108 --interval 25000       # recordings without frames
+    sterf make-gtp data/FE108 --layout fe108 --steps 4
+    sterf make-gtp data/VisEvent --layout visevent --steps 1 --jobs 8
+    sterf make-gtp data/mine --layout fe108 --interval 25000       # recordings without frames
 
 For each sequence SPLIT/NAME: SPLIT/NAME/inter{T}_stack_3008/NNNN_k.png, the T parts of an image for each label. Images lie between
 the times of the camera's frames in the recording: in FE108 from the frame that pair.txt names, in VisEvent from the first one.

@@ -1,6 +1,6 @@
 """Render a data set of simple scenes, in COCO and in ADE20K format, as real files.
 
-    python tools/dataset_tools/make_shapes.py data/shapes --num-train 800 --num-val 200 --size 128
+    sterf make-shapes data/shapes --num-train 800 --num-val 200 --size 128
 
 Plain classes (disc, square, triangle) can be told apart locally. The pair twin_a / twin_b looks the same; only
 the colour of a small mark elsewhere in the image, at a graded distance that is recorded in each annotation

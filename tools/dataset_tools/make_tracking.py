@@ -1,7 +1,7 @@
 """Render recordings of a moving shape with its box, in the folders and files of FE108 or of VisEvent.
 
-    python tools/dataset_tools/make_tracking.py data/tracking/fe108 --layout fe108
-    python tools/dataset_tools/make_tracking.py data/tracking/visevent --layout visevent --train 0 --test 8
+    sterf make-tracking data/tracking/fe108 --layout fe108
+    sterf make-tracking data/tracking/visevent --layout visevent --train 0 --test 8
 
 A shape moves through the image, turns, and in some sequences grows and shrinks; in some a second one of the same shape but of
 the other contrast, the distractor, moves elsewhere. Pixels emit events where brightness changes, and noise; the camera also
@@ -10,7 +10,7 @@ takes frames, at irregular times. A few lines of the labels are 0,0,0,0, as wher
     fe108     OUT/pair.txt  OUT/SPLIT/test.txt  OUT/SPLIT/NAME/{events.aedat4, img/NNNN.png, groundtruth_rect.txt}
     visevent  OUT/SPLIT/NAME/{NAME.aedat4, vis_imgs/frameNNNN.png, groundtruth.txt}
 
-OUT/attributes.txt names the difficulties of each sequence. tools/dataset_tools/make_gtp.py makes the event images. The recordings
+OUT/attributes.txt names the difficulties of each sequence. sterf make-gtp makes the event images. The recordings
 depend on the options and on nothing else. An interrupted run leaves no data set behind.
 """
 

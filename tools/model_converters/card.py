@@ -1,6 +1,6 @@
 """Make of a timm model's weights the folder that the Hugging Face hub shows: weights, settings, and a model card.
 
-    python tools/model_converters/card.py sdtv3_tiny_srb last.pth --images photos/ --out my-model --repo-id me/my-model
+    sterf card sdtv3_tiny_srb last.pth --images photos/ --out my-model --repo-id me/my-model
 
 MODEL is a timm name, with options in parentheses: 'sdtv3_tiny(num_classes=10, mixer="srb")'. The card, README.md, says how many
 parameters and synaptic operations the model has, how often each spike layer fires, and what its feature maps look at (erf.png),

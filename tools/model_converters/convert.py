@@ -1,9 +1,9 @@
 """Turn a checkpoint of the papers' releases into one of ours: plain tensors, our names, and what the file cannot tell.
 
-    python tools/model_converters/convert.py V3_5.1M_1x4.pth sdtv3-t.pth --levels 4
-    python tools/model_converters/convert.py det_srb_t.pth srb-t_coco.pth --levels 4 --layout raster
+    sterf convert V3_5.1M_1x4.pth sdtv3-t.pth --levels 4
+    sterf convert det_srb_t.pth srb-t_coco.pth --levels 4 --layout raster
 
-    python tools/model_converters/convert.py SDTrack_ep0100.pth.tar sdtrack.pth --variant 4x1
+    sterf convert SDTrack_ep0100.pth.tar sdtrack.pth --variant 4x1
 
 Reads classifiers (SDT-V3, the ST-ERF hub, Spikformer, SDT-V1, Meta-SDT, QKFormer, Max-Former), whole mmdet and mmseg models
 of the release, and SDTrack with the classifiers from which it starts. Sizes and mixer are found in the keys; D and the token

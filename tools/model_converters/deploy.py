@@ -1,7 +1,7 @@
 """Fold a trained model's norms into its weights, and write it for deployment, with what it gains.
 
-    python tools/model_converters/deploy.py sdtv3_tiny_srb ours.pth --out work_dirs/deploy --onnx
-    python tools/model_converters/deploy.py 'sdtv3_base(num_classes=0)' --out work_dirs/deploy --spike-driven
+    sterf deploy sdtv3_tiny_srb ours.pth --out work_dirs/deploy --onnx
+    sterf deploy 'sdtv3_base(num_classes=0)' --out work_dirs/deploy --spike-driven
 
 Writes NAME.pt2 (torch.export), and NAME.onnx on request. The folded or spike-driven model is compared with the given one
 in float64, and each file, loaded again, with the model that was written into it, in float32, where rounding may flip a

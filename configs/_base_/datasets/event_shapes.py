@@ -1,4 +1,4 @@
-# Recordings of moving shapes: tools/dataset_tools/make_event_detection.py data/event_shapes
+# Recordings of moving shapes: sterf make-event-detection data/event_shapes
 dataset_type = 'sterf_plugins.EventDetDataset'
 data_root = 'data/event_shapes/'
 metainfo = dict(classes=('circle', 'square', 'triangle'))

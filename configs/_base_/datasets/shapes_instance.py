@@ -1,4 +1,4 @@
-# The rendered shapes data set as COCO instances: tools/dataset_tools/make_shapes.py data/shapes
+# The rendered shapes data set as COCO instances: sterf make-shapes data/shapes
 dataset_type = 'CocoDataset'
 data_root = 'data/shapes/'
 metainfo = dict(

@@ -1,4 +1,4 @@
-# The rendered shapes data set in ADE20K's format: tools/dataset_tools/make_shapes.py data/shapes
+# The rendered shapes data set in ADE20K's format: sterf make-shapes data/shapes
 dataset_type = 'BaseSegDataset'
 data_root = 'data/shapes/ade'
 metainfo = dict(

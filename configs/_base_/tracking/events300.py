@@ -1,6 +1,6 @@
 # Three shapes in videos of 300x300 pixels: the size of the covariant paper's experiment, for a GPU.
 # Data (tools/covariant_tracking.py --size events300 makes it):
-#     python tools/dataset_tools/make_events.py data/events300 --videos 500 --frames 128 --resolution 300 300 \
+#     sterf make-events data/events300 --videos 500 --frames 128 --resolution 300 300 \
 #         --size 10 20 40 80 --velocity 0.2
 # Fields are in pixels and within what a grid represents (the paper's reach from 0.2 pixels to beyond their windows),
 # so their number is 72 in the first layer, not 192.

@@ -1,6 +1,6 @@
 # A shape in videos of 48x48 pixels: the experiment at a size for two CPU cores.
 # Data, circles and squares of two sizes, one in each video (tools/covariant_tracking.py makes it):
-#     python tools/dataset_tools/make_events.py data/events48 --single --shapes circle square --videos 126 --frames 33 \
+#     sterf make-events data/events48 --single --shapes circle square --videos 126 --frames 33 \
 #         --size 8 16 --velocity 0.2
 _base_ = ['./shape_tracking.py']
 steps = 16  # of the warm-up and of the scored part

@@ -9,10 +9,8 @@ from mmengine.registry import DATASETS
 
 from .types import registered, type_name
 
-MAKE_SHAPES = "`python tools/dataset_tools/make_shapes.py data/shapes`, for the configs in configs/shapes/"
-MAKE_EVENTS = (
-    "`python tools/dataset_tools/make_event_detection.py data/event_shapes`, for those in configs/event_detection/"
-)
+MAKE_SHAPES = "`sterf make-shapes data/shapes`, for the configs in configs/shapes/"
+MAKE_EVENTS = "`sterf make-event-detection data/event_shapes`, for those in configs/event_detection/"
 # Larger annotation files are not checked, since reading them twice takes long.
 PROBE_BYTES = 64 * 2**20
 

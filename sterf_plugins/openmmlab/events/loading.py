@@ -41,7 +41,7 @@ class LoadEvents(BaseTransform):
         if "recording" not in results:
             raise ValueError(
                 f"LoadEvents takes the windows of an EventDetDataset, and not the file {results.get('img_path')}; for pictures of "
-                f"detections: tools/test.py CONFIG CHECKPOINT --show-dir DIR."
+                f"detections: sterf test CONFIG CHECKPOINT --show-dir DIR."
             )
         recording = IndexedRecording(**results["recording"])
         events = recording.events(*results["event_range"])

@@ -14,8 +14,8 @@ def plain_model(runner) -> nn.Module:
     model = runner.model
     if type(model).__name__.endswith("FullyShardedDataParallel"):
         raise ValueError(
-            "this hook cannot run under FSDP: the parameters are sharded. Analyse a checkpoint with tools/erf.py or "
-            "tools/analysis_tools/get_sops.py instead."
+            "this hook cannot run under FSDP: the parameters are sharded. Analyse a checkpoint with sterf erf or "
+            "sterf get-sops instead."
         )
     return model.module if is_model_wrapper(model) else model
 

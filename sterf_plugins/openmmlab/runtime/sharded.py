@@ -116,7 +116,7 @@ def shard(config: Config) -> None:
             how = "out of the config" if name.startswith("custom") else f"out (--cfg-options default_hooks.{name}=None)"
             raise ValueError(
                 f"{type_name(hook)} ({name}) cannot run under FSDP, where no process has the whole model. Leave it {how} and "
-                f"analyse a checkpoint with tools/erf.py."
+                f"analyse a checkpoint with sterf erf."
             )
     strategy = dict(config.get("strategy") or {})
     strategy.setdefault("type", "sterf_plugins.ShardedStrategy")
