@@ -85,4 +85,4 @@ def _pads(conv: nn.Conv2d) -> list[int]:
     if conv.padding == "same" or "Same" in type(conv).__name__:
         # Padding "same" of TensorFlow gives ceil(H / stride), as does an odd kernel padded by half on each side.
         return [k - 1 if k % 2 else k - s for k, s in zip(conv.kernel_size, conv.stride, strict=True)]
-    return [2 * p for p in conv.padding]
+    return [2 * int(p) for p in conv.padding]
