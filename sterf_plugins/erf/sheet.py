@@ -30,6 +30,7 @@ _LETTER = 0.55 / 72  # inches of a letter's width a point, about
 _LINE = 1.25 / 72  # inches of a line's height a point
 _PANEL = 1.5  # inches of a panel's width at least, for its title
 _MARGIN = 0.65  # inches beside the panels, for a label and numbers
+_LARGEST = 16_383  # pixels of a side of a WebP picture
 _HANDLE = 10  # letters that a line of a legend and the space around it are wide
 
 _STYLE: dict[Any, Any] = {"pdf.fonttype": 42, "svg.fonttype": "none"}  # text stays text
@@ -198,11 +199,15 @@ def pixels(figure: "Figure", resolution: int = 100) -> np.ndarray:
 
 
 def embedded(figure: "Figure") -> str:
-    """A figure as an address that holds it, for HTML: as WebP, which takes a sixth of the bytes of PNG for large fields."""
+    """A figure as an address that holds it, for HTML: as WebP, which takes a sixth of the bytes of PNG for large fields.
+
+    A figure that is longer than such a picture can be is drawn with fewer pixels.
+    """
     from PIL import Image
 
     buffer = io.BytesIO()
-    Image.fromarray(pixels(figure, RESOLUTION)).save(buffer, "WEBP", quality=85)
+    resolution = min(RESOLUTION, int(_LARGEST / max(figure.get_size_inches())))
+    Image.fromarray(pixels(figure, resolution)).save(buffer, "WEBP", quality=85)
     return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 

@@ -1,5 +1,7 @@
 """What figures and reports say: units, transforms, targets, errors, floors, and what was computed of what."""
 
+import base64
+import io
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -8,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from sterf_plugins.erf import ERFResult, check_field, compute_erf, sweep_sizes, theoretical_rf
@@ -18,7 +21,7 @@ from sterf_plugins.erf.evolution import rows, write_evolution
 from sterf_plugins.erf.plot import draw, draw_all, draw_maps, draw_overlay
 from sterf_plugins.erf.published import draw_published
 from sterf_plugins.erf.report import COLUMNS, write_report
-from sterf_plugins.erf.sheet import NARROW, RESOLUTION, WIDTH, Sheet
+from sterf_plugins.erf.sheet import NARROW, RESOLUTION, WIDTH, Sheet, embedded
 from sterf_plugins.erf.theoretical_field import add_theory
 from sterf_plugins.erf.wording import digits, error_text, facts, layer_label, measured, named, provenance, target_cells
 
@@ -307,11 +310,6 @@ class Page(HTMLParser):
 
 def picture_width(address: str) -> float:
     """Inches of a picture in an address that holds it."""
-    import base64
-    import io
-
-    from PIL import Image
-
     with Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))) as picture:
         return picture.width / RESOLUTION
 
@@ -348,7 +346,6 @@ def test_the_report(result, tmp_path):
 
 @pytest.mark.slow
 def test_the_evolution_of_a_training(result, tmp_path):
-    from PIL import Image
 
     steps = {100 * i: replace(result, info=result.info | dict(weights=None, step=100 * i)) for i in range(15)}
     picture = write_evolution(steps, tmp_path)
@@ -519,3 +516,15 @@ def test_a_phase_of_plus_or_minus_pi_is_one_line():
     draw_response(gains, phases, response, dict(color="k"))
     drawn = np.asarray(phases.lines[0].get_ydata())
     assert np.abs(np.diff(drawn[np.isfinite(drawn)])).max(initial=0) < 4 and (drawn[np.isfinite(drawn)] > -1).all()
+
+
+@pytest.mark.parametrize("inches, pixels", [(2, 2 * RESOLUTION), (120, 16_320)])
+def test_a_figure_of_any_length_is_embedded(inches, pixels):
+    """A side of a WebP picture has at most 16,383 pixels."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(0.5, inches))
+    FigureCanvasAgg(figure)
+    data = base64.b64decode(embedded(figure).partition(",")[2])
+    assert Image.open(io.BytesIO(data)).height == pixels
