@@ -1,4 +1,4 @@
-"""The main job from end to end, sized for two CPU cores (about 7 minutes on idle ones).
+"""The main job from end to end, sized for two CPU cores (about 8 minutes on idle ones).
 
     make demo        or        python tools/demo.py [--out work_dirs/demo]
 
