@@ -14,6 +14,7 @@ from torch import Tensor
 from ..erf.sweep import resized
 from ..events import windows
 from ..events.readers import FORMATS
+from ..events.representations import on_white
 from .examples import photographs
 from .loading import Loaded
 
@@ -214,8 +215,7 @@ def displayed(tensor: Tensor, loaded: Loaded) -> np.ndarray:
     Events, which are no colours or have a time axis, are grey on white.
     """
     if tensor.ndim > 4 or tensor.shape[-3] not in (1, 3):
-        amount = tensor.flatten(0, -4).cpu().abs().sum((0, 1))
-        return (1 - amount / amount.max().clamp(min=1e-9)).expand(3, *amount.shape).permute(1, 2, 0).numpy()
+        return np.repeat(on_white(tensor.flatten(0, -3).cpu().numpy())[..., None], 3, -1)
     image = tensor[0].cpu() * _column(loaded.std) + _column(loaded.mean)
     image = (image.flip(0) if loaded.bgr else image) / 255
     return image.expand(3, *image.shape[1:]).permute(1, 2, 0).clamp(0, 1).numpy()

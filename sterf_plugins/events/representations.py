@@ -92,6 +92,18 @@ REPRESENTATIONS: Mapping[str, Callable[..., Images]] = {
 OPTIONS = {"histogram": (), "voxel_grid": ("bins",), "time_surface": ("tau",), "gtp": ("amount", "trajectory", "decay")}
 
 
+def on_white(images: NDArray) -> Images:
+    """Images of events (C, H, W), in any representation, as greys (H, W) from 0 to 1 that people look at.
+
+    A pixel is the darker the larger the sum of its channels' amounts; the darkest twentieth of those with events is black, so that
+    a few hot pixels do not make all others white.
+    """
+    amount = np.abs(images).sum(0, dtype=np.float32)
+    seen = amount[amount > 0]
+    scale = np.quantile(seen, 0.95) if len(seen) else 1.0
+    return (1 - np.clip(amount / scale, 0, 1)).astype(np.float32)
+
+
 def equal_times(start: int, stop: int, parts: int) -> NDArray[np.int64]:
     """The parts + 1 times that cut a window into equally long intervals, in whole microseconds."""
     if stop - start < positive_int("parts", parts):

@@ -20,7 +20,7 @@ from sterf_plugins.events import (
     time_surface,
     voxel_grid,
 )
-from sterf_plugins.events.representations import channels_of
+from sterf_plugins.events.representations import channels_of, on_white
 
 REAL = (
     Path(os.environ.get("STERF_GOLDEN", Path(__file__).resolve().parents[3] / "shared" / "golden")).parent
@@ -152,3 +152,12 @@ def test_events_of_other_types_are_the_same_and_wrong_ones_are_refused(kind):
     for times in ([0, np.nan], [0.5, 2.5], ["a", "b"]):
         with pytest.raises(ValueError, match="`boundaries` must be at least two whole microseconds"):
             draw(events, boundaries=times)
+
+
+def test_a_hot_pixel_leaves_the_others_visible():
+    """White without events, black for the darkest twentieth, also below zero as in voxel grids."""
+    images = np.zeros((2, 10, 10), np.float32)
+    images[0, :5], images[1, 0, 0] = -1, 1000
+    grey = on_white(images)
+    assert (grey[:5] == 0).all() and (grey[5:] == 1).all()
+    assert (on_white(np.zeros((1, 2, 2))) == 1).all()

@@ -8,6 +8,7 @@ import numpy as np
 from mmdet.engine.hooks import DetVisualizationHook
 from torch import Tensor
 
+from ...events.representations import on_white
 from ...registry import HOOKS
 
 
@@ -47,8 +48,5 @@ class EventVisualizationHook(DetVisualizationHook):
 
 def picture(events: Tensor, size: tuple[int, int]) -> np.ndarray:
     """An event image (C, H, W) as an RGB picture of this (height, width), uint8; white where there is no event."""
-    amount = events.detach().cpu().abs().sum(0).float().numpy()
-    seen = amount[amount > 0]
-    scale = float(np.quantile(seen, 0.95)) if len(seen) else 1.0
-    grey = (255 * (1 - np.clip(amount / scale, 0, 1))).astype(np.uint8)
+    grey = (255 * on_white(events.detach().cpu().float().numpy())).astype(np.uint8)
     return cv2.cvtColor(cv2.resize(grey, size[::-1], interpolation=cv2.INTER_NEAREST), cv2.COLOR_GRAY2RGB)

@@ -23,13 +23,13 @@ from ...erf.targets import match_layers
 from ...erf.wording import named
 from ...registry import HOOKS
 from ...stems import CovariantRFConv2d
-from ...tracking.fields import LAYERS, field_options, labelled_pairs
-from ...tracking.sd_track import SDTrack
+from ...tracking.fields import LAYERS, field_options
 from ...undisturbed import preserved_random_state
 from ..runtime.dataset_images import from_dataset, image_size, spread
 from ..runtime.tensor_forward import forward_for
 from .moments import MeasuringHook, dataset_of, log_scalars, size_of_images
 from .plain_model import plain_model, training_step
+from .tracker_pairs import is_tracker, tracker_pairs
 
 
 @HOOKS.register_module()
@@ -126,7 +126,7 @@ class ERFHook(MeasuringHook):
     def before_train(self, runner) -> None:
         """Check the layer names now rather than after the first epoch; with ``at_start``, compute the first ERF."""
         model: Any = plain_model(runner)
-        if _is_tracker(model):
+        if is_tracker(model):
             match_layers(model.network, self.layers or LAYERS)
             if self.source == "noise" or self.options["time_steps"]:
                 raise ValueError("ERFHook takes pairs of the data set for a tracker; leave out source and time_steps.")
@@ -188,7 +188,7 @@ class ERFHook(MeasuringHook):
         with preserved_random_state():
             gather = all_gather_object if get_world_size() > 1 else None
             inputs: Any = None
-            if _is_tracker(model):
+            if is_tracker(model):
                 model, inputs, layers, more = self._of_tracker(runner, model)
             else:
                 inputs, layers = self._images(runner, model), self.layers
@@ -203,9 +203,7 @@ class ERFHook(MeasuringHook):
     def _of_tracker(self, runner, model) -> tuple[nn.Module, Iterator[dict], Any, dict[str, Any]]:
         """The network of a tracker, this process's pairs, layers, and what ``compute_erf`` must know of them."""
         dataset, network = dataset_of(runner), model.network
-        device = next(network.parameters()).device
-        pairs = labelled_pairs(dataset.sequences, self.num_samples, dataset.sizes)[get_rank() :: get_world_size()]
-        inputs = ({name: region.to(device) for name, region in pair.items()} for pair in pairs)
+        inputs = iter(tracker_pairs(model, dataset, self.num_samples)[get_rank() :: get_world_size()])
         return network, inputs, self.layers or LAYERS, field_options(network, *dataset.sizes)
 
     def _images(self, runner, model) -> Iterator[torch.Tensor]:
@@ -250,10 +248,6 @@ class ERFHook(MeasuringHook):
             alike.setdefault(text, []).append(layer)
         for text, layers in alike.items():
             runner.logger.warning(f"ERF at {step}: {', '.join(layers)}: {text}")
-
-
-def _is_tracker(model: nn.Module) -> bool:
-    return isinstance(getattr(model, "network", None), SDTrack)
 
 
 def _image_channels(model: nn.Module) -> int:

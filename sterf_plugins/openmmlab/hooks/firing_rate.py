@@ -11,11 +11,11 @@ from ...activity import FiringRates, count_operations, silence
 from ...checks import positive_int
 from ...files import replacing
 from ...registry import HOOKS
-from ...tracking.fields import labelled_pairs
 from ...undisturbed import preserved_random_state, undisturbed
 from ..runtime.dataset_images import from_dataset, image_size, spread
 from .moments import MeasuringHook, dataset_of, log_scalars, size_of_images
 from .plain_model import plain_model, training_step
+from .tracker_pairs import is_tracker, tracker_pairs
 
 
 @HOOKS.register_module()
@@ -109,9 +109,8 @@ class FiringRateHook(MeasuringHook):
             runner.logger.warning(f"spikes at {step}: {line}")
 
     def _images(self, model, dataset) -> list[Tensor]:
-        if hasattr(dataset, "sequences"):  # a tracker's, whose `extract_feat` takes a search region
-            device = next(model.parameters()).device
-            return [p["search"].to(device) for p in labelled_pairs(dataset.sequences, self.num_samples, dataset.sizes)]
+        if is_tracker(model):  # its `extract_feat` takes a search region
+            return [pair["search"] for pair in tracker_pairs(model, dataset, self.num_samples)]
         indices = spread(self.num_samples, dataset)
         size = self.input_size or image_size(model.data_preprocessor, dataset)
         return list(from_dataset(dataset, model.data_preprocessor, indices, size))
