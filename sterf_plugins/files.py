@@ -101,6 +101,45 @@ def remove_folder(folder: str | os.PathLike, made: Iterable[str]) -> None:
     shutil.rmtree(folder)
 
 
+@contextmanager
+def replacing_folder(path: str | os.PathLike, made: Iterable[str]) -> Iterator[Path]:
+    """A hidden folder, to be filled with files inside; it becomes ``path`` at the end, or goes.
+
+    A folder that is there stays until then. What a run that was killed has left is cleared.
+
+    Args:
+        path: the folder.
+        made: as in ``check_made``, of a folder that is replaced.
+
+    Raises:
+        ValueError: another process is filling it, or there is a folder with other files.
+    """
+    import fcntl
+
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    handle = os.open(partial, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(
+                handle, fcntl.LOCK_EX | fcntl.LOCK_NB
+            )  # the system gives it back, even of a process that is killed
+        except BlockingIOError:
+            raise ValueError(f"{path} is just being made by another process; wait until it has ended.") from None
+        try:
+            for file in partial.iterdir():
+                file.unlink()
+            yield partial
+            if path.is_dir():
+                remove_folder(path, made)
+            partial.replace(path)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    finally:
+        os.close(handle)
+
+
 def lines_of(path: str | os.PathLike) -> list[str]:
     """The lines of a text file, without spaces around them; empty ones are left out.
 

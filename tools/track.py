@@ -10,10 +10,8 @@ in the recording's folder, which are drawn, too.
 """
 
 import argparse
-import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -33,7 +31,7 @@ from sterf_plugins.cli.checkpoints import add_checkpoint_option
 from sterf_plugins.cli.loading import build_config, load_weights
 from sterf_plugins.cli.training import add_model_options, changed_config
 from sterf_plugins.events import Recording, gtp, open_recording
-from sterf_plugins.files import check_made, check_new, remove_folder, replacing
+from sterf_plugins.files import check_made, check_new, replacing, replacing_folder
 from sterf_plugins.openmmlab.configs.types import type_name
 from sterf_plugins.tracking import Follower, recordings
 from sterf_plugins.tracking.box_metrics import curves
@@ -132,21 +130,6 @@ class Pictures:
                 )
 
 
-@contextmanager
-def folder_of_pictures(path: Path) -> Iterator[Path]:
-    """A hidden folder, to be filled inside; it becomes ``path`` at the end, or goes."""
-    partial = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        if path.is_dir():
-            remove_folder(path, PICTURES)
-        partial.replace(path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
 def images(recording: Recording, times: np.ndarray, steps: int) -> Iterator[np.ndarray]:
     """The event images, uint8 (H, W, 3) or (T, H, W, 3)."""
     for _, parts in groupby(gtp(recording, times, steps), key=lambda image: image.interval):
@@ -192,7 +175,7 @@ def main() -> None:
     sizes = data.get("template_size", 128), data.get("search_size", 256)
     boxes = [np.array(args.box)]
     follower: Follower | None = None
-    with replacing(args.out) if args.out.suffix else folder_of_pictures(args.out) as out:
+    with replacing(args.out) if args.out.suffix else replacing_folder(args.out, PICTURES) as out:
         pictures = Pictures(out, args.fps)
         try:
             for i, image in enumerate(tqdm(images(recording, times, network.T), total=len(times) - 1, unit="image")):

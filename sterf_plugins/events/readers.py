@@ -300,9 +300,14 @@ def _columns(path: Path, present: Any) -> list[str]:
     """The names under which a file has t, x, y and p.
 
     Raises:
-        ValueError: one of them is missing.
+        ValueError: one of them is missing, or there under several names.
     """
-    known = {str(name).lower(): str(name) for name in present}
+    given = [str(name) for name in present]
+    known = {name.lower(): name for name in given}
+    for column, choices in _NAMES.items():
+        alike = [name for name in given if name.lower() in choices]
+        if len(alike) > 1:
+            raise ValueError(f"{path} has {' and '.join(map(repr, alike))}, each of which may be {column}; keep one.")
     names = [next((known[name] for name in choices if name in known), None) for choices in _NAMES.values()]
     missing = [column for column, name in zip(_NAMES, names, strict=True) if name is None]
     if missing:

@@ -26,8 +26,10 @@ def recording_of(folder: Path) -> Recording:
     Raises:
         ValueError: there is none, or several, or it cannot be read.
     """
-    found = [folder / f"{stem}{suffix}" for stem in ("events", folder.name) for suffix in FORMATS]
-    found = [path for path in found if path.exists()]
+    names = {f"{stem}{suffix}" for stem in ("events", folder.name) for suffix in FORMATS}
+    found = sorted(
+        path for path in folder.iterdir() if path.name in names or f"{path.stem}{path.suffix.lower()}" in names
+    )
     if len(found) != 1:
         raise ValueError(f"{folder} has {len(found)} recordings events.* or {folder.name}.*; it must have one.")
     return open_recording(found[0])

@@ -144,7 +144,7 @@ def _names(folder: Path, split: str, labels: str, names: Iterable[str] | str | P
     if names is None:
         listed = next((p for p in (folder / f"{split}.txt", folder / "test.txt") if p.is_file()), None)
         if listed is None:
-            return sorted(p.parent.name for p in folder.glob(f"*/{labels}"))
+            return sorted(p.parent.name for p in folder.glob(f"[!.]*/{labels}"))
         names = listed
     where = "`names`"
     if isinstance(names, (str, Path)):

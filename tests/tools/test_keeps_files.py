@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sterf_plugins.files import check_claim, check_new, claim, remove_folder
+from sterf_plugins.files import check_claim, check_new, claim, remove_folder, replacing_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ROOT / "tools"
@@ -60,6 +60,27 @@ def test_remove_folder(tmp_path):
     (folder / "inner" / "mine.pth").unlink()
     remove_folder(folder, ["inner/[0-9]*.jpg"])
     assert not folder.exists()
+
+
+def test_a_folder_that_two_processes_make(tmp_path):
+    """The second one says so and changes nothing; what was there stays until the new one is whole."""
+    made, half = tmp_path / "made", tmp_path / ".made.partial"
+    for folder in (made, half):
+        folder.mkdir()
+        (folder / "old.png").write_text("of an earlier run")
+    with pytest.raises(RuntimeError), replacing_folder(made, ["*.png"]):
+        raise RuntimeError("the recording is damaged")
+    assert (made / "old.png").is_file() and not half.exists()
+    with replacing_folder(made, ["*.png"]) as first:
+        (first / "1.png").write_text("ours")
+        with pytest.raises(ValueError, match="just being made by another process"), replacing_folder(made, ["*.png"]):
+            pass
+        (first / "2.png").write_text("ours")
+    assert sorted(p.name for p in made.iterdir()) == ["1.png", "2.png"] and not half.exists()
+    (made / "mine.txt").write_text(MINE)
+    with pytest.raises(ValueError, match=r"such as mine\.txt"), replacing_folder(made, ["*.png"]):
+        pass
+    assert len(list(made.iterdir())) == 3
 
 
 @pytest.mark.parametrize("settings", [None, "{}"])

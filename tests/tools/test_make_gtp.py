@@ -72,6 +72,16 @@ def test_a_second_run_goes_on_and_refuses_a_mix(forked, data):
     ):
         done = forked(*run, *options)
         assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+    mine = data / "train" / "dog" / "inter1_stack_3008" / "mine.txt"
+    mine.write_text("a file of the user")
+    (data / "train" / "bike" / "events.aedat4").rename(data / "moved.aedat4")
+    done = forked(*run, "--amount", "40", "--overwrite")  # neither can be made, and nothing goes
+    assert done.returncode == 2 and "0 recordings" in done.stderr and "1 more of 2 sequences" in done.stderr, (
+        done.stderr
+    )
+    assert mine.is_file() and (data / "train" / "bike" / "inter1_stack_3008" / "0001_1.png").is_file()
+    mine.unlink()
+    (data / "moved.aedat4").rename(data / "train" / "bike" / "events.aedat4")
     (data / "pair.txt").write_text("bike 6\n")
     for steps, message in (("2", "has 4 frames from number 6 on, and 6 labels"), ("4", "has 4 frames")):
         done = forked(*run, "--steps", steps)

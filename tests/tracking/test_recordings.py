@@ -168,6 +168,8 @@ def test_tables_of_other_programs(tmp_path):
         assert [column.tolist() for column in open_recording(tmp_path / "b.csv").events()] == [[5], [1], [2], [1]]
     for text, message in (
         ("5,1,2,1\n", "has '5', '1', '2', and no events' t, x, y, p. The first line must name the columns"),
+        ("t,x,y,p,X\n5,1,2,1,9\n", "has 'x' and 'x', each of which may be x; keep one"),
+        ("t,timestamp,x,y,p\n5,500,1,2,1\n", "has 't' and 'timestamp', each of which may be t"),
         ("t,x,y,p\n5,0,1,2,1\n", "has 4 columns, and the line '5,0,1,2,1'"),  # a comma as the decimal point
         ("t,x,y,p\n9007199254740993,1,2,1\n", "event 0 has t=9007199254740992"),
         ("t,x,y,p\n5,1,2,nan\n", "event 0 has p=nan; it must be a polarity"),
@@ -175,3 +177,14 @@ def test_tables_of_other_programs(tmp_path):
         (tmp_path / "b.csv").write_text(text)
         with pytest.raises(ValueError, match=message):
             open_recording(tmp_path / "b.csv").events()
+
+
+def test_names_that_file_systems_make(tmp_path):
+    """Endings in capitals, a folder's name with spaces and dots, hidden folders, a link: found as others are, or left out."""
+    for name, file in (("a", "events.H5"), ("b 1.0 ü", "b 1.0 ü.h5"), (".trash", "events.h5")):
+        folder = tmp_path / "data/train" / name
+        (write(folder, 0) / "events.h5").rename(folder / file)
+    (tmp_path / "data/train/c").symlink_to(tmp_path / "data/train/a")
+    found = find_recorded_sequences(tmp_path / "data", "fe108", "train", interval=10_000)
+    assert [sequence.name for sequence in found] == ["a", "b 1.0 ü", "c"]
+    assert np.array_equal(found[0].image(2), found[2].image(2))

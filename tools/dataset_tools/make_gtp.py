@@ -13,7 +13,6 @@ which settings its images were made, and other settings are refused.
 import argparse
 import json
 import os
-import shutil
 from functools import partial
 from pathlib import Path
 
@@ -29,10 +28,12 @@ from sterf_plugins.checks import positive_int
 from sterf_plugins.cli import console
 from sterf_plugins.events import gtp
 from sterf_plugins.events.gtp import RULES, STEPS
+from sterf_plugins.files import check_made, replacing_folder
 from sterf_plugins.tracking.recordings import boundaries, first_frame, recording_of, with_events
 from sterf_plugins.tracking.sequences import IMAGES, LAYOUTS, SPLITS, read_boxes
 
 MARKER = "gtp.json"
+MADE = ("*.png", MARKER)
 
 
 def parse_args() -> argparse.Namespace:
@@ -59,7 +60,7 @@ def make(args: argparse.Namespace, folder: Path) -> str:
     out = folder / IMAGES.format(args.steps)
     if out.exists():
         marker = out / MARKER
-        if marker.is_file() and json.loads(marker.read_text()) == settings:
+        if marker.is_file() and marker.read_text() == json.dumps(settings):
             return "there"
         if not args.overwrite:
             raise ValueError(
@@ -67,26 +68,21 @@ def make(args: argparse.Namespace, folder: Path) -> str:
             )
         if not marker.is_file():
             raise ValueError(f"{out} has no {MARKER}, so another program made it; it is not deleted: move it away.")
-        shutil.rmtree(out)
+        check_made(out, MADE)
     recording, count = recording_of(folder), len(read_boxes(folder / labels))
     first = 0 if args.interval else first_frame(args.root, args.layout, folder.name)
     times = boundaries(recording, count, first, args.interval)
     images = gtp(recording, times, args.steps, args.amount, args.trajectory, args.decay, args.rule)
-    unfinished = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
-    unfinished.mkdir()
     try:
-        for interval, part, pixels in with_events(images, recording, times):
-            path = unfinished / f"{start + interval:04d}_{part + 1}.png"
-            path.write_bytes(cv2.imencode(".png", pixels[..., ::-1])[1].tobytes())
-        (unfinished / MARKER).write_text(json.dumps(settings))
-        unfinished.replace(out)
+        with replacing_folder(out, MADE) as unfinished:
+            for interval, part, pixels in with_events(images, recording, times):
+                path = unfinished / f"{start + interval:04d}_{part + 1}.png"
+                path.write_bytes(cv2.imencode(".png", pixels[..., ::-1])[1].tobytes())
+            (unfinished / MARKER).write_text(json.dumps(settings))
     except OSError as error:
         raise ValueError(
-            f"{out} cannot be written ({error.strerror}); nothing of it was left there: free space, and run this again."
+            f"{out} cannot be written ({error.strerror}); nothing of it was left there: mend that, and run this again."
         ) from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return "made"
 
 
@@ -104,7 +100,7 @@ def main() -> None:
         if getattr(args, name) is not None:
             positive_int(f"--{name}", getattr(args, name))
     labels, _ = LAYOUTS[args.layout]
-    folders = sorted(path.parent for split in SPLITS for path in args.root.glob(f"{split}/*/{labels}"))
+    folders = sorted(path.parent for split in SPLITS for path in args.root.glob(f"{split}/[!.]*/{labels}"))
     if not folders:
         raise ValueError(
             f"{args.root} has no train/*/{labels} or test/*/{labels}, so no sequence of layout {args.layout}."
