@@ -95,7 +95,7 @@ class Comparison(list[Difference]):
         table = [("layer", "number", "a", "b", "b - a", "95 % interval", "b is"), *texts]
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         lines = ["  ".join(f"{t:<{w}}" for t, w in zip(row, widths, strict=True)).rstrip() for row in table]
-        if not all(d.paired for d in self):
+        if not all(d.paired for d in shown):
             lines.append(
                 "Errors as of independent inputs: the results do not have the same number of inputs in groups."
             )

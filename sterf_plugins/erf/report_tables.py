@@ -1,6 +1,7 @@
 """The tables of a report, as HTML: a column's head sorts its rows."""
 
 import html
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -16,29 +17,41 @@ _CHECKED = ("rank", "common_mass", "predicted_rank", "gain", "unchanged", "relia
 
 
 def html_table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table whose cells are ``str``, ``float``, ``Number``, or ``None`` for a dash; a column of one model is left out."""
+    """A table whose cells are ``str``, ``float``, ``Number``, or ``None`` for a dash; a column of one model is left out.
+
+    Telephones show the name of the model above that of the layer, which is in the next column.
+    """
     rows = list(rows)
     if head[0] == "model" and len({row[0] for row in rows}) == 1:
         head, rows = head[1:], [row[1:] for row in rows]
-    text = ' class="text"'
+    classes = {"model": ' class="text model"', "layer": ' class="text"'}
     heads = "".join(
-        f'<th scope="col"{text if name in ("model", "layer") else ""}>{html.escape(name).replace("_", "_<wbr>")}</th>'
-        for name in head
+        f'<th scope="col"{classes.get(name, "")}>{html.escape(name).replace("_", "_<wbr>")}</th>' for name in head
     )
-    body = "\n".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
+    body = "\n".join(f"<tr>{_cells(row, head[0] == 'model')}</tr>" for row in rows)
     return f'<div class="scroll"><table><thead><tr>{heads}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
 
 
-def _cell(value: str | float | Number | None) -> str:
-    if value is None:
-        return '<td data-value="-1">–</td>'
+def _cells(row: Sequence[Any], models: bool) -> str:
+    """The cells of a row, the first of which is the model's name if there are several models."""
+    if not models:
+        return "".join(map(_cell, row))
+    name = html.escape(row[0], quote=True)
+    return (
+        f'<td class="text model" data-value="{name}">{name}</td>' + _cell(row[1], name) + "".join(map(_cell, row[2:]))
+    )
+
+
+def _cell(value: str | float | Number | None, model: str = "") -> str:
     if isinstance(value, str):
-        return f'<td class="text" data-value="{html.escape(value, quote=True)}">{html.escape(value)}</td>'
-    if not isinstance(value, Number):
-        return f'<td data-value="{float(value)!r}">{digits(value)}</td>'
-    shown, _, error = measured(value).partition(" ± ")
+        above = f' data-model="{model}"' if model else ""
+        return f'<td class="text"{above} data-value="{html.escape(value, quote=True)}">{html.escape(value)}</td>'
+    number = float("nan") if value is None else value.value if isinstance(value, Number) else float(value)
+    shown, _, error = (measured(value) if isinstance(value, Number) else digits(number)).partition(" ± ")
     error = f" <small>± {error}</small>" if error else ""
-    return f'<td data-value="{value.value!r}">{shown}{error}</td>'
+    # As JavaScript writes numbers; a dash comes before all others.
+    key = "-Infinity" if math.isnan(number) else repr(number).replace("inf", "Infinity")
+    return f'<td data-value="{key}">{shown}{error}</td>'
 
 
 def number_table(results: Mapping[str, ERFResult], names: Sequence[str]) -> str:

@@ -18,9 +18,11 @@ from sterf_plugins.erf.charts import draw_growth, draw_responses, draw_sweep
 from sterf_plugins.erf.check_plot import draw_checks
 from sterf_plugins.erf.curves import FLOOR, draw_lags, draw_profiles, draw_radial
 from sterf_plugins.erf.evolution import rows, write_evolution
+from sterf_plugins.erf.number import Number
 from sterf_plugins.erf.plot import draw, draw_all, draw_maps, draw_overlay
 from sterf_plugins.erf.published import draw_published
 from sterf_plugins.erf.report import COLUMNS, write_report
+from sterf_plugins.erf.report_tables import html_table
 from sterf_plugins.erf.sheet import NARROW, RESOLUTION, WIDTH, Sheet, embedded
 from sterf_plugins.erf.theoretical_field import add_theory
 from sterf_plugins.erf.wording import digits, error_text, facts, layer_label, measured, named, provenance, target_cells
@@ -306,6 +308,29 @@ class Page(HTMLParser):
     def handle_data(self, data):
         if self.open and self.open[-1][0] == "th":
             self.tables[-1][1][-1] += data
+
+
+@pytest.mark.parametrize(
+    ("value", "cell"),
+    [
+        (Number(0.25, 0.001), '<td data-value="0.25">0.2500 <small>± 0.0010</small></td>'),
+        (Number(np.inf, np.nan), '<td data-value="Infinity">∞</td>'),
+        (-np.inf, '<td data-value="-Infinity">-∞</td>'),
+        (Number(np.nan, np.nan), '<td data-value="-Infinity">–</td>'),
+        (None, '<td data-value="-Infinity">–</td>'),
+    ],
+)
+def test_a_column_sorts_what_is_no_number_to_its_ends(value, cell):
+    """``data-value`` is what JavaScript's Number() reads; "nan" and "inf" would be compared as text."""
+    assert cell in html_table(["layer", "sigma_x"], [["0", value]])
+
+
+def test_telephones_show_the_model_above_the_layer():
+    several = html_table(["model", "layer", "r90"], [["a & b", "0", 1.0], ["c", "0", 2.0]])
+    assert (
+        '<td class="text" data-model="a &amp; b" data-value="0">0</td>' in several and several.count("text model") == 3
+    )
+    assert "model" not in html_table(["model", "layer", "r90"], [["a", "0", 1.0], ["a", "1", 2.0]])
 
 
 def picture_width(address: str) -> float:
