@@ -18,8 +18,9 @@ CALIBRATION = 8  # inputs whose statistics the BatchNorms of untrained models ge
 
 
 def tracking_norms(model: nn.Module) -> list[Any]:
-    """The BatchNorms of a model that keep running statistics."""
-    return [m for m in model.modules() if has_statistics(m) and getattr(m, "running_mean", None) is not None]
+    """The BatchNorms of a model that keep running statistics; those of a script cannot be set."""
+    norms = [m for m in model.modules() if has_statistics(m) and getattr(m, "running_mean", None) is not None]
+    return [m for m in norms if not isinstance(m, torch.jit.ScriptModule)]
 
 
 def initial_norms(model: nn.Module) -> list[Any]:
@@ -60,8 +61,11 @@ def calibrate(model: nn.Module, images: Tensor) -> nn.Module:
 
 
 @contextmanager
-def calibrated(norms: list[Any], forward: Callable[[Tensor], Any], images: Tensor) -> Iterator[None]:
+def calibrated(norms: list[Any], forward: Callable[[Tensor], Any], images: Tensor) -> Iterator[int]:
     """Inside, some BatchNorms have the statistics of these images; afterwards they have their own again.
+
+    Gives the number of norms that have the initial statistics instead, because they see one value of each channel, which
+    is no statistic: those behind a global pooling, of a single input.
 
     Args:
         norms: the BatchNorms, in eval mode.
@@ -71,16 +75,25 @@ def calibrated(norms: list[Any], forward: Callable[[Tensor], Any], images: Tenso
     before = [{name: b.clone() for name, b in norm.named_buffers(recurse=False)} for norm in norms]
     try:
         with torch.no_grad():
-            _set_statistics(norms, forward, images)
-        yield
+            lacking = _set_statistics(norms, forward, images)
+        yield lacking
     finally:
         for norm, buffers in zip(norms, before, strict=True):
             for name, value in buffers.items():
                 getattr(norm, name).copy_(value)
 
 
-def _set_statistics(norms: list[Any], forward: Callable[[Tensor], Any], images: Tensor) -> None:
+def _set_statistics(norms: list[Any], forward: Callable[[Tensor], Any], images: Tensor) -> int:
+    """Set the norms' statistics; the number of norms that had only one value of each channel, and so have the initial ones."""
     momenta = [m.momentum for m in norms]
+    single: set[Any] = set()
+
+    def look(norm: Any, arguments: tuple[Any, ...]) -> None:
+        if arguments and isinstance(arguments[0], Tensor) and arguments[0].numel() == norm.running_mean.numel():
+            single.add(norm)
+            norm.eval()
+
+    hooks = [norm.register_forward_pre_hook(look) for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # the plain average over all calls of the layer
@@ -88,6 +101,8 @@ def _set_statistics(norms: list[Any], forward: Callable[[Tensor], Any], images: 
     try:
         forward(images)
     finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
+        for norm, momentum, hook in zip(norms, momenta, hooks, strict=True):
+            hook.remove()
             norm.momentum = momentum
             norm.eval()
+    return len(single)

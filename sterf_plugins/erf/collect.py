@@ -105,6 +105,8 @@ def collect(
             dtype = dtype_of(model) if next(model.parameters(), None) is not None else None
             sizer = Sizer(request.batch_size, compute_device, model.parameters())
             for inputs in sizer.regroup(stream):
+                if any(isinstance(v, Tensor) and v.is_complex() for v in inputs.entries.values()):
+                    raise TypeError("`inputs` are complex; give real tensors, such as torch.view_as_real(x) has.")
                 shape = inputs.shapes()
                 forward = forward_of(model, names, request.forward, inputs.form)
                 if settings is None:
@@ -121,8 +123,9 @@ def collect(
                         sample = sample.to(compute_device, dtype)
                         x, integers = sample.given(sample.leaves(dtype_of(model)))
                         run = followed(guarded(forward, sample), integers)
-                        stack.enter_context(calibrated(request.norms, run, x))
-                        running.calibrated = dict(norms=len(request.norms), inputs=len(sample))
+                        lacking = stack.enter_context(calibrated(request.norms, run, x))
+                        running.calibrated = dict(norms=len(request.norms) - lacking, inputs=len(sample))
+                        running.calibrated |= dict(initial=lacking) if lacking else {}
                     if rates is not None:
                         stack.enter_context(rates)
                 if shape != running.shape:

@@ -38,6 +38,18 @@ def near_target(field: np.ndarray, size: tuple[int, ...], at: tuple[int, ...]) -
     return here > 2 and here > 0.5 * mass_at(field, (size[0], size[1]), peak)
 
 
+def elsewhere(field: np.ndarray, size: tuple[int, ...], at: tuple[int, ...]) -> bool:
+    """Whether more than half of a field's mass lies in a single cell of the output, and none to speak of in the target's.
+
+    So it is where tokens are shifted by a few, as by those that come behind the patches and count as if they came before.
+    """
+    mass = np.abs(field)
+    for axis, cells in enumerate(size):
+        edges = np.arange(cells) * mass.shape[axis] // cells
+        mass = np.add.reduceat(mass, edges, axis=axis)
+    return bool(mass.max() > 0.5 * mass.sum() and mass[at] < 0.1 * mass.max())
+
+
 def misread(layer: str, size: tuple[int, ...]) -> str:
     """Why an output has no field that changes elsewhere than the image does; ``size`` is that of its map."""
     return (

@@ -15,11 +15,11 @@ import torch
 from torch import Size, Tensor, nn
 
 from .batches import Batch, Key
-from .flaws import misread, near_target
+from .flaws import elsewhere, misread, near_target
 from .layouts import Evidence
 from .maps import maps_of
 from .selection import cell
-from .starts import Facts, Passes, base_name, outputs_of
+from .starts import Facts, Passes, Settings, base_name, outputs_of
 
 PARTS = 4  # along each axis
 # Parts along slices, rows and columns that are changed, one by one.
@@ -39,27 +39,10 @@ def wrongly_read(
 
     Only those are looked at whose field does not show already that it is that of its target.
     """
-    settings = passes.settings
-    evidence = Evidence(passes.model, passes.seen.shapes)
-    doubtful: dict[str, Facts] = {}
-    clear = set()
-    for name, fact in facts.items():
-        if (
-            fact.inferred
-            and settings.places != ["all"]
-            and {*settings.kinds} != {"temporal"}
-            and math.prod(fact.size) > 4
-        ):
-            doubtful[base_name(name)] = fact
-            at = cell(name, settings.places[0], fact.size) if len(settings.places) == 1 else None
-            field = results[name].get("spatial")
-            if at is None or field is None or (not fact.tokens and evidence.matrix(fact.size)):
-                continue  # the corners of a matrix over tokens are those of the image
-            if near_target(field.mean(0), fact.size[-2:], at[-2:]):
-                clear.add(base_name(name))
-    doubtful = {name: fact for name, fact in doubtful.items() if name not in clear}
+    settings, evidence = passes.settings, Evidence(passes.model, passes.seen.shapes)
+    doubtful, wrong = _doubtful(settings, evidence, results, facts)
     if not doubtful:
-        return {}
+        return wrong
 
     uncounted = replace(passes, rates=None)
 
@@ -84,13 +67,41 @@ def wrongly_read(
             found = {name: False if answer is False else found[name] for name, answer in again.items()}
     likely = evidence.grids()
     learnt = _learnt_tokens(passes.model, passes.seen.shapes.values())
-    return {
+    return wrong | {
         name: misread(name, fact.size)
         for name, fact in doubtful.items()
         # What hardly depends on the place may be queries of a decoder, which are learnt.
         if found[name] is False
         or (found[name] is None and fact.size[-2:] not in likely and math.prod(fact.size) in learnt)
     }
+
+
+def _doubtful(
+    settings: Settings, evidence: Evidence, results: dict[str, dict[str, np.ndarray]], facts: dict[str, Facts]
+) -> tuple[dict[str, Facts], dict[str, str]]:
+    """The outputs whose order was inferred, and whose field does not show it; and why others are in another one."""
+    doubtful: dict[str, Facts] = {}
+    clear, shifted = set(), set()  # by the field itself
+    for name, fact in facts.items():
+        if not fact.inferred or settings.places == ["all"] or {*settings.kinds} == {"temporal"}:
+            continue
+        if math.prod(fact.size) <= 4:
+            continue
+        doubtful[base_name(name)] = fact
+        field = results[name].get("spatial")
+        if len(settings.places) > 1 or field is None or (not fact.tokens and evidence.matrix(fact.size)):
+            continue  # the corners of a matrix over tokens are those of the image
+        wanted = {place for p in settings.protocols.values() for place in p.places(settings.places, fact.tokens)}
+        cells = [cell(name, place, fact.size) for place in (settings.places[0], *wanted)]
+        targets = [at[-2:] for at in cells if at is not None]
+        if not targets:
+            continue
+        if all(elsewhere(field.mean(0), fact.size[-2:], at) for at in targets):
+            shifted.add(base_name(name))
+        elif near_target(field.mean(0), fact.size[-2:], targets[0]):
+            clear.add(base_name(name))
+    wrong = {name: misread(name, doubtful[name].size) for name in shifted - clear}
+    return {name: fact for name, fact in doubtful.items() if name not in clear | shifted}, wrong
 
 
 def _random_states() -> list[bytes]:

@@ -139,7 +139,9 @@ class ERFResult:
             lines.append("random weights")
         calibrated = self.info.get("calibrated")
         if calibrated:
-            lines.append(f"BatchNorm statistics calibrated on {calibrated['inputs']} inputs")
+            initial = calibrated.get("initial")  # norms that see one value of each channel
+            but = f", but for {initial} that see a single value" if initial else ""
+            lines.append(f"BatchNorm statistics calibrated on {calibrated['inputs']} inputs{but}")
         protocol = note(self.info)
         if protocol is not None:
             lines.append(protocol)

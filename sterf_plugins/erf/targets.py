@@ -99,6 +99,8 @@ def match_layers(model: nn.Module, patterns: str | Iterable[str] | None) -> list
         return default_layers(model)
     patterns = [patterns] if isinstance(patterns, str) else list(patterns)
     names = [name for name, _ in model.named_modules() if name]
+    if not patterns:
+        raise ValueError("`layers` is empty; give module names or patterns, or None for the model's stages.")
     chosen: set[str] = set()
     for pattern in patterns:
         matched = [name for name in names if _matches(name, pattern)]

@@ -271,3 +271,45 @@ def test_the_name_of_a_model_is_no_model(function):
     layer = ["layer1"] if function in (check_field, randomise_field) else []
     with pytest.raises(TypeError, match=r"`model` is 'resnet18' \(str\); .*timm.create_model\('resnet18'\)"):
         function("resnet18", torch.zeros(2, 3, 8, 8), *layer)
+
+
+class Pooled(nn.Module):
+    """A body with a BatchNorm, and a head whose BatchNorm sees one value of each channel for a single input."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4))
+        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(4))
+
+    def forward(self, x):
+        return self.head(self.body(x))
+
+
+@pytest.mark.parametrize(("count", "note"), [(1, ", but for 1 that see a single value"), (2, "")])
+def test_a_norm_with_one_value_of_each_channel_keeps_its_initial_statistics(count, note):
+    model, x = Pooled(), 3 + torch.randn(2, 3, 8, 8)[:count]
+    result = compute_erf(model, x, "body.1")
+    assert result.notes == [f"BatchNorm statistics calibrated on {count} inputs{note}"]
+    expected = compute_erf(model.body, x, "1")
+    assert np.array_equal(result.spatial["body.1"], expected.spatial["1"])
+    assert not any(m._forward_pre_hooks for m in model.modules())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(layers=[]), "`layers` is empty; give module names"),
+        (dict(layers="body", seed=None), r"`seed` is None \(NoneType\); it must be an int"),
+        (dict(layers="body", seed=0.5), r"`seed` is 0.5 \(float\); it must be an int"),
+        (dict(layers="body", inputs=torch.ones(2, 3, 8, 8, dtype=torch.complex64)), "`inputs` are complex; give real"),
+    ],
+)
+def test_more_arguments_that_make_no_sense(options, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        compute_erf(Pooled(), options.pop("inputs", torch.randn(2, 3, 8, 8)), options.pop("layers"), **options)
+
+
+def test_a_script_with_batch_norms_is_refused_by_its_name():
+    script = torch.jit.trace(Pooled().eval(), torch.randn(2, 3, 8, 8))
+    with pytest.raises(ValueError, match="'body' is a TorchScript module, into which nobody can look"):
+        compute_erf(script, torch.randn(2, 3, 8, 8), "body")

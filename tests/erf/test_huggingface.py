@@ -148,6 +148,18 @@ def test_a_map_is_not_taken_for_queries_that_a_table_of_biases_has_the_numbers_o
     assert not result.failed and result.info["map_size"]["encoder.stages.0"] == [4, 4]
 
 
+def test_tokens_behind_those_of_the_patches_do_not_shift_the_map():
+    """YOLOS has a class token before its patches, and those of detections behind them."""
+    torch.manual_seed(0)
+    model = tf.YolosModel(tf.YolosConfig(**SMALL | dict(image_size=[48, 48]), num_detection_tokens=5)).eval()
+    x = torch.randn(1, 3, 48, 48)
+    with pytest.raises(ValueError, match=r"'encoder.layer.0': its map of 6x6 changes elsewhere .*function"):
+        compute_erf(model, x, "encoder.layer.0")
+    patches = lambda y: (y if isinstance(y, torch.Tensor) else y[0])[:, 1:37].transpose(1, 2).unflatten(2, (6, 6))  # noqa: E731
+    result = compute_erf(model, x, "encoder.layer.0", layout=patches)
+    assert result.numbers("encoder.layer.0")["centre_mass"].value > 0.9
+
+
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_masked_tokens_are_no_map(count):
     """ViTMAE keeps a quarter of the tokens, in another order for each pass: 9 of 36 could be 3x3."""

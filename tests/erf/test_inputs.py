@@ -58,7 +58,8 @@ def test_each_input_has_its_own_map(tracker, batch_size, tmp_path):
     alone = compute_erf(model, dict(search=search, template=template), "head", wrt="template", batch_size=batch_size)
     assert alone.layers == ["head"] and np.array_equal(alone.spatial["head"], result.spatial["head@template"])
     again = ERFResult.load(result.save(tmp_path / "a.npz"))
-    assert again.layers == result.layers and again.numbers("head@template") == result.numbers("head@template")
+    assert again.layers == result.layers
+    assert repr(again.numbers("head@template")) == repr(result.numbers("head@template"))  # some are NaN
 
 
 def test_positional_arguments_and_indices(tracker):

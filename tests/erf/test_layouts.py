@@ -365,6 +365,19 @@ def test_an_order_is_checked_by_what_changes(spread, several):
     assert compute_erf(Rearranged(units, spread), inputs, "out", grid=(8, 8)).layers  # the user knows better
 
 
+@pytest.mark.parametrize("protocol", [None, "openerf"])
+def test_a_field_in_one_cell_is_at_its_target(protocol):
+    """Without any mixing all of the mass lies in one patch: of openerf's target, in the cell before that of the others."""
+    model = Rearranged(torch.arange(64), 0.0)
+    result = compute_erf(model, torch.randn(2, 3, 32, 32), "out", protocol=protocol)
+    rows, columns = np.nonzero(result.spatial["out"])
+    first = 12 if protocol else 16
+    assert {*rows} == {*columns} == {*range(first, first + 4)}
+    shifted = Rearranged((torch.arange(64) + 3) % 64, 0.0)
+    with pytest.raises(ValueError, match="'out': its map of 8x8 changes elsewhere"):
+        compute_erf(shifted, torch.randn(2, 3, 32, 32), "out", protocol=protocol)
+
+
 @pytest.mark.parametrize("position", ["center", (0.0, 0.0)])
 def test_a_matrix_over_tokens_is_no_map_although_it_fits_a_grid(position):
     """Attention over 4x4 tokens of a 32x32 image gives 16x16 numbers for each head, as a map of stride 2 would have."""
