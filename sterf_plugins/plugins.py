@@ -190,9 +190,11 @@ def resolve(kind: str, spec: Spec, **offered) -> partial:
             raise PluginError(f"`{kind[:-1]}` is {dict(spec)!r}; a dict needs a `type`, such as dict(type='srb').")
         spec = options.pop("type")
     factory = get(kind, spec).load() if isinstance(spec, str) else spec
-    if not callable(factory):
+    built = hasattr(factory, "named_modules") and not isinstance(factory, type)
+    if built or not callable(factory):
         raise TypeError(
-            f"`{kind[:-1]}` is {spec!r} ({type(spec).__name__}); give a name, a dict with `type`, or a callable."
+            f"`{kind[:-1]}` is {spec!r} ({type(spec).__name__}); give a name, a dict with `type`, or a class or function "
+            f"that builds it."
         )
     accepted = _accepted(factory)
     taken = {k: v for k, v in offered.items() if accepted is None or k in accepted}

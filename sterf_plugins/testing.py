@@ -165,7 +165,9 @@ def _check_saved(build: Callable[[], SDTV3], part: str) -> None:
 
 def _check_gradients(module: nn.Module, x: Tensor, what: str) -> None:
     module.train().zero_grad(set_to_none=True)
-    _total(module(x)).backward()
+    total = _total(module(x))
+    assert total.requires_grad, f"the output of the {what} has no gradient: it has no parameters, or `forward` detaches"
+    total.backward()
     silent = [name for name, p in module.named_parameters() if p.requires_grad and p.grad is None]
     assert not silent, f"these parameters of the {what} got no gradient: {silent}; use them in forward, or drop them"
     module.eval()

@@ -89,9 +89,9 @@ def test_resolve_offers_options_that_the_factory_takes():
     assert plugins.resolve("mixers", dict(type=narrow, levels=5), levels=3)(2, 4).out_channels == 10
 
 
-@pytest.mark.parametrize("spec", [3, None, ["srb"]])
+@pytest.mark.parametrize("spec", [3, None, ["srb"], torch.nn.Identity()])
 def test_a_spec_of_another_type_is_refused(spec):
-    with pytest.raises(TypeError, match="give a name, a dict with `type`, or a callable"):
+    with pytest.raises(TypeError, match="give a name, a dict with `type`, or a class or function that builds it"):
         plugins.resolve("mixers", spec)
 
 

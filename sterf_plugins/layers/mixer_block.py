@@ -25,5 +25,12 @@ class MixerBlock(nn.Module):
         self.drop_path = drop_path(drop_path_rate)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Raises ``ValueError`` if the mixer changes the shape, which the sum might spread over the map in silence."""
         x = x + self.drop_path(self.sep_conv(x))
-        return x + self.drop_path(self.mixer(x))
+        y = self.mixer(x)
+        if y.shape != x.shape:
+            raise ValueError(
+                f"the mixer {type(self.mixer).__name__} gave {tuple(y.shape)} for an input {tuple(x.shape)}; a mixer "
+                f"keeps the shape."
+            )
+        return x + self.drop_path(y)

@@ -5,6 +5,7 @@ from torch.nn import functional as F
 
 from sterf_plugins import plugins
 from sterf_plugins.erf.calibrate import calibrate
+from sterf_plugins.layers import MixerBlock
 from sterf_plugins.mixers import SRB, ConvMixer, MLPixer
 from sterf_plugins.testing import check_mixer
 
@@ -131,3 +132,25 @@ def test_a_raster_mixer_is_compiled_for_any_size(mixer):
     for size in ((16, 16), (24, 16)):
         x = torch.randn(2, 8, *size)
         assert equal(compiled(x), module(x))
+
+
+@pytest.mark.parametrize("size", [(1, 8, 4, 4), (2, 1, 4, 4), (2, 8, 1, 1)])
+def test_a_mixer_that_changes_the_shape_is_not_spread_over_the_map(size):
+    class Wrong(torch.nn.Module):
+        def forward(self, x):
+            return torch.zeros(size)
+
+    with pytest.raises(ValueError, match="the mixer Wrong gave"):
+        MixerBlock(8, Wrong())(torch.randn(2, 8, 4, 4))
+
+
+def test_a_mixer_without_a_gradient_is_explained():
+    class Detached(torch.nn.Conv2d):
+        def __init__(self, dim, ratio):
+            super().__init__(dim, dim, 1)
+
+        def forward(self, x):
+            return super().forward(x).detach()
+
+    with pytest.raises(AssertionError, match="has no gradient"):
+        check_mixer(Detached)

@@ -227,6 +227,7 @@ def test_torchscript_is_refused(small_name):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")  # of the checks of shapes
 def test_a_traced_model_is_the_model(small_name):
     """While a model is traced, its neurons run in operations that the tracer can record, with gradients or without."""
     model = alive(small_name)
