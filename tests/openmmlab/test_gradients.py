@@ -1,6 +1,7 @@
 """A training whose gradients are clipped to nothing says so."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import timm
@@ -13,8 +14,10 @@ sterf_plugins.setup()
 
 from mmengine.runner import Runner  # noqa: E402
 
+from sterf_plugins.layers import lif_node  # noqa: E402
 from sterf_plugins.openmmlab.configs.data_checks import datasets  # noqa: E402
 from sterf_plugins.openmmlab.configs.reading import load_config  # noqa: E402
+from sterf_plugins.openmmlab.hooks import FiniteLossHook  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -48,3 +51,14 @@ def test_meta_sdt_trains_from_96_pixels_on(size, trains):
     F.cross_entropy(model(torch.randn(4, 3, size, size)), torch.arange(4)).backward()
     norm = torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm()
     assert (norm < 1e3) == trains
+
+
+def test_weights_that_are_nan_in_front_of_a_neuron_are_not_saved():
+    """The neuron makes no spikes of them, and the loss remains a number."""
+    layer = torch.nn.Conv2d(3, 4, 1)
+    torch.nn.init.constant_(layer.weight, float("nan"))
+    assert torch.equal(lif_node()(layer(torch.randn(2, 3, 4, 4))[None]), torch.zeros(1, 2, 4, 4, 4))
+    hook, runner = FiniteLossHook(), SimpleNamespace(iter=0)
+    hook.before_save_checkpoint(runner, dict(state_dict=torch.nn.Conv2d(3, 4, 1).state_dict()))
+    with pytest.raises(FloatingPointError, match=r"1 entries of the model are NaN, such as 'weight'"):
+        hook.before_save_checkpoint(runner, dict(state_dict=layer.state_dict()))

@@ -5,6 +5,10 @@ from mmengine.hooks import Hook
 
 from ...registry import HOOKS
 
+_REMEDY = (
+    "Clip gradients (--cfg-options optim_wrapper.clip_grad.max_norm=35) and go on with --resume, or lower the learning "
+    "rate (optim_wrapper.optimizer.lr) or lengthen the warm-up and start again: --resume would bring the old ones back."
+)
 LARGEST_RATIO = 1e8  # of a gradients' norm to the norm that it is clipped to
 
 
@@ -39,8 +43,18 @@ class FiniteLossHook(Hook):
         self._look_at_gradients(runner)
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Check the last losses, so that no checkpoint of a diverged training is written."""
+        """Check the last losses and all weights, so that no checkpoint of a diverged training is written.
+
+        A neuron makes no spike of a membrane potential that is NaN, so that the loss does not tell of weights in front of it.
+        """
         self._check(runner)
+        entries = checkpoint.get("state_dict", {}).items()
+        lost = [name for name, value in entries if isinstance(value, torch.Tensor) and value.isnan().any()]
+        if lost:
+            raise FloatingPointError(
+                f"iteration {runner.iter + 1}: {len(lost)} entries of the model are NaN, such as {lost[0]!r}. The training "
+                f"has diverged, though its loss is a number, and no checkpoint of it was written. {_REMEDY}"
+            )
 
     def _look_at_gradients(self, runner) -> None:
         """Warn once if the norm that the optimizer wrapper has logged lets clipping multiply by about 0."""
@@ -67,7 +81,5 @@ class FiniteLossHook(Hook):
         if bad:
             raise FloatingPointError(
                 f"iteration {runner.iter + 1}: {', '.join(bad)}. The training has diverged; no checkpoint of it was "
-                f"written. Clip gradients (--cfg-options optim_wrapper.clip_grad.max_norm=35) and go on with --resume, or lower "
-                f"the learning rate (optim_wrapper.optimizer.lr) or lengthen the warm-up and start again: --resume would "
-                f"bring the old ones back."
+                f"written. {_REMEDY}"
             )
