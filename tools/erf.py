@@ -136,7 +136,11 @@ def parser() -> argparse.ArgumentParser:
     add_curve_options(p)
     p.add_argument("--seed", type=int, default=0, help="seed of weights, noise and projections")
     p.add_argument("--batch-size", type=int, help="inputs per pass (default: measured)")
-    p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    p.add_argument(
+        "--device",
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="cpu, cuda or cuda:N (default: %(default)s)",
+    )
     p.add_argument("--title", help="title of the report")
     p.add_argument(
         "--vector", default="pdf", choices=[*VECTORS, "none"], help="second format of the figures beside PNG"

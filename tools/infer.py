@@ -39,7 +39,11 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--checkpoint", required=True, metavar="FILE", help="the model's weights")
     p.add_argument("--out", required=True, metavar="DIR", help="folder of the results")
     p.add_argument("--score-thr", type=float, default=0.3, metavar="P", help="lowest score that is drawn (default 0.3)")
-    p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    p.add_argument(
+        "--device",
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="cpu, cuda or cuda:N (default: %(default)s)",
+    )
     p.add_argument("--erf", action="store_true", help="the field behind the detection with the highest score")
     p.add_argument("--detection", type=int, metavar="N", help="the field behind the N-th detection in the JSON, from 0")
     p.add_argument("--overwrite", action="store_true", help="replace files that this tool did not write")
@@ -89,7 +93,7 @@ def write_results(args: argparse.Namespace, loaded: Loaded, predictor: Predictor
         if "detections" not in record:
             raise ValueError(
                 f"--erf needs a model that detects objects, and {args.config} has none; for a place of your choice: "
-                f"python tools/erf.py {args.config} {args.checkpoint} --images DIR --position ROW,COL --out DIR"
+                f"sterf erf {args.config} {args.checkpoint} --images DIR --position ROW,COL --out DIR"
             )
         record["field"] = write_field(args, loaded, inputs, sample, record["detections"], stem)
     with replacing(stem.with_name(f"{stem.name}.json")) as partial:

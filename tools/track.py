@@ -58,7 +58,11 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--interval", type=int, metavar="µs", help="of an image (default: between the camera's frames)")
     p.add_argument("--start", type=int, default=0, metavar="µs", help="after the first event or frame (default: 0)")
     p.add_argument("--fps", type=float, default=25, help="of the video (default: 25)")
-    p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    p.add_argument(
+        "--device",
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="cpu, cuda or cuda:N (default: %(default)s)",
+    )
     p.add_argument("--overwrite", action="store_true", help="replace OUT")
     add_model_options(p)
     add_checkpoint_option(p)

@@ -34,7 +34,7 @@ from sterf_plugins.erf.calibrate import calibrate, uncalibrated
 
 def parse_args() -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("models", nargs="+", metavar="MODEL_OR_CONFIG")
+    p.add_argument("models", nargs="+", metavar="MODEL_OR_CONFIG", help="what to measure; the first is the reference")
     p.add_argument("--train", action="store_true", help="a forward and a backward pass instead of inference")
     p.add_argument("--batch", type=int, default=1, help="inputs per pass (default 1)")
     p.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="default: the first model's own size")
@@ -45,7 +45,11 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--compile", action="store_true", help="torch.compile each model")
     p.add_argument("--channels-last", action="store_true", help="weights and inputs in channels-last order")
     p.add_argument("--threads", type=int, help="threads of PyTorch on a CPU")
-    p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    p.add_argument(
+        "--device",
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="cpu, cuda or cuda:N (default: %(default)s)",
+    )
     p.add_argument("--json", action="store_true", help="print the figures as JSON instead of a table")
     return p.parse_args()
 

@@ -61,7 +61,7 @@ def parse_args() -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("names", nargs="*", metavar="NAME", help="backbone: any timm name; none checks the stock backbones")
     p.add_argument("--configs", metavar="GLOB", help="every config of that name, such as 'mmdet::solo*/*'")
-    p.add_argument("--interface", default="auto", choices=["auto", "exact", "stock"], help="as in tools/train.py")
+    p.add_argument("--interface", default="auto", choices=["auto", "exact", "stock"], help="as in sterf train")
     p.add_argument("--limit", type=float, default=120, metavar="SECONDS", help="for each process (default 120)")
     p.add_argument("--jobs", type=int, default=1, metavar="N", help="processes at a time (default 1)")
     p.add_argument("--out", type=Path, metavar="FILE", help="write FILE.json and a table FILE.md after each result")

@@ -3,8 +3,8 @@
     sterf compare-trackers SDTrack=work_dirs/results OSTrack=downloads/ostrack \\
         --data data/FE108 --layout fe108 --out work_dirs/compared
 
-A result folder has a file NAME.txt for each test sequence with a line x, y, w, h for each image, between commas, tabs or spaces, as
-tools/test.py and the official toolkits write them. Of the data set only the labels are read. Numbers are in per cent, under the
+A result folder has a file NAME.txt for each test sequence with a line x, y, w, h for each image, between commas, tabs or spaces,
+as sterf test and the official toolkits write them. Of the data set only the labels are read. Numbers are in per cent, under the
 protocol of the MATLAB toolkit behind the published numbers ("toolkit") and under OSTrack's ("ostrack").
 
     OUT/table.md  OUT/numbers.json  OUT/curves_toolkit.png  OUT/curves_ostrack.png

@@ -44,13 +44,17 @@ MODELS = ("compute", "memory", "full")
 
 def parse_args() -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("model", metavar="MODEL_OR_CONFIG")
+    p.add_argument("model", metavar="MODEL_OR_CONFIG", help="what to count in")
     p.add_argument("checkpoint", nargs="?", metavar="CHECKPOINT", help="the model's weights; random ones otherwise")
     add_checkpoint_option(p)
     add_image_options(p, "DIR|noise|val|photographs", num=4)
     p.add_argument("--time-steps", type=int, metavar="T", help="hold each image for T steps and give (T, B, C, H, W)")
     p.add_argument("--pretrained", action="store_true", help="timm's own weights")
-    p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    p.add_argument(
+        "--device",
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="cpu, cuda or cuda:N (default: %(default)s)",
+    )
     p.add_argument("--seed", type=int, default=0, help="seed of weights and noise")
     p.add_argument(
         "--model", dest="energy", choices=MODELS, default="full", help="energy model of the table (default full)"

@@ -40,7 +40,11 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--license", metavar="NAME", help="of the weights (default: that of the model)")
     p.add_argument("--layers", nargs="+", metavar="LAYER", help="whose fields are shown (default: the feature maps)")
     add_image_options(p, "DIR|noise|photographs", num=8)
-    p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    p.add_argument(
+        "--device",
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="cpu, cuda or cuda:N (default: %(default)s)",
+    )
     p.add_argument("--seed", type=int, default=0, help="seed of the noise")
     p.add_argument("--overwrite", action="store_true", help="replace the files in FOLDER")
     return p.parse_args()
