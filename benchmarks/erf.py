@@ -4,16 +4,18 @@ The published scripts run a whole forward and a whole backward, with parameter g
 Both sides compute the same maps here, in this process, in turn; medians and ratios are printed.
 
     python benchmarks/erf.py --threads 2 --out benchmarks/results/erf_cpu.json
-    python benchmarks/erf.py --threads 1 --parts loop openerf --out benchmarks/results/erf_cpu.json  # CPU time; pip install openerf
+    python benchmarks/erf.py --threads 1 --parts loop order openerf --out benchmarks/results/erf_cpu.json  # CPU time; openerf
     python benchmarks/erf.py --device cuda --out benchmarks/results/erf_cuda.json
 """
 
+import itertools
 import json
 import statistics
 import tempfile
 import time
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import timm
@@ -27,6 +29,7 @@ from timing import peak_mib, seconds
 import sterf_plugins.timm  # noqa: F401
 from sterf_plugins.backbones import SDTV3, Spikformer
 from sterf_plugins.erf import compute_erf
+from sterf_plugins.erf.starts import outputs_of
 from sterf_plugins.undisturbed import reset_states
 
 
@@ -340,7 +343,57 @@ def openerf(args):
     return results
 
 
-PARTS = {"loop": loop, "openerf": openerf, "sdtv3": sdtv3, "spikformer": spikformer, "cost": cost, "hook": hook}
+def order(args):
+    """What share of the CPU time the check of the order of tokens takes, which looks at the first inputs alone.
+
+    Fields that lie around their target need no check, as those of the random weights here. So they do not count as such.
+    """
+    results = {}
+    for model_name in args.models:
+        torch.manual_seed(0)
+        model = timm.create_model(model_name).eval()
+        images = torch.randn(args.loop_inputs, 3, args.size, args.size)
+        names = LAYERS[model_name]
+        for layers, few in itertools.product(([names[4]], names), (images[:1], images)):
+            with mock.patch("sterf_plugins.erf.order.outputs_of", wraps=outputs_of) as passes:
+                doubted(model, few, layers)
+            sides = {
+                "checked": partial(doubted, model, few, layers),
+                "unchecked": partial(unchecked, model, few, layers),
+            }
+            seconds, maps = cpu_seconds(sides, args.repeats)
+            entry = dict(
+                seconds=seconds,
+                share=1 - seconds["unchecked"] / seconds["checked"],
+                forward_passes=passes.call_count,
+                largest_relative_difference=largest_difference(maps["checked"], maps["unchecked"]),
+            )
+            results.setdefault(model_name, {})[f"{len(layers)} layers, {len(few)} inputs"] = entry
+            print(model_name, len(layers), len(few), json.dumps(entry), flush=True)
+    return results
+
+
+def doubted(model, images, layers):
+    """The maps of the engine, to which no field shows its place by itself."""
+    with mock.patch("sterf_plugins.erf.order.near_target", return_value=False):
+        return engine(model, images, layers, calibrate=False)
+
+
+def unchecked(model, images, layers):
+    """The maps of the engine, which takes the order that it infers for the right one."""
+    with mock.patch("sterf_plugins.erf.fields.wrongly_read", return_value={}):
+        return engine(model, images, layers, calibrate=False)
+
+
+PARTS = {
+    "loop": loop,
+    "order": order,
+    "openerf": openerf,
+    "sdtv3": sdtv3,
+    "spikformer": spikformer,
+    "cost": cost,
+    "hook": hook,
+}
 
 
 def main():
@@ -353,8 +406,10 @@ def main():
     )
     parser.add_argument("--spikformer", type=int, nargs=3, default=(8, 512, 8), metavar=("DEPTH", "DIM", "HEADS"))
     parser.add_argument("--spikformer-inputs", type=int, default=4)
-    parser.add_argument("--models", nargs="+", choices=LAYERS, default=list(LAYERS), help="models of the part loop")
-    parser.add_argument("--loop-inputs", type=int, default=4, help="inputs of the parts loop and openerf")
+    parser.add_argument(
+        "--models", nargs="+", choices=LAYERS, default=list(LAYERS), help="models of the parts loop and order"
+    )
+    parser.add_argument("--loop-inputs", type=int, default=4, help="inputs of the parts loop, order and openerf")
     args = begin(parser)
     if args.tiny:
         args.parts, args.size, args.inputs, args.reference_inputs = ["sdtv3"], 32, 2, 1
