@@ -121,10 +121,8 @@ def replacing_folder(path: str | os.PathLike, made: Iterable[str]) -> Iterator[P
     partial.mkdir(parents=True, exist_ok=True)
     handle = os.open(partial, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(
-                handle, fcntl.LOCK_EX | fcntl.LOCK_NB
-            )  # the system gives it back, even of a process that is killed
+        try:  # the system gives the lock back, even of a process that is killed
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(f"{path} is just being made by another process; wait until it has ended.") from None
         try:
