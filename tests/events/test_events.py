@@ -125,7 +125,7 @@ def test_data_set(tmp_path):
     torch.testing.assert_close(stacked["frames"][0, :2], events[2, 4].float())
     batch = next(iter(torch.utils.data.DataLoader(train, batch_size=2)))
     assert batch["poses"].shape == (2, 4, 3, 2)
-    with pytest.raises(ValueError, match="make_events"):
+    with pytest.raises(ValueError, match="sterf make-events"):
         ShapeEvents(tmp_path / "nothing")
     with pytest.raises(ValueError, match="frames"):
         ShapeEvents(tmp_path, t=40)

@@ -191,7 +191,7 @@ def test_sharded_models_are_refused():
     class Runner:
         model = MMFullyShardedDataParallel()
 
-    with pytest.raises(ValueError, match=r"cannot run under FSDP.*a checkpoint with tools"):
+    with pytest.raises(ValueError, match=r"cannot run under FSDP.*a checkpoint with sterf erf"):
         ERFHook().before_train(Runner())
 
 
