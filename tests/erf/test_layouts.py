@@ -368,6 +368,7 @@ def test_an_order_is_checked_by_what_changes(spread, several):
 @pytest.mark.parametrize("protocol", [None, "openerf"])
 def test_a_field_in_one_cell_is_at_its_target(protocol):
     """Without any mixing all of the mass lies in one patch: of openerf's target, in the cell before that of the others."""
+    torch.manual_seed(0)  # openerf's field is zero where the mean gradient is negative
     model = Rearranged(torch.arange(64), 0.0)
     result = compute_erf(model, torch.randn(2, 3, 32, 32), "out", protocol=protocol)
     rows, columns = np.nonzero(result.spatial["out"])

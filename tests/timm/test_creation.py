@@ -235,7 +235,7 @@ def test_a_traced_model_is_the_model(small_name):
         with pytest.raises(TypeError, match=r"use torch\.export"):
             torch.jit.trace(model, images())
         return
-    traced = torch.jit.trace(model, images(2, 96), check_trace=False)
+    traced = torch.jit.trace(model, images(1, 48), check_trace=False)
     x = images()
     assert equal(model(x), traced(x))
 
