@@ -21,6 +21,17 @@ def one_of(name: str, value: object, allowed: Iterable[object], hint: str = "") 
         raise ValueError(f"`{name}` is {value!r}; allowed: {choices}.{' ' + hint if hint else ''}")
 
 
+def whole_number(name: str, value: object, allowed: str = "an int") -> int:
+    """Return ``value`` as an int; ``name`` is what the message calls it, ``allowed`` what it allows.
+
+    Raises:
+        TypeError: it is not a whole number.
+    """
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"`{name}` is {value!r} ({type(value).__name__}); it must be {allowed}.")
+    return value.__index__()
+
+
 def positive_int(name: str, value: object, allowed: str = "an int >= 1") -> int:
     """Return ``value`` as an int of at least 1; ``name`` is what the messages call it, ``allowed`` what they allow.
 
@@ -28,9 +39,7 @@ def positive_int(name: str, value: object, allowed: str = "an int >= 1") -> int:
         TypeError: it is not a whole number.
         ValueError: it is below 1.
     """
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"`{name}` is {value!r} ({type(value).__name__}); it must be {allowed}.")
-    number = value.__index__()
+    number = whole_number(name, value, allowed)
     if number < 1:
         raise ValueError(f"`{name}` is {value!r}; it must be {allowed}.")
     return number

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..checks import one_of, positive_int
+from ..checks import one_of, positive_int, whole_number
 from .axes import Axes
 from .batches import Batch, Key, Reading, batches
 from .calibrate import CALIBRATION, initial_norms, tracking_norms
@@ -167,8 +167,7 @@ def compute_erf(
     one_of("calibrate", calibrate, ("auto", True, False))
     if weight is not None and time != "each":
         raise ValueError("`weight` needs time='each'; with time='sum' there is one backward for all steps and lags.")
-    if isinstance(seed, bool) or not hasattr(seed, "__index__"):
-        raise TypeError(f"`seed` is {seed!r} ({type(seed).__name__}); it must be an int.")
+    whole_number("seed", seed)
     if tolerance is not None and not 0 < tolerance < 1:
         raise ValueError(f"`tolerance` is {tolerance!r}; it must be in (0, 1), such as 0.05.")
     steps = None if time_steps is None else positive_int("time_steps", time_steps)
