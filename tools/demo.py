@@ -33,13 +33,13 @@ class Training:
     Attributes:
         name: name of its folder in the demo's folder.
         config: file in configs/shapes.
-        goal: what is trained, for the output.
+        what: what is trained, for the output.
         options: values of ``--cfg-options``, in which ``{out}`` stands for the demo's folder.
     """
 
     name: str
     config: str
-    goal: str
+    what: str
     options: tuple[str, ...] = ()
 
 
@@ -112,7 +112,7 @@ def main() -> None:
     say(f"[1/{steps}] data: 800 + 120 rendered scenes")
     STEPS.run(ROOT / "tools" / "dataset_tools" / "make_shapes.py", ROOT / "data" / "shapes", "--num-val", "120")
     for i, training in enumerate(TRAININGS):
-        say(f"[{i + 2}/{steps}] {training.goal}   ({time.time() - start:.0f} s so far)")
+        say(f"[{i + 2}/{steps}] {training.what}   ({time.time() - start:.0f} s so far)")
         train(training, out)
     say(f"[{steps - 1}/{steps}] evaluation   ({time.time() - start:.0f} s so far)")
     for training in (DETECTOR, SEGMENTOR):

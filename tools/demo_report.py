@@ -41,7 +41,7 @@ COMPARED = {
     "SRB raster": "fields_srb-raster",
 }
 TRAINED = "100 iterations of 4 images, alike for all rows"
-GOALS = {"box": 0.85, "mask": 0.85, "iou": 0.70}  # AP50 of boxes and masks, and mIoU, that the demo should reach
+EXPECTED = {"box": 0.85, "mask": 0.85, "iou": 0.70}  # lowest AP50 of boxes and masks, and mIoU, where all is well
 SCORE = 0.5  # of detections that are drawn, at least
 ENLARGED = 4  # pictures, so often
 COLORS = {  # RGB, by class
@@ -354,9 +354,9 @@ def build(out: Path, data: Path) -> str:
     seconds = {p.parent.name: json.loads(p.read_text())["seconds"] for p in sorted(out.glob("*/finished.json"))}
     all_iou = float(np.nanmean(list(ious.values())))
     cards = [
-        (boxes.plain(), GOALS["box"], "box AP50, plain shapes, Mask R-CNN with SRB", boxes.all()),
-        (masks.plain(), GOALS["mask"], "mask AP50, plain shapes, Mask R-CNN with SRB", masks.all()),
-        (plain_mean(ious), GOALS["iou"], "mIoU, plain shapes, Semantic FPN with SRB", all_iou),
+        (boxes.plain(), EXPECTED["box"], "box AP50, plain shapes, Mask R-CNN with SRB", boxes.all()),
+        (masks.plain(), EXPECTED["mask"], "mask AP50, plain shapes, Mask R-CNN with SRB", masks.all()),
+        (plain_mean(ious), EXPECTED["iou"], "mIoU, plain shapes, Semantic FPN with SRB", all_iou),
     ]
     fields = receptive_fields(out)
     environment = ", ".join(f"{html.escape(v)}" for v in versions().values() if v != "not installed")
@@ -366,7 +366,7 @@ def build(out: Path, data: Path) -> str:
 <h1>Spiking detection and segmentation, and what the networks look at</h1>
 <p class="soft">SDT-V3 backbones with half of the tiny model's widths, trained here on rendered 128×128
 scenes through stock mmdet and mmseg heads, the detectors from random weights, the segmentor from the detector's backbone. Every number on this page was measured by this run.</p>
-<div class="cards">{"".join(f'<div class="card">{number(v, g)}{text}<div class="soft">goal {g:.2f}; all classes {score(whole)}</div></div>' for v, g, text, whole in cards)}
+<div class="cards">{"".join(f'<div class="card">{number(v, low)}{text}<div class="soft">expected: {low:.2f} or more; all classes {score(whole)}</div></div>' for v, low, text, whole in cards)}
 <div class="card"><b>{sum(seconds.values()) / 60:.1f} min</b>training time of all models
 <div class="soft">{"; ".join(f"{k} {v:.0f} s" for k, v in seconds.items())}</div></div></div>
 <h2>Every class</h2>

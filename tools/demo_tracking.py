@@ -30,7 +30,10 @@ TOOLS, CONFIGS = ROOT / "tools", ROOT / "configs" / "sd_track_rendered"
 STEPS = Steps("demo_tracking", ROOT)
 MIXERS = {"conv": "convolutions", "srb": "SRB mixers"}
 STAY = "stay at the first box"
-GOALS = {"AUC": 60.0, "PR": 90.0}  # that both trackers should reach on the test sequences of each layout
+EXPECTED = {
+    "AUC": 60.0,
+    "PR": 90.0,
+}  # lowest numbers of both trackers on the test sequences of each layout, where all is well
 STAY_LIMIT = 25.0  # AUC that a tracker without eyes should not exceed
 DATASETS = {"fe108": "sterf_plugins.FE108Dataset", "visevent": "sterf_plugins.VisEventDataset"}
 # Only FE108's layout is trained on; VisEvent's has two training sequences, to show where they are.
@@ -106,13 +109,16 @@ def film(data: Path, out: Path) -> None:
 
 
 def verdict(layout: str, numbers: dict[str, dict[str, float]]) -> str:
-    """Whether the goals are reached, in a line."""
+    """The numbers beside those that are expected, in a line."""
     parts = []
     for tracker in MIXERS:
-        reached = all(numbers[tracker][key] >= goal for key, goal in GOALS.items())
-        found = ", ".join(f"{key} {numbers[tracker][key]:.1f} (goal {goal:g})" for key, goal in GOALS.items())
-        parts.append(f"{tracker}: {found} {'reached' if reached else 'MISSED'}")
-    parts.append(f"{STAY}: AUC {numbers[STAY]['AUC']:.1f} (at most {STAY_LIMIT:g})")
+        found = [
+            f"{key} {numbers[tracker][key]:.1f} ({'below' if numbers[tracker][key] < low else 'at least'} {low:g})"
+            for key, low in EXPECTED.items()
+        ]
+        parts.append(f"{tracker}: {', '.join(found)}")
+    stay = numbers[STAY]["AUC"]
+    parts.append(f"{STAY}: AUC {stay:.1f} ({'above' if stay > STAY_LIMIT else 'at most'} {STAY_LIMIT:g})")
     return f"{layout}   {'   '.join(parts)}"
 
 

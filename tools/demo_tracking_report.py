@@ -41,16 +41,16 @@ FILM_STEP = 2  # of the video's pictures, every so many are on the page
 
 
 def cards(out: Path) -> str:
-    """The numbers with goals, as HTML; each is the lower one of the two layouts, and the higher one of what stays."""
+    """The numbers beside those that are expected, as HTML; each is the lower one of the two layouts, and the higher one of what stays."""
     numbers = [json.loads((out / f"compared_{layout}" / "numbers.json").read_text())["toolkit"] for layout in LAYOUTS]
     found = [
-        (min(n[mixer][key] for n in numbers), goal, f"{key}, {words}")
+        (min(n[mixer][key] for n in numbers), low, f"{key}, {words}")
         for mixer, words in demo.MIXERS.items()
-        for key, goal in demo.GOALS.items()
+        for key, low in demo.EXPECTED.items()
     ]
     shown = "".join(
-        f'<div class="card">{number(value, goal)}{html.escape(text)}<div class="soft">goal {goal:g}</div></div>'
-        for value, goal, text in found
+        f'<div class="card">{number(value, low)}{html.escape(text)}<div class="soft">expected: {low:g} or more</div></div>'
+        for value, low, text in found
     )
     stay, limit = max(n[demo.STAY]["AUC"] for n in numbers), demo.STAY_LIMIT
     return (

@@ -57,12 +57,12 @@ def chart(series: dict[str, tuple[list, list]], ylabel: str, xlabel: str = "iter
     return svg.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
 
 
-def number(value: float, goal: float | None = None) -> str:
-    """A number as HTML; with a goal, in a colour that says whether it reaches it."""
+def number(value: float, expected: float | None = None) -> str:
+    """A number as HTML; with one that is expected, in a colour that says whether it is lower."""
     text = digits(value)
-    if goal is None:
+    if expected is None:
         return text
-    return f'<b class="{"good" if value >= goal else "bad"}">{text}</b>'
+    return f'<b class="{"good" if value >= expected else "bad"}">{text}</b>'
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
