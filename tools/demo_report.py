@@ -29,7 +29,7 @@ from sterf_plugins.cli.page import STYLE, chart, number, picture, scalars, table
 from sterf_plugins.cli.versions import versions
 from sterf_plugins.erf import ERFResult
 from sterf_plugins.erf.plot import draw_maps
-from sterf_plugins.erf.sheet import NARROW, WIDTH, embedded, write
+from sterf_plugins.erf.sheet import NARROW, WIDTH, embedded, pixels, write
 from sterf_plugins.erf.wording import digits, layer_label, measured
 from sterf_plugins.files import replacing
 
@@ -233,7 +233,7 @@ def field_picture(fields: dict[str, ERFResult]) -> str:
         + ", ".join(f"{layer_label(result, n)} {measured(result.numbers(n)['area_90'])}" for n in result.layers)
         for name, result in fields.items()
     )
-    wide, narrow = (embedded(draw_maps(fields, page=page)) for page in (WIDTH, NARROW))
+    wide, narrow = (embedded(pixels(draw_maps(fields, page=page))) for page in (WIDTH, NARROW))
     return (
         f'<figure><picture><source media="(max-width: 860px)" srcset="{narrow}">'
         f'<img class="fields" src="{wide}" '

@@ -24,7 +24,7 @@ from sterf_plugins.cli.loading import build_config, load_weights
 from sterf_plugins.cli.page import STYLE, chart, number, scalars, table
 from sterf_plugins.cli.steps import last_checkpoint
 from sterf_plugins.cli.versions import versions
-from sterf_plugins.erf.sheet import NARROW, WIDTH, embedded
+from sterf_plugins.erf.sheet import NARROW, WIDTH, embedded, pixels
 from sterf_plugins.erf.wording import digits
 from sterf_plugins.files import replacing
 from sterf_plugins.firing import FiringRates
@@ -71,7 +71,7 @@ def numbers_table(out: Path, data: Path, layout: str) -> str:
     curves = {name: evaluate(demo.results_of(out, name, layout), labels) for name in TRACKERS}
     means = {name: mean_curves(found.values()) for name, found in curves.items()}
     note = f"{len(labels)} sequences, protocol toolkit"
-    wide, narrow = (embedded(draw_curves(means, note, page)) for page in (WIDTH, NARROW))
+    wide, narrow = (embedded(pixels(draw_curves(means, note, page))) for page in (WIDTH, NARROW))
     plots = (
         f'<figure><picture><source media="(max-width: 860px)" srcset="{narrow}"><img class="fields" src="{wide}" '
         f'alt="Success and precision of {", ".join(means)} in the layout of {layout}, by threshold"></picture></figure>'

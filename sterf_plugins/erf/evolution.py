@@ -36,11 +36,11 @@ def write_evolution(results: Mapping[int, ERFResult], folder: str | os.PathLike)
     figure = draw_maps(rows(alike))
     for suffix in ("png", "pdf"):
         write(figure, folder / f"evolution.{suffix}")
-    frames = [Image.fromarray(pixels(draw_maps({"": r}, notes=[f"{label}."]))) for label, r in alike.items()]
+    frames = [Image.fromarray(pixels(draw_maps({"": r}, notes=[f"{label}."]), 100)) for label, r in alike.items()]
     animated: dict[str, Any] = dict(save_all=True, duration=_FRAME_DURATION, loop=0)
     with replacing(folder / "evolution.gif") as partial:
         frames[0].save(partial, append_images=frames[1:], **animated)
-    return pixels(figure)
+    return pixels(figure, 100)
 
 
 def rows(results: Mapping[str, ERFResult]) -> dict[str, ERFResult]:

@@ -19,7 +19,7 @@ from .plot import draw_all
 from .published import draw_published
 from .report_tables import check_table, frequency_table, number_table, sweep_table, theory_table
 from .result import ERFResult
-from .sheet import NARROW, WIDTH, embedded, write
+from .sheet import NARROW, WIDTH, embedded, pixels, write, write_picture
 from .sweep import Size, sweep_rows
 from .theoretical_field import theory_of
 from .wording import layer_label, measured, provenance
@@ -183,15 +183,16 @@ def _section(
     heading = f"<h2>{name.capitalize()}</h2>"
     if figure is None:
         return f'<section id="{name}">{heading}{table}</section>'
-    write(figure, folder / f"{name}.png")
+    picture = pixels(figure)
+    write_picture(picture, folder / f"{name}.png")
     if vector is not None:
         write(figure, folder / f"{name}.{vector}")
     source = ""
     if narrow is not None:
-        source = f'<source media="(max-width: 860px)" srcset="{embedded(narrow)}">'
+        source = f'<source media="(max-width: 860px)" srcset="{embedded(pixels(narrow))}">'
     return (
         f'<figure id="{name}">{heading}<picture>{source}<img alt="{_escaped(_alt(name, results))}" '
-        f'src="{embedded(figure)}" style="width: {figure.get_figwidth():.1f}in"></picture>'
+        f'src="{embedded(picture)}" style="width: {figure.get_figwidth():.1f}in"></picture>'
         f"<figcaption>{html.escape(CAPTIONS[name])}</figcaption></figure>{table}"
     )
 

@@ -174,8 +174,9 @@ def shortened(name: str, letters: int) -> str:
 
 def _lay_out(figure: "Figure") -> None:
     """Give the panels their places, once for all files and pictures that are made of the figure."""
-    if figure.get_layout_engine() is not None:
-        figure.draw_without_rendering()
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
         figure.set_layout_engine("none")
 
 
@@ -189,8 +190,8 @@ def write(figure: "Figure", path: str | os.PathLike) -> Path:
     return Path(path)
 
 
-def pixels(figure: "Figure", resolution: int = 100) -> np.ndarray:
-    """A figure as an (H, W, 3) uint8 RGB picture."""
+def pixels(figure: "Figure", resolution: int = RESOLUTION) -> np.ndarray:
+    """A figure as an (H, W, 3) uint8 RGB picture, of so many pixels an inch."""
     canvas: Any = figure.canvas
     _lay_out(figure)
     figure.set_dpi(resolution)
@@ -198,16 +199,26 @@ def pixels(figure: "Figure", resolution: int = 100) -> np.ndarray:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def embedded(figure: "Figure") -> str:
-    """A figure as an address that holds it, for HTML: as WebP, which takes a sixth of the bytes of PNG for large fields.
+def write_picture(picture: np.ndarray, path: str | os.PathLike) -> Path:
+    """Write a picture (H, W, 3) that ``pixels`` has made as PNG, whole or not at all, and return the path."""
+    from PIL import Image
 
-    A figure that is longer than such a picture can be is drawn with fewer pixels.
+    with replacing(path) as partial:
+        Image.fromarray(picture).save(partial, dpi=(RESOLUTION, RESOLUTION))
+    return Path(path)
+
+
+def embedded(picture: np.ndarray) -> str:
+    """A picture (H, W, 3) as an address that holds it, for HTML: as WebP, which takes a sixth of the bytes of PNG for large fields.
+
+    What is longer than such a picture can be is made smaller.
     """
     from PIL import Image
 
     buffer = io.BytesIO()
-    resolution = min(RESOLUTION, int(_LARGEST / max(figure.get_size_inches())))
-    Image.fromarray(pixels(figure, resolution)).save(buffer, "WEBP", quality=85)
+    image = Image.fromarray(picture)
+    image.thumbnail((_LARGEST, _LARGEST))
+    image.save(buffer, "WEBP", quality=85)
     return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 

@@ -23,7 +23,7 @@ from sterf_plugins.erf.plot import draw, draw_all, draw_maps, draw_overlay
 from sterf_plugins.erf.published import draw_published
 from sterf_plugins.erf.report import COLUMNS, write_report
 from sterf_plugins.erf.report_tables import html_table
-from sterf_plugins.erf.sheet import NARROW, RESOLUTION, WIDTH, Sheet, embedded
+from sterf_plugins.erf.sheet import NARROW, RESOLUTION, WIDTH, Sheet, embedded, pixels
 from sterf_plugins.erf.theoretical_field import add_theory
 from sterf_plugins.erf.wording import digits, error_text, facts, layer_label, measured, named, provenance, target_cells
 
@@ -543,13 +543,13 @@ def test_a_phase_of_plus_or_minus_pi_is_one_line():
     assert np.abs(np.diff(drawn[np.isfinite(drawn)])).max(initial=0) < 4 and (drawn[np.isfinite(drawn)] > -1).all()
 
 
-@pytest.mark.parametrize("inches, pixels", [(2, 2 * RESOLUTION), (120, 16_320)])
-def test_a_figure_of_any_length_is_embedded(inches, pixels):
+@pytest.mark.parametrize("inches, height", [(2, 2 * RESOLUTION), (120, 16_383)])
+def test_a_figure_of_any_length_is_embedded(inches, height):
     """A side of a WebP picture has at most 16,383 pixels."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(0.5, inches))
     FigureCanvasAgg(figure)
-    data = base64.b64decode(embedded(figure).partition(",")[2])
-    assert Image.open(io.BytesIO(data)).height == pixels
+    data = base64.b64decode(embedded(pixels(figure)).partition(",")[2])
+    assert Image.open(io.BytesIO(data)).height == height

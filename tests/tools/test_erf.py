@@ -144,7 +144,7 @@ def test_the_report_in_a_browser(report, tmp_path, width):
 
 @pytest.mark.slow
 def test_studies_and_fields_in_time(run, tmp_path):
-    result = run(ROOT / "configs" / "erf" / "neurons.py", "--num", "2", "--out", tmp_path / "out", "--vector", "svg")
+    result = run(ROOT / "configs" / "erf" / "neurons.py", "--num", "1", "--out", tmp_path / "out", "--vector", "svg")
     assert "LIF tau 8" in result.stdout and "mean lag" in result.stdout
     fields = ERFResult.load(tmp_path / "out" / "LIF-tau-4.npz")
     assert fields.temporal["layers.2"].shape == (16,)

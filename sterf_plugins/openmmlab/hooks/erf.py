@@ -239,7 +239,7 @@ class ERFHook(MeasuringHook):
             return
         result.info |= dict(step=step, images=self.source)
         if result.spatial:
-            runner.visualizer.add_image("erf", pixels(draw(result)), step)
+            runner.visualizer.add_image("erf", pixels(draw(result), 100), step)
         path = result.save(Path(runner.log_dir) / "vis_data" / "erf" / f"{step}.npz")
         listing = ", ".join(parts)
         runner.logger.info(f"ERF at {step} (share of pixels with half of the mass): {listing} -> {path}")
