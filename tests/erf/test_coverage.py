@@ -1,6 +1,7 @@
 """Intervals hold what they promise: how often they contain the number of the whole population of inputs, by simulation."""
 
 import copy
+import functools
 
 import numpy as np
 import pytest
@@ -71,13 +72,6 @@ def each(model, x, layer, kind="spatial", **options):
     return np.stack(result._estimates[layer][kind].values).astype(np.float64)
 
 
-def pool(model, x, layer, compute, kind="spatial", **options):
-    """The fields of a network, one for each of many images, drawn with replacement."""
-    fields = each(model, x, layer, kind, **options)
-    rng = np.random.default_rng(0)
-    return lambda count: fields[rng.integers(len(fields), size=count)], compute(fields.mean(0))
-
-
 def pink(count, size, channels=3):
     """Images with the spectrum of natural ones, and a contrast of its own each."""
     generator = torch.Generator().manual_seed(1)
@@ -92,23 +86,31 @@ def convolutions():
     return nn.Sequential(*(m for i in range(4) for m in (nn.Conv2d(16 if i else 3, 16, 3, padding=1), nn.ReLU())))
 
 
-def population(name):
+@functools.cache
+def fields_of(name):
+    """The fields of a network, one for each of many images."""
     torch.manual_seed(0)
-    if name == "made up, fine":
-        return *made_up(1, 2), in_space
-    if name == "made up, coarse":
-        return *made_up(3, 1), in_space
     if name == "convolutions":
-        return *pool(convolutions(), pink(400, SIZE), "6", in_space), in_space
+        return each(convolutions(), pink(400, SIZE), "6")
     if name == "SDT-V3":
         x = pink(400, SIZE)
         model = calibrate(SDTV3(dict(embed_dims=[8, 16, 24, 32], num_heads=4), "srb"), x[:16])
-        return *pool(model, x, "stages.1", in_space, calibrate=False), in_space
+        return each(model, x, "stages.1", calibrate=False)
     lif = SpikingCNN(depth=3, channels=8, mean=0.0, std=0.5, neuron="lif", tau=2.0, surrogate="ATan")
-    return *pool(lif, pink(400, 17, 1), "layers.2", in_time, "temporal", time_steps=12), in_time
+    return each(lif, pink(400, 17, 1), "layers.2", "temporal", time_steps=12)
 
 
-POPULATIONS = ["made up, fine", "made up, coarse", "convolutions", "SDT-V3", "LIF in time"]
+def population(name):
+    """A function that draws so many fields with replacement, the numbers of all fields, and how they are computed."""
+    if name in MADE_UP:
+        return *made_up(*MADE_UP[name]), in_space
+    fields, compute = fields_of(name), in_time if name == "LIF in time" else in_space
+    rng = np.random.default_rng(0)
+    return lambda count: fields[rng.integers(len(fields), size=count)], compute(fields.mean(0)), compute
+
+
+MADE_UP = {"made up, fine": (1, 2), "made up, coarse": (3, 1)}
+POPULATIONS = [*MADE_UP, "convolutions", "SDT-V3", "LIF in time"]
 
 
 def test_the_interval_of_four_inputs_holds_the_area_of_all():
