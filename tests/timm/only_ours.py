@@ -1,7 +1,7 @@
 """A pytest plugin for timm's own tests: they run on the models that ``STERF_NAMES`` lists, and on no others.
 
 timm's tests ask ``timm.list_models`` for names while they are collected. Some limit the answer to timm's modules that
-have `forward_intermediates`, which all our models have.
+have `forward_intermediates`, which all our models have. Large ones are built with fewer blocks and channels.
 """
 
 import os
@@ -11,7 +11,15 @@ import timm
 import sterf_plugins.timm  # noqa: F401
 
 NAMES = os.environ["STERF_NAMES"].split(",")
-_list_models = timm.list_models
+PLAIN, PYRAMID = dict(depth=3, dim=96), dict(depth=4, dim=96)
+SMALLER = {
+    "spikformer_8_384": PLAIN,
+    "sdtv1_8_384": PLAIN,
+    "qkformer_10_384": PYRAMID,
+    "max_former_10_384": PYRAMID,
+    "meta_sdt_15m": dict(embed_dims=(16, 32, 64, 96)),
+}
+_list_models, _create_model = timm.list_models, timm.create_model
 
 
 def list_models(filter="", module="", pretrained=False, **options):
@@ -19,5 +27,10 @@ def list_models(filter="", module="", pretrained=False, **options):
     return [name for name in found if name.partition(".")[0] in NAMES]
 
 
+def create_model(model_name, *arguments, **options):
+    return _create_model(model_name, *arguments, **SMALLER.get(model_name.partition(".")[0], {}), **options)
+
+
 timm.list_models = list_models
+timm.create_model = create_model
 timm.list_pretrained = lambda *arguments, **options: []
