@@ -4,21 +4,34 @@ import csv
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 
 @contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
-    """A hidden temporary name of the same suffix, to be written inside; it becomes ``path`` at the end, or goes."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem.lstrip('.')}.partial{path.suffix}")
+    """A hidden temporary name of the same suffix, to be written inside; it becomes ``path`` at the end, or goes.
+
+    Each call has its own, so that of several processes that write the same file one leaves it whole. A symbolic link stays,
+    and the file that it points to is replaced, as by ``open``.
+
+    Args:
+        path: the file.
+
+    Raises:
+        ValueError: it is a folder or a device.
+    """
+    path, target = Path(path), Path(os.path.realpath(path))
+    if target.exists() and not target.is_file():
+        raise ValueError(f"{path} is {'a folder' if target.is_dir() else 'a device'}; give the name of a file.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{path.stem.lstrip('.')}.{uuid4().hex[:8]}.partial{path.suffix}")
     try:
         yield partial
-        os.replace(partial, path)
+        os.replace(partial, target)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -83,9 +96,10 @@ def check_made(folder: str | os.PathLike, made: Iterable[str]) -> None:
 
     Args:
         folder: the folder.
-        made: patterns of the relative paths of the files that were made, where ``*`` stands for anything.
+        made: patterns of the relative paths of the files that were made, where ``*`` stands for anything. What ``replacing``
+            has left of a process that was killed is one of them.
     """
-    folder, made = Path(folder), tuple(made)
+    folder, made = Path(folder), (*made, ".*.partial*", "*/.*.partial*")
     files = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_symlink() or not p.is_dir()]
     others = [name for name in sorted(files) if not any(fnmatch(name, pattern) for pattern in made)]
     if others:
@@ -95,17 +109,21 @@ def check_made(folder: str | os.PathLike, made: Iterable[str]) -> None:
         )
 
 
-def remove_folder(folder: str | os.PathLike, made: Iterable[str]) -> None:
-    """Delete a folder after ``check_made``."""
+def empty_folder(folder: str | os.PathLike, made: Iterable[str]) -> None:
+    """Delete all that is in a folder, after ``check_made``; the folder stays, which may be a symbolic link."""
     check_made(folder, made)
-    shutil.rmtree(folder)
+    for path in Path(folder).iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 @contextmanager
 def replacing_folder(path: str | os.PathLike, made: Iterable[str]) -> Iterator[Path]:
-    """A hidden folder, to be filled with files inside; it becomes ``path`` at the end, or goes.
+    """A hidden folder, to be filled inside; it becomes ``path`` at the end, or goes.
 
-    A folder that is there stays until then. What a run that was killed has left is cleared.
+    A folder that is there stays until then, as does a symbolic link to it. What a run that was killed has left is cleared.
 
     Args:
         path: the folder.
@@ -114,28 +132,33 @@ def replacing_folder(path: str | os.PathLike, made: Iterable[str]) -> Iterator[P
     Raises:
         ValueError: another process is filling it, or there is a folder with other files.
     """
-    import fcntl
+    from filelock import FileLock, Timeout
 
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.mkdir(parents=True, exist_ok=True)
-    handle = os.open(partial, os.O_RDONLY)
-    try:
-        try:  # the system gives the lock back, even of a process that is killed
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"{path} is just being made by another process; wait until it has ended.") from None
+    made, path = tuple(made), Path(os.path.realpath(path))
+    partial, lock = (path.with_name(f".{path.name}.{kind}") for kind in ("partial", "lock"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:  # the system gives the lock back, even of a process that is killed
+        held = FileLock(lock).acquire(timeout=0)
+    except Timeout:
+        raise ValueError(f"{path} is just being made by another process; wait until it has ended.") from None
+    with held:
         try:
-            for file in partial.iterdir():
-                file.unlink()
-            yield partial
-            if path.is_dir():
-                remove_folder(path, made)
-            partial.replace(path)
-        finally:
+            for folder in (path, partial):
+                if folder.exists():
+                    check_made(folder, made)
             shutil.rmtree(partial, ignore_errors=True)
-    finally:
-        os.close(handle)
+            partial.mkdir()
+            try:
+                yield partial
+                if path.exists():
+                    empty_folder(path, made)
+                    path.rmdir()
+                partial.replace(path)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+        finally:
+            with suppress(PermissionError):  # Windows deletes no file that is open; there FileLock does it
+                lock.unlink(missing_ok=True)
 
 
 def lines_of(path: str | os.PathLike) -> list[str]:

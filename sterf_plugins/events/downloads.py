@@ -39,7 +39,11 @@ def converted(root: Path, layout: str) -> Path:
     partial.mkdir()
     try:
         dataset.create_raw_from_extracted(root / "extract", partial)
-        os.replace(partial, done)
+        try:
+            os.replace(partial, done)
+        except OSError:
+            if not done.is_dir():  # otherwise another process was first
+                raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return done

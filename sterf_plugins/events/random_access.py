@@ -1,7 +1,6 @@
 """Any window of a recording at once: its events in an uncompressed HDF5 file, which is made once and read where it is needed."""
 
 import hashlib
-import os
 from bisect import bisect_left
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,8 +92,7 @@ def index_recording(path: str | Path, folder: str | Path) -> IndexedRecording:
 def _copy(recording: Recording, copy: Path) -> None:
     import h5py
 
-    own = copy.with_name(f"{copy.stem}.{os.getpid()}.h5")  # several processes may do the same
-    with replacing(own) as partial, h5py.File(partial, "w") as file:
+    with replacing(copy) as partial, h5py.File(partial, "w") as file:
         columns = {
             name: file.create_dataset(f"events/{name}", (0,), kind, maxshape=(None,), chunks=(1 << 16,))
             for name, kind in _TYPES.items()
@@ -105,4 +103,3 @@ def _copy(recording: Recording, copy: Path) -> None:
                 columns[name].resize((done + len(values),))
                 columns[name][done:] = values
         file.attrs.update(height=recording.size[0], width=recording.size[1])
-    os.replace(own, copy)

@@ -16,7 +16,7 @@ from ..checks import one_of, positive_int
 from ..events import EventImage, Recording, gtp, open_recording
 from ..events.gtp import STEPS
 from ..events.readers import FORMATS
-from ..files import lines_of
+from ..files import lines_of, replacing
 from .sequences import LAYOUTS, Sequence, read_boxes, sequence_folders
 
 
@@ -179,22 +179,18 @@ class RecordedSequence(Sequence):
     def _make(self, path: Path) -> None:
         import h5py
 
-        partial = path.with_suffix(f".{os.getpid()}")  # another process may be making the same
         try:
-            with h5py.File(partial, "w") as file:
+            with replacing(path) as partial, h5py.File(partial, "w") as file:
                 for i, image in enumerate(self.images()):
                     if i == 0:
                         shape, chunks = (len(self), *image.shape), (1, *image.shape)
                         stored = file.create_dataset("images", shape, np.uint8, chunks=chunks, compression=1)
                     stored[i] = image
-            partial.replace(path)
         except OSError as error:
             raise ValueError(
                 f"the images of {self.folder} cannot be kept in {path.parent} ({error}); free space there, or set TMPDIR to "
                 f"another folder."
             ) from error
-        finally:
-            partial.unlink(missing_ok=True)
 
 
 def find_recorded_sequences(

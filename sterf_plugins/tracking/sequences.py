@@ -5,7 +5,6 @@ image, and ``inter{T}_stack_3008/NNNN_k.png``, the T parts of each image (``tool
 recording from which they are made.
 """
 
-import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..checks import one_of
 from ..events.gtp import STEPS
-from ..files import lines_of
+from ..files import lines_of, replacing
 
 # layout -> file of the labels, number of the first image
 LAYOUTS = {"fe108": ("groundtruth_rect.txt", 1), "visevent": ("groundtruth.txt", 0)}
@@ -237,10 +236,5 @@ def read_boxes(path: Path) -> NDArray[np.float64]:
 def write_boxes(path: Path, boxes: NDArray[np.floating], integers: bool = False) -> None:
     """Write a result file: a line x, y, w, h between tabs for each image, cut to integers if wanted."""
     rows = np.trunc(boxes).astype(int) if integers else boxes
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")  # another process may write the same
-    try:
+    with replacing(path) as partial:
         partial.write_text("".join("\t".join(map(repr, row)) + "\n" for row in rows.tolist()))
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sterf_plugins.files import check_claim, check_new, claim, remove_folder, replacing_folder
+from sterf_plugins.files import check_claim, check_new, claim, empty_folder, replacing, replacing_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ROOT / "tools"
@@ -49,17 +49,46 @@ def test_claim(tmp_path):
     check_claim(tmp_path / "new", "other", ["another.html"])
 
 
-def test_remove_folder(tmp_path):
+def test_empty_folder(tmp_path):
     folder = tmp_path / "made"
     (folder / "inner").mkdir(parents=True)
     (folder / "inner" / "1.jpg").write_text("ours")
     (folder / "inner" / "mine.pth").write_text(MINE)
     with pytest.raises(ValueError, match=r"holds files that were not made here \(1\), such as inner/mine\.pth"):
-        remove_folder(folder, ["inner/[0-9]*.jpg"])
+        empty_folder(folder, ["inner/[0-9]*.jpg"])
     assert (folder / "inner" / "1.jpg").is_file()
     (folder / "inner" / "mine.pth").unlink()
-    remove_folder(folder, ["inner/[0-9]*.jpg"])
-    assert not folder.exists()
+    (folder / "inner" / ".2.0123abcd.partial.jpg").write_text("of a run that was killed")
+    (tmp_path / "link").symlink_to(folder)
+    empty_folder(tmp_path / "link", ["inner/[0-9]*.jpg"])
+    assert folder.is_dir() and not list(folder.iterdir())
+
+
+def test_a_file_that_two_processes_write(tmp_path):
+    """Each has a temporary file of its own, and the last one's is there in the end."""
+    path = tmp_path / "table.csv"
+    with replacing(path) as first, replacing(path) as second:
+        first.write_text("first")
+        second.write_text("second")
+    assert path.read_text() == "first" and list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_link_points_to_is_replaced(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "blob").write_text("old")
+    (tmp_path / "model.pth").symlink_to(tmp_path / "disk" / "blob")
+    with replacing(tmp_path / "model.pth") as partial:
+        assert partial.suffix == ".pth"
+        partial.write_text("new")
+    assert (tmp_path / "model.pth").is_symlink() and (tmp_path / "disk" / "blob").read_text() == "new"
+    (tmp_path / "images").symlink_to(tmp_path / "disk")
+    with replacing_folder(tmp_path / "images", ["blob"]) as folder:
+        (folder / "inner").mkdir()
+        (folder / "inner" / "1.png").write_text("ours")
+    assert (tmp_path / "images").is_symlink() and [p.name for p in (tmp_path / "disk").iterdir()] == ["inner"]
+    for path, kind in ((tmp_path, "a folder"), (os.devnull, "a device")):
+        with pytest.raises(ValueError, match=f"{path} is {kind}; give the name of a file"), replacing(path):
+            pass
 
 
 def test_a_folder_that_two_processes_make(tmp_path):
@@ -76,7 +105,7 @@ def test_a_folder_that_two_processes_make(tmp_path):
         with pytest.raises(ValueError, match="just being made by another process"), replacing_folder(made, ["*.png"]):
             pass
         (first / "2.png").write_text("ours")
-    assert sorted(p.name for p in made.iterdir()) == ["1.png", "2.png"] and not half.exists()
+    assert sorted(p.name for p in made.iterdir()) == ["1.png", "2.png"] and list(tmp_path.iterdir()) == [made]
     (made / "mine.txt").write_text(MINE)
     with pytest.raises(ValueError, match=r"such as mine\.txt"), replacing_folder(made, ["*.png"]):
         pass
@@ -133,10 +162,10 @@ def test_files_that_were_put_into_a_data_set_are_not_deleted(forked, tmp_path):
 
 
 def test_a_folder_called_partial_is_not_deleted(forked, tmp_path):
-    (tmp_path / "shapes.partial").mkdir()
-    (tmp_path / "shapes.partial" / "mine.txt").write_text(MINE)
+    (tmp_path / ".shapes.partial").mkdir()
+    (tmp_path / ".shapes.partial" / "mine.txt").write_text(MINE)
     refused(forked, "dataset_tools/make_shapes.py", tmp_path / "shapes", "--num-train", 1, "--num-val", 1)
-    assert (tmp_path / "shapes.partial" / "mine.txt").read_text() == MINE
+    assert (tmp_path / ".shapes.partial" / "mine.txt").read_text() == MINE
 
 
 @pytest.mark.slow

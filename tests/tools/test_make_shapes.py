@@ -109,7 +109,7 @@ def test_an_interrupted_run_leaves_nothing(tmp_path):
     command = [sys.executable, str(TOOL), str(tmp_path / "s"), "--num-train", "100000"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     deadline = time.time() + 30
-    while not list(tmp_path.glob("s.partial/train2017/*.jpg")) and time.time() < deadline:
+    while not list(tmp_path.glob(".s.partial/train2017/*.jpg")) and time.time() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)

@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from sterf_plugins.cli import console
 from sterf_plugins.events import SHAPES, Events, Motion, render, write_recording
-from sterf_plugins.files import check_new, remove_folder, replacing
+from sterf_plugins.files import check_new, empty_folder, replacing
 
 BOX = np.dtype([("t", "<i8"), ("x", "<f4"), ("y", "<f4"), ("w", "<f4"), ("h", "<f4"), ("class_id", "u1"),
                 ("track_id", "<u4"), ("class_confidence", "<f4")])  # fmt: skip
@@ -69,7 +69,7 @@ def main() -> None:
         )
     check_new(args.out, args.overwrite)
     if args.out.is_dir() and any(args.out.iterdir()):
-        remove_folder(args.out, MADE)
+        empty_folder(args.out, MADE)
     console.check_writable(args.out, "OUT")
     with tqdm(total=args.train + args.test, unit="recording", disable=None) as bar:
         for number, split in enumerate(("train", "test")):

@@ -25,12 +25,12 @@ from tqdm import tqdm
 
 from sterf_plugins.cli import console
 from sterf_plugins.events import SHAPES, Motion, render, write_events
-from sterf_plugins.files import remove_folder, replacing
+from sterf_plugins.files import empty_folder, replacing
 
 BATCH = 16  # videos rendered at once; with another number, the same seed would give other videos
 FORMAT_VERSION = 1
-# Patterns of the files of a data set; the ones with a dot are left by a run that was killed.
-MADE = ("events.json", "*size*-v*-p*/[0-9]*[0-9].h5", "*size*-v*-p*/[0-9]*[0-9].npz", "*size*-v*-p*/.[0-9]*.partial.*")
+# Patterns of the files of a data set.
+MADE = ("events.json", "*size*-v*-p*/[0-9]*[0-9].h5", "*size*-v*-p*/[0-9]*[0-9].npz")
 
 
 def parse_args() -> argparse.Namespace:
@@ -78,7 +78,7 @@ def prepare_folder(args: argparse.Namespace) -> None:
                 )
             if recorded is None:
                 raise ValueError(f"{args.out} holds no event videos (no {marker.name}); it is not deleted.")
-            remove_folder(args.out, MADE)
+            empty_folder(args.out, MADE)
     console.check_writable(args.out, "OUT")
     if not marker.is_file():
         with replacing(marker) as partial:

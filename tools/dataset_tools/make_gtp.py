@@ -28,7 +28,7 @@ from sterf_plugins.checks import positive_int
 from sterf_plugins.cli import console
 from sterf_plugins.events import gtp
 from sterf_plugins.events.gtp import RULES, STEPS
-from sterf_plugins.files import check_made, replacing_folder
+from sterf_plugins.files import replacing_folder
 from sterf_plugins.tracking.recordings import boundaries, first_frame, recording_of, with_events
 from sterf_plugins.tracking.sequences import IMAGES, LAYOUTS, SPLITS, read_boxes
 
@@ -68,7 +68,6 @@ def make(args: argparse.Namespace, folder: Path) -> str:
             )
         if not marker.is_file():
             raise ValueError(f"{out} has no {MARKER}, so another program made it; it is not deleted: move it away.")
-        check_made(out, MADE)
     recording, count = recording_of(folder), len(read_boxes(folder / labels))
     first = 0 if args.interval else first_frame(args.root, args.layout, folder.name)
     times = boundaries(recording, count, first, args.interval)

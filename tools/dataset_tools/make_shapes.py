@@ -15,8 +15,6 @@ The scenes depend on the seed and on nothing else. An interrupted run leaves no 
 
 import argparse
 import json
-import os
-import shutil
 import signal
 import sys
 from dataclasses import dataclass, field
@@ -30,7 +28,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from sterf_plugins.files import check_made, remove_folder
+from sterf_plugins.files import replacing_folder
 
 PLAIN = ("disc", "square", "triangle")
 TWINS = ("twin_a", "twin_b")
@@ -332,27 +330,17 @@ def main() -> None:
         sys.exit(_refuse(f"{args.out} exists and was not made with these settings; give another folder or --overwrite"))
     if args.out.exists() and not marker.is_file():
         sys.exit(_refuse(f"{args.out} holds no shapes data set (no {marker.name}); it is not deleted"))
-    partial = args.out.with_name(args.out.name + ".partial")
     try:
-        if partial.exists():  # a run was killed
-            remove_folder(partial, MADE)
-        if args.out.exists():
-            check_made(args.out, MADE)
-    except ValueError as error:
-        sys.exit(_refuse(str(error)))
-    try:
-        write_split(partial, "train", args.num_train, args.size, args.seed)
-        write_split(partial, "val", args.num_val, args.size, args.seed)
-        (partial / marker.name).write_text(json.dumps(made_with))
-        if args.out.exists():
-            remove_folder(args.out, MADE)
-        os.replace(partial, args.out)
+        with replacing_folder(args.out, MADE) as partial:
+            write_split(partial, "train", args.num_train, args.size, args.seed)
+            write_split(partial, "val", args.num_val, args.size, args.seed)
+            (partial / marker.name).write_text(json.dumps(made_with))
     except OSError as error:
         sys.exit(_refuse(f"cannot write {args.out}: {error.strerror or error}"))
+    except ValueError as error:
+        sys.exit(_refuse(str(error)))
     except KeyboardInterrupt:
         sys.exit(_refuse("interrupted; nothing was left behind", 130))
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     print(f"{args.num_train} + {args.num_val} scenes of {args.size}x{args.size} in {args.out}")
 
 

@@ -17,8 +17,6 @@ depend on the options and on nothing else. An interrupted run leaves no data set
 import argparse
 import json
 import math
-import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +30,7 @@ from tqdm import tqdm
 
 from sterf_plugins.cli import console
 from sterf_plugins.events import Events, Frame, write_recording
-from sterf_plugins.files import check_made, remove_folder
+from sterf_plugins.files import replacing_folder
 from sterf_plugins.tracking.sequences import LAYOUTS
 
 CORNERS = {"disc": 40, "square": 4, "triangle": 3}
@@ -231,19 +229,10 @@ def main() -> None:
             )
         if not marker.is_file():
             raise ValueError(f"{args.out} holds no such data set (no {marker.name}); it is not deleted: move it away.")
-        check_made(args.out, MADE)
-    partial = args.out.with_name(f"{args.out.name}.partial")
-    if partial.exists():  # a run was killed
-        remove_folder(partial, MADE)
-    try:
+    with replacing_folder(args.out, MADE) as partial:
         for split in ("train", "test"):
             write_split(args, partial, split, getattr(args, split))
         (partial / marker.name).write_text(json.dumps(settings))
-        if args.out.exists():
-            remove_folder(args.out, MADE)
-        os.replace(partial, args.out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     print(f"{args.train} + {args.test} sequences of {args.frames} images in {args.out}")
 
 

@@ -139,8 +139,8 @@ def main() -> None:
         raise ValueError(f"the folder {target.parent} does not exist.")
     converted, facts = convert(args)
     facts["source"] = Path(args.source).name
-    with replacing(target) as partial:
-        torch.save(dict(state_dict=converted, meta=dict(sterf_plugins=facts)), partial)
+    with replacing(target) as partial, open(partial, "wb") as file:  # an archive's bytes depend on its file's name
+        torch.save(dict(state_dict=converted, meta=dict(sterf_plugins=facts)), file)
     print(f"{target}: {len(converted)} tensors, {', '.join(f'{k} {v}' for k, v in facts.items())}")
 
 
