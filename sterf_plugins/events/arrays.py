@@ -16,6 +16,8 @@ _RANGES = {
     "p": (-1, 1, "a polarity, 0 or 1, or -1 or 1"),
 }  # fmt: skip
 
+LARGEST = 10**9  # pixels; larger numbers are of another unit, or of a mistake
+
 
 class Events(NamedTuple):
     """Some events in the order of time, one entry of each array per event.
@@ -66,6 +68,11 @@ class Events(NamedTuple):
     def number(self) -> int:
         """Number of events."""
         return len(self.t)
+
+
+def are_pixels(values: ArrayLike) -> bool:
+    """Whether all are numbers that a place or a length in an image may have, inside of it or not."""
+    return bool((np.abs(values) <= LARGEST).all())
 
 
 def check_shapes(shapes: dict[str, tuple[int, ...] | None]) -> None:
@@ -144,6 +151,8 @@ def sensor_size(size: Any) -> tuple[int, int]:
     if not isinstance(size, (tuple, list, np.ndarray)) or len(size) != 2:
         raise ValueError(f"`size` is {size!r}; it must be (height, width) of the sensor, in pixels.")
     height, width = (positive_int("size", n) for n in size)
+    if max(height, width) > 2**16:
+        raise ValueError(f"`size` is {height, width}; a sensor has at most 65,536 rows and columns.")
     return height, width
 
 

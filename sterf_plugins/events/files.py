@@ -6,9 +6,6 @@ An HDF5 file has a group ``events`` with the compressed data sets ``t`` (frame),
 names that SpikingJelly's frame integration takes.
 """
 
-import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +15,7 @@ from torch import Tensor
 
 from ..checks import positive_int
 from ..files import replacing
-from .readers import open_recording
+from .readers import explained, open_recording
 
 SUFFIXES = (".h5", ".hdf5", ".npz")
 
@@ -103,14 +100,15 @@ def _frames_and_labels(path: Path) -> tuple[int, np.ndarray | None]:
     """Number of frames that a file says, and its labels if it has any."""
     found: Any = None
     labels = None
-    if path.suffix.lower() == ".npz":
-        with np.load(path, allow_pickle=False) as file:
-            found, labels = file.get("frames"), file.get("labels")
-    elif path.suffix.lower() in SUFFIXES:
-        import h5py
+    with explained(path, ValueError):
+        if path.suffix.lower() == ".npz":
+            with np.load(path, allow_pickle=False) as file:
+                found, labels = file.get("frames"), file.get("labels")
+        elif path.suffix.lower() in SUFFIXES:
+            import h5py
 
-        with h5py.File(path, "r") as file:
-            found, labels = file.attrs.get("frames"), file["labels"][()] if "labels" in file else None
+            with h5py.File(path, "r") as file:
+                found, labels = file.attrs.get("frames"), file["labels"][()] if "labels" in file else None
     if found is None:
         raise ValueError(
             f"{path} does not say how many frames it has, so its times are microseconds; give `frames`, into which they are "
@@ -125,27 +123,7 @@ def frame_count(path: str | Path) -> int:
     Raises:
         ValueError: the file cannot be read, or does not say how many frames it has.
     """
-    path = _checked(path)
-    with _explained(path):
-        if path.suffix.lower() == ".npz":
-            with np.load(path, allow_pickle=False) as file:
-                return int(file["frames"])
-        import h5py
-
-        with h5py.File(path, "r") as file:
-            return int(file.attrs["frames"])
-
-
-@contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Turn the errors of files that are damaged, or of another kind, into one that says so."""
-    try:
-        yield
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(
-            f"{path} is no event file that can be read ({type(error).__name__}: {str(error).splitlines()[0]}); it needs "
-            f"events t, x, y, p and labels. Generate it again."
-        ) from error
+    return _frames_and_labels(_checked(path))[0]
 
 
 def _checked(path: str | Path) -> Path:

@@ -2,14 +2,17 @@
 
 import hashlib
 from bisect import bisect_left
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..files import replacing
 from .arrays import Events
-from .readers import open_recording
+from .readers import explained, open_recording
 from .recording import Recording
 
 _TYPES = {"t": np.int64, "x": np.uint16, "y": np.uint16, "p": np.uint8}
@@ -35,23 +38,17 @@ class IndexedRecording:
 
     def number_before(self, times: list[int]) -> list[int]:
         """Number of events before each of the times."""
-        import h5py
-
-        with h5py.File(self.path, "r") as file:
+        with _opened(self.path) as file:
             return [bisect_left(file["events/t"], time) for time in times]
 
     def times(self, numbers: list[int]) -> list[int]:
         """Times of the events of these numbers; after the last one, the last time."""
-        import h5py
-
-        with h5py.File(self.path, "r") as file:
+        with _opened(self.path) as file:
             return [int(file["events/t"][min(number, self.number - 1)]) for number in numbers]
 
     def events(self, start: int, stop: int) -> Events:
         """The events of the numbers from ``start`` until before ``stop``."""
-        import h5py
-
-        with h5py.File(self.path, "r") as file:
+        with _opened(self.path) as file:
             return Events.of(*(file[f"events/{name}"][start:stop] for name in _TYPES))
 
 
@@ -67,8 +64,6 @@ def index_recording(path: str | Path, folder: str | Path) -> IndexedRecording:
     Raises:
         ValueError: the recording cannot be read, or not be copied.
     """
-    import h5py
-
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"there is no event file {path}.")
@@ -83,10 +78,24 @@ def index_recording(path: str | Path, folder: str | Path) -> IndexedRecording:
             raise ValueError(
                 f"{path} cannot be copied to {copy} ({error}); free space there, or give another folder: `cache`."
             ) from error
-    with h5py.File(copy, "r") as file:
+    with _opened(copy) as file:
         t, size = file["events/t"], (int(file.attrs["height"]), int(file.attrs["width"]))
         first, last = (int(t[0]), int(t[-1])) if len(t) else (0, 0)
         return IndexedRecording(copy, size, len(t), first, last)
+
+
+@contextmanager
+def _opened(copy: Path) -> Iterator[Any]:
+    """The file of a copy.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    import h5py
+
+    hint = "It is a copy of a recording: delete it, and it is made anew."
+    with explained(copy, ValueError, hint=hint), h5py.File(copy, "r") as file:
+        yield file
 
 
 def _copy(recording: Recording, copy: Path) -> None:

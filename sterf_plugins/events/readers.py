@@ -31,6 +31,8 @@ _NAMES = {
 }
 # What other files than recordings begin with.
 _PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip"}
+# What NumPy, h5py and zipfile raise for files that are damaged, or of another kind.
+_DAMAGED = (OSError, KeyError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error, UnicodeDecodeError)
 _WORDS = {b"2": 4, b"2.1": 8, b"21": 8, b"3": 2}  # version of Prophesee's RAW format -> bytes of a word
 _OLD_DAT = bytes((0, 8))  # the event type "2d" of the first DAT files, and the bytes of an event
 
@@ -56,7 +58,7 @@ def open_recording(path: str | Path, size: tuple[int, int] | None = None) -> Rec
     if not path.is_file():
         raise ValueError(f"there is no event file {path}.")
     suffix = path.suffix.lower()
-    try:
+    with explained(path):
         with path.open("rb") as file:
             head = file.read(8)
         packed = next((name for mark, name in _PACKED.items() if head.startswith(mark)), None)
@@ -67,14 +69,30 @@ def open_recording(path: str | Path, size: tuple[int, int] | None = None) -> Rec
             return _old_dat(path, size) if is_old else _by_faery(path, size)
         opener: Callable[..., Recording] = {".npz": _npz, ".csv": _csv}.get(suffix, _hdf5)
         return opener(path, size)
-    except (OSError, KeyError, EOFError, zipfile.BadZipFile, UnicodeDecodeError) as error:
-        raise _unreadable(path, error) from error
 
 
-def _unreadable(path: Path, error: Exception) -> ValueError:
+@contextmanager
+def explained(
+    path: Path, *others: type[Exception], hint: str = "It may be cut off, or of another format."
+) -> Iterator[None]:
+    """Turn what other libraries raise for a file that cannot be read into a ``ValueError`` of one line.
+
+    Args:
+        path: the file.
+        others: more types of such errors, where no line of this package inside raises them.
+        hint: the end of the message.
+    """
+    kinds: tuple[type[Exception], ...] = (*_DAMAGED, *others)
+    try:
+        yield
+    except kinds as error:
+        raise _unreadable(path, error, hint) from error
+
+
+def _unreadable(path: Path, error: Exception, hint: str = "It may be cut off, or of another format.") -> ValueError:
     line = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
     line = "".join(c if c.isprintable() else "?" for c in line[:200])
-    return ValueError(f"{path} cannot be read as an event file: {line}. It may be cut off, or of another format.")
+    return ValueError(f"{path} cannot be read as an event file: {line}. {hint}")
 
 
 def _by_faery(path: Path, size: tuple[int, int] | None) -> Recording:
@@ -176,10 +194,8 @@ def _npz(path: Path, size: tuple[int, int] | None) -> Recording:
         raise zipfile.BadZipFile("it is no zip archive of arrays")
     with np.load(path, allow_pickle=False) as file:
         names = _columns(path, file.keys())
-        try:
+        with explained(path, ValueError):  # of arrays of objects
             columns = [file[name] for name in names]
-        except (ValueError, zlib.error) as error:  # objects, or a damaged array
-            raise _unreadable(path, error) from error
         known = _known_size(path, {name: file[name] for name in ("height", "width") if name in file})
     return _of_columns(path, size or known, lambda: nullcontext(columns))
 
@@ -203,13 +219,10 @@ def _of_columns(
     """
 
     def pieces() -> Iterator[Events]:
-        try:
-            with opened() as columns:
-                for i in range(0, len(columns[0]), PIECE):
-                    events = _events(path, i, *(column[i : i + PIECE] for column in columns))
-                    yield Events(events.t + offset, *events[1:])
-        except OSError as error:
-            raise _unreadable(path, error) from error
+        with explained(path), opened() as columns:
+            for i in range(0, len(columns[0]), PIECE):
+                events = _events(path, i, *(column[i : i + PIECE] for column in columns))
+                yield Events(events.t + offset, *events[1:])
 
     with opened() as columns:
         try:

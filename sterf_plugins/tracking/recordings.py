@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ..checks import one_of, positive_int
 from ..events import EventImage, Recording, gtp, open_recording
 from ..events.gtp import STEPS
-from ..events.readers import FORMATS
+from ..events.readers import FORMATS, explained
 from ..files import lines_of, replacing
 from .sequences import LAYOUTS, Sequence, read_boxes, sequence_folders
 
@@ -173,7 +173,7 @@ class RecordedSequence(Sequence):
         made = self.scratch.folder / f"{self.name}.h5"
         if not made.is_file():
             self._make(made)
-        with h5py.File(made, "r") as file:
+        with explained(made), h5py.File(made, "r") as file:
             return np.asarray(file["images"][frame])
 
     def _make(self, path: Path) -> None:

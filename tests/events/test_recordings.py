@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from sterf_plugins.events import Events, Frame
+from sterf_plugins.events import Events, Frame, read_events, write_events
+from sterf_plugins.events.random_access import index_recording
 from sterf_plugins.events.readers import open_recording
 from sterf_plugins.events.writers import write_recording
 
@@ -176,6 +178,34 @@ def test_packed_renamed_and_cut_off_files(events, tmp_path):
         assert str(caught.value).isprintable() and len(str(caught.value)) < 600
 
 
+def test_damaged_copies_and_files_are_named(events, tmp_path):
+    """Whichever byte of an HDF5 file is wrong, the error is one line with its name, and not h5py's own."""
+    path = write_recording(tmp_path / "a.h5", events, (48, 64))
+    copy = index_recording(path, tmp_path / "cache")
+    whole, outcomes = copy.path.read_bytes(), []
+    for i in range(0, 3000, 150):
+        copy.path.write_bytes(whole[:i] + bytes([7] * 16) + whole[i + 16 :])
+        for read in (lambda: index_recording(path, tmp_path / "cache"), lambda: copy.events(0, copy.number)):
+            try:
+                read()
+            except ValueError as error:
+                outcomes.append(str(error))
+    assert len(outcomes) > 10
+    assert all(f"{copy.path} cannot be read as an event file" in line and "delete it" in line for line in outcomes)
+    outcomes, video = (
+        [],
+        write_events(tmp_path / "v.h5", torch.ones(3, 2, 8, 8, dtype=torch.bool), torch.zeros(3, 1, 2)),
+    )
+    whole = video.read_bytes()
+    for i in range(8, len(whole), 120):
+        video.write_bytes(whole[:i] + bytes([7] * 16) + whole[i + 16 :])
+        try:
+            read_events(video)
+        except ValueError as error:
+            outcomes.append(str(error))
+    assert len(outcomes) > 10 and all(str(video) in line for line in outcomes)
+
+
 def test_hdf5_of_other_things(events, tmp_path):
     h5py = pytest.importorskip("h5py")
     columns = dict(zip("txyp", events, strict=True))
@@ -184,6 +214,7 @@ def test_hdf5_of_other_things(events, tmp_path):
         (dict(t_offset="soon"), "t_offset is b'soon'; it must be one whole number"),
         (dict(height=[48, 3], width=64), "height and width are no size of a sensor: .*height is"),
         (dict(height=0, width=64), "height and width are no size of a sensor: `size` is 0"),
+        (dict(height=48, width=2**16 + 1), "a sensor has at most 65,536 rows and columns"),
         (dict(t=h5py.Empty("i8")), "t, x, y, p have the shapes None"),
         (dict(t=3), r"t, x, y, p have the shapes \(\)"),
         (dict(p="group"), "t, x, y, p have the shapes .*, None"),
