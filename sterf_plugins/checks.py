@@ -1,8 +1,10 @@
 """Argument checks whose messages name the argument, the value, what is allowed and the fix."""
 
 import importlib.util
-from collections.abc import Iterable
-from typing import Any
+import math
+import numbers
+from collections.abc import Callable, Iterable
+from typing import Any, TypeGuard
 
 EXTRAS_HINT = 'pip install "sterf-plugins[{extra}]"'
 
@@ -14,11 +16,19 @@ def require(module: str, extra: str) -> None:
 
 
 def one_of(name: str, value: object, allowed: Iterable[object], hint: str = "") -> None:
-    """Raise ``ValueError`` unless ``value`` is one of ``allowed``; ``hint`` is added to the message."""
+    """Raise ``ValueError`` unless ``value`` is one of ``allowed``; ``hint`` is added to the message.
+
+    ``True`` is not the number 1, and neither is 1.0, which are equal in Python.
+    """
     allowed = tuple(allowed)
-    if value not in allowed:
+    if not any(value == a and all(isinstance(value, t) == isinstance(a, t) for t in (bool, float)) for a in allowed):
         choices = ", ".join(repr(a) for a in allowed)
         raise ValueError(f"`{name}` is {value!r}; allowed: {choices}.{' ' + hint if hint else ''}")
+
+
+def is_whole(value: object) -> TypeGuard[int]:
+    """Whether a value is a whole number; ``True``, ``False`` and 2.0 are none."""
+    return hasattr(value, "__index__") and not isinstance(value, bool)
 
 
 def whole_number(name: str, value: object, allowed: str = "an int") -> int:
@@ -27,7 +37,7 @@ def whole_number(name: str, value: object, allowed: str = "an int") -> int:
     Raises:
         TypeError: it is not a whole number.
     """
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
+    if not is_whole(value):
         raise TypeError(f"`{name}` is {value!r} ({type(value).__name__}); it must be {allowed}.")
     return value.__index__()
 
@@ -58,6 +68,27 @@ def check_module(name: str, value: object) -> None:
         raise TypeError(f"`{name}` is {value!r} ({type(value).__name__}); it must be an nn.Module{hint}.")
 
 
+def number(name: str, value: Any, fits: Callable[[float], bool], allowed: str) -> float:
+    """Return ``value`` as a float; ``name`` is what the messages call it, ``allowed`` what they allow.
+
+    Args:
+        name: as above.
+        value: as above.
+        fits: whether a number is one of those that are allowed. NaN never is.
+        allowed: as above.
+
+    Raises:
+        TypeError: it is not a number.
+        ValueError: it does not fit.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"`{name}` is {value!r} ({type(value).__name__}); it must be {allowed}.")
+    found = float(value)
+    if math.isnan(found) or not fits(found):
+        raise ValueError(f"`{name}` is {value!r}; it must be {allowed}.")
+    return found
+
+
 def fraction(name: str, value: float) -> float:
     """Return ``value`` as a float in [0, 1); ``name`` is what the messages call it.
 
@@ -65,11 +96,7 @@ def fraction(name: str, value: float) -> float:
         TypeError: it is not a number.
         ValueError: it is outside [0, 1).
     """
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"`{name}` is {value!r} ({type(value).__name__}); it must be a number in [0, 1).")
-    if not 0 <= value < 1:
-        raise ValueError(f"`{name}` is {value!r}; it must be in [0, 1).")
-    return float(value)
+    return number(name, value, lambda share: 0 <= share < 1, "a number in [0, 1)")
 
 
 def entries(name: str, value: Any) -> tuple:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..checks import entries, positive_int
+from ..checks import entries, is_whole, positive_int
 from .recompute import PRODUCTS, recomputed
 
 
@@ -179,11 +179,7 @@ def _feature_points(out_indices: Sequence[int] | None, strides: Sequence[int]) -
     """Check ``out_indices`` and return them as a tuple; ``None`` stands for every stage."""
     points = tuple(range(len(strides))) if out_indices is None else entries("out_indices", out_indices)
     allowed = range(len(strides))
-    if (
-        not points
-        or any(i not in allowed or not hasattr(i, "__index__") for i in points)
-        or list(points) != sorted(set(points))
-    ):
+    if not points or any(i not in allowed or not is_whole(i) for i in points) or list(points) != sorted(set(points)):
         raise ValueError(
             f"`out_indices` is {points}; give ascending feature points out of {', '.join(map(str, allowed))} "
             f"(strides {', '.join(map(str, strides))})."

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..checks import one_of
+from ..checks import is_whole, one_of
 from ..undisturbed import exact_kernels, undisturbed
 from .axes import Axes
 from .batches import Batch, out_of_memory
@@ -76,7 +76,7 @@ def find_targets(model: nn.Module, names: list[str], grid: Any, layout: Any) -> 
             one_of("layout", value, (None, *LAYOUTS, "a function"))
     grids = list(grid.values()) if isinstance(grid, Mapping) else [grid]
     for value in grids:
-        if value is not None and (len(value) not in (2, 3) or not all(isinstance(n, int) and n > 0 for n in value)):
+        if value is not None and (len(value) not in (2, 3) or not all(is_whole(n) and n > 0 for n in value)):
             raise ValueError(f"`grid` is {value!r}; give (rows, columns) or (frames, rows, columns), ints >= 1.")
     modules = dict(model.named_modules())
     return [

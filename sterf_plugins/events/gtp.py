@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..checks import one_of, positive_int
+from ..checks import number, one_of, positive_int
 from .arrays import Events, ascending
 from .recording import Recording
 
@@ -67,8 +67,7 @@ def gtp(
     one_of("steps", steps, STEPS)
     positive_int("amount", amount)
     positive_int("trajectory", trajectory)
-    if not isinstance(decay, (int, float)) or not 0 <= decay <= 1:
-        raise ValueError(f"`decay` is {decay!r}; it must be a number from 0 to 1.")
+    decay = number("decay", decay, lambda d: 0 <= d <= 1, "a number from 0 to 1")
     times = ascending(boundaries)
     parts = _parts if rule == "clean" else _parity_parts
     return _images(parts(recording, times, steps), recording.size, len(times) - 1, amount, trajectory, decay, rule)

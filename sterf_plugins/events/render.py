@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..checks import number, positive_int
+from .arrays import sensor_size
 from .shapes import SHAPES, raster
 
 THRESHOLD = 0.5
@@ -43,6 +45,11 @@ class Motion:
     shear: float = 0.0
     size: float | None = None
     angle: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value is not None:
+                number(f"motion.{name}", value, math.isfinite, "a finite number")
 
 
 def render(
@@ -172,17 +179,12 @@ def _coverage(
 
 
 def _check(videos, frames, resolution, density, background, upsampling, shapes, size) -> None:
-    for name, value, least in (
-        ("videos", videos, 1),
-        ("frames", frames, 1),
-        ("resolution", min(resolution), 8),
-        ("upsampling", upsampling, 1),
-        ("shapes", len(shapes), 1),
-    ):
+    for name, value in (("videos", videos), ("frames", frames), ("upsampling", upsampling)):
+        positive_int(name, value)
+    for name, value, least in (("resolution", min(sensor_size(resolution)), 8), ("shapes", len(shapes), 1)):
         if value < least:
             raise ValueError(f"`{name}` is {value}; it must be at least {least}.")
     for name, value in (("density", density), ("background", background)):
-        if not 0 <= value <= 1:
-            raise ValueError(f"`{name}` is {value}; it must be in [0, 1].")
+        number(name, value, lambda share: 0 <= share <= 1, "a number in [0, 1]")
     if not 0 < size <= 0.7 * min(resolution):
         raise ValueError(f"`motion.size` is {size} pixels; it must be in (0, {0.7 * min(resolution):g}] here.")

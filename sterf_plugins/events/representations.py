@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..checks import one_of, positive_int
+from ..checks import number, one_of, positive_int
 from .arrays import Events, ascending, check_events, sensor_size
 from .gtp import gtp
 from .recording import Recording
@@ -56,8 +56,7 @@ def time_surface(events: Events, size: tuple[int, int], boundaries: ArrayLike, t
 
     The age is counted at the end of an interval; events of earlier intervals are remembered. ``tau`` is in microseconds.
     """
-    if not isinstance(tau, (int, float)) or not tau > 0:
-        raise ValueError(f"`tau` is {tau!r}; it must be a positive time in microseconds.")
+    tau = number("tau", tau, lambda t: t > 0, "a positive time in microseconds")
     events, interval, times = _placed(events, size, boundaries)
     last = np.full((2, *size), -np.inf)
     limits = np.searchsorted(interval, np.arange(len(times)))

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ..checks import fraction
+from ..checks import fraction, whole_number
 from ..files import lines_of
 
 
@@ -33,7 +33,7 @@ def by_seed(names: Sequence[str], share: float = 0.2, seed: int = 0) -> set[str]
     Raises:
         ValueError: the share is out of range, or a class has a single recording.
     """
-    share = fraction("share", share)
+    share, seed = fraction("share", share), whole_number("seed", seed)  # 1.0 would give another split than 1
     classes: dict[str, list[str]] = {}
     for name in names:
         classes.setdefault(name.split("/")[0], []).append(name)
@@ -66,14 +66,16 @@ def in_list(names: Sequence[str], path: str | Path) -> set[str]:
     """The recordings that a text file names: one "CLASS/NAME" in a line, with or without the file's suffix.
 
     Raises:
-        ValueError: there is no such file, it is empty, or it names a recording that is not there.
+        ValueError: there is no such file, it is empty, or it names a recording that is not there, or one twice.
     """
     known = set(names)
-    listed = set()
+    listed: set[str] = set()
     for line in lines_of(path):
         name = line if line in known else line.rpartition(".")[0]
         if name not in known:
             raise ValueError(f"{path} names {line}, which is no recording of the data set.")
+        if name in listed:
+            raise ValueError(f"{path} names the recording {name} twice; name each one once.")
         listed.add(name)
     if not listed:
         raise ValueError(f"{path} names no recording.")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..checkpoints import convert_state_dict
 from ..checkpoints.sdt_v3 import has_our_names, listing
-from ..checks import entries, one_of
+from ..checks import entries, is_whole, one_of
 from ..functional.torch_kernels import default_device
 
 if TYPE_CHECKING:  # what the mixin stands in front of
@@ -179,7 +179,7 @@ class TimmContract(_Backbone):
         count = len(self.stages)
         if indices is None:
             return list(range(count))
-        if isinstance(indices, int):
+        if is_whole(indices):
             if indices not in range(1, count + 1):
                 raise ValueError(
                     f"`indices` is {indices}; this model has stages 0 to {count - 1}: take the last 1 to {count}."
@@ -188,7 +188,7 @@ class TimmContract(_Backbone):
         else:
             wanted = entries("indices", indices)
         take = [i + count if i in range(-count, 0) else i for i in wanted]
-        if not take or any(i not in range(count) or not hasattr(i, "__index__") for i in take):
+        if not take or any(i not in range(count) or not is_whole(i) for i in take):
             raise ValueError(f"`indices` is {indices!r}; this model has stages 0 to {count - 1}.")
         return take
 

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..events.arrays import are_pixels
+
 TEMPLATE_FACTOR, SEARCH_FACTOR = 2.0, 4.0  # side of the crop over the square root of the box's area
 LARGEST = 2**14  # pixels of the square's side; a larger one is of a box in another unit
 MARGIN = 10  # pixels of a tracked box that stay inside the image, and its smallest side
@@ -32,7 +34,7 @@ class Crop(NamedTuple):
 
 
 def check_box(box: Box, image: tuple[int, ...], what: str) -> None:
-    """Raise ``ValueError`` unless a box has an area, some of it in the image.
+    """Raise ``ValueError`` unless a box has sides of at least a pixel, and some of it is in the image.
 
     Args:
         box: (x, y, w, h) in pixels.
@@ -42,10 +44,10 @@ def check_box(box: Box, image: tuple[int, ...], what: str) -> None:
     x, y, w, h = map(float, box)
     height, width = image
     inside = x < width and y < height and x + w > 0 and y + h > 0
-    if not (w > 0 and h > 0 and inside and math.isfinite(x + y + w + h)):
+    if not (w >= 1 and h >= 1 and inside and are_pixels(box)):
         raise ValueError(
-            f"{what} is {x:g} {y:g} {w:g} {h:g} (x, y, w, h); it must have a width and height, and lie in {width} x {height} "
-            f"pixels."
+            f"{what} is {x:g} {y:g} {w:g} {h:g} (x, y, w, h); it must have a width and height of at least a pixel, and lie in "
+            f"{width} x {height} pixels."
         )
 
 
@@ -66,13 +68,13 @@ def square_crop(image: np.ndarray, box: Box, factor: float, size: int) -> Crop:
     import cv2
 
     x, y, w, h = map(float, box)
-    side = math.ceil(math.sqrt(w * h) * factor) if w > 0 and h > 0 else 0
-    if not 1 <= side <= LARGEST:
+    length = math.sqrt(max(w, 0) * max(h, 0)) * factor if are_pixels((x, y, w, h)) else math.inf
+    if not 0 < length <= LARGEST:
         raise ValueError(
-            f"`box` is {(x, y, w, h)}, and the square around it would have a side of {side} pixels; it must be from 1 to "
+            f"`box` is {(x, y, w, h)}, and the square around it would have a side of {length:.0f} pixels; it must be from 1 to "
             f"{LARGEST:,}: boxes are x, y, w, h in pixels of the image."
         )
-    slices = image if image.ndim == 4 else image[None]
+    side, slices = math.ceil(length), image if image.ndim == 4 else image[None]
     height, width = slices.shape[1:3]
     left, top = round(x + w / 2 - side / 2), round(y + h / 2 - side / 2)
     columns, rows = _inside(left, side, width), _inside(top, side, height)

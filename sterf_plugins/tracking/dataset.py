@@ -36,15 +36,18 @@ class ShapeEvents(Dataset):
         in_memory: bool = False,
     ):
         folders: dict[Path, list[Path]] = {}
-        for path in sorted(p for p in Path(data_root).rglob("*") if p.suffix in SUFFIXES):
+        for path in sorted(p for p in Path(data_root).rglob("[!.]*") if p.suffix.lower() in SUFFIXES):
             folders.setdefault(path.parent, []).append(path)
         if not folders:
             raise ValueError(
                 f"`data_root` is {str(data_root)!r}; no {', '.join(SUFFIXES)} files are there. "
                 f"Make them with sterf make-events."
             )
-        if min(t, stack) < 1 or pose_delay < 0:
-            raise ValueError(f"`t` is {t}, `stack` {stack}, `pose_delay` {pose_delay}; at least 1, 1 and 0.")
+        if min(t, stack) < 1 or not 0 <= pose_delay <= t:
+            raise ValueError(
+                f"`t` is {t}, `stack` {stack}, `pose_delay` {pose_delay}; the first two must be at least 1, and the delay from 0 "
+                f"to `t`, since labels begin with the file."
+            )
         self.files = []
         for files in folders.values():
             split = max(1, int(0.8 * len(files)))

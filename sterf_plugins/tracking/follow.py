@@ -50,11 +50,19 @@ class Follower:
 
     @torch.no_grad()
     def step(self, image: np.ndarray) -> Step:
-        """Find the object in the next image, of the shape of the first one."""
+        """Find the object in the next image, of the shape of the first one.
+
+        Raises:
+            ValueError: the image cannot be used, or the network gives NaN.
+        """
         crop = square_crop(self._checked(image), self.box, SEARCH_FACTOR, self.search_size)
         maps = self.network(self.template, self._tensor(crop.pixels))
         centre, side = self.box[:2] + self.box[2:] / 2, self.search_size / crop.scale
         decoded = decode(maps)[0].double().cpu().numpy()
+        if not np.isfinite(decoded).all():
+            raise ValueError(
+                f"the network gives the box {decoded.tolist()}: its weights have diverged; take an earlier checkpoint."
+            )
         self.box = box_in_image(decoded, self.box, crop.scale, self.search_size, image.shape[-3:-1])
         return Step(self.box, maps.score[0, 0].float().cpu().numpy(), (*(centre - side / 2).tolist(), side))
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..checks import positive_int
+from ..checks import positive_int, whole_number
 from .crops import SEARCH_FACTOR, TEMPLATE_FACTOR, Crop, box_in_crop, square_crop
 from .sequences import Sequence
 
@@ -52,7 +52,7 @@ class TrackingPairs(Dataset):
             )
         self.samples = positive_int("samples", samples)
         self.sizes = positive_int("template_size", template_size), positive_int("search_size", search_size)
-        self.seed, self.epoch = seed, 0
+        self.seed, self.epoch = whole_number("seed", seed), 0
 
     def set_epoch(self, epoch: int) -> None:
         """Draw the pairs of this epoch."""

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..checks import one_of
+from ..events.arrays import are_pixels
 from ..events.gtp import STEPS
 from ..files import lines_of, replacing
 
@@ -223,9 +224,10 @@ def read_boxes(path: Path) -> NDArray[np.float64]:
             row = [float(part) for part in re.split(r"\s*,\s*|\s+", line)]
         except ValueError:
             row = []
-        if len(row) != 4 or np.isinf(row).any():
+        if len(row) != 4 or not are_pixels(np.nan_to_num(row)):
             raise ValueError(
-                f"{path} line {i} is {line[:60]!r}; it must be four finite numbers x, y, w, h between commas, tabs or spaces."
+                f"{path} line {i} is {line[:60]!r}; it must be four finite numbers x, y, w, h between commas, tabs or spaces, in "
+                f"pixels."
             )
         rows.append(row)
     if not rows:

@@ -125,8 +125,12 @@ def test_data_set(tmp_path):
     torch.testing.assert_close(stacked["frames"][0, :2], events[2, 4].float())
     batch = next(iter(torch.utils.data.DataLoader(train, batch_size=2)))
     assert batch["poses"].shape == (2, 4, 3, 2)
+    (tmp_path / ".5.0123abcd.partial.npz").write_bytes(b"half a file")
+    assert len(ShapeEvents(tmp_path, True, t=4)) == 8
     with pytest.raises(ValueError, match="sterf make-events"):
         ShapeEvents(tmp_path / "nothing")
+    with pytest.raises(ValueError, match=r"`pose_delay` 5; .* the delay from 0 to `t`"):
+        ShapeEvents(tmp_path, t=4, pose_delay=5)
     with pytest.raises(ValueError, match="frames"):
         ShapeEvents(tmp_path, t=40)
 
@@ -146,8 +150,14 @@ def test_videos_of_different_lengths(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options", [dict(frames=0), dict(density=2), dict(resolution=(4, 4)), dict(shapes=()), dict(motion=Motion(size=99))]
+    "options",
+    [
+        *(dict(frames=0), dict(density=2), dict(resolution=(4, 4)), dict(shapes=()), dict(motion=Motion(size=99))),
+        *(dict(frames=True), dict(frames=2.5), dict(density=float("nan")), dict(resolution=(32.5, 32))),
+    ],
 )
 def test_bad_input(options):
-    with pytest.raises(ValueError, match="must be"):
+    with pytest.raises((TypeError, ValueError), match="must be"):
         render(1, **{"frames": 4, "resolution": (32, 32), **options})
+    with pytest.raises(ValueError, match=r"`motion.translate` is nan; it must be a finite number"):
+        Motion(float("nan"))

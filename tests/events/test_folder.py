@@ -207,10 +207,15 @@ def missing_in_list(root):
     (root / "list.txt").write_text("2/r0\n2/r77\n")
 
 
+def twice_in_list(root):
+    (root / "list.txt").write_text("2/r0\n2/r1\n2/r0.npz\n")
+
+
 BAD_FOLDERS = [
     (empty_class, {}, r"the class folder .*empty has no recording \(.*\.npz"),
     (same_name, {}, r"r0\.\w+ and .*r0\.\w+ have the same name"),
     (missing_in_list, dict(split="list.txt"), r"list.txt names 2/r77, which is no recording"),
+    (twice_in_list, dict(split="list.txt"), "list.txt names the recording 2/r0 twice; name each one once"),
     (None, dict(split="other.txt"), "there is no file .*other.txt"),
     (None, dict(split="val"), "`split` is 'val'; allowed: 'train', 'test'"),
     (None, dict(layout="n_cars"), "there is no folder .*n-cars_train"),
@@ -218,7 +223,9 @@ BAD_FOLDERS = [
     (None, dict(kind="images"), "`kind` is 'images'; allowed: 'histogram'"),
     (None, dict(by="size"), "`by` is 'size'; allowed: 'time', 'count'"),
     (None, dict(T=0), "`T` is 0"),
-    (None, dict(split="test", share=1.0), r"`share` is 1.0; it must be in \[0, 1\)"),
+    (None, dict(T=True), r"`T` is True \(bool\); it must be an int >= 1"),
+    (None, dict(split="test", seed=1.0), r"`seed` is 1.0 \(float\); it must be an int"),
+    (None, dict(split="test", share=1.0), r"`share` is 1.0; it must be a number in \[0, 1\)"),
 ]
 
 
@@ -227,7 +234,7 @@ def test_bad_folders(root, prepare, options, message, monkeypatch):
     monkeypatch.chdir(root)
     if prepare:
         prepare(root)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         EventFolder(root, **options)
 
 

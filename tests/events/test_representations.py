@@ -20,7 +20,7 @@ from sterf_plugins.events import (
     time_surface,
     voxel_grid,
 )
-from sterf_plugins.events.representations import channels_of, on_white
+from sterf_plugins.events.representations import channels_of, on_white, trajectory_prompt
 
 REAL = (
     Path(os.environ.get("STERF_GOLDEN", Path(__file__).resolve().parents[3] / "shared" / "golden")).parent
@@ -122,6 +122,11 @@ def test_what_cannot_be_drawn():
         histogram(some_events(), SIZE, [5, 5])
     with pytest.raises(ValueError, match="`tau` is 0; it must be a positive time"):
         time_surface(some_events(), SIZE, TIMES, tau=0)
+    with pytest.raises(TypeError, match=r"`tau` is True \(bool\); it must be a positive time"):
+        time_surface(some_events(), SIZE, TIMES, tau=True)
+    for steps in (True, 1.0):
+        with pytest.raises(ValueError, match=rf"`steps` is {steps}; allowed: 1, 2, 4"):
+            trajectory_prompt(some_events(), SIZE, TIMES, steps=steps)
     with pytest.raises(ValueError, match="the window from 0 to 3 µs is too short for 4 parts"):
         equal_times(0, 3, 4)
     with pytest.raises(ValueError, match="2 events cannot be cut into 3 parts by their number; cut them by time"):

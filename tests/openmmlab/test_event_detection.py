@@ -218,6 +218,7 @@ def test_the_metric_leaves_out_what_the_filter_does():
         (dict(count=10**7), "`count` is 10000000, and .* has .* events; give fewer"),
         (dict(window=None), "`window` is None and `count` is None; give one of them"),
         (dict(names=("shapes000", "other")), "`names` has other, of which there are no labels; there are those of shapes000"),
+        (dict(names=("shapes000", "shapes000_td")), "`names` has the recording shapes000 twice; name each one once"),
         (dict(names="val.txt"), "`names` is 'val.txt', and there is no file"),
         (dict(data_prefix=dict(img="annotations")), "needs one recording shapes000.* in .*annotations and has none"),
     ],
@@ -409,6 +410,7 @@ def test_arrays_and_json_that_say_nothing_or_nonsense(data, tmp_path):
     good = np.load(file)
     for change, message in (
         (dict(x=np.nan), "has the box .*nan.*; it must be four finite numbers"),
+        (dict(w=1e30), r"has the box .*1.0*e\+30.*; it must be four finite numbers"),
         (dict(w=np.inf), "has the box .*inf.*; it must be four finite numbers"),
         (dict(class_id=-1), "has class_id -1, and `metainfo.classes` names 3"),
         (dict(class_id=0.5), "has class_id of type float64; it must be whole numbers"),
@@ -422,6 +424,12 @@ def test_arrays_and_json_that_say_nothing_or_nonsense(data, tmp_path):
         np.save(file, wrong)
         with pytest.raises(ValueError, match=message):
             dataset(root)
+    shares = good.copy()
+    for name in "xywh":
+        shares[name] /= 100
+    np.save(file, shares)
+    with pytest.raises(ValueError, match=r"none of 60 boxes of .*train has sides of at least a pixel.* w, h in pixels"):
+        dataset(root)
     np.save(file, good[:0])
     with pytest.raises(ValueError, match="train has no labelled time, and so there is no image"):
         dataset(root)

@@ -327,13 +327,17 @@ def test_the_effective_receptive_field_is_the_kernel(angle):
         (lambda: CovariantRFConv2d(3, 4, mode="aggregate"), "gives 30 channels"),
         (lambda: CovariantRFConv2d(3), "needs the number of output channels"),
         (lambda: CovariantRFConv2d(3, 4, padding="valid"), "`padding`"),
+        (lambda: CovariantRFConv2d(3, 4, padding=True), "`padding` is True"),
+        (lambda: CovariantRFConv2d(3, 4, stride=True), "`stride` is True"),
+        (lambda: RFBank((1.0,), orders=True), "`orders` is True"),
+        (lambda: RFBank((1.0,), orders=[(0.5, 1)]), "`orders` is 0.5"),
         (lambda: CovariantRFConv2d(3, 4)(torch.zeros(1, 4, 8, 8)), "must be \\(B, 3, H, W\\)"),
         (lambda: covariant_like(nn.Conv2d(4, 4, 3, groups=4)), "both must be 1"),
         (lambda: covariant_like(nn.Conv2d(4, 4, 4, 1, 1)), "another kernel_size"),
     ],
 )
 def test_bad_input(call, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         call()
 
 

@@ -71,7 +71,7 @@ def test_mistakes(forked, command, tmp_path):
     (tmp_path / "full" / "notes").write_text("mine")
     box += ["--overwrite"]
     for more, message in (
-        (["--box", "20", "15", "0", "12"], "it must have a width and height, and lie in 64 x 48 pixels"),
+        (["--box", "20", "15", "0", "12"], "width and height of at least a pixel, and lie in 64 x 48 pixels"),
         (["--box", "90", "15", "5", "12"], "lie in 64 x 48 pixels"),
         (["--box", "nan", "15", "5", "12"], "--box is nan 15 5 12 (x, y, w, h); it must have a width and height"),
         (["--interval", "500000"], "gives 1 images; at least two are needed"),

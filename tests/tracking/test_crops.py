@@ -60,18 +60,33 @@ def test_bad_input():
     with pytest.raises(ValueError, match=r"takes uint8 \(4, H, W, 3\)"):
         Follower(net, image, (1, 1, 5, 5))
     assert torch.is_tensor(Follower(net, np.stack([image] * 4), (1, 1, 5, 5)).template)
-    for box in ((0, 0, 1e9, 1e9), (1, 1, 1e-200, 1e-200)):
+    far = ((0, 0, 1e300, 1e300), (np.nan, 1, 5, 5), (-np.inf, 1, 5, 5))
+    for box in ((0, 0, 1e9, 1e9), (1, 1, 1e-200, 1e-200), *far):
         with pytest.raises(ValueError, match=r"pixels; it must be from 1 to 16,384"):
             square_crop(np.zeros((8, 8, 3), np.uint8), box, 2, 16)
 
 
 @pytest.mark.parametrize(
-    "box", [(1, 2, 0, 4), (1, 2, -3, 4), (float("nan"), 2, 3, 4), (1, 2, float("inf"), 4), (90, 2, 3, 4), (-9, 2, 9, 4)]
+    "box",
+    [
+        *((1, 2, 0, 4), (1, 2, -3, 4), (float("nan"), 2, 3, 4), (1, 2, float("inf"), 4), (90, 2, 3, 4), (-9, 2, 9, 4)),
+        *((1, 2, 1e-9, 1e-9), (0, 0, 1e300, 1e300)),
+    ],
 )
 def test_a_box_to_begin_with_must_lie_in_the_image(box):
     net, _ = tracker("1x4_conv")
-    with pytest.raises(ValueError, match=r"`box` is .*; it must have a width and height, and lie in 80 x 60 pixels"):
+    with pytest.raises(
+        ValueError, match=r"`box` is .*; it must have a width and height of at least a pixel, and lie in 80 x 60"
+    ):
         Follower(net, np.zeros((60, 80, 3), np.uint8), box, 64, 128)
+
+
+def test_diverged_weights_are_named():
+    net, _ = tracker("1x4_conv")
+    follower = Follower(net, np.zeros((60, 80, 3), np.uint8), (10, 10, 9, 9), 64, 128)
+    torch.nn.init.constant_(net.head.branches["size"][-1].bias, float("nan"))
+    with pytest.raises(ValueError, match=r"the network gives the box \[.*nan\]: its weights have diverged"):
+        follower.step(np.zeros((60, 80, 3), np.uint8))
 
 
 def test_images_of_another_size_are_refused():

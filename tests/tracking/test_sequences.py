@@ -111,6 +111,7 @@ LINE = "10,20,16,12\n"
         ("10;20;16;12\n", r"line 1 is '10;20;16;12'; it must be four finite numbers"),
         ("10,20,16,12,\n", r"line 1 is '10,20,16,12,'; it must be"),
         ("1,1,inf,4\n", r"line 1 is '1,1,inf,4'; it must be four finite numbers"),
+        ("1,1,1e300,4\n", r"line 1 is '1,1,1e300,4'; it must be four finite numbers"),
         ("0.1,0.2,0.3,0.2\n" * 40, r"has no number above 1; boxes are x, y, w, h in pixels, not shares of the image"),
         (
             "".join(f"{10 + i},20,{26 + i},32\n" for i in range(40)),

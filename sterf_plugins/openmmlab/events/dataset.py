@@ -81,6 +81,12 @@ class EventDetDataset(BaseDetDataset):
         infos: list[dict] = []
         for path, own in tqdm(groups, desc="recordings", disable=None):
             infos += self._infos(index_recording(path, cache), path, own, len(infos))
+        count = sum(len(label.boxes) for label in labels)
+        if count and not any(info["instances"] for info in infos):
+            raise ValueError(
+                f"none of {count} boxes of {boxes} has sides of at least a pixel, some of it in the recording's image, such as "
+                f"{next(label.boxes[0].tolist() for label in labels if len(label.boxes))}; they must be x, y, w, h in pixels."
+            )
         return infos
 
     def filter_data(self) -> list[dict]:
@@ -102,7 +108,11 @@ class EventDetDataset(BaseDetDataset):
                 )
             names = lines_of(path)
         present = {label.recording.stem.removesuffix("_td") for label in labels}
-        wanted = {Path(name).name.removesuffix("_td") for name in names}
+        called = [Path(name).name.removesuffix("_td") for name in names]
+        twice = next((name for name in called if called.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"`names` has the recording {twice} twice; name each one once.")
+        wanted = set(called)
         if not wanted or wanted - present:
             raise ValueError(
                 f"`names` has {', '.join(sorted(wanted - present)) or 'nothing'}, of which there are no labels; there are "

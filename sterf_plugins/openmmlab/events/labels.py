@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.lib.recfunctions import structured_to_unstructured
 
+from ...events.arrays import are_pixels
 from ...events.readers import FORMATS
 
 TIMES = ("t", "ts", "time", "timestamp")  # what a label's time is called
@@ -96,11 +97,11 @@ def _boxes(where: str, boxes: Sequence | np.ndarray) -> np.ndarray:
     """Boxes as an array (N, 4).
 
     Raises:
-        ValueError: one of them is something else than four finite numbers.
+        ValueError: one of them is something else than four numbers of pixels.
     """
     for box in boxes:
         values = np.asarray(box)
-        if values.shape != (4,) or values.dtype.kind not in "iuf" or not np.isfinite(values).all():
+        if values.shape != (4,) or values.dtype.kind not in "iuf" or not are_pixels(values):
             raise ValueError(f"{where} has the box {box}; it must be four finite numbers x, y, w, h, in pixels.")
     return np.array(boxes, np.float64).reshape(-1, 4)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from ...checks import one_of, positive_int
+from ...checks import one_of, positive_int, whole_number
 from ...functional import affine_gaussian as ag
 from ...functional.precision import without_autocast
 from ...functional.torch_kernels import default_device
@@ -425,10 +425,10 @@ def _numbers(name: str, values: Sequence[float], lowest: float | None = None) ->
 def _orders(orders: int | Iterable[ag.Order]) -> tuple[ag.Order, ...]:
     """The pairs (m, n); an int N stands for all with m + n <= N."""
     if isinstance(orders, int):
-        if orders < 0:
+        if whole_number("orders", orders) < 0:
             raise ValueError(f"`orders` is {orders}; it must be >= 0, or a list of (m, n).")
         return tuple((k - n, n) for k in range(orders + 1) for n in range(k + 1))
-    pairs = tuple((int(m), int(n)) for m, n in orders)
+    pairs = tuple((whole_number("orders", m), whole_number("orders", n)) for m, n in orders)
     if not pairs or min(min(pair) for pair in pairs) < 0:
         raise ValueError(f"`orders` is {pairs}; it needs at least one (m, n), with m, n >= 0.")
     return pairs

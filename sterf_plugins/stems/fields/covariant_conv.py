@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...checks import check_floating, one_of, positive_int
+from ...checks import check_floating, is_whole, one_of, positive_int
 from ...functional.precision import autocast_enabled, without_autocast
 from .bank import RFBank
 
@@ -82,9 +82,9 @@ class CovariantRFConv2d(nn.Module):
         size = bank.kernel_size
         self.kernel_size = (size, size)
         rows, columns = (stride, stride) if isinstance(stride, int) else stride
-        self.stride = (rows, columns)
+        self.stride = (positive_int("stride", rows), positive_int("stride", columns))
         pixels = size // 2 if padding == "same" else padding
-        if not isinstance(pixels, int) or pixels < 0:
+        if not is_whole(pixels) or pixels < 0:
             raise ValueError(f"`padding` is {padding!r}; it must be 'same' or an int >= 0.")
         self.padding = (pixels, pixels)
         self.groups = in_ch if mode == "depthwise" else 1
