@@ -109,6 +109,21 @@ def test_windows_by_count_and_other_formats(data, tmp_path):
         assert torch.equal(dataset(root)[50]["inputs"], dataset(data)[50]["inputs"])
 
 
+def test_boxes_before_the_first_events_have_empty_images(data, tmp_path):
+    """Also where a window by count has fewer microseconds than parts."""
+    (tmp_path / "train").mkdir()
+    events, labels = (
+        open_recording(data / "train" / "shapes000_td.h5").events(),
+        np.load(data / "train" / "shapes000_bbox.npy"),
+    )
+    write_recording(tmp_path / "train" / "a.npz", events, (64, 96))
+    labels["t"][:6] = np.repeat([events.t[0], events.t[0] + 1], 3)
+    np.save(tmp_path / "train" / "a.npy", labels)
+    few = dataset(tmp_path, count=300)
+    at_first = np.count_nonzero(events.t == events.t[0])
+    assert [few[i]["inputs"].sum().item() for i in range(3)] == [0, at_first, 300]
+
+
 def test_a_flip_takes_events_and_boxes_along(data):
     plain, flipped = dataset(data)[10], dataset(data, [dict(type="RandomFlip", prob=1.0)])[10]
     assert torch.equal(flipped["inputs"], plain["inputs"].flip(-1))
@@ -444,12 +459,25 @@ def test_arrays_and_json_that_say_nothing_or_nonsense(data, tmp_path):
         (dict(annotations=[annotations[0] | {"bbox": [1, 2, 3]}]), "has the box .1, 2, 3.; it must be four"),
         (dict(annotations=[annotations[0] | {"category_id": 77}]), "annotation 0 is of image .* and category 77"),
         (dict(annotations=[{"image_id": images[0]["id"], "category_id": 1}]), "annotation 0 has no bbox"),
-        (dict(categories=[*categories, dict(id=99, name="circle")]), "has two categories of one name: circle"),
+        (
+            dict(categories=[*categories, dict(id=99, name="circle")]),
+            "has two categories of one name or one id: circle",
+        ),
+        (
+            dict(categories=[*categories, dict(id=categories[0]["id"], name="star")]),
+            r"one id: circle \(0\), .* star \(0\)",
+        ),
     ):
         document = dict(images=images, annotations=annotations, categories=categories) | change
         (root / "c.json").write_text(json.dumps(document))
         with pytest.raises(ValueError, match=message):
             dataset(root, ann_file="c.json")
+    (root / "c.json").write_text(json.dumps(dict(images=images, annotations=[], categories=categories)))
+    with pytest.raises(
+        ValueError, match=r"none of 1 labelled times of .*c.json has a box, and `filter_cfg` leaves out all"
+    ):
+        dataset(root, ann_file="c.json", filter_cfg=dict(filter_empty_gt=True))
+    assert len(dataset(root, ann_file="c.json")) == 1
     np.save(file, good)
     (root / "file").write_text("")
     with pytest.raises(ValueError, match=r"cannot be copied to .*file.*: `cache`"):

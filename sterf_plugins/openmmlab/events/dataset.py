@@ -90,10 +90,20 @@ class EventDetDataset(BaseDetDataset):
         return infos
 
     def filter_data(self) -> list[dict]:
-        """Without times that have no box, if ``filter_cfg`` says ``filter_empty_gt``; a test has all."""
+        """Without times that have no box, if ``filter_cfg`` says ``filter_empty_gt``; a test has all.
+
+        Raises:
+            ValueError: none of them has a box.
+        """
         if self.test_mode or not (self.filter_cfg or {}).get("filter_empty_gt"):
             return self.data_list
-        return [info for info in self.data_list if info["instances"]]
+        kept = [info for info in self.data_list if info["instances"]]
+        if not kept:
+            raise ValueError(
+                f"none of {len(self.data_list)} labelled times of {self.ann_file} has a box, and `filter_cfg` leaves out all of "
+                f"them; give other labels, or filter_empty_gt=False."
+            )
+        return kept
 
     def _chosen(self, labels: list[Labels]) -> list[Labels]:
         """The labels of the recordings in ``names``."""

@@ -61,10 +61,9 @@ def read_coco(path: Path, folder: Path, classes: Sequence[str], unit: str) -> li
             f"{', '.join(map(repr, numbers))}."
         )
     label = {numbers[name]: i for i, name in enumerate(classes)}
-    if len(numbers) < len(document["categories"]):
-        raise ValueError(
-            f"{path} has two categories of one name: {', '.join(c['name'] for c in document['categories'])}."
-        )
+    if len(set(numbers.values())) < len(document["categories"]):
+        listed = ", ".join(f"{category['name']} ({category['id']})" for category in document["categories"])
+        raise ValueError(f"{path} has two categories of one name or one id: {listed}.")
     ids = {image.get("id") for image, _ in images}
     if None in ids or len(ids) < len(images):
         raise ValueError(f"{path} has images without an id, or two with the same; each needs its own.")

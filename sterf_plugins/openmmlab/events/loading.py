@@ -46,7 +46,7 @@ class LoadEvents(BaseTransform):
         recording = IndexedRecording(**results["recording"])
         events = recording.events(*results["event_range"])
         start, stop = results["window"]
-        times = equal_times(start, stop, self.parts)
+        times = equal_times(min(start, stop - self.parts), stop, self.parts)  # a part has a microsecond or more
         images = REPRESENTATIONS[self.representation](events, recording.size, times, **self.options)
         results["img"] = np.ascontiguousarray(images.reshape(-1, *recording.size).transpose(1, 2, 0))
         results["img_shape"] = results["ori_shape"] = recording.size
