@@ -114,28 +114,43 @@ def count_operations(model: nn.Module, *inputs: Tensor) -> Operations:
 
     Args:
         model: any module; of an OpenMMLab detector or segmentor only ``extract_feat`` runs.
-        inputs: batches, (N, C, H, W) or (T, N, C, H, W) each.
+        inputs: batches, (N, C, H, W) or (T, N, C, H, W) each; also (N, C).
 
     Returns:
         The operations of each layer that has any, summed over all inputs, and which operators could not be counted.
 
     Raises:
-        ValueError: there are no inputs.
+        TypeError, ValueError: there are no inputs, or they are no such batches, or a neuron gives NaN.
     """
     if not inputs:
         raise ValueError("`inputs` is empty; give at least one batch.")
+    numbers = [_number_of(batch) for batch in inputs]
     spikes = Spikes(model)
     counter = _Counter(model, spikes)
     uncounted = Uncounted(counter)
     forward = getattr(model, "extract_feat", model)
     with undisturbed(model) as start_afresh, spikes, DispatchCounterMode([counter, uncounted]), single_products(model):
-        for batch in inputs:
+        for batch, number in zip(inputs, numbers, strict=True):
             spikes.start()
-            counter.batch = batch.shape[batch.ndim - 4]
+            counter.batch = number
             start_afresh()
             forward(batch)
-    num_inputs = sum(b.shape[b.ndim - 4] for b in inputs)
-    return Operations(counter.layers(), spikes.neurons, num_inputs, uncounted.calls())
+    return Operations(counter.layers(), spikes.neurons, sum(numbers), uncounted.calls())
+
+
+def _number_of(batch: Any) -> int:
+    """Number of inputs in a batch.
+
+    Raises:
+        TypeError, ValueError: it is no batch whose axes are known.
+    """
+    if not isinstance(batch, Tensor):
+        raise TypeError(f"`inputs` has a {type(batch).__name__}; each batch must be a tensor.")
+    if batch.ndim not in (2, 4, 5) or not batch.numel():
+        raise ValueError(
+            f"`inputs` has shape {tuple(batch.shape)}; it must be (N, C, H, W) or (T, N, C, H, W), or (N, C)."
+        )
+    return batch.shape[1 if batch.ndim == 5 else 0]
 
 
 class _Counter(BaseCounter):

@@ -1,5 +1,6 @@
 """Spikes of a forward pass: which tensors they are, and what the neurons that sent them did."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,7 +65,12 @@ class Spikes:
                 self._neuron_outputs[y.untyped_storage().data_ptr()] = (y, norm, name)
                 found = self.neurons.setdefault(name, NeuronOperations(levels=levels, **_state_of(module)))
                 found.outputs += y.numel()
-                found.spikes += round(float(y.sum(dtype=torch.float64)) * norm)
+                total = float(y.sum(dtype=torch.float64))
+                if not math.isfinite(total):
+                    raise ValueError(
+                        f"the neurons of layer {name!r} give NaN: the weights have diverged, or the input has NaN."
+                    )
+                found.spikes += round(total * norm)
                 found.steps = max(found.steps, self._steps(name, module, y))
 
             self._handles.append(module.register_forward_hook(remember))

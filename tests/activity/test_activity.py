@@ -120,6 +120,13 @@ def test_bad_input():
         FiringRates(nn.Conv2d(1, 1, 1))
     with pytest.raises(ValueError, match="`inputs` is empty"):
         count_operations(two_layers())
+    for shape in ((2, 7, 5), (0, 1, 2, 2), (5,)):
+        with pytest.raises(ValueError, match=r"`inputs` has shape .*; it must be \(N, C, H, W\)"):
+            count_operations(two_layers(), torch.rand(shape))
+    with pytest.raises(TypeError, match="`inputs` has a list; each batch must be a tensor"):
+        count_operations(two_layers(), [torch.rand(1, 1, 2, 2)])
+    with pytest.raises(ValueError, match="the neurons of layer '1' give NaN: the weights have diverged"):
+        count_operations(two_layers(), torch.full((1, 1, 2, 2), float("nan")))
 
 
 class Call(nn.Module):
@@ -292,6 +299,8 @@ def test_the_tool(forked, tmp_path):
     assert record["total"]["energy_mj"] > 0 and record["total"]["inputs"] == 2
     assert len(record["neurons"]["stages.0.blocks.0.mixer.spike1"]["histogram"]) == 5
     assert record["weights"] == "random weights, BatchNorm statistics of 8 inputs" and record["not_counted"] == {}
+    failed = forked(TOOL, *options, "--time-steps", 0)
+    assert failed.returncode == 2 and "`--time-steps` is 0; it must be an int >= 1" in failed.stderr
     failed = forked(TOOL, "resnet18", "--input-size", "32", "32")
     assert failed.returncode == 2 and "no spiking neuron layer" in failed.stderr
 
