@@ -1,6 +1,7 @@
 """Files that are whole or not there, and never in the place of somebody else's."""
 
 import csv
+import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -80,15 +81,21 @@ def check_claim(folder: str | os.PathLike, owner: str, files: Iterable[str], ove
         overwrite: the user has said that they may be replaced.
 
     Raises:
-        ValueError: a file of these names is there, and the owner has not claimed the folder before.
+        ValueError: a file of these names is there, and the owner has not claimed the folder before; or it is a file.
     """
     folder, marker = Path(folder), _marker(folder, owner)
+    _check_no_file(folder)
     taken = [name for name in files if (folder / name).exists()]
     if taken and not marker.is_file() and not overwrite:
         raise ValueError(
             f"{folder} holds {', '.join(taken)}, which {owner} did not write there; give another folder, or --overwrite "
             f"to replace what it writes."
         )
+
+
+def _check_no_file(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; give the name of a folder.")
 
 
 def check_made(folder: str | os.PathLike, made: Iterable[str]) -> None:
@@ -130,12 +137,13 @@ def replacing_folder(path: str | os.PathLike, made: Iterable[str]) -> Iterator[P
         made: as in ``check_made``, of a folder that is replaced.
 
     Raises:
-        ValueError: another process is filling it, or there is a folder with other files.
+        ValueError: another process is filling it, or there is a file, or a folder with other files.
     """
     from filelock import FileLock, Timeout
 
     made, path = tuple(made), Path(os.path.realpath(path))
     partial, lock = (path.with_name(f".{path.name}.{kind}") for kind in ("partial", "lock"))
+    _check_no_file(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:  # the system gives the lock back, even of a process that is killed
         held = FileLock(lock).acquire(timeout=0)
@@ -159,6 +167,14 @@ def replacing_folder(path: str | os.PathLike, made: Iterable[str]) -> Iterator[P
         finally:
             with suppress(PermissionError):  # Windows deletes no file that is open; there FileLock does it
                 lock.unlink(missing_ok=True)
+
+
+def settings_in(marker: str | os.PathLike) -> Any:
+    """What a tool has written into the JSON file that marks its folder; ``None`` if it is missing, or of something else."""
+    try:
+        return json.loads(Path(marker).read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def lines_of(path: str | os.PathLike) -> list[str]:

@@ -196,7 +196,9 @@ def _recordings(root: Path, folder: str, split: str | Path | None) -> dict[str, 
     classes = [p for place in folders if place.is_dir() for p in place.iterdir() if p.is_dir() and p.name[0] != "."]
     paths: dict[str, Path] = {}
     for place in classes:
-        files = [p for p in place.rglob("*") if p.suffix.lower() in FORMATS and p.name[0] != "."]
+        files = [
+            p for p in place.rglob("*") if p.suffix.lower() in FORMATS and "/." not in p.relative_to(root).as_posix()
+        ]
         if not files:
             raise ValueError(f"the class folder {place} has no recording ({', '.join(FORMATS)}).")
         for path in files:

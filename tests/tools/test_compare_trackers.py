@@ -1,6 +1,7 @@
 """Several trackers beside each other, from result folders in everybody's formats."""
 
 import json
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,14 @@ def test_what_is_missing_or_wrong_is_a_line(forked, data):
     done = run(forked, folder, "--out", folder / "mine")
     assert done.returncode == 2 and "which compare_trackers did not write there" in done.stderr
     assert (folder / "mine" / "table.md").read_text() == "mine"
+
+
+def test_names_and_folders_with_an_equals_sign(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["compare_trackers.py"])
+    folders = runpy.run_path(str(TOOL), run_name="tool")["folders"]
+    odd = tmp_path / "lr=0.1" / "boxes"
+    odd.mkdir(parents=True)
+    assert folders([f"Ours={odd}", str(odd), f"={odd.parent}"]) == {"Ours": odd, "boxes": odd, "lr=0.1": odd.parent}
 
 
 def test_plots_have_the_curves_and_a_legend_best_first(data):

@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from sterf_plugins.files import check_claim, check_new, claim, empty_folder, replacing, replacing_folder
+from sterf_plugins.files import (
+    check_claim,
+    check_made,
+    check_new,
+    claim,
+    empty_folder,
+    replacing,
+    replacing_folder,
+    settings_in,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ROOT / "tools"
@@ -109,7 +118,59 @@ def test_a_folder_that_two_processes_make(tmp_path):
     (made / "mine.txt").write_text(MINE)
     with pytest.raises(ValueError, match=r"such as mine\.txt"), replacing_folder(made, ["*.png"]):
         pass
+    with (
+        pytest.raises(ValueError, match=r"mine\.txt is a file; give the name of a folder"),
+        replacing_folder(made / "mine.txt", ["*"]),
+    ):
+        pass
+    with pytest.raises(ValueError, match=r"mine\.txt is a file; give the name of a folder"):
+        check_claim(made / "mine.txt", "tool", ["report.html"])
     assert len(list(made.iterdir())) == 3
+
+
+@pytest.mark.parametrize(
+    ("tool", "files", "others"),
+    [
+        (
+            "make_tracking",
+            (
+                "test/disc01/events.aedat4",
+                "train/square102/vis_imgs/frame0001.png",
+                "test/disc01/inter1_stack_3008/gtp.json",
+            ),
+            ("mine.aedat4", "train/mine/events.aedat4", "train/mine/groundtruth.txt", "train/disc01/notes.txt"),
+        ),
+        (
+            "make_event_detection",
+            (
+                "train/shapes000_td.h5",
+                "test/shapes001_bbox.npy",
+                "event_cache/shapes000_td-0123456789ab.h5",
+                "train.txt",
+            ),
+            ("mine/shapes.txt", "event_cache/mine.h5", "annotations/mine.json", "train/shapes.txt"),
+        ),
+    ],
+)
+def test_recordings_of_the_user_in_a_data_set_are_not_deleted(tmp_path, tool, files, others):
+    made = load(f"dataset_tools/{tool}").MADE
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("ours")
+    check_made(tmp_path, made)
+    for name in others:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(MINE)
+        with pytest.raises(ValueError, match=rf"not made here \(1\), such as {name}"):
+            check_made(tmp_path, made)
+        (tmp_path / name).unlink()
+
+
+def test_videos_of_other_velocities_have_other_folders(tmp_path):
+    make_events = load("dataset_tools/make_events")
+    assert [make_events.in_name(value) for value in (0.2, 1, 0.125, 0.124)] == ["0.20", "1.00", "0.125", "0.124"]
+    (tmp_path / "events.json").write_text("no JSON")
+    assert settings_in(tmp_path / "events.json") is None and settings_in(tmp_path / "none.json") is None
 
 
 @pytest.mark.parametrize("settings", [None, "{}"])

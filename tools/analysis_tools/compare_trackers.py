@@ -46,7 +46,7 @@ def folders(specs: list[str]) -> dict[str, Path]:
     """Name of each tracker -> its result folder."""
     found: dict[str, Path] = {}
     for spec in specs:
-        name, _, path = spec.rpartition("=")
+        name, _, path = ("", "", spec) if "=" not in spec or Path(spec).is_dir() else spec.partition("=")
         name = name or Path(path).resolve().name
         if name in found:
             raise ValueError(f"two trackers are called {name!r}; name them: NAME=DIR.")

@@ -32,7 +32,10 @@ from sterf_plugins.files import check_new, empty_folder, replacing
 BOX = np.dtype([("t", "<i8"), ("x", "<f4"), ("y", "<f4"), ("w", "<f4"), ("h", "<f4"), ("class_id", "u1"),
                 ("track_id", "<u4"), ("class_confidence", "<f4")])  # fmt: skip
 FRAME = 1_000  # microseconds
-MADE = ("*/shapes*", "annotations/*.json", "train.txt", "test.txt", "event_cache/*.h5")
+MADE = (
+    *("t*/shapes[0-9]*_td.*", "t*/shapes[0-9]*_bbox.npy", "annotations/t*.json", "train.txt", "test.txt"),
+    "event_cache/shapes*_td-*.h5",
+)
 
 
 def parse_args() -> argparse.Namespace:

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from sterf_plugins.cli import console
 from sterf_plugins.events import SHAPES, Motion, render, write_events
-from sterf_plugins.files import empty_folder, replacing
+from sterf_plugins.files import empty_folder, replacing, settings_in
 
 BATCH = 16  # videos rendered at once; with another number, the same seed would give other videos
 FORMAT_VERSION = 1
@@ -70,14 +70,14 @@ def prepare_folder(args: argparse.Namespace) -> None:
     made_with |= dict(background=args.background, format=args.format)
     marker = args.out / "events.json"
     if args.out.exists() and any(args.out.iterdir()):
-        recorded = json.loads(marker.read_text()) if marker.is_file() else None
+        recorded = settings_in(marker)
         if recorded != made_with:
             if not args.overwrite:
                 raise ValueError(
                     f"{args.out} exists and was not made with these settings; give another folder or --overwrite."
                 )
             if recorded is None:
-                raise ValueError(f"{args.out} holds no event videos (no {marker.name}); it is not deleted.")
+                raise ValueError(f"{args.out} holds no event videos (no {marker.name} of them); it is not deleted.")
             empty_folder(args.out, MADE)
     console.check_writable(args.out, "OUT")
     if not marker.is_file():
@@ -97,7 +97,7 @@ def main() -> None:
     with tqdm(total=args.videos * len(combinations), unit="video", disable=None) as bar:
         for shapes, size, velocity, density in combinations:
             extent = min(args.resolution) / 3 if size is None else size
-            name = f"size{extent:g}-v{velocity:.2f}-p{density:.2f}"
+            name = f"size{extent:g}-v{in_name(velocity)}-p{in_name(density)}"
             folder = args.out / (f"{shapes[0]}-{name}" if args.single else name)
             bar.set_description(folder.name)
             for start in range(0, args.videos, BATCH):
@@ -121,6 +121,12 @@ def main() -> None:
                     made += len(missing)
                 bar.update(len(files))
     print(f"{args.out}: {made} videos made, {kept} were there; {len(combinations)} combination(s)")
+
+
+def in_name(value: float) -> str:
+    """A number with two decimals, or with all it has where these are not all: other numbers have other folders."""
+    text = f"{value:.2f}"
+    return text if float(text) == value else repr(value)
 
 
 def seed_of(seed: int, folder: str, start: int) -> int:

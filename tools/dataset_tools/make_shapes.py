@@ -28,7 +28,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from sterf_plugins.files import replacing_folder
+from sterf_plugins.files import replacing_folder, settings_in
 
 PLAIN = ("disc", "square", "triangle")
 TWINS = ("twin_a", "twin_b")
@@ -324,7 +324,7 @@ def main() -> None:
     )
     marker = args.out / "shapes.json"
     if args.out.exists() and not args.overwrite:
-        if marker.is_file() and json.loads(marker.read_text()) == made_with:
+        if settings_in(marker) == made_with:
             print(f"{args.out} is already there, made with the same settings")
             return
         sys.exit(_refuse(f"{args.out} exists and was not made with these settings; give another folder or --overwrite"))

@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from sterf_plugins.cli import console
 from sterf_plugins.events import Events, Frame, write_recording
-from sterf_plugins.files import replacing_folder
+from sterf_plugins.files import replacing_folder, settings_in
 from sterf_plugins.tracking.sequences import LAYOUTS
 
 CORNERS = {"disc": 40, "square": 4, "triangle": 3}
@@ -44,12 +44,18 @@ MADE = (
     "tracking.json",
     "pair.txt",
     "attributes.txt",
-    "*/test.txt",
-    "*.aedat4",
-    "*/img/[0-9]*.png",
-    "*/vis_imgs/frame[0-9]*.png",
-    "*/groundtruth*.txt",
-    "*/inter*_stack_3008/*",
+    "t*/test.txt",
+    *(
+        f"t*/{shape}[0-9][0-9]*/{file}"
+        for shape in CORNERS
+        for file in (
+            "*.aedat4",
+            "img/[0-9]*.png",
+            "vis_imgs/frame[0-9]*.png",
+            "groundtruth*.txt",
+            "inter*_stack_3008/*",
+        )
+    ),
 )
 
 
@@ -220,7 +226,7 @@ def main() -> None:
     settings |= dict(version=FORMAT_VERSION, size=list(args.size))
     marker = args.out / "tracking.json"
     if args.out.exists():
-        if marker.is_file() and json.loads(marker.read_text()) == settings:
+        if settings_in(marker) == settings:
             print(f"{args.out} is already there, made with the same settings")
             return
         if not args.overwrite:
