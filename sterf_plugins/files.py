@@ -169,12 +169,13 @@ def replacing_folder(path: str | os.PathLike, made: Iterable[str]) -> Iterator[P
                 lock.unlink(missing_ok=True)
 
 
-def settings_in(marker: str | os.PathLike) -> Any:
+def settings_in(marker: str | os.PathLike) -> dict[str, Any] | None:
     """What a tool has written into the JSON file that marks its folder; ``None`` if it is missing, or of something else."""
     try:
-        return json.loads(Path(marker).read_bytes())
+        found = json.loads(Path(marker).read_bytes())
     except (FileNotFoundError, ValueError):
         return None
+    return found if isinstance(found, dict) else None
 
 
 def lines_of(path: str | os.PathLike) -> list[str]:

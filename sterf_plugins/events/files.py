@@ -114,7 +114,12 @@ def _frames_and_labels(path: Path) -> tuple[int, np.ndarray | None]:
             f"{path} does not say how many frames it has, so its times are microseconds; give `frames`, into which they are "
             f"divided."
         )
-    return int(found), labels
+    frames = int(found)
+    if labels is not None and np.shape(labels)[:1] != (frames,):
+        raise ValueError(
+            f"{path} has labels of shape {np.shape(labels)}, and says that it has {frames} frames; make it again."
+        )
+    return frames, labels
 
 
 def frame_count(path: str | Path) -> int:

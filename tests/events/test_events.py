@@ -90,6 +90,9 @@ def test_unordered_events_are_refused(tmp_path):
     np.savez(tmp_path / "bad.npz", **arrays)
     with pytest.raises(ValueError, match="goes back in time from 3 to 1"):
         read_events(tmp_path / "bad.npz")
+    np.savez(tmp_path / "few.npz", **{**arrays, "t": [1, 3], "labels": np.zeros((3, 1, 2))})
+    with pytest.raises(ValueError, match=r"few.npz has labels of shape \(3, 1, 2\), and says that it has 4 frames"):
+        read_events(tmp_path / "few.npz")
     np.savez(tmp_path / "far.npz", **{**arrays, "x": [0, 90], "t": [1, 3]})
     with pytest.raises(ValueError, match="event 1 has x=90, outside the sensor"):
         read_events(tmp_path / "far.npz")

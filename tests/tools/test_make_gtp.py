@@ -1,6 +1,7 @@
 """Event images of a data set from real event files, made by the real tool and read by the data set."""
 
 import json
+import runpy
 import shutil
 from pathlib import Path
 
@@ -89,6 +90,29 @@ def test_a_second_run_goes_on_and_refuses_a_mix(forked, data):
         assert not list(data.glob(f"train/*/*inter{steps}*"))
     done = forked(*run, "--steps", "2", "--interval", "20000", "--jobs", "2")
     assert done.returncode == 0 and "2 sequences made" in done.stdout, done.stderr
+
+
+def test_images_of_other_labels_are_made_again(tmp_path, monkeypatch):
+    """A line more in the labels: the images that are there do not fit any more, and --overwrite replaces them."""
+    monkeypatch.setattr("sys.argv", ["make_gtp.py", str(tmp_path), "--layout", "fe108", "--interval", "1000"])
+    tool = runpy.run_path(str(TOOL), run_name="tool")
+    args, folder = tool["parse_args"](), tmp_path / "train" / "bike"
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    columns = [rng.integers(0, limit, 500) for limit in (30, 20, 2)]
+    write_recording(folder / "events.npz", Events.of(np.sort(rng.integers(0, 5000, 500)), *columns), (20, 30))
+    labels, images = folder / "groundtruth_rect.txt", folder / "inter1_stack_3008"
+    labels.write_text("1,1,5,5\n" * 4)
+    assert [tool["make"](args, folder) for _ in range(2)] == ["made", "there"]
+    old = json.loads((images / "gtp.json").read_text())
+    (images / "gtp.json").write_text(json.dumps({key: old[key] for key in old if key not in ("count", "first")}))
+    assert tool["make"](args, folder) == "there"  # as version 0.1 wrote it
+    (images / "gtp.json").write_text(json.dumps(old))
+    labels.write_text("1,1,5,5\n" * 5)
+    with pytest.raises(ValueError, match="has images of other settings, of other labels or frames"):
+        tool["make"](args, folder)
+    args.overwrite = True
+    assert tool["make"](args, folder) == "made" and len(list(images.glob("*_1.png"))) == 5
 
 
 # The tool with a largest size of a file, in bytes: what a full disk does. What it says does not count.

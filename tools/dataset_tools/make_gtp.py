@@ -7,7 +7,7 @@
 For each sequence SPLIT/NAME: SPLIT/NAME/inter{T}_stack_3008/NNNN_k.png, the T parts of an image for each label. Images lie between
 the times of the camera's frames in the recording: in FE108 from the frame that pair.txt names, in VisEvent from the first one.
 A sequence appears when it is whole; the same command goes on after an interruption. gtp.json in the folder of a sequence says with
-which settings its images were made, and other settings are refused.
+which settings its images were made, for how many labels and from which frame on; others are refused.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from sterf_plugins.checks import positive_int
 from sterf_plugins.cli import console
 from sterf_plugins.events import gtp
 from sterf_plugins.events.gtp import RULES, STEPS
-from sterf_plugins.files import replacing_folder
+from sterf_plugins.files import replacing_folder, settings_in
 from sterf_plugins.tracking.recordings import boundaries, first_frame, recording_of, with_events
 from sterf_plugins.tracking.sequences import IMAGES, LAYOUTS, SPLITS, read_boxes
 
@@ -57,19 +57,23 @@ def make(args: argparse.Namespace, folder: Path) -> str:
         key: getattr(args, key) for key in ("layout", "steps", "rule", "amount", "trajectory", "decay", "interval")
     }
     labels, start = LAYOUTS[args.layout]
+    count = len(read_boxes(folder / labels))
+    first = 0 if args.interval else first_frame(args.root, args.layout, folder.name)
+    settings |= dict(count=count, first=first)
     out = folder / IMAGES.format(args.steps)
     if out.exists():
-        marker = out / MARKER
-        if marker.is_file() and marker.read_text() == json.dumps(settings):
+        made_with = settings_in(out / MARKER)
+        if made_with is None and args.overwrite:
+            raise ValueError(f"{out} has no {MARKER}, so another program made it; it is not deleted: move it away.")
+        # Markers of version 0.1 have neither count nor first.
+        if made_with is not None and all(made_with.get(key, value) == value for key, value in settings.items()):
             return "there"
         if not args.overwrite:
             raise ValueError(
-                f"{out} has images of other settings, or of another program; move it away or give --overwrite."
+                f"{out} has images of other settings, of other labels or frames, or of another program; move it away or give "
+                f"--overwrite."
             )
-        if not marker.is_file():
-            raise ValueError(f"{out} has no {MARKER}, so another program made it; it is not deleted: move it away.")
-    recording, count = recording_of(folder), len(read_boxes(folder / labels))
-    first = 0 if args.interval else first_frame(args.root, args.layout, folder.name)
+    recording = recording_of(folder)
     times = boundaries(recording, count, first, args.interval)
     images = gtp(recording, times, args.steps, args.amount, args.trajectory, args.decay, args.rule)
     try:
