@@ -17,6 +17,7 @@ from .. import plugins
 from ..checks import check_floating, entries, flag, fraction, one_of, positive_int
 from ..layers import BatchNorm1d
 from ..layers.drop_path import drop_path, drop_path_rates
+from ..layers.spiking_nodes import check_takes_maps
 from ..stems import CovariantRFConv2d, RFBank
 from .base import Stage, StagedBackbone
 
@@ -49,7 +50,7 @@ class ScaleCovariantNet(StagedBackbone):
         pool: "max" or "logsumexp" over scales.
         neuron: "relu"; "integer" or another name of the entry-point group ``sterf_plugins.neurons``; a dict with
             ``type`` and options, such as dict(type="integer", levels=8) or dict(type="lif", T=4); or a
-            function that returns a module.
+            function that returns a module. Neurons with dynamics need ``T``, the time steps for which a map is held.
         drop_rate: dropout in front of the linear head.
         drop_path_rate: stochastic depth of the last block; it grows linearly over the blocks from 0.
         in_chans: number of image channels.
@@ -96,7 +97,9 @@ class ScaleCovariantNet(StagedBackbone):
 
         def layer(width: int, dim: int, stride: int, spikes: bool = True) -> ScaleConv:
             bank = RFBank(sigmas=(sigma,), ratios=(1.0,), orders=orders)
-            return ScaleConv(CovariantRFConv2d(width, dim, bank, stride), build() if spikes else nn.Identity())
+            return ScaleConv(
+                CovariantRFConv2d(width, dim, bank, stride), check_takes_maps(build()) if spikes else nn.Identity()
+            )
 
         stages, points, width, reduction = [], [], in_chans, scales[0]
         rates = iter(drop_path_rates(drop_path_rate, sum(depths)))
@@ -108,7 +111,7 @@ class ScaleCovariantNet(StagedBackbone):
         super().__init__(stages, dims, [max(1, round(r)) for r in points], in_chans, out_indices)
         self.scales, self.zoom, self.pool = scales, float(zoom), pool
         self.memory_efficient = flag("memory_efficient", memory_efficient)
-        self.head_neuron = build()
+        self.head_neuron = check_takes_maps(build())
         self.head_drop = nn.Dropout(fraction("drop_rate", drop_rate))
         self.set_num_classes(num_classes)
 

@@ -25,7 +25,8 @@ class SpikingCNN(nn.Module):
         kernel_size: width of the square kernels, an odd number; the padding keeps the size of the maps.
         neuron: "none", "relu", the name of a neuron plugin ("integer", "if", "lif", "plif", "ilif", "izhikevich", ...),
             or a function that returns a module.
-        T: number of time steps for which an image without a time axis is held; ``None`` to take such an image as it is.
+        T: number of time steps for which an image without a time axis is held; ``None`` for a single step without a time
+            axis.
         in_chans: number of input channels.
         bias: whether the convolutions have a bias, which starts at 0.
         mean, std: mean and standard deviation of the normal distribution from which the weights are drawn;
@@ -92,8 +93,8 @@ class Layer(nn.Module):
         self.neuron = neuron
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.ndim == 4:
-            return self.neuron(self.conv(x))
+        if x.ndim == 4:  # a single time step, since a neuron would take the batch for time steps
+            return self.neuron(self.conv(x).unsqueeze(0)).squeeze(0)
         return self.neuron(self.conv(x.flatten(0, 1)).unflatten(0, x.shape[:2]))
 
 

@@ -47,6 +47,21 @@ class StatelessNode(nn.Module):
         return f"T={self.T}"
 
 
+def check_takes_maps(neuron: nn.Module) -> nn.Module:
+    """Return a neuron that is to read maps (B, C, H, W); one without ``T`` would take their batch for time steps.
+
+    Raises:
+        ValueError: the neuron is a ``StatelessNode`` without ``T``.
+    """
+    if isinstance(neuron, StatelessNode) and neuron.T is None:
+        raise ValueError(
+            f"`neuron` is a {type(neuron.node).__name__} without `T`, which takes the first axis for time, and maps "
+            f"(B, C, H, W) have no time axis; give the number of steps for which a map is held, such as "
+            f"dict(type='lif', T=4)."
+        )
+    return neuron
+
+
 @torch.fx.wrap  # one step of a traced model, since nodes loop over time and keep a state meanwhile
 def _run_fresh(node: Any, x: Tensor) -> Tensor:
     check_floating("x", x)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from torch import Tensor, nn
 
 from .. import plugins
+from ..layers.spiking_nodes import check_takes_maps
 from ..registry import MODELS
 
 
@@ -67,12 +68,15 @@ class SpikingAct(nn.Module):
             dynamics need ``T``, the number of time steps for which the input is repeated.
         inplace: accepted for mmcv, which passes it to every activation; there is nothing to do in place.
         **options: the neuron's options, such as ``levels``.
+
+    Raises:
+        ValueError: the neuron has dynamics and no ``T``.
     """
 
     def __init__(self, neuron: str | Mapping | Callable = "integer", inplace: bool = False, **options):
         super().__init__()
         spec = {**neuron, **options} if isinstance(neuron, Mapping) else {"type": neuron, **options}
-        self.neuron = plugins.resolve("neurons", spec)()
+        self.neuron = check_takes_maps(plugins.resolve("neurons", spec)())
 
     def forward(self, x: Tensor) -> Tensor:
         return self.neuron(x)

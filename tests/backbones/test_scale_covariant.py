@@ -152,6 +152,8 @@ def test_recomputation_changes_nothing(attribute):
         (dict(zoom=0.5), "`zoom` is 0.5"),
         (dict(depths=(1,)), "one entry per stage"),
         (dict(neuron="relus"), "relus"),
+        (dict(neuron="lif"), "`neuron` is a LIFNode without `T`"),
+        (dict(neuron="ilif", dims=(4,), depths=(0,), strides=(2,)), "`neuron` is a ILIFNode without `T`"),
     ],
 )
 def test_wrong_arguments(options, message):

@@ -184,6 +184,14 @@ def test_spikingjelly_neurons(name, surrogate):
     assert np.count_nonzero(inside) <= 25
 
 
+@pytest.mark.parametrize("name", ["none", "integer", "if", "ilif"])
+def test_images_of_a_batch_are_no_time_steps(name):
+    model = SpikingCNN(2, neuron=name, channels=4, std=0.5).double()
+    images = torch.rand(3, 1, 5, 5).double()
+    together, alone = model(images), torch.cat([model(image[None]) for image in images])
+    assert torch.allclose(together, alone) and together.any()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
