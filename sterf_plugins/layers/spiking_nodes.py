@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_floating, positive_int
+from ..checks import check_floating, finite_number, positive_int
 from ..functional.still import repeat_still
 from .closed_form import IFNode, LIFNode
 
@@ -78,11 +78,22 @@ def _factory(class_name: str, replacement: type | None = None) -> Callable[..., 
     def build(T: int | None = None, **kwargs) -> StatelessNode:
         from spikingjelly.activation_based import neuron
 
-        return StatelessNode((replacement or getattr(neuron, class_name))(step_mode="m", **kwargs), T)
+        # SpikingJelly takes no int, such as tau=2, and its assertions have no words.
+        numbers = {name: finite_number(name, value) for name, value in kwargs.items() if type(value) in (int, float)}
+        try:
+            node = (replacement or getattr(neuron, class_name))(step_mode="m", **kwargs | numbers)
+        except AssertionError as error:
+            given = ", ".join(f"{name}={value!r}" for name, value in kwargs.items())
+            raise ValueError(
+                f"a {class_name} cannot have {given}: `tau` and `init_tau` must be > 1, potentials numbers (`v_reset` may be "
+                f"None), and `detach_reset` True or False."
+            ) from error
+        return StatelessNode(node, T)
 
     build.__name__ = build.__qualname__ = class_name
     build.__doc__ = (
-        f"SpikingJelly's ``{class_name}`` as a ``StatelessNode``, which takes ``T``; the node takes all other keywords."
+        f"SpikingJelly's ``{class_name}`` as a ``StatelessNode``, which takes ``T``; the node takes all other keywords.\n\n"
+        "Raises:\n    ValueError: the node cannot have one of the values."
     )
     return build
 

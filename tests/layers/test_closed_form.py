@@ -122,6 +122,26 @@ def test_a_spiking_convolution_is_its_parts_and_every_part_can_be_watched(pool, 
     assert torch.allclose(ours, theirs) and torch.allclose(a, b, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(tau=1.0), "a LIFNode cannot have tau=1.0: `tau` and `init_tau` must be > 1"),
+        (dict(v_threshold="1"), "cannot have v_threshold='1'"),
+        (dict(tau=2.0, detach_reset="no"), "cannot have tau=2.0, detach_reset='no'"),
+        (dict(v_threshold=float("nan")), "`v_threshold` is nan; it must be finite"),
+        (dict(tau=float("inf")), "`tau` is inf; it must be finite"),
+    ],
+)
+def test_values_that_a_node_cannot_have(options, message):
+    with pytest.raises(ValueError, match=message):
+        lif_node(**options)
+
+
+def test_ints_are_numbers():
+    x = torch.rand(4, 3) * 3
+    assert torch.equal(lif_node(tau=2, v_threshold=1, v_reset=0)(x), lif_node(tau=2.0, v_threshold=1.0, v_reset=0.0)(x))
+
+
 def test_where_spikingjellys_own_forward_runs():
     x = torch.randn(2, 3, requires_grad=True)
     assert has_closed_form(lif_node()(x))
