@@ -75,6 +75,12 @@ def check_floating(name: str, x: Any) -> None:
         raise TypeError(f"`{name}` has dtype {x.dtype}; it must be a floating-point tensor (use {name}.float()).")
 
 
+def check_steps(name: str, x: Any) -> None:
+    """Raise ``ValueError`` if a sequence (T, ...), whose first axis is time, has no time step."""
+    if x.ndim == 0 or len(x) == 0:
+        raise ValueError(f"`{name}` has shape {tuple(x.shape)}: T is 0; give at least one time step.")
+
+
 def check_module(name: str, value: object) -> None:
     """Raise ``TypeError`` unless ``value`` is a PyTorch module, as every model is."""
     if not hasattr(value, "named_modules"):

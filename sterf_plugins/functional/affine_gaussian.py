@@ -22,6 +22,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..checks import one_of
+
 Order = tuple[int, int]
 DISCRETIZATIONS = ("sampled", "integrated", "integrated_comp", "stencil", "discrete")
 _QUADRATURE = 10  # Gauss-Legendre nodes per pixel side; the error is below 1e-9 for sigma >= 0.7
@@ -270,7 +272,11 @@ def affine_kernels(frame: Tensor, orders: Sequence[Order], half: int, method: st
 
     Returns:
         Kernels (N, len(orders), 2 half + 1, 2 half + 1).
+
+    Raises:
+        ValueError: ``method`` is another word.
     """
+    one_of("method", method, DISCRETIZATIONS)
     covariance = covariance_of(frame)
     if method == "sampled":
         unnormalised = frame_derivatives(frame, [(0, 0), *orders], *grid(half, frame))

@@ -14,7 +14,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..checks import check_floating
+from ..checks import check_floating, positive_int
 from .strides import restrided_like
 from .torch_kernels import clamp_backward, transformed
 
@@ -61,14 +61,13 @@ def integer_fire(x: Tensor, levels: int = 4, norm: float | None = None) -> Tenso
         Tensor of the shape and dtype of ``x``, values in {0, 1, ..., levels} / norm.
 
     Raises:
-        TypeError: ``x`` is not a floating-point tensor.
+        TypeError: ``x`` is not a floating-point tensor, or ``levels`` not an int.
         ValueError: ``levels < 1`` or ``norm <= 0``.
 
     Source: arXiv:2407.20708, eq. 6-8 with one time step.
     """
     check_floating("x", x)
-    if levels < 1:
-        raise ValueError(f"`levels` is {levels!r}; it must be an int >= 1.")
+    positive_int("levels", levels)
     norm = levels if norm is None else norm
     if norm <= 0:
         raise ValueError(f"`norm` is {norm!r}; it must be > 0, or None for `levels`.")

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..checks import one_of
 from .torch_kernels import is_exporting
 
 LAYOUTS = ("raster", "channel")
@@ -26,8 +27,9 @@ def to_tokens(x: Tensor, layout: str) -> Tensor:
     """Read a feature map as tokens, (B, C, H, W) -> (B, H*W, C); ``layout`` is one of ``LAYOUTS``.
 
     Raises:
-        ValueError: the layout is "raster", and the model is being exported with a dynamic H or W.
+        ValueError: ``layout`` is another word, or it is "raster" and the model is being exported with a dynamic H or W.
     """
+    one_of("layout", layout, LAYOUTS)
     if layout == "channel":
         return x.permute(0, 2, 3, 1).flatten(1, 2)
     b, c, h, w = x.shape
@@ -49,7 +51,12 @@ def _is_dynamic(size: int) -> bool:
 
 
 def from_tokens(tokens: Tensor, size: Sequence[int], layout: str) -> Tensor:
-    """Write tokens as a feature map, (B, H*W, C') -> (B, C', H, W), as ``to_tokens`` reads it; ``size`` is (H, W)."""
+    """Write tokens as a feature map, (B, H*W, C') -> (B, C', H, W), as ``to_tokens`` reads it; ``size`` is (H, W).
+
+    Raises:
+        ValueError: ``layout`` is another word.
+    """
+    one_of("layout", layout, LAYOUTS)
     b, _, c = tokens.shape
     h, w = size
     if layout == "channel":

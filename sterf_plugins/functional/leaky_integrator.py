@@ -13,6 +13,7 @@ import math
 import torch
 from torch import Tensor
 
+from ..checks import check_steps, one_of
 from .torch_kernels import is_mapped, transformed
 
 METHODS = ("zoh", "euler", "backward")
@@ -33,7 +34,11 @@ def decay(mu: Tensor, dt: float = 1.0, method: str = "zoh") -> Tensor:
 
     Returns:
         Tensor of the shape of ``mu``.
+
+    Raises:
+        ValueError: ``method`` is another word.
     """
+    one_of("method", method, METHODS)
     r = dt / mu
     if method == "zoh":
         return torch.exp(-r)
@@ -56,8 +61,11 @@ def leaky_integrator(x: Tensor, a: Tensor, v: Tensor, gain: str = "area", backen
         States after each step, (T, *v.shape); the last one is the state from which to continue.
 
     Raises:
-        ValueError: the shapes do not fit backend "gemm".
+        ValueError: there is no time step, the shapes do not fit backend "gemm", or ``gain`` or ``backend`` is another word.
     """
+    one_of("gain", gain, GAINS)
+    one_of("backend", backend, BACKENDS)
+    check_steps("x", x)
     if backend == "auto":
         small = v.numel() <= _GEMM_VALUES if v.device.type == "cpu" else True
         backend = "gemm" if small and len(x) <= _GEMM_STEPS and _is_product(x, a) else "loop"
@@ -163,7 +171,11 @@ def moving_integrator(x: Tensor, a: Tensor, velocity: tuple[float, float]) -> Te
 
     Returns:
         States after each step, of the shape of ``x``; the state before the first step is 0.
+
+    Raises:
+        ValueError: there is no time step.
     """
+    check_steps("x", x)
     v, steps = torch.zeros_like(x[0]), []
     for frame in x.unbind(0):
         v = a * _shifted(_shifted(v, velocity[0], -1), velocity[1], -2) + (1 - a) * frame

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_floating, finite_number, positive_int
+from ..checks import check_floating, check_steps, finite_number, positive_int
 from ..functional.still import repeat_still
 from .closed_form import IFNode, LIFNode
 
@@ -26,7 +26,7 @@ class StatelessNode(nn.Module):
     Shapes: (T, B, ...) -> (T, B, ...), or (B, ...) -> (B, ...) when ``T`` is given.
 
     Raises:
-        ValueError: the node is not in multi-step mode, or ``T < 1``.
+        ValueError: the node is not in multi-step mode, or ``T < 1``; in ``forward``, if there is no time step.
     """
 
     node: Any  # SpikingJelly's nodes have no types
@@ -65,6 +65,7 @@ def check_takes_maps(neuron: nn.Module) -> nn.Module:
 @torch.fx.wrap  # one step of a traced model, since nodes loop over time and keep a state meanwhile
 def _run_fresh(node: Any, x: Tensor) -> Tensor:
     check_floating("x", x)
+    check_steps("x", x)
     node.reset()
     try:
         return node(x)

@@ -142,3 +142,8 @@ def test_l1_norms():
     f = frame(3.0, 2.5, 0.3)
     measured = ag.affine_kernels(f, [(2, 1)], 20)[0, 0].abs().sum().item()
     assert measured == pytest.approx(ag.l1_norm((2, 1)), rel=2e-3)
+
+
+def test_an_unknown_discretisation_is_named():
+    with pytest.raises(ValueError, match="`method` is 'sample'; allowed: 'sampled'"):
+        ag.affine_kernels(frame(2.0, 1.0, 0.0), [(1, 0)], 4, "sample")

@@ -86,6 +86,7 @@ def test_does_not_change_its_input():
     [
         (lambda: integer_fire(torch.ones(3, dtype=torch.long)), "floating-point"),
         (lambda: integer_fire(torch.ones(3), levels=0), "`levels` is 0"),
+        (lambda: integer_fire(torch.ones(3), levels=2.5), "`levels` is 2.5"),
         (lambda: integer_fire(torch.ones(3), norm=0), "`norm` is 0"),
         (lambda: IntegerSpike(0), "`levels` is 0"),
         (lambda: IntegerSpike(2.5), "`levels` is 2.5"),

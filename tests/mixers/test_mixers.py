@@ -5,6 +5,7 @@ from torch.nn import functional as F
 
 from sterf_plugins import plugins
 from sterf_plugins.erf.calibrate import calibrate
+from sterf_plugins.functional import from_tokens, to_tokens
 from sterf_plugins.layers import MixerBlock
 from sterf_plugins.mixers import SRB, ConvMixer, MLPixer
 from sterf_plugins.testing import check_mixer
@@ -102,6 +103,13 @@ def test_contract(mixer):
 def test_bad_input(mixer, arguments, message):
     with pytest.raises((TypeError, ValueError), match=message):
         mixer(**arguments)
+
+
+def test_an_unknown_layout_is_named():
+    with pytest.raises(ValueError, match="`layout` is 'pixels'; allowed: 'raster', 'channel'"):
+        to_tokens(torch.zeros(1, 2, 3, 3), "pixels")
+    with pytest.raises(ValueError, match="`layout` is 'pixels'"):
+        from_tokens(torch.zeros(1, 9, 2), (3, 3), "pixels")
 
 
 @pytest.mark.slow

@@ -331,6 +331,15 @@ def test_uniform_start_is_between_the_given_constants():
         (lambda: TemporalRF((2.0,))(torch.zeros(2, 2, 3).double(), torch.zeros(1, 2, 3)), "float64"),
         (lambda: CovariantSTStem(3, 8)(torch.zeros(2, 3, 8, 8)), "static_T"),
         (lambda: CovariantSTStem(3, 8)(torch.zeros(0, 2, 3, 8, 8)), "T is 0"),
+        (lambda: lif_node()(torch.zeros(0, 2)), "T is 0"),
+        (lambda: moving_integrator(torch.zeros(0, 2, 2), torch.ones(()), (0.0, 0.0)), "T is 0"),
+        (lambda: leaky_integrator(torch.zeros(0, 2), torch.ones(()), torch.zeros(2)), "T is 0"),
+        (lambda: leaky_integrator(torch.zeros(1, 2), torch.ones(()), torch.zeros(2), "unit"), "`gain` is 'unit'"),
+        (
+            lambda: leaky_integrator(torch.zeros(1, 2), torch.ones(()), torch.zeros(2), backend="fft"),
+            "`backend` is 'fft'",
+        ),
+        (lambda: decay(torch.ones(()), method="exact"), "`method` is 'exact'; allowed: 'zoh', 'euler', 'backward'"),
         (lambda: temporal_scales(0), "n"),
     ],
 )

@@ -8,7 +8,7 @@ import torch
 from spikingjelly.activation_based import base, functional, surrogate
 from torch import Tensor, nn
 
-from ...checks import check_floating, one_of, positive_int
+from ...checks import check_floating, check_steps, one_of, positive_int
 from ...functional.leaky_integrator import BACKENDS, GAINS, METHODS, decay, leaky_integrator
 from ...functional.precision import without_autocast
 from ...functional.torch_kernels import default_device
@@ -204,8 +204,7 @@ class TemporalRF(nn.Module):
                 f"input has shape {tuple(x.shape)}; it must be (T, B, C, H, W) or (T, B, C). An image has no time axis: "
                 f"x.unsqueeze(0) is one step of it, x.expand(T, *x.shape) holds it for T steps."
             )
-        if len(x) == 0:
-            raise ValueError(f"input has shape {tuple(x.shape)}: T is 0; give at least one time step.")
+        check_steps("x", x)
         if self.channels and x.shape[2] != self.channels:
             raise ValueError(f"input has shape {tuple(x.shape)}; per_channel={self.channels} needs so many channels.")
         shape = (self.scales, *x.shape[1:])
