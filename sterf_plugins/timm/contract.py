@@ -29,7 +29,7 @@ class TimmContract(_Backbone):
             the other one for the pool that the classifier reads.
         device: device of the parameters.
         dtype: dtype of the parameters.
-        **kwargs: the backbone's arguments.
+        **kwargs: the backbone's arguments but for ``out_indices``, which is an option of timm's ``features_only=True``.
 
     Raises:
         TypeError, ValueError: an argument is out of range; the message names it and what is allowed.
@@ -38,6 +38,8 @@ class TimmContract(_Backbone):
     POOLS: tuple[str, ...] = ("avg", "")  # what ``global_pool`` may be
 
     def __init__(self, num_classes: int = 1000, global_pool: str = "avg", device=None, dtype=None, **kwargs):
+        if "out_indices" in kwargs:
+            raise TypeError("`out_indices` chooses feature maps: give features_only=True, too, or leave it out.")
         with torch.device(device or default_device()):
             super().__init__(**kwargs | dict(num_classes=num_classes))
         if dtype is not None:

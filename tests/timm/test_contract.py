@@ -92,6 +92,11 @@ def test_out_indices():
     ] == [128]
 
 
+def test_out_indices_are_for_feature_maps():
+    with pytest.raises(TypeError, match="`out_indices` chooses feature maps: give features_only=True"):
+        create("sdtv3_nano", num_classes=0, out_indices=(1,))
+
+
 def test_forward_intermediates():
     model = create("sdtv3_nano_srb")
     x = torch.randn(1, 3, 64, 64)
