@@ -62,7 +62,7 @@ def finite_number(name: str, value: object) -> float:
         TypeError: it is not a number.
         ValueError: it is infinite or NaN.
     """
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"`{name}` is {value!r} ({type(value).__name__}); it must be a number.")
     if not math.isfinite(value):
         raise ValueError(f"`{name}` is {value!r}; it must be finite.")

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .. import plugins
-from ..checks import one_of, positive_int
+from ..checks import flag, one_of, positive_int
 
 
 class SpikingCNN(nn.Module):
@@ -72,7 +72,7 @@ class SpikingCNN(nn.Module):
         self.layers = nn.Sequential()
         for i in range(depth):
             width = in_chans if i == 0 else channels
-            conv = nn.Conv2d(width, channels, kernel_size, padding=kernel_size // 2, bias=bias)
+            conv = nn.Conv2d(width, channels, kernel_size, padding=kernel_size // 2, bias=flag("bias", bias))
             nn.init.normal_(conv.weight, 1 / kernel_size**2 / width if mean is None else mean, std)
             if conv.bias is not None:
                 nn.init.zeros_(conv.bias)

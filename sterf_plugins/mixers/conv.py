@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from ..checks import fraction, one_of, positive_int
+from ..checks import flag, fraction, one_of, positive_int
 from ..functional import LAYOUTS
 from ..layers import IntegerSpike
 from ..layers.batch_norm import BatchNorm2d
@@ -33,6 +33,7 @@ class ConvMixer(nn.Module):
     ):
         super().__init__()
         one_of("layout", layout, LAYOUTS)
+        flag("norm_hidden", norm_hidden)
         fraction("drop", drop)
         hidden = positive_int("dim", dim) * positive_int("ratio", ratio)
         self.spike1 = IntegerSpike(levels)

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from ..checks import fraction, one_of, positive_int
+from ..checks import flag, fraction, one_of, positive_int
 from ..functional import LAYOUTS, to_tokens
 from ..layers import IntegerSpike
 from ..layers.batch_norm import BatchNorm1d
@@ -48,7 +48,7 @@ class TokenMixer(nn.Module):
         self.layout = layout
         self.spike1 = IntegerSpike(levels)
         self.fc1 = nn.Linear(self.dim, self.hidden, bias=False)
-        self.bn1 = BatchNorm1d(self.hidden) if norm_hidden else nn.Identity()
+        self.bn1 = BatchNorm1d(self.hidden) if flag("norm_hidden", norm_hidden) else nn.Identity()
         self.drop1 = nn.Dropout(fraction("drop", drop))
         self.spike2 = IntegerSpike(levels)
         nn.init.trunc_normal_(self.fc1.weight, std=0.02)

@@ -20,10 +20,10 @@ class CovariantStem(nn.Module):
         in_chans: image channels.
         embed_dim: output channels.
         stride: stride of the convolution.
-        kernel_size: side of the window in pixels, for the default bank. An even size, as patch embeddings have, becomes
-            the next odd one; the size of the output remains.
+        kernel_size: side of the window in pixels, for the default bank; ``None``: 7. An even size, as patch embeddings
+            have, becomes the next odd one; the size of the output remains.
         bank: the receptive fields, or a mapping of the arguments of ``RFBank``; ``None``:
-            ``RFBank.for_kernel_size(kernel_size)``.
+            ``RFBank.for_kernel_size(kernel_size)``. A bank that is given has a ``kernel_size`` of its own.
         learn: what the default bank learns, such as ("sigma", "ratio", "angle").
         init: "rf", "rf-free" or "uniform", as in ``CovariantRFConv2d``.
 
@@ -38,14 +38,19 @@ class CovariantStem(nn.Module):
         in_chans: int,
         embed_dim: int,
         stride: int = 2,
-        kernel_size: int = 7,
+        kernel_size: int | None = None,
         bank: RFBank | Mapping | None = None,
         learn: tuple[str, ...] = (),
         init: str = "rf",
     ):
         super().__init__()
         self.stride = positive_int("stride", stride)
-        bank = bank_or_default(bank, kernel_size, learn, init)
+        if bank is not None and kernel_size is not None:
+            raise ValueError(
+                f"`kernel_size` is {kernel_size}, which is for the default bank; give `bank` its own, as "
+                f"RFBank(kernel_size=...)."
+            )
+        bank = bank_or_default(bank, 7 if kernel_size is None else kernel_size, learn, init)
         self.conv = CovariantRFConv2d(in_chans, embed_dim, bank, stride, init=init)
         self.bn = BatchNorm2d(embed_dim)
 

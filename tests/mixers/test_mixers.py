@@ -98,6 +98,7 @@ def test_contract(mixer):
         (dict(dim=8, drop=1.5), "`drop` is 1.5"),
         (dict(dim=0), "`dim` is 0"),
         (dict(dim=8, ratio="4"), "`ratio` is '4'"),
+        (dict(dim=8, norm_hidden="no"), "`norm_hidden` is 'no'"),
     ],
 )
 def test_bad_input(mixer, arguments, message):

@@ -323,6 +323,12 @@ def test_uniform_start_is_between_the_given_constants():
         (lambda: TemporalRF((0.4,), method="euler"), "diverges"),
         (lambda: TemporalRF((2.0,), kind="spike"), "`kind`"),
         (lambda: TemporalRF((2.0,), per_channel=True), "number of channels"),
+        (lambda: TemporalRF((2.0,), per_channel=2.7), "`per_channel` is 2.7"),
+        (lambda: TemporalRF(2.0), "`mus` is 2.0"),
+        (lambda: TemporalRF((math.inf,)), "all > 0 and finite"),
+        (lambda: TemporalRF((2.0,), "lif", th=math.nan), "`th` is nan"),
+        (lambda: TemporalRF((2.0,), learn_mu="no"), "`learn_mu` is 'no'"),
+        (lambda: cascade_constants(2.0, 3, discrete="no"), "`discrete` is 'no'"),
         (lambda: TemporalRF((2.0,), "lif", per_channel=3), "one time constant per scale"),
         (lambda: TemporalRF((2.0,), "norse:li"), "method='euler'"),
         (lambda: TemporalRF((2.0,))(torch.zeros(2, 3, 4, 4)), "no time axis"),
@@ -344,7 +350,7 @@ def test_uniform_start_is_between_the_given_constants():
     ],
 )
 def test_bad_input(call, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         call()
 
 

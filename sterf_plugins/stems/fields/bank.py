@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from ...checks import one_of, positive_int, whole_number
+from ...checks import entries, finite_number, flag, one_of, positive_int, whole_number
 from ...functional import affine_gaussian as ag
 from ...functional.precision import without_autocast
 from ...functional.torch_kernels import default_device
@@ -98,7 +98,7 @@ class RFBank(nn.Module):
         # On the CPU whatever the default device, which may hold no numbers ("meta"); `_store` moves what is kept.
         i, j, k = (torch.tensor(column, device="cpu") for column in zip(*fields, strict=True))
         values = [torch.tensor(v, dtype=torch.float64, device="cpu") for v in (sigmas, ratios, angles)]
-        if not shared:
+        if not flag("shared", shared):
             values = [v[index] for v, index in zip(values, (i, j, k), strict=True)]
             i = j = k = torch.arange(len(fields), device="cpu")
         self._index = tuple(tuple(index.tolist()) for index in (i, j, k))
@@ -216,9 +216,12 @@ class RFBank(nn.Module):
         learn = (learn,) if isinstance(learn, str) else tuple(learn)
         for name in learn:
             one_of("learn", name, LEARNABLE)
+        if "frame" in learn and len(learn) > 1:
+            raise ValueError(f"`learn` is {learn}; 'frame' is all of a field, and stands alone.")
         self.orders = _orders(orders)
-        self.discretization, self.normalize, self.zero_dc, self.learn = discretization, normalize, zero_dc, learn
-        self.truncate = float(truncate)
+        self.discretization, self.normalize, self.learn = discretization, normalize, learn
+        self.zero_dc = flag("zero_dc", zero_dc)
+        self.truncate = finite_number("truncate", truncate)
         self.kernel_size = _kernel_size(frames, kernel_size, truncate)
         self._check_sampling(frames)
         self.bounds = None if bounds is None else _bounds(bounds, frames)
@@ -411,7 +414,7 @@ def bank_or_default(bank: RFBank | Mapping | None, kernel_size: int, learn: Sequ
 
 def _numbers(name: str, values: Sequence[float], lowest: float | None = None) -> list[float]:
     """The values as floats that are finite and, for ``lowest`` 0 or 1, > 0 or >= 1."""
-    values = [float(v) for v in values]
+    values = [float(v) for v in entries(name, values)]
     if not values:
         raise ValueError(f"`{name}` is empty; a bank needs at least one entry.")
     requirement = {None: "finite", 0.0: "> 0", 1.0: ">= 1; swap the axes by angle + pi/2 instead"}[lowest]
@@ -424,14 +427,18 @@ def _numbers(name: str, values: Sequence[float], lowest: float | None = None) ->
 
 def _orders(orders: int | Iterable[ag.Order]) -> tuple[ag.Order, ...]:
     """The pairs (m, n); an int N stands for all with m + n <= N."""
-    if isinstance(orders, int):
-        if whole_number("orders", orders) < 0:
+    if not isinstance(orders, Iterable):
+        highest = whole_number("orders", orders, "an int, or a list of (m, n)")
+        if highest < 0:
             raise ValueError(f"`orders` is {orders}; it must be >= 0, or a list of (m, n).")
-        return tuple((k - n, n) for k in range(orders + 1) for n in range(k + 1))
-    pairs = tuple((whole_number("orders", m), whole_number("orders", n)) for m, n in orders)
-    if not pairs or min(min(pair) for pair in pairs) < 0:
-        raise ValueError(f"`orders` is {pairs}; it needs at least one (m, n), with m, n >= 0.")
-    return pairs
+        return tuple((k - n, n) for k in range(highest + 1) for n in range(k + 1))
+    pairs = [entries("orders", pair) for pair in entries("orders", orders)]
+    if not pairs or any(len(pair) != 2 for pair in pairs):
+        raise ValueError(f"`orders` is {orders!r}; it must be an int, or a list of at least one (m, n).")
+    whole = tuple((whole_number("orders", m), whole_number("orders", n)) for m, n in pairs)
+    if min(map(min, whole)) < 0:
+        raise ValueError(f"`orders` is {whole}; m and n must be >= 0.")
+    return whole
 
 
 def _kernel_size(frames: Tensor, kernel_size: int | None, truncate: float) -> int:

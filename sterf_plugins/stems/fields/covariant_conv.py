@@ -1,12 +1,13 @@
 """A convolution whose kernels are learned mixtures of covariant receptive fields."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...checks import check_floating, is_whole, one_of, positive_int
+from ...checks import check_floating, flag, is_whole, one_of, positive_int
 from ...functional.precision import autocast_enabled, without_autocast
 from .bank import RFBank
 
@@ -81,7 +82,7 @@ class CovariantRFConv2d(nn.Module):
         self.mode, self.init, self.padding_mode = mode, init, padding_mode
         size = bank.kernel_size
         self.kernel_size = (size, size)
-        rows, columns = (stride, stride) if isinstance(stride, int) else stride
+        rows, columns = stride if isinstance(stride, Sequence) and len(stride) == 2 else (stride, stride)
         self.stride = (positive_int("stride", rows), positive_int("stride", columns))
         pixels = size // 2 if padding == "same" else padding
         if not is_whole(pixels) or pixels < 0:
@@ -90,7 +91,7 @@ class CovariantRFConv2d(nn.Module):
         self.groups = in_ch if mode == "depthwise" else 1
         # Code that handles any convolution reads these attributes too.
         self.dilation, self.output_padding, self.transposed = (1, 1), (0, 0), False
-        self.bias = nn.Parameter(torch.zeros(self.out_ch)) if bias else None
+        self.bias = nn.Parameter(torch.zeros(self.out_ch)) if flag("bias", bias) else None
 
         self.bank: RFBank | None = bank
         if mode == "mix":

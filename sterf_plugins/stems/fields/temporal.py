@@ -8,7 +8,7 @@ import torch
 from spikingjelly.activation_based import base, functional, surrogate
 from torch import Tensor, nn
 
-from ...checks import check_floating, check_steps, one_of, positive_int
+from ...checks import check_floating, check_steps, entries, finite_number, flag, one_of, positive_int
 from ...functional.leaky_integrator import BACKENDS, GAINS, METHODS, decay, leaky_integrator
 from ...functional.precision import without_autocast
 from ...functional.torch_kernels import default_device
@@ -54,6 +54,7 @@ def cascade_constants(sigma: float, levels: int, c: float = 2**0.5, discrete: bo
 
     Source: Lindeberg, arXiv:2311.10543.
     """
+    flag("discrete", discrete)
     if not (sigma > 0 and c > 1):
         raise ValueError(f"`sigma` is {sigma} and `c` is {c}; they must be > 0 and > 1.")
     variances = [c ** (2 * (k - levels)) * sigma**2 for k in range(1, positive_int("levels", levels) + 1)]
@@ -130,21 +131,24 @@ class TemporalRF(nn.Module):
             ("backend", backend, BACKENDS),
         ):
             one_of(name, value, allowed)
-        mu = torch.tensor([float(m) for m in mus], dtype=torch.float64, device="cpu")
-        if not len(mu) or not bool((mu > 0).all()) or not dt > 0:
-            raise ValueError(f"`mus` is {list(mus)} and `dt` {dt}; give at least one time constant, all > 0.")
+        mu = torch.tensor([float(m) for m in entries("mus", mus)], dtype=torch.float64, device="cpu")
+        dt, th = finite_number("dt", dt), finite_number("th", th)
+        if not len(mu) or not bool(((mu > 0) & mu.isfinite()).all()) or not dt > 0:
+            raise ValueError(
+                f"`mus` is {list(mus)} and `dt` {dt}; give at least one time constant, all > 0 and finite."
+            )
         if init == "uniform":
             mu = uniform_constants(mu.tolist(), mu.dtype)
-        self.kind, self.mode, self.dt, self.method, self.gain = kind, mode, float(dt), method, gain
-        self.combine, self.th, self.reset, self.surrogate, self.backend = combine, float(th), reset, surrogate, backend
+        self.kind, self.mode, self.dt, self.method, self.gain = kind, mode, dt, method, gain
+        self.combine, self.th, self.reset, self.surrogate, self.backend = combine, th, reset, surrogate, backend
         if per_channel is True:
             raise ValueError("`per_channel` is True; give the number of channels, such as per_channel=32.")
-        self.channels = int(per_channel) or None
+        self.channels = positive_int("per_channel", per_channel) if per_channel else None
         self._check_dynamics(mu)
         log_mu = mu.log().float().to(default_device())
         if self.channels:
             log_mu = log_mu[:, None].repeat(1, self.channels)
-        if learn_mu:
+        if flag("learn_mu", learn_mu):
             self.log_mu = nn.Parameter(log_mu)
         else:
             self.register_buffer("log_mu", log_mu, persistent=False)
