@@ -12,7 +12,6 @@ import itertools
 import json
 import statistics
 import tempfile
-import time
 from functools import partial
 from pathlib import Path
 from unittest import mock
@@ -24,7 +23,7 @@ from PIL import Image
 from plain_sdtv3 import PlainSDTV3
 from plain_spikformer import PlainSpikformer, calibrate
 from saved import Results, begin, options
-from timing import peak_mib, seconds
+from timing import now, peak_mib, seconds
 
 import sterf_plugins.timm  # noqa: F401
 from sterf_plugins.backbones import SDTV3, Spikformer
@@ -266,15 +265,15 @@ def simple_loop(model, images, layers, parameters):
 
 
 def cpu_seconds(sides, repeats):
-    """Median CPU seconds of the process, and the result, of each side, run in turn; the first run is warm-up."""
-    seconds, results = {name: [] for name in sides}, {}
+    """Median seconds, and the result, of each side, run in turn; the first run is warm-up."""
+    times, results = {name: [] for name in sides}, {}
     for i in range(repeats + 1):
         for name, work in sides.items():
-            start = time.process_time()
+            start = now("cpu")
             results[name] = work()
             if i:
-                seconds[name].append(time.process_time() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}, results
+                times[name].append(now("cpu") - start)
+    return {name: statistics.median(values) for name, values in times.items()}, results
 
 
 def engine(model, images, layers, **options):

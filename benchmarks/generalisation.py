@@ -16,13 +16,14 @@ Results are saved after each run; the same command goes on where it was interrup
 
 import json
 import statistics
-import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
 from digit_networks import CHANNELS, SCALES, SIZE, TIME, OneGrid, group_convolutions, scale_channels
 from saved import Results, begin, options, versions
+from timing import seconds
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -130,11 +131,9 @@ def size_run(data: Digits, side: str, spiking: bool, seed: int, epochs: int, dev
         factor = 2 ** torch.empty(1).uniform_(-2, 2).item() if this.augmented else 1.0
         return placed(images, factor, (shift[0], shift[1]))
 
-    start = time.process_time()
-    train(model, seen, data.train, epochs, this.rate)
-    spent = time.process_time() - start
+    spent = seconds(lambda: train(model, seen, data.train, epochs, this.rate), device)
     model = this.finish(model, spiking)
-    return dict(accuracy=curve(model, placed, data.test), parameters=parameters(model), training_cpu_s=round(spent, 1))
+    return dict(accuracy=curve(model, placed, data.test), parameters=parameters(model), training_s=round(spent, 1))
 
 
 def speed_run(data: Digits, side: str, seed: int, epochs: int, device: str) -> dict:
@@ -145,13 +144,14 @@ def speed_run(data: Digits, side: str, seed: int, epochs: int, device: str) -> d
     def directions(number: int) -> Tensor:
         return torch.randint(DIRECTIONS, (number,)).to(device)
 
+    def seen(images: Tensor) -> Tensor:
+        return events(images, 1, directions(len(images)))
+
     def tested(images: Tensor, factor: float) -> Tensor:
         return events(images, factor, torch.arange(len(images), device=device) % DIRECTIONS)
 
-    start = time.process_time()
-    train(model, lambda x: events(x, 1, directions(len(x))), data.train, epochs, 0.003)
-    spent = time.process_time() - start
-    return dict(accuracy=curve(model, tested, data.test), parameters=parameters(model), training_cpu_s=round(spent, 1))
+    spent = seconds(lambda: train(model, seen, data.train, epochs, 0.003), device)
+    return dict(accuracy=curve(model, tested, data.test), parameters=parameters(model), training_s=round(spent, 1))
 
 
 def parameters(model: nn.Module) -> int:
@@ -162,7 +162,7 @@ def parameters(model: nn.Module) -> int:
 
 
 def cost(device: str, tiny: bool, folder: Path | None) -> dict:
-    """Seconds per image of a forward pass, the sides in turn: process time on a CPU, wall time on a GPU."""
+    """Seconds per image of a forward pass, the sides in turn."""
     size, number, repeats = (32, 1, 1) if tiny else (128, 1, 7)
     channels = dict(CHANNELS, scales=SCALES)
     ours = scale_channels(False, scales=SCALES).to(device).eval()
@@ -179,30 +179,15 @@ def cost(device: str, tiny: bool, folder: Path | None) -> dict:
     with torch.no_grad():
         for repeat in range(repeats + 1):  # the first is a warm-up
             for name, side in sides.items():
-                start = seconds(device)
-                side(x)
+                spent = seconds(partial(side, x), device)
                 if repeat or tiny:
-                    times[name].append((seconds(device) - start) / number)
+                    times[name].append(spent / number)
     medians = {name: statistics.median(t) for name, t in times.items()}
-    ratios = {
-        name: dict(
-            median=medians[name] / medians["scale channels"],
-            **spread([b / a for a, b in zip(times["scale channels"], t, strict=True)]),
-        )
-        for name, t in times.items()
-    }
+    ratios = {}
+    for name, t in times.items():
+        each = [b / a for a, b in zip(times["scale channels"], t, strict=True)]
+        ratios[name] = dict(median=medians[name] / medians["scale channels"], lowest=min(each), highest=max(each))
     return dict(seconds_per_image=medians, over_ours=ratios, channels=len(SCALES), size=size, missing=missing)
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    return dict(lowest=min(values), highest=max(values))
-
-
-def seconds(device: str) -> float:
-    if device == "cuda":
-        torch.cuda.synchronize()
-        return time.perf_counter()
-    return time.process_time()
 
 
 # --- table and figure -------------------------------------------------------------------------------------------------

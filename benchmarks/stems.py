@@ -10,13 +10,13 @@ except G1 and G2, which are ours / nn.Conv2d.
 import copy
 import math
 import statistics
-import time
 import warnings
 from functools import partial
 
 import torch
 from saved import Results, begin, options
 from spikingjelly.activation_based import neuron
+from timing import seconds
 from torch import nn
 
 from sterf_plugins.stems import CovariantRFConv2d, CovariantSTStem, RFBank, TemporalRF
@@ -25,21 +25,12 @@ warnings.simplefilter("ignore")
 LEARN = ("sigma", "ratio", "angle")
 
 
-def seconds(device, repeats, *calls):
-    """Medians of the calls, taken in turn after a warm-up."""
+def medians(device, repeats, *calls):
+    """Median seconds of the calls, taken in turn after a warm-up."""
     for call in calls:
         call()
-    times = [[] for _ in calls]
-    for _ in range(repeats):
-        for call, kept in zip(calls, times, strict=True):
-            if device == "cuda":
-                torch.cuda.synchronize()
-            start = time.perf_counter()
-            call()
-            if device == "cuda":
-                torch.cuda.synchronize()
-            kept.append(time.perf_counter() - start)
-    return [statistics.median(kept) for kept in times]
+    times = [[seconds(call, device) for call in calls] for _ in range(repeats)]
+    return [statistics.median(kept) for kept in zip(*times, strict=True)]
 
 
 def step(module, x):
@@ -118,8 +109,8 @@ def space(args):
             y.backward(torch.ones_like(y))
             theirs.zero_grad()
 
-        p, f, n = seconds(device, repeats, forward(plain, x), forward(frozen, x), forward(theirs_frozen, x))
-        pt, lt, nt = seconds(device, max(3, repeats // 3), step(plain, x), step(learned, x), norse_step)
+        p, f, n = medians(device, repeats, forward(plain, x), forward(frozen, x), forward(theirs_frozen, x))
+        pt, lt, nt = medians(device, max(3, repeats // 3), step(plain, x), step(learned, x), norse_step)
         results[name] = {
             "G1 folded forward / Conv2d": f / p,
             "G2 learnable step / Conv2d": lt / pt,
@@ -137,7 +128,7 @@ def building(args):
     bank, rows = fields_of(192)
     ours = RFBank(**bank, kernel_size=13, learn=LEARN).to(device)
     with torch.no_grad():
-        theirs, mine = seconds(
+        theirs, mine = medians(
             device,
             repeats,
             lambda: spatial_receptive_fields_with_derivatives(rows.to(device), 13, domain=8),
@@ -171,8 +162,8 @@ def time_fields(args):
                 y.backward(torch.ones_like(y))
 
             with torch.no_grad():
-                a, b = seconds(device, repeats, lambda x=x, loop=loop: loop(x), lambda x=x, mine=mine: mine(x))
-            c, d = seconds(device, repeats, loop_step, step(mine, x))
+                a, b = medians(device, repeats, lambda x=x, loop=loop: loop(x), lambda x=x, mine=mine: mine(x))
+            c, d = medians(device, repeats, loop_step, step(mine, x))
             rows[f"T={length}, {math.prod(shape)} values per step"] = {"forward": a / b, "step": c / d}
             forwards.append(a / b)
             steps.append(c / d)
@@ -194,7 +185,7 @@ def last_step(args):
     def space_first(x):
         return stacked.time(stacked.space(x))[0]
 
-    a, b = seconds(device, repeats, forward(space_first, x), forward(first, x))
+    a, b = medians(device, repeats, forward(space_first, x), forward(first, x))
     return {"G8 space-first / time-first, T=64": a / b}
 
 
@@ -213,7 +204,7 @@ def lif(args):
                 return theirs(x)
 
             stateless.parameters = theirs.parameters
-            a, b = seconds(device, repeats, step(stateless, x), step(mine, x))
+            a, b = medians(device, repeats, step(stateless, x), step(mine, x))
             rows[f"T={length}, {math.prod(shape)} values per step"] = a / b
     return {"G9 SpikingJelly step / ours": {"least": min(rows.values()), "each": rows}}
 
