@@ -87,7 +87,7 @@ def from_files(files: list[Path], loaded: Loaded, size: tuple[int, int], squash:
     With ``squash`` they are resized to ``size`` whatever their shape, and nothing is cropped.
 
     Raises:
-        ValueError: a file is not a readable image; the message names it.
+        ValueError: a file is not a readable image, or it has more than 8 bits per channel; the message names it.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -95,9 +95,11 @@ def from_files(files: list[Path], loaded: Loaded, size: tuple[int, int], squash:
     for path in files:
         try:
             with Image.open(path) as file:
-                image = file.convert("RGB" if channels == 3 else "L")
+                mode, image = file.mode, file.convert("RGB" if channels == 3 else "L")
         except (UnidentifiedImageError, OSError, SyntaxError) as error:
             raise ValueError(f"{path} is no readable image ({error}); remove it or give another folder.") from error
+        if mode.startswith(("I", "F")):  # Pillow would cut off all values above 255
+            raise ValueError(f"{path} has more than 8 bits per channel; give 8-bit images.")
         if squash:
             image = image.resize((size[1], size[0]))
         scale = max(size[0] / image.height, size[1] / image.width)

@@ -1,9 +1,12 @@
 """Models that the tools load."""
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from sterf_plugins.cli.loading import load_model
+from sterf_plugins.cli.images import from_files
+from sterf_plugins.cli.loading import Loaded, load_model
 
 
 @pytest.mark.slow
@@ -54,3 +57,13 @@ def test_the_size_is_that_which_the_model_was_built_for(name, size):
     loaded = load_model(name)
     assert loaded.size == size
     loaded.model(torch.zeros(1, 3, *size))
+
+
+def test_images_of_more_than_8_bits_are_refused(tmp_path):
+    loaded = Loaded("none", torch.nn.Identity(), (4, 4), (0.0,), (1.0,))
+    for name, kind in (("bytes", np.uint8), ("words", np.uint16)):
+        Image.fromarray(np.full((4, 4), 200, kind)).save(tmp_path / f"{name}.png")
+    (pixels,) = from_files([tmp_path / "bytes.png"], loaded, (4, 4))
+    assert torch.equal(pixels, torch.full((1, 1, 4, 4), 200.0))
+    with pytest.raises(ValueError, match=r"words\.png has more than 8 bits per channel"):
+        next(from_files([tmp_path / "words.png"], loaded, (4, 4)))
