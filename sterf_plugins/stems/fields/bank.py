@@ -2,24 +2,19 @@
 
 import inspect
 import math
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from ...checks import entries, finite_number, flag, one_of, positive_int, whole_number
+from ...checks import finite_number, flag, one_of, positive_int
 from ...functional import affine_gaussian as ag
 from ...functional.precision import without_autocast
 from ...functional.torch_kernels import default_device
+from .bank_checks import check_sampling, derivative_orders, numbers, sigma_bounds, window_size
 
 NORMALIZATIONS = ("affine", "none", "l1")
 LEARNABLE = ("sigma", "ratio", "angle", "frame")
-# Below these standard deviations along the shorter axis, in pixels, a derivative of order 1 or 2 is more than about a
-# per cent wrong.
-_ACCURATE = {"sampled": {1: 0.65, 2: 0.8}, "integrated": {1: 0.65, 2: 0.8}, "integrated_comp": {1: 0.6, 2: 0.6}}
-# The pixel grid cannot represent fields whose shorter standard deviation is not above these, in pixels.
-_REPRESENTABLE = {"sampled": 0.3, "integrated": 0.1, "integrated_comp": 0.3, "stencil": 0.3, "discrete": 0.0}
 
 
 class RFBank(nn.Module):
@@ -83,11 +78,11 @@ class RFBank(nn.Module):
         shared: bool = True,
         bounds: tuple[float, float] | None = None,
     ):
-        sigmas, ratios = _numbers("sigmas", sigmas, 0.0), _numbers("ratios", ratios, 1.0)
+        sigmas, ratios = numbers("sigmas", sigmas, 0.0), numbers("ratios", ratios, 1.0)
         if angles is None:
             count = positive_int("n_angles", n_angles)
             angles = [k * math.pi / count for k in range(count)]
-        angles = _numbers("angles", angles)
+        angles = numbers("angles", angles)
         fields = [
             (i, j, k)
             for i in range(len(sigmas))
@@ -102,9 +97,8 @@ class RFBank(nn.Module):
             values = [v[index] for v, index in zip(values, (i, j, k), strict=True)]
             i = j = k = torch.arange(len(fields), device="cpu")
         self._index = tuple(tuple(index.tolist()) for index in (i, j, k))
-        frames = ag.frame_of_eigen(
-            (values[0][i] * values[1][j].sqrt()), (values[0][i] / values[1][j].sqrt()), values[2][k]
-        )
+        sigma, ratio, angle = values
+        frames = ag.frame_of_eigen(sigma[i] * ratio[j].sqrt(), sigma[i] / ratio[j].sqrt(), angle[k])
         generators = None if "frame" in learn else values
         self._finish(
             frames,
@@ -218,17 +212,18 @@ class RFBank(nn.Module):
             one_of("learn", name, LEARNABLE)
         if "frame" in learn and len(learn) > 1:
             raise ValueError(f"`learn` is {learn}; 'frame' is all of a field, and stands alone.")
-        self.orders = _orders(orders)
+        self.orders = derivative_orders(orders)
         self.discretization, self.normalize, self.learn = discretization, normalize, learn
         self.zero_dc = flag("zero_dc", zero_dc)
         self.truncate = finite_number("truncate", truncate)
-        self.kernel_size = _kernel_size(frames, kernel_size, truncate)
-        self._check_sampling(frames)
-        self.bounds = None if bounds is None else _bounds(bounds, frames)
+        self.kernel_size = window_size(frames, kernel_size, truncate)
+        check_sampling(frames, self.orders, self.kernel_size, discretization)
+        self.bounds = None if bounds is None else sigma_bounds(bounds, frames)
         if learn and generators is not None:
-            for name, value in zip(("sigma", "ratio", "angle"), generators, strict=True):
-                raw = self._unbounded(value) if name == "sigma" else value.log() if name == "ratio" else value
-                self._store({"sigma": "log_sigma", "ratio": "log_ratio", "angle": "angle"}[name], raw, name in learn)
+            sigma, ratio, angle = generators
+            self._store("log_sigma", self._unbounded(sigma), learned="sigma" in learn)
+            self._store("log_ratio", ratio.log(), learned="ratio" in learn)
+            self._store("angle", angle, learned="angle" in learn)
         elif learn:
             self._store("frame", frames, learned=True)
         else:
@@ -339,37 +334,6 @@ class RFBank(nn.Module):
             learn=("frame",) if self.learn else (),
         ).to(self.kernels().device)
 
-    def _check_sampling(self, frames: Tensor) -> None:
-        """Raise or warn if fields are too small for the pixel grid or too large for the window."""
-        sigma1, sigma2, _ = ag.eigen_of_covariance(ag.covariance_of(frames))
-        smallest, widest, half = sigma2.min().item(), sigma1.max().item(), self.kernel_size // 2
-        lowest = _REPRESENTABLE[self.discretization]
-        if smallest <= lowest:
-            raise ValueError(
-                f"the smallest standard deviation of the bank is {smallest:.3g} pixels; {self.discretization!r} needs "
-                f"more than {lowest}. Take larger `sigmas`, smaller `ratios`, or discretization='discrete'."
-            )
-        if half < widest:
-            raise ValueError(
-                f"`kernel_size` {self.kernel_size} is too small for a field with a standard deviation of {widest:.3g} "
-                f"pixels: its window must reach 1 of them and should reach 3, kernel_size={2 * math.ceil(3 * widest) + 1}."
-            )
-        if half < 2 * widest:
-            warnings.warn(
-                f"kernel_size {self.kernel_size} is a window of {half / widest:.2g} standard deviations of the widest "
-                f"field ({widest:.3g} pixels); below 2 the responses are more than 10 % off.",
-                stacklevel=4,
-            )
-        order = min(2, max(m + n for m, n in self.orders))
-        needed = _ACCURATE.get(self.discretization, {}).get(order, 0)
-        if smallest < needed:
-            other = "'stencil' or 'discrete'" if smallest < 0.6 else "'integrated_comp'"
-            warnings.warn(
-                f"derivatives of order {order} are inaccurate at a standard deviation of {smallest:.3g} pixels with "
-                f"discretization={self.discretization!r} (they need {needed}); use {other}, or larger fields.",
-                stacklevel=4,
-            )
-
     def extra_repr(self) -> str:
         learned = f", learn={self.learn}" if self.learn else ""
         return f"{len(self)} kernels, kernel_size={self.kernel_size}, {self.discretization}, {self.normalize}{learned}"
@@ -410,59 +374,6 @@ def bank_or_default(bank: RFBank | Mapping | None, kernel_size: int, learn: Sequ
     if learn and init != "rf":
         raise ValueError(f"`learn` is {learn!r}, but with init={init!r} no field is left to be learned; use init='rf'.")
     return RFBank.for_kernel_size(kernel_size, learn=learn) if bank is None else bank
-
-
-def _numbers(name: str, values: Sequence[float], lowest: float | None = None) -> list[float]:
-    """The values as floats that are finite and, for ``lowest`` 0 or 1, > 0 or >= 1."""
-    values = [float(v) for v in entries(name, values)]
-    if not values:
-        raise ValueError(f"`{name}` is empty; a bank needs at least one entry.")
-    requirement = {None: "finite", 0.0: "> 0", 1.0: ">= 1; swap the axes by angle + pi/2 instead"}[lowest]
-    for v in values:
-        fits = math.isfinite(v) and (lowest is None or (v >= 1 if lowest else v > 0))
-        if not fits:
-            raise ValueError(f"`{name}` holds {v}; it must be {requirement}.")
-    return values
-
-
-def _orders(orders: int | Iterable[ag.Order]) -> tuple[ag.Order, ...]:
-    """The pairs (m, n); an int N stands for all with m + n <= N."""
-    if not isinstance(orders, Iterable):
-        highest = whole_number("orders", orders, "an int, or a list of (m, n)")
-        if highest < 0:
-            raise ValueError(f"`orders` is {orders}; it must be >= 0, or a list of (m, n).")
-        return tuple((k - n, n) for k in range(highest + 1) for n in range(k + 1))
-    pairs = [entries("orders", pair) for pair in entries("orders", orders)]
-    if not pairs or any(len(pair) != 2 for pair in pairs):
-        raise ValueError(f"`orders` is {orders!r}; it must be an int, or a list of at least one (m, n).")
-    whole = tuple((whole_number("orders", m), whole_number("orders", n)) for m, n in pairs)
-    if min(map(min, whole)) < 0:
-        raise ValueError(f"`orders` is {whole}; m and n must be >= 0.")
-    return whole
-
-
-def _kernel_size(frames: Tensor, kernel_size: int | None, truncate: float) -> int:
-    """The side of the window: as given, or ``truncate`` standard deviations of the widest field to each side."""
-    if kernel_size is not None:
-        if positive_int("kernel_size", kernel_size) % 2 == 0:
-            raise ValueError(f"`kernel_size` is {kernel_size}; it must be odd, so that a field has a centre pixel.")
-        return int(kernel_size)
-    if not truncate > 0:
-        raise ValueError(f"`truncate` is {truncate}; it must be > 0 standard deviations, such as 3.")
-    reach = ag.eigen_of_covariance(ag.covariance_of(frames))[0].max().item()
-    return 2 * max(1, math.ceil(truncate * reach - 1e-9)) + 1
-
-
-def _bounds(bounds: tuple[float, float], frames: Tensor) -> tuple[float, float]:
-    """The bounds as floats; an error if they do not hold all sigmas."""
-    low, high = (float(b) for b in bounds)
-    sigma = torch.linalg.det(frames).abs().sqrt()
-    if not 0 < low < high or sigma.min() < low * (1 - 1e-6) or sigma.max() > high * (1 + 1e-6):
-        raise ValueError(
-            f"`bounds` is {bounds}; it must be 0 < low < high and hold all sigmas, "
-            f"{sigma.min().item():.3g} to {sigma.max().item():.3g}."
-        )
-    return low, high
 
 
 def _at_least_float32(x: Tensor) -> Tensor:
