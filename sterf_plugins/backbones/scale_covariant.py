@@ -192,7 +192,10 @@ def _sizes(x: Tensor, in_chans: int, scales: tuple[float, ...], zoom: float) -> 
 
 def _resized(x: Tensor, height: int, width: int) -> Tensor:
     """The image in another size; the triangle of the anti-aliased filter grows with the scale."""
-    return x if x.shape[2:] == (height, width) else F.interpolate(x, (height, width), mode="bilinear", antialias=True)
+    if x.shape[2:] == (height, width):
+        return x
+    wide = x if x.dtype == torch.float64 else x.float()  # on a CPU PyTorch has no such filter for half precision
+    return F.interpolate(wide, (height, width), mode="bilinear", antialias=True).to(x.dtype)
 
 
 def _window(x: Tensor, factor: float, size: Sequence[int]) -> Tensor:

@@ -161,6 +161,14 @@ def test_wrong_arguments(options, message):
         ScaleCovariantNet(**{**SMALL, **options})
 
 
+def test_half_precision():
+    model, x = net(scales=(1, 2), num_classes=4).float(), blobs(32).float()
+    with torch.no_grad():
+        expected, found = model(x), model.bfloat16()(x.bfloat16())
+    assert found.dtype == torch.bfloat16
+    assert torch.allclose(found.float(), expected, atol=0.02 * expected.abs().max().item())
+
+
 def test_wrong_inputs():
     with pytest.raises(ValueError, match=r"takes \(B, 1, H, W\)"):
         net()(torch.randn(1, 3, 32, 32))
