@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import plugins
-from ..checks import check_floating, entries, flag, fraction, one_of, positive_int
+from ..checks import check_floating, entries, finite_number, flag, fraction, one_of, positive_int, whole_number
 from ..layers import BatchNorm1d
 from ..layers.drop_path import drop_path, drop_path_rates
 from ..layers.spiking_nodes import check_takes_maps
@@ -83,14 +83,16 @@ class ScaleCovariantNet(StagedBackbone):
     ):
         dims = tuple(positive_int("dims", d) for d in entries("dims", dims))
         strides = tuple(positive_int("strides", s) for s in entries("strides", strides))
-        depths = tuple(d and positive_int("depths", d, "an int >= 0") for d in entries("depths", depths))
+        depths = tuple(whole_number("depths", d, "an int >= 0") for d in entries("depths", depths))
+        if min(depths, default=0) < 0:
+            raise ValueError(f"`depths` is {depths}; its entries must be >= 0.")
         if not len(dims) == len(depths) == len(strides) > 0:
             raise ValueError(
                 f"`dims`, `depths` and `strides` are {dims}, {depths}, {strides}; give one entry per stage."
             )
         scales = _ascending(scales)
         one_of("pool", pool, POOLS)
-        if not zoom >= 1:
+        if finite_number("zoom", zoom) < 1:
             raise ValueError(f"`zoom` is {zoom}; it must be >= 1, where 1 means none.")
         in_chans = positive_int("in_chans", in_chans)
         build = nn.ReLU if neuron == "relu" else plugins.resolve("neurons", neuron)
@@ -220,7 +222,7 @@ def _pooled_pixels(maps: list[Tensor], pool: str) -> Tensor:
 
 def _ascending(scales: Sequence[float]) -> tuple[float, ...]:
     """The scales as a tuple of ascending positive numbers."""
-    numbers = tuple(float(s) for s in entries("scales", scales))
+    numbers = tuple(finite_number("scales", s) for s in entries("scales", scales))
     if not numbers or numbers[0] <= 0 or list(numbers) != sorted(set(numbers)):
         raise ValueError(f"`scales` is {tuple(scales)}; give ascending numbers > 0, such as (1, 1.41, 2, 2.83, 4).")
     return numbers

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import plugins
-from ..checks import check_floating, flag, fraction, one_of, positive_int
+from ..checks import check_floating, entries, finite_number, flag, fraction, one_of, positive_int
 from ..functional import LAYOUTS
 from ..functional.strides import channels_last
 from ..layers import Downsample, IntegerSpike, MixerBlock, TransformerBlock
@@ -93,6 +93,8 @@ class SDTV3(StagedBackbone):
     ):
         dims, num_heads, depths = _architecture(arch)
         ratio, levels = positive_int("ratio", ratio), positive_int("levels", levels)
+        attn_factor = finite_number("attn_factor", attn_factor)
+        layer_scale = None if layer_scale is None else finite_number("layer_scale", layer_scale)
         one_of("layout", layout, LAYOUTS)
         for name, value in dict(norm_hidden=norm_hidden, sep_conv=sep_conv, memory_efficient=memory_efficient).items():
             flag(name, value)
@@ -162,13 +164,14 @@ def _architecture(arch: str | Mapping) -> tuple[tuple[int, ...], int, tuple[int,
             f"`arch` is {arch!r}; give one of {', '.join(map(repr, ARCHITECTURES))} or a dict with exactly "
             f"`embed_dims` (four ints) and `num_heads`, and `depths` (five ints) where those differ."
         )
-    dims = tuple(positive_int("arch['embed_dims']", d) for d in arch["embed_dims"])
+    dims = tuple(positive_int("arch['embed_dims']", d) for d in entries("arch['embed_dims']", arch["embed_dims"]))
     heads = positive_int("arch['num_heads']", arch["num_heads"])
     if len(dims) != 4 or dims[0] % 2:
         raise ValueError(f"`arch['embed_dims']` is {dims}; it must be four ints, the first even.")
     if dims[2] % heads or dims[3] % heads:
         raise ValueError(f"`arch['num_heads']` (={heads}) must divide the last two embed_dims {dims[2:]}.")
-    depths = tuple(positive_int("arch['depths']", d) for d in arch.get("depths", DEPTHS))
+    depths = entries("arch['depths']", arch.get("depths", DEPTHS))
+    depths = tuple(positive_int("arch['depths']", d) for d in depths)
     if len(depths) != len(DEPTHS):
         raise ValueError(f"`arch['depths']` is {depths}; it must be {len(DEPTHS)} ints, one for each stage.")
     return dims, heads, depths

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .. import plugins
-from ..checks import flag, one_of, positive_int
+from ..checks import finite_number, flag, one_of, positive_int
 
 
 class SpikingCNN(nn.Module):
@@ -61,7 +61,7 @@ class SpikingCNN(nn.Module):
         super().__init__()
         depth, channels = positive_int("depth", depth), positive_int("channels", channels)
         in_chans = positive_int("in_chans", in_chans)
-        if not std >= 0:
+        if finite_number("std", std) < 0:
             raise ValueError(f"`std` is {std}; it must be >= 0.")
         if positive_int("kernel_size", kernel_size) % 2 == 0:
             raise ValueError(f"`kernel_size` is {kernel_size}; it must be odd, so that the output keeps the size.")
@@ -115,4 +115,4 @@ def _surrogate(name: str, alpha: float) -> nn.Module:
     from spikingjelly.activation_based import surrogate
 
     one_of("surrogate", name, _SURROGATES)
-    return getattr(surrogate, name)(alpha=alpha)
+    return getattr(surrogate, name)(alpha=finite_number("alpha", alpha))

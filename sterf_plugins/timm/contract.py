@@ -107,7 +107,8 @@ class TimmContract(_Backbone):
 
         A head with a neuron (SDT-V1, Meta-SDT, Max-Former) reads the course over time, which ``forward`` hands to it.
         Here it gets that course with ``keep_time`` only; the mean over time, which is the feature map otherwise, is held
-        for T steps.
+        for T steps. ``ScaleCovariantNet`` pools over scales behind the pixels, and here before them: with
+        ``pool="logsumexp"`` these are other numbers.
         """
         if self.num_classes and not pre_logits:
             return self.classify(self.hold(x))

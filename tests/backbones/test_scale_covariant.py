@@ -1,5 +1,7 @@
 """Scale channels with shared weights: what they see, what they share, and what stays the same when the image grows."""
 
+import math
+
 import pytest
 import timm
 import torch
@@ -149,7 +151,10 @@ def test_recomputation_changes_nothing(attribute):
         (dict(scales=(2, 1)), "`scales` is"),
         (dict(scales=(0, 1)), "`scales` is"),
         (dict(pool="mean"), "`pool` is 'mean'"),
+        (dict(scales=(1, math.inf)), "`scales` is inf"),
         (dict(zoom=0.5), "`zoom` is 0.5"),
+        (dict(zoom=math.inf), "`zoom` is inf"),
+        (dict(depths=(-1, 0)), r"`depths` is \(-1, 0\)"),
         (dict(depths=(1,)), "one entry per stage"),
         (dict(neuron="relus"), "relus"),
         (dict(neuron="lif"), "`neuron` is a LIFNode without `T`"),

@@ -215,6 +215,10 @@ def test_bad_networks():
         SpikingCNN(surrogate="Atan")
     with pytest.raises(ValueError, match="must be odd"):
         SpikingCNN(kernel_size=2)
+    with pytest.raises(TypeError, match="`alpha` is '2'"):
+        SpikingCNN(surrogate="ATan", alpha="2")
+    with pytest.raises(ValueError, match="`std` is nan"):
+        SpikingCNN(std=float("nan"))
     with pytest.raises(TypeError, match="`bias` is 'no'"):
         SpikingCNN(bias="no")
     with pytest.raises(ValueError, match="unknown neuron 'lifff'"):
