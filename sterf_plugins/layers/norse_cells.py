@@ -1,16 +1,12 @@
 """norse's leaky integrator and LIF cells over a sequence (optional extra ``norse``)."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from ..checks import require
 
 
-def norse_sequence(
-    x: Tensor, v: Tensor, tau_inv: Tensor, dt: float, fires: bool, th: float, surrogate: Callable | None
-) -> tuple[Tensor, Tensor]:
+def norse_sequence(x: Tensor, v: Tensor, tau_inv: Tensor, dt: float, fires: bool, th: float) -> tuple[Tensor, Tensor]:
     """Run norse's ``li_box`` or ``lif_box`` cell step by step: forward Euler, hard reset to 0, a spike at v > th.
 
     Args:
@@ -20,21 +16,17 @@ def norse_sequence(
         dt: duration of a step, in the unit of the time constant.
         fires: True: LIF neuron, which gives spikes; False: leaky integrator, which gives potentials.
         th: firing threshold.
-        surrogate: must be ``None``, since norse has surrogate functions of its own.
 
     Returns:
         Spikes or potentials (T, ...), and the potential (...) after the last step.
 
     Raises:
         ImportError: norse is not installed.
-        ValueError: ``surrogate`` is given.
     """
     require("norse", extra="norse")
     from norse.torch.functional.leaky_integrator_box import LIBoxParameters, LIBoxState, li_box_feed_forward_step
     from norse.torch.functional.lif_box import LIFBoxFeedForwardState, LIFBoxParameters, lif_box_feed_forward_step
 
-    if surrogate is not None:
-        raise ValueError("`surrogate` is SpikingJelly's; norse's cells have their own: leave it out.")
     zero = torch.zeros((), dtype=x.dtype, device=x.device)
     step, state, parameters = (
         (

@@ -58,6 +58,8 @@ class CovariantSTStem(nn.Module):
         self.space = CovariantRFConv2d(in_ch, out_ch, bank, stride, **options)
         self.norm = BatchNorm2d(self.space.out_ch) if norm else None
         self.time = TemporalRF((2.0, 4.0)) if temporal is None else temporal
+        if not isinstance(self.time, TemporalRF):
+            raise TypeError(f"`temporal` is {temporal!r} ({type(temporal).__name__}); it must be a TemporalRF.")
         self.act = nn.ReLU() if act else nn.Identity()
 
     def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor | None]:

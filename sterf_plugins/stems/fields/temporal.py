@@ -84,8 +84,8 @@ class TemporalRF(nn.Module):
         th: firing threshold of the LIF kinds.
         reset: what a spike does to the potential of the LIF kinds: "hard" sets it to 0, "soft" subtracts ``th``, and
             ``None`` leaves it as it is.
-        surrogate: surrogate function of SpikingJelly for the kind "lif"; ``None``: its ``Sigmoid``. norse's kinds
-            accept ``None`` only.
+        surrogate: surrogate function of SpikingJelly for the kind "lif"; ``None``: its ``Sigmoid``. The other kinds accept
+            ``None`` only.
         learn_mu: whether the time constants are learned (as their logarithms).
         per_channel: number of channels, each of which then has its own time constants; False: all channels share them.
         init: "rf": the time constants start at ``mus``; "uniform": 1 / mu is drawn uniformly between the extremes of
@@ -164,6 +164,12 @@ class TemporalRF(nn.Module):
             )
         if self.method == "euler" and ratio > 1:
             warnings.warn(f"forward Euler overshoots at dt/mu = {ratio:.3g} > 1; method='zoh' does not.", stacklevel=3)
+        if self.surrogate is not None and self.kind != "lif":
+            raise ValueError(f"`surrogate` is for kind='lif'; kind={self.kind!r} has none, or its own: leave it out.")
+        if self.surrogate is not None and not callable(self.surrogate):
+            raise TypeError(
+                f"`surrogate` is {self.surrogate!r}; it must be a function, such as spikingjelly.activation_based.surrogate.ATan()."
+            )
         if self.kind.startswith("norse") and (self.method != "euler" or self.gain != "area" or self.channels):
             raise ValueError(f"kind={self.kind!r} has method='euler', gain='area' and per_channel=False only.")
         if self.kind == "lif" and self.channels:
@@ -247,7 +253,7 @@ class TemporalRF(nn.Module):
     def _scale(self, x: Tensor, v: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Output (T, B, C, ...) of the scale ``k``, and its state (B, C, ...) after the last step."""
         if self.kind.startswith("norse"):
-            return norse_sequence(x, v, 1 / self.mus[k], self.dt, self.kind == "norse:lif", self.th, self.surrogate)
+            return norse_sequence(x, v, 1 / self.mus[k], self.dt, self.kind == "norse:lif", self.th)
         if self.kind == "li" or self.reset is None:
             y = leaky_integrator(x, self._decays(x.ndim, x.dtype)[k], v, self.gain, self.backend)
             if self.kind == "li":
