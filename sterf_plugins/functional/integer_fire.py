@@ -69,9 +69,14 @@ def integer_fire(x: Tensor, levels: int = 4, norm: float | None = None) -> Tenso
     check_floating("x", x)
     positive_int("levels", levels)
     norm = levels if norm is None else norm
-    if norm <= 0:
-        raise ValueError(f"`norm` is {norm!r}; it must be > 0, or None for `levels`.")
+    check_norm(norm)
     return _straight_through(x, levels) / norm if transformed() else _IntegerFire.apply(x, levels, norm)
+
+
+def check_norm(norm: float) -> None:
+    """Raise ``ValueError`` unless the divisor of a number of spikes is positive and finite."""
+    if not 0 < norm < math.inf:
+        raise ValueError(f"`norm` is {norm!r}; it must be > 0 and finite, or None for `levels`.")
 
 
 def _straight_through(x: Tensor, levels: int) -> Tensor:

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from ..checks import positive_int
 from ..functional import integer_fire
+from ..functional.integer_fire import check_norm
 
 torch.fx.wrap("integer_fire")  # one step of a traced model: torch.fx cannot look into an autograd function
 
@@ -28,9 +29,8 @@ class IntegerSpike(nn.Module):
     def __init__(self, levels: int = 4, norm: float | None = None, eval_levels: int | None = None):
         super().__init__()
         self.levels = positive_int("levels", levels)
-        if norm is not None and norm <= 0:
-            raise ValueError(f"`norm` is {norm!r}; it must be > 0, or None for `levels`.")
         self.norm = self.levels if norm is None else norm
+        check_norm(self.norm)
         self.eval_levels = None if eval_levels is None else positive_int("eval_levels", eval_levels)
 
     def forward(self, x: Tensor) -> Tensor:

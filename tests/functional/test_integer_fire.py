@@ -91,6 +91,8 @@ def test_does_not_change_its_input():
         (lambda: IntegerSpike(0), "`levels` is 0"),
         (lambda: IntegerSpike(2.5), "`levels` is 2.5"),
         (lambda: IntegerSpike(4, norm=-1), "`norm` is -1"),
+        (lambda: IntegerSpike(4, norm=float("nan")), "`norm` is nan"),
+        (lambda: integer_fire(torch.ones(3), norm=float("inf")), "`norm` is inf"),
     ],
 )
 def test_bad_input(call, message):
