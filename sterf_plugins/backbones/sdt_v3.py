@@ -100,9 +100,9 @@ class SDTV3(StagedBackbone):
             flag(name, value)
         options = dict(levels=levels, layout=layout, norm_hidden=norm_hidden, drop=fraction("drop_rate", drop_rate))
         make_mixer = plugins.resolve("mixers", mixer, **options)
-        mixer_ratio = ratio
-        if isinstance(mixer, Mapping) and "ratio" in mixer:
-            mixer_ratio = make_mixer.keywords.pop("ratio")  # it is passed by position below
+        mixer_ratio = make_mixer.keywords.pop(
+            "ratio", ratio
+        )  # that of the dict ``mixer``; it is passed by position below
         make_stem = plugins.resolve("stems", stem)
 
         in_chans = positive_int("in_chans", in_chans)
