@@ -15,8 +15,7 @@ from ..checks import check_heads
 from ..layers.drop_path import drop_path_rates
 from ..layers.lif_layers import MembraneBlock, SelfAttention, SpikingConv, TimeConvBN, lif
 from .base import Stage
-from .spikformer import check_size
-from .temporal import TemporalBackbone, start_as_released
+from .temporal import TemporalBackbone, check_size, check_three_stages, start_as_released
 
 
 class MaxFormerStem(nn.Module):
@@ -116,8 +115,7 @@ class MaxFormer(TemporalBackbone):
         drop_path_rate: float = 0.0,
     ):
         check_size(depth, dim, ratio, in_chans)
-        if depth < 4:
-            raise ValueError(f"`depth` is {depth}; it must be at least 4: one, two and the rest of the blocks.")
+        check_three_stages(depth)
         dims = (dim // 4, dim // 2, dim)
         downs = (MaxFormerStem(in_chans, dims[0]), MaxFormerDownsample(*dims[:2]), MaxFormerDownsample(*dims[1:]))
         branches: tuple[list[nn.Module], ...] = (

@@ -12,8 +12,7 @@ from ..checks import check_heads
 from ..layers.drop_path import drop_path_rates
 from ..layers.lif_layers import SpikingAttention, SpikingBlock, SpikingConv, lif
 from .base import Stage
-from .spikformer import check_size
-from .temporal import TemporalBackbone
+from .temporal import TemporalBackbone, check_size, check_three_stages
 
 
 class QKFormerStem(nn.Module):
@@ -109,8 +108,7 @@ class QKFormer(TemporalBackbone):
         drop_path_rate: float = 0.0,
     ):
         check_size(depth, dim, ratio, in_chans)
-        if depth < 4:
-            raise ValueError(f"`depth` is {depth}; it must be at least 4: one, two and the rest of the blocks.")
+        check_three_stages(depth)
         dims = (dim // 4, dim // 2, dim)
         downs = (QKFormerStem(in_chans, dims[0]), QKFormerDownsample(*dims[:2]), QKFormerDownsample(*dims[1:]))
         kinds = (TokenAttention, TokenAttention, SpikingAttention)

@@ -14,8 +14,7 @@ from ..checks import check_heads
 from ..layers.drop_path import drop_path_rates
 from ..layers.lif_layers import MembraneBlock, SpikingConv, TimeConvBN, lif
 from .base import Stage
-from .spikformer import check_size
-from .temporal import TemporalBackbone, start_as_released
+from .temporal import TemporalBackbone, check_size, start_as_released
 
 
 class SDTV1Stem(nn.Module):

@@ -10,11 +10,10 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from ..checks import positive_int
 from ..layers.drop_path import drop_path_rates
 from ..layers.lif_layers import SpikingAttention, SpikingBlock, SpikingConv
 from .base import Stage
-from .temporal import TemporalBackbone
+from .temporal import TemporalBackbone, check_size
 
 
 class SpikformerStem(nn.Module):
@@ -75,15 +74,3 @@ class Spikformer(TemporalBackbone):
         super().__init__(
             stages, [dim] * depth, [16] * depth, T, keep_time, in_chans, out_indices, num_classes, drop_rate=drop_rate
         )
-
-
-def check_size(depth: int, dim: int, ratio: int, in_chans: int) -> None:
-    """Check the arguments of a transformer whose stem starts with dim / 8 channels.
-
-    Raises:
-        TypeError, ValueError: ``depth``, ``ratio`` or ``in_chans`` is not an int >= 1, or ``dim`` is not a multiple of 8.
-    """
-    for name, value in dict(depth=depth, ratio=ratio, in_chans=in_chans).items():
-        positive_int(name, value)
-    if positive_int("dim", dim) % 8:
-        raise ValueError(f"`dim` is {dim}; it must be a multiple of 8, since the stem starts with dim / 8 channels.")

@@ -79,6 +79,24 @@ class TemporalBackbone(StagedBackbone):
         return self.head(x).mean(0)
 
 
+def check_size(depth: int, dim: int, ratio: int, in_chans: int) -> None:
+    """Check the arguments of a transformer whose stem starts with dim / 8 channels.
+
+    Raises:
+        TypeError, ValueError: ``depth``, ``ratio`` or ``in_chans`` is not an int >= 1, or ``dim`` is not a multiple of 8.
+    """
+    for name, value in dict(depth=depth, ratio=ratio, in_chans=in_chans).items():
+        positive_int(name, value)
+    if positive_int("dim", dim) % 8:
+        raise ValueError(f"`dim` is {dim}; it must be a multiple of 8, since the stem starts with dim / 8 channels.")
+
+
+def check_three_stages(depth: int) -> None:
+    """Raise ``ValueError`` unless three stages can share the blocks: one, two and the rest."""
+    if depth < 4:
+        raise ValueError(f"`depth` is {depth}; it must be at least 4: one, two and the rest of the blocks.")
+
+
 def start_as_released(stages: nn.Module) -> None:
     """Start all convolutions as the released SDT-V1 and Max-Former do: weights from N(0, 0.02), cut off, and no bias."""
     for module in stages.modules():
