@@ -55,20 +55,6 @@ def positive_int(name: str, value: object, allowed: str = "an int >= 1") -> int:
     return number
 
 
-def finite_number(name: str, value: object) -> float:
-    """Return ``value`` as a float that is neither infinite nor NaN; ``name`` is what the messages call it.
-
-    Raises:
-        TypeError: it is not a number.
-        ValueError: it is infinite or NaN.
-    """
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"`{name}` is {value!r} ({type(value).__name__}); it must be a number.")
-    if not math.isfinite(value):
-        raise ValueError(f"`{name}` is {value!r}; it must be finite.")
-    return float(value)
-
-
 def check_floating(name: str, x: Any) -> None:
     """Raise ``TypeError`` unless a tensor is of floating point; of whole numbers or bools a network computes nonsense."""
     if not x.is_floating_point():
@@ -107,6 +93,16 @@ def number(name: str, value: Any, fits: Callable[[float], bool], allowed: str) -
     if math.isnan(found) or not fits(found):
         raise ValueError(f"`{name}` is {value!r}; it must be {allowed}.")
     return found
+
+
+def finite_number(name: str, value: object) -> float:
+    """Return ``value`` as a float that is neither infinite nor NaN; ``name`` is what the messages call it.
+
+    Raises:
+        TypeError: it is not a number.
+        ValueError: it is infinite or NaN.
+    """
+    return number(name, value, math.isfinite, "a finite number")
 
 
 def fraction(name: str, value: float) -> float:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..checks import number, positive_int
+from ..checks import finite_number, number, positive_int
 from .arrays import sensor_size
 from .shapes import SHAPES, raster
 
@@ -49,7 +49,7 @@ class Motion:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if value is not None:
-                number(f"motion.{name}", value, math.isfinite, "a finite number")
+                finite_number(f"motion.{name}", value)
 
 
 def render(

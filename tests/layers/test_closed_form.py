@@ -128,8 +128,8 @@ def test_a_spiking_convolution_is_its_parts_and_every_part_can_be_watched(pool, 
         (dict(tau=1.0), "a LIFNode cannot have tau=1.0: `tau` and `init_tau` must be > 1"),
         (dict(v_threshold="1"), "cannot have v_threshold='1'"),
         (dict(tau=2.0, detach_reset="no"), "cannot have tau=2.0, detach_reset='no'"),
-        (dict(v_threshold=float("nan")), "`v_threshold` is nan; it must be finite"),
-        (dict(tau=float("inf")), "`tau` is inf; it must be finite"),
+        (dict(v_threshold=float("nan")), "`v_threshold` is nan; it must be a finite number"),
+        (dict(tau=float("inf")), "`tau` is inf; it must be a finite number"),
     ],
 )
 def test_values_that_a_node_cannot_have(options, message):
