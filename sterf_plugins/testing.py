@@ -24,7 +24,7 @@ from .erf.calibrate import calibrate
 from .erf.rules import Rule
 
 __all__ = ["assert_same_field", "check_backbone", "check_mixer", "check_stem"]
-FIELD_NUMBERS = ("area_*", "rectangle_*", "r50", "r90", "rms_radius", "centre_mass", "mean_lag")
+FIELD_NUMBERS = ("area_*", "rectangle_*", "r50", "r90", "rms_radius", "*_extent", "centre_mass", "mean_lag")
 
 
 def check_mixer(mixer: str | Callable, dims: Sequence[int] = (8, 12), ratio: int = 4, **options) -> None:
@@ -199,7 +199,8 @@ def assert_same_field(
     """Check that two results have the same effective receptive fields, as a test of a model, a port or a checkpoint.
 
     A number may differ by ``k`` standard errors of the difference, or by a share of ``rtol``, whichever is more. For the
-    same inputs in the same order that error is far smaller than those of the two numbers.
+    same inputs in the same order that error is far smaller than those of the two numbers. A layer that one of them lacks
+    is a difference.
 
     Args:
         a: a result, or the file that ``ERFResult.save`` or ``tools/erf.py`` wrote.
@@ -210,18 +211,19 @@ def assert_same_field(
         rtol: share of the number in ``a`` that is allowed.
 
     Raises:
-        AssertionError: a number differs by more; the message has layer, number and both values.
+        AssertionError: a number differs by more, or a layer has a field in one result alone; the message says which.
         ValueError: the results cannot be compared, or have none of these layers or numbers.
     """
     comparison = difference(*(x if isinstance(x, ERFResult) else ERFResult.load(x) for x in (a, b)))
     layers, numbers = ((x,) if isinstance(x, str) else tuple(x) for x in (layers, numbers))
     chosen = [(layer, name) for layer in layers for name in numbers if comparison.matching(layer, name)]
-    if not chosen:
+    alone = [line for layer in layers for line in comparison.alone(layer)]
+    if not chosen and not alone:
         raise ValueError(
             f"no layer of {', '.join(layers)} has a number of {', '.join(numbers)}; there are {comparison.known()}."
         )
     large = [d for layer, name in chosen for d in Rule(layer, name, 100 * rtol, "%").broken_by(comparison)]
-    wrong = [
+    wrong = list(dict.fromkeys(alone)) + [
         f"{d.layer}: {d.name} is {d.a} in the first and {d.b} in the second; they differ by {d.change}"
         for d in dict.fromkeys(large)
         if not abs(d.change.value) <= k * d.change.error

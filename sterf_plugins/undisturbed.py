@@ -1,8 +1,9 @@
 """Run a model without a trace: its state and the process's random states and settings are restored afterwards."""
 
 import random
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -161,6 +162,12 @@ def exact_kernels() -> Iterator[None]:
         settings += [(matmul, "allow_tf32", False), (cudnn, "allow_tf32", False)]
     with changed(settings):
         yield
+
+
+def uncompiled() -> AbstractContextManager:
+    """Inside, what ``torch.compile`` has compiled runs as it was written, for it would compile each of our hooks as well."""
+    loaded = "torch._dynamo" in sys.modules  # without it nothing is compiled, and its import takes a second
+    return torch.compiler.set_stance("force_eager") if loaded else nullcontext()
 
 
 @contextmanager

@@ -191,7 +191,7 @@ def check_python_dispatch():
     assert "aten::linear" in seen and "aten::mm" in seen
 
 
-@uses("torch: _dynamo", KERNELS, "whether anything may be compiled")
+@uses("torch: _dynamo", f"{KERNELS} undisturbed.py", "whether anything may be compiled")
 def check_dynamo():
     script = "import sys, torch; a = 'torch._dynamo' in sys.modules; torch.compile(lambda x: x + 1, backend='eager')"
     script += "(torch.ones(1)); print(a, 'torch._dynamo' in sys.modules)"
@@ -244,6 +244,12 @@ def check_module2package():
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Exception, match="no-such-distribution"):
         patch.setitem(utils.MODULE2PACKAGE, "sterf_absent", "no-such-distribution")
         get_config("sterf_absent::a/b.py")
+
+
+@uses("torch: OptimizedModule._orig_mod", "erf/targets.py", "names of layers of compiled models")
+def check_orig_mod():
+    module = nn.Identity()
+    assert torch.compile(module, backend="eager")._orig_mod is module
 
 
 @uses(

@@ -37,7 +37,14 @@ begin()
 import torch
 
 from sterf_plugins.cli.checkpoints import add_checkpoint_option
-from sterf_plugins.cli.comparison import TABLE, add_comparison_options, check_comparison, compare, compared_models
+from sterf_plugins.cli.comparison import (
+    TABLE,
+    add_comparison_options,
+    check_comparison,
+    compared,
+    compared_models,
+    tell,
+)
 from sterf_plugins.cli.console import check_device, check_writable, run_tool
 from sterf_plugins.cli.erf_curves import add_curve_options, print_theory, sizes_of
 from sterf_plugins.cli.erf_inputs import add_input_options, entries, given_inputs, is_noise
@@ -431,6 +438,7 @@ def main() -> None:
         image = displayed(
             next(itertools.islice(inputs_for(args.images, first, size, 1, args.seed, protocol.squashed), 1)), first
         )
+    found = compared(args, {k: r for k, r in results.items() if not k.endswith(UNTRAINED)}, baseline)
     title = args.title or f"Effective receptive fields: {', '.join(results)}"
     claim(folder, "erf")
     if args.json:
@@ -456,11 +464,11 @@ def main() -> None:
         frequency=args.frequency,
         checks=checks,
         randomised=randomised,
+        difference=found,
         vector=None if args.vector == "none" else args.vector,
     )
     print(f"report: {page}", file=sys.stderr if args.json else sys.stdout)
-    broken = compare(args, {k: r for k, r in results.items() if not k.endswith(UNTRAINED)}, baseline, rules)
-    if broken:
+    if broken := tell(args, found, rules):
         print("\n".join(["the field has changed:", *broken]), file=sys.stderr)
         raise SystemExit(1)
 

@@ -5,11 +5,12 @@ import sys
 from pathlib import Path
 
 from ..erf import ERFResult
-from ..erf.compare import difference
+from ..erf.compare import Comparison, difference
 from ..erf.rules import GRAMMAR, Rule, failures
 from ..files import write_csv
 
 TABLE = "difference.csv"
+_INPUTS = ("images", "inputs", "num", "seed")  # the options that decide on the inputs
 
 
 def add_comparison_options(parser: argparse.ArgumentParser) -> None:
@@ -63,25 +64,44 @@ def check_comparison(args: argparse.Namespace) -> tuple[list[Rule], ERFResult | 
     return rules, ERFResult.load(args.against) if args.against else None
 
 
-def compare(
-    args: argparse.Namespace, results: dict[str, ERFResult], baseline: ERFResult | None, rules: list[Rule]
-) -> list[str]:
-    """Print and write how two results differ, if two are to be compared; returns a line for each broken rule.
+def compared(
+    args: argparse.Namespace, results: dict[str, ERFResult], baseline: ERFResult | None
+) -> tuple[tuple[str, str], Comparison] | None:
+    """The names of two results and how they differ, if two are to be compared; says if a baseline had other inputs.
 
     Args:
         args: the command line.
         results: label -> result, of the two checkpoints first.
         baseline: an earlier result, which the first result is compared with instead.
-        rules: by how much numbers may change.
     """
     (label, result), *others = results.items()
     if baseline is not None:
-        names, pair = ("baseline", label), (baseline, result)
-    elif args.of is not None and args.checkpoint is not None:
-        names, pair = (label, others[0][0]), (result, others[0][1])
-    else:
+        if other := _other_inputs(baseline, result):
+            print(f"warning: {args.against} is of other inputs ({other}).", file=sys.stderr)
+        return ("baseline", label), difference(baseline, result)
+    if args.of is not None and args.checkpoint is not None:
+        return (label, others[0][0]), difference(result, others[0][1])
+    return None
+
+
+def _other_inputs(baseline: ERFResult, result: ERFResult) -> str:
+    """How the inputs of two results that this tool has written differ, as far as their command lines tell."""
+    before, now = (r.info.get("request", {}) for r in (baseline, result))
+    names = [name for name in _INPUTS if name in before and before[name] != now.get(name)]
+    return ", ".join(f"--{name} {before[name]} instead of {now.get(name)}" for name in names)
+
+
+def tell(args: argparse.Namespace, found: tuple[tuple[str, str], Comparison] | None, rules: list[Rule]) -> list[str]:
+    """Print and write how two results differ, if two were compared; returns a line for each broken rule.
+
+    Args:
+        args: the command line.
+        found: what ``compared`` gave.
+        rules: by how much numbers may change.
+    """
+    if found is None:
         return []
-    comparison = difference(*pair)
+    names, comparison = found
     print(f"a: {names[0]}, b: {names[1]}\n{comparison}", file=sys.stderr if args.json else sys.stdout)
     write_csv(Path(args.out) / TABLE, comparison.rows())
     return failures(comparison, rules)

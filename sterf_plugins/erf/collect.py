@@ -21,8 +21,8 @@ from .integers import followed
 from .layouts import Geometry, possible_strides, prefix_tokens
 from .preparation import (
     check_axes,
-    check_finite,
     check_size,
+    check_weights,
     dtype_of,
     forward_of,
     guarded,
@@ -90,7 +90,7 @@ def collect(
         progress: as in ``compute_erf``.
     """
     model, names, tolerance = request.model, request.names, request.tolerance
-    check_finite(model)
+    check_weights(model)
     strides, prefix = possible_strides(model), prefix_tokens(model)
     rates = FiringRates(model, running.rates) if neuron_layers(model) else None
     settings: Settings | None = None
@@ -193,6 +193,11 @@ def _check_weight(weight: Any, steps: int | None) -> None:
         )
 
 
+def told_weight(weight: Any) -> Any:
+    """The argument ``weight`` of ``compute_erf``, as JSON can hold it."""
+    return "function" if callable(weight) else np.asarray(weight, object).tolist()
+
+
 def _identity(
     request: Request, settings: Settings, shape: dict[str, list[int]], inputs: Batch, total: int | None
 ) -> dict[str, Any]:
@@ -201,7 +206,6 @@ def _identity(
     weights = [p.double() for p in request.model.parameters()]
     sums = [float(t.sum()) for v in first for t in (v, v.abs())]
     sums += [sum(float(f(w).sum()) for w in weights) for f in (torch.Tensor.abs, torch.Tensor.square)]
-    weight = "function" if callable(settings.weight) else np.asarray(settings.weight, object).tolist()
     names = ("protocol", "time", "calls", "seed", "aggregate", "target", "calibrate")
     options = {name: getattr(request, name) for name in names}
     options |= dict(taken=[[p.channels, p.reduce] for p in request.protocols.values()])
@@ -214,7 +218,7 @@ def _identity(
         forward=getattr(request.forward, "__qualname__", str(type(request.forward))),
         kinds=list(settings.kinds),
         position=position,
-        weight=weight,
+        weight=told_weight(settings.weight),
         total=total,
         sums=sums,
         **options,

@@ -9,7 +9,9 @@ from .number import PERIODS, Number, change
 from .result import ERFResult
 
 # Entries of ``info`` that say what is computed; numbers of two results are comparable only if these agree.
-DEFINITION = ("input_shape", "position", "reduce", "time", "channels", "aggregate", "target", "protocol")
+DEFINITION = (
+    "input_shape", "inputs", "position", "reduce", "time", "weight", "channels", "aggregate", "target", "protocol",
+)  # fmt: skip
 MAIN = ("area_50", "area_90", "rectangle_90", "r50", "r90", "anisotropy", "mean_lag")
 
 
@@ -52,7 +54,26 @@ class Difference:
 
 
 class Comparison(list[Difference]):
-    """The differences of two results, by layer and number; ``print`` shows the main ones."""
+    """The differences of two results, by layer and number; ``print`` shows the main ones.
+
+    Attributes:
+        lost: layers of the first result of which the second has no field -> why.
+        gained: layers of the second result of which the first has no field -> why.
+    """
+
+    def __init__(self, a: ERFResult, b: ERFResult):
+        super().__init__()
+        self.lost, self.gained = _only(a, b), _only(b, a)
+
+    @property
+    def notes(self) -> list[str]:
+        """One line for each layer that only one of the results has, and one if errors are those of independent inputs."""
+        lines = self.alone("*")
+        if not all(d.paired for d in self if d.name in MAIN):
+            lines.append(
+                "Errors as of independent inputs: the results do not have the same number of inputs in groups."
+            )
+        return lines
 
     def of(self, layer: str, name: str) -> Difference:
         """The difference of one number.
@@ -69,7 +90,17 @@ class Comparison(list[Difference]):
 
     def matching(self, layers: str, names: str) -> list[Difference]:
         """The differences whose layer and number match two glob patterns."""
-        return [d for d in self if (d.layer == layers or fnmatchcase(d.layer, layers)) and fnmatchcase(d.name, names)]
+        return [d for d in self if fits(d.layer, layers) and fnmatchcase(d.name, names)]
+
+    def alone(self, layers: str) -> list[str]:
+        """A line for each layer that matches a glob pattern and has a field in one of the results alone."""
+        found = [("first", self.lost), ("second", self.gained)]
+        return [
+            f"{layer}: only the {which} result has its field. {reason}"
+            for which, of_layers in found
+            for layer, reason in of_layers.items()
+            if fits(layer, layers)
+        ]
 
     def known(self) -> str:
         """The numbers and layers that there are, in words."""
@@ -88,18 +119,15 @@ class Comparison(list[Difference]):
 
     def __str__(self) -> str:
         """A line for each main number of each layer."""
-        shown = [d for d in self if d.name in MAIN]
         texts = [
-            (d.layer, d.name, str(d.a), str(d.b), _signed(d.change), _interval(d.change), d.verdict) for d in shown
+            (d.layer, d.name, str(d.a), str(d.b), _signed(d.change), interval(d.change), d.verdict)
+            for d in self
+            if d.name in MAIN
         ]
         table = [("layer", "number", "a", "b", "b - a", "95 % interval", "b is"), *texts]
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         lines = ["  ".join(f"{t:<{w}}" for t, w in zip(row, widths, strict=True)).rstrip() for row in table]
-        if not all(d.paired for d in shown):
-            lines.append(
-                "Errors as of independent inputs: the results do not have the same number of inputs in groups."
-            )
-        return "\n".join(lines)
+        return "\n".join([*lines, *self.notes])
 
 
 def difference(a: ERFResult, b: ERFResult) -> Comparison:
@@ -107,7 +135,8 @@ def difference(a: ERFResult, b: ERFResult) -> Comparison:
 
     Give both the same inputs in the same order: what an input does to both cancels, and the error of the difference is
     far smaller than those of the two. It is a jackknife over groups of inputs, of whatever changes with them. Where a
-    result has no such groups (a single input) or the numbers of inputs differ, the two count as independent.
+    result has no such groups (a single input) or the numbers of inputs differ, the two count as independent. Layers that
+    only one of them has are named.
 
     Raises:
         ValueError: they have no layer in common, or are of differently defined fields.
@@ -122,7 +151,7 @@ def difference(a: ERFResult, b: ERFResult) -> Comparison:
     ]
     if differing:
         raise ValueError(f"the results are not of the same kind of field ({'; '.join(differing)}); compute both alike.")
-    result, count = Comparison(), a.info.get("num_inputs")
+    result, count = Comparison(a, b), a.info.get("num_inputs")
     for layer in layers:
         ours, theirs = a.numbers(layer), b.numbers(layer)
         for name in [n for n in ours if n in theirs]:
@@ -136,11 +165,26 @@ def difference(a: ERFResult, b: ERFResult) -> Comparison:
     return result
 
 
+def fits(layer: str, pattern: str) -> bool:
+    """Whether a layer has this name, which may hold brackets, or fits this glob pattern."""
+    return layer == pattern or fnmatchcase(layer, pattern)
+
+
+def _only(result: ERFResult, other: ERFResult) -> dict[str, str]:
+    """Layers of a result of which the other one has no field -> why."""
+    return {
+        layer: other.failed.get(layer, "The other was computed without it.")
+        for layer in result.layers
+        if layer not in other.layers
+    }
+
+
 def _signed(number: Number) -> str:
     return str(number) if number.value < 0 else f"+{number}"
 
 
-def _interval(number: Number) -> str:
+def interval(number: Number) -> str:
+    """The interval of a change as text."""
     if not math.isfinite(number.error):
         return "–"
     low, high = number.interval

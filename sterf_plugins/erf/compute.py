@@ -25,7 +25,7 @@ from ..checks import one_of, positive_int, whole_number
 from .axes import Axes
 from .batches import Batch, Key, Reading, batches
 from .calibrate import CALIBRATION, initial_norms, tracking_norms
-from .collect import Request, collect
+from .collect import Request, collect, told_weight
 from .fields import REDUCTIONS
 from .layouts import Grid, Layout
 from .preparation import find_targets
@@ -34,7 +34,7 @@ from .protocols import choose
 from .result import ERFResult
 from .running import Running
 from .selection import Position, check_calls, check_channels, check_position
-from .targets import enclosing_blocks, match_layers, stages_of
+from .targets import enclosing_blocks, match_layers, stages_of, unwrapped
 
 
 def compute_erf(
@@ -76,7 +76,8 @@ def compute_erf(
 
     Args:
         model: any module; it runs in eval mode. Of an OpenMMLab detector or segmentor only ``extract_feat`` runs, or
-            its forward pass with ``mode="tensor"`` if a layer outside backbone and neck is named.
+            its forward pass with ``mode="tensor"`` if a layer outside backbone and neck is named. Of what ``torch.compile``,
+            ``DataParallel`` or ``DistributedDataParallel`` return, it is the module inside, by whose names layers go.
         inputs: images (N, C, H, W), or (T, N, C, H, W) for a model that takes a time axis; a tuple of tensors, which are the
             model's positional arguments, or a dict, which are its keyword arguments; or an iterable of such batches, such
             as a ``DataLoader``. Of a tuple or list that an iterable yields the first entry is taken, and of a dict the
@@ -172,7 +173,7 @@ def compute_erf(
         raise ValueError(f"`tolerance` is {tolerance!r}; it must be in (0, 1), such as 0.05.")
     steps = None if time_steps is None else positive_int("time_steps", time_steps)
     size = None if batch_size in (None, "auto") else positive_int("batch_size", batch_size)
-    places, calls = check_position(position), check_calls(calls)
+    model, places, calls = unwrapped(model), check_position(position), check_calls(calls)
     protocol, protocols = choose(
         protocol, reduce=reduce, channels=None if channels is None else check_channels(channels), kinds=kinds,
         position=position, time=time, aggregate=aggregate, normalize=normalize,
@@ -232,6 +233,8 @@ def compute_erf(
         failed=running.failed,
         stages=stages_of(model, [*running.layers, *running.failed]),
     )
+    if weight is not None:
+        info["weight"] = told_weight(weight)
     if len(running.shape) > 1:
         info["inputs"] = running.shape
     if running.rates:

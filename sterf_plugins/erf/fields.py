@@ -61,6 +61,15 @@ def fields_of(passes: Passes, inputs: Batch) -> BatchFields:
     if not starts:
         reasons = list(dict.fromkeys(failed.values()))
         raise ValueError(" ".join(reasons[:3]))
+    if (
+        settings.time == "each"
+        and inputs.steps is None
+        and {1} == {len(y) for s in starts.values() for y in s.places.values()}
+    ):
+        raise ValueError(
+            "`time` is 'each', but neither `inputs` nor the outputs of the layers have a time axis. Give (T, N, C, H, W), or "
+            "time_steps=T to repeat the images, to a model that takes it; or leave it out."
+        )
     facts = {
         field_name(name, key, leaves) + suffix: start.facts
         for name, start in starts.items()

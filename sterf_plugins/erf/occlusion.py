@@ -30,7 +30,7 @@ from .progress import Progress
 from .protocols import choose
 from .selection import Position, check_calls, check_channels, check_position
 from .starts import Settings
-from .targets import enclosing_blocks, match_layers
+from .targets import enclosing_blocks, match_layers, unwrapped
 from .units import Units, ready, stopped
 
 
@@ -102,6 +102,7 @@ def check_field(
     one_of("target", target, ("module", "block"))
     one_of("calibrate", calibrate, ("auto", True, False))
     steps = None if time_steps is None else positive_int("time_steps", time_steps)
+    model = unwrapped(model)
     names = match_layers(model, layers)
     names = enclosing_blocks(model, names) if target == "block" else names
     places, channels, calls = check_position(position), check_channels(channels), check_calls(calls)

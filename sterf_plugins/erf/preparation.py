@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checks import is_whole, one_of
-from ..undisturbed import exact_kernels, undisturbed
+from ..undisturbed import exact_kernels, uncompiled, undisturbed
 from .axes import Axes
 from .batches import Batch, out_of_memory
 from .capture import Target
@@ -19,12 +19,17 @@ from .layouts import LAYOUTS, by, find_windows
 from .targets import ancestors
 
 
-def check_finite(model: nn.Module) -> None:
-    """Raise ``ValueError`` if parameters or buffers are not finite.
+def check_weights(model: nn.Module) -> None:
+    """Raise ``ValueError`` if parameters or buffers are not finite, or belong to inference mode.
 
     Behind a spike function NaN weights give zero gradients, and the error about those would mislead.
     """
     entries = [*model.named_parameters(), *model.named_buffers()]
+    if any(tensor.is_inference() for _, tensor in entries):
+        raise ValueError(
+            "the model's parameters or buffers were made in inference mode, and nothing that uses them has a gradient; build "
+            "and load the model outside of `torch.inference_mode`."
+        )
     broken = [name for name, p in model.named_parameters() if p.is_floating_point() and not _finite(p)]
     # Masks among the buffers may be infinite.
     broken += [name for name, b in model.named_buffers() if b.is_floating_point() and torch.isnan(b).any()]
@@ -192,8 +197,10 @@ def prepared(model: nn.Module, device: str | torch.device | None) -> Iterator[tu
             model.to(there)
         with (
             in_float32(model),
+            torch.inference_mode(False),
             undisturbed(model) as start_afresh,
             torch.enable_grad(),
+            uncompiled(),
             torch.autocast(there.type, enabled=False),
             exact_kernels(),
         ):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..checks import positive_int
 from .occlusion import check_field
 from .similarity import similarity, with_errors
-from .targets import match_layers
+from .targets import match_layers, unwrapped
 
 
 def randomise_field(
@@ -50,6 +50,7 @@ def randomise_field(
     Raises:
         TypeError, ValueError: bad arguments, no such layer, or one without weights before it.
     """
+    model = unwrapped(model)
     names = match_layers(model, layer)
     if len(names) != 1:
         raise ValueError(f"`layer` is {layer!r}, which fits {len(names)} layers; name one.")

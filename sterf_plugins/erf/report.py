@@ -14,10 +14,11 @@ from ..checks import one_of
 from ..files import replacing, write_csv
 from .charts import draw_growth, draw_responses, draw_sweep
 from .check_plot import draw_checks
+from .compare import Comparison
 from .field_check import FieldCheck
 from .plot import draw_all
 from .published import draw_published
-from .report_tables import check_table, frequency_table, number_table, sweep_table, theory_table
+from .report_tables import check_table, difference_table, frequency_table, number_table, sweep_table, theory_table
 from .result import ERFResult
 from .sheet import NARROW, WIDTH, embedded, pixels, write, write_picture
 from .sweep import Size, sweep_rows
@@ -90,6 +91,7 @@ def write_report(
     frequency: bool = False,
     checks: Mapping[str, FieldCheck] | None = None,
     randomised: Sequence[Mapping[str, Any]] = (),
+    difference: tuple[tuple[str, str], Comparison] | None = None,
     vector: str | None = "pdf",
 ) -> Path:
     """Write ``numbers.csv``, ``<figure>.png`` and ``.pdf`` and ``report.html`` into a folder.
@@ -105,6 +107,7 @@ def write_report(
         frequency: show frequency responses; the results need ``reduce="signed"``.
         checks: label of the model -> its check by measured changes.
         randomised: rows of ``randomise_field``, with ``model`` and ``layer``.
+        difference: the names of two results, and how they differ.
         vector: format of a second file of each figure, "pdf" or "svg"; ``None`` leaves it out.
 
     Returns:
@@ -122,6 +125,8 @@ def write_report(
     write_csv(folder / "numbers.csv", [{"model": label, **row} for label, r in results.items() for row in r.rows()])
     theory = {label: result for label, result in results.items() if theory_of(result)}
     tables: dict[str, str] = {}
+    if difference is not None:
+        tables["difference"] = difference_table(*difference)
     if theory:
         tables["theory"] = theory_table(theory)
     if sweeps:
@@ -157,7 +162,7 @@ def write_report(
         more=_other_tables(results, names),
         figures="\n".join(
             _section(name, figures.get(name), narrow.get(name), tables.get(name, ""), results, folder, vector)
-            for name in dict.fromkeys([*figures, *tables])
+            for name in sorted(dict.fromkeys([*figures, *tables]), key=lambda name: name != "difference")
         ),
         settings=_settings(results),
     )

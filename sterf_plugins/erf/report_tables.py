@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from .charts import UNITS, responses
+from .compare import MAIN, Comparison, interval
 from .field_check import FieldCheck
 from .number import Number
 from .result import ERFResult
@@ -62,6 +63,14 @@ def number_table(results: Mapping[str, ERFResult], names: Sequence[str]) -> str:
         for layer in result.layers
     ]
     return html_table(["model", "layer", *names], rows)
+
+
+def difference_table(names: tuple[str, str], comparison: Comparison) -> str:
+    """The main numbers of two results, how they differ, and what is to be said of the comparison."""
+    rows = [[d.layer, d.name, d.a, d.b, interval(d.change), d.verdict] for d in comparison if d.name in MAIN]
+    notes = "".join(f"<li>{html.escape(line)}</li>" for line in comparison.notes)
+    head = ["layer", "number", *names, "95 % interval of the change", f"{names[1]} is"]
+    return f"{html_table(head, rows)}<ul>{notes}</ul>"
 
 
 def theory_table(results: Mapping[str, ERFResult]) -> str:

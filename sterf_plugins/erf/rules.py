@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .compare import Comparison, Difference
+from .compare import Comparison, Difference, fits
 
 GRAMMAR = (
     "[LAYER:]NUMBER>AMOUNT, where LAYER and NUMBER may be glob patterns and AMOUNT is a share of the first value (5%), "
@@ -56,9 +56,13 @@ class Rule:
             ValueError: the rule is about none of the numbers, or asks for standard errors that are unknown.
         """
         found = comparison.matching(self.layer, self.name)
-        if not found:
+        if not found and not self.lost(comparison):
             raise ValueError(f"the rule {self} is about none of {comparison.known()}.")
         return [d for d in found if self._amount(d) > self.amount]
+
+    def lost(self, comparison: Comparison) -> list[str]:
+        """The layers that the rule is about of which the second result has no field any more."""
+        return [layer for layer in comparison.lost if fits(layer, self.layer)]
 
     def _amount(self, d: Difference) -> float:
         """The change that counts, in the rule's unit."""
@@ -77,8 +81,10 @@ class Rule:
 
 
 def failures(comparison: Comparison, rules: Iterable[Rule]) -> list[str]:
-    """One line for each number that breaks one of some rules, with both values."""
-    return [
+    """One line for each number that breaks one of some rules, with both values, and for each layer that is lost."""
+    rules = list(rules)
+    lost = dict.fromkeys(layer for rule in rules for layer in rule.lost(comparison))
+    return [f"{layer}: has no field any more. {comparison.lost[layer]}" for layer in lost] + [
         f"{d.layer}: {d.name} was {d.a} and is {d.b}, changed by {d.change} ({100 * d.relative:+.3g} %); allowed: {rule}"
         for rule in rules
         for d in rule.broken_by(comparison)

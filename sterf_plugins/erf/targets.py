@@ -82,6 +82,14 @@ def _first_list(model: nn.Module) -> list[str]:
     return []
 
 
+def unwrapped(model: Any) -> Any:
+    """The module inside of ``torch.compile`` and data-parallel wrappers, which put a name of theirs before those of layers."""
+    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        return unwrapped(model.module)
+    compiled = getattr(model, "_orig_mod", None)
+    return model if compiled is None else unwrapped(compiled)
+
+
 def match_layers(model: nn.Module, patterns: str | Iterable[str] | None) -> list[str]:
     """Names of the modules that fit the patterns, each once, in the order of ``named_modules``.
 

@@ -15,7 +15,7 @@ from ..checks import positive_int
 from .compute import compute_erf
 from .dependence import dependence
 from .result import ERFResult
-from .targets import enclosing_blocks, match_layers
+from .targets import enclosing_blocks, match_layers, unwrapped
 from .theoretical_field import TheoreticalField
 
 _LONGER = 2688  # pixels that an image gets for fields beyond it: a multiple of strides up to 64, and of 3, 7, 14
@@ -56,6 +56,7 @@ def theoretical_rf(
     height, width = (positive_int("image_size", n) for n in image_size)
     generator = torch.Generator().manual_seed(0)
 
+    model = unwrapped(model)
     names = match_layers(model, layers)
     if options.get("target") == "block":
         names = enclosing_blocks(model, names)

@@ -14,8 +14,8 @@ from .calibrate import calibrated
 from .capture import Target
 from .layouts import Geometry, possible_strides, prefix_tokens
 from .preparation import (
-    check_finite,
     check_size,
+    check_weights,
     device_of,
     dtype_of,
     forward_of,
@@ -113,7 +113,7 @@ def ready(
         forward: the user's function that runs the model, if there is one.
         device: where to compute; the model's own device if ``None``.
     """
-    check_finite(model)
+    check_weights(model)
     for size in sample.sizes:
         check_size(model, size)
     run = guarded(forward_of(model, [t.name for t in targets], forward, sample.form), sample)

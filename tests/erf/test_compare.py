@@ -9,6 +9,7 @@ from torch import nn
 
 from sterf_plugins.backbones import SDTV3
 from sterf_plugins.erf import ERFResult, calibrate, compute_erf, difference
+from sterf_plugins.erf.report_tables import difference_table
 from sterf_plugins.erf.rules import Rule, failures
 from sterf_plugins.testing import assert_same_field
 
@@ -127,6 +128,44 @@ def test_a_number_that_is_no_longer_finite_breaks_a_rule():
     rule = [Rule.parse("anisotropy>1000%")]
     assert "anisotropy was 2.449 and is inf" in failures(difference(a, b), rule)[0]
     assert not failures(difference(b, b), rule)
+
+
+def test_a_layer_that_has_lost_its_field_is_a_difference():
+    model, x = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Conv2d(2, 2, 3)), torch.randn(4, 1, 12, 12)
+    whole = compute_erf(model, x, ["0", "1"])
+    nn.init.zeros_(model[1].weight)
+    dead = compute_erf(model, x, ["0", "1"])
+    assert list(dead.failed) == ["1"]
+    comparison = difference(whole, dead)
+    assert "1: only the first result has its field. layer '1': all gradients are zero" in str(comparison)
+    for rule in ("area_90>5%", "1:area_90>5%"):
+        (line,) = failures(comparison, [Rule.parse(rule)])
+        assert line.startswith("1: has no field any more. layer '1': all gradients are zero")
+    assert not failures(comparison, [Rule.parse("0:area_90>5%")])
+    assert not failures(difference(dead, whole), [Rule.parse("area_90>5%")])  # more than before
+    for pair in ((whole, dead), (dead, whole)):
+        with pytest.raises(AssertionError, match=r"result has its field\. layer '1': all gradients are zero"):
+            assert_same_field(*pair)
+        assert_same_field(*pair, "0")
+    with pytest.raises(
+        AssertionError, match=r"1: only the first result has its field\. The other was computed without it"
+    ):
+        assert_same_field(whole, compute_erf(model, x, "0"))
+    table = difference_table(("before", "after"), comparison)
+    assert ">before</th>" in table and "area_90" in table and ">same</td>" in table and "1: only the first" in table
+
+
+def test_a_field_that_lies_along_the_other_axis_is_another_one():
+    x, nets = torch.randn(4, 1, 12, 12), [nn.Sequential(nn.Conv2d(1, 1, k, padding="same")) for k in ((1, 5), (5, 1))]
+    with pytest.raises(AssertionError, match="0: row_extent is"):
+        assert_same_field(*(compute_erf(net, x, "0") for net in nets), k=0, rtol=0.5)
+
+
+def test_weights_of_steps_belong_to_the_definition():
+    model, x = nn.Sequential(nn.Identity()), torch.randn(3, 4, 1, 6, 6)
+    a, b = (compute_erf(model, x, "0", time="each", weight=w) for w in (None, np.ones((3, 3))))
+    with pytest.raises(ValueError, match=r"same kind of field \(weight: None and \[\[1.0, 1.0, 1.0\]"):
+        difference(a, b)
 
 
 def test_the_same_field_is_asserted(pair, tmp_path):

@@ -1,4 +1,5 @@
 import copy
+from functools import partial
 
 import numpy as np
 import pytest
@@ -7,7 +8,15 @@ import torch
 from torch import nn
 
 from sterf_plugins.backbones import SDTV3
-from sterf_plugins.erf import ERFResult, area_ratio, calibrate, check_field, compute_erf, randomise_field
+from sterf_plugins.erf import (
+    ERFResult,
+    area_ratio,
+    calibrate,
+    check_field,
+    compute_erf,
+    randomise_field,
+    theoretical_rf,
+)
 from sterf_plugins.erf.targets import match_layers
 
 NANO = dict(embed_dims=[8, 16, 24, 32], num_heads=4)
@@ -313,3 +322,38 @@ def test_a_script_with_batch_norms_is_refused_by_its_name():
     script = torch.jit.trace(Pooled().eval(), torch.randn(2, 3, 8, 8))
     with pytest.raises(ValueError, match="'body' is a TorchScript module, into which nobody can look"):
         compute_erf(script, torch.randn(2, 3, 8, 8), "body")
+
+
+@pytest.mark.parametrize(
+    "wrap", [partial(torch.compile, backend="eager"), nn.DataParallel], ids=["compiled", "parallel"]
+)
+def test_wrappers_do_not_show_in_the_names_of_layers(wrap):
+    model, x = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), torch.rand(2, 3, 8, 8)
+    expected = compute_erf(model, x, "1")
+    for wrapped in (wrap(model), nn.DataParallel(wrap(model))):
+        result = compute_erf(wrapped, x, "1")
+        assert np.array_equal(result.spatial["1"], expected.spatial["1"])
+        assert compute_erf(wrapped, x, "1", forward=lambda network, images: network[:2](images)).layers == ["1"]
+        assert theoretical_rf(wrapped, (8, 8), "1")["1"].size == (3, 3)
+        assert check_field(wrapped, x, "1", cells=2).layers == ["1"] and randomise_field(wrapped, x, "1", cells=2)
+
+
+def test_a_compiled_module_runs_as_it_was_written():
+    def forward(self, x):
+        compiled.append(torch.compiler.is_compiling())
+        return nn.Sequential.forward(self, x)
+
+    compiled = []
+    model = type("Net", (nn.Sequential,), dict(forward=forward))(nn.Conv2d(3, 4, 3))
+    model.compile(backend="eager")
+    assert compute_erf(model, torch.rand(2, 3, 8, 8), "0").layers == ["0"] and set(compiled) == {False}
+
+
+def test_inference_mode():
+    model, x = nn.Sequential(nn.Conv2d(3, 4, 3)), torch.rand(2, 3, 8, 8)
+    with torch.inference_mode():
+        assert compute_erf(model, x.clone(), "0").layers == ["0"] and torch.is_inference_mode_enabled()
+        assert check_field(model, x.clone(), "0", cells=2).layers == ["0"]
+        model = nn.Sequential(nn.Conv2d(3, 4, 3))
+    with pytest.raises(ValueError, match="were made in inference mode, and nothing that uses them has a gradient"):
+        compute_erf(model, x, "0")

@@ -202,6 +202,7 @@ def test_images_of_a_batch_are_no_time_steps(name):
         (dict(weight=lambda t, lag: 1.0, time="each"), "`weight` needs inputs with a time axis"),
         (dict(weight=np.ones(3), time="each", time_steps=2), r"`weight` has shape \(3,\)"),
         (dict(time="all"), "`time` is 'all'; allowed: 'sum', 'each'"),
+        (dict(time="each"), "`time` is 'each', but neither `inputs` nor the outputs of the layers have a time axis"),
         (dict(time_steps=0), "`time_steps` is 0"),
     ],
 )

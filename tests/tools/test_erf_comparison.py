@@ -49,6 +49,9 @@ def test_two_checkpoints_in_one_line(run, checkpoints, tmp_path):
     a, b = (float(r.numbers("stages.0")["area_90"].value) for r in results)
     assert float(rows["area_90"]["change"]) == pytest.approx(b - a) and rows["area_90"]["paired"] == "True"
     assert float(rows["area_90"]["low"]) < b - a < float(rows["area_90"]["high"])
+    page = (tmp_path / "report.html").read_text()
+    section = page[page.index('<section id="difference">') : page.index("<figure")]
+    assert ">before-last</th>" in section and ">area_90</td>" in section
     # Again, from the files, with rules that hold and that do not.
     share = 100 * abs(b - a) / a
     assert (
@@ -68,7 +71,9 @@ def test_against_a_baseline(run, checkpoints, tmp_path):
     against = ["--against", tmp_path / "base" / "m.npz", "--fail-if", "area_90>1%", "r50>3se"]
     same = run(f"m={MODEL}", before, "--out", tmp_path / "same", *OPTIONS, *against)
     assert same.returncode == 0 and "a: baseline, b: m" in same.stdout, same.stderr[-2000:]
-    other = run(f"m={MODEL}", after, "--out", tmp_path / "other", *OPTIONS, *against)
+    assert "is of other inputs" not in same.stderr
+    other = run(f"m={MODEL}", after, "--out", tmp_path / "other", *OPTIONS, "--seed", "1", *against)
+    assert "m.npz is of other inputs (--seed 0 instead of 1)" in other.stderr
     assert other.returncode == 1 and "allowed: area_90>1%" in other.stderr, other.stderr[-2000:]
 
 
