@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .metrics import mass_at
+from .metrics import cell_edges, cell_masses, mass_at
 
 
 def flaw(layer: str, kind: str, value: np.ndarray) -> str | None:
@@ -32,10 +32,13 @@ def near_target(field: np.ndarray, size: tuple[int, ...], at: tuple[int, ...]) -
         at: row and column of the target in it.
     """
     field = np.abs(field)
-    row, column = (int(n) for n in np.unravel_index(field.argmax(), field.shape))
-    peak = (row * size[0] // field.shape[0], column * size[1] // field.shape[1])
-    here = mass_at(field, (size[0], size[1]), (at[0], at[1]))
-    return here > 2 and here > 0.5 * mass_at(field, (size[0], size[1]), peak)
+    pixel = np.unravel_index(field.argmax(), field.shape)
+    row, column = (
+        int(np.searchsorted(cell_edges(n, cells), i, side="right")) - 1
+        for i, n, cells in zip(pixel, field.shape, size, strict=True)
+    )
+    here = mass_at(field, size, at)
+    return here > 2 and here > 0.5 * mass_at(field, size, (row, column))
 
 
 def elsewhere(field: np.ndarray, size: tuple[int, ...], at: tuple[int, ...]) -> bool:
@@ -43,10 +46,7 @@ def elsewhere(field: np.ndarray, size: tuple[int, ...], at: tuple[int, ...]) -> 
 
     So it is where tokens are shifted by a few, as by those that come behind the patches and count as if they came before.
     """
-    mass = np.abs(field)
-    for axis, cells in enumerate(size):
-        edges = np.arange(cells) * mass.shape[axis] // cells
-        mass = np.add.reduceat(mass, edges, axis=axis)
+    mass = cell_masses(np.abs(field), size)
     return bool(mass.max() > 0.5 * mass.sum() and mass[at] < 0.1 * mass.max())
 
 

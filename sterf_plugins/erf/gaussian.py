@@ -30,7 +30,7 @@ class Gaussian:
 
 
 _LEAST_R2 = 0.05  # of a fit whose widths tell something about the map
-_WIDEST = 4  # sides of the image; a width at this bound is that of no field
+WIDEST = 4  # sides of the image; a width at this bound is that of no field
 _MAX_SIDE = 96  # pixels along a side that enter the fit; larger maps are averaged down first
 _EVALUATIONS = 60  # of the model in one fit, at most
 
@@ -80,7 +80,7 @@ def _trusted(sigmas: np.ndarray, p: np.ndarray, size: tuple[int, int], r2: float
     """The widths along the axes nearer to the horizontal and the vertical, NaN where the map does not tell them."""
     h, w = size
     inside = -0.5 <= p[1] <= h - 0.5 and -0.5 <= p[2] <= w - 0.5
-    told = [n > 1 and sigma < 0.99 * _WIDEST * max(h - 1, w - 1) for sigma, n in zip(sigmas, (w, h), strict=True)]
+    told = [n > 1 and sigma < 0.99 * WIDEST * max(h - 1, w - 1) for sigma, n in zip(sigmas, (w, h), strict=True)]
     known = inside and r2 >= _LEAST_R2
     sigma_x, sigma_y = (float(s) if known and t else float("nan") for s, t in zip(sigmas, told, strict=True))
     return sigma_x, sigma_y
@@ -126,7 +126,7 @@ def _solve(small: np.ndarray, y: np.ndarray, x: np.ndarray, start: np.ndarray) -
     """Parameters of the least-squares fit. A flat map has no width: it stops at a bound."""
     from scipy.optimize import least_squares
 
-    narrowest = -np.log(_WIDEST * max(np.ptp(y), np.ptp(x), 1.0))
+    narrowest = -np.log(WIDEST * max(np.ptp(y), np.ptp(x), 1.0))
     low = np.array([-np.inf, -np.inf, -np.inf, narrowest, -np.inf, narrowest])
     fit = least_squares(
         lambda p: (_model(p, y, x)[0] - small).ravel(),

@@ -183,12 +183,18 @@ def cell_mass(field: np.ndarray, size: tuple[int, int], at: tuple[int, int] | No
         size: (h, w) of the layer's output; a cell is (H / h, W / w) input pixels.
         at: row and column of the output pixel; (h // 2, w // 2) unless given.
     """
-    mass = _mass(field)
-    row, column = at or (size[0] // 2, size[1] // 2)
-    y, x = (n / s for n, s in zip(mass.shape, size, strict=True))
-    rows = slice(int(row * y), max(int(row * y) + 1, int((row + 1) * y)))
-    columns = slice(int(column * x), max(int(column * x) + 1, int((column + 1) * x)))
-    return float(mass[rows, columns].sum())
+    return float(cell_masses(_mass(field), size)[at or (size[0] // 2, size[1] // 2)])
+
+
+def cell_edges(pixels: int, cells: int) -> np.ndarray:
+    """The first pixel of each cell along an axis; a cell of less than a pixel is that pixel."""
+    return np.arange(cells) * pixels // cells
+
+
+def cell_masses(mass: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """The sums of a map over the input cell of each output pixel, (h, w); ``size`` is that of the layer's output."""
+    rows, columns = (cell_edges(n, cells) for n, cells in zip(mass.shape, size, strict=True))
+    return np.add.reduceat(np.add.reduceat(mass, rows, axis=0), columns, axis=1)
 
 
 def _cell_centre(
@@ -263,7 +269,7 @@ def spatial_numbers(
     return numbers | {"sigma_x": fit.sigma_x, "sigma_y": fit.sigma_y, "theta": fit.theta, "gaussian_r2": fit.r2}
 
 
-def mass_at(field: np.ndarray, size: tuple[int, int], at: tuple[int, int]) -> float:
+def mass_at(field: np.ndarray, size: tuple[int, ...], at: tuple[int, ...]) -> float:
     """How dense the mass is around the target, compared with the whole map: 1 for a flat map, 0 if there is none.
 
     Around the target is its own cell of the layer's output, with a margin of one cell and of a sixteenth of the map.

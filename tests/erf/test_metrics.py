@@ -1,5 +1,7 @@
 """Numbers of maps whose numbers are known."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -210,3 +212,12 @@ def test_bad_fields():
             function(-np.ones((3, 3)))
     with pytest.raises(ValueError, match="`share` is 2"):
         m.rectangle_ratio(np.ones((3, 3)), 2)
+
+
+@pytest.mark.parametrize(("pixels", "cells"), [(12, 4), (7, 2), (10, 3), (5, 5), (3, 6)])
+def test_the_mass_of_a_cell_is_that_of_its_pixels(pixels, cells):
+    field = np.random.default_rng(0).random((pixels, pixels))
+    starts = [i * pixels // cells for i in range(cells + 1)]
+    spans = [slice(a, max(b, a + 1)) for a, b in pairwise(starts)]
+    assert np.allclose(m.cell_masses(field, (cells, cells)), [[field[r, c].sum() for c in spans] for r in spans])
+    assert m.cell_mass(field, (cells, cells), (1, 0)) == pytest.approx(field[spans[1], spans[0]].sum() / field.sum())
