@@ -116,7 +116,7 @@ def collect(
                         check_size(model, size)
                     if inputs.steps and "spatiotemporal" in settings.kinds:  # bytes of the float64 ST-ERFs of one input
                         sizer.extra = 8 * inputs.steps**2 * sum(map(math.prod, inputs.sizes)) * len(targets)
-                    skip = running.resume(partial(_identity, request, settings, shape, inputs, total))
+                    skip = running.resume(partial(_identity, request, settings, targets, shape, inputs, total))
                     running.shape, running.kinds = shape, settings.kinds
                     bar.update(skip)
                     if sample is not None:
@@ -199,11 +199,16 @@ def told_weight(weight: Any) -> Any:
 
 
 def _identity(
-    request: Request, settings: Settings, shape: dict[str, list[int]], inputs: Batch, total: int | None
+    request: Request,
+    settings: Settings,
+    targets: list[Target],
+    shape: dict[str, list[int]],
+    inputs: Batch,
+    total: int | None,
 ) -> dict[str, Any]:
     """What has to be the same for a state on disk to be continued: arguments, weights and the first input."""
     first = [v.double() for v in inputs.narrow(0, 1).entries.values() if isinstance(v, Tensor)]
-    weights = [p.double() for p in request.model.parameters()]
+    weights = [t.double() for t in (*request.model.parameters(), *request.model.buffers()) if t.is_floating_point()]
     sums = [float(t.sum()) for v in first for t in (v, v.abs())]
     sums += [sum(float(f(w).sum()) for w in weights) for f in (torch.Tensor.abs, torch.Tensor.square)]
     names = ("protocol", "time", "calls", "seed", "aggregate", "target", "calibrate")
@@ -211,7 +216,7 @@ def _identity(
     options |= dict(taken=[[p.channels, p.reduce] for p in request.protocols.values()])
     position = str(settings.places)
     return dict(
-        layers=request.names,
+        layers=[[t.name, t.grid, getattr(t.layout, "__qualname__", str(t.layout))] for t in targets],
         shape=shape,
         wrt=str(request.reading.wrt),
         axes=str(request.reading.axes),

@@ -141,9 +141,10 @@ def _response(
     means: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
 ) -> FrequencyResponse:
     """A response with the errors of a jackknife; ``means`` gives the gain and the mean response of a field."""
-    gain, response = means(getattr(result, kind)[layer])
-    estimate = result.estimate(layer, kind)
-    parts = [] if estimate is None else [means(field)[0] for field in estimate.without_groups()]
+    field, estimate = getattr(result, kind)[layer], result.estimate(layer, kind)
+    gain, response = means(field)
+    scale = 1.0 if estimate is None else np.abs(field).max() / np.abs(estimate.value()).max()  # `normalize`
+    parts = [] if estimate is None else [scale * means(part)[0] for part in estimate.without_groups()]
     sizes = [] if estimate is None else group_sizes(estimate.count)
 
     def error(value: float, left_out: list[float]) -> float:

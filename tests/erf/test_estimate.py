@@ -150,6 +150,23 @@ def test_an_interrupted_computation_goes_on_where_it_was(tmp_path):
     assert np.array_equal(again.spatial["stages.1"], compute_erf(model, x, layers, batch_size=2).spatial["stages.1"])
 
 
+def test_the_state_of_another_grid_or_of_other_statistics_is_not_continued(tmp_path):
+    def stop(done, total):
+        raise KeyboardInterrupt
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.BatchNorm2d(2), nn.Tanh(), nn.Flatten(2)).eval()
+    model[1].running_mean += 0.1
+    x, options = torch.randn(4, 1, 4, 4), dict(layers="3", layout="BCN", batch_size=2, state=tmp_path / "erf.state")
+    for change in (dict(grid=(2, 8)), {}):
+        with pytest.raises(KeyboardInterrupt):
+            compute_erf(model, x, grid=(4, 4), progress=stop, **options)
+        model[1].running_mean += 1 - len(change)
+        found = compute_erf(model, x, **{"grid": (4, 4)} | change, **options)
+        fresh = compute_erf(model, x, **{"grid": (4, 4)} | change, **options | dict(state=None))
+        assert np.array_equal(found.spatial["3"], fresh.spatial["3"])
+
+
 @pytest.mark.parametrize("aggregate", ["mean", "median"])
 def test_processes_share_the_inputs(aggregate):
     x, kept = torch.randn(7, 3, 32, 32), []

@@ -95,3 +95,12 @@ def test_needs_signed_fields(result):
         spatial_response(plain, "0")
     with pytest.raises(ValueError, match="no temporal field of layer 'nowhere'"):
         temporal_response(result, "nowhere")
+
+
+def test_errors_of_a_field_that_is_normalised():
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Tanh(), nn.Conv2d(4, 1, 1)), torch.randn(6, 1, 8, 8)
+    plain, normalised = (
+        spatial_response(compute_erf(model, x, "2", reduce="signed", normalize=how), "2") for how in (None, "sum")
+    )
+    assert np.allclose(normalised.gain_error / normalised.gain, plain.gain_error / plain.gain)
