@@ -27,6 +27,7 @@ import math
 import re
 import runpy
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ begin()
 
 import torch
 
+import sterf_plugins
 from sterf_plugins.cli.checkpoints import add_checkpoint_option
 from sterf_plugins.cli.comparison import (
     TABLE,
@@ -49,8 +51,8 @@ from sterf_plugins.cli.console import check_device, check_writable, run_tool
 from sterf_plugins.cli.erf_curves import add_curve_options, print_theory, sizes_of
 from sterf_plugins.cli.erf_inputs import add_input_options, entries, given_inputs, is_noise
 from sterf_plugins.cli.field_check import CHECK_FILES, add_check_options, asked_changes, check_models
-from sterf_plugins.cli.images import check_number, displayed, inputs_for
-from sterf_plugins.cli.loading import Loaded, is_config, load_model, parse_spec
+from sterf_plugins.cli.images import check_number, displayed, image_files, inputs_for
+from sterf_plugins.cli.loading import Loaded, default_size, is_config, load_model, parse_spec
 from sterf_plugins.erf import ERFResult, compute_erf, theoretical_rf
 from sterf_plugins.erf.fields import REDUCTIONS
 from sterf_plugins.erf.protocols import PROTOCOLS, table
@@ -60,6 +62,8 @@ from sterf_plugins.erf.theoretical_field import add_theory
 from sterf_plugins.erf.wording import facts, named
 from sterf_plugins.files import check_claim, claim
 
+OURS = "sterf_plugins::"  # what stands before the names of shipped configs
+CONFIGS = Path(sterf_plugins.__file__).parent / ".mim" / "configs"
 PEAK = "peak"  # the position of a tracker's highest score
 UNTRAINED = " (untrained)"  # what the label of a model with random weights ends in, beside the trained one
 
@@ -185,8 +189,8 @@ def arguments() -> argparse.Namespace:
 
 
 def read_study(name: str) -> dict | None:
-    """The ``study`` of a Python file, or ``None`` if it is no study."""
-    path = Path(name)
+    """The ``study`` of a Python file, or of one that this package brings along, or ``None`` if it is no study."""
+    path = CONFIGS / name.removeprefix(OURS) if name.startswith(OURS) else Path(name)
     if path.suffix != ".py" or not path.is_file():
         return None
     try:
@@ -196,7 +200,7 @@ def read_study(name: str) -> dict | None:
     targets = [t.id for n in tree.body if isinstance(n, ast.Assign) for t in n.targets if isinstance(t, ast.Name)]
     if "study" not in targets:
         return None
-    study = dict(runpy.run_path(name)["study"])
+    study = dict(runpy.run_path(str(path))["study"])
     if not study.get("models"):
         raise ValueError(f"{name}: `study` needs models=[...], each a name, or a name and a checkpoint.")
     return study
@@ -273,6 +277,7 @@ def compute(args: argparse.Namespace, job, size: tuple[int, int], folder: Path, 
     }  # fmt: skip
     stamp = Path(checkpoint).stat().st_mtime if checkpoint and Path(checkpoint).is_file() else None
     request |= dict(spec=spec, checkpoint=checkpoint, written=stamp, size=list(size), untrained=untrained)
+    request |= dict(files=digests) if (digests := contents(args, spec)) else {}
     request |= dict(theory=True) if theory else {}
     request |= {name: getattr(args, name) for name in ("inputs", "wrt", "axes") if getattr(args, name)}
     if path.is_file():
@@ -282,7 +287,7 @@ def compute(args: argparse.Namespace, job, size: tuple[int, int], folder: Path, 
             return result
         if not args.overwrite:
             raise ValueError(
-                f"{path} exists and was computed with other settings; give another --out, or --overwrite to replace it."
+                f"{path} exists and was computed with other settings or files; give another --out, or --overwrite to replace it."
             )
     loaded = build(spec, checkpoint, args.pretrained and not untrained, args.seed)
     for note in loaded.notes:
@@ -330,7 +335,7 @@ def compute(args: argparse.Namespace, job, size: tuple[int, int], folder: Path, 
         batch_size=args.batch_size,
         progress=counter(label, args.num),
         # The name holds the request, so that another request never goes on with the state of this one.
-        state=folder / f".{slug}.{hashlib.sha256(json.dumps(request).encode()).hexdigest()[:12]}.state",
+        state=folder / f".{slug}.{digest(json.dumps(request))}.state",
     )
     weights = "random" if untrained else Path(checkpoint).name if checkpoint else "pretrained"
     images = "" if args.inputs and not is_noise(args) else args.images  # "": inputs of any kind
@@ -352,6 +357,28 @@ def compute(args: argparse.Namespace, job, size: tuple[int, int], folder: Path, 
     notes = f" ({', '.join(result.notes)})" if result.notes else ""
     print(f"{label}: {result.info['num_inputs']} inputs{notes} -> {path}", file=sys.stderr)
     return result
+
+
+def contents(args: argparse.Namespace, spec: str) -> dict[str, str]:
+    """What the config of a model, arrays and folders of images hold, as digests: a result of others is no result of these."""
+    _, name, options = parse_spec(spec)
+    found = {}
+    if is_config(name):
+        from sterf_plugins.openmmlab.configs.reading import load_config
+
+        found[name] = load_config(name, options).pretty_text
+    sources = [args.images, *(re.sub(r"^[A-Za-z_]\w*=|@[\dx]+$", "", source) for source in args.inputs or ())]
+    for source in sources:
+        files = [Path(source)] if Path(source).is_file() else []
+        with suppress(ValueError):  # a folder without images, as those of trackers, or none
+            files = files or image_files(source, args.num)
+            found[source] = str([(str(p), p.stat().st_size, p.stat().st_mtime) for p in files])
+    return {name: digest(text) for name, text in found.items()}
+
+
+def digest(text: str) -> str:
+    """A short name for a text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def of_tracker(
@@ -416,7 +443,8 @@ def main() -> None:
     work = jobs(args)
     spec, checkpoint = args.models[0]
     first = build(spec, checkpoint, args.pretrained, args.seed)
-    sizes = sizes_of(args, tuple(args.input_size or protocol.size or first.size))
+    given = args.sizes or args.inputs or args.input_size or protocol.size
+    sizes = sizes_of(args, tuple(args.input_size or protocol.size or (first.size if given else default_size(first))))
     size = sizes[-1]
     if min(sizes[0]) < 1:
         raise ValueError(

@@ -4,6 +4,7 @@ import ast
 import importlib
 import importlib.util
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,13 +27,14 @@ class Loaded:
     Attributes:
         label: name of the model in results.
         model: the model.
-        size: (H, W) of the inputs that it was made for.
+        size: (H, W) of the inputs that it was made for; see ``default_size``.
         mean, std: mean and standard deviation of the normalisation for each channel, in the model's order of channels,
             for pixel values of 0 to 255.
         bgr: whether the model takes BGR instead of RGB images.
         config: the OpenMMLab config, if the model came from one.
         notes: remarks for the user, one line each, such as which checkpoint was loaded.
         dataset_meta: what the checkpoint says of the classes that the model was trained on, as mmengine writes it.
+        size_is_known: whether the model or its config says what ``size`` is; else it is a guess.
     """
 
     label: str
@@ -44,6 +46,7 @@ class Loaded:
     config: Any = None
     notes: list[str] = field(default_factory=list)
     dataset_meta: dict[str, Any] = field(default_factory=dict)
+    size_is_known: bool = True
 
     @property
     def is_tracker(self) -> bool:
@@ -136,7 +139,7 @@ def _from_timm(label: str, name: str, options: Mapping[str, Any], pretrained: bo
         raise ValueError(f"model {name!r} does not take these options: {error}") from error
     data = timm.data.resolve_model_data_config(model)
     mean, std = (_for_channels([255.0 * v for v in data[k]], _channels(model)) for k in ("mean", "std"))
-    return Loaded(label, model, _own_size(model, tuple(data["input_size"][1:])), mean, std)
+    return Loaded(label, model, _own_size(model) or tuple(data["input_size"][1:]), mean, std)
 
 
 def _names_an_option(error: TypeError, options: Mapping[str, Any]) -> bool:
@@ -160,12 +163,12 @@ def _from_factory(label: str, name: str, options: Mapping[str, Any]) -> Loaded:
         raise ValueError(f"model {name!r} does not take these options: {error}") from error
     if not isinstance(model, nn.Module):
         raise ValueError(f"{name} returns a {type(model).__name__}, not a torch.nn.Module.")
-    channels = _channels(model)
-    return Loaded(label, model, _own_size(model, (224, 224)), (127.5,) * channels, (127.5,) * channels)
+    levels, size = (127.5,) * _channels(model), _own_size(model)
+    return Loaded(label, model, size or (224, 224), levels, levels, size_is_known=size is not None)
 
 
-def _own_size(model: nn.Module, default: tuple[int, int]) -> tuple[int, int]:
-    """(H, W) of the images that a model was built for, where it or its patch embedding says so; else the default.
+def _own_size(model: nn.Module) -> tuple[int, int] | None:
+    """(H, W) of the images that a model was built for, where it or its patch embedding says so.
 
     timm's models have ``img_size``, those of Hugging Face ``config.image_size``.
     """
@@ -176,7 +179,7 @@ def _own_size(model: nn.Module, default: tuple[int, int]) -> tuple[int, int]:
             return value, value
         if isinstance(value, (tuple, list)) and len(value) == 2 and all(isinstance(n, int) for n in value):
             return value[0], value[1]
-    return default
+    return None
 
 
 def _channels(model: nn.Module) -> int:
@@ -226,8 +229,20 @@ def build_config(config: Any, label: str) -> Loaded:
     middle, scale = (0.0, 1.0) if getattr(model, "takes_bytes", False) else (127.5, 127.5)
     means = flat(preprocessor.mean) if flat else (middle,) * _channels(model)
     stds = flat(preprocessor.std) if flat else (scale,) * len(means)
-    size = getattr(preprocessor, "size", None) or (512, 512)
-    return Loaded(label, model, (int(size[0]), int(size[1])), means, stds, bgr, config)
+    size = getattr(preprocessor, "size", None)
+    height, width = size or (512, 512)
+    return Loaded(label, model, (int(height), int(width)), means, stds, bgr, config, size_is_known=bool(size))
+
+
+def default_size(loaded: Loaded) -> tuple[int, int]:
+    """(H, W) of the inputs of a tool that was given no ``--input-size``; says so where it is a guess."""
+    if not loaded.size_is_known and not loaded.is_tracker:
+        print(
+            f"{loaded.label}: inputs of {loaded.size[0]}x{loaded.size[1]}, since neither the model nor a config says for which "
+            f"size it was made; give --input-size H W for others.",
+            file=sys.stderr,
+        )
+    return loaded.size
 
 
 def entries_without_place(state: Mapping[str, Any], own: Mapping[str, Any]) -> list[str]:

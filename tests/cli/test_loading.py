@@ -6,15 +6,17 @@ import torch
 from PIL import Image
 
 from sterf_plugins.cli.images import from_files
-from sterf_plugins.cli.loading import Loaded, load_model
+from sterf_plugins.cli.loading import Loaded, default_size, load_model
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["mmdet::retinanet/retinanet_r18_fpn_1x_coco.py", "mmseg::fcn/fcn_r50-d8_4xb2-40k_cityscapes-512x1024.py"]
 )
-def test_without_a_checkpoint_a_config_gives_the_weights_that_a_training_starts_with(name):
-    load_model(name)  # imports draw random numbers
+def test_without_a_checkpoint_a_config_gives_the_weights_that_a_training_starts_with(name, capsys):
+    loaded = load_model(name)  # imports draw random numbers
+    assert default_size(loaded) == ((512, 512) if "mmdet" in name else (512, 1024))
+    assert (f"{name}: inputs of 512x512, since neither" in capsys.readouterr().err) == ("mmdet" in name)
     torch.manual_seed(0)
     model = load_model(name).model
 
@@ -67,3 +69,16 @@ def test_images_of_more_than_8_bits_are_refused(tmp_path):
     assert torch.equal(pixels, torch.full((1, 1, 4, 4), 200.0))
     with pytest.raises(ValueError, match=r"words\.png has more than 8 bits per channel"):
         next(from_files([tmp_path / "words.png"], loaded, (4, 4)))
+
+
+@pytest.mark.parametrize(
+    ("spec", "guess"),
+    [
+        ("resnet18", False),
+        (f"{__name__}:vit", False),
+        ("torch.nn:Conv2d(in_channels=3, out_channels=1, kernel_size=1)", True),
+    ],
+)
+def test_a_size_that_is_a_guess_is_said(spec, guess, capsys):
+    assert default_size(load_model(spec)) == (224, 224)
+    assert ("inputs of 224x224, since neither the model nor a config says" in capsys.readouterr().err) == guess

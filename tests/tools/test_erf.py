@@ -111,6 +111,31 @@ def test_a_second_call_finds_the_results(run, report):
 
 
 @pytest.mark.slow
+def test_results_of_other_files_are_no_results_of_these(run, tmp_path, photos):
+    folder, config, array = tmp_path / "photos", tmp_path / "own.py", tmp_path / "x.npy"
+    shutil.copytree(photos, folder)
+    base = ROOT / "configs" / "shapes" / "fpn_sdtv3-t-srb_shapes.py"
+    config.write_text(f"_base_ = {str(base)!r}\n")
+    np.save(array, np.ones((2, 3, 8, 8), np.float32))
+    net = "net=sterf_plugins.backbones:SpikingCNN(depth=1, in_chans=3, neuron='relu')"
+    layers, images = ["--layers", "layers.0"], ["--images", folder, "--num", "2", "--input-size", "8", "8"]
+    commands = {
+        folder / "0.png": [net, *images, *layers],
+        array: [net, "--inputs", array, *layers],
+        config: [config, "--num", "1", "--input-size", "32", "32", "--layers", "backbone.stages.0"],
+    }
+    for changed, command in commands.items():
+        command = [*command, "--out", tmp_path / "out" / changed.name]
+        run(*command)
+        assert "results exist in" in run(*command).stderr
+        if changed == config:
+            config.write_text(config.read_text() + "model = dict(backbone=dict(mixer='conv'))\n")
+        os.utime(changed, (1, 1))
+        refused = run(*command, check=False)
+        assert refused.returncode == 2 and "computed with other settings or files" in refused.stderr
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1300, 400])
 def test_the_report_in_a_browser(report, tmp_path, width):
     """Sort a column, look at errors of the console, and that nothing but the table and pictures scrolls sideways."""
@@ -154,7 +179,7 @@ def test_studies_and_fields_in_time(run, tmp_path):
 @pytest.mark.parametrize("study", ["activations", "surrogates"])
 @pytest.mark.slow
 def test_shipped_studies(run, study, tmp_path):
-    run(ROOT / "configs" / "erf" / f"{study}.py", "--num", "1", "--out", tmp_path / "out")
+    run(f"sterf_plugins::erf/{study}.py", "--num", "1", "--out", tmp_path / "out")
     assert (tmp_path / "out" / "report.html").is_file()
 
 

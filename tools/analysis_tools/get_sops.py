@@ -36,7 +36,7 @@ from sterf_plugins.checks import positive_int
 from sterf_plugins.cli.checkpoints import add_checkpoint_option
 from sterf_plugins.cli.console import check_device, run_tool
 from sterf_plugins.cli.images import add_image_options, check_number, inputs_for
-from sterf_plugins.cli.loading import Loaded, is_config, load_model, parse_spec
+from sterf_plugins.cli.loading import Loaded, default_size, is_config, load_model, parse_spec
 from sterf_plugins.erf.calibrate import CALIBRATION, calibrate, uncalibrated
 from sterf_plugins.files import check_new, replacing, write_csv
 
@@ -138,7 +138,7 @@ def main() -> None:
         check_new(path, args.overwrite)
     torch.manual_seed(args.seed)
     loaded = load_model(args.model, args.checkpoint, args.pretrained)
-    size = tuple(args.input_size) if args.input_size else loaded.size
+    size = tuple(args.input_size) if args.input_size else default_size(loaded)
     model = loaded.model.to(args.device)
     images = torch.cat(list(inputs_for(args.images, loaded, size, args.num, args.seed))).to(args.device)
     if args.time_steps:
