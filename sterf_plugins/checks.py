@@ -55,6 +55,19 @@ def positive_int(name: str, value: object, allowed: str = "an int >= 1") -> int:
     return number
 
 
+def size_pair(name: str, value: Any) -> tuple[int, int]:
+    """Return (height, width), each at least 1, of two whole numbers, or of one for both; ``name`` is as above.
+
+    Raises:
+        TypeError: there is something else than whole numbers.
+        ValueError: a number is below 1, or there are not two.
+    """
+    numbers = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (value, value)
+    if len(numbers) != 2:
+        raise ValueError(f"`{name}` is {value!r}; it must be two numbers, (height, width), or one for both.")
+    return positive_int(name, numbers[0]), positive_int(name, numbers[1])
+
+
 def check_floating(name: str, x: Any) -> None:
     """Raise ``TypeError`` unless a tensor is of floating point; of whole numbers or bools a network computes nonsense."""
     if not x.is_floating_point():

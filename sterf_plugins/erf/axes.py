@@ -30,6 +30,7 @@ class Axes:
         Raises:
             ValueError: it names none that inputs may have.
         """
+        text = str(text)
         letters = text.replace("T", "D") if 0 <= text.find("N") < text.find("T") else text
         known = {"N", "C"} <= set(letters) and set(letters) - set("TNC") in _PLACES
         if not known or len(set(letters)) != len(letters):

@@ -163,6 +163,8 @@ class Reading:
         """Which entries get maps."""
         tensors = {k: v for k, v in entries.items() if isinstance(v, Tensor)}
         if self.wrt is not None:
+            if not self.wrt:
+                raise ValueError("`wrt` is empty; name entries of a batch, or leave it out for all images.")
             for key in self.wrt:
                 if key not in tensors:
                     raise ValueError(

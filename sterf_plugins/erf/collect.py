@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..checks import one_of
+from ..checks import entries, one_of
 from ..firing import FiringRates, neuron_layers
 from .batches import Batch, Reading, Sizer
 from .calibrate import calibrated
@@ -160,7 +160,7 @@ def _kinds(kinds: str | Iterable[str] | None, inputs: Batch) -> tuple[str, ...]:
     possible += ["frames", "volume"] if len(inputs.sizes[0]) == 3 else []
     if kinds is None:
         return tuple(k for k in KINDS if k in possible and not (inputs.steps and k in ("frames", "volume")))
-    chosen = (kinds,) if isinstance(kinds, str) else tuple(kinds)
+    chosen = (kinds,) if isinstance(kinds, str) else entries("kinds", kinds)
     for kind in chosen:
         one_of("kinds", kind, KINDS)
     if not chosen:

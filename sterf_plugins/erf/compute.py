@@ -169,7 +169,7 @@ def compute_erf(
     if weight is not None and time != "each":
         raise ValueError("`weight` needs time='each'; with time='sum' there is one backward for all steps and lags.")
     whole_number("seed", seed)
-    if tolerance is not None and not 0 < tolerance < 1:
+    if tolerance is not None and not (isinstance(tolerance, (int, float)) and 0 < tolerance < 1):
         raise ValueError(f"`tolerance` is {tolerance!r}; it must be in (0, 1), such as 0.05.")
     steps = None if time_steps is None else positive_int("time_steps", time_steps)
     size = None if batch_size in (None, "auto") else positive_int("batch_size", batch_size)

@@ -1,5 +1,7 @@
 """Why a layer has no field: its gradients are not finite or all zero, or its output is in another order than it seems."""
 
+import re
+
 import numpy as np
 
 from .metrics import cell_edges, cell_masses, mass_at
@@ -52,9 +54,10 @@ def elsewhere(field: np.ndarray, size: tuple[int, ...], at: tuple[int, ...]) -> 
 
 def misread(layer: str, size: tuple[int, ...]) -> str:
     """Why an output has no field that changes elsewhere than the image does; ``size`` is that of its map."""
+    module = re.split(r"[\[#]", layer)[0]
     return (
         f"layer {layer!r}: its map of {'x'.join(map(str, size))} changes elsewhere than the input does: its tokens are not in "
         f"the order of rows and columns, are queries, or its axes are others than they seem, as those of a matrix over "
-        f"tokens. Pass layout={{{layer!r}: function}} with a function that makes (B, C, h, w) of its output, or name a "
-        f"later layer or the block around it; if the order is right, pass grid={{{layer!r}: {size}}}."
+        f"tokens. Pass layout={{{module!r}: function}} with a function that makes (B, C, h, w) of its output, or name a "
+        f"later layer or the block around it; if the order is right, pass grid={{{module!r}: {size}}}."
     )

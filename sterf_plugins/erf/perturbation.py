@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import positive_int
+from ..checks import positive_int, size_pair, whole_number
 from .batches import Batch
 
 _ALLOWED = "'mean', 'other', 'flip', a number above 0 for noise of so many standard deviations, or None"
@@ -41,15 +41,14 @@ class Perturbation:
     def __init__(
         self, by: str | float | None, sample: Tensor, cells: int | tuple[int, int] | None, budget: int, seed: int
     ):
-        self._by, self._sample, self._seed = _checked(by, sample), sample, seed
+        self._by, self._sample, self._seed = _checked(by, sample), sample, whole_number("seed", seed) % 2**64
         height, width = sample.shape[-2:]
         budget = positive_int("budget", budget)
         if cells is None:
             side = min(int(budget**0.5), 16)
             self.grid = (min(side, height), min(side, width))
         else:
-            rows, columns = cells if isinstance(cells, (tuple, list)) else (cells, cells)
-            self.grid = (positive_int("cells", rows), positive_int("cells", columns))
+            self.grid = size_pair("cells", cells)
         count = self.grid[0] * self.grid[1]
         if self.grid[0] > height or self.grid[1] > width:
             raise ValueError(f"`cells` is {cells!r}, but inputs of {height}x{width} have not so many rows or columns.")
@@ -122,7 +121,7 @@ def with_image(batch: Batch, x: Tensor) -> Batch:
 
 def _checked(by: Any, sample: Tensor) -> Any:
     number = isinstance(by, (int, float)) and not isinstance(by, bool)
-    if by not in (None, "mean", "other", "flip") and not (number and by > 0):
+    if by not in (None, "mean", "other", "flip") and not (number and 0 < by < float("inf")):
         raise ValueError(f"`by` is {by!r}; allowed: {_ALLOWED}.")
     if by == "other" and sample.shape[sample.ndim - 4] < 2:
         raise ValueError("`by` is 'other', and there is a single input; give more, or by='mean'.")

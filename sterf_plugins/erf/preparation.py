@@ -74,16 +74,23 @@ def find_targets(model: nn.Module, names: list[str], grid: Any, layout: Any) -> 
     """Look up layers by name, with what ``grid`` and ``layout`` of ``compute_erf`` say about each.
 
     Raises:
-        ValueError: ``grid`` or ``layout`` has a value that is not allowed.
+        ValueError: ``grid`` or ``layout`` has a value that is not allowed, or a pattern that fits no module.
     """
     for value in layout.values() if isinstance(layout, Mapping) else [layout]:
         if not callable(value):
             one_of("layout", value, (None, *LAYOUTS, "a function"))
     grids = list(grid.values()) if isinstance(grid, Mapping) else [grid]
     for value in grids:
-        if value is not None and (len(value) not in (2, 3) or not all(is_whole(n) and n > 0 for n in value)):
+        sizes = isinstance(value, (tuple, list)) and len(value) in (2, 3)
+        if value is not None and not (sizes and all(is_whole(n) and n > 0 for n in value)):
             raise ValueError(f"`grid` is {value!r}; give (rows, columns) or (frames, rows, columns), ints >= 1.")
     modules = dict(model.named_modules())
+    for option, value in (("grid", grid), ("layout", layout)):
+        for pattern in value if isinstance(value, Mapping) else ():
+            if not any(fnmatchcase(name, pattern) for name in modules):
+                raise ValueError(
+                    f"`{option}` has the pattern {pattern!r}, which fits no module; give names of layers, such as {names[0]!r}."
+                )
     return [
         Target(n, modules[n], find_windows(ancestors(model, n)), _option(grid, n), _option(layout, n)) for n in names
     ]

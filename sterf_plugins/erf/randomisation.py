@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..checks import positive_int
+from ..checks import positive_int, whole_number
 from .occlusion import check_field
 from .similarity import similarity, with_errors
 from .targets import match_layers, unwrapped
@@ -51,6 +51,11 @@ def randomise_field(
         TypeError, ValueError: bad arguments, no such layer, or one without weights before it.
     """
     model = unwrapped(model)
+    for name in ("by", "without", "calibrate"):
+        if name in options:
+            raise ValueError(
+                f"`{name}` is given; nothing is changed here, and all statistics are those of the inputs. Leave it out."
+            )
     names = match_layers(model, layer)
     if len(names) != 1:
         raise ValueError(f"`layer` is {layer!r}, which fits {len(names)} layers; name one.")
@@ -68,7 +73,7 @@ def randomise_field(
     if not order:
         raise ValueError(f"no module with weights runs before the end of layer {name!r}; name a later one.")
     modules = dict(network.named_modules())
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(whole_number("seed", seed))
     stages = min(positive_int("stages", stages), len(order))
     ends = [len(order) * stage // stages for stage in range(stages + 1)]
     found: list[dict[str, Any]] = []

@@ -21,7 +21,7 @@ def check_position(position: Position) -> list[str | Place]:
     Raises:
         ValueError: it is no position; the message lists what is allowed.
     """
-    if position in ("center", "all"):
+    if isinstance(position, str) and position in ("center", "all"):
         return [position]
     single = _is_place(position)
     places: Any = [position] if single else position
@@ -35,7 +35,8 @@ def _is_place(value) -> bool:
         isinstance(value, Sequence)
         and not isinstance(value, str)
         and len(value) in (2, 3)
-        and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in value)
+        and all(isinstance(v, int) or (isinstance(v, float) and 0 <= v <= 1) for v in value)
+        and not any(isinstance(v, bool) for v in value)
     )
 
 

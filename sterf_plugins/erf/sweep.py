@@ -6,7 +6,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..checks import positive_int
+from ..checks import entries, size_pair
 from .compute import compute_erf
 from .result import ERFResult
 
@@ -36,8 +36,7 @@ def sweep_sizes(
     Raises:
         TypeError, ValueError: no sizes, or as from ``compute_erf``, such as for a size that the model does not take.
     """
-    pairs = [(s, s) if isinstance(s, int) else s for s in sizes]
-    checked = [(positive_int("sizes", h), positive_int("sizes", w)) for h, w in pairs]
+    checked = [size_pair("sizes", size) for size in entries("sizes", sizes)]
     if not checked:
         raise ValueError("`sizes` is empty; give at least one image size.")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from ..checks import check_module
+from ..checks import check_module, entries
 
 # What OpenMMLab's backbones call their stages, or their names.
 _STAGES = ("res_layers", "stages", "layers", "cr_blocks")
@@ -100,12 +100,15 @@ def match_layers(model: nn.Module, patterns: str | Iterable[str] | None) -> list
 
     Raises:
         ValueError: a pattern matches nothing; the message lists near candidates.
-        TypeError: the model is no module.
+        TypeError: the model is no module, or a pattern is no text.
     """
     check_module("model", model)
     if patterns is None:
         return default_layers(model)
-    patterns = [patterns] if isinstance(patterns, str) else list(patterns)
+    patterns = [patterns] if isinstance(patterns, str) else list(entries("layers", patterns))
+    for pattern in patterns:
+        if not isinstance(pattern, str):
+            raise TypeError(f"`layers` holds {pattern!r} ({type(pattern).__name__}); give module names or patterns.")
     names = [name for name, _ in model.named_modules() if name]
     if not patterns:
         raise ValueError("`layers` is empty; give module names or patterns, or None for the model's stages.")
@@ -184,5 +187,6 @@ def _candidates(names: Sequence[str], pattern: str, limit: int = 12) -> str:
             break
         prefix = longer
     inside = [n for n in names if n.startswith(f"{prefix}." if prefix else "") and n.count(".") <= pattern.count(".")]
-    shown = ", ".join((inside or list(names))[:limit])
-    return f"modules{f' in {prefix!r}' if prefix else ''} are {shown}{', ...' if len(inside) > limit else ''}."
+    if not inside:
+        return f"{prefix!r} has no modules in it."
+    return f"modules{f' in {prefix!r}' if prefix else ''} are {', '.join(inside[:limit])}{', ...' if len(inside) > limit else ''}."

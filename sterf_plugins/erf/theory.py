@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..checks import positive_int
+from ..checks import size_pair
 from .compute import compute_erf
 from .dependence import dependence
 from .result import ERFResult
@@ -53,7 +53,7 @@ def theoretical_rf(
     Raises:
         TypeError, ValueError: as from ``compute_erf``.
     """
-    height, width = (positive_int("image_size", n) for n in image_size)
+    height, width = size_pair("image_size", image_size)
     generator = torch.Generator().manual_seed(0)
 
     model = unwrapped(model)

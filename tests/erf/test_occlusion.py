@@ -120,6 +120,26 @@ def test_flipped_spikes_agree_with_brute_force():
     assert few.info["draws"] == 1 and not np.allclose(few.maps["layers.1"][:, 1], change)
 
 
+@pytest.mark.parametrize(
+    ("function", "options", "message"),
+    [
+        (check_field, dict(by=float("inf")), "`by` is inf; allowed: .* a number above 0"),
+        (check_field, dict(seed=0.5), r"`seed` is 0.5 \(float\); it must be an int"),
+        (randomise_field, dict(seed=0.5), r"`seed` is 0.5 \(float\); it must be an int"),
+        (randomise_field, dict(calibrate=False), "`calibrate` is given; nothing is changed here"),
+        (randomise_field, dict(by="mean"), "`by` is given; nothing is changed here"),
+    ],
+)
+def test_options_without_a_meaning(function, options, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        function(linear(), IMAGES, "2", cells=4, **options)
+
+
+def test_a_negative_seed_is_a_seed():
+    a, b = (check_field(linear(), IMAGES, "2", by=0.3, cells=4, seed=seed).map("2", "change") for seed in (-1, -2))
+    assert not np.array_equal(a, b)
+
+
 def test_batches_and_streams_give_the_same():
     model = linear()
     whole = check_field(model, IMAGES, "2", by=0.3, cells=4, budget=32)

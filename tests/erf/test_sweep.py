@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from sterf_plugins.erf import compute_erf, sweep_sizes
+from sterf_plugins.erf import check_field, compute_erf, sweep_sizes
 from sterf_plugins.erf.charts import draw_growth, draw_responses, draw_sweep
 from sterf_plugins.erf.sweep import sweep_rows
 from sterf_plugins.erf.theoretical_field import add_theory
@@ -38,6 +38,20 @@ def test_images_are_resized():
     assert np.array_equal(sweep[40, 40].spatial["2"], plain.spatial["2"])
     with pytest.raises(ValueError, match="`sizes` is empty"):
         sweep_sizes(net(), images, [])
+
+
+@pytest.mark.parametrize("size", ["8", 8.0, True, (8, 8, 8), (8,), 0])
+def test_sizes_that_are_none(size):
+    model, x = nn.Sequential(nn.Conv2d(1, 1, 1)), torch.randn(2, 1, 8, 8)
+    with pytest.raises((TypeError, ValueError), match="`sizes` is "):
+        sweep_sizes(model, x, [size], "0")
+    with pytest.raises((TypeError, ValueError), match="`image_size` is "):
+        theoretical_rf(model, size, "0", in_channels=1)
+    with pytest.raises((TypeError, ValueError), match="`cells` is "):
+        check_field(model, x, "0", cells=size)
+    assert list(sweep_sizes(model, x, np.array([8]), "0")) == [(8, 8)]
+    with pytest.raises(TypeError, match=r"`sizes` is 8 \(int\); it must be a list or tuple, such as \[8\]"):
+        sweep_sizes(model, x, 8, "0")
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from mmengine.runner import EpochBasedTrainLoop
 from torch import nn
 from tqdm import tqdm
 
-from ...checks import one_of, positive_int
+from ...checks import one_of, positive_int, whole_number
 from ...erf import ERFResult, compute_erf
 from ...erf.evolution import write_evolution
 from ...erf.fields import REDUCTIONS
@@ -105,7 +105,7 @@ class ERFHook(MeasuringHook):
         self.source = source
         self.input_size = size_of_images(input_size)
         self.at_start = at_start
-        self.seed = seed
+        self.seed = whole_number("seed", seed)
         self._training = self._resumed = False
         self.options = dict(
             options,

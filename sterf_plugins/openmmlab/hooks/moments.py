@@ -5,7 +5,7 @@ from typing import Any
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import EpochBasedTrainLoop
 
-from ...checks import positive_int
+from ...checks import size_pair
 
 
 class MeasuringHook(Hook):
@@ -44,8 +44,7 @@ def size_of_images(input_size: int | tuple[int, int] | None) -> tuple[int, ...]:
     Raises:
         ValueError, TypeError: it is no size.
     """
-    size = (input_size, input_size) if isinstance(input_size, int) else tuple(input_size or ())
-    return tuple(positive_int("input_size", n) for n in size)
+    return () if input_size is None else size_pair("input_size", input_size)
 
 
 def dataset_of(runner: Any) -> Any:
