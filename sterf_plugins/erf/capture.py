@@ -10,7 +10,9 @@ from torch import Size, Tensor, nn
 
 from ..firing import FiringRates
 from .batches import out_of_memory
-from .layouts import Grid, Layout, Windows
+from .geometry import Grid
+from .layouts import Layout
+from .windows import Windows
 
 
 @dataclass

@@ -17,8 +17,8 @@ from .batches import Batch, Reading, Sizer
 from .calibrate import calibrated
 from .capture import Seen, Target
 from .fields import KINDS, fields_of
+from .geometry import Geometry, possible_strides, prefix_tokens
 from .integers import followed
-from .layouts import Geometry, possible_strides, prefix_tokens
 from .preparation import (
     check_axes,
     check_size,

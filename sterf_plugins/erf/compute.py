@@ -27,7 +27,8 @@ from .batches import Batch, Key, Reading, batches
 from .calibrate import CALIBRATION, initial_norms, tracking_norms
 from .collect import Request, collect, told_weight
 from .fields import REDUCTIONS
-from .layouts import Grid, Layout
+from .geometry import Grid
+from .layouts import Layout
 from .preparation import find_targets
 from .processes import everywhere, first_inputs
 from .protocols import choose

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from .capture import Output
-from .layouts import Evidence, Geometry, by, to_map
+from .geometry import Evidence, Geometry, by
+from .layouts import to_map
 from .selection import chosen_calls
 from .volumes import to_volume
 

@@ -23,7 +23,8 @@ from .axes import Axes
 from .batches import Batch, Key, Reading, Sizer, batches, peek
 from .calibrate import CALIBRATION, initial_norms, tracking_norms
 from .field_check import FieldCheck
-from .layouts import Grid, Layout
+from .geometry import Grid
+from .layouts import Layout
 from .perturbation import Perturbation, image_of, with_image
 from .preparation import device_of, find_targets
 from .progress import Progress

@@ -16,7 +16,7 @@ from torch import Size, Tensor, nn
 
 from .batches import Batch, Key
 from .flaws import elsewhere, misread, near_target
-from .layouts import Evidence
+from .geometry import Evidence
 from .maps import maps_of
 from .selection import cell
 from .starts import Facts, Passes, Settings, base_name, outputs_of

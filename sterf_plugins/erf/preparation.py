@@ -15,8 +15,10 @@ from ..undisturbed import exact_kernels, uncompiled, undisturbed
 from .axes import Axes
 from .batches import Batch, out_of_memory
 from .capture import Target
-from .layouts import LAYOUTS, by, find_windows
+from .geometry import by
+from .layouts import LAYOUTS
 from .targets import ancestors
+from .windows import find_windows
 
 
 def check_weights(model: nn.Module) -> None:

@@ -11,8 +11,8 @@ from ..firing import FiringRates
 from ..undisturbed import stateful
 from .batches import Batch, Key
 from .capture import Output, Seen, Target, capture, detached
+from .geometry import Evidence, Geometry, layout_of
 from .integers import followed
-from .layouts import Evidence, Geometry, layout_of
 from .maps import maps_of
 from .preparation import dtype_of
 from .protocols import Protocol

@@ -12,7 +12,7 @@ from ..firing import FiringRates, neuron_layers
 from .batches import Batch
 from .calibrate import calibrated
 from .capture import Target
-from .layouts import Geometry, possible_strides, prefix_tokens
+from .geometry import Geometry, possible_strides, prefix_tokens
 from .preparation import (
     check_size,
     check_weights,

@@ -5,7 +5,8 @@ from dataclasses import replace
 import torch
 from torch import Size, Tensor, nn
 
-from .layouts import Evidence, Geometry, Grid, Layout, by, layout_of, prefix_counts, to_map
+from .geometry import Evidence, Geometry, Grid, by, layout_of
+from .layouts import Layout, prefix_counts, to_map
 
 
 def to_volume(

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from sterf_plugins.erf import compute_erf
-from sterf_plugins.erf.layouts import Geometry, possible_strides
+from sterf_plugins.erf.geometry import Geometry, possible_strides
 
 
 class Reshaped(nn.Module):
