@@ -3,7 +3,8 @@
 import json
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,28 @@ def write(
     return Path(path)
 
 
+@contextmanager
+def arrays(path: str | os.PathLike, what: str, names: tuple[str, ...]) -> Iterator[Any]:
+    """The arrays of an ``.npz`` file by name.
+
+    Args:
+        path: the file.
+        what: what it has to be, for the message.
+        names: arrays that such a file has.
+
+    Raises:
+        ValueError: the file is something else.
+    """
+    with open(path, "rb") as opened:
+        if not zipfile.is_zipfile(opened):
+            raise ValueError(f"{path} is no {what}: it is no .npz file.")
+    with np.load(path, allow_pickle=False) as file:
+        if not {*names} <= {*file.files}:
+            wanted = " and ".join(f"`{name}`" for name in names)
+            raise ValueError(f"{path} is no {what}: it has {', '.join(file.files)}, not {wanted}.")
+        yield file
+
+
 def read(
     path: str | os.PathLike, kinds: tuple[str, ...]
 ) -> tuple[list[str], dict[str, Any], dict[str, dict[str, np.ndarray]]]:
@@ -41,12 +64,7 @@ def read(
     Raises:
         ValueError: the file is no result.
     """
-    with open(path, "rb") as opened:
-        if not zipfile.is_zipfile(opened):
-            raise ValueError(f"{path} is no ERF result: it is no .npz file.")
-    with np.load(path, allow_pickle=False) as file:
-        if "layers" not in file or "info" not in file:
-            raise ValueError(f"{path} is no ERF result: it has {', '.join(file.files)}, not `layers` and `info`.")
+    with arrays(path, "ERF result", ("layers", "info")) as file:
         layers = [str(name) for name in file["layers"]]
         documents = {name: json.loads(str(file[name])) if name in file else {} for name in DOCUMENTS}
         fields = {

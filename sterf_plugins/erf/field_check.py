@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..files import replacing
+from . import archive
 from .metrics import area_ratio
 from .number import Number
 from .similarity import similarity, with_errors
@@ -140,11 +141,7 @@ class FieldCheck:
         Raises:
             ValueError: the file is no check that ``save`` wrote.
         """
-        with np.load(path, allow_pickle=False) as file:
-            if "kinds" not in file or "layers" not in file:
-                raise ValueError(
-                    f"{path} is no check of fields: it has {', '.join(file.files)}, not `layers` and `kinds`."
-                )
+        with archive.arrays(path, "check of fields", ("layers", "kinds")) as file:
             maps = {str(name): file[f"maps.{i}"] for i, name in enumerate(file["layers"])}
             return cls(maps, tuple(map(str, file["kinds"])), json.loads(str(file["info"])))
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..files import replacing
 from ..firing import LayerRate
+from . import archive
 from .estimate import Estimate
 from .fields import BatchFields
 from .starts import Facts
@@ -61,13 +62,16 @@ class Running:
         Args:
             identify: function that returns what has to be the same; it is called only if a state is kept, as it reads
                 all weights.
+
+        Raises:
+            ValueError: the file is no state.
         """
         if self._path is None:
             return 0
         self._identity = identify()
         if not self._path.is_file():
             return 0
-        with np.load(self._path, allow_pickle=False) as file:
+        with archive.arrays(self._path, "state of compute_erf", ("header",)) as file:
             header = json.loads(str(file["header"]))
             if header["identity"] != json.loads(json.dumps(self._identity)):
                 return 0

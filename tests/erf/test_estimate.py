@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from sterf_plugins.backbones import SDTV3
-from sterf_plugins.erf import ERFResult, calibrate, compute_erf
+from sterf_plugins.erf import ERFResult, FieldCheck, calibrate, compute_erf
 from sterf_plugins.erf.batches import Reading, Sizer
 from sterf_plugins.erf.estimate import Estimate
 
@@ -148,6 +148,20 @@ def test_an_interrupted_computation_goes_on_where_it_was(tmp_path):
     model.stages[0].downsample.conv.weight.data *= 2  # other weights: from the start, too
     again = compute_erf(model, x, layers, batch_size=2, state=state)
     assert np.array_equal(again.spatial["stages.1"], compute_erf(model, x, layers, batch_size=2).spatial["stages.1"])
+
+
+def test_a_file_that_is_no_state_is_kept(tmp_path):
+    text, array = tmp_path / "notes.txt", tmp_path / "x.npz"
+    text.write_text("mine")
+    np.savez(array, x=np.ones(2))
+    model, x = nn.Sequential(nn.Conv2d(1, 1, 1)), torch.ones(1, 1, 4, 4)
+    for file, message in ((text, "it is no .npz file"), (array, "it has x, not `header`")):
+        before = file.read_bytes()
+        with pytest.raises(ValueError, match=f"{file.name} is no state of compute_erf: {message}"):
+            compute_erf(model, x, "0", state=file)
+        with pytest.raises(ValueError, match=f"{file.name} is no check of fields: it "):
+            FieldCheck.load(file)
+        assert file.read_bytes() == before
 
 
 def test_the_state_of_another_grid_or_of_other_statistics_is_not_continued(tmp_path):
