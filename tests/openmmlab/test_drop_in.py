@@ -237,6 +237,30 @@ def test_a_semi_supervised_detector_has_its_backbone_inside():
     assert config.model.detector.backbone.type == "sterf_plugins.TIMMBackbone"
 
 
+def test_strides_that_stand_elsewhere_are_replaced_too():
+    """They are defaults of the head's class, or of a tracker's head beside the detector."""
+    config = load_config("mmdet::vfnet/vfnet_r50_fpn_1x_coco.py")
+    assert "anchor_generator" not in config.model.bbox_head
+    swap_backbone(config, "sdtv3_nano_srb")
+    anchors = config.model.bbox_head.anchor_generator
+    assert anchors.strides == config.model.bbox_head.strides == [8, 16, 16, 32, 64]
+    assert anchors.base_sizes == [8, 16, 32, 64, 128] and anchors.octave_base_scale == 8
+    config = load_config("mmdet::cascade_rpn/cascade-rpn_faster-rcnn_r50-caffe_fpn_1x_coco.py")
+    swap_backbone(config, "sdtv3_nano_srb")
+    assert [stage.anchor_generator.strides for stage in config.model.rpn_head.stages] == [[4, 8, 16, 16, 32]] * 2
+    config, lines = load_config("mmdet::qdtrack/qdtrack_faster-rcnn_r50_fpn_4e_base.py"), []
+    swap_backbone(config, "sdtv3_nano_srb", tell=lines.append)
+    assert config.model.track_head.roi_extractor.featmap_strides == [4, 8, 16, 16]
+    assert config.model.detector.roi_head.bbox_roi_extractor.featmap_strides == [4, 8, 16, 16]
+    assert config.model.detector.init_cfg is None and "faster_rcnn_r50_fpn_1x_coco-person_2020" in lines[-1]
+
+
+def test_a_student_keeps_the_strides_of_its_teacher():
+    config = load_config("mmdet::ld/ld_r18-gflv1-r101_fpn_1x_coco.py")
+    with pytest.raises(ValueError, match="teacher_config takes the stock strides for granted"):
+        swap_backbone(config, "sdtv3_nano_srb", "exact")
+
+
 def test_synchronised_norms_stay_synchronised():
     config = load_config(DEEPLAB)
     swap_backbone(config, "resnet18")

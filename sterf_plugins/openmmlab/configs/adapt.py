@@ -43,26 +43,28 @@ def swap_backbone(
     model = detector_config(config, "--backbone")
     check_model_name(model_name)
     stock = read_interface(model, config.get("default_scope") or "mmengine")
-    adapted, done = _adapted(model, stock, model_name, interface)
+    changed, done = _adapted(config, stock, model_name, interface)
+    adapted = detector_config(changed, "--backbone")
     adapted.backbone.update(any_image_size(model_name))
     if image_channels(model.backbone) != 3:
         adapted.backbone.in_channels = image_channels(model.backbone)
     if type_name(adapted.backbone) == "DropInBackbone":
         config.find_unused_parameters = True  # for DDP: a head may leave an output, and so its adapter, unused
-    lost = _take_out_what_belongs_to_weights(config, model) or ["nothing"]
-    for name in model.keys() - {"pretrained"}:
-        model[name] = adapted[name]
+    lost = _take_out_what_belongs_to_weights(config, model, adapted) or ["nothing"]
+    for name, part in changed.model.items():
+        config.model[name] = part
     tell(f"--backbone {model_name}, {done}")
     tell(f"--backbone {model_name}: of the stock backbone no longer hold: {'; '.join(lost)}")
 
 
-def _adapted(model: ConfigDict, stock: StockInterface, model_name: str, interface: str) -> tuple[ConfigDict, str]:
-    """A copy of the model's config with the other backbone, and what was done, in words."""
+def _adapted(config: Config, stock: StockInterface, model_name: str, interface: str) -> tuple[ConfigDict, str]:
+    """A config with a copy of the model that has the other backbone, and what was done, in words."""
     reason = "--interface stock"
     if interface != "stock":
-        adapted = copy.deepcopy(model)
+        changed = ConfigDict(model=copy.deepcopy(config.model))
+        model = detector_config(changed, "--backbone")
         try:
-            new = adapt_exactly(adapted, stock, model_name)
+            new = adapt_exactly(changed.model, model, stock, model_name, config.get("default_scope") or "mmengine")
         except NotExact as error:
             if interface == "exact":
                 raise ValueError(
@@ -72,24 +74,25 @@ def _adapted(model: ConfigDict, stock: StockInterface, model_name: str, interfac
         else:
             simple = len(new.indices) == 1 < len(stock.levels)
             rest = "SimpleFPN makes the stock strides of it" if simple else "neck and heads are set to these"
-            return adapted, f"exact: channels {_listed(new.channels)}, strides {_listed(new.strides)}; {rest}"
-    adapted = copy.deepcopy(model)
+            return changed, f"exact: channels {_listed(new.channels)}, strides {_listed(new.strides)}; {rest}"
+    changed = ConfigDict(model=copy.deepcopy(config.model))
+    model = detector_config(changed, "--backbone")
     synchronised = "Sync" in type_name(model.backbone.get("norm_cfg"))
-    adapted.backbone = ConfigDict(
+    model.backbone = ConfigDict(
         type="sterf_plugins.DropInBackbone", model_name=model_name, pretrained=False, **stock.drop_in_arguments()
     )
     with torch.device("meta"):
-        adapters = MODELS.build(adapted.backbone).adapters
+        adapters = MODELS.build(model.backbone).adapters
     if synchronised:
-        adapted.backbone.norm_cfg = ConfigDict(type="SyncBN")
-    return adapted, (
+        model.backbone.norm_cfg = ConfigDict(type="SyncBN")
+    return changed, (
         f"stock interface ({reason}): channels {_listed(level.channels for level in stock.levels)}, strides "
         f"{_listed(level.stride for level in stock.levels)}, as neck and heads take them, by adapters with "
         f"{sum(p.numel() for p in adapters.parameters()):,} parameters"
     )
 
 
-def detector_config(config: Config, option: str) -> ConfigDict:
+def detector_config(config: Config | ConfigDict, option: str) -> ConfigDict:
     """The part of a config that has the backbone: the model, or the detector of a tracker or a semi-supervised training.
 
     Raises:
@@ -102,18 +105,24 @@ def detector_config(config: Config, option: str) -> ConfigDict:
     raise ValueError(f"{option}: the config has no model.backbone to replace.")
 
 
-def _take_out_what_belongs_to_weights(config: Config, model: ConfigDict) -> list[str]:
-    """Take out of the config what belongs to the stock backbone's weights and layers, and say what that was.
+def _take_out_what_belongs_to_weights(config: Config, model: ConfigDict, adapted: ConfigDict) -> list[str]:
+    """Take out what belongs to the stock backbone's weights and layers, and say what that was.
 
-    The new backbone starts from random weights, so nothing of it is frozen.
+    The new backbone starts from random weights, so nothing of it is frozen. Nor do neck and heads start from a checkpoint of
+    the whole model.
+
+    Args:
+        config: the whole config.
+        model: the part of it with the stock backbone.
+        adapted: its copy with the other backbone.
     """
     backbone = model.backbone
-    lost: list[str] = []
-    inits = backbone.get("init_cfg") or []
-    files = [init.get("checkpoint") for init in (inits if isinstance(inits, (list, tuple)) else [inits])]
-    lost += [f"its weights {file}" for file in (model.get("pretrained"), *files) if file]
+    files = [model.get("pretrained"), *_files(backbone), *_files(model)]
+    lost = [f"its weights {file}" for file in files if file]
     if model.get("pretrained"):
-        model.pretrained = None  # mmseg would hand them to the new backbone
+        adapted.pretrained = None  # mmseg would hand them to the new backbone
+    if _files(model):
+        adapted.init_cfg = None
     if backbone.get("frozen_stages", -1) >= 0:
         lost.append(f"frozen_stages={backbone.frozen_stages}")
     for name in ("norm_eval", "with_cp"):
@@ -132,6 +141,14 @@ def _take_out_what_belongs_to_weights(config: Config, model: ConfigDict) -> list
     if images.get("mean") and not images.get("bgr_to_rgb"):
         lost.append(f"why images are BGR with mean {images.mean} and std {images.std}, as they stay")
     return lost
+
+
+def _files(part: ConfigDict) -> list[str]:
+    """The checkpoints from which a part of a model starts, by its ``init_cfg``."""
+    inits = part.get("init_cfg") or []
+    return [
+        init.checkpoint for init in (inits if isinstance(inits, (list, tuple)) else [inits]) if "checkpoint" in init
+    ]
 
 
 def _listed(numbers: Any) -> str:

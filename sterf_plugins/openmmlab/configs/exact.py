@@ -1,10 +1,13 @@
 """Adapt a stock neck and heads to the channels and strides of another backbone, where these are all that they depend on."""
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from inspect import Parameter, signature
 from typing import Any
 
 from mmengine.config import ConfigDict
+from mmengine.registry import MODELS
 
 from ..backbones.timm_backbone import feature_levels
 from .stock_interface import StockInterface
@@ -12,7 +15,7 @@ from .types import type_name
 
 NECKS = ("FPN", "PAFPN", "ChannelMapper")
 # Parts of a model in which every stride is in the config; others have factors between levels in their code.
-HEADS = ("rpn_head", "bbox_head", "roi_head", "decode_head", "auxiliary_head")
+HEADS = ("rpn_head", "bbox_head", "roi_head", "decode_head", "auxiliary_head", "track_head")
 
 
 class NotExact(ValueError):
@@ -60,7 +63,7 @@ def pyramid(model_name: str, levels: int = 4) -> Pyramid:
     return Pyramid(tuple(range(first, len(info))), channels, tuple(strides[first:]))
 
 
-def adapt_exactly(model: ConfigDict, stock: StockInterface, model_name: str) -> Pyramid:
+def adapt_exactly(whole: ConfigDict, model: ConfigDict, stock: StockInterface, model_name: str, scope: str) -> Pyramid:
     """Put a timm model into the config of a detector or segmentor, and set all that depends on its channels and strides.
 
     These are the input channels of the neck (of the decode heads, if there is no neck), and the strides of anchor
@@ -68,9 +71,11 @@ def adapt_exactly(model: ConfigDict, stock: StockInterface, model_name: str) -> 
     written to ``base_sizes``. FCOS's ``regress_ranges`` are left as they are, one for each level.
 
     Args:
-        model: the config of the model, changed in place.
+        whole: the config of the whole model, changed in place.
+        model: the part of it that has the backbone: the whole, or the detector of a tracker or a semi-supervised training.
         stock: what the config's own backbone gives.
         model_name: any timm name, this package's included.
+        scope: mmengine's default scope of the config, "mmdet" or "mmseg".
 
     Raises:
         NotExact: something else depends on the backbone. The config may be half changed then.
@@ -99,7 +104,7 @@ def adapt_exactly(model: ConfigDict, stock: StockInterface, model_name: str) -> 
             f"SimpleFPN makes at least the strides 4, 8, 16 and 32, and the config's neck makes {neck.num_outs} maps of "
             f"strides {old_strides}"
         )
-    _check_fixed_factors(model, neck, same)
+    _check_fixed_factors(whole, model, neck, same)
     model.backbone = ConfigDict(
         type="sterf_plugins.TIMMBackbone", model_name=model_name, out_indices=list(new.indices), pretrained=False
     )
@@ -121,7 +126,9 @@ def adapt_exactly(model: ConfigDict, stock: StockInterface, model_name: str) -> 
         for head in heads:
             _set_head_channels(head, new)
     if not same:
-        _set_strides(model, neck, old_strides, new)
+        parts = {name: part for holder in (model, whole) for name in HEADS if (part := holder.get(name))}
+        _write_down_strides(list(parts.values()), scope)
+        _set_strides(parts, neck, old_strides, new)
     return new
 
 
@@ -134,9 +141,14 @@ def decode_heads(model: ConfigDict) -> list[ConfigDict]:
     return heads
 
 
-def _check_fixed_factors(model: ConfigDict, neck: ConfigDict | None, same_strides: bool) -> None:
-    """Raise ``NotExact`` if the strides change and the code of the neck or of a head has factors between levels."""
-    others = [name for name in model if name.endswith("_head") and name not in HEADS and model[name]]
+def _check_fixed_factors(whole: ConfigDict, model: ConfigDict, neck: ConfigDict | None, same_strides: bool) -> None:
+    """Raise ``NotExact`` if the strides change and the code of the neck or of a head has factors between levels.
+
+    So has a teacher's detector, whose maps are compared with those of the student.
+    """
+    heads = [name for holder in (model, whole) for name in holder if name.endswith("_head") and holder[name]]
+    others = [name for name in dict.fromkeys(heads) if name not in HEADS]
+    others += [name for name in ("teacher_config",) if model.get(name)]
     if neck and type_name(neck) == "PAFPN":
         others.append("neck")
     if others and not same_strides:
@@ -169,8 +181,33 @@ def _keys(node: Any) -> list[str]:
     return [key for value in node for key in _keys(value)] if isinstance(node, (list, tuple)) else []
 
 
-def _set_strides(model: ConfigDict, neck: ConfigDict | None, old: list[int], new: Pyramid) -> None:
-    """Replace the stock strides by the new backbone's in every list of strides in the heads' configs.
+def _write_down_strides(node: Any, scope: str) -> None:
+    """Write strides that are defaults of a head's class, such as those of VFNet's anchors, into its config, in place."""
+    if not isinstance(node, dict):
+        for item in node if isinstance(node, (list, tuple)) else ():
+            _write_down_strides(item, scope)
+        return
+    with MODELS.switch_scope_and_registry(scope) as registry:
+        kind = registry.get(node["type"]) if isinstance(node.get("type"), str) else node.get("type")
+    for owner in getattr(kind, "__mro__", ()):
+        parameters = signature(owner.__init__).parameters if "__init__" in vars(owner) else {}
+        found = {name: p.default for name, p in parameters.items() if any(map(_is_strides, _keys({name: p.default})))}
+        for name, default in found.items():
+            if default is not Parameter.empty:
+                node.setdefault(name, ConfigDict(copy.deepcopy({name: default}))[name])
+        if found:  # its own strides take the place of those of its base classes
+            break
+    for value in node.values():
+        _write_down_strides(value, scope)
+
+
+def _is_strides(key: str) -> bool:
+    """Whether the value of a key in a config is a list of strides, as of ``strides`` and ``featmap_strides``."""
+    return key.endswith("strides")
+
+
+def _set_strides(parts: Mapping[str, Any], neck: ConfigDict | None, old: list[int], new: Pyramid) -> None:
+    """Replace the stock strides by the new backbone's in every list of strides in the configs of heads, given by name.
 
     Raises:
         NotExact: a list does not start with the strides of the stock pyramid.
@@ -198,13 +235,12 @@ def _set_strides(model: ConfigDict, neck: ConfigDict | None, old: list[int], new
             return
         for key in list(node):
             value = node[key]
-            if key.endswith("strides") and isinstance(value, (list, tuple)) and len(value) > 1:
+            if _is_strides(key) and isinstance(value, (list, tuple)) and len(value) > 1:
                 if key == "strides" and type_name(node).endswith("AnchorGenerator"):
                     node.setdefault("base_sizes", [min(s) if isinstance(s, (list, tuple)) else s for s in value])
                 node[key] = true_strides(value, f"{where}.{key}")
             else:
                 walk(value, f"{where}.{key}")
 
-    for part in HEADS:
-        if model.get(part):
-            walk(model[part], f"model.{part}")
+    for name, part in parts.items():
+        walk(part, f"model.{name}")
