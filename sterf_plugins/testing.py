@@ -56,8 +56,9 @@ def check_mixer(mixer: str | Callable, dims: Sequence[int] = (8, 12), ratio: int
 def check_stem(stem: str | Callable, in_chans: int = 3, embed_dim: int = 16, stride: int = 2, **options) -> None:
     """Check a stem against the protocol ``stem(in_chans, embed_dim, stride, **options)``.
 
-    The stem has an attribute ``stride`` and gives maps of ceil(H / stride) by ceil(W / stride); the rest is as in
-    ``check_mixer``, the checkpoint of an SDT-V3 for a stride of 2, which is the stride of its stem.
+    The stem has an attribute ``stride`` and gives maps of ceil(H / stride) by ceil(W / stride), which depend on every
+    channel of the image; it is built for these channels, and for one more of both. The rest is as in ``check_mixer``, the
+    checkpoint of an SDT-V3 for a stride of 2, which is the stride of its stem.
 
     Args:
         stem: a factory, or a name in the group ``sterf_plugins.stems``.
@@ -70,17 +71,32 @@ def check_stem(stem: str | Callable, in_chans: int = 3, embed_dim: int = 16, str
         AssertionError: the contract is broken; the message says where and how to mend it.
     """
     factory = plugins.resolve("stems", {"type": stem, **options})
-    module = _build(lambda: factory(in_chans, embed_dim, stride), f"stem({in_chans}, {embed_dim}, {stride})")
+    for more in (0, 1):
+        _check_stem(factory, in_chans + more, embed_dim + more, stride)
+    if stride == 2:
+        arch = dict(embed_dims=(2 * embed_dim,) * 4, num_heads=1)
+        _check_saved(partial(SDTV3, arch, stem={"type": stem, **options}, in_chans=in_chans), "stem")
+
+
+def _check_stem(factory: Callable, in_chans: int, embed_dim: int, stride: int) -> None:
+    call = f"stem({in_chans}, {embed_dim}, {stride})"
+    module = _build(lambda: factory(in_chans, embed_dim, stride), call)
     assert getattr(module, "stride", None) == stride, (
         f"the stem's .stride is {getattr(module, 'stride', None)!r}; set self.stride to the stride it was built with "
         f"({stride}), so that necks can be told"
     )
     for h, w in ((32, 32), (33, 20)):
         expected = (2, embed_dim, -(-h // stride), -(-w // stride))
-        _check_module(module, torch.randn(2, in_chans, h, w), expected, "a stem gives ceil(size / stride)")
-    if stride == 2:
-        arch = dict(embed_dims=(2 * embed_dim,) * 4, num_heads=1)
-        _check_saved(partial(SDTV3, arch, stem={"type": stem, **options}, in_chans=in_chans), "stem")
+        x = torch.randn(2, in_chans, h, w)
+        try:
+            module(x)
+        except RuntimeError as error:
+            raise AssertionError(f"{call} does not run on images {tuple(x.shape)}: {error}") from error
+        _check_module(module, x, expected, "a stem gives ceil(size / stride)")
+    x.requires_grad_()
+    (grad,) = torch.autograd.grad(_total(module(x)), x)
+    without = [channel for channel in range(in_chans) if not grad[:, channel].any()]
+    assert not without, f"{call} does not look at channels {without} of the image; its first layer takes all {in_chans}"
 
 
 def check_backbone(backbone: Callable[[], nn.Module], in_chans: int = 3, size: tuple[int, int] = (64, 96)) -> None:

@@ -19,6 +19,7 @@ from ..functional import LAYOUTS
 from ..functional.strides import channels_last
 from ..layers import Downsample, IntegerSpike, MixerBlock, TransformerBlock
 from ..layers.drop_path import drop_path_rates
+from ..undisturbed import undisturbed
 from .base import Stage, StagedBackbone
 
 ARCHITECTURES: dict[str, dict] = {
@@ -60,7 +61,7 @@ class SDTV3(StagedBackbone):
             it grows linearly over the blocks from 0.
         sep_conv: whether the transformer blocks have a separable convolution; the tracker SDTrack's have none.
         stem: first layer: a name of the entry-point group ``sterf_plugins.stems``; a dict with ``type`` and options; or
-            a factory ``stem(in_chans, embed_dim, stride, **options)``.
+            a factory ``stem(in_chans, embed_dim, stride, **options)``. It is run once, to see that its stride is 2.
         in_chans: number of image channels.
         out_indices: feature points to return when ``num_classes`` is 0.
         num_classes: 0 for feature maps, otherwise the width of a linear head, which gets the last map's mean over
@@ -113,6 +114,8 @@ class SDTV3(StagedBackbone):
         for i, (dim, depth) in enumerate(zip(stage_dims, depths, strict=True)):
             stride = STRIDES[i] // (STRIDES[i - 1] if i else 1)
             down = Downsample(previous_dim, dim, stride, levels) if i else make_stem(previous_dim, dim, stride)
+            if not i:
+                _check_maps(down, previous_dim, dim, stride)
             blocks: list[nn.Module]
             if i < MIXER_STAGES:
                 blocks = [MixerBlock(dim, make_mixer(dim, mixer_ratio), levels, next(rates)) for _ in range(depth)]
@@ -141,6 +144,25 @@ class SDTV3(StagedBackbone):
     def classify(self, x: Tensor) -> Tensor:
         """Logits (B, num_classes) of the last stage's output (B, C, H, W): mean over pixels, integer spikes, linear."""
         return self.head(self.head_drop(self.head_spike(x.mean((-2, -1)))))
+
+
+@torch.no_grad()
+def _check_maps(stem: nn.Module, in_chans: int, dim: int, stride: int) -> None:
+    """Raise ``ValueError`` unless a stem gives the maps that it was asked for; one on the meta device is not run."""
+    like = next(stem.parameters(), torch.empty(0))
+    if like.is_meta:
+        return
+    height, width = 65, 50  # no multiples of most strides
+    with undisturbed(stem):
+        y = stem(like.new_zeros(1, in_chans, height, width))
+    expected = (1, dim, -(-height // stride), -(-width // stride))
+    if not isinstance(y, Tensor) or tuple(y.shape) != expected:
+        given = tuple(y.shape) if isinstance(y, Tensor) else f"a {type(y).__name__}"
+        raise ValueError(
+            f"`stem` ({type(stem).__name__}), built for {in_chans} image channels, embed_dim={dim} and stride={stride}, makes "
+            f"{given} of an image (1, {in_chans}, {height}, {width}), and the backbone takes {expected}: a stem gives maps of "
+            f"ceil(size / stride), of the stride that it is called with."
+        )
 
 
 @torch.fx.wrap  # one step of a traced model, since it looks at the shape

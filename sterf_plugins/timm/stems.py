@@ -1,5 +1,6 @@
 """Covariant stems for timm's models: a swap for models that exist, and a patch embedding for those to be built."""
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,7 +22,8 @@ def swap_stem(
     """Put covariant receptive fields in place of a model's first convolution, and keep all the rest.
 
     Channels, stride and output size stay; even patch kernels become the next odd size at the same stride, and windows
-    below 7 become 7. Call it after ``create_model(pretrained=True)``. Models of ``features_only=True`` work too.
+    below 7 become 7. Call it after ``create_model(pretrained=True)``. Models of ``features_only=True`` work too. Hooks stay
+    with the old convolution, and a warning says so.
 
     Args:
         model: any timm model that names its first convolution (``pretrained_cfg["first_conv"]``), or any module with
@@ -52,6 +54,13 @@ def swap_stem(
             f"`target` is {name!r}, which this model does not have; known: {_convolutions(model)}."
         ) from error
     new = covariant_like(old, bank, in_chans, init, learn, where=name)
+    hooks = sum(len(value) for key, value in vars(old).items() if key.endswith("_hooks") and isinstance(value, dict))
+    if hooks:
+        warnings.warn(
+            f"swap_stem: the {hooks} hook(s) of {name!r} stay with the old convolution, which the model no longer runs; "
+            f"register them on the new one, model.get_submodule({name!r}).",
+            stacklevel=2,
+        )
     model.set_submodule(name, new.to(old.weight))
     if in_chans and in_chans != old.in_channels:
         _set_in_chans(model, in_chans)

@@ -180,6 +180,44 @@ def test_the_checks_of_plugins_save_and_load():
         check_stem(ForgetfulStem)
 
 
+class Slow(Shift):
+    """A stem that halves the image once more than it says."""
+
+    def forward(self, x):
+        return super().forward(x)[..., ::2, ::2]
+
+
+class Colours(Shift):
+    """A stem that looks at three channels, whatever it is built for."""
+
+    def __init__(self, in_chans: int, embed_dim: int, stride: int = 2):
+        super().__init__(3, embed_dim, stride)
+
+    def forward(self, x):
+        return super().forward(x[:, :3])
+
+
+def test_a_stem_of_another_stride_is_refused():
+    with pytest.raises(
+        ValueError, match=r"`stem` \(Slow\).*stride=2, makes \(1, 4, 17, 13\) .* takes \(1, 4, 33, 25\)"
+    ):
+        SDTV3(ARCH, stem=Slow)
+    with pytest.raises(ValueError, match=r"`stem` \(Shift\).*makes \(1, 4, 17, 13\)"):
+        SDTV3(ARCH, stem=lambda in_chans, dim, stride: Shift(in_chans, dim, 4))
+    with torch.device("meta"):
+        SDTV3(ARCH, stem=Slow)
+
+
+def test_a_stem_that_ignores_what_it_is_built_for():
+    check_stem(Shift)
+    with pytest.raises(AssertionError, match=r"stem\(4, 17, 2\) does not look at channels \[3\]"):
+        check_stem(Colours)
+    with pytest.raises(AssertionError, match=r"stem\(4, 17, 2\) does not run on images \(2, 4, 32, 32\): .* channels"):
+        check_stem(lambda in_chans, dim, stride: Shift(3, dim, stride))
+    with pytest.raises(AssertionError, match=r"gave \(2, 16, 16, 16\), expected \(2, 17, 16, 16\)"):
+        check_stem(lambda in_chans, dim, stride: Shift(in_chans, 16, stride))
+
+
 def test_conversion_leaves_our_own_names_alone():
     model = MetaSDT((8, 16, 32, 48), 4, num_classes=5)
     own = {f"module.{k}": v for k, v in model.state_dict().items()}

@@ -47,6 +47,14 @@ def test_parallel_branches_are_refused():
         swap_stem(timm.create_model("fastvit_t8"))
 
 
+def test_hooks_of_the_old_convolution_are_told():
+    model = timm.create_model("resnet18")
+    model.conv1.register_forward_hook(lambda module, inputs, output: None)
+    model.conv1.register_forward_pre_hook(lambda module, inputs: None)
+    with pytest.warns(UserWarning, match="the 2 hook.s. of 'conv1' stay with the old convolution"):
+        swap_stem(model)
+
+
 @pytest.mark.parametrize("name", ["resnet18", "convnext_atto"])
 def test_feature_models_and_other_channels(name):
     model = timm.create_model(name, features_only=True)
