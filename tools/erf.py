@@ -47,11 +47,11 @@ from sterf_plugins.cli.comparison import (
     compared_models,
     tell,
 )
-from sterf_plugins.cli.console import check_device, check_writable, run_tool
+from sterf_plugins.cli.console import check_counts, check_device, check_writable, run_tool
 from sterf_plugins.cli.erf_curves import add_curve_options, print_theory, sizes_of
 from sterf_plugins.cli.erf_inputs import add_input_options, entries, given_inputs, is_noise
 from sterf_plugins.cli.field_check import CHECK_FILES, add_check_options, asked_changes, check_models
-from sterf_plugins.cli.images import check_number, displayed, image_files, inputs_for
+from sterf_plugins.cli.images import displayed, image_files, inputs_for
 from sterf_plugins.cli.loading import Loaded, default_size, is_config, load_model, parse_spec
 from sterf_plugins.erf import ERFResult, compute_erf, theoretical_rf
 from sterf_plugins.erf.fields import REDUCTIONS
@@ -434,7 +434,7 @@ def main() -> None:
     args = arguments()
     protocol = PROTOCOLS.get(args.protocol, PROTOCOLS["st-erf"])
     args.num = protocol.num_images if args.num is None else args.num
-    check_number(args.num)
+    check_counts(args, "num", "time_steps")
     check_device(args.device)
     folder = Path(args.out)
     check_writable(folder, "--out")

@@ -12,7 +12,7 @@ AUTHORS_CODE = "lib."  # the package of SDTrack's training code, of whose classe
 
 
 def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> Mapping[str, Any]:
-    """Read a checkpoint file of ours, of mmengine, of timm or of the papers' releases.
+    """Read a checkpoint file of ours, of mmengine, of timm or of the papers' releases, or a safetensors file.
 
     Only tensors, containers, numbers and what the published files hold besides are allowed: ``argparse.Namespace``,
     numpy arrays, mmengine's log buffers. Objects of SDTrack's own training code become ``Inert``. Anything else in the pickle
@@ -33,6 +33,8 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> Mapping[str,
             f"checkpoint {path} cannot be read: there is no checkpoint of that name. Nothing is downloaded, so give "
             f"the path of a local file."
         )
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path, map_location)
     try:
         with torch.serialization.safe_globals([*_allowed(), *_inert_classes(path)]):
             checkpoint = torch.load(path, map_location=map_location, weights_only=True)
@@ -55,6 +57,19 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> Mapping[str,
     if not isinstance(checkpoint, Mapping):
         raise ValueError(f"checkpoint {path} holds a {type(checkpoint).__name__}, not tensors by name.")
     return checkpoint
+
+
+def _read_safetensors(path: Path, device: Any) -> Mapping[str, Any]:
+    """The tensors of a safetensors file, as timm and the Hugging Face hub write them, by name."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path, "cpu" if device is None else str(device))
+    except SafetensorError as error:
+        raise ValueError(
+            f"checkpoint {path} cannot be read, it is truncated or no safetensors file ({error})."
+        ) from None
 
 
 class Inert:

@@ -1,5 +1,6 @@
 """How command-line tools end: errors in one line, interruptions without a lost or broken file."""
 
+import argparse
 import difflib
 import errno
 import inspect
@@ -30,7 +31,7 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 PACKAGE = Path(__file__).resolve().parents[1]
 # Functions of other libraries whose `raise` statements speak of the user's input: an unknown name in a config, an option
 # that cannot be merged into it, classes that a data set does not have, one image of one
-# pixel for a BatchNorm, a timm name without such weights.
+# pixel for a BatchNorm, an image of a size that a model of timm does not take, a timm name without such weights.
 SPEAK_TO_THE_USER = (
     ("mmengine/registry/build_functions.py", "build_from_cfg"),
     ("mmengine/config/config.py", "_merge_a_into_b"),
@@ -38,6 +39,7 @@ SPEAK_TO_THE_USER = (
     ("mmseg/datasets/basesegdataset.py", "get_label_map"),
     ("mmseg/datasets/basesegdataset.py", "_update_palette"),
     ("torch/nn/functional.py", "_verify_batch_size"),
+    ("torch/__init__.py", "_assert"),
     ("timm/models/_builder.py", "load_pretrained"),
     ("timm/models/_factory.py", "parse_model_name"),
 )
@@ -62,6 +64,15 @@ def check_writable(folder: Path, option: str) -> None:
         raise ValueError(
             f"{option} {folder} cannot be written ({error.strerror}); give a folder where you may write."
         ) from error
+
+
+def check_counts(args: argparse.Namespace, *names: str) -> None:
+    """Raise ``ValueError`` unless the numbers of these options, as far as they are given, are at least 1."""
+    for name in names:
+        value = getattr(args, name)
+        numbers = value if isinstance(value, list) else [value]
+        if any(number is not None and number < 1 for number in numbers):
+            raise ValueError(f"--{name.replace('_', '-')} is {' '.join(map(str, numbers))}; it must be at least 1.")
 
 
 def check_device(name: str) -> None:

@@ -129,12 +129,6 @@ def add_image_options(p: argparse.ArgumentParser, sources: str, num: int) -> Non
     p.add_argument("--input-size", type=int, nargs=2, metavar=("H", "W"), help="default: the model's own size")
 
 
-def check_number(num: int) -> None:
-    """Raise ``ValueError`` unless the value of ``--num`` is at least 1."""
-    if num < 1:
-        raise ValueError(f"--num {num}: at least one input is needed.")
-
-
 def inputs_for(
     source: str, loaded: Loaded, size: tuple[int, int], count: int, seed: int, squash: bool = False
 ) -> Iterator[Tensor]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import sterf_plugins
 from sterf_plugins.backbones import SDTV1, SDTV3, MaxFormer, MetaSDT, QKFormer, Spikformer, convert_state_dict
@@ -242,6 +243,8 @@ def test_bad_files_and_arguments(convert, golden, tmp_path):
     (tmp_path / "text.pth").write_bytes(b"hello")
     torch.save(dict(model=state, hook=Runs()), tmp_path / "code.pth")
     torch.save(torch.ones(3), tmp_path / "tensor.pth")
+    lost = next(key for key, value in state.items() if value.is_floating_point())
+    torch.save(state | {lost: state[lost] * float("nan")}, tmp_path / "diverged.pth")
     torch.save(dict(model={"layer1.0.conv1.weight": torch.ones(1)}), tmp_path / "resnet.pth")
     torch.save(dict(model={k: v for k, v in state.items() if "fc2" not in k}), tmp_path / "other_mixer.pth")
     for arguments, message in [
@@ -252,6 +255,11 @@ def test_bad_files_and_arguments(convert, golden, tmp_path):
         ((tmp_path / "tensor.pth", out), "holds a Tensor"),
         ((tmp_path / "resnet.pth", out, "--levels", 4), "unknown keys"),
         ((tmp_path / "other_mixer.pth", out, "--levels", 4), "are of no known mixer"),
+        (
+            (tmp_path / "diverged.pth", out, "--levels", 4, "--layout", "raster"),
+            "has entries with NaN or infinite numbers",
+        ),
+        ((good, tmp_path / "out.safetensors", "--levels", 4), "under a name of another format; call it out.pth"),
         ((good, out), "give --levels 4"),
         ((good, out, "--levels", 0, "--layout", "raster"), "--levels is 0"),
         ((good, out, "--levels", 4), "give --layout raster"),
@@ -275,6 +283,21 @@ def test_checkpoints_of_a_real_training_are_read_safely(tmp_path):
         dict(state_dict={"a": torch.ones(2)}, message_hub=hub.state_dict(), meta=dict(epoch=1)), tmp_path / "e.pth"
     )
     assert torch.equal(read_checkpoint(tmp_path / "e.pth")["state_dict"]["a"], torch.ones(2))
+
+
+def test_safetensors_files_are_read(tmp_path):
+    """timm, the Hugging Face hub and ``sterf card`` write such files."""
+    net = SDTV3(NANO, num_classes=3)
+    save_file(net.state_dict(), tmp_path / "model.safetensors")
+    state = read_checkpoint(tmp_path / "model.safetensors")
+    assert state.keys() == net.state_dict().keys() and torch.equal(state["head.weight"], net.head.weight)
+    whole = (tmp_path / "model.safetensors").read_bytes()
+    for content in (whole[: len(whole) // 2], b"", b"hello, I am no such file"):
+        (tmp_path / "bad.safetensors").write_bytes(content)
+        with pytest.raises(
+            ValueError, match=r"bad\.safetensors cannot be read, it is truncated or no safetensors file"
+        ):
+            read_checkpoint(tmp_path / "bad.safetensors")
 
 
 def test_checkpoints_of_numpy_1_are_read(tmp_path):

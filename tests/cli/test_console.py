@@ -1,6 +1,12 @@
-"""What Ctrl-C does to a tool, wherever it arrives."""
+"""What Ctrl-C does to a tool, wherever it arrives, and numbers and sizes that make no sense."""
+
+import argparse
 
 import pytest
+import timm
+import torch
+
+from sterf_plugins.cli.console import check_counts, is_mistake
 
 SCRIPT = """
 import io, os, signal, time
@@ -41,3 +47,19 @@ def test_an_interrupt_is_one_line_and_exit_code_130(forked, place):
     assert result.returncode == 130, result.stderr
     assert "interrupted" in result.stderr and "Traceback" not in result.stderr
     assert ("saved" in result.stdout) == (place == "in_torch_save")
+
+
+def test_numbers_of_options_are_at_least_1():
+    args = argparse.Namespace(batch=1, input_size=[0, 32], time_steps=None, threads=-1)
+    check_counts(args, "batch", "time_steps")
+    with pytest.raises(ValueError, match="--input-size is 0 32; it must be at least 1"):
+        check_counts(args, "batch", "input_size")
+    with pytest.raises(ValueError, match="--threads is -1; it must"):
+        check_counts(args, "threads")
+
+
+def test_an_image_of_a_size_that_a_model_does_not_take_is_a_mistake():
+    model = timm.create_model("vit_tiny_patch16_224", depth=1)
+    with pytest.raises(AssertionError, match="Input height") as caught:
+        model(torch.zeros(1, 3, 32, 32))
+    assert is_mistake(caught.value, lambda: None)

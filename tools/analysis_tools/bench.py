@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from sterf_plugins.cli.console import check_device, run_tool
+from sterf_plugins.cli.console import check_counts, check_device, run_tool
 from sterf_plugins.cli.loading import load_model
 from sterf_plugins.erf.calibrate import calibrate, uncalibrated
 
@@ -100,9 +100,7 @@ def peak_bytes(run: Callable[[], None], device: str) -> int | None:
 
 def main() -> None:
     args = parse_args()
-    for name in ("batch", "repeats"):
-        if getattr(args, name) < 1:
-            raise ValueError(f"--{name} is {getattr(args, name)}; it must be at least 1.")
+    check_counts(args, "batch", "repeats", "size", "threads")
     check_device(args.device)
     if args.threads:
         torch.set_num_threads(args.threads)

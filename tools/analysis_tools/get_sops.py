@@ -32,10 +32,9 @@ from sterf_plugins.activity import (
     draw_firing_maps,
     estimate_energy,
 )
-from sterf_plugins.checks import positive_int
 from sterf_plugins.cli.checkpoints import add_checkpoint_option
-from sterf_plugins.cli.console import check_device, run_tool
-from sterf_plugins.cli.images import add_image_options, check_number, inputs_for
+from sterf_plugins.cli.console import check_counts, check_device, run_tool
+from sterf_plugins.cli.images import add_image_options, inputs_for
 from sterf_plugins.cli.loading import Loaded, default_size, is_config, load_model, parse_spec
 from sterf_plugins.erf.calibrate import CALIBRATION, calibrate, uncalibrated
 from sterf_plugins.files import check_new, replacing, write_csv
@@ -130,9 +129,7 @@ def prepare_weights(args: argparse.Namespace, loaded: Loaded, size: tuple[int, i
 
 def main() -> None:
     args = parse_args()
-    check_number(args.num)
-    if args.time_steps is not None:
-        positive_int("--time-steps", args.time_steps)
+    check_counts(args, "num", "input_size", "time_steps")
     check_device(args.device)
     for path in filter(None, (args.csv, args.maps)):
         check_new(path, args.overwrite)

@@ -21,8 +21,8 @@ import torch
 from timm.models import save_for_hf
 
 from sterf_plugins.cli.checkpoints import add_checkpoint_option
-from sterf_plugins.cli.console import check_device, run_tool
-from sterf_plugins.cli.images import add_image_options, check_number, inputs_for
+from sterf_plugins.cli.console import check_counts, check_device, run_tool
+from sterf_plugins.cli.images import add_image_options, inputs_for
 from sterf_plugins.cli.loading import is_config, load_model, parse_spec
 from sterf_plugins.files import check_new
 from sterf_plugins.timm import write_model_card
@@ -57,7 +57,7 @@ def main() -> None:
         raise ValueError(f"model {args.model!r} is no timm name, and timm alone can load what the hub keeps.")
     if bool(args.checkpoint) == args.pretrained:
         raise ValueError("a card describes trained weights: give either CHECKPOINT or --pretrained.")
-    check_number(args.num)
+    check_counts(args, "num", "input_size")
     check_device(args.device)
     check_new(args.out, args.overwrite)
     loaded = load_model(args.model, args.checkpoint, args.pretrained)

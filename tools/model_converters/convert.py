@@ -137,7 +137,17 @@ def main() -> None:
     check_new(target, args.overwrite)
     if not target.parent.is_dir():
         raise ValueError(f"the folder {target.parent} does not exist.")
+    if target.suffix == ".safetensors":
+        raise ValueError(
+            f"{target} would be a checkpoint of PyTorch under a name of another format; call it {target.stem}.pth."
+        )
     converted, facts = convert(args)
+    lost = [key for key, value in converted.items() if value.is_meta or not value.isfinite().all()]
+    if lost:
+        raise ValueError(
+            f"{args.source} has entries with NaN or infinite numbers, or without data ({len(lost)}), such as {lost[0]!r}; give a "
+            f"checkpoint of before the training diverged."
+        )
     facts["source"] = Path(args.source).name
     with replacing(target) as partial, open(partial, "wb") as file:  # an archive's bytes depend on its file's name
         torch.save(dict(state_dict=converted, meta=dict(sterf_plugins=facts)), file)

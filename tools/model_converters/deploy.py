@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 from sterf_plugins.checks import require
 from sterf_plugins.cli.checkpoints import add_checkpoint_option
-from sterf_plugins.cli.console import check_writable, run_tool
+from sterf_plugins.cli.console import check_counts, check_writable, run_tool
 from sterf_plugins.cli.loading import load_model, parse_spec
 from sterf_plugins.deploy import reparameterize, to_spike_driven
 from sterf_plugins.deploy.probe import compared_values, largest_error, run, tensors_in
@@ -70,8 +70,7 @@ def milliseconds(runs: dict[str, Callable], x: Tensor, repeats: int) -> dict[str
 
 def main() -> None:
     args = parse_args()
-    if args.batch < 1 or args.repeats < 1:
-        raise ValueError(f"--batch {args.batch} and --repeats {args.repeats} must be at least 1.")
+    check_counts(args, "batch", "repeats", "input_size")
     if args.onnx:
         for package in ("onnx", "onnxscript"):
             require(package, extra="deploy")
