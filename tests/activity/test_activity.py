@@ -300,7 +300,7 @@ def test_the_tool(forked, tmp_path):
     assert len(record["neurons"]["stages.0.blocks.0.mixer.spike1"]["histogram"]) == 5
     assert record["weights"] == "random weights, BatchNorm statistics of 8 inputs" and record["not_counted"] == {}
     failed = forked(TOOL, *options, "--time-steps", 0)
-    assert failed.returncode == 2 and "`--time-steps` is 0; it must be an int >= 1" in failed.stderr
+    assert failed.returncode == 2 and "--time-steps is 0; it must be at least 1" in failed.stderr
     failed = forked(TOOL, "resnet18", "--input-size", "32", "32")
     assert failed.returncode == 2 and "no spiking neuron layer" in failed.stderr
 

@@ -257,7 +257,7 @@ def bad(tmp_path_factory, photos):
         (["sdtv3_nano", "{bad}/text.pth"], "text.pth cannot be read"),
         (["sdtv3_nano", "{bad}/none.pth"], "no checkpoint"),
         (["sdtv3_tiny", "{bad}/nano.pth"], "does not fit: .* entries are missing or of another shape"),
-        (["sdtv3_nano", "--num", "0"], "--num 0: at least one input"),
+        (["sdtv3_nano", "--num", "0"], "--num is 0; it must be at least 1"),
         (["sdtv3_nano", "--images", "{bad}/none"], "no such folder"),
         (["sdtv3_nano", "--images", "{bad}/empty"], "no image in it; suffixes"),
         (["sdtv3_nano", "--images", "{bad}/broken"], "0.png is no readable image"),
