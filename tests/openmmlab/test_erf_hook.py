@@ -4,6 +4,7 @@ import json
 import re
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import sterf_plugins
 
 sterf_plugins.setup()
 
+from mmengine.hooks import EMAHook  # noqa: E402
 from mmengine.optim import OptimWrapper  # noqa: E402
 from mmengine.registry import OPTIM_WRAPPERS  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
@@ -193,6 +195,15 @@ def test_sharded_models_are_refused():
 
     with pytest.raises(ValueError, match=r"cannot run under FSDP.*a checkpoint with sterf erf"):
         ERFHook().before_train(Runner())
+
+
+@pytest.mark.parametrize(("hooks", "validation"), [([], object()), ([EMAHook()], None)])
+def test_averaged_weights_that_are_not_there_are_refused(hooks, validation):
+    from sterf_plugins.openmmlab.hooks import ERFHook
+
+    runner = SimpleNamespace(hooks=hooks, val_loop=validation)
+    with pytest.raises(ValueError, match="weights='ema', but averaged weights are in a model at validations"):
+        ERFHook(weights="ema").before_train(runner)
 
 
 @pytest.mark.slow

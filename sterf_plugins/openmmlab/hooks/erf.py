@@ -67,7 +67,7 @@ class ERFHook(MeasuringHook):
 
     Raises:
         ValueError, TypeError: an argument is out of range, a pattern matches no module (before training starts), or
-            the gradients vanish.
+            the gradients vanish, or there are no averaged weights.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class ERFHook(MeasuringHook):
         self.num_samples = positive_int("num_samples", num_samples)
         self.source = source
         self.input_size = size_of_images(input_size)
-        self.at_start = at_start
+        self.at_start, self.averaged = at_start, weights == "ema"
         self.seed = whole_number("seed", seed)
         self._training = self._resumed = False
         self.options = dict(
@@ -121,10 +121,17 @@ class ERFHook(MeasuringHook):
             position=self.options["position"], **fixed,
         )  # fmt: skip
         # EMAHook (50) swaps the averaged weights out again in after_val_epoch; LoggerHook (60) reads the scalars.
-        self.priority = 45 if weights == "ema" else 55
+        self.priority = 45 if self.averaged else 55
 
     def before_train(self, runner) -> None:
         """Check the layer names now rather than after the first epoch; with ``at_start``, compute the first ERF."""
+        if self.averaged and (
+            runner.val_loop is None or not any("EMA" in type(hook).__name__ for hook in runner.hooks)
+        ):
+            raise ValueError(
+                "ERFHook has weights='ema', but averaged weights are in a model at validations of a config with an EMAHook; add "
+                "custom_hooks=[dict(type='EMAHook')] and a validation, or leave weights out."
+            )
         model: Any = plain_model(runner)
         if is_tracker(model):
             match_layers(model.network, self.layers or LAYERS)
