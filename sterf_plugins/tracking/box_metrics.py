@@ -153,7 +153,7 @@ def _overlap(a: Floats, b: Floats) -> Floats:
 
 def _error(a: Floats, b: Floats, normalised: bool) -> Floats:
     """Distance of the centres, in pixels, or in units of the label's width and height."""
-    offset = a[:, :2] + (a[:, 2:] - 1) / 2 - b[:, :2] - (b[:, 2:] - 1) / 2
+    offset = (a[:, :2] + (a[:, 2:] - 1) / 2) - (b[:, :2] + (b[:, 2:] - 1) / 2)  # exactly 0 for equal boxes
     if normalised:
         with np.errstate(divide="ignore", invalid="ignore"):
             offset = offset / b[:, 2:]

@@ -50,6 +50,14 @@ def test_counting_whole_pixels_alike_everywhere_changes_nothing():
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_equal_boxes_are_hits_at_every_threshold(protocol):
+    """Also at 0 pixels, whatever numbers the boxes have: the first box of a sequence always is the label."""
+    boxes = np.random.default_rng(0).uniform(1, 50, (200, 4)).round(1)
+    found = curves(boxes, boxes, protocol=protocol)
+    assert (found.precision == 1).all() and (found.norm_precision == 1).all() and (found.success[:-1] == 1).all()
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_labels_that_say_nothing(protocol):
     """A label of NaN counts as one without area: a miss in AUC; in PR a hit of one toolkit, in NPR of both."""
     truth = np.tile([10.0, 20, 16, 12], (5, 1))
