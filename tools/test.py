@@ -104,8 +104,7 @@ def main() -> None:
     prepare(config, args)
     cli.check_config(config, "test")
     runner = cli.build_runner(config, adapted)
-    if not args.tta:
-        cli.check_checkpoint(runner, args.checkpoint, strict=True)
+    cli.check_checkpoint(runner, args.checkpoint, strict=True)
     runner.test()
     del runner
     cli.close_processes()

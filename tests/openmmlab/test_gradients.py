@@ -58,6 +58,8 @@ def test_weights_that_are_nan_in_front_of_a_neuron_are_not_saved():
     layer = torch.nn.Conv2d(3, 4, 1)
     torch.nn.init.constant_(layer.weight, float("nan"))
     assert torch.equal(lif_node()(layer(torch.randn(2, 3, 4, 4))[None]), torch.zeros(1, 2, 4, 4, 4))
+    with pytest.raises(ValueError, match="`interval` is 0; it must be an int >= 1"):
+        FiniteLossHook(interval=0)
     hook, runner = FiniteLossHook(), SimpleNamespace(iter=0)
     hook.before_save_checkpoint(runner, dict(state_dict=torch.nn.Conv2d(3, 4, 1).state_dict()))
     with pytest.raises(FloatingPointError, match=r"1 entries of the model are NaN, such as 'weight'"):

@@ -268,7 +268,8 @@ def test_sound_settings_pass(config, shapes, tmp_path):
 def checkpoint_of(config, folder: Path) -> Path:
     """A checkpoint whose training had this config, without weights."""
     path = folder / "epoch_1.pth"
-    torch.save(dict(state_dict={}, meta=dict(cfg=load_config(str(config)).pretty_text, seed=0)), path)
+    meta = dict(cfg=load_config(str(config)).pretty_text, seed=0)
+    torch.save(dict(state_dict={}, meta=meta, optimizer={}, param_schedulers=[]), path)
     return path
 
 
@@ -323,8 +324,22 @@ def test_resume_with_what_may_change(setting, tmp_path, logged):
     assert UNCHANGED[setting] in said and ("param_scheduler" in said) == bool(UNCHANGED[setting])
 
 
+def test_resume_from_a_checkpoint_that_is_not_whole(tmp_path):
+    path = checkpoint_of(SEGMENTOR, tmp_path)
+    config, whole = load_config(str(SEGMENTOR)), torch.load(path)
+    for name in ("meta", "optimizer", "param_schedulers"):
+        torch.save({key: value for key, value in whole.items() if key != name}, path)
+        with pytest.raises(ValueError, match=f"epoch_1.pth has no {name}, .* give --cfg-options load_from="):
+            check_resume(config, str(path))
+    torch.save(whole | {"ema_state_dict": {}}, path)
+    with pytest.raises(ValueError, match="has the averaged weights of an EMAHook"):
+        check_resume(config, str(path))
+    config.custom_hooks = [dict(type="EMAHook")]
+    check_resume(config, str(path))
+
+
 def test_resume_from_a_checkpoint_without_a_config(tmp_path, logged):
-    torch.save(dict(state_dict={}, meta={}), tmp_path / "a.pth")
+    torch.save(dict(state_dict={}, meta={}, optimizer={}, param_schedulers=[]), tmp_path / "a.pth")
     check_resume(load_config(str(SEGMENTOR)), str(tmp_path / "a.pth"))
     assert "its optimizer is not compared" in logged.getvalue()
 

@@ -368,6 +368,14 @@ def test_checkpoint_with_other_keys(failing, tmp_path):
     assert "cannot be read" in failing(arguments=(tmp_path / "none.pth",), tool="test.py")
 
 
+def test_checkpoint_with_other_keys_for_test_time_augmentation(shapes, tmp_path, forked):
+    torch.save(dict(state_dict={"backbone.conv1.weight": torch.ones(1)}, meta={}), tmp_path / "other.pth")
+    settings = [f"test_dataloader.dataset.data_root={shapes}/ade", "tta_model.type=SegTTAModel", "tta_pipeline=[]"]
+    tool, arguments = ROOT / "tools" / "test.py", ("--work-dir", tmp_path, "--tta", "--cfg-options", *settings)
+    done = forked(tool, SEGMENTOR, tmp_path / "other.pth", *arguments)
+    assert done.returncode == 2 and "other.pth does not fit the model" in done.stderr, done.stderr[-2000:]
+
+
 def test_work_dir_that_cannot_be_written(failing, tmp_path):
     (tmp_path / "file").write_text("")
     message = failing(arguments=("--work-dir", tmp_path / "file" / "inside"))

@@ -1,6 +1,6 @@
 """Check that a training can be resumed with the config's optimizer: its state, and its settings, are the checkpoint's."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mmengine.config import Config
@@ -8,6 +8,7 @@ from mmengine.logging import print_log
 
 from ..runtime.checkpoint_files import read_local_or_remote
 from .literals import read_assignments
+from .types import type_name
 
 # Settings of an optimizer wrapper that a resumed training may have anew; all others come back with the optimizer's state.
 FREE = ("type", "clip_grad", "accumulative_counts", "loss_scale", "dtype")
@@ -26,16 +27,19 @@ def check_resume(config: Config, path: str) -> None:
         path: the checkpoint.
 
     Raises:
-        ValueError: the optimizer is of another type or has other settings or parameter groups, or the schedules are
-            others; the message names the settings.
+        ValueError: the checkpoint lacks a state that a training resumes from, or has averaged weights and the config does
+            not average; the optimizer is of another type or has other settings or parameter groups, or the schedules are
+            others. The message names the settings.
     """
+    checkpoint = read_local_or_remote(path)
+    way_out = f"To start from its weights alone, give --cfg-options load_from={path} without --resume, and another --work-dir."
+    _check_whole(config, checkpoint, path, way_out)
     try:
-        old = read_assignments(read_local_or_remote(path)["meta"]["cfg"], COMPARED)
+        old = read_assignments(checkpoint["meta"]["cfg"], COMPARED)
     except (KeyError, TypeError, ValueError, SyntaxError):
         print_log(f"checkpoint {path} has no config that can be read: its optimizer is not compared", "current")
         return
     new = config.to_dict()
-    way_out = f"To start from its weights alone, give --cfg-options load_from={path} without --resume, and another --work-dir."
     changed = list(_changes(old.get("optim_wrapper"), new.get("optim_wrapper"), "optim_wrapper"))
     if changed:
         raise ValueError(
@@ -50,6 +54,23 @@ def check_resume(config: Config, path: str) -> None:
         )
     for change in _changes(old.get("param_scheduler"), new.get("param_scheduler"), "param_scheduler"):
         print_log(f"--resume goes on with the checkpoint's schedules, whatever the config says: {change}", "current")
+
+
+def _check_whole(config: Config, checkpoint: Mapping[str, Any], path: str, way_out: str) -> None:
+    """Raise ``ValueError`` if a checkpoint lacks what mmengine would start anew in silence, or swaps averaged weights."""
+    needed = ["meta", "optimizer", *(["param_schedulers"] if config.get("param_scheduler") else [])]
+    lacking = [name for name in needed if name not in checkpoint]
+    if lacking:
+        raise ValueError(
+            f"checkpoint {path} has no {', '.join(lacking)}, so that no training can be resumed from it (has it been "
+            f"published, or saved with save_optimizer=False?). {way_out}"
+        )
+    hooks = [*(config.get("custom_hooks") or []), *(config.get("default_hooks") or {}).values()]
+    if "ema_state_dict" in checkpoint and not any(type_name(hook).endswith("EMAHook") for hook in hooks):
+        raise ValueError(
+            f"checkpoint {path} has the averaged weights of an EMAHook, from which --resume would train on, since the config "
+            f"has no such hook: put it back into custom_hooks. {way_out}"
+        )
 
 
 def _listed(schedules: Any) -> list[dict]:

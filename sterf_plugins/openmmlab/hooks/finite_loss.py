@@ -3,6 +3,7 @@
 import torch
 from mmengine.hooks import Hook
 
+from ...checks import positive_int
 from ...registry import HOOKS
 
 _REMEDY = (
@@ -24,12 +25,15 @@ class FiniteLossHook(Hook):
 
     Args:
         interval: iterations between checks on a GPU; on a CPU every iteration is checked.
+
+    Raises:
+        ValueError, TypeError: ``interval`` is out of range.
     """
 
     priority = "HIGH"
 
     def __init__(self, interval: int = 50):
-        self.interval = interval
+        self.interval = positive_int("interval", interval)
         self._last_outputs: dict | None = None
         self._lost, self._warned = 0, False
 
