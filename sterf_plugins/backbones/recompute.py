@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts, set_checkpoint_early_stop
 
 from ..checks import has_statistics
 from ..functional.torch_kernels import transformed
@@ -51,7 +51,10 @@ def recomputed(function: Callable[[Tensor], Tensor], x: Tensor, module: nn.Modul
         )
     if torch.compiler.is_compiling():  # our contexts cannot be traced
         return function(x) if kept else checkpoint(function, x, use_reentrant=False)
-    return checkpoint(function, x, use_reentrant=False, context_fn=lambda: _contexts(module, kept))
+    # The repeated pass runs to its end. PyTorch would end it at the last tensor that is saved, by an exception; where an
+    # autograd function of Python saves that tensor, as our neurons do, everything that the function holds would stay for ever.
+    with set_checkpoint_early_stop(False):
+        return checkpoint(function, x, use_reentrant=False, context_fn=lambda: _contexts(module, kept))
 
 
 def _contexts(module: nn.Module, kept: Sequence) -> tuple[AbstractContextManager, AbstractContextManager]:
