@@ -12,6 +12,7 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -118,7 +119,7 @@ def run_tool(main: Callable[[], None], again: str = "the same command and --resu
             if setting:
                 error.add_note(setting)
             raise
-        message = setting or (error.args[0] if isinstance(error, KeyError) else error)
+        message = setting or origin(error).message
         print(f"{name}: error: {message}\n(set {TRACEBACK}=1 to see where it arose)", file=sys.stderr)
         raise SystemExit(2) from None
     finally:
@@ -143,13 +144,33 @@ def is_mistake(error: BaseException, main: Callable[[], None]) -> bool:
         return True
     if isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)):
         return True
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    if not (place.line or "").startswith("raise "):
+    place = origin(error)
+    if not place.line.startswith("raise "):
         return False
-    if any(place.filename.endswith(file) and place.name == function for file, function in SPEAK_TO_THE_USER):
+    if any(place.file.endswith(file) and place.function == function for file, function in SPEAK_TO_THE_USER):
         return True
-    ours = place.filename == main.__code__.co_filename or PACKAGE in Path(place.filename).resolve().parents
+    ours = place.file == main.__code__.co_filename or PACKAGE in Path(place.file).resolve().parents
     return ours and isinstance(error, (ValueError, TypeError, ImportError))
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where an error was raised: the file, the function, and the line as it is written; and what it says."""
+
+    file: str
+    function: str
+    line: str
+    message: str
+
+
+def origin(error: BaseException) -> Origin:
+    """Where an error was raised; if in a worker process of a data loader, of which it brings a text, there."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    message = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    if not re.match(r"Caught \w+ in DataLoader worker process \d+\.\nOriginal Traceback", message):
+        return Origin(frame.filename, frame.name, frame.line or "", message)
+    *_, place = re.finditer(r'^  File "(.+)", line \d+, in (.+)\n    (.+)\n(?: {4}.*\n)*', message, re.M)
+    return Origin(place[1], place[2], place[3], message[place.end() :].partition(": ")[2].strip())
 
 
 def wrong_setting(error: BaseException) -> str | None:

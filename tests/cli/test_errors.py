@@ -23,7 +23,22 @@ def run(forked, tmp_path):
 
 
 SETUP = "import sterf_plugins\nsterf_plugins.setup()\n"
+LOADED = """
+from torch.utils.data import DataLoader
+class Data:
+    def __len__(self): return 4
+    def __getitem__(self, index): {}
+next(iter(DataLoader(Data(), num_workers=1)))
+"""
 MISTAKES = {
+    "of a check in a data loader's worker": (
+        LOADED.format("from sterf_plugins.checks import positive_int; positive_int('levels', 0)"),
+        "`levels` is 0; it must be an int >= 1.",
+    ),
+    "of a missing file in a data loader's worker": (
+        LOADED.format("open('nowhere.txt')"),
+        "[Errno 2] No such file or directory: 'nowhere.txt'",
+    ),
     "of the tool": ("raise ValueError('--num is 0')", "--num is 0"),
     "of a check": ("from sterf_plugins.checks import positive_int\npositive_int('levels', 0)", "`levels` is 0"),
     "of the library": (
@@ -96,6 +111,7 @@ def test_an_error_comes_last_where_both_streams_go_into_one_file(run):
 
 
 FAULTS = {
+    "a key that is missing in a data loader's worker": LOADED.format("dict()['stages']"),
     "a key that is missing": "{}['stages']",
     "a call that does not fit": "len(3)",
     "a call of ours that does not fit": "from sterf_plugins.checks import positive_int\npositive_int()",
