@@ -79,9 +79,13 @@ def _augment(config) -> None:
     detector = config.get("default_scope") != "mmseg"
     if detector and ("mask_head" in config.model or "mask_head" in config.model.get("roi_head", {})):
         raise ValueError("--tta: mmdet merges boxes, not masks; give the config of a detector without a mask head.")
+    lacking = [name for name in ("tta_model", "tta_pipeline") if name not in config]
+    if lacking and not detector:
+        raise ValueError(
+            f"--tta: the config of a segmentor must have tta_model and tta_pipeline, and this one lacks {' and '.join(lacking)}; "
+            f"mmseg's own configs have both."
+        )
     if "tta_model" not in config:
-        if not detector:
-            raise ValueError("--tta needs tta_model and tta_pipeline in the config.")
         config.tta_model = dict(
             type="DetTTAModel", tta_cfg=dict(nms=dict(type="nms", iou_threshold=0.5), max_per_img=100)
         )

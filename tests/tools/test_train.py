@@ -374,6 +374,8 @@ def test_checkpoint_with_other_keys_for_test_time_augmentation(shapes, tmp_path,
     tool, arguments = ROOT / "tools" / "test.py", ("--work-dir", tmp_path, "--tta", "--cfg-options", *settings)
     done = forked(tool, SEGMENTOR, tmp_path / "other.pth", *arguments)
     assert done.returncode == 2 and "other.pth does not fit the model" in done.stderr, done.stderr[-2000:]
+    done = forked(tool, SEGMENTOR, tmp_path / "other.pth", *arguments[:-1])
+    assert done.returncode == 2 and "this one lacks tta_pipeline;" in done.stderr, done.stderr[-2000:]
 
 
 def test_work_dir_that_cannot_be_written(failing, tmp_path):
