@@ -52,11 +52,15 @@ def write_csv(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], column
         writer.writerows(rows)
 
 
+def is_taken(path: Path) -> bool:
+    """Whether there is a file of this name, or a folder that holds something."""
+    return any(path.iterdir()) if path.is_dir() else path.exists()
+
+
 def check_new(path: str | os.PathLike, overwrite: bool) -> None:
     """Raise ``ValueError`` if there is such a file, or such a folder with anything in it, unless ``overwrite``."""
     path = Path(path)
-    taken = any(path.iterdir()) if path.is_dir() else path.exists()
-    if taken and not overwrite:
+    if is_taken(path) and not overwrite:
         raise ValueError(f"{path} exists; give another name, or --overwrite to replace it.")
 
 

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from .. import plugins
+from ..files import is_taken
 
 TEMPLATE = Path(__file__).resolve().parents[1] / ".mim" / "examples" / "plugin_template"
 
@@ -29,7 +30,7 @@ def write_plugin(name: str, folder: Path) -> list[Path]:
     taken = {f"{package}_{kind}" for kind in ("mixer", "stem") if f"{package}_{kind}" in plugins.discover(f"{kind}s")}
     if taken or package == plugins.__package__:
         raise ValueError(f"NAME is {name!r}, which is taken ({', '.join(sorted(taken)) or package}); take another one.")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if is_taken(folder):
         raise FileExistsError(f"{folder} holds files, which are left alone; give another --folder.")
     words = dict(
         my_plugin=package,

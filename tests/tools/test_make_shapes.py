@@ -97,6 +97,7 @@ def test_deterministic_for_a_seed_and_independent_of_the_count(make, tmp_path):
 
 
 def test_a_second_run_has_nothing_to_do_and_other_settings_are_refused(make, tmp_path):
+    (tmp_path / "s").mkdir()  # an empty folder is none that holds something else
     arguments = (tmp_path / "s", "--num-train", 2, "--num-val", 1, "--size", 64)
     make(*arguments)
     assert "already there" in make(*arguments).stdout

@@ -55,6 +55,7 @@ def test_folders_files_and_what_is_in_them(forked, tmp_path, layout):
 
 @pytest.mark.slow
 def test_some_labels_are_empty_and_a_second_run_keeps_or_refuses(forked, tmp_path):
+    (tmp_path / "data").mkdir()  # an empty folder is none that holds something else
     run = (TOOL, tmp_path / "data", "--layout", "visevent", "--train", "1", "--test", "1", "--frames", "120")
     assert forked(*run, "--size", "60", "80").returncode == 0
     boxes = np.concatenate(list(read_labels(tmp_path / "data", "visevent").values()))

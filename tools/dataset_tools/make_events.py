@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from sterf_plugins.cli import console
 from sterf_plugins.events import SHAPES, Motion, render, write_events
-from sterf_plugins.files import empty_folder, replacing, settings_in
+from sterf_plugins.files import empty_folder, is_taken, replacing, settings_in
 
 BATCH = 16  # videos rendered at once; with another number, the same seed would give other videos
 FORMAT_VERSION = 1
@@ -69,7 +69,7 @@ def prepare_folder(args: argparse.Namespace) -> None:
     )
     made_with |= dict(background=args.background, format=args.format)
     marker = args.out / "events.json"
-    if args.out.exists() and any(args.out.iterdir()):
+    if is_taken(args.out):
         recorded = settings_in(marker)
         if recorded != made_with:
             if not args.overwrite:

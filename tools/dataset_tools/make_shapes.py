@@ -28,7 +28,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from sterf_plugins.files import replacing_folder, settings_in
+from sterf_plugins.files import is_taken, replacing_folder, settings_in
 
 PLAIN = ("disc", "square", "triangle")
 TWINS = ("twin_a", "twin_b")
@@ -323,12 +323,12 @@ def main() -> None:
         version=FORMAT_VERSION, num_train=args.num_train, num_val=args.num_val, size=args.size, seed=args.seed
     )
     marker = args.out / "shapes.json"
-    if args.out.exists() and not args.overwrite:
+    if is_taken(args.out) and not args.overwrite:
         if settings_in(marker) == made_with:
             print(f"{args.out} is already there, made with the same settings")
             return
         sys.exit(_refuse(f"{args.out} exists and was not made with these settings; give another folder or --overwrite"))
-    if args.out.exists() and not marker.is_file():
+    if is_taken(args.out) and not marker.is_file():
         sys.exit(_refuse(f"{args.out} holds no shapes data set (no {marker.name}); it is not deleted"))
     try:
         with replacing_folder(args.out, MADE) as partial:

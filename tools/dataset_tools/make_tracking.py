@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from sterf_plugins.cli import console
 from sterf_plugins.events import Events, Frame, write_recording
-from sterf_plugins.files import replacing_folder, settings_in
+from sterf_plugins.files import is_taken, replacing_folder, settings_in
 from sterf_plugins.tracking.sequences import LAYOUTS
 
 CORNERS = {"disc": 40, "square": 4, "triangle": 3}
@@ -225,7 +225,7 @@ def main() -> None:
     settings = {key: getattr(args, key) for key in ("layout", "train", "test", "frames", "seed")}
     settings |= dict(version=FORMAT_VERSION, size=list(args.size))
     marker = args.out / "tracking.json"
-    if args.out.exists():
+    if is_taken(args.out):
         if settings_in(marker) == settings:
             print(f"{args.out} is already there, made with the same settings")
             return
