@@ -17,6 +17,7 @@ from mmengine.device import get_device
 
 from sterf_plugins.cli import console
 from sterf_plugins.cli import training as cli
+from sterf_plugins.openmmlab.configs.loop_checks import warn_of_rates
 from sterf_plugins.openmmlab.configs.resume_checks import check_resume
 from sterf_plugins.openmmlab.configs.trial import try_backbone
 from sterf_plugins.openmmlab.configs.types import type_name
@@ -145,6 +146,7 @@ def main() -> None:
         check_resume(config, config.load_from)
     cli.check_config(config, *(("train", "val") if config.get("val_cfg") else ("train",)))
     runner = cli.build_runner(config, adapted)
+    warn_of_rates(config, runner.model)
     speed_up(
         runner.model,
         compiled=args.compile,

@@ -19,7 +19,7 @@ from mmengine.logging import MMLogger  # noqa: E402
 
 from sterf_plugins.cli import training as cli  # noqa: E402
 from sterf_plugins.cli.settings import Settings  # noqa: E402
-from sterf_plugins.openmmlab.configs.loop_checks import warn_of_names  # noqa: E402
+from sterf_plugins.openmmlab.configs.loop_checks import warn_of_names, warn_of_rates  # noqa: E402
 from sterf_plugins.openmmlab.configs.reading import load_config, merge_options  # noqa: E402
 from sterf_plugins.openmmlab.configs.resume_checks import check_resume  # noqa: E402
 
@@ -314,6 +314,16 @@ def test_a_name_that_is_nearly_one_that_is_read_is_a_warning(logged):
         "nothing reads 'optim_wraper' of the config; is 'optim_wrapper' meant?",
         "nothing reads 'train_cgf' of the config; is 'train_cfg' meant?",
     ]
+
+
+def test_rates_of_no_parameter_are_a_warning(logged):
+    keys = {"0.weight": dict(lr_mult=0.1), "absolute_pos_embed": dict(decay_mult=0.0)}
+    model = torch.nn.Sequential(torch.nn.Linear(1, 1))
+    warn_of_rates(Config(dict(optim_wrapper=dict(paramwise_cfg=dict(custom_keys=keys)))), model)
+    assert "no parameter has 'absolute_pos_embed' in its name; these settings have no effect" in logged.getvalue()
+    assert "0.weight" not in logged.getvalue()
+    warn_of_rates(Config(dict(optim_wrapper=dict(type="OptimWrapper"))), model)
+    assert len(logged.getvalue().splitlines()) == 1
 
 
 @pytest.mark.parametrize("setting", UNCHANGED)

@@ -1,4 +1,4 @@
-"""Checks of a config that its dataloaders, loops, schedules and metrics fit together."""
+"""Checks of a config that its dataloaders, loops, optimizer, schedules and metrics fit together."""
 
 import inspect
 import json
@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
 from mmengine.runner import Runner
+from torch import nn
 
 from .data_checks import PROBE_BYTES, datasets, full_path, is_kind_of
 from .types import type_name
@@ -36,6 +38,20 @@ def warn_of_names(config: Config) -> None:
     for name in sorted(config.keys() - read):
         for meant in get_close_matches(name, read, 1, cutoff=0.885):
             print_log(f"nothing reads {name!r} of the config; is {meant!r} meant?", "current", logging.WARNING)
+
+
+def warn_of_rates(config: Config, model: nn.Module) -> None:
+    """Log a warning if names in ``paramwise_cfg.custom_keys`` fit no parameter of the model, so that their rates have no effect.
+
+    They may be mistyped, or names in the stock backbone that ``--backbone`` has replaced.
+    """
+    optimizer: Any = config.get("optim_wrapper") or {}
+    keys = (optimizer.get("paramwise_cfg") or {}).get("custom_keys") or {}
+    names = [name for name, _ in model.named_parameters()]
+    lost = [key for key in keys if not any(key in name for name in names)]
+    if lost:
+        text = f"optim_wrapper.paramwise_cfg.custom_keys: no parameter has {' or '.join(map(repr, lost))} in its name"
+        print_log(f"{text}; these settings have no effect", "current", logging.WARNING)
 
 
 def check_complete(config: Config) -> None:
