@@ -118,6 +118,17 @@ def _allowed() -> list[Any]:
     return [*allowed, HistoryBuffer, (statistic, "builtins.getattr"), (statistic, "__builtin__.getattr")]
 
 
+# entries of a checkpoint that may hold the weights, in this order, and names of averaged weights beside them
+_ENTRIES = ("state_dict", "model", "state_dict_ema")
+_AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
+
+
+def weights_beside(checkpoint: Mapping) -> list[str]:
+    """Names of averaged weights that a checkpoint has beside those that ``state_dict_of`` takes."""
+    taken = [name for name in _ENTRIES if isinstance(checkpoint.get(name), Mapping)][:1]
+    return [name for name in _AVERAGED if taken and name in checkpoint and name not in taken]
+
+
 def state_dict_of(checkpoint: Mapping) -> dict[str, Any]:
     """The state dict in a checkpoint, without the prefixes of models that were wrapped.
 
@@ -126,7 +137,7 @@ def state_dict_of(checkpoint: Mapping) -> dict[str, Any]:
     Args:
         checkpoint: a state dict, or a mapping that holds one under ``state_dict``, ``model`` or ``state_dict_ema``.
     """
-    for name in ("state_dict", "model", "state_dict_ema"):
+    for name in _ENTRIES:
         if isinstance(checkpoint.get(name), Mapping):
             checkpoint = checkpoint[name]
     return {re.sub(r"^(module\.|_orig_mod\.)+", "", str(key)): value for key, value in checkpoint.items()}

@@ -41,9 +41,10 @@ def test_a_classifier_in_its_published_container(convert, golden, tmp_path):
     state = published(golden, "bb_cls_base_t8")
     source, target = tmp_path / "V3.pth", tmp_path / "ours.pth"
     args = argparse.Namespace(lr=6e-4, data_path=None)
-    torch.save(dict(model=state, optimizer=dict(state={}, param_groups=[]), epoch=199, scaler={}, args=args), source)
+    others = dict(optimizer=dict(state={}, param_groups=[]), epoch=199, scaler={}, args=args, model_ema=state)
+    torch.save(dict(model=state, **others), source)
     told = convert(source, target, "--levels", 4, fresh=True)
-    assert "classifier" in told.stdout and "levels 4" in told.stdout
+    assert "classifier" in told.stdout and "levels 4" in told.stdout and "left_out ['model_ema']" in told.stdout
     saved = torch.load(target, weights_only=True)
     facts = saved["meta"]["sterf_plugins"]
     assert (facts["levels"], facts["mixer"], facts["source"]) == (4, "conv", "V3.pth")

@@ -22,6 +22,7 @@ import torch
 
 import sterf_plugins
 from sterf_plugins.checkpoints import convert_state_dict, infer_architecture, read_checkpoint, state_dict_of
+from sterf_plugins.checkpoints.reading import weights_beside
 from sterf_plugins.checkpoints.sd_track import convert_tracker, is_published_tracker, tracker_architecture, variants_of
 from sterf_plugins.checkpoints.sdt_v3 import has_our_names
 from sterf_plugins.checkpoints.zoo import find_family
@@ -50,8 +51,8 @@ def parse_args() -> argparse.Namespace:
     return p.parse_args()
 
 
-def convert(args: argparse.Namespace) -> tuple[dict, dict]:
-    """Convert the checkpoint; nothing is written.
+def convert(args: argparse.Namespace, checkpoint: Mapping) -> tuple[dict, dict]:
+    """Convert the checkpoint, as it was read; nothing is written.
 
     Returns:
         The converted state dict, and what is known about it: its kind, the model and the model's arguments.
@@ -59,7 +60,6 @@ def convert(args: argparse.Namespace) -> tuple[dict, dict]:
     Raises:
         ValueError: entries do not fit, or an option is missing or does not apply.
     """
-    checkpoint = read_checkpoint(args.source)
     if is_published_tracker(checkpoint):
         return convert_sd_track(args, checkpoint)
     if args.variant is not None:
@@ -141,7 +141,10 @@ def main() -> None:
         raise ValueError(
             f"{target} would be a checkpoint of PyTorch under a name of another format; call it {target.stem}.pth."
         )
-    converted, facts = convert(args)
+    checkpoint = read_checkpoint(args.source)
+    converted, facts = convert(args, checkpoint)
+    if weights_beside(checkpoint):
+        facts["left_out"] = [*facts.get("left_out", ()), *weights_beside(checkpoint)]
     lost = [key for key, value in converted.items() if value.is_meta or not value.isfinite().all()]
     if lost:
         raise ValueError(
