@@ -21,6 +21,7 @@ from spikingjelly.activation_based.memopt import optimize_memory
 from timing import ratios, take_turns
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import set_checkpoint_early_stop
 
 import sterf_plugins.timm  # noqa: F401  (registers the models)
 from sterf_plugins.backbones.meta_sdt import MetaConvBlock
@@ -50,9 +51,13 @@ def build(side: str, model: nn.Module, images: Tensor) -> nn.Module:
 
 
 def step(model: nn.Module, images: Tensor) -> Tensor:
-    """Run forward and backward pass; all gradients in one vector."""
+    """Run forward and backward pass; all gradients in one vector.
+
+    Repeated passes run to their ends, those of ``memopt`` too: where PyTorch ends them, memory is lost with each step.
+    """
     model.zero_grad(set_to_none=True)
-    cross_entropy(model(images), torch.arange(len(images), device=images.device)).backward()
+    with set_checkpoint_early_stop(False):
+        cross_entropy(model(images), torch.arange(len(images), device=images.device)).backward()
     return torch.cat([p.grad.flatten() for p in model.parameters()])
 
 
