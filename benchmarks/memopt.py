@@ -5,7 +5,7 @@ convolutions and matrix products and repeats the rest; ``grad_checkpointing`` ke
 ``memopt.optimize_memory(level=1)`` repeats whole modules and packs their inputs to bits where these are zeros and ones;
 its levels 2 to 4 search by measuring CUDA's memory, and the highest is tried on a GPU. The sides take turns in one process.
 
-    python benchmarks/memopt.py --threads 2 --out benchmarks/results/memopt_cpu.json
+    python benchmarks/memopt.py --threads 1 --repeats 3 --out benchmarks/results/memopt_cpu.json
     python benchmarks/memopt.py --device cuda --size 224 --batch 32 --out benchmarks/results/memopt_cuda.json
 
 Seconds are CPU time with `--threads 1`, else time of the wall; memory is that of tensors on a GPU, and the resident set on a CPU.
