@@ -30,10 +30,8 @@ TOOLS, CONFIGS = ROOT / "tools", ROOT / "configs" / "sd_track_rendered"
 STEPS = Steps("demo_tracking", ROOT)
 MIXERS = {"conv": "convolutions", "srb": "SRB mixers"}
 STAY = "stay at the first box"
-EXPECTED = {
-    "AUC": 60.0,
-    "PR": 90.0,
-}  # lowest numbers of both trackers on the test sequences of each layout, where all is well
+# lowest numbers of both trackers on the test sequences of each layout, where all is well
+EXPECTED = {"AUC": 60.0, "PR": 90.0}
 STAY_LIMIT = 25.0  # AUC that a tracker without eyes should not exceed
 DATASETS = {"fe108": "sterf_plugins.FE108Dataset", "visevent": "sterf_plugins.VisEventDataset"}
 # Only FE108's layout is trained on; VisEvent's has two training sequences, to show where they are.

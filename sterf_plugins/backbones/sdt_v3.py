@@ -101,9 +101,8 @@ class SDTV3(StagedBackbone):
             flag(name, value)
         options = dict(levels=levels, layout=layout, norm_hidden=norm_hidden, drop=fraction("drop_rate", drop_rate))
         make_mixer = plugins.resolve("mixers", mixer, **options)
-        mixer_ratio = make_mixer.keywords.pop(
-            "ratio", ratio
-        )  # that of the dict ``mixer``; it is passed by position below
+        # A ratio in the dict ``mixer`` stands above the network's; it is passed by position below.
+        mixer_ratio = make_mixer.keywords.pop("ratio", ratio)
         make_stem = plugins.resolve("stems", stem)
 
         in_chans = positive_int("in_chans", in_chans)

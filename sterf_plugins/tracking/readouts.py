@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from ..checks import one_of
+from ..checks import check_steps, one_of
 from ..functional.leaky_integrator import leaky_integrator
 from .soft_argmax import RAMPS, soft_argmax
 
@@ -57,8 +57,7 @@ class LeakyReadout(nn.Module):
         self.k = nn.Parameter(torch.full((2,), float(k)))
 
     def forward(self, coordinates: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        if not len(coordinates):
-            raise ValueError(f"input has shape {tuple(coordinates.shape)}: T is 0; give at least one time step.")
+        check_steps("coordinates", coordinates)
         if state is None:
             state = torch.zeros_like(coordinates[0])
         if state.shape != coordinates.shape[1:]:

@@ -63,9 +63,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    for name in ("train", "test", "milliseconds", "interval"):
-        if getattr(args, name) < 1:
-            raise ValueError(f"--{name} is {getattr(args, name)}; it must be at least 1.")
+    console.check_counts(args, "train", "test", "milliseconds", "interval")
     if args.interval > args.milliseconds:
         raise ValueError(
             f"--interval is {args.interval}, longer than the --milliseconds {args.milliseconds} of a recording."

@@ -87,8 +87,7 @@ def prepare_folder(args: argparse.Namespace) -> None:
 
 def main() -> None:
     args = parse_args()
-    if args.videos < 1:
-        raise ValueError(f"--videos is {args.videos}; it must be at least 1.")
+    console.check_counts(args, "videos")
     console.check_device(args.device)
     prepare_folder(args)
     shapes = [(shape,) for shape in args.shapes] if args.single else [tuple(args.shapes)]

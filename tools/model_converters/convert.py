@@ -27,7 +27,7 @@ from sterf_plugins.checkpoints.sd_track import convert_tracker, is_published_tra
 from sterf_plugins.checkpoints.sdt_v3 import has_our_names
 from sterf_plugins.checkpoints.zoo import find_family
 from sterf_plugins.cli.checkpoints import add_checkpoint_option
-from sterf_plugins.cli.console import run_tool
+from sterf_plugins.cli.console import check_counts, run_tool
 from sterf_plugins.files import check_new, replacing
 from sterf_plugins.tracking.published import published_weights
 from sterf_plugins.tracking.sd_track import VARIANTS, SDTrack
@@ -88,8 +88,7 @@ def convert(args: argparse.Namespace, checkpoint: Mapping) -> tuple[dict, dict]:
             f"{args.source} is an SDT-V3 with {options['mixer']} mixers, and how many integer levels its spikes have "
             f"is not in the file: give --levels 4 (released detectors, segmentors, V3_*_1x4) or 8 (the ST-ERF hub)."
         )
-    if args.levels < 1:
-        raise ValueError(f"--levels is {args.levels}; it must be at least 1.")
+    check_counts(args, "levels")
     if options["mixer"] != "conv" and args.layout is None:
         raise ValueError(
             f"{args.source} has {options['mixer']} mixers, and their token layout is not in the file: give --layout "
@@ -143,8 +142,8 @@ def main() -> None:
         )
     checkpoint = read_checkpoint(args.source)
     converted, facts = convert(args, checkpoint)
-    if weights_beside(checkpoint):
-        facts["left_out"] = [*facts.get("left_out", ()), *weights_beside(checkpoint)]
+    if averaged := weights_beside(checkpoint):
+        facts["left_out"] = [*facts.get("left_out", ()), *averaged]
     lost = [key for key, value in converted.items() if value.is_meta or not value.isfinite().all()]
     if lost:
         raise ValueError(

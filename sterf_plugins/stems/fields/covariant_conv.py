@@ -1,13 +1,12 @@
 """A convolution whose kernels are learned mixtures of covariant receptive fields."""
 
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...checks import check_floating, flag, is_whole, one_of, positive_int
+from ...checks import check_floating, flag, is_whole, one_of, positive_int, size_pair
 from ...functional.precision import autocast_enabled, without_autocast
 from .bank import RFBank
 
@@ -82,8 +81,7 @@ class CovariantRFConv2d(nn.Module):
         self.mode, self.init, self.padding_mode = mode, init, padding_mode
         size = bank.kernel_size
         self.kernel_size = (size, size)
-        rows, columns = stride if isinstance(stride, Sequence) and len(stride) == 2 else (stride, stride)
-        self.stride = (positive_int("stride", rows), positive_int("stride", columns))
+        self.stride = size_pair("stride", stride)
         pixels = size // 2 if padding == "same" else padding
         if not is_whole(pixels) or pixels < 0:
             raise ValueError(f"`padding` is {padding!r}; it must be 'same' or an int >= 0.")
