@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import torch
 from saved import Results, begin, options
-from timing import take_turns
+from timing import ratio, take_turns
 
 import sterf_plugins
 
@@ -106,7 +106,8 @@ def compare(side: Side, args) -> dict:
     found = take_turns(sides, args.repeats, args.device)
     base, this = found["ResNet-18"], found["this"]
     ratios = dict(
-        time_over_resnet18=this["seconds"] / base["seconds"], memory_over_resnet18=this["peak_mib"] / base["peak_mib"]
+        time_over_resnet18=ratio(this["seconds"], base["seconds"]),
+        memory_over_resnet18=ratio(this["peak_mib"], base["peak_mib"]),
     )
     return this | ratios | dict(resnet18=base)
 

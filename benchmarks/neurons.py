@@ -19,7 +19,7 @@ from functools import partial
 import torch
 from saved import Results, begin, options, versions
 from spikingjelly.activation_based import neuron
-from timing import now, peak_mib, spread
+from timing import now, peak_mib, ratio, spread
 from torch import Tensor, nn
 
 from sterf_plugins.layers import lif_node
@@ -133,8 +133,8 @@ def compare(layer: nn.Module, x: Tensor, device: str, repeats: int) -> dict[str,
     ours = found["ours"]
     for name in sides:
         side = found[name]
-        side["time_over_ours"] = side["step"]["seconds"] / ours["step"]["seconds"]
-        side["memory_over_ours"] = side["peak_mib"] / ours["peak_mib"]
+        side["time_over_ours"] = ratio(side["step"]["seconds"], ours["step"]["seconds"])
+        side["memory_over_ours"] = ratio(side["peak_mib"], ours["peak_mib"])
     return found
 
 

@@ -70,8 +70,13 @@ def take_turns(sides: dict[str, Callable[[], object]], repeats: int, device: str
     return {name: spread(times[name]) | dict(peak_mib=peak_mib(work, device)) for name, work in sides.items()}
 
 
+def ratio(value: float, base: float) -> float | None:
+    """``value / base``; ``None`` where the base is too small to be seen, such as memory of less than a page."""
+    return value / base if base > 0 else None
+
+
 def ratios(measured: dict[str, dict], base: str) -> None:
     """Add to each side its time and memory over those of the side ``base``."""
     first = measured[base]
     for side in measured.values():
-        side |= dict(time=side["seconds"] / first["seconds"], memory=side["peak_mib"] / first["peak_mib"])
+        side |= {key: ratio(side[of], first[of]) for key, of in (("time", "seconds"), ("memory", "peak_mib"))}

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from plain_sdtrack import PlainSDTrack
 from saved import Results, begin, options
-from timing import peak_mib, seconds
+from timing import peak_mib, ratio, seconds
 
 from sterf_plugins.deploy import reparameterize
 from sterf_plugins.erf.calibrate import tracking_norms
@@ -256,7 +256,7 @@ def training_step(args):
         seconds=spent,
         ratio=spent["plain"] / spent["ours"],
         peak_mib=peak,
-        memory={name: value / peak["plain"] for name, value in peak.items() if name != "plain"},
+        memory={name: ratio(value, peak["plain"]) for name, value in peak.items() if name != "plain"},
     )
 
 

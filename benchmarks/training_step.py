@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from plain_sdtv3 import PlainSDTV3, step
 from saved import Results, begin, options
-from timing import take_turns
+from timing import ratio, take_turns
 from torch import Tensor, nn
 
 from sterf_plugins.backbones import SDTV3
@@ -110,8 +110,8 @@ def measure(row: Row, way: Way, args) -> dict:
     plain, this = found["plain"], found["this"]
     return this | dict(
         plain=plain,
-        speedup=plain["seconds"] / this["seconds"],
-        memory_ratio=this["peak_mib"] / plain["peak_mib"],
+        speedup=ratio(plain["seconds"], this["seconds"]),
+        memory_ratio=ratio(this["peak_mib"], plain["peak_mib"]),
         images_per_second=row.batch / this["seconds"],
     )
 
