@@ -31,6 +31,10 @@ COSTS = {
         "onnxscript": "no `sterf deploy --onnx`",
         "onnxruntime": "files of `sterf deploy --onnx` are written, but neither run nor compared with the model",
     },
+    "mmpretrain": {
+        "mmpretrain": "our models do not train with mmpretrain",
+        "transformers": "mmpretrain has no multimodal models; only versions below 5 work beside it",
+    },
     "norse": {"norse": "no temporal stems of kind norse:li and norse:lif; ours are there"},
     "completion": {"argcomplete": "no completion of commands and options in the shell"},
     "interfaces": {

@@ -45,7 +45,7 @@ def check_data(config: Config, *phases: str) -> None:
         annotations = full_path(dataset, dataset.ann_file) if dataset.get("ann_file") else None
         if annotations:
             _check_exists(annotations, key, dataset)
-        for prefix in (dataset.get("data_prefix") or {}).values():
+        for prefix in _prefixes(dataset).values():
             folder = full_path(dataset, prefix)
             _check_exists(folder, key, dataset)
             if folder.is_dir() and next(folder.iterdir(), None) is None:
@@ -90,6 +90,12 @@ def full_path(dataset: ConfigDict, path: str) -> Path:
     return Path(path) if Path(path).is_absolute() else Path(dataset.get("data_root") or "") / path
 
 
+def _prefixes(dataset: ConfigDict) -> dict[str, str]:
+    """A data set's folders by what is in them; mmpretrain's data sets take a single text, which is that of the images."""
+    prefixes = dataset.get("data_prefix") or {}
+    return dict(img=prefixes) if isinstance(prefixes, str) else prefixes
+
+
 def _check_exists(path: Path, key: str, dataset: ConfigDict) -> None:
     if "://" not in str(path) and not path.exists():
         raise ValueError(f"{key}: {path} does not exist. {_fix(key, dataset)}")
@@ -97,7 +103,7 @@ def _check_exists(path: Path, key: str, dataset: ConfigDict) -> None:
 
 def _fix(key: str, dataset: ConfigDict) -> str:
     """What an error message tells the user to do: where the data set looks for what, and a small data set to try."""
-    parts = [dataset.get("ann_file"), *(dataset.get("data_prefix") or {}).values()]
+    parts = [dataset.get("ann_file"), *_prefixes(dataset).values()]
     return (
         f"{type_name(dataset)} reads {', '.join(p for p in parts if p)} in {dataset.get('data_root') or 'this folder'}; "
         f"link your copy there, or name its folder: --cfg-options {key}.data_root=FOLDER. "
@@ -119,7 +125,7 @@ def _check_coco(path: Path, key: str, dataset: ConfigDict, classes: list[str] | 
         raise ValueError(f"{path} is no COCO annotation file: it has no list {', '.join(map(repr, missing))}.")
     if not document["images"]:
         raise ValueError(f"{path} lists no images; the data set is empty. {_fix(key, dataset)}")
-    first, folder = document["images"][0].get("file_name"), (dataset.get("data_prefix") or {}).get("img")
+    first, folder = document["images"][0].get("file_name"), _prefixes(dataset).get("img")
     if first and folder and "LVIS" not in type_name(dataset):  # LVIS names files of several folders
         _check_exists(full_path(dataset, folder) / first, key, dataset)
     names = [str(c.get("name")) for c in document["categories"]]

@@ -178,8 +178,15 @@ def _describe(stock: Any, image: Sequence[int]) -> StockInterface:
         if y.ndim not in KINDS:
             raise ValueError(f"--backbone: {type(stock).__name__} gives a shape that no adapter has: {tuple(y.shape)}.")
         stride = _stride(y, x) if y.ndim == 4 else max((level.stride for level in levels), default=32)
-        depth = max([stride, *_depths(y, convolutions)])
-        levels.append(Level(y.shape[1], stride, depth, "floor" if _key(y) in rounded_down else "ceil", KINDS[y.ndim]))
+        levels.append(
+            Level(
+                y.shape[1],
+                stride,
+                _depth(y, stride, convolutions),
+                "floor" if _key(y) in rounded_down else "ceil",
+                KINDS[y.ndim],
+            )
+        )
     outputs = _structure(trained, x, list(range(len(found))))
     order = list(range(len(found)))
     if [_key(y) for y in _flat(evaluated)] != [_key(y) for y in _flat(trained)]:
@@ -246,13 +253,18 @@ def _stride(y: Tensor, x: Tensor) -> int:
     return round(x.shape[-1] / y.shape[-1])
 
 
-def _depths(y: Tensor, convolutions: list[tuple[Tensor, int]]) -> list[int]:
-    """Strides, times dilations, of the convolutions that an output depends on: those which get a gradient from it."""
-    if not convolutions:
-        return []
-    tensors = [tensor for tensor, _ in convolutions]
+def _depth(y: Tensor, stride: int, convolutions: list[tuple[Tensor, int]]) -> int:
+    """The largest of an output's stride and the strides, times dilations, of the convolutions that it depends on.
+
+    It depends on those which get a gradient from it. Only deeper ones are asked, and most outputs depend on none of them,
+    which costs no backward pass.
+    """
+    deeper = [(tensor, depth) for tensor, depth in convolutions if depth > stride]
+    if not deeper:
+        return stride
+    tensors, depths = zip(*deeper, strict=True)
     gradients = torch.autograd.grad(y.sum(), tensors, retain_graph=True, allow_unused=True)
-    return [depth for (_, depth), gradient in zip(convolutions, gradients, strict=True) if gradient is not None]
+    return max([stride, *(depth for depth, gradient in zip(depths, gradients, strict=True) if gradient is not None)])
 
 
 def _rounded_down(stock: Any, x: Tensor, outputs: Any) -> set[tuple[int, ...]]:
