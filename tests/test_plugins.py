@@ -157,6 +157,7 @@ IMPORTED_AS = {
     "onedl-mmcv": "mmcv",
     "onedl-mmdetection": "mmdet",
     "onedl-mmsegmentation": "mmseg",
+    "onedl-mmpretrain": "mmpretrain",
     "grad-cam": "pytorch_grad_cam",
     "scikit-image": "skimage",
     "scikit-learn": "sklearn",

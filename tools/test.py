@@ -105,8 +105,8 @@ def main() -> None:
     args = parse_args()
     adapted: list[str] = []
     config = cli.read_config(args, adapted.append)
-    prepare(config, args)
     cli.check_config(config, "test")
+    prepare(config, args)
     runner = cli.build_runner(config, adapted)
     cli.check_checkpoint(runner, args.checkpoint, strict=True)
     runner.test()

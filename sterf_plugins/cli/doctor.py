@@ -1,5 +1,6 @@
 """What is installed, whether it works together, and what each missing piece costs."""
 
+import importlib
 import importlib.util
 import platform
 import sys
@@ -132,8 +133,15 @@ def _opencv() -> list[str]:
     return []
 
 
+def _mmpretrain_hint() -> str:
+    """What is known to break mmdet, which imports mmpretrain where it is installed; empty where it is not."""
+    if importlib.util.find_spec("mmpretrain") is None:
+        return ""
+    return ' mmdet imports mmpretrain, which is installed and does not work with transformers 5: pip install "transformers<5".'
+
+
 def _openmmlab() -> list[str]:
-    """Print where mmcv's ops come from, and try the config bases; return the problems."""
+    """Print where mmcv's ops come from, import the models, and try the config bases; return the problems."""
     import_hooks.install()
     problems = []
     from mmengine.hub import get_config
@@ -141,6 +149,12 @@ def _openmmlab() -> list[str]:
     if importlib.util.find_spec("mmcv"):
         compiled = import_hooks.compiled_ops_available()
         print("\n".join(["mmcv ops: compiled"] if compiled else _without_compiled_ops()))
+    for module in ("mmdet.models", "mmseg.models"):
+        if importlib.util.find_spec(module.split(".")[0]):
+            try:
+                importlib.import_module(module)
+            except Exception as error:
+                problems.append(f"{module} cannot be imported: {type(error).__name__}: {error}.{_mmpretrain_hint()}")
     for config in (
         "mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py",
         "mmseg::sem_fpn/fpn_r50_4xb4-160k_ade20k-512x512.py",

@@ -11,6 +11,7 @@ sterf_plugins.setup()
 
 from mmengine.config import Config  # noqa: E402
 
+from sterf_plugins.openmmlab.configs.data_checks import check_data  # noqa: E402
 from sterf_plugins.openmmlab.configs.loop_checks import check_complete, check_epochs, check_workers  # noqa: E402
 from sterf_plugins.openmmlab.configs.model_checks import check_model  # noqa: E402
 
@@ -96,3 +97,20 @@ def test_the_released_config_that_pads_its_crops():
         ValueError, match=r"crops images to \(512, 512\), and model.data_preprocessor.size pads them to \(640"
     ):
         check(folder("mmseg") / "knet" / TRUE_ALARMS[0])
+
+
+def test_a_folder_of_images_by_a_text(tmp_path):
+    """mmpretrain's data sets give their folder as a text, where those of mmdet and mmseg give a dict."""
+    dataset = dict(type="CustomDataset", data_root=str(tmp_path), data_prefix="images")
+    config = Config(dict(train_dataloader=dict(dataset=dataset)))
+    with pytest.raises(ValueError, match=r"train_dataloader.dataset: .*images does not exist"):
+        check_data(config, "train")
+    (tmp_path / "images" / "a").mkdir(parents=True)
+    check_data(config, "train")
+
+
+def test_a_phase_that_is_needed_is_there():
+    config = Config(dict(val_dataloader=dict(), val_cfg=dict(), val_evaluator=dict()))
+    check_complete(config, "val")
+    with pytest.raises(ValueError, match="no test: set test_cfg, test_dataloader and test_evaluator, for instance"):
+        check_complete(config, "test")

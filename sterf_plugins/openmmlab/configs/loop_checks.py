@@ -21,7 +21,7 @@ from .types import type_name
 def check_loops(config: Config, *phases: str) -> None:
     """Raise ``ValueError`` if a dataloader, a loop, a schedule or a metric does not fit the others."""
     warn_of_names(config)
-    check_complete(config)
+    check_complete(config, *phases)
     for phase in phases:
         check_workers(config, f"{phase}_dataloader")
         check_annotations_of_metrics(config, phase)
@@ -54,11 +54,14 @@ def warn_of_rates(config: Config, model: nn.Module) -> None:
         print_log(f"{text}; these settings have no effect", "current", logging.WARNING)
 
 
-def check_complete(config: Config) -> None:
-    """Raise ``ValueError`` if a phase is switched off by one of its three settings only."""
+def check_complete(config: Config, *needed: str) -> None:
+    """Raise ``ValueError`` if a phase is switched off by one of its three settings only, or a needed one is switched off."""
     for phase, third in (("train", "optim_wrapper"), ("val", "val_evaluator"), ("test", "test_evaluator")):
         names = (f"{phase}_cfg", f"{phase}_dataloader", third)
         given = [name for name in names if config.get(name) is not None]
+        if phase in needed and not given:
+            like = ", for instance test_dataloader = val_dataloader" if phase == "test" else ""
+            raise ValueError(f"the config has no {phase}: set {', '.join(names[:2])} and {third}{like}.")
         if 0 < len(given) < 3:
             lacking = next(name for name in names if name not in given)
             raise ValueError(
