@@ -32,7 +32,7 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 PACKAGE = Path(__file__).resolve().parents[1]
 # Functions of other libraries whose `raise` statements speak of the user's input: an unknown name in a config, an option
 # that cannot be merged into it, classes that a data set does not have, one image of one
-# pixel for a BatchNorm, an image of a size that a model of timm does not take, a timm name without such weights.
+# pixel for a BatchNorm, a timm name without such weights.
 SPEAK_TO_THE_USER = (
     ("mmengine/registry/build_functions.py", "build_from_cfg"),
     ("mmengine/config/config.py", "_merge_a_into_b"),
@@ -40,10 +40,11 @@ SPEAK_TO_THE_USER = (
     ("mmseg/datasets/basesegdataset.py", "get_label_map"),
     ("mmseg/datasets/basesegdataset.py", "_update_palette"),
     ("torch/nn/functional.py", "_verify_batch_size"),
-    ("torch/__init__.py", "_assert"),
     ("timm/models/_builder.py", "load_pretrained"),
     ("timm/models/_factory.py", "parse_model_name"),
 )
+# What timm's models say, by `torch._assert`, of images whose size they do not take, and of feature maps that they lack.
+SIZE = re.compile(r"height|width|image size|spatial dims|out of range", re.IGNORECASE)
 
 
 def check_writable(folder: Path, option: str) -> None:
@@ -134,7 +135,7 @@ def is_mistake(error: BaseException, main: Callable[[], None]) -> bool:
 
     These are a file that is missing or cannot be used, a full disk, and what a `raise` statement of this package or of the
     tool says in a ``ValueError``, ``TypeError`` or ``ImportError``. An error of the same type that merely happens in a line of
-    ours is none. Of other libraries, the functions in ``SPEAK_TO_THE_USER`` count.
+    ours is none. Of other libraries, the functions in ``SPEAK_TO_THE_USER`` count, and assertions about image sizes.
 
     Args:
         error: the error, with its traceback.
@@ -149,6 +150,8 @@ def is_mistake(error: BaseException, main: Callable[[], None]) -> bool:
         return False
     if any(place.file.endswith(file) and place.function == function for file, function in SPEAK_TO_THE_USER):
         return True
+    if place.function == "_assert" and place.file.endswith("torch/__init__.py"):
+        return SIZE.search(place.message) is not None
     ours = place.file == main.__code__.co_filename or PACKAGE in Path(place.file).resolve().parents
     return ours and isinstance(error, (ValueError, TypeError, ImportError))
 

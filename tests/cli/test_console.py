@@ -63,3 +63,6 @@ def test_an_image_of_a_size_that_a_model_does_not_take_is_a_mistake():
     with pytest.raises(AssertionError, match="Input height") as caught:
         model(torch.zeros(1, 3, 32, 32))
     assert is_mistake(caught.value, lambda: None)
+    with pytest.raises(AssertionError, match="expected 4D") as caught:
+        timm.layers.BatchNormAct2d(3)(torch.zeros(1, 3))
+    assert not is_mistake(caught.value, lambda: None)
