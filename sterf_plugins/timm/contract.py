@@ -67,8 +67,8 @@ class TimmContract(_Backbone):
         return super().load_state_dict(_under_our_names(state_dict), strict, assign)
 
     def no_weight_decay(self) -> set[str]:
-        """Names of parameters that take no weight decay."""
-        return {name for name, _ in self.named_parameters() if "layer_scale" in name}
+        """Names of parameters that take no weight decay, beside vectors, of which timm knows: learned frames of fields."""
+        return {name for name, _ in self.named_parameters() if "layer_scale" in name or name.endswith("bank.frame")}
 
     def group_matcher(self, coarse: bool = False) -> dict:
         """Regular expressions by which timm sorts parameters into groups, for learning rates that differ by depth.

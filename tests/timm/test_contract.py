@@ -170,6 +170,8 @@ def test_layer_groups_and_weight_decay():
     groups = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
     assert len(set(groups.values())) > 5
     assert any("layer_scale" in n for n in model.no_weight_decay())
+    learned = create("sdtv3_nano", stem=dict(type="covariant", learn=("frame",)))
+    assert learned.no_weight_decay() == {"stages.0.downsample.conv.bank.frame"}
     assert len(param_groups_layer_decay(model, layer_decay=0.7)) > 5
 
 
