@@ -253,6 +253,20 @@ def check_orig_mod():
 
 
 @uses(
+    "torch: Module._apply", "stems/fields/fixed.py", "fixed numbers keep their values where modules are moved or cast"
+)
+def check_apply():
+    class Counted(nn.Module):
+        def _apply(self, fn, recurse=True):
+            calls.append(fn)
+            return super()._apply(fn, recurse)
+
+    calls: list = []
+    nn.Sequential(Counted()).double().to_empty(device="cpu")
+    assert len(calls) == 2
+
+
+@uses(
     "mmengine: config.Config._get_cfg_path", "import_hooks.py", "the scope of types below _base_ = 'sterf_plugins::…'"
 )
 def check_get_cfg_path():

@@ -220,6 +220,71 @@ def test_dtypes_and_autocast():
     assert state.dtype == torch.float32
 
 
+def small_stem(sigma=2.0, **options):
+    return CovariantStem(3, 6, bank=dict(sigmas=(1.4, sigma), ratios=(1,), **options)).eval()
+
+
+def saved(module):
+    file = io.BytesIO()
+    torch.save(module.state_dict(), file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+def test_fields_that_are_not_learned_are_exact_whatever_made_their_memory():
+    """Casts do not add up, and models of the meta device have the same fields, though no checkpoint holds them."""
+    for build in (small_stem, lambda: small_stem(learn=("sigma",))):
+        stem, x = build(), torch.randn(2, 3, 9, 9)
+        cast = copy.deepcopy(stem).half().double()
+        if not stem.conv.bank.learn:
+            torch.set_default_dtype(torch.float64)
+            exact = RFBank(sigmas=(1.4, 2.0), ratios=(1,))
+            torch.set_default_dtype(torch.float32)
+            assert torch.equal(cast.conv.bank.kernels(), exact.kernels())
+            assert not torch.equal(cast.conv.bank.kernels(), stem.conv.bank.kernels().double())
+        with torch.device("meta"):
+            empty, assigned = build(), build()
+        empty.to_empty(device="cpu").load_state_dict(stem.state_dict())
+        assigned.load_state_dict(stem.state_dict(), assign=True)
+        assert all(torch.equal(twin.eval()(x), stem(x)) for twin in (empty, assigned))
+    with torch.device("meta"):
+        time = TemporalRF((2.0, 4.0), learn_mu=False)
+    assert torch.equal(time.to_empty(device="cpu").mus, TemporalRF((2.0, 4.0), learn_mu=False).mus)
+
+
+@pytest.mark.parametrize("learn", [(), LEARN, ("frame",)])
+def test_a_transformed_bank_has_the_precision_of_its_bank(learn):
+    bank, shear = RFBank.for_kernel_size(7, learn=learn).double(), torch.tensor([[1.5, 0.5], [0.0, 2.0]]).double()
+    new = bank.transform(shear)
+    assert {x.dtype for x in [*new.parameters(), *new.buffers()]} == {torch.float64}
+    torch.testing.assert_close(new.frames(), shear @ bank.frames(), rtol=1e-14, atol=1e-14)
+
+
+def test_weights_that_are_loaded_beside_other_fields_are_told(recwarn):
+    state = saved(small_stem())
+    small_stem().load_state_dict(state)
+    small_stem().load_state_dict(dict(state))  # without metadata nothing is known
+    copy.deepcopy(small_stem()).double().load_state_dict(saved(nn.Sequential(small_stem())[0].double()))
+    assert not recwarn
+    with pytest.warns(
+        UserWarning, match=r"weights of conv.bank were saved with other values of fields \(sigmas, .* than"
+    ):
+        small_stem(2.1, kernel_size=13).load_state_dict(state)
+    bounded = small_stem(learn=("sigma",), bounds=(1.0, 3.0))
+    with pytest.warns(UserWarning, match="other values of bounds than"):
+        small_stem(learn=("sigma",), bounds=(1.0, 4.0)).load_state_dict(saved(bounded))
+    with pytest.warns(UserWarning, match="other values of mus than this TemporalRF"):
+        TemporalRF((2.0, 5.0), learn_mu=False).load_state_dict(saved(TemporalRF((2.0, 4.0), learn_mu=False)))
+
+
+def test_mmengine_tells_of_other_fields(tmp_path):
+    checkpoint = pytest.importorskip("mmengine.runner.checkpoint")
+    state = checkpoint.weights_to_cpu(checkpoint.get_state_dict(nn.Sequential(small_stem())))
+    checkpoint.save_checkpoint(dict(state_dict=state), str(tmp_path / "stem.pth"))
+    with pytest.warns(UserWarning, match="weights of 0.conv.bank"):
+        checkpoint.load_checkpoint(nn.Sequential(small_stem(2.1, kernel_size=13)), str(tmp_path / "stem.pth"))
+
+
 class Stacked(nn.Module):
     """Space and time for inputs with and without a time axis."""
 

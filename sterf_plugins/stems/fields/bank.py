@@ -3,6 +3,8 @@
 import inspect
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,14 +12,21 @@ from torch import Tensor, nn
 from ...checks import finite_number, flag, one_of, positive_int
 from ...functional import affine_gaussian as ag
 from ...functional.precision import without_autocast
-from ...functional.torch_kernels import default_device
 from .bank_checks import check_sampling, derivative_orders, numbers, sigma_bounds, window_size
+from .fixed import FixedNumbers, in_default_precision
 
 NORMALIZATIONS = ("affine", "none", "l1")
 LEARNABLE = ("sigma", "ratio", "angle", "frame")
+# what is stored -> the arguments that it comes from
+_ARGUMENTS = {
+    "frame": "fields (sigmas, ratios, angles)",
+    "log_sigma": "sigmas",
+    "log_ratio": "ratios",
+    "angle": "angles",
+}
 
 
-class RFBank(nn.Module):
+class RFBank(FixedNumbers):
     """Affine Gaussian-derivative kernels as a pure function of their parameters.
 
     A field has a size ``sigma`` (pixels, geometric mean of its two standard deviations), a ``ratio`` of the longer to
@@ -185,7 +194,7 @@ class RFBank(nn.Module):
         if set(learn) - {"frame"}:
             raise ValueError(f"`learn` is {tuple(learn)}; a bank made of matrices can learn ('frame',) or nothing.")
         self = cls.__new__(cls)
-        nn.Module.__init__(self)
+        FixedNumbers.__init__(self)
         self._index = ()
         self._finish(frames, orders, learn, **sampling)
         return self
@@ -233,12 +242,17 @@ class RFBank(nn.Module):
             self._store("frozen", self._build(frames), learned=False)
 
     def _store(self, name: str, value: Tensor, learned: bool) -> None:
-        """Store a tensor on the default device, as a parameter if it is learned, else as a buffer left out of checkpoints."""
-        value = value.float().to(default_device())
+        """Store a tensor, as a parameter if it is learned, else as a buffer left out of checkpoints."""
         if learned:
-            setattr(self, name, nn.Parameter(value))
+            setattr(self, name, nn.Parameter(in_default_precision(value)))
         else:
-            self.register_buffer(name, value, persistent=False)
+            self.fix(name, value)
+
+    def description(self) -> dict[str, Any]:
+        """The numbers that are not learned, and what else the kernels depend on."""
+        names = ("orders", "kernel_size", "discretization", "normalize", "zero_dc", "learn", "bounds")
+        fixed = {_ARGUMENTS[name]: value for name, value in super().description().items() if name != "frozen"}
+        return {name: getattr(self, name) for name in names} | fixed
 
     def _unbounded(self, sigma: Tensor) -> Tensor:
         """The unlimited numbers that stand for sigmas: logarithms, or logits of the position between the bounds."""
@@ -316,7 +330,8 @@ class RFBank(nn.Module):
             matrix: A, 2x2 and invertible, acting on (x, y).
 
         Returns:
-            A bank with as large a window as ``truncate`` asks for. It learns its frames if this bank learns anything.
+            A bank with as large a window as ``truncate`` asks for, on this bank's device and in its precision. It learns its
+            frames if this bank learns anything.
 
         Raises:
             ValueError: the matrix is not 2x2, or it is singular.
@@ -324,15 +339,20 @@ class RFBank(nn.Module):
         a = torch.as_tensor(matrix, dtype=torch.float64, device="cpu")
         if a.shape != (2, 2) or not bool(torch.linalg.det(a).abs() > 1e-12):
             raise ValueError(f"`matrix` is {a.tolist()}; it must be an invertible 2x2 matrix.")
-        return self._of_frames(
-            a @ self.frames().detach().cpu().double(),
+        like = next(chain(self.parameters(), self.buffers()))
+        frames = a @ self.frames().detach().cpu().double()
+        bank = self._of_frames(
+            frames,
             self.orders,
             truncate=self.truncate,
             discretization=self.discretization,
             normalize=self.normalize,
             zero_dc=self.zero_dc,
             learn=("frame",) if self.learn else (),
-        ).to(self.kernels().device)
+        ).to(like)
+        if self.learn:
+            bank.frame = nn.Parameter(frames.to(like))  # in this bank's precision, which may be float64
+        return bank
 
     def extra_repr(self) -> str:
         learned = f", learn={self.learn}" if self.learn else ""

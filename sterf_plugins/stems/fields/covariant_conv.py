@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from ...checks import check_floating, flag, is_whole, one_of, positive_int, size_pair
 from ...functional.precision import autocast_enabled, without_autocast
 from .bank import RFBank
+from .fixed import in_default_precision
 
 MODES = ("mix", "depthwise", "aggregate")
 INITS = ("rf", "rf-free", "uniform")
@@ -182,11 +183,11 @@ def _convolved(layer: CovariantRFConv2d, x: Tensor) -> Tensor:
 
 def _mixture(out_ch: int, in_ch: int, bank: RFBank, mix_init: str) -> Tensor:
     """Initial mixing weights (out_ch, in_ch, len(bank))."""
-    kernels = bank.kernels().detach().float()
+    kernels = in_default_precision(bank.kernels().detach())
     columns = in_ch * len(bank)
     if mix_init == "identity":
-        return F.one_hot(torch.arange(out_ch) % columns, columns).float().view(out_ch, in_ch, len(bank))
-    mix = nn.init.orthogonal_(torch.empty(out_ch, columns)).view(out_ch, in_ch, len(bank))
+        return F.one_hot(torch.arange(out_ch) % columns, columns).to(kernels.dtype).view(out_ch, in_ch, len(bank))
+    mix = nn.init.orthogonal_(torch.empty(out_ch, columns, dtype=kernels.dtype)).view(out_ch, in_ch, len(bank))
     mix = mix / kernels.abs().sum((-2, -1))
     weight = mix.flatten(0, 1) @ kernels.flatten(1)
     # White noise of variance 1 gives an output of variance sum w^2, which is 2 in Kaiming's initialisation for ReLU.

@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from spikingjelly.activation_based import base, functional, surrogate
@@ -11,8 +12,8 @@ from torch import Tensor, nn
 from ...checks import check_floating, check_steps, entries, finite_number, flag, one_of, positive_int
 from ...functional.leaky_integrator import BACKENDS, GAINS, METHODS, decay, leaky_integrator
 from ...functional.precision import without_autocast
-from ...functional.torch_kernels import default_device
 from ...layers.norse_cells import norse_sequence
+from .fixed import FixedNumbers, in_default_precision
 
 KINDS = ("li", "lif", "norse:li", "norse:lif")
 COMBINATIONS = ("stack", "sum", "mix", "last")
@@ -68,7 +69,7 @@ def uniform_constants(mus: Sequence[float], dtype: torch.dtype = torch.float32) 
     return 1 / (low + (high - low) * torch.rand(len(mus), device="cpu").to(dtype))
 
 
-class TemporalRF(nn.Module):
+class TemporalRF(FixedNumbers):
     """A bank of leaky integrators or LIF neurons over time.
 
     Args:
@@ -145,13 +146,13 @@ class TemporalRF(nn.Module):
             raise ValueError("`per_channel` is True; give the number of channels, such as per_channel=32.")
         self.channels = positive_int("per_channel", per_channel) if per_channel else None
         self._check_dynamics(mu)
-        log_mu = mu.log().float().to(default_device())
+        log_mu = mu.log()
         if self.channels:
             log_mu = log_mu[:, None].repeat(1, self.channels)
         if flag("learn_mu", learn_mu):
-            self.log_mu = nn.Parameter(log_mu)
+            self.log_mu = nn.Parameter(in_default_precision(log_mu))
         else:
-            self.register_buffer("log_mu", log_mu, persistent=False)
+            self.fix("log_mu", log_mu)
         if combine == "mix":
             self.weights = nn.Parameter(torch.full((len(mu),), 1 / len(mu)))
 
@@ -178,6 +179,12 @@ class TemporalRF(nn.Module):
             raise ValueError(f"kind='lif' with forward Euler needs dt < mu, and dt/mu is {ratio:.3g}; method='zoh'.")
         if self.kind == "norse:lif" and self.reset != "hard":
             raise ValueError(f"kind='norse:lif' resets to 0 (reset='hard'); `reset` is {self.reset!r}.")
+
+    def description(self) -> dict[str, Any]:
+        """The time constants where they are not learned, and what else the dynamics depend on."""
+        names = ("kind", "mode", "dt", "method", "gain", "th", "reset")
+        fixed = super().description()
+        return {name: getattr(self, name) for name in names} | ({"mus": fixed["log_mu"]} if fixed else {})
 
     @property
     def scales(self) -> int:
@@ -235,7 +242,7 @@ class TemporalRF(nn.Module):
 
     def _last(self, x: Tensor) -> Tensor:
         """States (K, B, C, ...) after the last step of leaky integrators that start at 0, in one product."""
-        return (self._responses(len(x), x.dtype).flip(0).T @ x.flatten(1)).view(-1, *x.shape[1:])
+        return (self._responses(len(x), x.dtype).flip(0).T @ x.flatten(1)).view(self.scales, *x.shape[1:])
 
     def _scan(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Outputs (T, K, B, C, ...) of all scales, and the state (K, B, C, ...) after the last step."""
