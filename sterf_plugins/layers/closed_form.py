@@ -42,7 +42,8 @@ class _ClosedForm(_Base):
     """Mixin in front of SpikingJelly's node: the same values and first derivatives on a CPU.
 
     The node starts without a state and leaves none behind, so it belongs into a ``StatelessNode``. SpikingJelly's own
-    forward pass runs on a GPU, under autocast, for a compiler or ``torch.jit.trace``, and where ``store_v_seq`` is set.
+    forward pass runs on a GPU, under autocast, for a compiler or ``torch.jit.trace``, where ``store_v_seq`` is set, and for
+    surrogate functions whose values are not known to be a step, such as those of several levels.
     ``torch.func`` and forward-mode differentiation take the closed form on every device, since SpikingJelly's surrogate
     functions support neither ``vmap`` nor ``jvp``.
 
@@ -64,6 +65,8 @@ class _ClosedForm(_Base):
     def _has_closed_form(self, x: Tensor) -> bool:
         if torch.compiler.is_compiling() or torch.jit.is_tracing() or not self.closed_form or self.store_v_seq:
             return False
+        if not _is_step(self.surrogate_function):
+            return False
         return transformed() or (x.device.type == "cpu" and not torch.is_autocast_enabled("cpu"))
 
 
@@ -73,6 +76,12 @@ class IFNode(_ClosedForm, neuron.IFNode):
 
 class LIFNode(_ClosedForm, neuron.LIFNode):
     """SpikingJelly's ``LIFNode`` with a closed form as its backward pass."""
+
+
+def _is_step(function: Any) -> bool:
+    """Whether a surrogate function is one of SpikingJelly's that give 1 from the threshold on, and 0 below."""
+    others = (surrogate.MultiLevelSpikeCount, surrogate.PoissonPass)
+    return type(function).__module__ == surrogate.__name__ and function.spiking and not isinstance(function, others)
 
 
 def _fire(x: Tensor, node: Node) -> Tensor:
@@ -235,7 +244,7 @@ def _charge(node: Node, x: Tensor, v: Tensor) -> Tensor:
 def _surrogate_slope(node: Node, h: Tensor) -> Tensor:
     """The derivative of the node's surrogate function at h: by the function's own backward pass."""
     function, excess = node.surrogate_function, h - node.v_threshold
-    if type(function) is surrogate.Sigmoid and function.spiking:  # that of the published models, in place
+    if type(function) is surrogate.Sigmoid:  # that of the published models, in place
         y = excess.mul_(function.alpha).sigmoid_()
         return y.addcmul_(y, y, value=-1.0).mul_(function.alpha)
     with torch.enable_grad():

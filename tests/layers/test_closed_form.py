@@ -58,6 +58,17 @@ def test_every_surrogate(kind):
     assert torch.equal(ours, theirs) and torch.allclose(a, b, atol=2e-6)
 
 
+@pytest.mark.parametrize(
+    "function", [surrogate.MultiLevelSpikeCount(4), surrogate.Sigmoid(spiking=False), lambda v: v.sigmoid().round()]
+)
+@pytest.mark.parametrize(("build", "kind", "options"), KINDS)
+def test_a_surrogate_whose_values_are_no_step_runs_as_it_is(build, kind, options, function):
+    same = dict(surrogate_function=function, v_threshold=0.5, **options)
+    x = 2 * torch.randn(4, 2, 3, 5, requires_grad=True)
+    theirs = kind(step_mode="m", **same)(x)
+    assert torch.equal(build(**same)(x), theirs) and torch.equal(build(**same)(x.detach()), theirs)
+
+
 @pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
 def test_any_memory_order(order):
     node, stock = lif_node(v_threshold=0.3), neuron.LIFNode(step_mode="m", v_threshold=0.3)
