@@ -1,5 +1,6 @@
 """Firing rates of neuron layers, counted by forward hooks."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -119,6 +120,12 @@ def neuron_layers(model: nn.Module) -> dict[str, tuple[nn.Module, int, float]]:
     return layers
 
 
+def check_spikes(name: str, y: Tensor) -> None:
+    """Raise ``ValueError`` if there is NaN among the outputs of a neuron layer, which would count as no spike."""
+    if y.numel() and not math.isfinite(y.amax()):
+        raise ValueError(f"the neurons of layer {name!r} give NaN: the weights have diverged, or the input has NaN.")
+
+
 def _count(mask: Tensor) -> int:
     """How many entries are true; on a CPU numpy counts about ten times as fast as PyTorch."""
     return int(np.count_nonzero(mask.numpy()) if mask.device.type == "cpu" else mask.sum())
@@ -142,7 +149,7 @@ class FiringRates:
         layers: name of the neuron layer -> ``LayerRate``, in the order of their first execution.
 
     Raises:
-        ValueError: the model has no neuron layer.
+        ValueError: the model has no neuron layer; in a forward pass, if neurons give NaN.
     """
 
     def __init__(self, model: nn.Module, layers: dict[str, LayerRate] | None = None):
@@ -162,6 +169,7 @@ class FiringRates:
     def _counter(self, name: str, levels: int, norm: float):
         def count(module: nn.Module, arguments: Any, output: Any) -> None:
             y = (output if isinstance(output, Tensor) else output[0]).detach()
+            check_spikes(name, y)
             timed = getattr(module, "step_mode", "s") == "m" or y.ndim == 5
             axis = min(2 if timed or y.ndim == 3 else 1, y.ndim - 1)
             others = [i for i in range(y.ndim) if i != axis]

@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..firing import neuron_layers
+from ..firing import check_spikes, neuron_layers
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -80,6 +80,7 @@ class FiringMaps:
     def _watch(self, name: str, levels: int, norm: float):
         def watch(module: nn.Module, arguments: Any, output: Any) -> None:
             y = (output if isinstance(output, Tensor) else output[0]).detach()
+            check_spikes(name, y)
             timed = getattr(module, "step_mode", "s") == "m" or y.ndim == 5
             found = _map(y if timed else y[None], levels, norm)
             same = self.layers.setdefault(name, found)

@@ -1,13 +1,12 @@
 """Spikes of a forward pass: which tensors they are, and what the neurons that sent them did."""
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..firing import neuron_layers
+from ..firing import check_spikes, neuron_layers
 from ..layers.merged_time import MergedTimeNeuron
 
 
@@ -65,12 +64,8 @@ class Spikes:
                 self._neuron_outputs[y.untyped_storage().data_ptr()] = (y, norm, name)
                 found = self.neurons.setdefault(name, NeuronOperations(levels=levels, **_state_of(module)))
                 found.outputs += y.numel()
-                total = float(y.sum(dtype=torch.float64))
-                if not math.isfinite(total):
-                    raise ValueError(
-                        f"the neurons of layer {name!r} give NaN: the weights have diverged, or the input has NaN."
-                    )
-                found.spikes += round(total * norm)
+                check_spikes(name, y)
+                found.spikes += round(float(y.sum(dtype=torch.float64)) * norm)
                 found.steps = max(found.steps, self._steps(name, module, y))
 
             self._handles.append(module.register_forward_hook(remember))

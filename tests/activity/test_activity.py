@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from sterf_plugins.activity import FiringRates, count_operations
+from sterf_plugins.activity import FiringMaps, FiringRates, count_operations
 from sterf_plugins.backbones import SDTV3
 from sterf_plugins.layers import IntegerSpike
 
@@ -125,8 +125,14 @@ def test_bad_input():
             count_operations(two_layers(), torch.rand(shape))
     with pytest.raises(TypeError, match="`inputs` has a list; each batch must be a tensor"):
         count_operations(two_layers(), [torch.rand(1, 1, 2, 2)])
-    with pytest.raises(ValueError, match="the neurons of layer '1' give NaN: the weights have diverged"):
-        count_operations(two_layers(), torch.full((1, 1, 2, 2), float("nan")))
+    model, nan = two_layers(), torch.full((1, 1, 2, 2), float("nan"))
+    for context, run in (
+        (contextlib.nullcontext(), count_operations),
+        (FiringRates(model), None),
+        (FiringMaps(model), None),
+    ):
+        with context, pytest.raises(ValueError, match="the neurons of layer '1' give NaN: the weights have diverged"):
+            run(model, nan) if run else model(nan)
 
 
 class Call(nn.Module):
