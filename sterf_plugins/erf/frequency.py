@@ -80,25 +80,6 @@ def spatial_response(result: ERFResult, layer: str) -> FrequencyResponse:
     return _response(result, layer, "spatial", frequencies, means)
 
 
-def spatiotemporal_gain(result: ERFResult, layer: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Gain of a layer's last step by temporal and spatial frequency, from its ST-ERF.
-
-    Returns:
-        Temporal frequencies (n,) in cycles per step, spatial frequencies (m,) in cycles per pixel, and the gain (n, m), a
-        mean over all directions in space and both directions of motion.
-
-    Raises:
-        ValueError: the result is not signed, or has no such layer or no spatiotemporal field.
-    """
-    field = _signed(result, layer, "spatiotemporal")[-1].astype(np.float64)  # (lags, H, W)
-    transform, rings, frequencies = _gratings(result, layer, field.shape[1:])
-    points = max(_POINTS, len(field))
-    gain = np.abs(np.fft.fft(np.stack([transform(frame) for frame in field]), points, axis=0))[: points // 2 + 1]
-    count = np.bincount(rings)  # rings hold both directions of motion, f and -f in space
-    gain = np.stack([np.bincount(rings, row) / count for row in gain])
-    return np.fft.rfftfreq(points), frequencies, gain
-
-
 def _signed(result: ERFResult, layer: str, kind: str) -> np.ndarray:
     """A layer's field of one kind; ``ValueError`` if it is not signed, or not there."""
     if result.info.get("reduce") != "signed":

@@ -110,15 +110,11 @@ def rms_radius(field: np.ndarray) -> float:
     return float(np.sqrt(vy + vx))
 
 
-def effective_radius(field: np.ndarray, share: float = 0.5) -> float:
-    """Radius of the circle about the centre of mass that holds ``share``, in (0, 1], of the mass, in pixels.
+def _effective_radii(mass: np.ndarray, shares: Sequence[float]) -> list[float]:
+    """Radii of the circles about the centre of mass that hold each share, in (0, 1], of the mass, in pixels.
 
     The mass of a pixel lies evenly over one pixel along the radius, so that the radius does not move in steps.
     """
-    return _effective_radii(_mass(field), (share,))[0]
-
-
-def _effective_radii(mass: np.ndarray, shares: Sequence[float]) -> list[float]:
     radii = _radii(mass).ravel()
     ring = radii.astype(int)
     outer = mass.ravel() * (radii - ring)  # what of a pixel's mass belongs to the next ring

@@ -159,7 +159,7 @@ def semi_discrete_gaussian(covariance: Tensor, half: int) -> Tensor:
     Before the window cuts them, they have the sum 1 and the covariance S exactly, and the convolution of the kernels of
     S and t S is that of (1 + t) S. A kernel has no negative values where |Sxy| <= min(Sxx, Syy). It is the inverse
     DFT of exp(-Sxx (1-cos a) - Syy (1-cos b) - Sxy sin a sin b + |Sxy| (1-cos a)(1-cos b)) on a torus that
-    holds it.
+    holds it. Where Sxy is 0, as of round and upright fields, its derivative jumps: gradients of angles are one-sided there.
 
     Args:
         covariance: covariances S in pixels squared, (N, 2, 2).
@@ -306,20 +306,3 @@ def _l1_norm_1d(n: int) -> float:
     # With the standard normal density phi, the antiderivative of He_n phi is -He_(n-1) phi.
     values = np.polynomial.hermite_e.hermeval(roots, [0] * (n - 1) + [1]) * np.exp(-(roots**2) / 2)
     return float(np.abs(np.diff(np.concatenate([[0.0], values, [0.0]]))).sum() / math.sqrt(2 * math.pi))
-
-
-def half_width(sigma: float, order: int = 0, epsilon: float = 1e-3, dimensions: int = 2) -> int:
-    """Half width, in pixels, of a window that leaves out at most a share ``epsilon`` of a Gaussian filter's mass.
-
-    For a smoothing filter it is ceil(sqrt(2) sigma erfcinv(e)) with e = 1 - (1 - epsilon)^(1/dimensions). A derivative
-    of order n >= 1 takes e / 2^n for e and gets 1 + n pixels more.
-
-    Args:
-        sigma: standard deviation in pixels.
-        order: order of the derivative along this axis.
-        epsilon: share of the mass that may be left out, over all axes together.
-        dimensions: number of axes of the filter.
-    """
-    e = -math.expm1(math.log1p(-epsilon) / dimensions) / 2**order
-    reach = -float(torch.special.ndtri(torch.tensor(e / 2, dtype=torch.float64, device="cpu")))  # sqrt(2) erfcinv(e)
-    return math.ceil(sigma * reach) + (1 + order if order else 0)

@@ -6,7 +6,6 @@ import torch
 from torch import nn
 
 from sterf_plugins.erf import compute_erf, spatial_response, temporal_response
-from sterf_plugins.erf.frequency import spatiotemporal_gain
 
 
 class Leaky(nn.Module):
@@ -57,14 +56,6 @@ def test_gaussian_kernel(result):
     assert np.allclose((response.gain / response.gain[0])[some], expected[some], atol=1e-3)
     assert np.allclose(response.phase[response.frequencies < 0.15], 0, atol=1e-3)
     assert response.cutoff.value == pytest.approx(np.sqrt(np.log(2) / 4) / (np.pi * 2.0), rel=0.05)
-
-
-@pytest.mark.slow
-def test_both_together_are_the_product(result):
-    in_time, in_space, gain = spatiotemporal_gain(result, "out")
-    expected = np.outer(np.abs(leaky(0.8, in_time)), np.exp(-2 * (np.pi * 2.0 * in_space) ** 2))
-    assert gain.shape == expected.shape
-    assert np.allclose(gain / gain[0, 0], expected, atol=0.01)
 
 
 def test_a_second_difference_is_a_high_pass():

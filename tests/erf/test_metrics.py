@@ -110,7 +110,7 @@ def test_flat_and_single():
     assert m.area_ratio(single, 0.5) == pytest.approx(0.5 / 256)  # half a pixel
     assert m.rectangle_ratio(single, 1.0, (8.5, 8.5)) == pytest.approx(1 / 256)
     assert m.rectangle_ratio(flat, 1.0) == pytest.approx(1)
-    assert m.rms_radius(single) == 0 and m.effective_radius(single, 1.0) == pytest.approx(0.5)
+    assert m.rms_radius(single) == 0 and m._effective_radii(m._mass(single), (1.0,)) == pytest.approx([0.5])
     assert np.isnan(m.anisotropy(single)) and np.isnan(m.orientation(single)) and np.isnan(m.orientation(flat))
     assert m.cell_mass(flat, (4, 4)) == pytest.approx(1 / 16) and m.cell_mass(single, (4, 4)) == 1
     assert np.allclose(m.radial_profile(flat), 1)

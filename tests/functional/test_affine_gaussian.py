@@ -91,11 +91,6 @@ def test_stencil_kernels(covariant_golden):
         close(found[inner, inner], kernel[inner, inner])
 
 
-def test_half_widths(covariant_golden):
-    for dimensions, order, sigma, epsilon, expected in covariant_golden("truncation")["table"]:
-        assert ag.half_width(sigma, int(order), epsilon, int(dimensions)) == expected
-
-
 sigmas, ratios, angles = st.floats(0.8, 2.0), st.floats(1.0, 2.0), st.floats(0, math.pi)
 
 
