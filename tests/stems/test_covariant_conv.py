@@ -252,7 +252,7 @@ def test_fields_that_are_not_learned_are_exact_whatever_made_their_memory():
     assert torch.equal(time.to_empty(device="cpu").mus, TemporalRF((2.0, 4.0), learn_mu=False).mus)
 
 
-@pytest.mark.parametrize("learn", [(), LEARN, ("frame",)])
+@pytest.mark.parametrize("learn", [(), LEARN, "frame"])
 def test_a_transformed_bank_has_the_precision_of_its_bank(learn):
     bank, shear = RFBank.for_kernel_size(7, learn=learn).double(), torch.tensor([[1.5, 0.5], [0.0, 2.0]]).double()
     new = bank.transform(shear)

@@ -191,8 +191,6 @@ class RFBank(FixedNumbers):
         cls, frames: Tensor, orders: int | Iterable[ag.Order], *, learn: Sequence[str] = (), **sampling
     ) -> "RFBank":
         """A bank of frames (N, 2, 2); the other arguments are those of ``_finish``."""
-        if set(learn) - {"frame"}:
-            raise ValueError(f"`learn` is {tuple(learn)}; a bank made of matrices can learn ('frame',) or nothing.")
         self = cls.__new__(cls)
         FixedNumbers.__init__(self)
         self._index = ()
@@ -221,6 +219,8 @@ class RFBank(FixedNumbers):
             one_of("learn", name, LEARNABLE)
         if "frame" in learn and len(learn) > 1:
             raise ValueError(f"`learn` is {learn}; 'frame' is all of a field, and stands alone.")
+        if generators is None and learn not in ((), ("frame",)):
+            raise ValueError(f"`learn` is {learn}; a bank made of matrices can learn ('frame',) or nothing.")
         self.orders = derivative_orders(orders)
         self.discretization, self.normalize, self.learn = discretization, normalize, learn
         self.zero_dc = flag("zero_dc", zero_dc)
