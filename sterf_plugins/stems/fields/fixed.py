@@ -15,8 +15,8 @@ class FixedNumbers(nn.Module):
 
     PyTorch alone would leave them without values after ``to_empty`` and ``load_state_dict(assign=True)``, by which models
     made on the meta device get theirs, and would make float64 of numbers that have been rounded to float32. Here each
-    buffer is made anew from its exact values. A state dict carries a description of the numbers as metadata (so does
-    a checkpoint file, but not one of safetensors), and loading one with another description warns.
+    buffer is made anew from its exact values. A state dict carries a description of the numbers as metadata, and loading
+    one with another description warns. PyTorch keeps metadata in its files, but not where somebody copies the entries.
     """
 
     def __init__(self):
