@@ -26,15 +26,15 @@ class StatelessNode(nn.Module):
     Shapes: (T, B, ...) -> (T, B, ...), or (B, ...) -> (B, ...) when ``T`` is given.
 
     Raises:
-        ValueError: the node is not in multi-step mode, or ``T < 1``; in ``forward``, if there is no time step.
+        ValueError: the node is not in multi-step mode, here or in ``forward``, or ``T < 1``; in ``forward``, if there is no
+            time step.
     """
 
     node: Any  # SpikingJelly's nodes have no types
 
     def __init__(self, node: nn.Module, T: int | None = None):
         super().__init__()
-        if getattr(node, "step_mode", None) != "m":
-            raise ValueError(f"`node` is in step_mode {getattr(node, 'step_mode', None)!r}; build it with 'm'.")
+        _check_multi_step(node)
         self.node = node
         self.T = None if T is None else positive_int("T", T)
 
@@ -45,6 +45,14 @@ class StatelessNode(nn.Module):
 
     def extra_repr(self) -> str:
         return f"T={self.T}"
+
+
+def _check_multi_step(node: Any) -> None:
+    """Raise ``ValueError`` unless a node takes sequences; with a single step it would take time steps for samples."""
+    if getattr(node, "step_mode", None) != "m":
+        raise ValueError(
+            f"`node` is in step_mode {getattr(node, 'step_mode', None)!r}; build it with 'm', and leave it in that mode."
+        )
 
 
 def check_takes_maps(neuron: nn.Module) -> nn.Module:
@@ -66,6 +74,7 @@ def check_takes_maps(neuron: nn.Module) -> nn.Module:
 def _run_fresh(node: Any, x: Tensor) -> Tensor:
     check_floating("x", x)
     check_steps("x", x)
+    _check_multi_step(node)
     node.reset()
     try:
         return node(x)

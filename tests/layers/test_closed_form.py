@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 import torch
-from spikingjelly.activation_based import neuron, surrogate
+from spikingjelly.activation_based import functional, neuron, surrogate
 
 from sterf_plugins.functional.still import repeat_still
 from sterf_plugins.layers import StatelessNode, if_node, lif_node
@@ -146,6 +146,14 @@ def test_a_spiking_convolution_is_its_parts_and_every_part_can_be_watched(pool, 
 def test_values_that_a_node_cannot_have(options, message):
     with pytest.raises(ValueError, match=message):
         lif_node(**options)
+
+
+def test_a_node_stays_in_multi_step_mode():
+    node = lif_node(T=4)
+    functional.set_step_mode(node, "s")
+    for run in (lambda: node(torch.ones(2, 3)), lambda: StatelessNode(neuron.LIFNode())):
+        with pytest.raises(ValueError, match="step_mode 's'; build it with 'm', and leave it"):
+            run()
 
 
 def test_ints_are_numbers():
