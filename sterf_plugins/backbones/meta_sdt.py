@@ -104,16 +104,23 @@ class BorderedBatchNorm(nn.Module):
         return padded
 
 
-class RepConv(nn.Sequential):
-    """1x1 convolution, BN with a border, depthwise 3x3, 1x1 convolution, BN, and a BN around it; (B, C, H, W)."""
+class RepConv(nn.Module):
+    """1x1 convolution, BN with a border, depthwise 3x3, 1x1 convolution, BN, and a BN around it; (B, C, H, W).
+
+    The last BN is registered first: mmcv's ``fuse_conv_bn`` takes a BN for that of the convolution registered before it,
+    and would fold it into the depthwise one.
+    """
 
     def __init__(self, dim: int):
         super().__init__()
+        self.bn2 = BatchNorm2d(dim)
         self.conv1 = nn.Conv2d(dim, dim, 1, bias=False)
         self.bn1 = BorderedBatchNorm(dim)
         self.dw = nn.Conv2d(dim, dim, 3, groups=dim, bias=False)
         self.pw = ConvBN2d(dim, dim)
-        self.bn2 = BatchNorm2d(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bn2(self.pw(self.dw(self.bn1(self.conv1(x)))))
 
 
 class RepAttention(nn.Module):

@@ -53,6 +53,20 @@ def test_frozen_stages_stay_as_they_are(name):
         build(name, frozen_stages=levels, **MODELS_OF_ALL_KINDS[name])
 
 
+@pytest.mark.parametrize("name", ["sdtv3_nano_srb", "spikformer_8_384", "meta_sdt_15m", "covrf_resnet18"])
+def test_mmcv_folds_norms_into_the_right_convolutions(name):
+    """Its ``fuse_conv_bn``, as of mmdet's ``benchmark --fuse-conv-bn``, goes by the order in which layers are registered."""
+    from mmcv.cnn import fuse_conv_bn
+
+    net = live(build(name, **MODELS_OF_ALL_KINDS[name])).double().eval()
+    x = images(1).double()
+    with torch.no_grad():
+        expected = net(x)
+        for ours, theirs in zip(fuse_conv_bn(net)(x), expected, strict=True):
+            assert theirs.std() > 0
+            torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-8)
+
+
 def test_frozen_stages_stay_frozen_as_sync_bn():
     net = nn.SyncBatchNorm.convert_sync_batchnorm(build("resnet18", frozen_stages=1)).train()
     modes = {name: m.training for name, m in net.named_modules() if isinstance(m, nn.SyncBatchNorm)}
