@@ -393,6 +393,7 @@ def test_the_hook(shapes, tmp_path):
         and record["energy_mj"] > 0
         and record["num_inputs"] == 2
     )
+    assert re.search(r"spikes at 2: .*; not run: backbone.head_spike -> ", next(logs.glob("*.log")).read_text())
     first = record["layers"]["backbone.stages.0.blocks.0.mixer.spike1"]
     assert sum(first["histogram"]) == 2 * 8 * 64**2  # images, channels, and half of the segmentor's crops of 128 pixels
 

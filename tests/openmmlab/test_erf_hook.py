@@ -206,6 +206,31 @@ def test_averaged_weights_that_are_not_there_are_refused(hooks, validation):
         ERFHook(weights="ema").before_train(runner)
 
 
+@pytest.mark.parametrize("hook", ["ERFHook", "FiringRateHook"])
+def test_a_resumed_training_measures_at_the_steps_of_a_whole_one(hook, monkeypatch):
+    """Every second of five validations and the last one, wherever the run starts; and each outside of a training."""
+    from mmengine.runner import EpochBasedTrainLoop
+
+    from sterf_plugins.openmmlab import hooks
+
+    steps: list[int] = []
+    monkeypatch.setattr(getattr(hooks, hook), "measure", lambda self, runner, step: steps.append(step))
+    loop = object.__new__(EpochBasedTrainLoop)
+    loop.val_interval = 1
+    model = sterf_plugins.openmmlab.backbones.SDTV3()
+    for done in (0, 1):  # epochs of an earlier run
+        measuring = getattr(hooks, hook)(interval=2)
+        runner = SimpleNamespace(model=model, hooks=[], val_loop=object(), train_loop=loop, max_epochs=5, iter=done)
+        measuring.before_train(runner)
+        for runner.epoch in range(done + 1, 6):
+            measuring.after_val_epoch(runner)
+        assert steps == [2, 4, 5]
+        steps.clear()
+    measuring._training = False
+    measuring.after_val_epoch(runner)
+    assert steps == [0]
+
+
 @pytest.mark.slow
 def test_what_is_logged_and_written(shapes, tmp_path):
     layers = ["backbone.stages.1", "backbone.stages.4"]

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from mmengine.dist import all_gather_object, get_rank, get_world_size, is_main_process
-from mmengine.runner import EpochBasedTrainLoop
 from torch import nn
 from tqdm import tqdm
 
@@ -28,7 +27,7 @@ from ...undisturbed import preserved_random_state
 from ..runtime.dataset_images import from_dataset, image_size, spread
 from ..runtime.tensor_forward import forward_for
 from .moments import MeasuringHook, dataset_of, log_scalars, size_of_images
-from .plain_model import plain_model, training_step
+from .plain_model import plain_model
 from .tracker_pairs import is_tracker, tracker_pairs
 
 
@@ -106,7 +105,7 @@ class ERFHook(MeasuringHook):
         self.input_size = size_of_images(input_size)
         self.at_start, self.averaged = at_start, weights == "ema"
         self.seed = whole_number("seed", seed)
-        self._training = self._resumed = False
+        self._resumed = False
         self.options = dict(
             options,
             position=position if isinstance(position, str) else tuple(position),
@@ -141,7 +140,8 @@ class ERFHook(MeasuringHook):
             match_layers(model, self.layers)
             if self.source == "noise":
                 _image_channels(model)
-        self._training, self._resumed = True, runner.iter > 0
+        super().before_train(runner)
+        self._resumed = runner.iter > 0
         if self.at_start and not self._resumed:
             self.measure(runner, step=0)
 
@@ -150,22 +150,9 @@ class ERFHook(MeasuringHook):
         for key in [k for k in runner.message_hub.log_scalars if k.startswith(("val/erf/", "val/erf_lag/"))]:
             runner.message_hub.log_scalars.pop(key)
 
-    def after_val_epoch(self, runner, metrics: dict | None = None) -> None:
-        """Compute the ERF and log it, if ``interval`` says so or the training ends."""
-        if not self._training:  # a validation outside training
-            self.measure(runner, step=0)
-            return
-        loop = runner.train_loop
-        now = training_step(runner)
-        last = runner.max_epochs if isinstance(loop, EpochBasedTrainLoop) else runner.max_iters
-        # Counted from the loop's own counters, so that a resumed run computes at the same steps.
-        validation = -(-now // loop.val_interval)
-        if validation % self.interval == 0 or now == last:
-            self.measure(runner, step=now)
-
     def after_train(self, runner) -> None:
         """Put all maps of the training, resumed parts included, side by side and one after the other."""
-        self._training = False
+        super().after_train(runner)
         if not is_main_process():
             return
         files = self._files(Path(runner.log_dir))

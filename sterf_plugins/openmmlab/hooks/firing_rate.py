@@ -14,7 +14,7 @@ from ...registry import HOOKS
 from ...undisturbed import preserved_random_state, undisturbed
 from ..runtime.dataset_images import from_dataset, image_size, spread
 from .moments import MeasuringHook, dataset_of, log_scalars, size_of_images
-from .plain_model import plain_model, training_step
+from .plain_model import plain_model
 from .tracker_pairs import is_tracker, tracker_pairs
 
 
@@ -26,10 +26,11 @@ class FiringRateHook(MeasuringHook):
 
     The scalars are ``val/firing_rate`` (spikes divided by D, mean over all neuron layers), ``val/dead_channels`` (share
     of channels that never fired) and, with ``operations``, ``val/energy_mj``, the energy per image in millijoules (see
-    ``sterf_plugins.activity``). Only the first process counts; the training is not disturbed.
+    ``sterf_plugins.activity``). Of a detector or segmentor backbone and neck run, with the raw weights where there is an
+    ``EMAHook``; the line names spike layers that did not run. Only the first process counts; the training is not disturbed.
 
     Args:
-        interval: count at every ``interval``-th validation, or checkpoint where there is no validation.
+        interval: count at every ``interval``-th validation, or checkpoint where there is no validation, and at the last one.
         num_samples: number of images, evenly spread over the data set.
         input_size: (height, width) to which they are resized; an int for squares. ``None`` for the size of the crops that
             a segmentor is trained on, or of the first validation image. A tracker's search regions keep their size.
@@ -52,28 +53,16 @@ class FiringRateHook(MeasuringHook):
         self.num_samples = positive_int("num_samples", num_samples)
         self.input_size = size_of_images(input_size)
         self.operations = operations
-        self._validations = 0
-        self._training = False
 
     def before_train(self, runner) -> None:
         """Refuse a model without neurons now and not after the first epoch."""
         FiringRates(plain_model(runner))
-        self._training = True
-
-    def after_train(self, runner) -> None:
-        """Validations from now on are not part of a training."""
-        self._training = False
+        super().before_train(runner)
 
     def before_val_epoch(self, runner) -> None:
         """Remove the scalars of the previous count, so that no log line repeats them."""
         for name in ("firing_rate", "dead_channels", "energy_mj"):
             runner.message_hub.log_scalars.pop(f"val/{name}", None)
-
-    def after_val_epoch(self, runner, metrics: dict | None = None) -> None:
-        """Count the spikes and log them, at every ``interval``-th validation."""
-        self._validations += 1
-        if self._validations % self.interval == 0:
-            self.measure(runner, training_step(runner) if self._training else 0)
 
     def measure(self, runner, step: int) -> None:
         """Count the spikes now, in the first process."""
@@ -103,7 +92,7 @@ class FiringRateHook(MeasuringHook):
         with replacing(path) as partial:
             partial.write_text(json.dumps(record))
         listing = ", ".join(f"{name} {value:.4g}" for name, value in scalars.items())
-        runner.logger.info(f"spikes at {step}: {listing} -> {path}")
+        runner.logger.info(f"spikes at {step}: {listing}{rates.not_run} -> {path}")
         line = silence(rates.layers)
         if line is not None:
             runner.logger.warning(f"spikes at {step}: {line}")

@@ -6,19 +6,38 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import EpochBasedTrainLoop
 
 from ...checks import size_pair
+from .plain_model import training_step
 
 
 class MeasuringHook(Hook):
-    """Measures at validations, or where a config has none, as those of trackers: with checkpoints, and at the end.
-
-    Subclasses have ``after_val_epoch`` for the validations.
-    """
+    """Measures at validations, or where a config has none, as those of trackers: with checkpoints, and at the end."""
 
     interval = 1  # of validations or checkpoints
+    _training = False
 
     def measure(self, runner: Any, step: int) -> None:
         """Measure the model now and log it, after so many epochs or iterations."""
         raise NotImplementedError
+
+    def before_train(self, runner: Any) -> None:
+        """Validations from now on are part of a training."""
+        self._training = True
+
+    def after_train(self, runner: Any) -> None:
+        """Validations from now on are not part of a training."""
+        self._training = False
+
+    def after_val_epoch(self, runner: Any, metrics: dict | None = None) -> None:
+        """Measure if ``interval`` says so, or the training ends, or the validation is not part of one."""
+        if not self._training:
+            self.measure(runner, 0)
+            return
+        loop, now = runner.train_loop, training_step(runner)
+        last = runner.max_epochs if isinstance(loop, EpochBasedTrainLoop) else runner.max_iters
+        # Counted from the loop's own counters, so that a resumed run measures at the same steps.
+        validation = -(-now // loop.val_interval)
+        if validation % self.interval == 0 or now == last:
+            self.measure(runner, now)
 
     def after_train_epoch(self, runner: Any) -> None:
         """Measure at the end of the last epoch, and of those with a checkpoint, if there is no validation."""
