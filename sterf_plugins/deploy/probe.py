@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..undisturbed import reset_states
 
 Example = Tensor | tuple[Tensor, ...]  # the input of a model, or its positional arguments
+Forward = Callable[[nn.Module, Example], object]  # runs a model on an example
 
 
 @dataclass
@@ -38,16 +39,21 @@ def example_for(model: nn.Module, example: Example | None) -> Example:
     return torch.randn(1, channels, 64, 64, generator=generator).to(like.device, like.dtype)
 
 
-def run(model: nn.Module, example: Example) -> object:
-    """The model's output without gradients; its neurons start from rest, and are left so."""
+def run(model: nn.Module, example: Example, forward: Forward | None = None) -> object:
+    """The model's output without gradients, or what ``forward`` gives; its neurons start from rest, and are left so."""
     reset_states(model)
     with torch.no_grad():
-        output = model(*example) if isinstance(example, tuple) else model(example)
+        if forward is not None:
+            output = forward(model, example)
+        else:
+            output = model(*example) if isinstance(example, tuple) else model(example)
     reset_states(model)
     return output
 
 
-def calls_of(model: nn.Module, example: Example, kinds: tuple[type[nn.Module], ...]) -> list[Call]:
+def calls_of(
+    model: nn.Module, example: Example, kinds: tuple[type[nn.Module], ...], forward: Forward | None = None
+) -> list[Call]:
     """Run the model once without gradients; return the calls of all modules of these types, in order of execution."""
     calls: list[Call] = []
 
@@ -60,7 +66,7 @@ def calls_of(model: nn.Module, example: Example, kinds: tuple[type[nn.Module], .
 
     handles = [m.register_forward_hook(record(n)) for n, m in model.named_modules() if isinstance(m, kinds)]
     try:
-        run(model, example)
+        run(model, example, forward)
     finally:
         for handle in handles:
             handle.remove()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from ..checks import check_module
-from .probe import Example, called_once, calls_of, example_for, largest_error, replace, run, tensors_in
+from .probe import Example, Forward, called_once, calls_of, example_for, largest_error, replace, run, tensors_in
 
 _FOLDED = (nn.Conv1d, nn.Conv2d, nn.Linear)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
@@ -23,7 +23,9 @@ class Pair(NamedTuple):
 
 
 @torch.inference_mode(False)
-def reparameterize(model: nn.Module, example: Example | None = None, tolerance: float = 1e-9) -> nn.Module:
+def reparameterize(
+    model: nn.Module, example: Example | None = None, tolerance: float = 1e-9, forward: Forward | None = None
+) -> nn.Module:
     """A copy of a model for inference, with convolution-BN and linear-BN pairs as single layers.
 
     Candidates are found by running the model: a norm whose input is a layer's output. What is folded is proved on the
@@ -40,6 +42,9 @@ def reparameterize(model: nn.Module, example: Example | None = None, tolerance: 
         example: an input, or a tuple of inputs, such as a tracker's template and search region; a random 64x64 image for
             our backbones.
         tolerance: largest allowed difference, relative to the largest value of each compared tensor.
+        forward: a function of a model and the example that runs the model and returns what must not change, for models that
+            take more than an example: ``lambda model, images: model.extract_feat(images)`` folds backbone and neck of
+            mmdet's Mask R-CNN. Layers that it does not run stay as they are.
 
     Returns:
         The folded copy.
@@ -54,7 +59,7 @@ def reparameterize(model: nn.Module, example: Example | None = None, tolerance: 
     dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
     folded = copy.deepcopy(model).eval().double()
     norms = [name for name, module in folded.named_modules() if isinstance(module, _NORMS)]
-    expected = _observed(folded, example, norms)
+    expected = _observed(folded, example, norms, forward)
     done: dict[str, list[str]] = {}  # layer -> the norms that were folded into it
     refused: set[Pair] = set()
 
@@ -62,7 +67,7 @@ def reparameterize(model: nn.Module, example: Example | None = None, tolerance: 
         """Fold these pairs, too, unless anything else than them changes by that; whether it was done."""
         nonlocal folded
         candidate = _fold(folded, pairs)
-        found = _observed(candidate, example, norms)
+        found = _observed(candidate, example, norms, forward)
         # A norm that was folded before into the same layer stands inside of it now.
         inside = {norm for pair in pairs for norm in done.get(pair.layer, [])}
         compared = expected.keys() - inside
@@ -75,7 +80,7 @@ def reparameterize(model: nn.Module, example: Example | None = None, tolerance: 
             done.setdefault(pair.layer, []).append(pair.norm)
         return True
 
-    while pairs := [pair for pair in _pairs(folded, example) if pair not in refused]:
+    while pairs := [pair for pair in _pairs(folded, example, forward) if pair not in refused]:
         if not fold_if_proved(pairs):  # not all at once: one by one
             refused.update([pair for pair in pairs if not fold_if_proved([pair])])
     if not done:
@@ -86,9 +91,9 @@ def reparameterize(model: nn.Module, example: Example | None = None, tolerance: 
     return folded.to(dtype)
 
 
-def _pairs(model: nn.Module, example: Example) -> list[Pair]:
+def _pairs(model: nn.Module, example: Example, forward: Forward | None) -> list[Pair]:
     """Layers and norms that run once, the norm on the memory of the layer's output."""
-    calls = called_once(calls_of(model, example, (*_FOLDED, *_NORMS)))
+    calls = called_once(calls_of(model, example, (*_FOLDED, *_NORMS), forward))
     made = {call.output.data_ptr(): call for call in calls if isinstance(call.module, _FOLDED)}
     pairs = []
     for call in calls:
@@ -117,7 +122,7 @@ def _what_remains(norm: nn.Module) -> nn.Module:
     return nn.Sequential(*parts) if parts else nn.Identity()
 
 
-def _observed(model: nn.Module, example: Example, norms: list[str]) -> dict[str, list[Tensor]]:
+def _observed(model: nn.Module, example: Example, norms: list[str], forward: Forward | None) -> dict[str, list[Tensor]]:
     """The model's outputs under the name "", and by each norm's name the outputs of what stands in its place.
 
     Each is a stack of two passes, on the example and with noise on the input of every layer. They are compared by one
@@ -129,17 +134,17 @@ def _observed(model: nn.Module, example: Example, norms: list[str]) -> dict[str,
     def disturb(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return tuple(x + torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device) for x in inputs)
 
-    plain = _pass(model, example, norms)
+    plain = _pass(model, example, norms, forward)
     handles = [m.register_forward_pre_hook(disturb) for m in model.modules() if isinstance(m, _FOLDED)]
     try:
-        noisy = _pass(model, example, norms)
+        noisy = _pass(model, example, norms, forward)
     finally:
         for handle in handles:
             handle.remove()
     return {name: [torch.stack(pair) for pair in zip(plain[name], noisy[name], strict=True)] for name in plain}
 
 
-def _pass(model: nn.Module, example: Example, norms: list[str]) -> dict[str, list[Tensor]]:
+def _pass(model: nn.Module, example: Example, norms: list[str], forward: Forward | None) -> dict[str, list[Tensor]]:
     """What ``_observed`` collects, of one pass."""
     seen: dict[str, list[Tensor]] = {name: [] for name in norms}
 
@@ -148,7 +153,7 @@ def _pass(model: nn.Module, example: Example, norms: list[str]) -> dict[str, lis
 
     handles = [model.get_submodule(name).register_forward_hook(record(name)) for name in norms]
     try:
-        outputs = tensors_in(run(model, example))
+        outputs = tensors_in(run(model, example, forward))
     finally:
         for handle in handles:
             handle.remove()

@@ -75,7 +75,7 @@ def to_spike_driven(model: nn.Module, example: Example | None = None) -> nn.Modu
 
     Raises:
         ValueError: no example is known, there are no integer spikes, or a weight layer besides the first is fed by
-            something else; the message names it.
+            something else, or by neurons of different levels; the message names it.
         TypeError: ``model`` is no module.
     """
     check_module("model", model)
@@ -83,6 +83,10 @@ def to_spike_driven(model: nn.Module, example: Example | None = None) -> nn.Modu
     calls = calls_of(converted, example_for(model, example), (IntegerSpike, *_WEIGHTS))
     if not any(isinstance(call.module, IntegerSpike) for call in calls):
         raise ValueError(f"{type(model).__name__} has no integer spikes to send as binary ones (IntegerSpike).")
+    names: dict[nn.Module, list[str]] = {}  # a layer that several parts of the model share has several
+    for name, module in converted.named_modules(remove_duplicate=False):
+        names.setdefault(module, []).append(name)
+    driven: dict[nn.Module, SpikeDrivenLayer] = {}
     feeding: IntegerSpike | None = None
     first = True
     for call in calls:
@@ -97,7 +101,15 @@ def to_spike_driven(model: nn.Module, example: Example | None = None) -> nn.Modu
             )
         else:
             first = False
-            replace(converted, call.name, SpikeDrivenLayer(call.module, feeding.levels, feeding.norm))
+            layer = driven.setdefault(call.module, SpikeDrivenLayer(call.module, feeding.levels, feeding.norm))
+            if (layer.levels, layer.norm) != (feeding.levels, feeding.norm):
+                raise ValueError(
+                    f"layer {call.name!r} runs several times, behind neurons of D = {layer.levels} and of {feeding.levels} "
+                    f"spikes, divided by {layer.norm} and by {feeding.norm}; it needs the same number of binary steps each time."
+                )
+    for module, layer in driven.items():
+        for name in names[module]:
+            replace(converted, name, layer)
     return converted
 
 

@@ -148,6 +148,20 @@ def test_bias_comes_once():
         assert torch.allclose(SpikeDrivenLayer(layer, 4, 4)(x), layer(x), atol=1e-6)
 
 
+def test_a_layer_that_two_parts_share_is_driven_in_both():
+    """As in the heads of RTMDet, whose levels have norms of their own around the same convolution."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 6, 6)
+    shared = nn.Conv2d(3, 3, 1)
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), IntegerSpike(), shared, IntegerSpike(), shared)
+    driven = to_spike_driven(model, x)
+    assert isinstance(driven[2], SpikeDrivenLayer) and driven[2] is driven[4]
+    torch.testing.assert_close(outputs(driven, x), outputs(model, x))
+    model[3] = IntegerSpike(2)
+    with pytest.raises(ValueError, match="layer '2' runs several times, behind neurons of D = 4 and of 2 spikes"):
+        to_spike_driven(model, x)
+
+
 def test_the_sum_of_single_steps_products_is_another_number():
     """Why attention must wait for whole counts: per-step products of the binary steps do not add up to it."""
     from spikingjelly.activation_based.layer import SpikeCountToBinary
@@ -340,6 +354,33 @@ def test_a_layer_that_is_called_by_keyword_keeps_its_norm():
     pair = lambda: (nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))  # noqa: E731
     folded = reparameterize(Model().eval(), torch.randn(1, 3, 4, 4))
     assert isinstance(folded.bn, nn.BatchNorm2d) and isinstance(folded.bn2, nn.Identity)
+
+
+@pytest.mark.slow
+def test_a_detector_of_two_stages(forked, tmp_path):
+    """It does not run on images alone; `forward` says what runs."""
+    config = "sterf_plugins::shapes/mask-rcnn_sdtv3-t-srb_fpn_shapes.py"
+    result = forked(TOOL, config, "--input-size", "64", "64", "--out", tmp_path)
+    assert result.returncode == 2 and f"error: {config} does not run on images alone" in result.stderr
+
+    class Detector(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.backbone = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+            self.head = nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))
+
+        def extract_feat(self, x):
+            return [self.backbone(x)]
+
+        def forward(self, x, sizes):
+            return self.head(self.extract_feat(x)[0])[:, :, : sizes[0]]
+
+    torch.manual_seed(0)
+    model, x = Detector().eval(), torch.randn(2, 3, 8, 8)
+    nn.init.normal_(model.backbone[1].running_mean)
+    folded = reparameterize(model, x, forward=lambda model, x: model.extract_feat(x))
+    assert isinstance(folded.backbone[1], nn.Identity) and isinstance(folded.head[1], nn.BatchNorm2d)
+    torch.testing.assert_close(folded(x, [4]), model(x, [4]))
 
 
 def test_errors_of_outputs():

@@ -86,7 +86,16 @@ def main() -> None:
         calibrate(loaded.model, torch.randn(CALIBRATION, *x.shape[1:]))
         print(f"{args.model}: random weights, BatchNorm statistics of {CALIBRATION} noise inputs")
     exact = copy.deepcopy(loaded.model).double()
-    values = compared_values(run(exact, x.double()), run(exact, other.double()))
+    try:
+        values = compared_values(run(exact, x.double()), run(exact, other.double()))
+    except (TypeError, AttributeError) as cause:
+        if loaded.config is None:
+            raise
+        raise ValueError(
+            f"{args.model} does not run on images alone, like all detectors of two stages and transformers, so that it cannot "
+            f"be written ({cause}). In Python, sterf_plugins.deploy.reparameterize(model, images, forward=lambda model, images: "
+            f"model.extract_feat(images)) folds its backbone and neck, and mmdet runs it as before."
+        ) from cause
     models = {"model": exact, "folded": reparameterize(exact, x)}
     if args.spike_driven:
         models["spike-driven"] = to_spike_driven(models["folded"], x.double())
