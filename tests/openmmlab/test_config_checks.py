@@ -12,7 +12,12 @@ sterf_plugins.setup()
 from mmengine.config import Config  # noqa: E402
 
 from sterf_plugins.openmmlab.configs.data_checks import check_data  # noqa: E402
-from sterf_plugins.openmmlab.configs.loop_checks import check_complete, check_epochs, check_workers  # noqa: E402
+from sterf_plugins.openmmlab.configs.loop_checks import (  # noqa: E402
+    check_complete,
+    check_epochs,
+    check_rates_by_layers,
+    check_workers,
+)
 from sterf_plugins.openmmlab.configs.model_checks import check_model  # noqa: E402
 
 # Each of another kind: cascades, panoptic and instance heads of one architecture, stuff heads, class-agnostic and
@@ -65,6 +70,7 @@ def check(path: Path) -> None:
     check_model(config, "train", "val", "test")
     check_complete(config)
     check_epochs(config)
+    check_rates_by_layers(config)
     for phase in ("train", "val", "test"):
         check_workers(config, f"{phase}_dataloader")
 

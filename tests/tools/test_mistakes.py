@@ -160,6 +160,14 @@ MISTAKES = {
         ["param_scheduler.1.by_epoch=True"],
         "--cfg-options param_scheduler.1.by_epoch=False",
     ),
+    "learning rates by layers of another backbone": (
+        SEGMENTOR,
+        [
+            "optim_wrapper.constructor=LearningRateDecayOptimizerConstructor",
+            "optim_wrapper.paramwise_cfg=dict(num_layers=6,decay_rate=0.9)",
+        ],
+        "which knows the layers of ConvNeXt, and in mmseg of BEiT and MAE, and model.backbone is SDTV3: --cfg-options",
+    ),
     "half of a validation": (
         DETECTOR,
         ["val_cfg=None"],

@@ -27,6 +27,7 @@ def check_loops(config: Config, *phases: str) -> None:
         check_annotations_of_metrics(config, phase)
     if "train" in phases:
         check_epochs(config)
+        check_rates_by_layers(config)
 
 
 def warn_of_names(config: Config) -> None:
@@ -102,6 +103,21 @@ def check_epochs(config: Config) -> None:
                 f"{where} ({type_name(schedule)}) changes at the end of epochs, and train_cfg (IterBasedTrainLoop) has none: "
                 f"--cfg-options {where}.by_epoch=False, with begin and end in iterations."
             )
+
+
+def check_rates_by_layers(config: Config) -> None:
+    """Raise ``ValueError`` for a constructor of learning rates by layers that does not know the backbone's."""
+    optimizer: Any = config.get("optim_wrapper") or {}
+    constructor = type_name(dict(type=optimizer.get("constructor", "")))
+    backbone = type_name((config.get("model") or {}).get("backbone"))
+    known = ("ConvNeXt", "BEiT", "MAE")  # it looks for these in the name of the class
+    if "DecayOptimizerConstructor" in constructor and not any(name in backbone for name in known):
+        raise ValueError(
+            f"optim_wrapper.constructor is {constructor}, which knows the layers of ConvNeXt, and in mmseg of BEiT and MAE, and "
+            f"model.backbone is {backbone}: --cfg-options optim_wrapper.constructor=DefaultOptimWrapperConstructor "
+            f"optim_wrapper.paramwise_cfg=None, or give rates by name, "
+            f"optim_wrapper.paramwise_cfg=\"dict(custom_keys={{'backbone.stages.0': dict(lr_mult=0.5)}})\"."
+        )
 
 
 def check_annotations_of_metrics(config: Config, phase: str) -> None:
