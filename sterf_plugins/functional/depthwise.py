@@ -68,7 +68,7 @@ def depthwise_conv2d(x: Tensor, weight: Tensor) -> Tensor:
     Returns:
         (B, C, H, W).
     """
-    if torch.compiler.is_compiling() or transformed():
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or transformed():
         return _stock(x, weight)
     return _DepthwiseConv.apply(x, weight)
 
@@ -77,9 +77,11 @@ def splits_weight_gradient(x: Tensor, weight: Tensor) -> bool:
     """Whether ``depthwise_conv2d`` computes the weight gradient faster than PyTorch does.
 
     This is so for float32 maps (B, C, H, W) on a CPU with oneDNN and more than three columns of weights, outside of
-    autocast, of a compiler and of ``torch.func``, where the weight needs a gradient at all.
+    autocast, of a compiler, ``torch.jit.trace`` and ``torch.func``, where the weight needs a gradient at all.
     """
-    if torch.compiler.is_compiling() or transformed() or not torch.is_grad_enabled() or not weight.requires_grad:
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or transformed():
+        return False
+    if not torch.is_grad_enabled() or not weight.requires_grad:
         return False
     plain = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
     onednn = torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)

@@ -70,7 +70,11 @@ def integer_fire(x: Tensor, levels: int = 4, norm: float | None = None) -> Tenso
     positive_int("levels", levels)
     norm = levels if norm is None else norm
     check_norm(norm)
-    return _straight_through(x, levels) / norm if transformed() else _IntegerFire.apply(x, levels, norm)
+    if transformed() or (torch.jit.is_tracing() and x.requires_grad):
+        return _straight_through(x, levels) / norm
+    if torch.jit.is_tracing():  # a trace with functions of Python in it cannot be saved
+        return x.clamp(0, levels).round() / norm
+    return _IntegerFire.apply(x, levels, norm)
 
 
 def check_norm(norm: float) -> None:

@@ -71,7 +71,7 @@ def leaky_integrator(x: Tensor, a: Tensor, v: Tensor, gain: str = "area", backen
         backend = "gemm" if small and len(x) <= _GEMM_STEPS and _is_product(x, a) else "loop"
     if backend == "gemm":
         return _product(x, a, v, gain)
-    if torch.compiler.is_compiling() or transformed():
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or transformed():
         return _plain(x, a, v, gain)
     return _Recursion.apply(x, a, v, gain == "area")
 

@@ -67,6 +67,27 @@ def test_mmcv_folds_norms_into_the_right_convolutions(name):
             torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.parametrize("name", ["sdtv3_nano_srb", "meta_sdt_15m"])
+def test_get_flops_sees_every_convolution(name):
+    """mmengine, as ``get_flops`` of mmdet and mmseg, counts what ``torch.jit`` traces: no function of our own may hide one."""
+    from mmengine.analysis import FlopAnalyzer
+
+    net, x = build(name, **MODELS_OF_ALL_KINDS[name]).eval(), images(1)
+    analyzer = FlopAnalyzer(net, (x,)).unsupported_ops_warnings(False).tracer_warnings("none")
+    found = analyzer.by_operator()["conv"]
+    products = 0
+
+    def count(module, inputs, output):
+        nonlocal products
+        products += output.numel() * module.weight[0].numel()
+
+    for module in net.modules():
+        if isinstance(module, (nn.Conv1d, nn.Conv2d)):
+            module.register_forward_hook(count)
+    net(x)
+    assert found == products > 1e6
+
+
 def test_frozen_stages_stay_frozen_as_sync_bn():
     net = nn.SyncBatchNorm.convert_sync_batchnorm(build("resnet18", frozen_stages=1)).train()
     modes = {name: m.training for name, m in net.named_modules() if isinstance(m, nn.SyncBatchNorm)}

@@ -228,8 +228,8 @@ def test_torchscript_is_refused(small_name):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")  # of the checks of shapes
-def test_a_traced_model_is_the_model(small_name):
-    """While a model is traced, its neurons run in operations that the tracer can record, with gradients or without."""
+def test_a_traced_model_is_the_model(small_name, tmp_path):
+    """While a model is traced, all of it runs in operations that the tracer can record and save, with gradients or without."""
     model = alive(small_name)
     if hasattr(model, "scales"):
         with pytest.raises(TypeError, match=r"use torch\.export"):
@@ -238,6 +238,8 @@ def test_a_traced_model_is_the_model(small_name):
     traced = torch.jit.trace(model, images(1, 48), check_trace=False)
     x = images()
     assert equal(model(x), traced(x))
+    traced.save(tmp_path / "traced.pt")
+    assert equal(model(x), torch.jit.load(tmp_path / "traced.pt")(x))
 
 
 def test_inputs_of_whole_numbers_are_refused(small_name):
