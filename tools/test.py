@@ -50,6 +50,8 @@ def _draw(config, args: argparse.Namespace) -> None:
     hook = config.get("default_hooks", {}).get("visualization")
     if not hook:
         raise ValueError("--show and --show-dir need default_hooks.visualization in the config.")
+    if args.show_dir and not config.get("visualizer"):
+        raise ValueError("--show-dir needs a visualizer in the config.")
     hook["draw"] = True
     hook["show"] = args.show
     hook["wait_time"] = args.wait_time
@@ -63,14 +65,15 @@ def _draw(config, args: argparse.Namespace) -> None:
 
 
 def _write_predictions(config, out: str) -> None:
+    evaluators = config.test_evaluator
+    if isinstance(evaluators, dict):
+        evaluators = evaluators.get("metrics", evaluators)
+    evaluators = list(evaluators) if isinstance(evaluators, (list, tuple)) else [evaluators]
     if config.get("default_scope") == "mmseg":
-        config.test_evaluator["output_dir"] = out
-        config.test_evaluator["keep_results"] = True
+        evaluators[0].update(output_dir=out, keep_results=True)  # each of mmseg's metrics can write them
         return
     if not out.endswith((".pkl", ".pickle")):
         raise ValueError(f"--out is {out!r}; for mmdet it must end in .pkl or .pickle.")
-    evaluators = config.test_evaluator
-    evaluators = list(evaluators) if isinstance(evaluators, (list, tuple)) else [evaluators]
     config.test_evaluator = [*evaluators, dict(type="DumpDetResults", out_file_path=out)]
 
 
