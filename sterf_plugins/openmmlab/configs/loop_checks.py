@@ -110,8 +110,9 @@ def check_rates_by_layers(config: Config) -> None:
     optimizer: Any = config.get("optim_wrapper") or {}
     constructor = type_name(dict(type=optimizer.get("constructor", "")))
     backbone = type_name((config.get("model") or {}).get("backbone"))
-    known = ("ConvNeXt", "BEiT", "MAE")  # it looks for these in the name of the class
-    if "DecayOptimizerConstructor" in constructor and not any(name in backbone for name in known):
+    by_layers = ("LearningRateDecayOptimizerConstructor", "LayerDecayOptimizerConstructor")
+    known = ("ConvNeXt", "BEiT", "MAE")  # they look for these in the name of the class
+    if constructor in by_layers and not any(name in backbone for name in known):
         raise ValueError(
             f"optim_wrapper.constructor is {constructor}, which knows the layers of ConvNeXt, and in mmseg of BEiT and MAE, and "
             f"model.backbone is {backbone}: --cfg-options optim_wrapper.constructor=DefaultOptimWrapperConstructor "
