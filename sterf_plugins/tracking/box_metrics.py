@@ -5,6 +5,9 @@ of FE108 and VisEvent: a label with any of x, y, w, h not above 0 counts as miss
 "ostrack" is the Python toolkit of OSTrack and its descendants: a label without area counts as missed in overlap and precision,
 and as hit in normalised precision. Both measure boxes as whole pixels: their right edge is x + w - 1.
 
+Boxes of whole numbers often lie exactly at a threshold, where rounding decides. So numbers are added and divided in the toolkits'
+order, and the thresholds are theirs to the last bit.
+
 Boxes are (x, y, w, h) in pixels.
 """
 
@@ -18,6 +21,8 @@ from ..checks import one_of
 
 PROTOCOLS = ("toolkit", "ostrack")
 OVERLAPS = np.linspace(0, 1, 21)
+# 0:0.05:1 of MATLAB, which counts the upper half down from 1: its 0.65 is a little less, so that an overlap of 0.65 is above it.
+MATLAB_OVERLAPS = np.concatenate([OVERLAPS[:11], 1 - 0.05 * np.arange(9, -1, -1)])
 PIXELS = np.arange(51.0)
 SIZES = np.arange(51) / 100
 Floats = NDArray[np.float64]
@@ -54,7 +59,8 @@ def curves(
     """The curves of one sequence.
 
     The first prediction is taken to be the label. Predictions after the last label do not count. One that is no box repeats
-    the one before: with "toolkit" any with NaN or without area; with "ostrack" one of size 0, also where lines are missing.
+    the one before: with "toolkit" any with NaN or without area; with "ostrack" one of size 0, also where lines are missing. Where
+    the label is NaN it stays.
 
     Args:
         predicted: (frames, 4).
@@ -72,9 +78,10 @@ def curves(
         raise ValueError(
             f"none of {len(truth)} labels is a box with an area; such a sequence says nothing: leave it out."
         )
-    boxes = _whole(boxes[: len(truth)], len(truth), protocol)
+    boxes = _whole(boxes[: len(truth)], truth, protocol)
     boxes[0] = truth[0]
-    overlap, error, norm_error = _overlap(boxes, truth), _error(boxes, truth, False), _error(boxes, truth, True)
+    with np.errstate(divide="ignore", invalid="ignore"):  # of labels without area, which are replaced below
+        overlap, error, norm_error = _overlap(boxes, truth), _error(boxes, truth, False), _error(boxes, truth, True)
     unclear = ~(truth > 0 if protocol == "toolkit" else truth[:, 2:] > 0).all(1)
     overlap[unclear], norm_error[unclear] = -1, -1
     error[unclear] = -1 if protocol == "toolkit" else np.inf
@@ -88,7 +95,7 @@ def curves(
         return hits[there].sum(0) / len(truth)
 
     return Curves(
-        shares(overlap[:, None] > OVERLAPS),
+        shares(overlap[:, None] > (MATLAB_OVERLAPS if protocol == "toolkit" else OVERLAPS)),
         shares(error[:, None] <= PIXELS),
         shares(norm_error[:, None] <= SIZES),
     )
@@ -124,8 +131,9 @@ def _boxes(name: str, given: ArrayLike) -> Floats:
     return boxes
 
 
-def _whole(boxes: Floats, frames: int, protocol: str) -> Floats:
+def _whole(boxes: Floats, truth: Floats, protocol: str) -> Floats:
     """The predictions with those replaced that are no boxes."""
+    frames = len(truth)
     if protocol == "ostrack":
         wrong = np.flatnonzero(np.isnan(boxes).any(1) | (boxes[:, 2:] < 0).any(1))
         if len(wrong):
@@ -138,6 +146,7 @@ def _whole(boxes: Floats, frames: int, protocol: str) -> Floats:
         if len(boxes) < frames:
             raise ValueError(f"there are {len(boxes)} predictions for {frames} labels; run the test to its end.")
         empty = np.isnan(boxes).any(1) | (boxes[:, 2:] <= 0).any(1)
+    empty &= ~np.isnan(truth).any(1)
     for i in np.flatnonzero(empty[1:]) + 1:
         boxes[i] = boxes[i - 1]
     return boxes
@@ -146,15 +155,13 @@ def _whole(boxes: Floats, frames: int, protocol: str) -> Floats:
 def _overlap(a: Floats, b: Floats) -> Floats:
     """Intersection over union of boxes of whole pixels."""
     start = np.maximum(a[:, :2], b[:, :2])
-    stop = np.minimum(a[:, :2] + a[:, 2:], b[:, :2] + b[:, 2:])
-    common = np.maximum(stop - start, 0).prod(1)
+    stop = np.minimum(a[:, :2] + a[:, 2:] - 1, b[:, :2] + b[:, 2:] - 1)
+    common = np.maximum(stop - start + 1, 0).prod(1)
     return common / (a[:, 2:].prod(1) + b[:, 2:].prod(1) - common)
 
 
 def _error(a: Floats, b: Floats, normalised: bool) -> Floats:
     """Distance of the centres, in pixels, or in units of the label's width and height."""
-    offset = (a[:, :2] + (a[:, 2:] - 1) / 2) - (b[:, :2] + (b[:, 2:] - 1) / 2)  # exactly 0 for equal boxes
-    if normalised:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            offset = offset / b[:, 2:]
-    return np.hypot(*offset.T)
+    centres = [box[:, :2] + (box[:, 2:] - 1) / 2 for box in (a, b)]
+    first, second = (centre / b[:, 2:] for centre in centres) if normalised else centres
+    return np.asarray(np.sqrt(((first - second) ** 2).sum(1)))

@@ -1,5 +1,6 @@
 """Success, precision and normalised precision against two toolkits."""
 
+import math
 import runpy
 from pathlib import Path
 
@@ -25,6 +26,38 @@ def test_curves_are_those_of_the_toolkits(protocol):
     numbers = mean_curves(found).numbers()
     for key in ("AUC", "PR", "NPR"):
         assert numbers[key] == pytest.approx(float(golden[f"{name}_{key}"]), abs=1e-9)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_boxes_of_whole_numbers_at_thresholds_count_as_in_the_toolkits(protocol):
+    """Their formulas as plain loops: a centre is divided by the label's size before the other is subtracted from it."""
+    rng, matlab = np.random.default_rng(1), protocol == "toolkit"
+    up = [0.05 * k if k < 11 or not matlab else 1 - 0.05 * (20 - k) for k in range(21)]  # MATLAB's 0:0.05:1
+    labels = np.concatenate([rng.integers(5, 150, (1500, 2)), rng.integers(4, 60, (1500, 2))], 1).astype(float)
+    boxes = labels + rng.normal(0, 6, labels.shape).round()
+    boxes[:, 2:] = boxes[:, 2:].clip(1)
+    labels[1], boxes[1] = (10, 10, 20, 20), (10, 10, 13, 20)
+    labels[2], boxes[2:4] = (
+        np.nan,
+        0,
+    )  # a prediction without area stays where the label is NaN, and is repeated after it
+    success, precision, norm_precision = np.zeros(21), np.zeros(51), np.zeros(51)
+    for i, (label, box) in enumerate(zip(labels.tolist(), boxes.tolist(), strict=True)):
+        (x, y, w, h), (u, v, a, b) = label, box if i else label
+        sides = min(u + a - 1, x + w - 1) - max(u, x) + 1, min(v + b - 1, y + h - 1) - max(v, y) + 1
+        common = max(sides[0], 0) * max(sides[1], 0)
+        overlap = common / (a * b + w * h - common)
+        points = (u + (a - 1) / 2, v + (b - 1) / 2), (x + (w - 1) / 2, y + (h - 1) / 2)
+        error = math.dist(*points)
+        norm_error = math.hypot(points[0][0] / w - points[1][0] / w, points[0][1] / h - points[1][1] / h)
+        if i == 2:
+            overlap, error, norm_error = -1, -1 if matlab else math.inf, -1
+        success += [overlap > t for t in up]
+        precision += [error <= k for k in range(51)]
+        norm_precision += [norm_error <= k / 100 for k in range(51)]
+    found = curves(boxes, labels, protocol=protocol)
+    for curve, counts in (("success", success), ("precision", precision), ("norm_precision", norm_precision)):
+        assert (np.rint(1500 * getattr(found, curve)) == counts).all(), curve
 
 
 def test_the_table_of_conventions_in_the_docs_is_what_its_script_says():
