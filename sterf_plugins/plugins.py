@@ -15,7 +15,7 @@ Policies:
 import inspect
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.metadata import EntryPoint, entry_points
@@ -181,7 +181,7 @@ def resolve(kind: str, spec: Spec, **offered) -> partial:
 
     Raises:
         PluginError: no plugin of that name can be loaded, or a dict has no ``type``.
-        TypeError: ``spec`` is neither a name, nor a dict, nor a callable.
+        TypeError: ``spec`` is neither a name, nor a dict, nor a callable; a dict has an option that the factory does not take.
     """
     options: dict = {}
     if isinstance(spec, Mapping):
@@ -197,8 +197,16 @@ def resolve(kind: str, spec: Spec, **offered) -> partial:
             f"that builds it."
         )
     accepted = _accepted(factory)
+    check_options(f"`{kind[:-1]}` {getattr(spec, '__name__', spec)!r}", options, accepted)
     taken = {k: v for k, v in offered.items() if accepted is None or k in accepted}
     return partial(factory, **{**taken, **options})
+
+
+def check_options(what: str, options: Iterable[str], accepted: Collection[str] | None) -> None:
+    """Raise ``TypeError`` for an option that a factory does not take; ``accepted=None``: it takes any."""
+    unknown = [] if accepted is None else [name for name in options if name not in accepted]
+    if accepted is not None and unknown:
+        raise TypeError(f"{what} has no option {unknown[0]!r}; it has {', '.join(sorted(accepted)) or 'none'}.")
 
 
 def _accepted(factory: Callable) -> set[str] | None:

@@ -4,7 +4,7 @@ Papers on receptive fields draw the fields of such small networks, which show wh
 The studies in ``configs/erf`` use this class.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ class SpikingCNN(nn.Module):
         channels: number of output channels of every layer.
         kernel_size: width of the square kernels, an odd number; the padding keeps the size of the maps.
         neuron: "none", "relu", the name of a neuron plugin ("integer", "if", "lif", "plif", "ilif", "izhikevich", ...),
-            or a function that returns a module.
+            a dict of it as ``type`` and its options, or a function that returns a module.
         T: number of time steps for which an image without a time axis is held; ``None`` for a single step without a time
             axis.
         in_chans: number of input channels.
@@ -40,7 +40,8 @@ class SpikingCNN(nn.Module):
     otherwise; a sequence (T, B, in_chans, H, W) gives (T, B, channels, H, W).
 
     Raises:
-        ValueError, TypeError: a number below 1, an even kernel, an unknown neuron or surrogate.
+        ValueError, TypeError: a number below 1, an even kernel, an unknown neuron or surrogate, an option that the neuron does
+            not have.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class SpikingCNN(nn.Module):
         depth: int = 5,
         channels: int = 1,
         kernel_size: int = 3,
-        neuron: str | Callable[..., nn.Module] = "lif",
+        neuron: str | Mapping | Callable[..., nn.Module] = "lif",
         T: int | None = None,
         in_chans: int = 1,
         bias: bool = False,
@@ -66,9 +67,15 @@ class SpikingCNN(nn.Module):
         if positive_int("kernel_size", kernel_size) % 2 == 0:
             raise ValueError(f"`kernel_size` is {kernel_size}; it must be odd, so that the output keeps the size.")
         self.T = None if T is None else positive_int("T", T)
+        spec = dict(neuron) if isinstance(neuron, Mapping) else {"type": neuron}
         if surrogate is not None:
+            if spec.get("type") in WITHOUT_SURROGATE:
+                raise ValueError(
+                    f"`surrogate` is {surrogate!r}, and the neuron {spec['type']!r} has none, or its own alone: leave it out, or "
+                    f"take another neuron, such as 'lif'."
+                )
             options["surrogate_function"] = _surrogate(surrogate, alpha)
-        build = _activation(neuron)
+        build = _activation({**spec, **options})
         self.layers = nn.Sequential()
         for i in range(depth):
             width = in_chans if i == 0 else channels
@@ -76,7 +83,7 @@ class SpikingCNN(nn.Module):
             nn.init.normal_(conv.weight, 1 / kernel_size**2 / width if mean is None else mean, std)
             if conv.bias is not None:
                 nn.init.zeros_(conv.bias)
-            self.layers.append(Layer(conv, build(**options)))
+            self.layers.append(Layer(conv, build()))
 
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim == 4 and self.T is not None:
@@ -98,14 +105,16 @@ class Layer(nn.Module):
         return self.neuron(self.conv(x.flatten(0, 1)).unflatten(0, x.shape[:2]))
 
 
-def _activation(neuron: str | Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-    """The function that builds one neuron from the options."""
-    plain: dict[Any, Callable[..., nn.Module]] = {"none": nn.Identity, "relu": nn.ReLU}
-    if isinstance(neuron, str) and neuron in plain:
-        return plain[neuron]
-    return plugins.resolve("neurons", neuron)
+def _activation(spec: Mapping[str, Any]) -> Callable[[], nn.Module]:
+    """The function that builds one neuron; ``spec`` is its ``type`` and its options."""
+    name = spec.get("type")
+    if name in ("none", "relu"):
+        plugins.check_options(f"`neuron` {name!r}", [option for option in spec if option != "type"], ())
+        return nn.Identity if name == "none" else nn.ReLU
+    return plugins.resolve("neurons", spec)
 
 
+WITHOUT_SURROGATE = ("none", "relu", "integer", "ilif")
 _SURROGATES = (
     "ATan", "Erf", "PiecewiseExp", "PiecewiseQuadratic", "QPseudoSpike", "Rect", "Sigmoid", "SoftSign", "SuperSpike",
 )  # fmt: skip

@@ -4,6 +4,7 @@ What users stumble over most is a neuron that remembers the previous batch. Here
 call, so the same input gives the same output, and nothing has to be reset by hand.
 """
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from ..checks import check_floating, check_steps, finite_number, positive_int
 from ..functional.still import repeat_still
+from ..plugins import check_options
 from .closed_form import IFNode, LIFNode
 
 
@@ -88,22 +90,32 @@ def _factory(class_name: str, replacement: type | None = None) -> Callable[..., 
     def build(T: int | None = None, **kwargs) -> StatelessNode:
         from spikingjelly.activation_based import neuron
 
+        kind = replacement or getattr(neuron, class_name)
+        check_options(class_name, kwargs, {*inspect.signature(kind).parameters, "T"} - {"step_mode"})
+        surrogate = kwargs.get("surrogate_function")
+        if "surrogate_function" in kwargs and (isinstance(surrogate, type) or not callable(surrogate)):
+            raise TypeError(
+                f"`surrogate_function` is {surrogate!r}; it must be a function, such as "
+                f"spikingjelly.activation_based.surrogate.ATan()."
+            )
         # SpikingJelly takes no int, such as tau=2, and its assertions have no words.
         numbers = {name: finite_number(name, value) for name, value in kwargs.items() if type(value) in (int, float)}
         try:
-            node = (replacement or getattr(neuron, class_name))(step_mode="m", **kwargs | numbers)
+            node = kind(step_mode="m", **kwargs | numbers)
         except AssertionError as error:
             given = ", ".join(f"{name}={value!r}" for name, value in kwargs.items())
             raise ValueError(
                 f"a {class_name} cannot have {given}: `tau` and `init_tau` must be > 1, potentials numbers (`v_reset` may be "
                 f"None), and `detach_reset` True or False."
             ) from error
+        except ValueError as error:
+            raise ValueError(f"{class_name} cannot be built: {error} Leave it out for the neuron's own.") from error
         return StatelessNode(node, T)
 
     build.__name__ = build.__qualname__ = class_name
     build.__doc__ = (
         f"SpikingJelly's ``{class_name}`` as a ``StatelessNode``, which takes ``T``; the node takes all other keywords.\n\n"
-        "Raises:\n    ValueError: the node cannot have one of the values."
+        "Raises:\n    TypeError, ValueError: the node has no such keyword, or cannot have one of the values."
     )
     return build
 

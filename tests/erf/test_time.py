@@ -224,6 +224,11 @@ def test_bad_networks():
         SpikingCNN(bias="no")
     with pytest.raises(ValueError, match="unknown neuron 'lifff'"):
         SpikingCNN(neuron="lifff")
+    for name in ("none", "relu", "integer", "ilif"):
+        with pytest.raises(ValueError, match=f"`surrogate` is 'ATan', and the neuron '{name}' has none"):
+            SpikingCNN(neuron=name, surrogate="ATan")
+        with pytest.raises(TypeError, match="has no option 'tauu'; it has "):
+            SpikingCNN(neuron=name, tauu=2.0)
 
 
 def test_numbers_of_curves():

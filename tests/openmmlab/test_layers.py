@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from spikingjelly.activation_based import surrogate
 
 import sterf_plugins
 
@@ -91,6 +92,22 @@ def test_timm_backbone_init_weights_keeps_what_timm_made():
         (dict(type="sterf_plugins.SDTV3", out_indices=(9,)), "give ascending feature points"),
         (dict(type="sterf_plugins.SpikingAct", neuron="liff"), "unknown neuron 'liff'; known: if, ilif"),
         (dict(type="sterf_plugins.SpikingAct", neuron="lif"), "`neuron` is a LIFNode without `T`"),
+        (
+            dict(type="sterf_plugins.SpikingAct", surrogate_function=surrogate.ATan()),
+            "`neuron` 'integer' has no option 'surrogate_function'; it has eval_levels, levels, norm",
+        ),
+        (
+            dict(type="sterf_plugins.SpikingAct", neuron="lif", tauu=2),
+            "LIFNode has no option 'tauu'; it has T, decay_inp",
+        ),
+        (
+            dict(type="sterf_plugins.SpikingAct", neuron="lif", surrogate_function="ATan"),
+            "`surrogate_function` is 'ATan'; it must be a function",
+        ),
+        (
+            dict(type="sterf_plugins.SpikingAct", neuron="ilif", surrogate_function=surrogate.ATan()),
+            "ILIFNode cannot be built: surrogate_function must be",
+        ),
     ],
 )
 def test_bad_arguments(config, message):
