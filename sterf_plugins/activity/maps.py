@@ -59,7 +59,7 @@ class FiringMaps:
 
     Attributes:
         layers: name of the neuron layer -> map. A layer that also runs at other sizes has one for each, with the size
-            behind the name.
+            behind the name, as in "neck.spike 16x16", or the channels where it has no size or others: "neck.spike C64".
     """
 
     def __init__(self, model: nn.Module):
@@ -85,12 +85,18 @@ class FiringMaps:
             found = _map(y if timed else y[None], levels, norm)
             same = self.layers.setdefault(name, found)
             if same.never.shape != found.never.shape:
-                key = f"{name} {'x'.join(map(str, found.never.shape[1:]))}"
-                same = self.layers.setdefault(key, found)
+                same = self.layers.setdefault(f"{name} {_size(found, same)}", found)
             if same is not found:
                 same.merge(found)
 
         return watch
+
+
+def _size(found: FiringMap, first: FiringMap) -> str:
+    """What tells a map from the first one of its layer."""
+    channels, *size = found.never.shape
+    own = f"C{channels}" if not size or channels != len(first.never) else ""
+    return " ".join(filter(None, (own, "x".join(map(str, size)))))
 
 
 def _map(y: Tensor, levels: int, norm: float) -> FiringMap:

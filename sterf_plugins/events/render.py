@@ -9,13 +9,13 @@ written from a description of it. Channel 0 fires where brightness falls, channe
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..checks import finite_number, number, positive_int
+from ..checks import finite_number, number, one_of, positive_int
 from .arrays import sensor_size
 from .shapes import SHAPES, raster
 
@@ -88,9 +88,9 @@ def render(
         ValueError: an argument is out of range.
     """
     motion = motion or Motion()
+    check_video(videos, frames, resolution, motion, shapes, density, background, upsampling)
     rows, columns = resolution
     size = min(resolution) / 3 if motion.size is None else float(motion.size)
-    _check(videos, frames, resolution, density, background, upsampling, shapes, size)
     generator = torch.Generator(device).manual_seed(torch.seed() if seed is None else seed)
 
     def uniform(low, high, *shape):
@@ -178,13 +178,25 @@ def _coverage(
     return result
 
 
-def _check(videos, frames, resolution, density, background, upsampling, shapes, size) -> None:
+def check_video(
+    videos: int,
+    frames: int,
+    resolution: tuple[int, int],
+    motion: Motion,
+    shapes: Sequence[str] = SHAPES,
+    density: float = 1.0,
+    background: float = 0.001,
+    upsampling: int = 4,
+) -> None:
+    """Raise ``TypeError`` or ``ValueError`` unless these are arguments of ``render``."""
     for name, value in (("videos", videos), ("frames", frames), ("upsampling", upsampling)):
         positive_int(name, value)
     for name, value, least in (("resolution", min(sensor_size(resolution)), 8), ("shapes", len(shapes), 1)):
         if value < least:
             raise ValueError(f"`{name}` is {value}; it must be at least {least}.")
+    for shape in shapes:
+        one_of("shapes", shape, SHAPES)
     for name, value in (("density", density), ("background", background)):
         number(name, value, lambda share: 0 <= share <= 1, "a number in [0, 1]")
-    if not 0 < size <= 0.7 * min(resolution):
-        raise ValueError(f"`motion.size` is {size} pixels; it must be in (0, {0.7 * min(resolution):g}] here.")
+    if motion.size is not None and not 0 < motion.size <= 0.7 * min(resolution):
+        raise ValueError(f"`motion.size` is {motion.size} pixels; it must be in (0, {0.7 * min(resolution):g}] here.")

@@ -331,6 +331,11 @@ def test_maps_by_hand():
         model(torch.zeros(1, 2, 3, 3))
     assert {k: v.never.shape for k, v in maps.layers.items()} == {"0": (2, 5), "0 3x3": (2, 3, 3)}
     assert maps.layers["0"].as_dict()["full"] == 1 and maps.layers["0 3x3"].never.all()
+    with maps:  # vectors, and other channels, which have no common map
+        for shape in ((1, 2), (1, 5), (1, 1, 3, 3), (1, 5, 3, 3)):
+            model(torch.full(shape, 4.0))
+    assert list(maps.layers) == ["0", "0 3x3", "0 C2", "0 C5", "0 C1 3x3", "0 C5 3x3"]
+    assert maps.layers["0 3x3"].never.all() and maps.layers["0 C5 3x3"].always.all()
 
 
 def test_a_neuron_is_saturated_only_if_it_fires_in_all_time_steps():

@@ -132,7 +132,8 @@ def test_event_files_go_on_after_an_interruption_and_grow(event_tool, tmp_path):
     ("options", "message"),
     [
         (["--videos", "0"], "--videos is 0"),
-        (["--size", "400"], "must be in (0, "),
+        (["--resolution", "4", "48"], "`resolution` is 4; it must be at least 8"),
+        (["--size", "8", "400"], "must be in (0, "),
         (["--density", "2"], "`density` is 2.0"),
         (["--device", "tpu"], "--device tpu cannot be used"),
     ],
@@ -143,6 +144,7 @@ def test_bad_options_of_make_events(event_tool, options, message, tmp_path):
     assert result.returncode == 2
     assert message in result.stderr
     assert "Traceback" not in result.stderr
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.slow

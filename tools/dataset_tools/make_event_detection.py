@@ -25,8 +25,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from sterf_plugins.checks import require
 from sterf_plugins.cli import console
 from sterf_plugins.events import SHAPES, Events, Motion, render, write_recording
+from sterf_plugins.events.render import check_video
 from sterf_plugins.files import check_new, empty_folder, replacing
 
 BOX = np.dtype([("t", "<i8"), ("x", "<f4"), ("y", "<f4"), ("w", "<f4"), ("h", "<f4"), ("class_id", "u1"),
@@ -68,6 +70,13 @@ def main() -> None:
         raise ValueError(
             f"--interval is {args.interval}, longer than the --milliseconds {args.milliseconds} of a recording."
         )
+    if args.seed < 0:
+        raise ValueError(f"--seed is {args.seed}; it must be at least 0.")
+    for size in args.sizes:  # before anything is deleted
+        motion = Motion(translate=args.velocity, size=size)
+        check_video(1, args.milliseconds, tuple(args.resolution), motion, background=args.background)
+    if args.format == "aedat4":
+        require("dv_processing", extra="events")
     check_new(args.out, args.overwrite)
     if args.out.is_dir() and any(args.out.iterdir()):
         empty_folder(args.out, MADE)

@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from sterf_plugins.cli import console
 from sterf_plugins.events import SHAPES, Motion, render, write_events
+from sterf_plugins.events.render import check_video
 from sterf_plugins.files import empty_folder, is_taken, replacing, settings_in
 
 BATCH = 16  # videos rendered at once; with another number, the same seed would give other videos
@@ -89,14 +90,22 @@ def main() -> None:
     args = parse_args()
     console.check_counts(args, "videos")
     console.check_device(args.device)
+    every = [(shape,) for shape in args.shapes] if args.single else [tuple(args.shapes)]
+    combinations = [
+        (shapes, Motion(velocity, args.scale, args.rotate, args.shear, size), density)
+        for shapes, size, velocity, density in itertools.product(
+            every, args.size or [None], args.velocity, args.density
+        )
+    ]
+    resolution = tuple(args.resolution)
+    for shapes, motion, density in combinations:  # all of them, before anything is written or deleted
+        check_video(BATCH, args.frames, resolution, motion, shapes, density, args.background)
     prepare_folder(args)
-    shapes = [(shape,) for shape in args.shapes] if args.single else [tuple(args.shapes)]
-    combinations = list(itertools.product(shapes, args.size or [None], args.velocity, args.density))
     made = kept = 0
     with tqdm(total=args.videos * len(combinations), unit="video", disable=None) as bar:
-        for shapes, size, velocity, density in combinations:
-            extent = min(args.resolution) / 3 if size is None else size
-            name = f"size{extent:g}-v{in_name(velocity)}-p{in_name(density)}"
+        for shapes, motion, density in combinations:
+            extent = min(resolution) / 3 if motion.size is None else motion.size
+            name = f"size{extent:g}-v{in_name(motion.translate)}-p{in_name(density)}"
             folder = args.out / (f"{shapes[0]}-{name}" if args.single else name)
             bar.set_description(folder.name)
             for start in range(0, args.videos, BATCH):
@@ -107,8 +116,8 @@ def main() -> None:
                     events, labels = render(
                         BATCH,
                         args.frames,
-                        tuple(args.resolution),
-                        Motion(velocity, args.scale, args.rotate, args.shear, size),
+                        resolution,
+                        motion,
                         shapes,
                         density,
                         args.background,
