@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..checks import positive_int
 from ..layers import ConvBN2d, IntegerSpike
 
 BRANCHES = {"score": 1, "offset": 2, "size": 2}  # channels of each branch's map
@@ -33,14 +34,20 @@ class CentreHead(nn.Module):
 
     Args:
         dim: channels of the features.
-        width: channels of the first convolution; each further one has half of those before it.
+        width: channels of the first convolution, at least 8; each further one has half of those before it.
         levels: D, integer spike levels.
+
+    Raises:
+        TypeError, ValueError: ``width`` is no int, or below 8.
 
     Source: arXiv:2503.08703; the head of CenterNet (arXiv:1904.07850) with spikes in front of its convolutions.
     """
 
     def __init__(self, dim: int, width: int = 256, levels: int = 4):
         super().__init__()
+        allowed = "an int >= 8, since it is halved three times"
+        if positive_int("head_width", width, allowed) < 8:
+            raise ValueError(f"`head_width` is {width}; it must be {allowed}.")
         widths = [dim] + [width // 2**i for i in range(4)]
         self.branches = nn.ModuleDict()
         for name, channels in BRANCHES.items():

@@ -53,6 +53,8 @@ class TrackingPairs(Dataset):
         self.samples = positive_int("samples", samples)
         self.sizes = positive_int("template_size", template_size), positive_int("search_size", search_size)
         self.seed, self.epoch = whole_number("seed", seed), 0
+        if self.seed < 0:
+            raise ValueError(f"`seed` is {seed}; it must be an int >= 0.")
 
     def set_epoch(self, epoch: int) -> None:
         """Draw the pairs of this epoch."""
@@ -89,8 +91,11 @@ class TrackingPairs(Dataset):
                 f"images {first} and {later} of sequence {sequence.name} have shapes {images[0].shape} and {images[1].shape}; "
                 f"all images of a sequence must be of one size."
             )
-        template = square_crop(images[0], template_box, TEMPLATE_FACTOR, self.sizes[0])
-        search = square_crop(images[1], around, SEARCH_FACTOR, self.sizes[1])
+        try:
+            template = square_crop(images[0], template_box, TEMPLATE_FACTOR, self.sizes[0])
+            search = square_crop(images[1], around, SEARCH_FACTOR, self.sizes[1])
+        except ValueError as error:
+            raise ValueError(f"images {first} and {later} of sequence {sequence.name}: {error}") from error
         if _empty(template) or _empty(search):
             return None
         target = box_in_crop(box, around, search.scale, self.sizes[1])

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..backbones import SDTV3
-from ..checks import one_of, positive_int
+from ..checks import flag, one_of
 from ..layers import ilif_node
 from ..layers.lif_layers import lif
 from ..layers.merged_time import put_neurons
@@ -48,7 +48,7 @@ class SDTrack(nn.Module):
             none, those with MLPixer and SRB have it.
         classifier: keep SDT-V3's linear head of 1000 classes, which nothing reads, and which the published parameter counts
             of some rows include.
-        head_width: channels of the centre head's first convolutions; ``None`` for the published ones.
+        head_width: channels of the centre head's first convolutions, at least 8; ``None`` for the published ones.
         memory_efficient: compute norms and spikes again in the backward pass, as in ``SDTV3``.
 
     Raises:
@@ -70,10 +70,10 @@ class SDTrack(nn.Module):
     ):
         super().__init__()
         one_of("variant", variant, VARIANTS)
-        if isinstance(arch, str):
+        default_width = 256
+        if not isinstance(arch, Mapping):
             one_of("arch", arch, ARCHITECTURES, "Or give dict(embed_dims=[64, 128, 256, 360], num_heads=8).")
-            head_width = head_width or HEAD_WIDTHS[arch]
-            arch = ARCHITECTURES[arch]
+            default_width, arch = HEAD_WIDTHS[arch], ARCHITECTURES[arch]
         self.variant = variant
         self.T, levels = VARIANTS[variant]
         self.backbone: Any = SDTV3(
@@ -84,10 +84,12 @@ class SDTrack(nn.Module):
             layout,
             norm_hidden,
             sep_conv=sep_conv,
-            num_classes=1000 if classifier else 0,
+            num_classes=1000 if flag("classifier", classifier) else 0,
             memory_efficient=memory_efficient,
         )
-        self.head = CentreHead(self.backbone.stage_dims[-1], positive_int("head_width", head_width or 256), levels)
+        self.head = CentreHead(
+            self.backbone.stage_dims[-1], default_width if head_width is None else head_width, levels
+        )
         if self.T > 1:
             neuron = lif if levels == 1 else partial(_leaky_integer, levels)
             put_neurons(self, neuron, self.T, levels)
@@ -117,7 +119,9 @@ class SDTrack(nn.Module):
         for stage in canvas_stages:
             x = stage(x, self.backbone.recompute)
         x = third.downsample(x)
-        parts = [x[..., -z:, -z:], x[..., :s, :s], x.new_zeros(*x.shape[:2], *2 * [_pad(z, s)])]
+        parts, pad = [x[..., -z:, -z:], x[..., :s, :s]], _pad(z, s)
+        if pad:
+            parts.append(x.new_zeros(*x.shape[:2], pad, pad))
         x = third.run_blocks(as_one_map(parts), self.backbone.recompute)
         x = as_one_map([last.downsample(part) for part in apart(x, parts)])
         x = last.run_blocks(x, self.backbone.recompute)
@@ -129,11 +133,19 @@ class SDTrack(nn.Module):
             fits = x.ndim == (4 if self.T == 1 else 5) and x.shape[-3] == 3 and x.shape[-1] == x.shape[-2]
             if not fits or (self.T > 1 and len(x) != self.T):
                 raise ValueError(f"`{name}` has shape {tuple(x.shape)}; this network takes {axes}.")
+            if not x.numel():
+                raise ValueError(f"`{name}` has shape {tuple(x.shape)}; give at least one pair of images with pixels.")
             if x.shape[-1] % STRIDE:
                 raise ValueError(f"`{name}` has a side of {x.shape[-1]} pixels; it must be a multiple of {STRIDE}.")
         if template.shape[:-2] != search.shape[:-2]:
             raise ValueError(f"`template` has shape {tuple(template.shape)} and `search` {tuple(search.shape)}.")
-        _pad(template.shape[-1] // STRIDE, search.shape[-1] // STRIDE)
+        z, s = (x.shape[-1] // STRIDE for x in (template, search))
+        smallest, norm = min(z, s, _pad(z, s) or s), self.backbone.stages[-1].downsample.bn
+        if norm.training and isinstance(norm, nn.BatchNorm2d) and template.shape[:-3].numel() * smallest == 1:
+            raise ValueError(
+                f"sides of {template.shape[-1]} and {search.shape[-1]} pixels leave a square of a single token, of which a "
+                f"BatchNorm has no statistics in a batch of one; train with a batch_size of at least 2, or other sides."
+            )
 
 
 def _leaky_integer(levels: int) -> nn.Module:
@@ -144,7 +156,7 @@ def _leaky_integer(levels: int) -> nn.Module:
 
 
 def _pad(z: int, s: int) -> int:
-    """Side of the square of zero tokens that makes a square map of z*z and s*s tokens.
+    """Side of the square of zero tokens that makes a square map of z*z and s*s tokens; 0 if they are one already.
 
     Raises:
         ValueError: there is none.

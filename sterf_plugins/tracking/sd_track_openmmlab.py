@@ -1,5 +1,6 @@
 """SDTrack for mmengine's Runner: model, data sets and metric."""
 
+import inspect
 import time
 from collections.abc import Sequence as Several
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ from torchvision.ops import box_convert, box_iou
 
 from ..checkpoints.reading import read_checkpoint
 from ..checkpoints.sd_track import is_published_tracker
-from ..checks import one_of
+from ..checks import finite_number, flag, one_of, positive_int
+from ..plugins import check_options
 from ..registry import DATASETS, METRICS, MODELS
 from .box_losses import WEIGHTS, centre_losses
 from .box_metrics import PROTOCOLS, curves, mean_curves
@@ -56,7 +58,11 @@ class SDTrackModel(BaseModel):
         **network: Any,
     ):
         super().__init__(data_preprocessor, init_cfg)
+        check_options("`loss_weights`", loss_weights or (), WEIGHTS)
         self.loss_weights = WEIGHTS | (loss_weights or {})
+        for name, weight in self.loss_weights.items():
+            finite_number(f"loss_weights[{name!r}]", weight)
+        check_options("SDTrack", network, inspect.signature(SDTrack).parameters)
         self.network = SDTrack(**network)
         self.register_buffer("variant", torch.tensor(VARIANTS[self.network.variant]))
         self.register_load_state_dict_pre_hook(_check_variant)
@@ -243,6 +249,7 @@ def tracking_dataset(
         interval: of "events", microseconds of an image; ``None`` for the times of the camera's frames.
     """
     one_of("images", images, ("png", "events"))
+    sizes = positive_int("template_size", template_size), positive_int("search_size", search_size)
     if images == "events":
         sequences = find_recorded_sequences(data_root, layout, split, T, names, interval)
     elif interval is None:
@@ -250,8 +257,8 @@ def tracking_dataset(
     else:
         raise ValueError("`interval` is of images='events'; PNG files have been made with their own.")
     if split == "test":
-        return _TrackingSequences(sequences, (template_size, search_size), results)
-    return TrackingPairs(sequences, samples, template_size, search_size, seed)
+        return _TrackingSequences(sequences, sizes, results)
+    return TrackingPairs(sequences, samples, *sizes, seed)
 
 
 @DATASETS.register_module(name="FE108Dataset")
@@ -281,9 +288,8 @@ class TrackingMetric(BaseMetric):
 
     def __init__(self, protocol: str = "toolkit", results: str | None = None, integers: bool = False, **options: Any):
         super().__init__(**options)
-        if protocol not in PROTOCOLS:
-            raise ValueError(f"`protocol` is {protocol!r}; allowed: {', '.join(PROTOCOLS)}.")
-        self.protocol, self.integers = protocol, integers
+        one_of("protocol", protocol, PROTOCOLS)
+        self.protocol, self.integers = protocol, flag("integers", integers)
         self.folder = _results_folder(results)
 
     def process(self, data_batch: Any, data_samples: Several[dict]) -> None:

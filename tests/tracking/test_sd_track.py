@@ -54,6 +54,34 @@ def test_parameter_counts_of_the_table(options, count):
     assert sum(p.numel() for p in net.parameters()) == count
 
 
+def test_other_sides_of_the_regions():
+    """9 and 16 tokens make a square map without any of zeros; one pair that leaves a single token of zeros has no statistics."""
+    torch.manual_seed(0)
+    net = SDTrack(dict(embed_dims=(8, 8, 16, 16), num_heads=2, depths=(1, 1, 1, 1, 1)), head_width=16)
+    regions = [(255 * torch.rand(1, 3, side, side)).requires_grad_() for side in (48, 64)]
+    assert net.tokens(*regions).shape == (1, 16, 9 + 16)
+    maps = net(*regions)
+    assert maps.score.shape == (1, 1, 4, 4)
+    assert all(grad.any() for grad in torch.autograd.grad(sum(m.square().sum() for m in maps), regions))
+    pair = torch.zeros(1, 3, 64, 64), torch.zeros(1, 3, 128, 128)
+    with pytest.raises(
+        ValueError, match=r"sides of 64 and 128 pixels leave .* a batch_size of at least 2, or other sides"
+    ):
+        net(*pair)
+    assert net.eval()(*pair).score.shape == (1, 1, 8, 8)
+    for empty in ([x[:0] for x in pair], [pair[0][..., :0, :0], pair[1]]):
+        with pytest.raises(ValueError, match=r"`template` has shape .*; give at least one pair of images with pixels"):
+            net(*empty)
+    for options, message in (
+        (dict(head_width=0), "`head_width` is 0; it must be an int >= 8"),
+        (dict(head_width=7), "`head_width` is 7; it must be an int >= 8"),
+        (dict(classifier="no"), "`classifier` is 'no'"),
+        (dict(arch=None), "`arch` is None; allowed: 'tiny', 'base'. Or give dict"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=message):
+            SDTrack(**options)
+
+
 def test_heat_maps_boxes_and_losses():
     golden = {k: torch.from_numpy(v) for k, v in arrays("losses").items()}
     boxes = golden["boxes_xywh"]

@@ -168,6 +168,31 @@ def test_mistakes(forked, tmp_path):
         assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr, done.stderr[-1500:]
 
 
+def test_settings_that_are_no_settings(tmp_path):
+    from sterf_plugins.tracking.sd_track_openmmlab import SDTrackModel, TrackingMetric, fe108_dataset
+
+    for split in ("train", "test"):
+        make(tmp_path, "fe108", split, ["a"], frames=20)
+    for build, message in (
+        (lambda: SDTrackModel(mixr="srb"), "SDTrack has no option 'mixr'; it has arch, classifier, head_width"),
+        (
+            lambda: SDTrackModel(loss_weights=dict(giuo=3.0)),
+            "`loss_weights` has no option 'giuo'; it has focal, giou, l1",
+        ),
+        (lambda: SDTrackModel(loss_weights=dict(giou="a")), r"`loss_weights\['giou'\]` is 'a'"),
+        (lambda: TrackingMetric(integers="no"), "`integers` is 'no'"),
+        (lambda: fe108_dataset(tmp_path, split="test", template_size=0), "`template_size` is 0"),
+        (lambda: fe108_dataset(tmp_path, split="test", search_size="128"), "`search_size` is '128'"),
+        (lambda: fe108_dataset(tmp_path, seed=-1), "`seed` is -1; it must be an int >= 0"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=message):
+            build()
+    labels = tmp_path / "train" / "a" / "groundtruth_rect.txt"
+    labels.write_text("\n".join(["1,1,50000,50000"] * 20))
+    with pytest.raises(ValueError, match=r"images \d+ and \d+ of sequence a: `box` is .*a side of 100000 pixels"):
+        fe108_dataset(tmp_path, samples=1)[0]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", ["1x4", "2x2", "4x1"])
 def test_one_image_gives_both_regions(variant):
