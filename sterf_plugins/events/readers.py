@@ -7,13 +7,14 @@ makers' own libraries about all files that were compared; HDF5 by h5py, the rest
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..checks import require
 from .arrays import Events, check_shapes, sensor_size
@@ -33,12 +34,12 @@ _NAMES = {
 _PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip"}
 # What NumPy, h5py and zipfile raise for files that are damaged, or of another kind.
 _DAMAGED = (OSError, KeyError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error, UnicodeDecodeError)
-_WORDS = {b"2": 4, b"2.1": 8, b"21": 8, b"3": 2}  # version of Prophesee's RAW format -> bytes of a word
+_WORDS = {b"2": 4, b"3": 2}  # version of Prophesee's RAW format -> bytes of a word
 _OLD_DAT = bytes((0, 8))  # the event type "2d" of the first DAT files, and the bytes of an event
 
 
 def open_recording(path: str | Path, size: tuple[int, int] | None = None) -> Recording:
-    """Open an event file: AEDAT4, Prophesee RAW (EVT2, EVT2.1, EVT3) and DAT, Event Stream, HDF5, NPZ or CSV.
+    """Open an event file: AEDAT4, Prophesee RAW (EVT2, EVT3) and DAT, Event Stream, HDF5, NPZ or CSV.
 
     HDF5 files have the data sets t, x, y, p in their root or in a group ``events`` (ours, Tonic's, DSEC's, RVT's), NPZ files the
     arrays t, x, y, p (ours, SpikingJelly's), and CSV files a line with the names of their columns. Files of ``write_events``
@@ -89,7 +90,7 @@ def explained(
         raise _unreadable(path, error, hint) from error
 
 
-def _unreadable(path: Path, error: Exception, hint: str = "It may be cut off, or of another format.") -> ValueError:
+def _unreadable(path: Path, error: BaseException, hint: str = "It may be cut off, or of another format.") -> ValueError:
     line = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
     line = "".join(c if c.isprintable() else "?" for c in line[:200])
     return ValueError(f"{path} cannot be read as an event file: {line}. {hint}")
@@ -112,18 +113,14 @@ def _by_faery(path: Path, size: tuple[int, int] | None) -> Recording:
     fallback: dict[str, Any] = {} if size is None else dict(dimensions_fallback=size[::-1])
 
     def stream() -> Any:
-        try:
+        with _of_faery(path):
             return faery.events_stream_from_file(path, **fallback)
-        except Exception as error:  # faery's errors are plain Exceptions
-            raise _unreadable(path, error) from error
 
     def pieces() -> Iterator[Events]:
         found = iter(stream())
         while True:
-            try:
+            with _of_faery(path):
                 piece = next(found, None)
-            except Exception as error:
-                raise _unreadable(path, error) from error
             if piece is None:
                 return
             yield Events(*(piece[name].astype(np.int64) for name in ("t", "x", "y", "on")))
@@ -132,10 +129,8 @@ def _by_faery(path: Path, size: tuple[int, int] | None) -> Recording:
         with faery.aedat.Decoder(path) as decoder:
             packets = iter(decoder)
             while True:
-                try:
+                with _of_faery(path):
                     found = next(packets, None)
-                except Exception as error:
-                    raise _unreadable(path, error) from error
                 if found is None:
                     return
                 track, packet = found
@@ -145,7 +140,47 @@ def _by_faery(path: Path, size: tuple[int, int] | None) -> Recording:
     width, height = stream().dimensions()
     own = (height, width)
     frames = pictures if path.suffix.lower().startswith(".aedat") else None
-    return Recording(path, size or own, pieces, frames, inside=size in (None, own))
+    ordered = (lambda: _in_order(path, pieces())) if path.suffix.lower() in (".raw", ".dat") else pieces
+    return Recording(path, size or own, ordered, frames, inside=size in (None, own))
+
+
+@contextmanager
+def _of_faery(path: Path) -> Iterator[None]:
+    """Turn faery's errors, which are plain Exceptions or where its Rust code panics none, into a ``ValueError`` of one line."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise _unreadable(path, error) from error
+
+
+def _in_order(path: Path, pieces: Iterable[Events]) -> Iterator[Events]:
+    """The events of a RAW or DAT file that faery reads, unless they go back in time, which its times do not show.
+
+    It takes such an event for the end of a round of the clock, or in a DAT file gives it the time of the one before.
+    """
+    is_dat = path.suffix.lower() == ".dat"
+    stored, round_ = (_stored_times(path), 2**32) if is_dat else (None, 2**34)  # µs after which the clock begins anew
+    done = first = last = 0
+    for events in pieces:
+        if events.number:
+            first, last = (first, last) if done else (int(events.t[0]),) * 2
+            wrong = np.diff(events.t, prepend=last) > round_ // 2
+            if stored is not None:
+                since_first = stored[done : done + events.number].astype(np.int64) - int(stored[0])
+                wrong |= (events.t - first - since_first) % round_ != 0
+            if wrong.any():
+                raise ValueError(f"{path} goes back in time at event {done + wrong.argmax()}; sort its events by time.")
+            done, last = done + events.number, int(events.t[-1])
+        yield events
+
+
+def _stored_times(path: Path) -> NDArray[np.uint32]:
+    """The times in a DAT file, modulo 2**32."""
+    start = _header(path)[2] + 2
+    count = (path.stat().st_size - start) // 8
+    return np.memmap(path, "<u4", "r", start, (count, 2))[:, 0] if count else np.zeros(0, np.uint32)
 
 
 def _header(path: Path) -> tuple[list[bytes], bytes, int]:
@@ -160,7 +195,11 @@ def _header(path: Path) -> tuple[list[bytes], bytes, int]:
 
 
 def _check_length(path: Path) -> None:
-    """Raise ``EOFError`` for a RAW or DAT file that ends in its header, or in the middle of a word."""
+    """Raise ``EOFError`` for a RAW or DAT file that ends in its header, or in the middle of a word.
+
+    Raises:
+        ValueError: a RAW file is of a version that is not read.
+    """
     lines, following, start = _header(path)
     if not lines or not lines[-1].endswith(b"\n"):
         raise EOFError("it has no header of lines that start with %, or ends in it")
@@ -168,23 +207,35 @@ def _check_length(path: Path) -> None:
         start, word = start + 2, following[1] if len(following) > 1 else 8
     else:
         found = re.search(rb"evt ?(2\.1|21|2|3)", b"".join(lines), re.IGNORECASE)
-        word = _WORDS[found[1]] if found else 1
+        if found is None or found[1] not in _WORDS:
+            version = "EVT2.1" if found else "of an unknown version, which its header does not say"
+            raise ValueError(
+                f"{path} is {version}, and of RAW files EVT2 and EVT3 are read; convert it to one of them, or to HDF5, by the "
+                f"camera maker's tools."
+            )
+        word = _WORDS[found[1]]
     rest = (path.stat().st_size - start) % max(word, 1)
     if rest:
         raise EOFError(f"its last event has {rest} of {word} bytes")
 
 
 def _old_dat(path: Path, size: tuple[int, int] | None) -> Recording:
-    """DAT files of the event type "2d", which faery does not read: 32 bits of time, 14 of column and row each, polarity."""
+    """DAT files of the event type "2d", which faery does not read: 32 bits of time, 14 of column and row each, polarity.
+
+    In version 1 columns have 9 bits, and rows 8.
+    """
     _check_length(path)
-    start = _header(path)[2] + 2
+    lines, _, start = _header(path)
+    start += 2
+    x_bits, y_bits = (9, 8) if any(line.split()[1:] == [b"Version", b"1"] for line in lines) else (14, 14)
     count = (path.stat().st_size - start) // 8
     words = np.memmap(path, "<u4", "r", start, (count, 2)) if count else np.zeros((0, 2), "<u4")
 
     def pieces() -> Iterator[Events]:
         for i in range(0, len(words), PIECE):
             t, word = words[i : i + PIECE].T
-            yield Events.of(t, word & 0x3FFF, word >> 14 & 0x3FFF, word >> 28 & 1)
+            x, y = word & (1 << x_bits) - 1, word >> x_bits & (1 << y_bits) - 1
+            yield Events.of(t, x, y, word >> x_bits + y_bits & 1)
 
     return Recording(path, size or _smallest(pieces()), pieces)
 
@@ -287,12 +338,14 @@ def _csv(path: Path, size: tuple[int, int] | None) -> Recording:
         with path.open(newline="", encoding="utf-8-sig") as file:
             file.readline()
             while lines := list(islice(file, PIECE)):
-                written = (line for line in lines if line.strip(" \r\n") and not line.startswith("#"))
+                written = [line for line in lines if line.strip(" \r\n") and not line.startswith("#")]
+                if not written:
+                    continue
                 wrong = next((line for line in written if line.count(separator) != len(header) - 1), None)
                 if wrong is not None:
                     raise ValueError(f"{path} has {len(header)} columns, and the line {wrong.strip()[:60]!r}.")
                 try:
-                    columns = np.loadtxt(lines, delimiter=separator, usecols=order, ndmin=2, quotechar='"')
+                    columns = np.loadtxt(written, delimiter=separator, usecols=order, ndmin=2, quotechar='"')
                 except ValueError as error:
                     raise _unreadable(path, error) from error
                 yield _events(path, done, *columns.T)

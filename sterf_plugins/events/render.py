@@ -196,7 +196,7 @@ def check_video(
             raise ValueError(f"`{name}` is {value}; it must be at least {least}.")
     for shape in shapes:
         one_of("shapes", shape, SHAPES)
-    for name, value in (("density", density), ("background", background)):
-        number(name, value, lambda share: 0 <= share <= 1, "a number in [0, 1]")
+    for name, part in (("density", density), ("background", background)):
+        number(name, part, lambda share: 0 <= share <= 1, "a number in [0, 1]")
     if motion.size is not None and not 0 < motion.size <= 0.7 * min(resolution):
         raise ValueError(f"`motion.size` is {motion.size} pixels; it must be in (0, {0.7 * min(resolution):g}] here.")

@@ -123,7 +123,7 @@ def test_n_cars(tmp_path):
         words = np.stack([events.t, events.x | events.y << 14 | events.p << 28], 1).astype("<u4")
         path = tmp_path / f"n-cars_{name}" / f"obj_{i:06d}_td.dat"
         path.parent.mkdir(parents=True)
-        path.write_bytes(b"% Data file\n% Version 1\n" + bytes((0, 8)) + words.tobytes())
+        path.write_bytes(b"% Data file\n% Version 2\n" + bytes((0, 8)) + words.tobytes())
     train, test = (EventFolder(tmp_path, split, T=2, layout="n_cars") for split in ("train", "test"))
     assert train.classes == ["background", "cars"] and len(train) == len(test) == 2
     assert train[0][0].shape == (2, 2, 100, 120) and train[0][0].sum() == 200

@@ -178,6 +178,51 @@ def test_packed_renamed_and_cut_off_files(events, tmp_path):
         assert str(caught.value).isprintable() and len(str(caught.value)) < 600
 
 
+def test_prophesee_files_whose_times_faery_would_change(events, tmp_path):
+    """Written bit by bit: those in the order of time are read, through the end of a round of the clock, and others refused."""
+    size, ends = (40, 60), (2**32 - 100_000, 2**34 - 100_000)  # rounds of the clocks of DAT and EVT2
+    swapped = events.t - events.t[0]
+    swapped[[2000, 3000]] = swapped[[3000, 2000]]
+    for t, in_order in ((events.t - events.t[0], True), (swapped, False)):
+        dat, evt2 = ((t + end) for end in ends)
+        words = np.stack([dat % 2**32, events.x | events.y << 14 | events.p << 28], 1).astype("<u4")
+        head = b"% Version 2\n% Width 60\n% Height 40\n"
+        (tmp_path / "a.dat").write_bytes(head + bytes((12, 8)) + words.tobytes())
+        high = np.stack(
+            [8 << 28 | evt2 >> 6 & 0xFFFFFFF, events.p << 28 | (evt2 & 63) << 22 | events.x << 11 | events.y], 1
+        )
+        (tmp_path / "b.raw").write_bytes(b"% evt 2.0\n% geometry 60x40\n% end\n" + high.astype("<u4").tobytes())
+        for name, times in (("a.dat", dat), ("b.raw", evt2)):
+            recording = open_recording(tmp_path / name)
+            if in_order:
+                assert recording.size == size and same(recording.events(), Events(times, *events[1:])), name
+            else:
+                with pytest.raises(
+                    ValueError, match=rf"{name} goes back in time at event 200[01]; sort its events by time"
+                ):
+                    recording.events()
+
+
+def test_versions_of_prophesee_files(events, tmp_path):
+    """Version 1 of the event type "2d" has columns of 9 bits and rows of 8; RAW files of EVT2 and EVT3 are read."""
+    t = events.t - events.t[0]
+    words = np.stack([t, events.x | events.y << 9 | events.p << 17], 1).astype("<u4")
+    (tmp_path / "a.dat").write_bytes(b"% Data\n% Version 1\n" + bytes((0, 8)) + words.tobytes())
+    assert same(open_recording(tmp_path / "a.dat").events(), Events(t, *events[1:]))
+    for line, message in (
+        (b"evt 2.1", "is EVT2.1"),
+        (b"format EVT21;width=9", "is EVT2.1"),
+        (b"date 2017", "unknown version"),
+    ):
+        (tmp_path / "b.raw").write_bytes(b"% geometry 60x40\n% " + line + b"\n% end\n" + bytes(64))
+        with pytest.raises(
+            ValueError, match=rf"b.raw is .*{message[3:]}.*, and of RAW files EVT2 and EVT3 are read; convert"
+        ):
+            open_recording(tmp_path / "b.raw")
+    (tmp_path / "c.csv").write_text("t,x,y,p\n# nothing\n")
+    assert not open_recording(tmp_path / "c.csv").events().number
+
+
 def test_damaged_copies_and_files_are_named(events, tmp_path):
     """Whichever byte of an HDF5 file is wrong, the error is one line with its name, and not h5py's own."""
     path = write_recording(tmp_path / "a.h5", events, (48, 64))
