@@ -56,7 +56,7 @@ def time_surface(events: Events, size: tuple[int, int], boundaries: ArrayLike, t
 
     The age is counted at the end of an interval; events of earlier intervals are remembered. ``tau`` is in microseconds.
     """
-    tau = number("tau", tau, lambda t: t > 0, "a positive time in microseconds")
+    tau = number("tau", tau, lambda t: 0 < t < np.inf, "a positive time in microseconds")
     events, interval, times = _placed(events, size, boundaries)
     last = np.full((2, *size), -np.inf)
     limits = np.searchsorted(interval, np.arange(len(times)))

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..checks import one_of, positive_int
+from ..checks import positive_int
 from .readers import open_recording
-from .representations import REPRESENTATIONS, Images, equal_times
+from .representations import REPRESENTATIONS, Images, channels_of, equal_times
 
 
 def windows(path: str | Path, count: int, kind: str = "histogram", parts: int = 1, **options: Any) -> Iterator[Images]:
@@ -23,9 +23,9 @@ def windows(path: str | Path, count: int, kind: str = "histogram", parts: int = 
         float32 (parts, C, H, W).
 
     Raises:
-        ValueError: the recording cannot be read, has no events, or is too short.
+        ValueError: the recording cannot be read, has no events, or is too short; the representation has no such option.
     """
-    one_of("kind", kind, REPRESENTATIONS)
+    channels_of(kind, **options)  # which checks both
     count, parts = positive_int("count", count), positive_int("parts", parts)
     recording = open_recording(path)
     ends = [(int(events.t[0]), int(events.t[-1])) for events in recording]

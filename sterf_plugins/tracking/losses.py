@@ -30,6 +30,7 @@ def tracking_losses(
     js_sigma: float = 0.06,
     rate: float = 0.05,
     rate_weight: float = 0.05,
+    ramp: str = "linspace",
 ) -> dict[str, Tensor]:
     """The three losses of the experiment: distance, shape of the maps, and activity of the spiking layers.
 
@@ -42,6 +43,7 @@ def tracking_losses(
         js_sigma: standard deviation of the bumps, in the units of ``coordinates``.
         rate: mean activity that each channel should have.
         rate_weight: weight of the squared differences from ``rate``; 0 leaves them out.
+        ramp: coordinates of the maps' cells, as in ``SoftArgmax2d``.
 
     Returns:
         Scalars: ``loss_distance``, the mean Euclidean distance; ``loss_js``, summed over time and averaged otherwise;
@@ -51,7 +53,7 @@ def tracking_losses(
     """
     losses = dict(loss_distance=(coordinates - targets).norm(dim=-1).mean())
     if js_weight:
-        bumps = gaussian_maps(targets, (probabilities.shape[-2], probabilities.shape[-1]), js_sigma)
+        bumps = gaussian_maps(targets, (probabilities.shape[-2], probabilities.shape[-1]), js_sigma, ramp)
         losses["loss_js"] = js_weight * js_divergence(probabilities, bumps).sum(0).mean()
     if rates and rate_weight:
         losses["loss_rate"] = rate_weight * sum(((rate - r) ** 2).sum() for r in rates)

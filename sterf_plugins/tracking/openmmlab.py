@@ -10,11 +10,15 @@ from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseModel
 from torch import Tensor
 
+from ..checks import finite_number
+from ..plugins import check_options
 from ..registry import DATASETS, METRICS, MODELS
 from . import picture_hook as _picture_hook  # noqa: F401  (registers the hook)
 from .dataset import ShapeEvents
 from .losses import normalised_positions, pixel_positions, tracking_losses
 from .shape_tracker import ShapeTracker
+
+LOSS_OPTIONS = ("js_weight", "js_sigma", "rate", "rate_weight")
 
 
 @MODELS.register_module()
@@ -24,8 +28,11 @@ class ShapeTrackingModel(BaseModel):
     Args:
         resolution: (rows, columns) of the videos.
         tracker: arguments of ``ShapeTracker`` as a dict.
-        losses: arguments of ``tracking_losses`` as a dict, such as the weights of the losses.
+        losses: arguments of ``tracking_losses`` as a dict: ``js_weight``, ``js_sigma``, ``rate``, ``rate_weight``.
         data_preprocessor, init_cfg: as in every mmengine model.
+
+    Raises:
+        TypeError, ValueError: an argument is out of range, or there is none of that name.
     """
 
     def __init__(
@@ -40,6 +47,10 @@ class ShapeTrackingModel(BaseModel):
         self.resolution = tuple(resolution)
         self.tracker = ShapeTracker(**(tracker or {}))
         self.losses = dict(losses or {})
+        check_options("`losses`", self.losses, LOSS_OPTIONS)
+        for name, value in self.losses.items():
+            if finite_number(f"losses[{name!r}]", value) <= 0 and name == "js_sigma":
+                raise ValueError(f"`losses['js_sigma']` is {value!r}; it must be a number > 0.")
 
     def forward(self, warmup: Tensor, frames: Tensor, poses: Tensor, mode: str = "tensor"):
         """Follow the shapes in a batch of videos; tensors are batch-first, as the data set's items collate.
@@ -61,7 +72,8 @@ class ShapeTrackingModel(BaseModel):
         targets = poses.transpose(0, 1)
         if mode == "loss":
             targets = normalised_positions(targets, self.resolution)
-            return tracking_losses(tracks.coordinates, tracks.probabilities, tracks.rates, targets, **self.losses)
+            maps, ramp = tracks.probabilities, self.tracker.readout.ramp
+            return tracking_losses(tracks.coordinates, maps, tracks.rates, targets, ramp=ramp, **self.losses)
         found = pixel_positions(tracks.coordinates, self.resolution)
         return [dict(found=f, poses=p) for f, p in zip(found.unbind(1), targets.unbind(1), strict=True)]
 

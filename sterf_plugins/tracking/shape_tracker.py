@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..checks import fraction, one_of, positive_int
+from ..checks import flag, fraction, one_of, positive_int
 from ..stems.fields.bank import as_bank
 from ..stems.fields.covariant_conv import CovariantRFConv2d
 from ..stems.fields.temporal import TemporalRF, uniform_constants
@@ -90,6 +90,12 @@ class ShapeTracker(nn.Module):
         one_of("readout", readout, READOUTS)
         fraction("dropout", dropout)
         positive_int("classes", classes)
+        flag("share", share), flag("norm", norm)
+        if surrogate is not None and unit != "lif":
+            raise ValueError(f"`surrogate` is of unit='lif', and `unit` is {unit!r}; leave it out.")
+        wrong = next((layer for layer in layers if set(layer) != {"out_ch", "bank"}), None)
+        if wrong is not None:
+            raise ValueError(f"`layers` has {dict(wrong)}; each is dict(out_ch=…, bank=…).")
         if not layers or not mus:
             raise ValueError(f"`layers` is {list(layers)} and `mus` {list(mus)}; each needs at least one entry.")
         self.unit, self.share, self.head_kind, self.dropout = unit, share, head, dropout

@@ -21,6 +21,7 @@ from sterf_plugins.events import (
     voxel_grid,
 )
 from sterf_plugins.events.representations import channels_of, on_white, trajectory_prompt
+from sterf_plugins.events.windows import windows
 
 REAL = (
     Path(os.environ.get("STERF_GOLDEN", Path(__file__).resolve().parents[3] / "shared" / "golden")).parent
@@ -120,8 +121,11 @@ def test_no_events_give_empty_images(kind):
 def test_what_cannot_be_drawn():
     with pytest.raises(ValueError, match="`boundaries` must be at least two whole microseconds, in ascending order"):
         histogram(some_events(), SIZE, [5, 5])
-    with pytest.raises(ValueError, match="`tau` is 0; it must be a positive time"):
-        time_surface(some_events(), SIZE, TIMES, tau=0)
+    for tau in (0, float("inf")):  # of an infinite one pixels without events were NaN
+        with pytest.raises(ValueError, match=f"`tau` is {tau}; it must be a positive time"):
+            time_surface(some_events(), SIZE, TIMES, tau=tau)
+    with pytest.raises(ValueError, match="`bins` is no option of 'histogram'; it has none"):
+        next(windows("a.h5", 2, bins=3))
     with pytest.raises(TypeError, match=r"`tau` is True \(bool\); it must be a positive time"):
         time_surface(some_events(), SIZE, TIMES, tau=True)
     for steps in (True, 1.0):

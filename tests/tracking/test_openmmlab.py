@@ -41,6 +41,26 @@ def trained(path: Path, videos: Path, work_dir: Path, epochs: int = 2, **tracker
     return runner
 
 
+def test_losses_go_by_the_ramp_of_the_readout():
+    """Bumps of the target lie where the readout says that they are."""
+    from sterf_plugins.tracking.losses import normalised_positions
+    from sterf_plugins.tracking.openmmlab import ShapeTrackingModel
+    from sterf_plugins.tracking.soft_argmax import gaussian_maps, js_divergence
+
+    model = ShapeTrackingModel((32, 32), dict(ramp="centre"), dict(js_weight=1.0)).eval()
+    frames, poses = torch.rand(2, 3, 2, 32, 32), 20 + 5 * torch.rand(2, 3, 3, 2)
+    losses, tracks = model(frames, frames, poses, mode="loss"), model(frames, frames, poses)
+    targets = normalised_positions(poses.transpose(0, 1), (32, 32))
+    bumps = gaussian_maps(targets, tuple(tracks.probabilities.shape[-2:]), 0.06, "centre")
+    torch.testing.assert_close(losses["loss_js"], js_divergence(tracks.probabilities, bumps).sum(0).mean())
+    for options, message in (
+        (dict(rates=1), "`losses` has no option 'rates'"),
+        (dict(js_sigma=0), "js_sigma'.. is 0; it"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=message):
+            ShapeTrackingModel((32, 32), losses=options)
+
+
 @pytest.mark.parametrize("path", SMALL, ids=lambda p: p.stem)
 @pytest.mark.slow
 def test_every_small_config_trains_validates_and_draws(path, videos, tmp_path):

@@ -78,10 +78,15 @@ def test_memory():
         (dict(readout="pixel"), "allowed: 'dsnt', 'dsntli'"),
         (dict(classes=0), "must be an int >= 1"),
         (dict(dropout=1.0), r"in \[0, 1\)"),
+        (dict(share="no"), "`share` is 'no'"),
+        (dict(norm="no"), "`norm` is 'no'"),
+        (dict(unit="relu", surrogate=torch.sigmoid), "`surrogate` is of unit='lif', and `unit` is 'relu'"),
+        (dict(layers=[dict(LAYERS[0], kernel=3)]), "`layers` has {.*'kernel': 3}; each is dict"),
+        (dict(layers=[dict(bank=3)]), "`layers` has {'bank': 3}; each is dict"),
     ],
 )
 def test_bad_input(options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         ShapeTracker(**options)
 
 
