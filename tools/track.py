@@ -135,8 +135,9 @@ class Pictures:
 
 
 def images(recording: Recording, times: np.ndarray, steps: int) -> Iterator[np.ndarray]:
-    """The event images, uint8 (H, W, 3) or (T, H, W, 3)."""
-    for _, parts in groupby(gtp(recording, times, steps), key=lambda image: image.interval):
+    """The event images, uint8 (H, W, 3) or (T, H, W, 3), unless the later half of them has no events."""
+    found = recordings.with_events(gtp(recording, times, steps), recording, times)
+    for _, parts in groupby(found, key=lambda image: image.interval):
         pixels = [part.pixels for part in parts]
         yield np.stack(pixels) if steps > 1 else pixels[0]
 

@@ -261,16 +261,22 @@ def tracking_dataset(
     return TrackingPairs(sequences, samples, *sizes, seed)
 
 
+def _of_layout(layout: str, data_root: str, options: dict[str, Any]) -> Dataset:
+    known = inspect.signature(tracking_dataset).parameters.keys() - {"data_root", "layout"}
+    check_options(f"a data set of layout {layout!r}", options, known)
+    return tracking_dataset(data_root, layout, **options)
+
+
 @DATASETS.register_module(name="FE108Dataset")
 def fe108_dataset(data_root: str, **options: Any) -> Dataset:
     """``TrackingDataset`` of the layout "fe108"."""
-    return tracking_dataset(data_root, "fe108", **options)
+    return _of_layout("fe108", data_root, options)
 
 
 @DATASETS.register_module(name="VisEventDataset")
 def visevent_dataset(data_root: str, **options: Any) -> Dataset:
     """``TrackingDataset`` of the layout "visevent"."""
-    return tracking_dataset(data_root, "visevent", **options)
+    return _of_layout("visevent", data_root, options)
 
 
 @METRICS.register_module()

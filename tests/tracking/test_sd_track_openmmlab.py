@@ -183,6 +183,10 @@ def test_settings_that_are_no_settings(tmp_path):
         (lambda: TrackingMetric(integers="no"), "`integers` is 'no'"),
         (lambda: fe108_dataset(tmp_path, split="test", template_size=0), "`template_size` is 0"),
         (lambda: fe108_dataset(tmp_path, split="test", search_size="128"), "`search_size` is '128'"),
+        (
+            lambda: fe108_dataset(tmp_path, smples=1),
+            "a data set of layout 'fe108' has no option 'smples'; it has T, images",
+        ),
         (lambda: fe108_dataset(tmp_path, seed=-1), "`seed` is -1; it must be an int >= 0"),
     ):
         with pytest.raises((TypeError, ValueError), match=message):
