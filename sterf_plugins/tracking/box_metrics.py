@@ -101,19 +101,20 @@ def curves(
     )
 
 
-def mean_curves(sequences: Iterable[Curves]) -> Curves:
-    """The mean over sequences. Those in which nothing was hit are left out of a curve, as in the toolkits.
+def mean_curves(sequences: Iterable[Curves], protocol: str = "toolkit") -> Curves:
+    """The mean over sequences. "toolkit" leaves those in which nothing was hit out of a curve; "ostrack" counts them as zero.
 
     Raises:
-        ValueError: there are none.
+        ValueError: there are none; the protocol is unknown.
     """
+    one_of("protocol", protocol, PROTOCOLS)
     every = list(sequences)
     if not every:
         raise ValueError("there is no sequence to take the mean of.")
 
     def mean(name: str) -> Floats:
         stacked = np.stack([getattr(one, name) for one in every])
-        hit = stacked.any(1)
+        hit = stacked.any(1) | (protocol == "ostrack")
         return stacked[hit].mean(0) if hit.any() else stacked.mean(0)
 
     return Curves(mean("success"), mean("precision"), mean("norm_precision"))

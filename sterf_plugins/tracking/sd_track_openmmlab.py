@@ -311,7 +311,7 @@ class TrackingMetric(BaseMetric):
     def compute_metrics(self, results: list) -> dict[str, float]:
         for name, one, _, _ in sorted(results, key=lambda r: r[0]):
             print_log(f"{name}: " + ", ".join(f"{k} {v:.2f}" for k, v in one.numbers().items()), logger="current")
-        numbers = mean_curves(one for _, one, _, _ in results).numbers()
+        numbers = mean_curves([one for _, one, _, _ in results], self.protocol).numbers()
         timed = [(count, seconds) for _, _, count, seconds in results if seconds]
         if timed:
             numbers["frames_per_second"] = sum(n for n, _ in timed) / sum(s for _, s in timed)

@@ -23,7 +23,7 @@ def test_curves_are_those_of_the_toolkits(protocol):
             assert np.ptp(wanted) > 0
             assert getattr(one, curve) == pytest.approx(wanted / (100 if wanted.max() > 1 else 1), abs=1e-9), curve
         found.append(one)
-    numbers = mean_curves(found).numbers()
+    numbers = mean_curves(found, protocol).numbers()
     for key in ("AUC", "PR", "NPR"):
         assert numbers[key] == pytest.approx(float(golden[f"{name}_{key}"]), abs=1e-9)
 
@@ -107,3 +107,14 @@ def test_labels_that_say_nothing(protocol):
             curves(*given, protocol=protocol)
     with pytest.raises(ValueError, match="no sequence to take the mean of"):
         mean_curves([])
+
+
+def test_a_sequence_in_which_nothing_is_hit():
+    """The MATLAB toolkit leaves it out of the mean; the Python one counts it. The first box is a hit unless its label is none."""
+    truth = np.tile([10.0, 20, 16, 12], (5, 1))
+    lost = truth.copy()
+    lost[0] = 0
+    for protocol, auc in (("toolkit", 20 / 21), ("ostrack", 10 / 21)):
+        every = [curves(truth, truth, protocol=protocol), curves(truth + 500, lost, protocol=protocol)]
+        assert not every[1].success.any()
+        assert mean_curves(every, protocol).numbers()["AUC"] == pytest.approx(100 * auc)

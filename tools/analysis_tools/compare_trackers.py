@@ -63,11 +63,11 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     )
 
 
-def by_group(trackers: dict[str, dict[str, Curves]], groups: dict[str, list[str]], what: str) -> str:
+def by_group(trackers: dict[str, dict[str, Curves]], groups: dict[str, list[str]], what: str, protocol: str) -> str:
     """A table of AUC / PR with a row for each group of sequences, and a column for each tracker."""
     rows = []
     for group, names in groups.items():
-        numbers = [mean_curves(found[name] for name in names).numbers() for found in trackers.values()]
+        numbers = [mean_curves([found[name] for name in names], protocol).numbers() for found in trackers.values()]
         rows.append([group, str(len(names)), *(f"{n['AUC']:.1f} / {n['PR']:.1f}" for n in numbers)])
     return table([what, "sequences", *(f"{name}, AUC / PR" for name in trackers)], rows)
 
@@ -84,7 +84,7 @@ def main() -> None:
     parts, numbers, figures = [], {}, {}
     for protocol, picture in pictures.items():
         found = {name: evaluate(folder, labels, protocol) for name, folder in trackers.items()}
-        means = {name: mean_curves(one.values()) for name, one in found.items()}
+        means = {name: mean_curves(one.values(), protocol) for name, one in found.items()}
         numbers[protocol] = {name: mean.numbers() for name, mean in means.items()}
         title = f"{len(labels)} sequences, {sum(map(len, labels.values()))} images, protocol {protocol}"
         figures[picture] = draw_curves(means, title)
@@ -92,9 +92,9 @@ def main() -> None:
         rows = [[name, *(f"{n[key]:.2f}" for key in keys)] for name, n in numbers[protocol].items()]
         parts += [f"{title}:", table(["tracker", *keys], rows)]
         if groups:
-            parts.append(by_group(found, groups, "attribute"))
+            parts.append(by_group(found, groups, "attribute", protocol))
         if args.per_sequence:
-            parts.append(by_group(found, {name: [name] for name in labels}, "sequence"))
+            parts.append(by_group(found, {name: [name] for name in labels}, "sequence", protocol))
     text = "\n\n".join(parts) + "\n"
     claim(args.out, "compare_trackers")
     for picture, figure in figures.items():
