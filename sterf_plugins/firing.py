@@ -102,9 +102,9 @@ def listed(names: list[str]) -> str:
 def neuron_layers(model: nn.Module) -> dict[str, tuple[nn.Module, int, float]]:
     """Neuron layers by name: the module, its levels D, and what the number of spikes is divided by in its outputs.
 
-    These are modules with ``is_spiking = True``, as ``IntegerSpike`` is, which have the attributes ``levels`` (D) and
-    ``norm`` (what the number of spikes is divided by); and SpikingJelly's nodes, which are recognised by their threshold
-    and state, and have one level unless their surrogate has a ``max_spike_count``.
+    These are modules with ``is_spiking = True``, as ``IntegerSpike`` is, which have the attributes ``levels`` (D),
+    ``norm`` (what the number of spikes is divided by), and ``levels_now`` if D depends on the mode; and SpikingJelly's nodes,
+    which are recognised by their threshold and state, and have one level unless their surrogate has a ``max_spike_count``.
 
     Raises:
         TypeError: ``model`` is no module.
@@ -113,7 +113,7 @@ def neuron_layers(model: nn.Module) -> dict[str, tuple[nn.Module, int, float]]:
     layers: dict[str, tuple[nn.Module, int, float]] = {}
     for name, module in model.named_modules():
         if getattr(module, "is_spiking", False) is True:
-            layers[name] = (module, module.levels, float(module.norm))
+            layers[name] = (module, getattr(module, "levels_now", module.levels), float(module.norm))
         elif hasattr(module, "v_threshold") and hasattr(module, "named_memories"):
             surrogate = getattr(module, "surrogate_function", None)
             layers[name] = (module, int(getattr(surrogate, "max_spike_count", 1) or 1), 1.0)
@@ -153,8 +153,8 @@ class FiringRates:
     """
 
     def __init__(self, model: nn.Module, layers: dict[str, LayerRate] | None = None):
-        self._neurons = neuron_layers(model)
-        if not self._neurons:
+        self._model, self._names = model, list(neuron_layers(model))
+        if not self._names:
             raise ValueError(
                 f"{type(model).__name__} has no spiking neuron layer (IntegerSpike or a SpikingJelly node) to count."
             )
@@ -162,7 +162,7 @@ class FiringRates:
         self._handles: list[Any] = []
 
     def __enter__(self) -> "FiringRates":
-        for name, (module, levels, norm) in self._neurons.items():
+        for name, (module, levels, norm) in neuron_layers(self._model).items():
             self._handles.append(module.register_forward_hook(self._counter(name, levels, norm)))
         return self
 
@@ -195,7 +195,7 @@ class FiringRates:
     @property
     def not_run(self) -> str:
         """Names of the spike layers that no forward pass has reached, as the end of a line; empty if there are none."""
-        names = [name for name in self._neurons if name not in self.layers]
+        names = [name for name in self._names if name not in self.layers]
         return f"; not run: {listed(names)}" if names else ""
 
     @property

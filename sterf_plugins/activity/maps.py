@@ -63,12 +63,12 @@ class FiringMaps:
     """
 
     def __init__(self, model: nn.Module):
-        self._neurons = neuron_layers(model)
+        self._model = model
         self._handles: list[Any] = []
         self.layers: dict[str, FiringMap] = {}
 
     def __enter__(self) -> "FiringMaps":
-        for name, (module, levels, norm) in self._neurons.items():
+        for name, (module, levels, norm) in neuron_layers(self._model).items():
             self._handles.append(module.register_forward_hook(self._watch(name, levels, norm)))
         return self
 

@@ -39,14 +39,15 @@ class Spikes:
     """
 
     def __init__(self, model: nn.Module):
-        self._layers = neuron_layers(model)
+        self._model = model
+        layers = neuron_layers(model)
         # Layers that divide the spikes of a neuron inside, and the neuron's name.
         self._dividers = {
-            module: next(layer for layer in self._layers if layer.startswith(f"{name}."))
+            module: next(layer for layer in layers if layer.startswith(f"{name}."))
             for name, module in model.named_modules()
             if isinstance(module, MergedTimeNeuron)
         }
-        norms = (norm for _, _, norm in self._layers.values())
+        norms = (norm for _, _, norm in layers.values())
         self._norms = sorted({1.0, *norms, *(float(module.norm) for module in self._dividers)})
         # Address of a neuron output's memory -> the output, what the number of spikes was divided by, and the layer.
         self._neuron_outputs: dict[int, tuple[Tensor, float, str]] = {}
@@ -56,7 +57,7 @@ class Spikes:
         self.neurons: dict[str, NeuronOperations] = {}
 
     def __enter__(self) -> "Spikes":
-        for name, (module, levels, norm) in self._layers.items():
+        for name, (module, levels, norm) in neuron_layers(self._model).items():
 
             def remember(module, arguments, y, name=name, levels=levels, norm=norm):
                 y = y if isinstance(y, Tensor) else y[0]

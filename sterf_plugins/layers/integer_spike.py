@@ -34,9 +34,11 @@ class IntegerSpike(nn.Module):
         self.eval_levels = None if eval_levels is None else positive_int("eval_levels", eval_levels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return integer_fire(x, self._levels(), self.norm)
+        return integer_fire(x, self.levels_now, self.norm)
 
-    def _levels(self) -> int:
+    @property
+    def levels_now(self) -> int:
+        """D in the present mode."""
         return self.levels if self.training or self.eval_levels is None else self.eval_levels
 
     def extra_repr(self) -> str:

@@ -108,6 +108,21 @@ def test_dead_channels_and_time():
     assert np.array_equal(layer.fired, [False, True, False])
 
 
+def test_other_levels_in_eval_mode():
+    """A layer that sends up to 2 spikes in training and up to 6 in evaluation is counted as what it is at the time."""
+    model = nn.Sequential(IntegerSpike(2, norm=1, eval_levels=6), nn.Conv2d(1, 1, 1))
+    x = torch.tensor([0.0, 1, 3, 6]).view(1, 1, 2, 2)
+    watch = FiringRates(model)
+    for training, levels, spikes in ((True, 2, 5), (False, 6, 10)):
+        model.train(training)
+        watch.layers.clear()
+        with watch, FiringMaps(model) as maps:
+            model(x)
+        assert watch.layers["0"].levels == levels and watch.layers["0"].rate == spikes / 4 / levels
+        assert maps.layers["0"].always.mean() == sum(v >= levels for v in (0, 1, 3, 6)) / 4
+    assert count_operations(model.train(), x).neurons["0"].levels == 6
+
+
 def test_the_model_is_left_as_it_was():
     model = two_layers().train()
     with FiringRates(model):
