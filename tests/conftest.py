@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from settled import settle
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -199,10 +200,18 @@ def shapes(forked, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def distributions(tmp_path_factory) -> Path:
-    """A folder with the source distribution of this repository, and the wheel that is built from it alone."""
-    out = tmp_path_factory.mktemp("dist")
-    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(ROOT)]
-    subprocess.run(command, check=True, capture_output=True)
+    """A folder with the source distribution of this repository, and the wheel that is built from it alone.
+
+    One test process builds them for all, since two builds at a time write into the same folder of the repository.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    with FileLock(shared / "dist.lock"):
+        out = shared / "dist"
+        if not list(out.glob("*.whl")):
+            command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(ROOT)]
+            subprocess.run(command, check=True, capture_output=True)
     return out
 
 
