@@ -131,9 +131,9 @@ def main() -> None:
         say("[2/4] torch is there already")
     else:
         say(f"[2/4] installing {' '.join(TESTED_PAIR)} (several GB with CUDA libraries)")
-        run(*pip, "install", "-q", "--no-compile", *TESTED_PAIR, "setuptools<82")
+        run(*pip, "install", "-q", *TESTED_PAIR, "setuptools<82")
     say("[3/4] installing sterf-plugins with OpenMMLab and the development tools")
-    run(*pip, "install", "-q", "--no-compile", "-c", str(constraints), "-e", ".[openmmlab,dev]")
+    run(*pip, "install", "-q", "-c", str(constraints), "-e", ".[openmmlab,dev]")
     keep_headless_opencv(python, pip)
     say("[4/4] checking")
     run(python, "-m", "sterf_plugins", "doctor")
