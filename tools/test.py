@@ -18,6 +18,7 @@ from mmengine.config import ConfigDict
 from sterf_plugins.cli import console
 from sterf_plugins.cli import training as cli
 from sterf_plugins.files import check_new
+from sterf_plugins.openmmlab.configs.loop_checks import check_complete
 
 
 def parse_args() -> argparse.Namespace:
@@ -108,8 +109,9 @@ def main() -> None:
     args = parse_args()
     adapted: list[str] = []
     config = cli.read_config(args, adapted.append)
-    cli.check_config(config, "test")
+    check_complete(config, "test")  # before the options change its parts
     prepare(config, args)
+    cli.check_config(config, "test")
     runner = cli.build_runner(config, adapted)
     cli.check_checkpoint(runner, args.checkpoint, strict=True)
     runner.test()
