@@ -39,20 +39,22 @@ def example_for(model: nn.Module, example: Example | None) -> Example:
     return torch.randn(1, channels, 64, 64, generator=generator).to(like.device, like.dtype)
 
 
-def run(model: nn.Module, example: Example, forward: Forward | None = None) -> object:
-    """The model's output without gradients, or what ``forward`` gives; its neurons start from rest, and are left so."""
+def output_of(model: nn.Module, example: Example) -> object:
+    """The model's output."""
+    return model(*example) if isinstance(example, tuple) else model(example)
+
+
+def run(model: nn.Module, example: Example, forward: Forward = output_of) -> object:
+    """What ``forward`` gives, the model's output by default, without gradients; its neurons start from rest, and are left so."""
     reset_states(model)
     with torch.no_grad():
-        if forward is not None:
-            output = forward(model, example)
-        else:
-            output = model(*example) if isinstance(example, tuple) else model(example)
+        output = forward(model, example)
     reset_states(model)
     return output
 
 
 def calls_of(
-    model: nn.Module, example: Example, kinds: tuple[type[nn.Module], ...], forward: Forward | None = None
+    model: nn.Module, example: Example, kinds: tuple[type[nn.Module], ...], forward: Forward = output_of
 ) -> list[Call]:
     """Run the model once without gradients; return the calls of all modules of these types, in order of execution."""
     calls: list[Call] = []

@@ -9,7 +9,18 @@ from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from ..checks import check_module
-from .probe import Example, Forward, called_once, calls_of, example_for, largest_error, replace, run, tensors_in
+from .probe import (
+    Example,
+    Forward,
+    called_once,
+    calls_of,
+    example_for,
+    largest_error,
+    output_of,
+    replace,
+    run,
+    tensors_in,
+)
 
 _FOLDED = (nn.Conv1d, nn.Conv2d, nn.Linear)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
@@ -24,7 +35,7 @@ class Pair(NamedTuple):
 
 @torch.inference_mode(False)
 def reparameterize(
-    model: nn.Module, example: Example | None = None, tolerance: float = 1e-9, forward: Forward | None = None
+    model: nn.Module, example: Example | None = None, tolerance: float = 1e-9, forward: Forward = output_of
 ) -> nn.Module:
     """A copy of a model for inference, with convolution-BN and linear-BN pairs as single layers.
 
@@ -91,7 +102,7 @@ def reparameterize(
     return folded.to(dtype)
 
 
-def _pairs(model: nn.Module, example: Example, forward: Forward | None) -> list[Pair]:
+def _pairs(model: nn.Module, example: Example, forward: Forward) -> list[Pair]:
     """Layers and norms that run once, the norm on the memory of the layer's output."""
     calls = called_once(calls_of(model, example, (*_FOLDED, *_NORMS), forward))
     made = {call.output.data_ptr(): call for call in calls if isinstance(call.module, _FOLDED)}
@@ -122,7 +133,7 @@ def _what_remains(norm: nn.Module) -> nn.Module:
     return nn.Sequential(*parts) if parts else nn.Identity()
 
 
-def _observed(model: nn.Module, example: Example, norms: list[str], forward: Forward | None) -> dict[str, list[Tensor]]:
+def _observed(model: nn.Module, example: Example, norms: list[str], forward: Forward) -> dict[str, list[Tensor]]:
     """The model's outputs under the name "", and by each norm's name the outputs of what stands in its place.
 
     Each is a stack of two passes, on the example and with noise on the input of every layer. They are compared by one
@@ -144,7 +155,7 @@ def _observed(model: nn.Module, example: Example, norms: list[str], forward: For
     return {name: [torch.stack(pair) for pair in zip(plain[name], noisy[name], strict=True)] for name in plain}
 
 
-def _pass(model: nn.Module, example: Example, norms: list[str], forward: Forward | None) -> dict[str, list[Tensor]]:
+def _pass(model: nn.Module, example: Example, norms: list[str], forward: Forward) -> dict[str, list[Tensor]]:
     """What ``_observed`` collects, of one pass."""
     seen: dict[str, list[Tensor]] = {name: [] for name in norms}
 
