@@ -36,7 +36,7 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> Mapping[str,
     if path.suffix == ".safetensors":
         return _read_safetensors(path, map_location)
     try:
-        with torch.serialization.safe_globals([*_allowed(), *_inert_classes(path)]):
+        with torch.serialization.safe_globals([*harmless_globals(), *_inert_classes(path)]):
             checkpoint = torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
         match = re.search(r"(?:GLOBAL|global) ([\w.]+)", str(error))
@@ -94,8 +94,11 @@ def _line(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).split('. ')[0][:100]}"
 
 
-def _allowed() -> list[Any]:
-    """Classes and functions that a checkpoint's pickle may name, in addition to those that PyTorch allows."""
+def harmless_globals() -> list[Any]:
+    """Classes and functions that a checkpoint's pickle may name, in addition to those that PyTorch allows.
+
+    In the form that ``torch.serialization.safe_globals`` takes.
+    """
     import numpy as np
 
     allowed: list[Any] = [argparse.Namespace, np.ndarray, np.dtype, *(type(np.dtype(c)) for c in "?bBhHiIlLqQefdSUO")]

@@ -7,8 +7,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 import sterf_plugins
 
+from ..checkpoints.reading import harmless_globals
 from .loading import CONFIG_PREFIXES, is_config
 
 LIBRARIES = ("mmdet", "mmseg")
@@ -63,7 +66,8 @@ def find_tool(name: str, library: str | None, arguments: Sequence[str]) -> Path:
 def run_stock_tool(name: str, library: str | None, arguments: Sequence[str]) -> None:
     """Run a tool in this process as ``python FILE ARGUMENTS`` would, with our configs and types known.
 
-    An argument such as ``mmdet::…`` becomes the path of that config.
+    An argument such as ``mmdet::…`` becomes the path of that config. The tools call ``torch.load``, which refuses mmengine's
+    checkpoints for the log that they hold; here it takes what ``read_checkpoint`` takes.
 
     Raises:
         ValueError: there is no such tool or config.
@@ -76,6 +80,7 @@ def run_stock_tool(name: str, library: str | None, arguments: Sequence[str]) -> 
     sys.argv = [str(path), *(str(config_path(a)) if a.startswith(CONFIG_PREFIXES) else a for a in arguments)]
     sys.path.insert(0, str(path.parent))
     try:
-        runpy.run_path(str(path), run_name="__main__")
+        with torch.serialization.safe_globals(harmless_globals()):
+            runpy.run_path(str(path), run_name="__main__")
     except ModuleNotFoundError as error:
         raise ImportError(f"{path} needs the package {error.name}, which is not installed: pip install it.") from error

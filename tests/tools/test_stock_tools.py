@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from sterf_plugins.checkpoints import read_checkpoint
 from sterf_plugins.cli.stock_tools import find_tool, stock_tools
 
 pytest.importorskip("mmdet")
@@ -117,6 +118,17 @@ def test_stock_tool(run, tested, tmp_path, name):
     names = dict(config=config, checkpoint=checkpoint, predictions=predictions, log=log)
     result = run(*(word.format(**names) for word in command.split()), cwd=tmp_path)
     assert expected in result.stdout + result.stderr or (tmp_path / expected).exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task, library", [("det", "mmdet"), ("seg", "mmseg")])
+def test_a_checkpoint_is_published(run, tested, tmp_path, task, library):
+    """These tools call ``torch.load``, which by itself refuses mmengine's checkpoints since PyTorch 2.6."""
+    _, checkpoint, *_ = tested(task)
+    run("publish_model", "--library", library, checkpoint, "published.pth", cwd=tmp_path)
+    (published,) = (read_checkpoint(path) for path in tmp_path.glob("published-*.pth"))
+    torch.testing.assert_close(published["state_dict"], read_checkpoint(checkpoint)["state_dict"], rtol=0, atol=0)
+    assert "optimizer" not in published
 
 
 @pytest.mark.slow
