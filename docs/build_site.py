@@ -51,13 +51,13 @@ def write_notebooks(folder: Path) -> None:
         copy.write_text(f"{title}\n\n[Download as a notebook]({page.stem}.ipynb)\n{text}")
 
 
-def write_reference(folder: Path) -> list[str]:
-    """Write a page of docstrings for each public package; returns the pages."""
+def write_reference(folder: Path) -> list[dict[str, str]]:
+    """Write a page of docstrings for each public package; returns title -> page, without the first word, which all share."""
     (folder / "reference").mkdir(parents=True)
     names = packages()
     for name in names:
         (folder / "reference" / f"{name}.md").write_text(f"# {name}\n\n::: {name}\n")
-    return [f"reference/{name}.md" for name in names]
+    return [{name.removeprefix("sterf_plugins."): f"reference/{name}.md"} for name in names]
 
 
 def main(out: Path) -> None:
@@ -66,7 +66,7 @@ def main(out: Path) -> None:
     shutil.rmtree(pages, ignore_errors=True)
     config = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
     copy_pages([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("configs/**/README.md")], pages)
-    copy_pages([ROOT / name for name in config["extra_css"]], pages)
+    copy_pages([ROOT / name for name in [*config["extra_css"], *config["extra"]["polyfills"]]], pages)
     write_notebooks(pages)
     sections = {title: entry for part in config["nav"] for title, entry in part.items()}
     sections["Reference"].append({"Python": write_reference(pages)})
