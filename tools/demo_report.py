@@ -220,7 +220,7 @@ def receptive_fields(out: Path) -> dict[str, ERFResult]:
 
 
 def mixer_picture(fields: dict[str, ERFResult], path: Path) -> None:
-    """One picture of all receptive fields: rows are mixers before and after training, columns are feature points."""
+    """One picture of all receptive fields: rows are mixers before and after training, columns are feature levels."""
     figure = draw_maps(fields)
     for suffix in (".png", ".pdf"):
         write(figure, path.with_suffix(suffix))
@@ -383,7 +383,7 @@ two can reach about half of a plain class's AP by guessing.</p>
 never fire. A branch whose hidden spikes are silent is a constant.</p>
 {firing_table(out)}
 <h2>Effective receptive fields before and after training</h2>
-<p>Mean absolute gradient of a feature point with respect to the input, over validation images; trained: {TRAINED}.
+<p>Mean absolute gradient of one position of a feature level with respect to the input, over validation images; trained: {TRAINED}.
 The raster layout of the released code mixes raster neighbours instead of channels: it is what spreads SRB's early fields
 over the image.</p>
 {field_picture(fields)}
@@ -414,4 +414,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    console.run_tool(main, again="the same command")
+    console.run_tool(main)

@@ -1,4 +1,4 @@
-"""What the backbones share: stages in a row, a feature point after each stage, and an optional linear head."""
+"""What the backbones share: stages in a row, a feature level after each stage, and an optional linear head."""
 
 from collections.abc import Sequence
 
@@ -65,7 +65,7 @@ def _run_stage(stage: Stage, x: Tensor, recompute: str) -> Tensor:
 
 
 class StagedBackbone(nn.Module):
-    """Stages in a row; feature point i is the output of the submodule ``stages.i``.
+    """Stages in a row; feature level i is the output of the submodule ``stages.i``.
 
     Subclasses define three steps: ``enter`` brings an input into the form that the first stage takes, ``leave`` turns a
     stage's output into the feature map that a user gets, and ``classify`` turns the last stage's output into logits.
@@ -75,7 +75,7 @@ class StagedBackbone(nn.Module):
         dims: number of channels after each stage.
         strides: pixels of the input per pixel of the map after each stage, in height and in width.
         in_chans: number of image channels.
-        out_indices: feature points to return when there is no classifier, in ascending order; ``None`` for all.
+        out_indices: feature levels to return when there is no classifier, in ascending order; ``None`` for all.
 
     Raises:
         TypeError, ValueError: an argument is out of range; the message names it and what is allowed.
@@ -93,7 +93,7 @@ class StagedBackbone(nn.Module):
         self.stages = nn.ModuleList(stages)
         self.stage_dims, self.stage_strides = tuple(dims), tuple(strides)
         self.in_chans = in_chans
-        self.out_indices = _feature_points(out_indices, self.stage_strides)
+        self.out_indices = _feature_levels(out_indices, self.stage_strides)
         self.grad_checkpointing = False
         self.memory_efficient = False
         self.num_classes = 0
@@ -101,12 +101,12 @@ class StagedBackbone(nn.Module):
 
     @property
     def out_channels(self) -> tuple[int, ...]:
-        """Channels of the feature points in ``out_indices``."""
+        """Channels of the feature levels in ``out_indices``."""
         return tuple(self.stage_dims[i] for i in self.out_indices)
 
     @property
     def out_strides(self) -> tuple[int, ...]:
-        """True strides of the feature points in ``out_indices``."""
+        """True strides of the feature levels in ``out_indices``."""
         return tuple(self.stage_strides[i] for i in self.out_indices)
 
     @property
@@ -175,13 +175,13 @@ class StagedBackbone(nn.Module):
         return tuple(self.leave(outputs[i]) for i in self.out_indices)
 
 
-def _feature_points(out_indices: Sequence[int] | None, strides: Sequence[int]) -> tuple[int, ...]:
+def _feature_levels(out_indices: Sequence[int] | None, strides: Sequence[int]) -> tuple[int, ...]:
     """Check ``out_indices`` and return them as a tuple; ``None`` stands for every stage."""
-    points = tuple(range(len(strides))) if out_indices is None else entries("out_indices", out_indices)
+    chosen = tuple(range(len(strides))) if out_indices is None else entries("out_indices", out_indices)
     allowed = range(len(strides))
-    if not points or any(i not in allowed or not is_whole(i) for i in points) or list(points) != sorted(set(points)):
+    if not chosen or any(i not in allowed or not is_whole(i) for i in chosen) or list(chosen) != sorted(set(chosen)):
         raise ValueError(
-            f"`out_indices` is {points}; give ascending feature points out of {', '.join(map(str, allowed))} "
+            f"`out_indices` is {chosen}; give ascending feature levels out of {', '.join(map(str, allowed))} "
             f"(strides {', '.join(map(str, strides))})."
         )
-    return points
+    return chosen

@@ -85,7 +85,7 @@ class AttentionBranch(nn.Module):
 
 
 class MaxFormer(TemporalBackbone):
-    """Max-Former. Feature points 0, 1, 2 at strides 4, 8, 16 with dim/4, dim/2, dim channels.
+    """Max-Former. Feature levels 0, 1, 2 at strides 4, 8, 16 with dim/4, dim/2, dim channels.
 
     Args:
         depth: number of blocks, at least 4: the first stage has one, the second has two, the third has the others.

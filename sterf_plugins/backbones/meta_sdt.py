@@ -151,10 +151,10 @@ class RepAttention(nn.Module):
 
 
 class MetaSDT(TemporalBackbone):
-    """Meta-SDT. Feature points 0 to 4 at strides 2, 4, 8, 16, 16, as in SDT-V3.
+    """Meta-SDT. Feature levels 0 to 4 at strides 2, 4, 8, 16, 16, as in SDT-V3.
 
     Args:
-        embed_dims: number of channels at feature points 1 to 4; point 0 has half as many as point 1.
+        embed_dims: number of channels of feature levels 1 to 4; level 0 has half as many as level 1.
         num_heads: number of attention heads; it must divide the last two of ``embed_dims``.
         ratio: expansion of the 3x3 convolutions and of the MLPs.
         drop_path_rate: stochastic depth: probability that a sample does without a branch of the last block in training; it

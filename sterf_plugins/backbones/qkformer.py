@@ -78,7 +78,7 @@ class TokenAttention(nn.Module):
 
 
 class QKFormer(TemporalBackbone):
-    """QKFormer. Feature points 0, 1, 2 at strides 4, 8, 16 with dim/4, dim/2, dim channels.
+    """QKFormer. Feature levels 0, 1, 2 at strides 4, 8, 16 with dim/4, dim/2, dim channels.
 
     Args:
         depth: number of blocks, at least 4: the first stage has one, the second has two, the third has the others.

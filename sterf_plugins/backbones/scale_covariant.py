@@ -54,7 +54,7 @@ class ScaleCovariantNet(StagedBackbone):
         drop_rate: dropout in front of the linear head.
         drop_path_rate: stochastic depth of the last block; it grows linearly over the blocks from 0.
         in_chans: number of image channels.
-        out_indices: feature points to return when ``num_classes`` is 0; ``None`` for all.
+        out_indices: feature levels to return when ``num_classes`` is 0; ``None`` for all.
         num_classes: 0 for feature maps, otherwise the width of a linear head.
         memory_efficient: keep only the results of convolutions for the backward pass, and compute norms and spikes
             again there.

@@ -61,7 +61,7 @@ class MaskAttention(nn.Module):
 
 
 class SDTV1(TemporalBackbone):
-    """Spike-driven transformer. Feature point i is the output of block i, all at stride 16.
+    """Spike-driven transformer. Feature level i is the output of block i, all at stride 16.
 
     Args:
         depth: number of transformer blocks.

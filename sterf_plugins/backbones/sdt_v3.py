@@ -38,8 +38,8 @@ class SDTV3(StagedBackbone):
     """Spike-driven transformer V3: images (B, in_chans, H, W) of any size in, feature maps or logits out.
 
     With ``num_classes=0`` the output is a tuple of feature maps (B, C_i, H_i, W_i), one for each i in ``out_indices``.
-    They are the real-valued residual streams after the stages; feature point 0 has stride 2, point 1 has 4, point 2 has
-    8, points 3 and 4 have 16, and sizes are rounded up. Otherwise the output is logits (B, num_classes).
+    They are the real-valued residual streams after the stages; feature level 0 has stride 2, level 1 has 4, level 2 has
+    8, levels 3 and 4 have 16, and sizes are rounded up. Otherwise the output is logits (B, num_classes).
 
     Args:
         arch: "nano", "tiny", "medium", "base", or a dict with ``embed_dims`` (four ints, the first even) and
@@ -63,7 +63,7 @@ class SDTV3(StagedBackbone):
         stem: first layer: a name of the entry-point group ``sterf_plugins.stems``; a dict with ``type`` and options; or
             a factory ``stem(in_chans, embed_dim, stride, **options)``. It is run once, to see that its stride is 2.
         in_chans: number of image channels.
-        out_indices: feature points to return when ``num_classes`` is 0.
+        out_indices: feature levels to return when ``num_classes`` is 0.
         num_classes: 0 for feature maps, otherwise the width of a linear head, which gets the last map's mean over
             pixels as integer spikes.
         memory_efficient: keep only the results of convolutions and matrix products for the backward pass, and compute

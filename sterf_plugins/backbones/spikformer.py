@@ -34,7 +34,7 @@ class SpikformerStem(nn.Module):
 
 
 class Spikformer(TemporalBackbone):
-    """Spikformer. Feature point i is the output of block i, all at stride 16; see ``TemporalBackbone`` for shapes.
+    """Spikformer. Feature level i is the output of block i, all at stride 16; see ``TemporalBackbone`` for shapes.
 
     Args:
         depth: number of transformer blocks.

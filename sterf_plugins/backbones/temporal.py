@@ -24,7 +24,7 @@ class TemporalBackbone(StagedBackbone):
         T: number of time steps for which an image is held.
         keep_time: return feature maps of all time steps instead of their mean.
         in_chans: number of image channels.
-        out_indices: feature points to return when ``num_classes`` is 0; ``None`` for all.
+        out_indices: feature levels to return when ``num_classes`` is 0; ``None`` for all.
         num_classes: 0 for feature maps, otherwise the width of a linear head.
         head_neuron: neuron between the pooled features and the linear head; ``None`` for none.
         drop_rate: dropout in front of the linear head; a sample lacks a channel in all time steps or in none.

@@ -84,7 +84,7 @@ def compute_erf(
             as a ``DataLoader``. Of a tuple or list that an iterable yields the first entry is taken, and of a dict the
             entry ``inputs``, ``image`` or ``pixel_values``, unless ``forward`` or ``wrt`` is given. All inputs must have
             the same size.
-        layers: module names or glob patterns; ``None`` for the feature points of our models, ``feature_info`` of timm
+        layers: module names or glob patterns; ``None`` for the feature levels of our models, ``feature_info`` of timm
             models, the backbone's outputs in a detector or segmentor. A module that returns several maps counts as
             ``name[0]``, ``name[1]``, ... (or their keys).
         forward: a function of the model and a batch, in the form in which ``inputs`` give it, that runs the model; what

@@ -15,7 +15,7 @@ _LISTS = ("stages", "layers", "layer", "blocks", "block")  # what Hugging Face's
 
 
 def default_layers(model: nn.Module) -> list[str]:
-    """Names of the feature points of our models, of timm models and of bare backbones; the backbone of a detector or segmentor.
+    """Names of the feature levels of our models, of timm models and of bare backbones; the backbone of a detector or segmentor.
 
     Of a model of Hugging Face, these are its stages, or its blocks if it has no stages.
 

@@ -55,8 +55,8 @@ class TimmContract(_Backbone):
     def expose_maps(self) -> None:
         """Make feature map i the output of a module ``maps.i``, for timm's extractors that read modules."""
         self.maps = nn.ModuleList(nn.Identity() for _ in self.stages)
-        for i, point in enumerate(self.feature_info):
-            point["module"] = f"maps.{i}"
+        for i, level in enumerate(self.feature_info):
+            level["module"] = f"maps.{i}"
 
     def _set_pool(self, global_pool: str) -> None:
         one_of("global_pool", global_pool, self.POOLS)
@@ -116,8 +116,8 @@ class TimmContract(_Backbone):
 
     def forward(self, x: Tensor) -> Tensor:
         outputs = self.run_stages(x)
-        for point, output in zip(self.maps, outputs[: len(self.maps)], strict=True):
-            point(self.leave(output))
+        for level, output in zip(self.maps, outputs[: len(self.maps)], strict=True):
+            level(self.leave(output))
         return self.classify(outputs[-1]) if self.num_classes else self.forward_head(self.leave(outputs[-1]))
 
     def forward_intermediates(
@@ -261,7 +261,7 @@ def register(
     Args:
         name: the timm name.
         model: a class with timm's contract.
-        num_points: number of feature points, or the option that says it or has one entry for each;
+        num_points: number of feature levels, or the option that says it or has one entry for each;
             ``features_only=True`` gives all of them by default.
         description: beginning of the docstring of the registered function; the options follow it.
         module: name of the Python module that holds the ``default_cfgs`` of the name; the model's own by default.

@@ -48,7 +48,7 @@ VARIANTS: dict[str, tuple[type, dict]] = {
     "max_former_10_512": (MaxFormer, dict(depth=10, dim=512, num_heads=8)),
     "max_former_10_768": (MaxFormer, dict(depth=10, dim=768, num_heads=12)),
 }
-# class -> name of the first convolution, paper, number of feature points (in the plain models their depth)
+# class -> name of the first convolution, paper, number of feature levels (in the plain models their depth)
 _FACTS: dict[type, tuple[str, str, int | str]] = {
     Spikformer: ("stages.0.downsample.convs.0.conv_bn.conv", "arXiv:2209.15425", "depth"),
     SDTV1: ("stages.0.downsample.convs.0.conv_bn.conv", "arXiv:2307.01694", "depth"),

@@ -181,7 +181,7 @@ def test_autocast():
         (dict(layout="rows"), "`layout` is 'rows'; allowed: 'raster', 'channel'"),
         (dict(ratio=0), "`ratio` is 0"),
         (dict(drop_rate=2), "`drop_rate` is 2"),
-        (dict(out_indices=(1, 5)), r"`out_indices` is \(1, 5\); give ascending feature points out of 0, 1, 2, 3, 4"),
+        (dict(out_indices=(1, 5)), r"`out_indices` is \(1, 5\); give ascending feature levels out of 0, 1, 2, 3, 4"),
         (dict(out_indices=()), "`out_indices` is"),
         (dict(out_indices=(True, 2)), r"`out_indices` is \(True, 2\)"),
         (dict(out_indices=1), "`out_indices` is 1 .*list or tuple"),

@@ -89,7 +89,7 @@ def test_timm_backbone_init_weights_keeps_what_timm_made():
         ),
         (dict(type="sterf_plugins.SDTV3", levels=0), "`levels` is 0"),
         (dict(type="sterf_plugins.SDTV3", mixer="nothing"), "unknown mixer 'nothing'; known: conv, mlpixer, srb"),
-        (dict(type="sterf_plugins.SDTV3", out_indices=(9,)), "give ascending feature points"),
+        (dict(type="sterf_plugins.SDTV3", out_indices=(9,)), "give ascending feature levels"),
         (dict(type="sterf_plugins.SpikingAct", neuron="liff"), "unknown neuron 'liff'; known: if, ilif"),
         (dict(type="sterf_plugins.SpikingAct", neuron="lif"), "`neuron` is a LIFNode without `T`"),
         (

@@ -281,7 +281,7 @@ BAD = {
     "backbone": (dict(arguments=("--backbone", "sdtv3_tiny_srbb")), "near names: sdtv3_tiny_srb"),
     "mixer": (dict(model__backbone__mixer="srbb"), "unknown mixer 'srbb'; known: conv, mlpixer, srb"),
     "levels": (dict(model__backbone__levels=0), "`levels` is 0; it must be an int >= 1"),
-    "out_index": (dict(model__backbone__out_indices="(1,9)"), "give ascending feature points"),
+    "out_index": (dict(model__backbone__out_indices="(1,9)"), "give ascending feature levels"),
     "channels": (dict(model__backbone__in_chans=4), "cannot be applied to images of 4 channels"),
     "layer": (dict(default_hooks__erf__layers="backbone.stagez.*"), "matches no module"),
     "interface": (dict(arguments=("--interface", "stock")), "says how --backbone NAME is adapted; give that, too"),

@@ -1,4 +1,4 @@
-# Fully spiking Semantic FPN of the ST-ERF and SDT-V3 papers: feature points at strides 2, 4, 8 and 16, 128 channels.
+# Fully spiking Semantic FPN of the ST-ERF and SDT-V3 papers: feature levels at strides 2, 4, 8 and 16, 128 channels.
 _base_ = './fpn_sdtv3-t.py'
 model = dict(
     backbone=dict(out_indices=(0, 1, 2, 4)),
