@@ -1,6 +1,7 @@
 """``sterf COMMAND``, or ``python -m sterf_plugins COMMAND``: the tools, what is installed, and does it work."""
 
 import argparse
+import difflib
 import importlib.util
 import inspect
 import os
@@ -8,8 +9,8 @@ import sys
 from itertools import groupby
 from pathlib import Path
 
-from . import plugins
-from .cli.begin import end_at_once
+from . import __version__, plugins
+from .cli.begin import OptionParser, end_at_once
 from .cli.completion import add_options
 from .cli.new_plugin import write_plugin
 from .cli.own_tools import FOLDER, own_tools, run_own_tool, summary
@@ -51,8 +52,17 @@ def info(args: argparse.Namespace) -> int:
         found = _model_info(args.name)
     if found:
         return 0
-    names = sorted({n for kind in plugins.KINDS for n in plugins.discover(kind)})
-    print(f"no plugin or timm model {args.name!r}; plugins: {', '.join(names)}", file=sys.stderr)
+    names = {name for kind in plugins.KINDS for name in plugins.discover(kind)}
+    if importlib.util.find_spec("timm"):
+        import timm
+
+        names.update(timm.list_models())
+    near = difflib.get_close_matches(args.name, sorted(names), 3)
+    print(
+        f"sterf info: error: no plugin or timm model {args.name!r}; near: {', '.join(near) or 'none'}. "
+        f"`sterf list` has all plugins, and timm.list_models() all models.",
+        file=sys.stderr,
+    )
     return 2
 
 
@@ -81,7 +91,7 @@ def _model_info(name: str) -> bool:
     print(f"timm model {name!r}: {type(model).__module__}.{type(model).__qualname__}")
     print(f"  parameters: {sum(p.numel() for p in model.parameters()):,} ({model.num_classes} classes)")
     for i, level in enumerate(levels):
-        print(f"  feature {i}: {level['num_chs']} channels at stride {level['reduction']} ({level['module']})")
+        print(f"  feature level {i}: {level['num_chs']} channels at stride {level['reduction']} ({level['module']})")
     if hasattr(model, "levels"):
         print(f"  integer spike levels: D={model.levels}; no time axis (T=1)")
     mixers = [m for m in model.modules() if isinstance(m, TokenMixer)]
@@ -128,13 +138,13 @@ def run(args: argparse.Namespace) -> int:
     from .cli.stock_tools import LIBRARIES, run_stock_tool, stock_tools
 
     if args.tool:
-        sys.argv[0] = args.tool  # the name in messages
-        run_tool(lambda: run_stock_tool(args.tool, args.library, args.arguments), again="the same command")
+        sys.argv[0] = f"sterf run {args.tool}"  # the name in messages
+        run_tool(lambda: run_stock_tool(args.tool, args.library, args.arguments))
         return 0
     for library in LIBRARIES:
         for folder, tools in groupby(stock_tools(library).items(), lambda tool: tool[1].parent.name):
             print(f"{library} {folder}: {', '.join(name for name, _ in tools)}")
-    print("python -m sterf_plugins run TOOL [--library mmdet|mmseg] ARGUMENTS…")
+    print("sterf run TOOL [--library mmdet|mmseg] ARGUMENTS…")
     return 0
 
 
@@ -171,11 +181,12 @@ def parser(tools: dict[str, Path], with_options: str = "") -> argparse.ArgumentP
         tools: command -> file of the tools that it knows beside ``COMMANDS``; each parses its own options.
         with_options: the tool whose options it knows, too, for completion.
     """
-    parser = argparse.ArgumentParser(
+    parser = OptionParser(
         prog="sterf",
         description="Spiking vision models in timm, mmdet and mmseg: train, test, look at fields, and see what is installed.",
         epilog="`sterf COMMAND --help` tells the options of each.",
     )
+    parser.add_argument("--version", action="version", version=f"sterf-plugins {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, path in tools.items():
         command = commands.add_parser(name, help=summary(path), add_help=False)
@@ -215,6 +226,9 @@ def main() -> int:
         run_own_tool(named, sys.argv[2:])
         return 0
     own = parser({} if named in COMMANDS else tools)
+    if named and not named.startswith("-") and named not in COMMANDS:
+        near = difflib.get_close_matches(named, [*tools, *COMMANDS], 2)
+        own.error(f"there is no command {named!r}; near: {', '.join(near) or 'none'}")
     args, rest = own.parse_known_args()
     if args.command == "run":
         args.arguments = rest

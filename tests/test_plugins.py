@@ -14,6 +14,7 @@ import pytest
 import timm
 import torch
 
+import sterf_plugins
 from sterf_plugins import plugins
 from sterf_plugins.cli import doctor
 from sterf_plugins.cli.new_plugin import write_plugin
@@ -234,8 +235,46 @@ def test_every_tool_is_a_command(command):
     assert figures["ratio"] == 1 and figures["seconds"] > 0
     assert figures["parameters"] == sum(p.numel() for p in timm.create_model("resnet10t").parameters())
     wrong = command("bench", "resnet10t", "--batch", "0")
-    assert wrong.returncode == 2 and wrong.stderr.startswith("bench.py: error: --batch is 0")
-    assert command("trian").returncode == 2
+    assert wrong.returncode == 2 and wrong.stderr.startswith("sterf bench: error: --batch is 0")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "sterf: error: the following arguments are required: COMMAND; `sterf --help` tells"),
+        (["trian"], "sterf: error: there is no command 'trian'; near: train"),
+        (["doctor", "--foo"], "sterf: error: unrecognized arguments: --foo; `sterf --help` tells"),
+        (["info"], "sterf info: error: the following arguments are required: name; `sterf info --help` tells"),
+        (
+            ["info", "sdtv3_tiny_sr"],
+            "sterf info: error: no plugin or timm model 'sdtv3_tiny_sr'; near: sdtv3_tiny_srb, ",
+        ),
+        (["new-plugin", "timm"], "sterf new-plugin: error: NAME is 'timm', which is an installed package"),
+        (
+            ["new-plugin", "scikit-image"],
+            "sterf new-plugin: error: NAME is 'scikit-image', which is an installed package",
+        ),
+        (
+            ["erf", "resnet18"],
+            "sterf erf: error: the following arguments are required: --out; `sterf erf --help` tells",
+        ),
+        (
+            ["make-shapes", "x", "--num-train", "a"],
+            "sterf make-shapes: error: argument --num-train: invalid int value: 'a'",
+        ),
+        (["run", "get_flop"], "sterf run get_flop: error: mmdet and mmseg have no tool 'get_flop'; near: get_flops"),
+    ],
+)
+def test_a_wrong_command_ends_in_a_line_that_says_what_is_meant(command, tmp_path, arguments, message):
+    """Without the list of all options, and with the words that the user typed."""
+    result = command(*arguments, cwd=tmp_path)
+    assert result.returncode == 2 and result.stdout == "" and result.stderr.startswith(message), result.stderr
+    assert len(result.stderr.splitlines()) <= 2  # the second names STERF_TRACEBACK
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_version_is_told(command):
+    assert command("--version").stdout == f"sterf-plugins {sterf_plugins.__version__}\n"
 
 
 @pytest.mark.parametrize("name, folder", [("train", "tools"), ("configs", "configs")])

@@ -19,7 +19,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from sterf_plugins.cli.begin import begin
+from sterf_plugins.cli.begin import OptionParser, begin
 
 begin()
 
@@ -41,7 +41,7 @@ DATA = {  # arguments of make_events.py
 
 
 def parse_args() -> argparse.Namespace:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = OptionParser(description=__doc__)
     p.add_argument("--size", default="events48", choices=list(DATA), help="(default: %(default)s)")
     p.add_argument("--nets", nargs="+", default=list(NETS), choices=list(NETS), help="(default: all)")
     p.add_argument("--inits", nargs="+", default=list(INITS), choices=INITS, help="(default: both)")
@@ -213,4 +213,4 @@ def report(results: dict[str, list[float]], work_dir: Path, args: argparse.Names
 
 
 if __name__ == "__main__":
-    console.run_tool(main, again="the same command")
+    console.run_tool(main)

@@ -190,4 +190,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    console.run_tool(main, again="the same command")
+    console.run_tool(main)

@@ -27,11 +27,11 @@ import math
 import re
 import runpy
 import sys
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from sterf_plugins.cli.begin import begin
+from sterf_plugins.cli.begin import OptionParser, begin
 
 begin()
 
@@ -70,7 +70,7 @@ UNTRAINED = " (untrained)"  # what the label of a model with random weights ends
 
 def parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = OptionParser(description=__doc__)
     p.add_argument("model", metavar="MODEL_OR_CONFIG", help="what to look at, or a study; a checkpoint with --model")
     p.add_argument("checkpoint", nargs="?", metavar="CHECKPOINT", help="the model's weights")
     add_checkpoint_option(p)
@@ -85,7 +85,7 @@ def parser() -> argparse.ArgumentParser:
         help="one more model; may be repeated",
     )
     p.add_argument(
-        "--layers", nargs="+", metavar="GLOB", help="modules (default: feature points; * stays within a level)"
+        "--layers", nargs="+", metavar="GLOB", help="modules (default: feature levels; * stays within a level)"
     )
     p.add_argument(
         "--images",
@@ -298,7 +298,7 @@ def compute(args: argparse.Namespace, job, size: tuple[int, int], folder: Path, 
     steps = args.time_steps or (getattr(model, "T", None) or 4 if args.temporal else None)
     layers = args.layers
     if layers and len(args.models) > 1:  # models that are compared may call their layers differently
-        layers = [pattern for pattern in layers if has_layer(model, pattern, label)] or layers
+        layers = [pattern for pattern in layers if has_layer(model, pattern)]
     timed = args.temporal
     options: dict[str, Any] = dict(layout=args.layout)
     if loaded.is_tracker:
@@ -314,29 +314,30 @@ def compute(args: argparse.Namespace, job, size: tuple[int, int], folder: Path, 
             from sterf_plugins.openmmlab.runtime.tensor_forward import forward_for
 
             options["forward"] = forward_for(model, layers)
-    result = compute_erf(
-        model,
-        inputs,
-        layers,
-        **options,
-        protocol=args.protocol,
-        position=parse_position(args.position),
-        reduce=args.reduce,
-        channels=args.channels and number_or("--channels", args.channels, "auto", "sum", "relu", "per-channel"),
-        calls=number_or("--calls", args.calls, "all", "first", "last"),
-        aggregate=args.aggregate,
-        target=args.target,
-        grid=tuple(args.grid) if args.grid else None,
-        time_steps=steps,
-        kinds=None if args.inputs else ("spatial", "temporal", "spatiotemporal") if timed else "spatial",
-        tolerance=args.tolerance,
-        seed=args.seed,
-        calibrate=args.calibrate if args.calibrate == "auto" else args.calibrate == "always",
-        batch_size=args.batch_size,
-        progress=counter(label, args.num),
-        # The name holds the request, so that another request never goes on with the state of this one.
-        state=folder / f".{slug}.{digest(json.dumps(request))}.state",
-    )
+    with counter(label, args.num) as show:
+        result = compute_erf(
+            model,
+            inputs,
+            layers,
+            **options,
+            protocol=args.protocol,
+            position=parse_position(args.position),
+            reduce=args.reduce,
+            channels=args.channels and number_or("--channels", args.channels, "auto", "sum", "relu", "per-channel"),
+            calls=number_or("--calls", args.calls, "all", "first", "last"),
+            aggregate=args.aggregate,
+            target=args.target,
+            grid=tuple(args.grid) if args.grid else None,
+            time_steps=steps,
+            kinds=None if args.inputs else ("spatial", "temporal", "spatiotemporal") if timed else "spatial",
+            tolerance=args.tolerance,
+            seed=args.seed,
+            calibrate=args.calibrate if args.calibrate == "auto" else args.calibrate == "always",
+            batch_size=args.batch_size,
+            progress=show,
+            # The name holds the request, so that another request never goes on with the state of this one.
+            state=folder / f".{slug}.{digest(json.dumps(request))}.state",
+        )
     weights = "random" if untrained else Path(checkpoint).name if checkpoint else "pretrained"
     images = "" if args.inputs and not is_noise(args) else args.images  # "": inputs of any kind
     result.info |= dict(model=spec, checkpoint=checkpoint, request=request, weights=weights, images=images)
@@ -406,28 +407,43 @@ def check_for_tracker(args: argparse.Namespace, loaded: Loaded) -> None:
         )
 
 
-def has_layer(model: torch.nn.Module, pattern: str, label: str) -> bool:
-    """Whether a pattern matches; says so if it does not."""
+def has_layer(model: torch.nn.Module, pattern: str) -> bool:
+    """Whether a pattern matches a layer of the model."""
     try:
-        match_layers(model, pattern)
+        return bool(match_layers(model, pattern))
     except ValueError:
-        print(f"{label}: no layer matches {pattern!r}", file=sys.stderr)
         return False
-    return True
 
 
+@contextmanager
 def counter(label: str, total: int):
-    """A function for ``progress`` of ``compute_erf`` that shows a progress bar, every 5 s without a terminal."""
+    """A function for ``progress`` of ``compute_erf`` that shows a progress bar, every 5 s without a terminal.
+
+    The bar ends with the context, so that an error begins a line of its own behind it.
+    """
     from tqdm.auto import tqdm
 
-    bar = tqdm(total=total, desc=label, unit="input", file=sys.stderr, mininterval=0.5 if sys.stderr.isatty() else 5)
+    pause = 0.5 if sys.stderr.isatty() else 5
+    with tqdm(total=total, desc=label, unit="input", file=sys.stderr, mininterval=pause) as bar:
+        yield lambda done, _: bar.update(done - bar.n)
 
-    def show(done: int, _: int | None) -> None:
-        bar.update(done - bar.n)
-        if done >= total:
-            bar.close()
 
-    return show
+def first_model(args: argparse.Namespace) -> Loaded:
+    """The first model; all are built once, so that a mistake in the last is found before the others have taken their time.
+
+    Models that are compared may call their layers differently: each has a layer, and each pattern is one of some model.
+    """
+    models: list[tuple[Loaded, Any]] = []
+    for spec, checkpoint in args.models:
+        loaded = build(spec, checkpoint, args.pretrained, args.seed)
+        models.append((loaded, loaded.model.network if loaded.is_tracker else loaded.model))
+    for pattern in args.layers or ():
+        if not any(has_layer(model, pattern) for _, model in models):
+            match_layers(models[0][1], pattern)  # raises an error that names layers
+    for _, model in models:
+        if args.layers and not any(has_layer(model, pattern) for pattern in args.layers):
+            match_layers(model, args.layers[0])
+    return models[0][0]
 
 
 def main() -> None:
@@ -441,8 +457,7 @@ def main() -> None:
     check_claim(folder, "erf", (*REPORT_FILES, TABLE, *(CHECK_FILES if args.check else ())), args.overwrite)
     rules, baseline = check_comparison(args)
     work = jobs(args)
-    spec, checkpoint = args.models[0]
-    first = build(spec, checkpoint, args.pretrained, args.seed)
+    first = first_model(args)
     given = args.sizes or args.inputs or args.input_size or protocol.size
     sizes = sizes_of(args, tuple(args.input_size or protocol.size or (first.size if given else default_size(first))))
     size = sizes[-1]

@@ -15,7 +15,7 @@ import json
 import sys
 from pathlib import Path
 
-from sterf_plugins.cli.begin import begin
+from sterf_plugins.cli.begin import OptionParser, begin
 
 begin(openmmlab=True)
 
@@ -33,7 +33,7 @@ from sterf_plugins.files import check_claim, claim, replacing
 
 
 def parse_args() -> argparse.Namespace:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = OptionParser(description=__doc__)
     p.add_argument("images", nargs="+", metavar="IMAGES", help="files, folders, or patterns such as 'photos/*.jpg'")
     p.add_argument("--config", required=True, help="config file, or mmdet::…, mmseg::…, sterf_plugins::…")
     p.add_argument("--checkpoint", required=True, metavar="FILE", help="the model's weights")
@@ -132,4 +132,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    console.run_tool(main, again="the same command")
+    console.run_tool(main)

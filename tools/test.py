@@ -1,6 +1,6 @@
 """Evaluate a checkpoint with any mmdet or mmseg config.
 
-    sterf test configs/shapes/mask-rcnn_sdtv3-t-srb_fpn_shapes.py work_dirs/…/epoch_8.pth --show-dir shown
+    sterf test configs/shapes/mask-rcnn_sdtv3-t-srb_fpn_shapes.py work_dirs/…/epoch_4.pth --show-dir shown
 
 Takes every option of the stock tools/test.py of mmdet and mmseg. A checkpoint that does not fit is refused.
 """
@@ -9,7 +9,7 @@ import argparse
 from copy import deepcopy
 from pathlib import Path
 
-from sterf_plugins.cli.begin import begin
+from sterf_plugins.cli.begin import OptionParser, begin
 
 begin(openmmlab=True)
 
@@ -22,7 +22,7 @@ from sterf_plugins.openmmlab.configs.loop_checks import check_complete
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OptionParser(description=__doc__)
     parser.add_argument("config", help="config file, or mmdet::…, mmseg::…, sterf_plugins::…")
     parser.add_argument("checkpoint", help="checkpoint file")
     cli.add_config_options(parser)

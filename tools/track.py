@@ -16,7 +16,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from sterf_plugins.cli.begin import begin
+from sterf_plugins.cli.begin import OptionParser, begin
 
 begin(openmmlab=True)
 
@@ -43,7 +43,7 @@ PICTURES = ("*.png",)
 
 
 def parse_args() -> argparse.Namespace:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = OptionParser(description=__doc__)
     p.add_argument("recording", type=Path, help="an event file: .aedat4, .raw, .dat, .es, .h5, .npz, .csv")
     p.add_argument(
         "--box",

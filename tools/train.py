@@ -9,7 +9,7 @@ Takes every option of the stock tools/train.py of mmdet and mmseg.
 import argparse
 import random
 
-from sterf_plugins.cli.begin import begin
+from sterf_plugins.cli.begin import OptionParser, begin
 
 begin(openmmlab=True)
 
@@ -28,7 +28,7 @@ from sterf_plugins.openmmlab.runtime.speed import speed_up
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OptionParser(description=__doc__)
     parser.add_argument("config", help="config file, or mmdet::…, mmseg::…, sterf_plugins::…")
     cli.add_config_options(parser)
     parser.add_argument("--amp", action="store_true", help="automatic mixed precision")
@@ -161,4 +161,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    console.run_tool(main)
+    console.run_tool(main, again="the same command and --resume")

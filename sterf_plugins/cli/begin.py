@@ -4,15 +4,17 @@ PyTorch and OpenMMLab take seconds to import, so this module imports neither. Wh
 the warnings is named below, and nothing else is left out. Records of a training's log are in its log file all the same.
 """
 
+import argparse
 import multiprocessing
 import os
 import re
 import signal
 import sys
 import warnings
-from pathlib import Path
 from types import FrameType
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
+
+from .own_tools import tool_name
 
 # Beginnings of prints and log records of other libraries that a user can do nothing about, as regular expressions.
 LINES = (
@@ -39,6 +41,7 @@ WARNINGS = (
     ".*pkg_resources",
     "faster_coco_eval is not installed",  # mmdet, on import; a config whose metric needs it is refused
     "Default ``avg_non_ignore``",  # mmseg's cross entropy
+    r"Warning: The \w+ is out of bounds",  # mmengine's visualizer, of a box that reaches beyond the image
     "The draw is False",  # mmseg's visualisation hook, as its configs set it
     "`reduce_zero_label` will be deprecated",  # mmseg's loading transform, as its configs set it
     "torch.meshgrid",  # mmdet's anchor generators
@@ -50,6 +53,18 @@ WARNINGS = (
 # What mmengine puts in front of a record on the console; the name of the level is coloured on a terminal.
 _PREFIX = r"(?:[\d/]+ [\d:]+ - \S+ - \S*(?:INFO|WARNING)\S* - )?\n?"
 _LEFT_OUT = re.compile(_PREFIX + "(?:" + "|".join(LINES) + ")")
+
+
+class OptionParser(argparse.ArgumentParser):
+    """A parser of a command line that prints its description as it is written, and ends a wrong one in one line."""
+
+    def __init__(self, **kwargs: Any):
+        options: dict[str, Any] = dict(prog=tool_name(), formatter_class=argparse.RawDescriptionHelpFormatter)
+        super().__init__(**(options | kwargs))
+
+    def error(self, message: str) -> NoReturn:
+        """End with exit code 2, without the list of all options, which is many lines."""
+        self.exit(2, f"{self.prog}: error: {message}; `{self.prog} --help` tells all options\n")
 
 
 class _Quiet:
@@ -90,7 +105,7 @@ def begin(openmmlab: bool = False) -> None:
         except ImportError as error:
             if error.name:  # something is broken, rather than left out of an installation
                 raise
-            print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
+            print(f"{tool_name()}: error: {error}", file=sys.stderr)
             raise SystemExit(2) from None
 
 
@@ -101,5 +116,5 @@ def end_at_once() -> None:
 
 def _end(number: int, frame: FrameType | None) -> None:
     if multiprocessing.parent_process() is None:
-        os.write(2, f"\n{Path(sys.argv[0]).name}: interrupted\n".encode())
+        os.write(2, f"\n{tool_name()}: interrupted\n".encode())
     os._exit(130)

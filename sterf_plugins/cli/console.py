@@ -19,6 +19,8 @@ from typing import Any
 
 import torch
 
+from .own_tools import tool_name
+
 # Environment variable; if it is set, errors that the user can mend have their traceback too.
 TRACEBACK = "STERF_TRACEBACK"
 # PyTorch's own; if it is set, `torch.load` runs no code, whichever library calls it.
@@ -87,7 +89,7 @@ def check_device(name: str) -> None:
         ) from error
 
 
-def run_tool(main: Callable[[], None], again: str = "the same command and --resume") -> None:
+def run_tool(main: Callable[[], None], again: str = "the same command") -> None:
     """Run a tool: mistakes of the user become one line and exit code 2, Ctrl-C becomes exit code 130.
 
     Other errors keep their traceback, with a hint at its end. While the tool runs, in it and in processes that it
@@ -97,7 +99,7 @@ def run_tool(main: Callable[[], None], again: str = "the same command and --resu
         main: the tool's main function.
         again: what to run to go on after an interruption, for the message.
     """
-    name = Path(sys.argv[0]).name
+    name = tool_name()
     loading = os.environ.get(WEIGHTS_ONLY)
     os.environ[WEIGHTS_ONLY] = "1"
     previous = signal.signal(signal.SIGINT, _interrupt)

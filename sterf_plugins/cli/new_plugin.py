@@ -1,5 +1,7 @@
 """A package of one's own, with a mixer and a stem: a copy of the shipped template with the names filled in."""
 
+import importlib.metadata
+import importlib.util
 import keyword
 import re
 from pathlib import Path
@@ -21,7 +23,7 @@ def write_plugin(name: str, folder: Path) -> list[Path]:
         The files that were written.
 
     Raises:
-        ValueError: the name cannot be that of a package, or a plugin has it already.
+        ValueError: the name cannot be that of a package, or a plugin or another installed package has it already.
         FileExistsError: the folder holds files.
     """
     package = name.lower().replace("-", "_")
@@ -30,6 +32,10 @@ def write_plugin(name: str, folder: Path) -> list[Path]:
     taken = {f"{package}_{kind}" for kind in ("mixer", "stem") if f"{package}_{kind}" in plugins.discover(f"{kind}s")}
     if taken or package == plugins.__package__:
         raise ValueError(f"NAME is {name!r}, which is taken ({', '.join(sorted(taken)) or package}); take another one.")
+    if _is_installed(package, name):
+        raise ValueError(
+            f"NAME is {name!r}, which is an installed package; pip would put yours in its place. Take another one."
+        )
     if is_taken(folder):
         raise FileExistsError(f"{folder} holds files, which are left alone; give another --folder.")
     words = dict(
@@ -52,3 +58,14 @@ def write_plugin(name: str, folder: Path) -> list[Path]:
 
 def _camel(package: str) -> str:
     return "".join(word.capitalize() for word in package.split("_"))
+
+
+def _is_installed(package: str, distribution: str) -> bool:
+    """Whether Python can import a package of this name from a file, or pip knows a distribution of this name."""
+    spec = importlib.util.find_spec(package)
+    if spec is not None and spec.origin is not None:
+        return True
+    try:
+        return bool(importlib.metadata.distribution(distribution))
+    except importlib.metadata.PackageNotFoundError:
+        return False

@@ -16,6 +16,12 @@ def own_tools() -> dict[str, Path]:
     return {path.stem.replace("_", "-"): path for path in files if path.stem not in _FOR_THE_REPOSITORY}
 
 
+def tool_name() -> str:
+    """What the running program is called in messages: the command ``sterf NAME``, or the name of a file that was run."""
+    path = Path(sys.argv[0])
+    return f"sterf {path.stem.replace('_', '-')}" if FOLDER in path.parents else path.name
+
+
 def summary(path: Path) -> str:
     """The first sentence of a tool's docstring, which is read without running the file."""
     text = ast.get_docstring(ast.parse(path.read_text())) or ""

@@ -49,8 +49,7 @@ def find_tool(name: str, library: str | None, arguments: Sequence[str]) -> Path:
     if not found:
         near = difflib.get_close_matches(name, sorted({n for tools in known.values() for n in tools}), 3)
         raise ValueError(
-            f"{' and '.join(known)} have no tool {name!r}; near: {', '.join(near) or 'none'}. "
-            f"`python -m sterf_plugins run` lists all."
+            f"{' and '.join(known)} have no tool {name!r}; near: {', '.join(near) or 'none'}. `sterf run` lists all."
         )
     if len(found) == 1:
         return next(iter(found.values()))

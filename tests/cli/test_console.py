@@ -1,11 +1,14 @@
 """What Ctrl-C does to a tool, wherever it arrives, and numbers and sizes that make no sense."""
 
 import argparse
+import re
+from pathlib import Path
 
 import pytest
 import timm
 import torch
 
+from sterf_plugins.cli.completion import add_options
 from sterf_plugins.cli.console import check_counts, is_mistake
 
 SCRIPT = """
@@ -45,8 +48,16 @@ console.run_tool({})
 def test_an_interrupt_is_one_line_and_exit_code_130(forked, place):
     result = forked("-c", SCRIPT.replace("{}", place))
     assert result.returncode == 130, result.stderr
-    assert "interrupted" in result.stderr and "Traceback" not in result.stderr
+    assert "interrupted; go on with the same command\n" in result.stderr and "Traceback" not in result.stderr
     assert ("saved" in result.stdout) == (place == "in_torch_save")
+
+
+def test_what_an_interrupted_tool_says_of_going_on_is_an_option_that_it_has():
+    for tool in Path(__file__).parents[2].glob("tools/**/*.py"):
+        known = argparse.ArgumentParser(add_help=False)
+        add_options(known, tool)
+        for option in re.findall(r'run_tool\(main, again="[^"]*(--[\w-]+)', tool.read_text()):
+            assert option in known.format_usage(), f"{tool.name} has no {option}"
 
 
 def test_numbers_of_options_are_at_least_1():

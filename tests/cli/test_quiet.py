@@ -7,11 +7,14 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
-from sterf_plugins.cli.begin import _Quiet
+from sterf_plugins.cli.begin import WARNINGS, _Quiet
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN = ROOT / "tools" / "train.py"
@@ -33,6 +36,21 @@ def test_what_is_named_is_left_out_and_nothing_else(prints, shown):
     quiet = _Quiet(stream)
     assert all(quiet.write(text) == len(text) for text in prints)
     assert stream.getvalue() == shown and not quiet.isatty()
+
+
+def test_a_box_that_reaches_beyond_the_image_is_drawn_without_a_warning():
+    """mmengine warns of each, in the middle of the progress bar of ``sterf infer``."""
+    visualization = pytest.importorskip("mmengine.visualization")
+    picture = visualization.Visualizer(image=np.zeros((16, 16, 3), np.uint8))
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        picture.draw_bboxes(torch.tensor([[-4.0, 2.0, 8.0, 8.0]]))
+        assert "The bbox is out of bounds" in str(shown[0].message)
+        before = len(shown)
+        for message in WARNINGS:
+            warnings.filterwarnings("ignore", message=message)
+        picture.draw_bboxes(torch.tensor([[-4.0, 2.0, 8.0, 8.0]]))
+    assert len(shown) == before
 
 
 @pytest.mark.slow

@@ -264,6 +264,12 @@ def bad(tmp_path_factory, photos):
         (["sdtv3_nano", "--images", "val"], "needs a config with a val_dataloader"),
         (["sdtv3_nano", "--out", "{bad}/file/out"], "--out .* cannot be written"),
         (["sdtv3_nano", "--position", "corner"], "--position corner: give center, all, or row,col"),
+        (["sdtv3_nano", "--compare", "sdtv3_nono"], "no timm model 'sdtv3_nono'; near: sdtv3_nano"),
+        (
+            ["sdtv3_nano", "--compare", "resnet10t", "--layers", "stages.*", "layr*"],
+            "'layr*' matches no module; modules are",
+        ),
+        (["sdtv3_nano", "--compare", "resnet10t", "--layers", "stages.*"], "'stages.*' matches no module; modules are"),
         (["sdtv3_nano", "--compare", "sdtv3_nano"], "two models are called 'sdtv3_nano'"),
         (["sdtv3_nano", "--device", "gpu"], "--device gpu cannot be used"),
         (["{bad}/study.py"], "`study` has unknown keys layer"),
@@ -288,6 +294,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(arguments, message, tmp_pa
     assert exit_.value.code == 2
     assert re.search(message if "*'" not in message else re.escape(message), errors), errors
     assert "Traceback" not in errors
+    assert re.search(r"^erf\.py: error: ", errors, re.MULTILINE)  # not behind a progress bar
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
 
 

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sterf_plugins.cli.begin import begin
+from sterf_plugins.cli.begin import OptionParser, begin
 
 begin()
 
@@ -33,7 +33,7 @@ from sterf_plugins.erf.calibrate import calibrate, uncalibrated
 
 
 def parse_args() -> argparse.Namespace:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = OptionParser(description=__doc__)
     p.add_argument("models", nargs="+", metavar="MODEL_OR_CONFIG", help="what to measure; the first is the reference")
     p.add_argument("--train", action="store_true", help="a forward and a backward pass instead of inference")
     p.add_argument("--batch", type=int, default=1, help="inputs per pass (default 1)")
@@ -149,4 +149,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_tool(main, again="the same command")
+    run_tool(main)

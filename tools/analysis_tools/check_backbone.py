@@ -26,7 +26,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from sterf_plugins.cli.begin import begin
+from sterf_plugins.cli.begin import OptionParser, begin
 
 if __name__ == "__main__":
     begin(openmmlab=True)
@@ -58,7 +58,7 @@ Result = dict[str, Any]  # status, reason, seconds
 
 
 def parse_args() -> argparse.Namespace:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = OptionParser(description=__doc__)
     p.add_argument("names", nargs="*", metavar="NAME", help="backbone: any timm name; none checks the stock backbones")
     p.add_argument("--configs", metavar="GLOB", help="every config of that name, such as 'mmdet::solo*/*'")
     p.add_argument("--interface", default="auto", choices=["auto", "exact", "stock"], help="as in sterf train")

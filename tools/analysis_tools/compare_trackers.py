@@ -14,7 +14,7 @@ import argparse
 import json
 from pathlib import Path
 
-from sterf_plugins.cli.begin import begin
+from sterf_plugins.cli.begin import OptionParser, begin
 
 begin()
 
@@ -28,7 +28,7 @@ from sterf_plugins.tracking.sequences import LAYOUTS, SPLITS
 
 
 def parse_args() -> argparse.Namespace:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = OptionParser(description=__doc__)
     p.add_argument("results", nargs="+", metavar="[NAME=]DIR", help="result folders (default of NAME: the folder's)")
     p.add_argument("--data", type=Path, required=True, help="the data set's folder, with train/ and test/")
     p.add_argument("--layout", choices=list(LAYOUTS), required=True, help="whose folders these are")
@@ -106,4 +106,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    console.run_tool(main, again="the same command")
+    console.run_tool(main)

@@ -17,7 +17,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sterf_plugins.cli.begin import begin
+from sterf_plugins.cli.begin import OptionParser, begin
 
 begin()
 
@@ -43,7 +43,7 @@ MODELS = ("compute", "memory", "full")
 
 
 def parse_args() -> argparse.Namespace:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = OptionParser(description=__doc__)
     p.add_argument("model", metavar="MODEL_OR_CONFIG", help="what to count in")
     p.add_argument("checkpoint", nargs="?", metavar="CHECKPOINT", help="the model's weights; random ones otherwise")
     add_checkpoint_option(p)
@@ -184,4 +184,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_tool(main, again="the same command")
+    run_tool(main)

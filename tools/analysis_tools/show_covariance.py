@@ -12,7 +12,7 @@ import argparse
 import math
 from pathlib import Path
 
-from sterf_plugins.cli.begin import begin
+from sterf_plugins.cli.begin import OptionParser, begin
 
 begin()
 
@@ -38,7 +38,7 @@ MAPS = {
 
 
 def parse_args() -> argparse.Namespace:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = OptionParser(description=__doc__)
     p.add_argument("out", type=Path, help="picture to write")
     p.add_argument("--overwrite", action="store_true", help="replace the picture if it exists")
     p.add_argument("--sigma", type=float, default=2.5, help="size of the field in pixels (default: %(default)s)")
@@ -186,4 +186,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     torch.set_grad_enabled(False)
-    run_tool(main, again="the same command")
+    run_tool(main)

@@ -17,7 +17,7 @@ import argparse
 import json
 from pathlib import Path
 
-from sterf_plugins.cli.begin import begin
+from sterf_plugins.cli.begin import OptionParser, begin
 
 begin()
 
@@ -41,7 +41,7 @@ MADE = (
 
 
 def parse_args() -> argparse.Namespace:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = OptionParser(description=__doc__)
     p.add_argument("out", type=Path, help="folder to create")
     p.add_argument("--train", type=int, default=16, help="recordings to train on (default: %(default)s)")
     p.add_argument("--test", type=int, default=4, help="recordings to test on (default: %(default)s)")

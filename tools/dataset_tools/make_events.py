@@ -16,7 +16,7 @@ import itertools
 import json
 from pathlib import Path
 
-from sterf_plugins.cli.begin import begin
+from sterf_plugins.cli.begin import OptionParser, begin
 
 begin()
 
@@ -35,7 +35,7 @@ MADE = ("events.json", "*size*-v*-p*/[0-9]*[0-9].h5", "*size*-v*-p*/[0-9]*[0-9].
 
 
 def parse_args() -> argparse.Namespace:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = OptionParser(description=__doc__)
     p.add_argument("out", type=Path, help="folder to create or to add to")
     p.add_argument("--videos", type=int, default=250, help="per combination (default: %(default)s)")
     p.add_argument("--frames", type=int, default=128, help="per video (default: %(default)s)")
@@ -144,4 +144,4 @@ def seed_of(seed: int, folder: str, start: int) -> int:
 
 if __name__ == "__main__":
     torch.set_grad_enabled(False)
-    console.run_tool(main, again="the same command")
+    console.run_tool(main)

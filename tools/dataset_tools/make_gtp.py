@@ -16,7 +16,7 @@ import os
 from functools import partial
 from pathlib import Path
 
-from sterf_plugins.cli.begin import begin
+from sterf_plugins.cli.begin import OptionParser, begin
 
 begin()
 
@@ -37,7 +37,7 @@ MADE = ("*.png", MARKER)
 
 
 def parse_args() -> argparse.Namespace:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = OptionParser(description=__doc__)
     p.add_argument("root", type=Path, help="folder with train/ and test/")
     p.add_argument("--layout", choices=list(LAYOUTS), required=True, help="whose folders these are")
     p.add_argument("--steps", type=int, choices=STEPS, default=1, help="T, parts of an image (default: 1)")
@@ -125,4 +125,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    console.run_tool(main, again="the same command")
+    console.run_tool(main)

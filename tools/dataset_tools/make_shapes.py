@@ -20,7 +20,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sterf_plugins.cli.begin import begin
+from sterf_plugins.cli.begin import OptionParser, begin
 
 begin()
 
@@ -28,6 +28,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from sterf_plugins.cli.own_tools import tool_name
 from sterf_plugins.files import is_taken, replacing_folder, settings_in
 
 PLAIN = ("disc", "square", "triangle")
@@ -302,7 +303,7 @@ def write_split(folder: Path, split: str, count: int, size: int, seed: int) -> N
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OptionParser(description=__doc__)
     parser.add_argument("out", type=Path, help="folder to create")
     parser.add_argument("--num-train", type=int, default=800, help="training images (default: %(default)s)")
     parser.add_argument("--num-val", type=int, default=200, help="validation images (default: %(default)s)")
@@ -327,26 +328,30 @@ def main() -> None:
         if settings_in(marker) == made_with:
             print(f"{args.out} is already there, made with the same settings")
             return
-        sys.exit(_refuse(f"{args.out} exists and was not made with these settings; give another folder or --overwrite"))
+        sys.exit(
+            _refuse(
+                f"error: {args.out} exists and was not made with these settings; give another folder or --overwrite"
+            )
+        )
     if is_taken(args.out) and not marker.is_file():
-        sys.exit(_refuse(f"{args.out} holds no shapes data set (no {marker.name}); it is not deleted"))
+        sys.exit(_refuse(f"error: {args.out} holds no shapes data set (no {marker.name}); it is not deleted"))
     try:
         with replacing_folder(args.out, MADE) as partial:
             write_split(partial, "train", args.num_train, args.size, args.seed)
             write_split(partial, "val", args.num_val, args.size, args.seed)
             (partial / marker.name).write_text(json.dumps(made_with))
     except OSError as error:
-        sys.exit(_refuse(f"cannot write {args.out}: {error.strerror or error}"))
+        sys.exit(_refuse(f"error: cannot write {args.out}: {error.strerror or error}"))
     except ValueError as error:
-        sys.exit(_refuse(str(error)))
+        sys.exit(_refuse(f"error: {error}"))
     except KeyboardInterrupt:
         sys.exit(_refuse("interrupted; nothing was left behind", 130))
     print(f"{args.num_train} + {args.num_val} scenes of {args.size}x{args.size} in {args.out}")
 
 
 def _refuse(message: str, code: int = 2) -> int:
-    """Print an error message and return the exit code."""
-    print(f"make_shapes.py: {message}", file=sys.stderr)
+    """Print why the tool ends, and return the exit code."""
+    print(f"{tool_name()}: {message}", file=sys.stderr)
     return code
 
 

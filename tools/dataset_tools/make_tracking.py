@@ -20,7 +20,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from sterf_plugins.cli.begin import begin
+from sterf_plugins.cli.begin import OptionParser, begin
 
 begin()
 
@@ -202,7 +202,7 @@ def write_split(args: argparse.Namespace, root: Path, split: str, count: int) ->
 
 
 def parse_args() -> argparse.Namespace:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = OptionParser(description=__doc__)
     p.add_argument("out", type=Path, help="folder to create")
     p.add_argument("--layout", choices=list(LAYOUTS), required=True, help="whose folders")
     p.add_argument("--train", type=int, default=24, metavar="N", help="training sequences (default: %(default)s)")
@@ -243,4 +243,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    console.run_tool(main, again="the same command")
+    console.run_tool(main)

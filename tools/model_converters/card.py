@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from sterf_plugins.cli.begin import begin
+from sterf_plugins.cli.begin import OptionParser, begin
 
 begin()
 
@@ -29,7 +29,7 @@ from sterf_plugins.timm import write_model_card
 
 
 def parse_args() -> argparse.Namespace:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = OptionParser(description=__doc__)
     p.add_argument("model", metavar="MODEL", help="a timm name, such as sdtv3_tiny_srb")
     p.add_argument("checkpoint", nargs="?", metavar="CHECKPOINT", help="the model's weights")
     add_checkpoint_option(p)
@@ -76,4 +76,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_tool(main, again="the same command")
+    run_tool(main)

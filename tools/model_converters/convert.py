@@ -14,7 +14,7 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
-from sterf_plugins.cli.begin import begin
+from sterf_plugins.cli.begin import OptionParser, begin
 
 begin()
 
@@ -34,7 +34,7 @@ from sterf_plugins.tracking.sd_track import VARIANTS, SDTrack
 
 
 def parse_args() -> argparse.Namespace:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = OptionParser(description=__doc__)
     p.add_argument("source", metavar="SRC", help="checkpoint of the release")
     p.add_argument("target", metavar="DST", help="file to write")
     p.add_argument(
