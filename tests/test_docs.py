@@ -159,6 +159,14 @@ def options_of(tool: Path) -> set[str]:
     return {option for action in parser._actions for option in action.option_strings}
 
 
+@functools.cache
+def needed_options_of(tool: Path) -> set[str]:
+    """The options without which a tool ends in an error."""
+    calls = [node for node in ast.walk(ast.parse(tool.read_text())) if isinstance(node, ast.Call)]
+    needed = [c for c in calls if any(w.arg == "required" and getattr(w.value, "value", False) for w in c.keywords)]
+    return {ast.literal_eval(call.args[0]) for call in needed}
+
+
 @pytest.mark.parametrize("page", [p for p in PAGES if any(map(tool_of, commands(p)))], ids=named)
 def test_the_commands_of_a_page_have_the_options_that_they_are_given(page):
     for words in commands(page):
@@ -166,7 +174,10 @@ def test_the_commands_of_a_page_have_the_options_that_they_are_given(page):
             continue
         tool, arguments = found
         assert tool.is_file(), f"{shlex.join(words)}: no such tool"
-        assert {a.partition("=")[0] for a in arguments if a.startswith("--")} <= options_of(tool), shlex.join(words)
+        given = {a.partition("=")[0] for a in arguments if a.startswith("--")}
+        assert given <= options_of(tool), shlex.join(words)
+        if arguments and not arguments[0].startswith("-"):  # a whole command, not the mention of an option
+            assert needed_options_of(tool) <= given, f"{shlex.join(words)}: needs {needed_options_of(tool)}"
         configs = [a for a in arguments if a.startswith("configs/")]
         assert all((ROOT / config).exists() for config in configs), f"{shlex.join(words)}: no such config"
 
@@ -176,6 +187,12 @@ def test_configs_that_tools_and_pages_name_exist():
     for path in [*PAGES, *ROOT.glob("tools/**/*.py"), *ROOT.glob("sterf_plugins/**/*.py")]:
         for name in re.findall(r"(?<![\w/])(?:configs/|sterf_plugins::)(\w[\w./-]*\.py)\b", path.read_text()):
             assert name == "NAME.py" or (ROOT / "configs" / name).is_file(), f"{named(path)}: {name}"
+
+
+def test_feature_levels_have_one_name():
+    """As in the glossary: in docstrings, messages and comments, too."""
+    files = [path for folder in ("sterf_plugins", "tools", "configs") for path in (ROOT / folder).glob("**/*.py")]
+    assert not [named(path) for path in [*PAGES, *files] if re.search(r"feature points?\b", path.read_text(), re.I)]
 
 
 @pytest.mark.parametrize("tool", sorted(ROOT.glob("tools/**/*.py")), ids=named)
@@ -214,6 +231,11 @@ def test_the_site_is_built_of_the_pages_without_a_warning(forked, tmp_path):
     assert "compute_erf" in reference and "standard errors" in reference
     assert (tmp_path / "site" / "docs" / "images" / "erf_mixers.png").is_file()
     assert (tmp_path / "site" / "docs" / "tutorials" / "memory.ipynb").is_file()
+    from_the_network = re.compile(r'<(?:script|img)[^>]* src="?https?:|<link[^>]* rel="?stylesheet[^>]*https?:')
+    pages = (tmp_path / "site").rglob("*.html")
+    assert not [page for page in pages if from_the_network.search(page.read_text())]
+    start = (tmp_path / "site" / "index.html").read_text()
+    assert start.index("iframe-worker.js") < start.index("javascripts/bundle")  # which starts the search
 
 
 @pytest.mark.slow
