@@ -102,13 +102,23 @@ def run_tool(main: Callable[[], None], again: str = "the same command") -> None:
     name = tool_name()
     loading = os.environ.get(WEIGHTS_ONLY)
     os.environ[WEIGHTS_ONLY] = "1"
-    previous = signal.signal(signal.SIGINT, _interrupt)
+    previous, hook = signal.signal(signal.SIGINT, _interrupt), sys.unraisablehook
+
+    def unraisable(lost: Any) -> None:
+        """Send Ctrl-C again that came in a finalizer or a callback of a weak reference, whose exceptions Python drops."""
+        if issubclass(lost.exc_type, KeyboardInterrupt):
+            _send_again(signal.SIGINT)
+        else:
+            hook(lost)
+
+    sys.unraisablehook = unraisable
     try:
         with warnings.catch_warnings():
             main()
     except (Exception, KeyboardInterrupt) as error:
         sys.stdout.flush()  # what was printed before the error stands before it in a file, too
         if _interrupted(error):
+            traceback.clear_frames(error.__traceback__)  # ends progress bars, so that the message is the last line
             print(f"\n{name}: interrupted; go on with {again}", file=sys.stderr)
             raise SystemExit(130) from None
         if isinstance(error, FloatingPointError):
@@ -123,10 +133,12 @@ def run_tool(main: Callable[[], None], again: str = "the same command") -> None:
                 error.add_note(setting)
             raise
         message = setting or origin(error).message
+        traceback.clear_frames(error.__traceback__)  # as above
         print(f"{name}: error: {message}\n(set {TRACEBACK}=1 to see where it arose)", file=sys.stderr)
         raise SystemExit(2) from None
     finally:
         signal.signal(signal.SIGINT, previous)
+        sys.unraisablehook = hook
         os.environ.pop(WEIGHTS_ONLY)
         if loading is not None:
             os.environ[WEIGHTS_ONLY] = loading
@@ -218,12 +230,17 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     """Raise ``KeyboardInterrupt``, but never inside ``torch.save``, whose C++ writer would abort the process."""
     while frame is not None:
         if frame.f_code is torch.save.__code__:
-            retry = threading.Timer(0.05, os.kill, (os.getpid(), number))
-            retry.daemon = True
-            retry.start()
+            _send_again(number)
             return
         frame = frame.f_back
     raise KeyboardInterrupt
+
+
+def _send_again(number: int) -> None:
+    """Send this process a signal in a moment."""
+    retry = threading.Timer(0.05, os.kill, (os.getpid(), number))
+    retry.daemon = True
+    retry.start()
 
 
 def _interrupted(error: BaseException | None) -> bool:

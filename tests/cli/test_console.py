@@ -35,6 +35,14 @@ def in_torch_save():
     print("saved", flush=True)
     time.sleep(5)
 
+def in_a_finalizer():
+    class Late:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.2)
+    Late()
+    time.sleep(5)
+
 def in_a_loop():
     os.kill(os.getpid(), signal.SIGINT)
     time.sleep(5)
@@ -43,13 +51,35 @@ console.run_tool({})
 """
 
 
-@pytest.mark.parametrize("place", ["in_a_bare_except", "in_torch_save", "in_a_loop"])
+@pytest.mark.parametrize("place", ["in_a_bare_except", "in_torch_save", "in_a_finalizer", "in_a_loop"])
 @pytest.mark.slow
 def test_an_interrupt_is_one_line_and_exit_code_130(forked, place):
     result = forked("-c", SCRIPT.replace("{}", place))
     assert result.returncode == 130, result.stderr
     assert "interrupted; go on with the same command\n" in result.stderr and "Traceback" not in result.stderr
     assert ("saved" in result.stdout) == (place == "in_torch_save")
+
+
+@pytest.mark.parametrize("end", ["os.kill(os.getpid(), signal.SIGINT)", "int(Path('nowhere').read_text())"])
+def test_the_message_stands_behind_the_progress_bar(forked, end):
+    script = f"""
+import os, signal
+from pathlib import Path
+from tqdm import tqdm
+from sterf_plugins.cli import console
+
+def work(i):
+    {end}
+
+def main():
+    bar = tqdm(range(9), mininterval=0)
+    return [work(i) for i in bar]
+
+console.run_tool(main)
+"""
+    lines = forked("-c", script).stderr.replace("\r", "\n").split("\n")
+    places = [i for i, line in enumerate(lines) if line.startswith("-c: ")]
+    assert len(places) == 1 and not any("it/s]" in line for line in lines[places[0] :]), lines
 
 
 def test_what_an_interrupted_tool_says_of_going_on_is_an_option_that_it_has():
