@@ -10,7 +10,7 @@ from itertools import groupby
 from pathlib import Path
 
 from . import __version__, plugins
-from .cli.begin import OptionParser, end_at_once
+from .cli.begin import OptionParser, end_at_once, end_unread
 from .cli.completion import add_options
 from .cli.new_plugin import write_plugin
 from .cli.own_tools import FOLDER, own_tools, run_own_tool, summary
@@ -234,7 +234,12 @@ def main() -> int:
         args.arguments = rest
     elif rest:
         own.error(f"unrecognized arguments: {' '.join(rest)}")
-    return args.run(args)
+    try:
+        code = args.run(args)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        end_unread()
+    return code
 
 
 if __name__ == "__main__":

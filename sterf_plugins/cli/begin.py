@@ -8,6 +8,7 @@ import argparse
 import multiprocessing
 import os
 import re
+import select
 import signal
 import sys
 import warnings
@@ -112,6 +113,19 @@ def begin(openmmlab: bool = False) -> None:
 def end_at_once() -> None:
     """Let Ctrl-C end the process with one line: nothing is lost before a tool's work begins."""
     signal.signal(signal.SIGINT, _end)
+
+
+def output_is_unread() -> bool:
+    """Whether standard output is a pipe that nobody reads any more, as behind ``| head``."""
+    waiting = select.poll()
+    waiting.register(1, 0)
+    return any(event & select.POLLERR for _, event in waiting.poll(0))
+
+
+def end_unread() -> NoReturn:
+    """End without a word, since nobody reads the output any more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # which takes what Python writes at its end
+    raise SystemExit(141)  # as the shell says of a program that SIGPIPE has ended
 
 
 def _end(number: int, frame: FrameType | None) -> None:

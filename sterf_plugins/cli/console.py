@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from .begin import end_unread, output_is_unread
 from .own_tools import tool_name
 
 # Environment variable; if it is set, errors that the user can mend have their traceback too.
@@ -115,7 +116,10 @@ def run_tool(main: Callable[[], None], again: str = "the same command") -> None:
     try:
         with warnings.catch_warnings():
             main()
+        sys.stdout.flush()
     except (Exception, KeyboardInterrupt) as error:
+        if isinstance(error, BrokenPipeError) and output_is_unread():
+            end_unread()
         sys.stdout.flush()  # what was printed before the error stands before it in a file, too
         if _interrupted(error):
             traceback.clear_frames(error.__traceback__)  # ends progress bars, so that the message is the last line

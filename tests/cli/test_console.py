@@ -2,6 +2,8 @@
 
 import argparse
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -80,6 +82,18 @@ console.run_tool(main)
     lines = forked("-c", script).stderr.replace("\r", "\n").split("\n")
     places = [i for i, line in enumerate(lines) if line.startswith("-c: ")]
     assert len(places) == 1 and not any("it/s]" in line for line in lines[places[0] :]), lines
+
+
+TOOL_THAT_PRINTS = "from sterf_plugins.cli import console; console.run_tool(lambda: print('line'))"
+
+
+@pytest.mark.parametrize("words", [["-c", TOOL_THAT_PRINTS], ["-m", "sterf_plugins", "configs"]])
+def test_a_tool_whose_output_nobody_reads_ends_without_a_word(words):
+    """As behind ``| head``."""
+    process = subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    assert (process.stderr.read(), process.wait()) == ("", 141)
+    process.stderr.close()
 
 
 def test_what_an_interrupted_tool_says_of_going_on_is_an_option_that_it_has():
