@@ -201,6 +201,7 @@ def test_a_new_plugin_is_written_with_its_names_and_nothing_is_lost(command, tmp
     assert files >= {"src/my_net/mixers.py", "src/my_net/stems.py", "pyproject.toml", ".github/workflows/test.yml"}
     text = "".join(p.read_text() for p in folder.rglob("*") if p.is_file())
     assert "class MyNetMixer" in text and 'my_net_stem = "my_net.stems:MyNetStem"' in text and 'name = "my-net"' in text
+    assert 'pip install "sterf-plugins @ git+REPOSITORY"' in text  # as long as it is on no index
     assert not any(word in text for word in ("my_plugin", "my-plugin", "MyMixer", "MyStem", "my_mixer"))
     again = command("new-plugin", "My-Net", cwd=tmp_path)
     assert again.returncode == 2 and "holds files, which are left alone" in again.stderr
