@@ -27,7 +27,7 @@ import math
 import re
 import runpy
 import sys
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,7 @@ from sterf_plugins.cli.erf_inputs import add_input_options, entries, given_input
 from sterf_plugins.cli.field_check import CHECK_FILES, add_check_options, asked_changes, check_models
 from sterf_plugins.cli.images import displayed, image_files, inputs_for
 from sterf_plugins.cli.loading import Loaded, default_size, is_config, load_model, parse_spec
+from sterf_plugins.cli.progress import progress_bar
 from sterf_plugins.erf import ERFResult, compute_erf, theoretical_rf
 from sterf_plugins.erf.fields import REDUCTIONS
 from sterf_plugins.erf.protocols import PROTOCOLS, table
@@ -314,7 +315,7 @@ def compute(args: argparse.Namespace, job, size: tuple[int, int], folder: Path, 
             from sterf_plugins.openmmlab.runtime.tensor_forward import forward_for
 
             options["forward"] = forward_for(model, layers)
-    with counter(label, args.num) as show:
+    with progress_bar(label, args.num) as show:
         result = compute_erf(
             model,
             inputs,
@@ -413,19 +414,6 @@ def has_layer(model: torch.nn.Module, pattern: str) -> bool:
         return bool(match_layers(model, pattern))
     except ValueError:
         return False
-
-
-@contextmanager
-def counter(label: str, total: int):
-    """A function for ``progress`` of ``compute_erf`` that shows a progress bar, every 5 s without a terminal.
-
-    The bar ends with the context, so that an error begins a line of its own behind it.
-    """
-    from tqdm.auto import tqdm
-
-    pause = 0.5 if sys.stderr.isatty() else 5
-    with tqdm(total=total, desc=label, unit="input", file=sys.stderr, mininterval=pause) as bar:
-        yield lambda done, _: bar.update(done - bar.n)
 
 
 def first_model(args: argparse.Namespace) -> Loaded:

@@ -15,6 +15,7 @@ from ..erf.protocols import PROTOCOLS
 from ..files import write_csv
 from .images import inputs_for
 from .loading import Loaded
+from .progress import progress_bar
 
 OCCLUSION, RANDOMISATION = "occlusion", "randomisation"
 CHECK_FILES = ("checks.csv", "randomised.csv")
@@ -106,11 +107,9 @@ def check_models(
 
                 options["forward"] = forward_for(model, layers)
         for how in [how for how in changes if how not in found]:
-            print(f"{label}: changing patches of {len(inputs)} inputs, {how}", file=sys.stderr)
-            calibrate = result.info["calibrate"]
-            check = check_field(
-                model, inputs, layers, by=changes[how], budget=args.check_budget, calibrate=calibrate, **options
-            )
+            settings = options | dict(budget=args.check_budget, calibrate=result.info["calibrate"])
+            with progress_bar(f"{label}, changed patches, {how}", number) as show:
+                check = check_field(model, inputs, layers, by=changes[how], progress=show, **settings)
             check.info |= dict(request=request, weights=result.info.get("weights"), images=args.images)
             check.save(paths[how])
             found[how] = check

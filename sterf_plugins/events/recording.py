@@ -75,7 +75,8 @@ class Recording:
         first = next(found, None)
         if first is None:
             raise ValueError(
-                f"{self.path} has no frames beside its events; give times in another way, such as an interval."
+                f"{self.path} has no frames beside its events, whose times could be taken; give an interval in microseconds "
+                f"instead: --interval 40000 of the tools, interval=40_000 of data sets."
             )
         yield first
         yield from found

@@ -350,6 +350,7 @@ def test_fields_are_checked_by_changes_and_by_randomised_weights(run, tmp_path):
     assert all(float(r["unchanged"]) > 0.1 and float(r["live_common_mass"]) > float(r["common_mass"]) for r in first)
     randomised = list(csv.DictReader((out / "randomised.csv").read_text().splitlines()))
     assert float(randomised[0]["common_mass"]) == pytest.approx(1) and randomised[-1]["layer"] == "stages.1"
+    assert "released, changed patches, occlusion: 100%" in result.stderr  # a bar, since it may take minutes
     check = FieldCheck.load(out / "released-0.5.check.npz")
     assert check.info["draws"] == 2 and check.maps["stages.1"].shape == (2, 4, 4, 4)
     assert "released, occlusion, measured changes" in result.stdout and Image.open(out / "checks.png").width > 300

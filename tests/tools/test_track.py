@@ -105,6 +105,7 @@ def test_mistakes(forked, command, tmp_path):
         assert done.returncode == 2 and "cut.h5 cannot be read as an event file" in done.stderr, done.stderr[-1500:]
     done = forked(TOOL, *command, *box[:5], "--out", tmp_path / "b.mp4")
     assert done.returncode == 2 and "has no frames beside its events" in done.stderr, done.stderr[-1500:]
+    assert "--interval 40000" in done.stderr
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"moving.h5", "cut.h5", "weights.pth", "full"} and [
         p.name for p in (tmp_path / "full").iterdir()
