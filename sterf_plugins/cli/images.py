@@ -200,7 +200,10 @@ def validation_images(loaded: Loaded, count: int, size: tuple[int, int]) -> Iter
     from ..openmmlab.configs.data_checks import check_data
     from ..openmmlab.runtime.dataset_images import from_dataset, spread
 
-    check_data(loaded.config, "val")
+    try:
+        check_data(loaded.config, "val")
+    except ValueError as error:  # what it advises are options of a training
+        raise ValueError(str(error).replace("--cfg-options ", "in a config of your own, ")) from error
     dataset = DATASETS.build(loaded.config.val_dataloader.dataset)
     return from_dataset(dataset, loaded.model.data_preprocessor, spread(count, dataset), size)
 

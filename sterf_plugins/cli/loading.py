@@ -16,6 +16,7 @@ from ..checkpoints import read_checkpoint, state_dict_of
 from ..checkpoints.efficientnet import with_timm_names
 
 CONFIG_PREFIXES = ("mmdet::", "mmseg::", "sterf_plugins::")
+CHECKPOINTS = (".pth", ".pt", ".pth.tar", ".ckpt", ".safetensors")  # how names of checkpoints end
 _CALL = re.compile(r"^(?P<name>[^()]+?)(?:\((?P<options>.*)\))?$", re.DOTALL)
 _LABEL = re.compile(r"^(?P<label>[^=()]+)=(?P<rest>.+)$", re.DOTALL)
 
@@ -123,6 +124,11 @@ def _from_timm(label: str, name: str, options: Mapping[str, Any], pretrained: bo
 
     from .. import timm as ours  # noqa: F401
 
+    if name.endswith(CHECKPOINTS):
+        raise ValueError(
+            f"{name} is a checkpoint, and a model is wanted here: give the model first, and the checkpoint behind it; "
+            f"to compare two checkpoints: sterf erf {name} OTHER --model NAME."
+        )
     try:
         model = timm.create_model(name, pretrained=pretrained, **options)
     except RuntimeError as error:

@@ -373,6 +373,10 @@ def test_any_timm_pyramid_works():
     ("name", "message"),
     [
         ("nowhere.py", "no config file 'nowhere.py'"),
+        (
+            str(ROOT / "LICENSE"),
+            r"LICENSE is no config, whose name ends in \.py, .*A checkpoint stands behind the config",
+        ),
         ("mmpose::x.py", "config package 'mmpose' is unknown; allowed: mmdet, mmseg, sterf_plugins"),
         ("mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coc.py", "near: mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py"),
     ],

@@ -264,6 +264,14 @@ def bad(tmp_path_factory, photos):
         (["sdtv3_nano", "--images", "val"], "needs a config with a val_dataloader"),
         (["sdtv3_nano", "--out", "{bad}/file/out"], "--out .* cannot be written"),
         (["sdtv3_nano", "--position", "corner"], "--position corner: give center, all, or row,col"),
+        (
+            ["{bad}/nano.pth", "{bad}/nano.pth"],
+            "nano.pth is a checkpoint, .* two checkpoints: sterf erf .* --model NAME",
+        ),
+        (
+            ["sterf_plugins::shapes/fpn_sdtv3-t-srb_shapes.py", "--images", "val"],
+            "ade/.* does not exist.*; link your copy there, or name its folder: in a config of your own, val_dataloader",
+        ),
         (["sdtv3_nano", "--compare", "sdtv3_nono"], "no timm model 'sdtv3_nono'; near: sdtv3_nano"),
         (
             ["sdtv3_nano", "--compare", "resnet10t", "--layers", "stages.*", "layr*"],
@@ -282,6 +290,7 @@ def bad(tmp_path_factory, photos):
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_written(arguments, message, tmp_path, bad, photos, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)  # where no data set is
     arguments = [a.format(bad=bad, photos=photos) for a in arguments]
     out = [] if "--out" in arguments else ["--out", tmp_path / "out"]
     size = [] if "--input-size" in arguments else ["--input-size", "32", "32"]

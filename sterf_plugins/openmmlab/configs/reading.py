@@ -13,6 +13,7 @@ from mmengine.runner import Runner
 from .types import type_name, use_registered_names
 
 PACKAGES = ("mmdet", "mmseg", "sterf_plugins")
+SUFFIXES = (".py", ".json", ".yaml", ".yml")  # those of configs, which mmengine reads
 # What a runner reads of a config. `data_preprocessor` is a variable of mmdet's and mmseg's config files besides.
 SETTINGS = set(inspect.signature(Runner.__init__).parameters) - {"self", "data_preprocessor"}
 
@@ -21,12 +22,17 @@ def config_path(name: str) -> Path:
     """The file of a config given as a path or as ``mmdet::…``, ``mmseg::…`` or ``sterf_plugins::…``.
 
     Raises:
-        ValueError: the package is unknown or not installed, or it has no such config; the message lists similar names.
+        ValueError: the package is unknown or not installed, or it has no such config (the message lists similar names), or
+            a file is none.
     """
     if "::" not in name:
         path = Path(name)
         if not path.is_file():
             raise ValueError(f"no config file {name!r}. Give a path, or mmdet::…, mmseg::…, sterf_plugins::….")
+        if path.suffix not in SUFFIXES:
+            raise ValueError(
+                f"{name} is no config, whose name ends in {', '.join(SUFFIXES)}. A checkpoint stands behind the config."
+            )
         return path
     package, inner = name.split("::", 1)
     root = config_root(package)
