@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 from torch import Size, Tensor, nn
+from torch.autograd.graph import Node
 
-from ..firing import FiringRates
+from ..firing import FiringRates, neuron_layers
 from .batches import out_of_memory
 from .geometry import Grid
 from .layouts import Layout
@@ -34,7 +35,8 @@ class Output:
         target: the layer.
         calls: its outputs in the order of its calls, with their graph if they have one. They are copies, so that no later in-place
             operation of the model reaches them.
-        spikes: names of the spike layers that had run by the first call.
+        spikes: names of the spike layers that had run by the first call; of a layer that gives several outputs, those of them
+            that lead to this one.
     """
 
     target: Target
@@ -105,6 +107,7 @@ def _run(model, forward, x, targets, seen, loops, rates) -> tuple[dict[str, Outp
     calls = dict.fromkeys([t.name for t in targets], 0)
     outputs: dict[str, Output] = {}
     failed: dict[str, str] = {}
+    nodes: dict[str, list[Node]] = {}  # where the outputs of each spike layer are in the graph
     counting = False  # whether calls are counted alone, without a graph
 
     def keep(target: Target):
@@ -119,9 +122,9 @@ def _run(model, forward, x, targets, seen, loops, rates) -> tuple[dict[str, Outp
                 if not tensors:
                     raise ValueError(f"layer {target.name!r} gives no floating-point tensor.")
                 for name, y in tensors:
-                    outputs.setdefault(name, Output(target, spikes=spikes)).calls.append(
-                        _checked(name, y, module).clone()
-                    )
+                    if name not in outputs:
+                        outputs[name] = Output(target, spikes=spikes if len(tensors) == 1 else _leading_to(y, nodes))
+                    outputs[name].calls.append(_checked(name, y, module).clone())
             except ValueError as error:
                 failed[target.name] = str(error)
             if first and not loops and all(calls.values()):
@@ -139,7 +142,16 @@ def _run(model, forward, x, targets, seen, loops, rates) -> tuple[dict[str, Outp
 
         return store
 
-    hooks = [(t.module, keep(t)) for t in targets]
+    def mark(name: str):
+        def store(module: nn.Module, arguments: Any, result: Any) -> None:
+            y = result if isinstance(result, Tensor) else result[0]
+            if y.grad_fn is not None:
+                nodes.setdefault(name, []).append(y.grad_fn)
+
+        return store
+
+    hooks = [(module, mark(name)) for name, (module, *_) in neuron_layers(model).items()] if rates is not None else []
+    hooks += [(t.module, keep(t)) for t in targets]
     if first:
         hooks += [(module, look(name)) for name, module in model.named_modules()]
     handles = [m.register_forward_hook(hook) for m, hook in hooks if not isinstance(m, torch.jit.ScriptModule)]
@@ -170,6 +182,18 @@ def _run(model, forward, x, targets, seen, loops, rates) -> tuple[dict[str, Outp
     if first:
         seen.calls = {name: count for name, count in calls.items() if count}
     return {name: o for name, o in outputs.items() if o.target.name not in failed}, failed
+
+
+def _leading_to(y: Tensor, nodes: dict[str, list[Node]]) -> list[str]:
+    """The names of those nodes that the graph of a tensor holds."""
+    seen: set[Node] = set()
+    waiting = [y.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            waiting += [before for before, _ in node.next_functions]
+    return [name for name, own in nodes.items() if not seen.isdisjoint(own)]
 
 
 def _tensors(name: str, result: Any) -> list[tuple[str, Tensor]]:

@@ -57,6 +57,29 @@ def test_one_input_and_a_stream_of_inputs_are_enough_for_statistics():
     np.testing.assert_allclose(stream.spatial["stages.2"], whole.spatial["stages.2"], rtol=1e-4, atol=1e-9)
 
 
+class TwoOutputs(nn.Module):
+    """As a backbone: an early map, and a late one behind a spike layer that is silent."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.live = nn.Conv2d(3, 4, 3, padding=1), IntegerSpike(4)
+        self.zero, self.silent = nn.Conv2d(4, 4, 3, padding=1), IntegerSpike(4)
+        nn.init.constant_(self.zero.bias, -9.0)
+
+    def forward(self, x):
+        early = self.live(self.conv(x))
+        return early, early + self.silent(self.zero(early))
+
+
+def test_of_several_outputs_each_has_the_spike_layers_that_lead_to_it():
+    torch.manual_seed(0)
+    body = TwoOutputs()
+    result = compute_erf(nn.Sequential(body, nn.Identity()), IMAGES, "0", forward=lambda model, x: body(x))
+    assert result.info["spikes_before"] == {"0[0]": ["0.live"], "0[1]": ["0.live", "0.silent"]}
+    assert [line.split(":")[0] for line in result.warnings] == ["0[1]"]
+    assert result.numbers("0[0]")["silent_units"].value == 0 and result.numbers("0[1]")["silent_units"].value == 0.5
+
+
 def test_silent_layers_on_the_way_are_marked(tmp_path):
     live, released = (compute_erf(network(norm_hidden=norm), IMAGES, LAYERS) for norm in (True, False))
     assert live.warnings == [] and not live.doubtful("stages.0")
