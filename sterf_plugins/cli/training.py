@@ -19,7 +19,7 @@ from ..openmmlab.configs.adapt import INTERFACES, LOG, swap_backbone
 from ..openmmlab.configs.data_checks import check_data
 from ..openmmlab.configs.loop_checks import check_loops
 from ..openmmlab.configs.model_checks import check_model
-from ..openmmlab.configs.reading import load_config, merge_options, revert_sync_bn
+from ..openmmlab.configs.reading import check_names, load_config, merge_options, revert_sync_bn
 from ..openmmlab.configs.segmentation_checks import check_segmentation_data
 from ..openmmlab.configs.stem import swap_stem
 from ..openmmlab.runtime.checkpoint_files import read_local_or_remote
@@ -152,6 +152,7 @@ def check_config(config: Config, *phases: str) -> None:
             fit together; the message has the setting that mends it.
     """
     LOG("config and data sets are checked")
+    check_names(config)
     check_data(config, *phases)
     check_segmentation_data(config, *phases)
     check_model(config, *phases)

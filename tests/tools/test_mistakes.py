@@ -20,7 +20,7 @@ from mmengine.logging import MMLogger  # noqa: E402
 from sterf_plugins.cli import training as cli  # noqa: E402
 from sterf_plugins.cli.settings import Settings  # noqa: E402
 from sterf_plugins.openmmlab.configs.loop_checks import warn_of_names, warn_of_rates  # noqa: E402
-from sterf_plugins.openmmlab.configs.reading import load_config, merge_options  # noqa: E402
+from sterf_plugins.openmmlab.configs.reading import PACKAGES, check_names, config_root, load_config, merge_options  # noqa: E402
 from sterf_plugins.openmmlab.configs.resume_checks import check_resume  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -459,3 +459,19 @@ def test_a_variable_whose_value_settings_hold_under_other_names():
         merge_options(config, settings_of("iterations=3"))
     merge_options(config, settings_of("train_cfg.max_iters=3"))
     assert config.train_cfg.max_iters == 3
+
+
+@pytest.mark.parametrize(("name", "meant"), [("optim_wraper", "optim_wrapper"), ("train_cgf", "train_cfg")])
+def test_a_misspelt_setting_is_named_before_a_training_goes_on_without_it(name, meant):
+    """From ``--cfg-options`` or in the file."""
+    with pytest.raises(ValueError, match=f"{name} is no setting, and would change nothing; {meant} is meant"):
+        cli.check_config(load_config(str(DETECTOR), {f"{name}.optimizer.lr": 0.1}))
+
+
+def test_no_variable_of_a_shipped_or_stock_config_is_taken_for_a_misspelt_setting():
+    files = [path for package in PACKAGES for path in config_root(package).rglob("*.py")]
+    names = {name for path in files for name in re.findall(r"^(\w+)\s*=", path.read_text(), re.MULTILINE)}
+    assert len(names) > 100
+    check_names(
+        Config(dict.fromkeys(names - {"filename", "text", "env_variables"}))
+    )  # words that Config keeps for itself

@@ -1,5 +1,6 @@
 """Reading configs by path or by ``package::path``."""
 
+import difflib
 import importlib.util
 import inspect
 import shlex
@@ -38,8 +39,6 @@ def config_path(name: str) -> Path:
     root = config_root(package)
     path = root / inner
     if not path.is_file():
-        import difflib
-
         known = [p.relative_to(root).as_posix() for p in root.rglob("*.py")]
         near = difflib.get_close_matches(inner, known, 3, 0.3)
         raise ValueError(f"{package} has no config {inner!r}; near: {', '.join(near) or 'none'}.")
@@ -77,6 +76,16 @@ def load_config(name: str, options: dict | None = None) -> Config:
         raise ValueError(f"config {name!r} cannot be read: {type(error).__name__}: {error}") from error
     merge_options(config, options or {})
     return config
+
+
+def check_names(config: Config) -> None:
+    """Raise ``ValueError`` if a name is nearly that of a setting: a training would not read it, without a word."""
+    for name in set(config) - SETTINGS:
+        near = difflib.get_close_matches(name, sorted(SETTINGS), 1, 0.88) if len(name) > 7 else []
+        if near:
+            raise ValueError(
+                f"{name} is no setting, and would change nothing; {near[0]} is meant, it seems. Rename it."
+            )
 
 
 def merge_options(config: Config, options: dict[str, Any]) -> None:
