@@ -1,8 +1,17 @@
-"""The progress bar of tools whose work goes input by input."""
+"""The progress bars of tools whose work goes input by input, or layer by layer."""
 
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def _pause() -> float:
+    """Seconds between two states of a bar: a log is not a terminal, and has a line for each."""
+    return 0.5 if sys.stderr.isatty() else 5
 
 
 @contextmanager
@@ -17,6 +26,26 @@ def progress_bar(label: str, total: int) -> Iterator[Callable[[int, int | None],
     """
     from tqdm.auto import tqdm
 
-    pause = 0.5 if sys.stderr.isatty() else 5
-    with tqdm(total=total, desc=label, unit="input", file=sys.stderr, mininterval=pause) as bar:
+    with tqdm(total=total, desc=label, unit="input", file=sys.stderr, mininterval=_pause()) as bar:
         yield lambda done, _: bar.update(done - bar.n)
+
+
+@contextmanager
+def layers_bar(model: "nn.Module", label: str, delay: float = 5) -> Iterator[None]:
+    """A bar of the modules that have run in one pass, which is there only if the pass takes more than ``delay`` seconds."""
+    from tqdm.auto import tqdm
+
+    waiting = set(model.modules())
+    with tqdm(total=len(waiting), desc=label, unit="layer", file=sys.stderr, delay=delay, mininterval=_pause()) as bar:
+
+        def count(module: "nn.Module", inputs: object, output: object) -> None:
+            if module in waiting:
+                waiting.remove(module)
+                bar.update()
+
+        handles = [module.register_forward_hook(count) for module in model.modules()]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()

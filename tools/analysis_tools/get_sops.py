@@ -36,6 +36,7 @@ from sterf_plugins.cli.checkpoints import add_checkpoint_option
 from sterf_plugins.cli.console import check_counts, check_device, run_tool
 from sterf_plugins.cli.images import add_image_options, inputs_for
 from sterf_plugins.cli.loading import Loaded, default_size, is_config, load_model, parse_spec
+from sterf_plugins.cli.progress import layers_bar
 from sterf_plugins.erf.calibrate import CALIBRATION, calibrate, uncalibrated
 from sterf_plugins.files import check_new, replacing, write_csv
 
@@ -141,7 +142,7 @@ def main() -> None:
     if args.time_steps:
         images = images.expand(args.time_steps, *images.shape)
     weights = prepare_weights(args, loaded, size)
-    with FiringRates(model) as rates, FiringMaps(model) as maps:
+    with FiringRates(model) as rates, FiringMaps(model) as maps, layers_bar(model, "counting"):
         operations = count_operations(model, images)
     total, count = operations.total, operations.num_inputs
     rows = table(operations, rates, maps)
