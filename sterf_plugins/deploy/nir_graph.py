@@ -1,7 +1,8 @@
 """Convolutional spiking networks as graphs of NIR, the Neuromorphic Intermediate Representation.
 
 SpikingJelly's own exchange translates convolutions and neurons, here one at a time. What it does not know is added: layers of
-receptive fields, norms behind convolutions, neurons that forget their state, and leaky integrators, for which NIR has a node.
+receptive fields, norms behind convolutions, neurons that forget their state, leaky integrators, for which NIR has a node, and
+average pooling, whose node says nothing of sizes, so that it cannot be translated on its own.
 """
 
 import os
@@ -26,7 +27,7 @@ from ..undisturbed import undisturbed
 if TYPE_CHECKING:
     import nir
 
-_TRANSLATED = (nn.Conv1d, nn.Conv2d, nn.Linear, nn.AvgPool2d, nn.Flatten)
+_TRANSLATED = (nn.Conv1d, nn.Conv2d, nn.Linear, nn.AvgPool2d, nn.Flatten)  # pooling here, the others by SpikingJelly
 _CHAINS = (SpikingCNN, Layer, ConvStem, CovariantStem, CovariantSTStem)
 _ALLOWED = (
     "convolutions, BatchNorms behind them, linear layers, average pooling, flattening, IF, LIF and parametric LIF neurons "
@@ -52,7 +53,8 @@ def to_nir(
         The graph.
 
     Raises:
-        ValueError: a layer has no node in NIR, such as attention; the message names it.
+        ValueError: a layer has no node in NIR, such as attention, or a neuron holds its input for ``T`` steps; the message
+            names it.
         TypeError: ``model`` is no module.
         NotImplementedError: SpikingJelly cannot translate the layer's settings, such as groups or a soft reset.
     """
@@ -69,6 +71,10 @@ def to_nir(
                 nodes += _integrators(layer, tuple(x.shape[1:]), dt)
                 x = layer(x.unsqueeze(0))[0][0]
                 continue
+            if isinstance(layer, nn.AvgPool2d):
+                nodes.append(_pooling(layer))
+                x = layer(x)
+                continue
             translated = export_to_nir(nn.Sequential(layer), x, dt=dt).nodes.values()
             nodes += [node for node in translated if not isinstance(node, nir.Input | nir.Output)]
             x = layer(x)
@@ -79,7 +85,16 @@ def to_nir(
 
 
 def _chain(name: str, module: nn.Module) -> Iterator[nn.Module]:
-    """The layers of a chain, one after another, as plain layers of PyTorch and SpikingJelly that take single steps."""
+    """The layers of a chain, one after another, as plain layers of PyTorch and SpikingJelly that take single steps.
+
+    A layer that stands at several places of the chain comes as often.
+    """
+    where = f"{name}, a {type(module).__name__}," if name else f"a {type(module).__name__}"
+    if isinstance(module, StatelessNode) and module.T is not None:
+        raise ValueError(
+            f"`model` has {where} with T={module.T}: it holds its input for {module.T} steps and gives the mean of its spikes, "
+            f"and a graph of NIR describes single steps. Build the neuron without T, and run the graph for {module.T} steps."
+        )
     node: Any = module.node if isinstance(module, StatelessNode) else module
     if isinstance(module, nn.Identity | nn.Dropout):
         return
@@ -93,12 +108,12 @@ def _chain(name: str, module: nn.Module) -> Iterator[nn.Module]:
         tau = 1 / node.w.sigmoid().item()
         yield neuron.LIFNode(tau, node.decay_input, node.v_threshold, node.v_reset)
     elif type(module).forward is nn.Sequential.forward or isinstance(module, _CHAINS):
-        for child, layer in module.named_children():
-            yield from _chain(f"{name}.{child}".lstrip("."), layer)
+        for child, layer in module.named_modules(remove_duplicate=False):
+            if child and "." not in child:
+                yield from _chain(f"{name}.{child}".lstrip("."), layer)
     elif isinstance(module, TemporalRF | nn.BatchNorm2d) or type(module) in _TRANSLATED:
         yield module
     else:
-        where = f"{name}, a {type(module).__name__}," if name else f"a {type(module).__name__}"
         raise ValueError(f"`model` has {where} for which NIR has no node; allowed: {_ALLOWED}.")
 
 
@@ -108,11 +123,25 @@ def _folded(layers: Iterator[nn.Module]) -> list[nn.Module]:
     for layer in layers:
         if not isinstance(layer, nn.BatchNorm2d):
             found.append(layer)
+        elif layer.running_mean is None:
+            raise ValueError("`model` has a BatchNorm without running statistics, which NIR has no node for.")
         elif found and isinstance(found[-1], nn.Conv2d):
             found[-1] = fuse_conv_bn_eval(found[-1].eval(), layer.eval())
         else:
             raise ValueError("`model` has a BatchNorm that follows no convolution, which NIR has no node for.")
     return found
+
+
+def _pooling(layer: nn.AvgPool2d) -> Any:
+    import nir
+
+    if layer.ceil_mode or layer.divisor_override is not None or not layer.count_include_pad:
+        raise ValueError(
+            f"`model` has {layer}, for which NIR has no node; allowed: ceil_mode=False, count_include_pad=True, and no "
+            f"divisor_override."
+        )
+    sizes = (layer.kernel_size, layer.stride, layer.padding)
+    return nir.AvgPool2d(*(np.broadcast_to(size, 2).copy() for size in sizes))  # rows, columns
 
 
 def _integrators(field: TemporalRF, shape: tuple[int, ...], dt: float) -> list[Any]:

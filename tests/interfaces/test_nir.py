@@ -87,6 +87,29 @@ def test_temporal_fields_of_several_scales(kind, gain, tmp_path):
     torch.testing.assert_close(torch.from_numpy(np.stack(outputs)), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_layers_that_stand_at_several_places_come_as_often():
+    torch.manual_seed(0)
+    conv, neuron = nn.Conv2d(2, 2, 3, padding=1), lif_node(tau=2.0, v_threshold=0.2)
+    model = nn.Sequential(conv, neuron, conv, neuron)
+    frames = 3 * torch.rand(6, 1, 2, 8, 9)
+    graph = to_nir(model, frames[0], dt=DT)
+    assert [type(node).__name__ for node in graph.nodes.values()] == ["Input", *["Conv2d", "LIF"] * 2, "Output"]
+    expected = neuron(conv(neuron(conv(frames[:, 0]).unsqueeze(1))[:, 0]).unsqueeze(1))
+    assert expected.any() and not expected.all()
+    torch.testing.assert_close(read_back(graph, frames), expected)
+
+
+@pytest.mark.parametrize("pool", [nn.AvgPool2d(2), nn.AvgPool2d((2, 3), (1, 2), (1, 0))])
+def test_average_pooling_is_read_back(pool, tmp_path):
+    torch.manual_seed(0)
+    conv, neuron = nn.Conv2d(2, 3, 3), lif_node(tau=2.0, v_threshold=0.2)
+    frames = 3 * torch.rand(5, 1, 2, 9, 11)
+    to_nir(nn.Sequential(conv, pool, neuron), frames[0], tmp_path / "network.nir", dt=DT)
+    expected = neuron(pool(conv(frames[:, 0])).unsqueeze(1))
+    assert expected.any() and not expected.all()
+    torch.testing.assert_close(read_back(tmp_path / "network.nir", frames), expected)
+
+
 class Residual(nn.Sequential):
     def forward(self, x):
         return x + super().forward(x)
@@ -104,6 +127,12 @@ def test_what_has_no_node_is_refused_by_its_name():
         to_nir(Residual(nn.Conv2d(8, 8, 1)), x)
     with pytest.raises(ValueError, match="follows no convolution"):
         to_nir(nn.Sequential(nn.BatchNorm2d(8)), x)
+    with pytest.raises(ValueError, match="without running statistics"):
+        to_nir(nn.Sequential(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8, track_running_stats=False)), x)
+    with pytest.raises(ValueError, match="allowed: ceil_mode=False"):
+        to_nir(nn.Sequential(nn.Conv2d(8, 8, 1), nn.AvgPool2d(3, ceil_mode=True)), x)
+    with pytest.raises(ValueError, match=r"1, a StatelessNode, with T=4: it holds its input for 4 steps"):
+        to_nir(nn.Sequential(nn.Conv2d(8, 8, 1), lif_node(T=4)), x)
     with pytest.raises(ValueError, match="'cascade'"):
         to_nir(TemporalRF((1.0, 2.0), mode="cascade"), x)
     with pytest.raises(NotImplementedError, match="soft reset"):
