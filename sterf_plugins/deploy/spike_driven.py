@@ -7,6 +7,8 @@ of single steps would be another number.
 """
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -67,8 +69,8 @@ def to_spike_driven(model: nn.Module, example: Example | None = None) -> nn.Modu
     Args:
         model: an SDT-V3, or another model whose every weight layer but the first is fed by an ``IntegerSpike``; it may
             be folded (``reparameterize``). It is left as it is.
-        example: an input of the model, or a tuple of its inputs, with which the layers and what feeds them are found;
-            ``None`` for a random 64x64 image, which works for the backbones of this package.
+        example: an input of the model, or a tuple of its inputs, with which the layers and what feeds them are found, while
+            the neurons send random numbers of spikes; ``None`` for a random 64x64 image, which works for the backbones of this package.
 
     Returns:
         The converted copy.
@@ -80,18 +82,21 @@ def to_spike_driven(model: nn.Module, example: Example | None = None) -> nn.Modu
     """
     check_module("model", model)
     converted = copy.deepcopy(model).eval()
-    calls = calls_of(converted, example_for(model, example), (IntegerSpike, *_WEIGHTS))
+    with _busy(converted):
+        calls = calls_of(converted, example_for(model, example), (IntegerSpike, *_WEIGHTS))
     if not any(isinstance(call.module, IntegerSpike) for call in calls):
         raise ValueError(f"{type(model).__name__} has no integer spikes to send as binary ones (IntegerSpike).")
     names: dict[nn.Module, list[str]] = {}  # a layer that several parts of the model share has several
     for name, module in converted.named_modules(remove_duplicate=False):
         names.setdefault(module, []).append(name)
     driven: dict[nn.Module, SpikeDrivenLayer] = {}
-    feeding: IntegerSpike | None = None
+    sent: dict[int, IntegerSpike] = {}  # address of the spikes' memory -> who sent them
+    latest: IntegerSpike | None = None
     first = True
     for call in calls:
+        feeding = sent.get(call.input.untyped_storage().data_ptr(), latest)  # spikes that were copied are of the latest
         if isinstance(call.module, IntegerSpike):
-            feeding = call.module
+            latest = sent[call.output.untyped_storage().data_ptr()] = call.module
         elif first and feeding is None:
             first = False  # this is the stem, which sees the image and stays as it is
         elif feeding is None or not _are_counts(call.input, feeding):
@@ -101,10 +106,10 @@ def to_spike_driven(model: nn.Module, example: Example | None = None) -> nn.Modu
             )
         else:
             first = False
-            layer = driven.setdefault(call.module, SpikeDrivenLayer(call.module, feeding.levels, feeding.norm))
-            if (layer.levels, layer.norm) != (feeding.levels, feeding.norm):
+            layer = driven.setdefault(call.module, SpikeDrivenLayer(call.module, feeding.levels_now, feeding.norm))
+            if (layer.levels, layer.norm) != (feeding.levels_now, feeding.norm):
                 raise ValueError(
-                    f"layer {call.name!r} runs several times, behind neurons of D = {layer.levels} and of {feeding.levels} "
+                    f"layer {call.name!r} runs several times, behind neurons of D = {layer.levels} and of {feeding.levels_now} "
                     f"spikes, divided by {layer.norm} and by {feeding.norm}; it needs the same number of binary steps each time."
                 )
     for module, layer in driven.items():
@@ -113,7 +118,25 @@ def to_spike_driven(model: nn.Module, example: Example | None = None) -> nn.Modu
     return converted
 
 
+@contextmanager
+def _busy(model: nn.Module) -> Iterator[None]:
+    """Inside, neurons send random numbers of spikes, so that what feeds a layer is seen where they would be silent."""
+    generator = torch.Generator().manual_seed(0)
+
+    def fire(spike: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        counts = torch.randint(spike.levels_now + 1, output.shape, generator=generator)
+        return torch.empty_like(output).copy_(counts).div_(spike.norm)
+
+    handles = [module.register_forward_hook(fire) for module in model.modules() if isinstance(module, IntegerSpike)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def _are_counts(x: Tensor, spike: IntegerSpike) -> bool:
-    """Whether the numbers in ``x`` can be spikes of this neuron: 0 to D, divided by its norm."""
+    """Whether the numbers in ``x`` can be spikes of this neuron, which are 0 to D, divided by its norm, and not all 0 if it is busy."""
     counts = x * spike.norm
-    return bool(((counts - counts.round()).abs() < 1e-3).all() and counts.min() >= 0 and counts.max() <= spike.levels)
+    whole = bool(((counts - counts.round()).abs() < 1e-3).all())
+    return whole and bool(counts.min() >= 0 and 0.5 < counts.max() < spike.levels_now + 0.5)

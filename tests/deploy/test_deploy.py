@@ -162,6 +162,32 @@ def test_a_layer_that_two_parts_share_is_driven_in_both():
         to_spike_driven(model, x)
 
 
+class TwoNeurons(nn.Module):
+    """Two neurons of different levels on one map; each feeds a layer, or their spikes are added in front of one."""
+
+    def __init__(self, added: bool):
+        super().__init__()
+        self.stem, self.coarse, self.fine = nn.Conv2d(3, 4, 1), IntegerSpike(2), IntegerSpike(8)
+        self.conv1, self.conv2, self.added = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1), added
+
+    def forward(self, x):
+        x = self.stem(x)
+        fine, coarse = self.fine(x), self.coarse(x)
+        return self.conv1(coarse + coarse) if self.added else self.conv1(fine) + self.conv2(coarse)
+
+
+def test_what_feeds_a_layer_is_found_where_the_neurons_are_silent():
+    torch.manual_seed(0)
+    black, x = torch.zeros(1, 3, 6, 6), 20 * torch.randn(2, 3, 6, 6)
+    model = TwoNeurons(added=False).requires_grad_(False)
+    model.stem.bias.zero_()
+    driven = to_spike_driven(model, black)
+    assert (driven.conv1.levels, driven.conv2.levels) == (8, 2)
+    torch.testing.assert_close(outputs(driven, x), outputs(model, x))
+    with pytest.raises(ValueError, match="layer 'conv1' is not fed by integer spikes"):
+        to_spike_driven(TwoNeurons(added=True), black)
+
+
 def test_the_sum_of_single_steps_products_is_another_number():
     """Why attention must wait for whole counts: per-step products of the binary steps do not add up to it."""
     from spikingjelly.activation_based.layer import SpikeCountToBinary
