@@ -167,7 +167,7 @@ class TimmContract(_Backbone):
         """
         take = self._stage_indices(indices)
         pruned = max(take) < len(self.stages) - 1
-        self.stages = self.stages[: max(take) + 1]
+        self.stages, self.maps = self.stages[: max(take) + 1], self.maps[: max(take) + 1]
         if pruned:
             kept = len(self.stages)
             self.stage_dims, self.stage_strides = self.stage_dims[:kept], self.stage_strides[:kept]

@@ -128,6 +128,16 @@ def test_prune_intermediate_layers():
     assert model(x).shape == (1, 7) and model.out_channels == (24, 48)
 
 
+def test_a_pruned_model_whose_maps_are_modules_runs():
+    model = create("scale_covariant_net", dims=(4, 6, 8), depths=(0, 0, 0), strides=(2, 2, 2), scales=(1.0, 2.0))
+    x = torch.randn(1, 3, 32, 32)
+    expected = model.forward_intermediates(x, indices=[0, 1], intermediates_only=True)
+    model.prune_intermediate_layers([0, 1])
+    assert torch.equal(model(x), expected[-1])
+    model.reset_classifier(7)
+    assert model(x).shape == (1, 7)
+
+
 def test_no_classes_gives_pooled_features():
     x = torch.randn(2, 3, 64, 64)
     model = create("sdtv3_nano", num_classes=0)
