@@ -31,7 +31,7 @@ def check_mixer(mixer: str | Callable, dims: Sequence[int] = (8, 12), ratio: int
     """Check a channel mixer against the protocol ``mixer(dim, ratio, **options)``.
 
     The mixer keeps the shape of even, odd and non-square maps, keeps no state and does not change its input. Each
-    parameter gets a gradient, and so does the input in eval mode. A single sample has the gradient that it has in a
+    parameter gets a gradient, and the input one that is not zero in eval mode. A single sample has the gradient that it has in a
     batch. A deep copy that loads the state dict gives the same output, and an SDT-V3 with this mixer the same features
     as one whose checkpoint file it has loaded.
 
@@ -102,8 +102,8 @@ def _check_stem(factory: Callable, in_chans: int, embed_dim: int, stride: int) -
 def check_backbone(backbone: Callable[[], nn.Module], in_chans: int = 3, size: tuple[int, int] = (64, 96)) -> None:
     """Check a backbone, which gives a tuple of maps (B, C_i, H_i, W_i) for images (B, C, H, W).
 
-    The maps agree with the attributes ``out_channels`` and ``out_strides``; gradients are checked as in
-    ``check_mixer``.
+    The maps agree with the attributes ``out_channels`` and ``out_strides``; the input, state and gradients are checked as
+    in ``check_mixer``.
 
     Args:
         backbone: a function without arguments that builds the backbone.
@@ -115,13 +115,19 @@ def check_backbone(backbone: Callable[[], nn.Module], in_chans: int = 3, size: t
     """
     module: Any = _build(backbone, "backbone()")
     x = torch.randn(2, in_chans, *size)
-    features = module.eval()(x)
+    calibrate(module, x)
+    before = x.clone()
+    with torch.no_grad():
+        features = module(x)
+    _check_input(x, before)
     assert isinstance(features, (tuple, list)), f"forward gave {type(features).__name__}; return a tuple of maps"
     channels, strides = module.out_channels, module.out_strides
     assert len(features) == len(channels) == len(strides), "out_channels and out_strides need one entry per feature"
     for i, (y, c, s) in enumerate(zip(features, channels, strides, strict=True)):
         expected = (2, c, -(-size[0] // s), -(-size[1] // s))
         assert tuple(y.shape) == expected, f"feature {i} has shape {tuple(y.shape)}, its description says {expected}"
+    with torch.no_grad():
+        _check_stateless(features, module(x))
     _check_gradients(module, x, "backbone")
 
 
@@ -143,19 +149,29 @@ def _check_module(module: nn.Module, x: Tensor, expected: tuple[int, ...], rule:
     y = module(x)
     assert isinstance(y, Tensor), f"forward gave {type(y).__name__}; return one tensor"
     assert tuple(y.shape) == expected, f"input {tuple(x.shape)} gave {tuple(y.shape)}, expected {expected}: {rule}"
-    assert torch.equal(x, before), "forward changed its input in place; the residual needs the input as it was"
+    _check_input(x, before)
     calibrate(module, x)  # with the initial statistics a spiking module is silent, and all its outputs are alike
     with torch.no_grad():
-        first, second = module(x), module(x)
-    assert torch.equal(first, second), (
-        "two forward passes on one input differ in eval mode: state survives `forward`. Reset neurons inside, for "
-        "instance by sterf_plugins.layers.StatelessNode"
-    )
+        first = module(x)
+        _check_input(x, before)
+        _check_stateless([first], [module(x)])
     clone = copy.deepcopy(module)
     clone.load_state_dict(module.state_dict(), strict=True)
     with torch.no_grad():
         assert torch.equal(clone(x), first), "a deepcopy with the same state_dict gives another output"
     _check_gradients(module, x, "module")
+
+
+def _check_input(x: Tensor, before: Tensor) -> None:
+    assert torch.equal(x, before), "forward changed its input in place; others, such as a residual, need it as it was"
+
+
+def _check_stateless(first: Sequence[Tensor], second: Sequence[Tensor]) -> None:
+    assert all(y.isfinite().all() for y in first), "forward gave NaN or infinite numbers in eval mode"
+    assert all(map(torch.equal, first, second)), (
+        "two forward passes on one input differ in eval mode: state survives `forward`. Reset neurons inside, for "
+        "instance by sterf_plugins.layers.StatelessNode"
+    )
 
 
 def _check_saved(build: Callable[[], SDTV3], part: str) -> None:
@@ -189,7 +205,10 @@ def _check_gradients(module: nn.Module, x: Tensor, what: str) -> None:
     module.eval()
     leaf = x.clone().requires_grad_()
     (grad,) = torch.autograd.grad(_total(module(leaf)), leaf, allow_unused=True)
-    assert grad is not None, "the input got no gradient in eval mode: keep the surrogate active there (ERF needs it)"
+    assert grad is not None and grad.any(), (
+        "the input got no gradient in eval mode, or one of zeros: the output does not depend on it, or what fires or rounds "
+        "has no surrogate gradient there (ERF needs it), as sterf_plugins.layers.IntegerSpike has"
+    )
     alone = x[:1].clone().requires_grad_()
     (single,) = torch.autograd.grad(_total(module(alone)), alone)
     assert torch.allclose(single, grad[:1], atol=1e-5, rtol=1e-4), (

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from live import equal
+from torch import nn
 from torch.nn import functional as F
 
 from sterf_plugins import plugins
@@ -8,7 +9,7 @@ from sterf_plugins.erf.calibrate import calibrate
 from sterf_plugins.functional import from_tokens, to_tokens
 from sterf_plugins.layers import MixerBlock
 from sterf_plugins.mixers import SRB, ConvMixer, MLPixer
-from sterf_plugins.testing import check_mixer
+from sterf_plugins.testing import check_backbone, check_mixer
 
 MIXERS = [ConvMixer, MLPixer, SRB]
 RELEASED = dict(layout="raster", norm_hidden=False)
@@ -163,3 +164,35 @@ def test_a_mixer_without_a_gradient_is_explained():
 
     with pytest.raises(AssertionError, match="has no gradient"):
         check_mixer(Detached)
+
+
+BROKEN = {
+    "without a surrogate": (lambda x, y, training: y.round(), "input got no gradient"),
+    "no surrogate in eval mode": (lambda x, y, training: y if training else y.round(), "input got no gradient"),
+    "silent": (lambda x, y, training: 0 * y, "input got no gradient"),
+    "NaN": (lambda x, y, training: y / 0 * 0, "NaN or infinite numbers"),
+    "in place in eval mode": (lambda x, y, training: y if training else x.detach().mul_(0.5) + y, "changed its input"),
+    "random": (lambda x, y, training: y * torch.rand(()), "state survives"),
+}
+
+
+@pytest.mark.parametrize(("function", "message"), BROKEN.values(), ids=BROKEN)
+def test_the_checks_of_plugins_find_what_is_wrong(function, message):
+    class Broken(nn.Module):
+        out_channels, out_strides = (8,), (1,)
+
+        def __init__(self, dim, ratio):
+            super().__init__()
+            self.conv = nn.Conv2d(dim, dim, 1)
+
+        def forward(self, x):
+            return function(x, self.conv(x), self.training)
+
+    class Backbone(Broken):
+        def forward(self, x):
+            return (super().forward(x),)
+
+    with pytest.raises(AssertionError, match=message):
+        check_mixer(Broken, dims=(8,))
+    with pytest.raises(AssertionError, match=message):
+        check_backbone(lambda: Backbone(8, 1), in_chans=8, size=(8, 12))
