@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .checks import check_module
+from .undisturbed import uncompiled
 
 # Share of a layer's channels, or of its outputs, from which on the layer is called silent or saturated.
 NEARLY_ALL = 0.99
@@ -139,7 +141,8 @@ class FiringRates:
         rates.layers["stages.0.blocks.0.mixer.spike1"].rate
 
     Channels are axis 1, or axis 2 behind a leading time axis (in outputs of SpikingJelly's multi-step nodes, and in
-    those with five axes); of tokens (B, N, C) they are the last axis.
+    those with five axes); of tokens (B, N, C) they are the last axis. What ``torch.compile`` has compiled runs as it was
+    written meanwhile, since compiled code calls no hooks.
 
     Args:
         model: a module with at least one neuron layer.
@@ -159,11 +162,12 @@ class FiringRates:
                 f"{type(model).__name__} has no spiking neuron layer (IntegerSpike or a SpikingJelly node) to count."
             )
         self.layers: dict[str, LayerRate] = {} if layers is None else layers
-        self._handles: list[Any] = []
+        self._counting = ExitStack()
 
     def __enter__(self) -> "FiringRates":
+        self._counting.enter_context(uncompiled())
         for name, (module, levels, norm) in neuron_layers(self._model).items():
-            self._handles.append(module.register_forward_hook(self._counter(name, levels, norm)))
+            self._counting.callback(module.register_forward_hook(self._counter(name, levels, norm)).remove)
         return self
 
     def _counter(self, name: str, levels: int, norm: float):
@@ -188,9 +192,7 @@ class FiringRates:
         return count
 
     def __exit__(self, *error) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        self._counting.close()
 
     @property
     def not_run(self) -> str:

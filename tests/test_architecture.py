@@ -12,8 +12,9 @@ PACKAGE = Path(__file__).resolve().parents[1] / "sterf_plugins"
 # Lower layers first; a module may import from its own part and from lower layers. Every file and folder has its place.
 LAYERS = [
     {"checks"},
-    {"files", "firing", "mmcv_ops", "plugins"},
+    {"files", "mmcv_ops", "plugins"},
     {"undisturbed"},
+    {"firing"},
     {"functional"},
     {"layers"},
     {"activity", "events", "mixers", "stems"},

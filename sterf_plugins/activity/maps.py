@@ -1,5 +1,6 @@
 """Which neurons never fire, and which always fire at the maximum: maps over channels and positions."""
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..firing import check_spikes, neuron_layers
+from ..undisturbed import uncompiled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -64,25 +66,26 @@ class FiringMaps:
 
     def __init__(self, model: nn.Module):
         self._model = model
-        self._handles: list[Any] = []
+        self._watching = ExitStack()
         self.layers: dict[str, FiringMap] = {}
 
     def __enter__(self) -> "FiringMaps":
+        self._watching.enter_context(uncompiled())
         for name, (module, levels, norm) in neuron_layers(self._model).items():
-            self._handles.append(module.register_forward_hook(self._watch(name, levels, norm)))
+            self._watching.callback(module.register_forward_hook(self._watch(name, levels, norm)).remove)
         return self
 
     def __exit__(self, *error) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        self._watching.close()
 
     def _watch(self, name: str, levels: int, norm: float):
         def watch(module: nn.Module, arguments: Any, output: Any) -> None:
             y = (output if isinstance(output, Tensor) else output[0]).detach()
             check_spikes(name, y)
             timed = getattr(module, "step_mode", "s") == "m" or y.ndim == 5
-            found = _map(y if timed else y[None], levels, norm)
+            if not timed:
+                y = y.movedim(2, 1)[None] if y.ndim == 3 else y[None]
+            found = _map(y, levels, norm)
             same = self.layers.setdefault(name, found)
             if same.never.shape != found.never.shape:
                 same = self.layers.setdefault(f"{name} {_size(found, same)}", found)
@@ -100,9 +103,7 @@ def _size(found: FiringMap, first: FiringMap) -> str:
 
 
 def _map(y: Tensor, levels: int, norm: float) -> FiringMap:
-    """The map of outputs (T, B, C, ...) or tokens (T, B, N, C)."""
-    if y.ndim == 4:
-        y = y.movedim(3, 2)
+    """The map of outputs (T, B, C, ...)."""
     never = (y < 0.5 / norm).all(0)
     full = (y > (levels - 0.5) / norm).all(0)
     found = FiringMap(never.all(0).cpu().numpy(), full.all(0).cpu().numpy())

@@ -24,6 +24,8 @@ ASSUMPTIONS = (
     "45 nm, 32-bit floating point (Horowitz 2014): {mac} pJ a multiply-accumulate (MAC), {ac} pJ an accumulation (AC).",
     "Behind the first neuron, an operand is a spike tensor if all its values are whole numbers of spikes; an integer "
     "spike n counts as n ACs. Everything else is analog and counts as MACs: the first layer does, whatever the image.",
+    "The mean of T binary spikes that a held image gives counts as T spikes at most; weights that a layer computes anew in "
+    "each pass, as those of receptive fields, are taken as they are in the folded layer.",
     "Products of two activations (attention) are listed on their own; the first spike operand drives them. Softmax "
     "attention is counted in its plain form: all pairs of tokens, masked or not, and scaled queries are analog.",
     "The energy of the computation alone leaves out normalisation, elementwise functions, neuron updates, sums, pooling, "
@@ -192,9 +194,12 @@ class _Counter(BaseCounter):
         }
 
     def count(self, func, args, kwargs, out, active_modules=None, parent_names=None) -> int:
+        inside = {self._names[m]: m for m in active_modules or () if m in self._names}
+        name = max(inside, key=lambda name: (bool(name), name.count(".")), default="")
+        if hasattr(inside.get(name), "folded") and func is not aten.convolution.default:
+            return 0  # the layer computes its weight anew; it is taken as folded, as BatchNorm is
         found, driving = self.rules[func](args, kwargs, out)
-        inside = [self._names[m] for m in active_modules or () if m in self._names]
-        key = max(inside, key=lambda name: (bool(name), name.count(".")), default=""), found.product
+        key = name, found.product
         self._found.setdefault(key, LayerOperations(product=found.product)).add(found)
         if found.levels:
             self._sources.setdefault(key, set()).add(self._spikes.source(driving))
@@ -202,14 +207,14 @@ class _Counter(BaseCounter):
 
     def layers(self) -> dict[str, LayerOperations]:
         """Operations by layer, in the model's order, those of products of two activations at the end."""
-        neurons = self._spikes.neurons
-        longest = max((n.steps for n in neurons.values()), default=1)
+        senders = self._spikes.senders
+        longest = max((n.steps for n in senders.values()), default=1)
         layers = {}
         for name, product in sorted(self._found, key=lambda key: (key[1], self._order(key[0]))):
             found = self._found[name, product]
             sources = self._sources.get((name, product))
             if sources:
-                known = [neurons[s] for s in sources if s is not None] if None not in sources else neurons.values()
+                known = [senders[s] for s in sources if s is not None] if None not in sources else senders.values()
                 # The operand may be a sum of spikes, such as behind a residual connection, if no neuron sent it itself.
                 found.levels = max([found.levels] * (None in sources) + [n.levels for n in known])
                 found.steps = max(n.steps for n in known)

@@ -4,9 +4,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from spikingjelly.activation_based.layer import SpikeCountToBinary
 from torch import Tensor, nn
 
 from ..firing import check_spikes, neuron_layers
+from ..layers import StatelessNode
 from ..layers.merged_time import MergedTimeNeuron
 
 
@@ -36,25 +38,28 @@ class Spikes:
 
     Attributes:
         neurons: what each neuron layer has done so far.
+        senders: name -> levels and steps of what sends the spikes that layers read. These are the neuron layers; in the place
+            of one whose mean over T steps is handed on (``StatelessNode``) stands that mean, with T times as many levels and
+            a single step.
     """
 
     def __init__(self, model: nn.Module):
         self._model = model
         layers = neuron_layers(model)
-        # Layers that divide the spikes of a neuron inside, and the neuron's name.
+        # Layers that divide the spikes of a neuron inside, or give their mean: their own name, and the neuron's.
         self._dividers = {
-            module: next(layer for layer in layers if layer.startswith(f"{name}."))
+            module: (name, inside)
             for name, module in model.named_modules()
-            if isinstance(module, MergedTimeNeuron)
+            if isinstance(module, MergedTimeNeuron) or (isinstance(module, StatelessNode) and module.T is not None)
+            for inside in [layer for layer in layers if layer.startswith(f"{name}." if name else "")][:1]
         }
-        norms = (norm for _, _, norm in layers.values())
-        self._norms = sorted({1.0, *norms, *(float(module.norm) for module in self._dividers)})
-        # Address of a neuron output's memory -> the output, what the number of spikes was divided by, and the layer.
-        self._neuron_outputs: dict[int, tuple[Tensor, float, str]] = {}
+        # Address of a neuron output's memory -> the output, what the number of spikes was divided by, and the sender.
+        self._neuron_outputs: dict[int, tuple[Tensor, float, str | None]] = {}
         self._handles: list[Any] = []
         self._calls: dict[str, int] = {}
         self.weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
         self.neurons: dict[str, NeuronOperations] = {}
+        self.senders: dict[str, NeuronOperations] = {}
 
     def __enter__(self) -> "Spikes":
         for name, (module, levels, norm) in neuron_layers(self._model).items():
@@ -68,12 +73,26 @@ class Spikes:
                 check_spikes(name, y)
                 found.spikes += round(float(y.sum(dtype=torch.float64)) * norm)
                 found.steps = max(found.steps, self._steps(name, module, y))
+                self.senders[name] = found
 
             self._handles.append(module.register_forward_hook(remember))
-        for divider, name in self._dividers.items():
+        for module in self._model.modules():
+            if isinstance(module, SpikeCountToBinary):  # in a spike-driven layer, behind an integer neuron
 
-            def divided(module, arguments, y, name=name):
-                self._neuron_outputs[y.untyped_storage().data_ptr()] = (y, float(module.norm), name)
+                def expanded(module, arguments, y):
+                    self._neuron_outputs[y.untyped_storage().data_ptr()] = (y, 1.0, None)
+
+                self._handles.append(module.register_forward_hook(expanded))
+        for divider, (name, inside) in self._dividers.items():
+
+            def divided(module, arguments, y, name=name, inside=inside):
+                address = y.untyped_storage().data_ptr()
+                if isinstance(module, MergedTimeNeuron):
+                    self._neuron_outputs[address] = (y, float(module.norm), inside)
+                else:
+                    self._neuron_outputs[address] = (y, float(module.T), name)
+                    del self.senders[inside]
+                    self.senders[name] = NeuronOperations(levels=module.T * self.neurons[inside].levels)
 
             self._handles.append(divider.register_forward_hook(divided))
         return self
@@ -104,14 +123,17 @@ class Spikes:
         if not self._neuron_outputs or not x.is_floating_point() or self.is_weight(x) or x.min() < 0:
             return None
         neuron_output = self._neuron_outputs.get(x.untyped_storage().data_ptr())
-        for norm in [neuron_output[1]] if neuron_output else self._norms:
-            scaled = x * norm
-            if torch.equal(scaled, scaled.round()):
-                return scaled
+        sent = [neuron_output] if neuron_output else reversed(self._neuron_outputs.values())
+        for norm in dict.fromkeys(norm for _, norm, _ in sent):  # what fired last is the most likely
+            scaled = x.double() * norm
+            counts = scaled.round()
+            # Up to rounding: (k / 13) * 13 is no whole number for each k.
+            if ((scaled - counts).abs() <= 2 * torch.finfo(x.dtype).eps * counts).all():
+                return counts
         return None
 
     def source(self, x: Tensor) -> str | None:
-        """The neuron layer whose output a tensor is, or a view of; ``None`` if something was computed of it since."""
+        """Which of the ``senders`` gave a tensor, or what it is a view of; ``None`` if something was computed since."""
         neuron_output = self._neuron_outputs.get(x.untyped_storage().data_ptr())
         return neuron_output[2] if neuron_output else None
 

@@ -13,7 +13,7 @@ NAMES = """
     randn_like randint_like random uniform normal bernoulli exponential multinomial native_dropout _fused_dropout
 
     copy _to_copy cat stack _unsafe_view _reshape_alias unsafe_split unsafe_split_with_sizes unsafe_chunk
-    split_with_sizes_copy index index_select index_put index_copy index_fill gather scatter scatter_add index_add
+    split_with_sizes_copy index _unsafe_index index_select index_put index_copy index_fill gather scatter scatter_add index_add
     masked_select embedding constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d
     replication_pad2d replication_pad3d roll flip repeat repeat_interleave pixel_shuffle pixel_unshuffle channel_shuffle
     native_channel_shuffle im2col col2im one_hot tril triu _pin_memory lift is_nonzero _local_scalar_dense item equal

@@ -5,15 +5,8 @@ instead of one, and ``torch.nn.grad.conv2d_input`` returns contiguous memory whe
 To ask the compiler anything in public imports it, which takes seconds.
 """
 
-import sys
-
 import torch
 from torch import Tensor
-
-
-def something_may_be_compiled() -> bool:
-    """Whether PyTorch's compiler has been imported, which happens when it is first used."""
-    return "torch._dynamo" in sys.modules
 
 
 def default_device() -> torch.device:

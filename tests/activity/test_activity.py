@@ -17,7 +17,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sterf_plugins.activity import FiringMaps, FiringRates, count_operations
 from sterf_plugins.backbones import SDTV3
-from sterf_plugins.layers import IntegerSpike
+from sterf_plugins.layers import IntegerSpike, if_node
+from sterf_plugins.stems import CovariantRFConv2d, RFBank
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -47,6 +48,50 @@ def test_a_network_of_two_layers_counted_by_hand():
     assert layer.histogram.tolist() == [2, 1, 2, 1, 2]
     assert layer.rate == pytest.approx(16 / 8 / 4) and layer.nonzero == 6 / 8 and layer.dead == 0
     assert "4.6 pJ" in operations.assumptions() and "integer spike n counts as n ACs" in operations.assumptions()
+
+
+@pytest.mark.parametrize("levels", [3, 13, 49])
+def test_spikes_are_whole_numbers_up_to_rounding(levels):
+    """(k / 13) * 13 is no whole number in float32 for one of the numbers k = 0..13."""
+    x = torch.arange(levels + 1.0).view(1, -1)
+    model = nn.Sequential(IntegerSpike(levels), nn.Linear(levels + 1, 2, bias=False))
+    found = count_operations(model, x).layers["1"]
+    assert (found.macs, found.acs, found.levels) == (0, 2 * levels * (levels + 1) // 2, levels)
+
+
+def test_all_spikes_at_once_behind_a_pooling_are_not_one():
+    image = torch.tensor([[0.0, 9.0], [0.0, 0.0]]).view(1, 1, 2, 2)
+    model = nn.Sequential(IntegerSpike(4), nn.MaxPool2d(2), nn.Conv2d(1, 3, 1))
+    assert count_operations(model, image).layers["2"].acs == 4 * 3
+
+
+def test_the_mean_over_the_steps_of_a_held_image_counts_as_its_spikes():
+    """IF neurons of threshold 1 on 0.5, 1 and 0 for four steps fire 2, 4 and 0 times; a linear layer with two outputs follows."""
+    model = nn.Sequential(if_node(T=4), nn.Linear(3, 2, bias=False))
+    operations = count_operations(model, torch.tensor([[0.5, 1.0, 0.0]]))
+    found = operations.layers["1"]
+    assert (found.macs, found.acs, found.dense, found.spikes) == (0, 12, 6, 6) and (found.levels, found.steps) == (4, 1)
+    neurons = operations.neurons["0.node"]
+    assert (neurons.outputs, neurons.spikes, neurons.levels, neurons.steps) == (12, 6, 1, 4)
+
+
+def test_a_covariant_convolution_counts_as_the_folded_one():
+    bank = RFBank(sigmas=(1.0,), ratios=(1.0,), orders=1)
+    conv = CovariantRFConv2d(4, 6, bank)
+    x = torch.randn(3, 4, 8, 8)
+    folded = count_operations(conv.fuse(), x).total
+    assert count_operations(conv, x).total == folded and folded.macs == folded.dense > 0
+
+
+def test_what_is_compiled_is_counted():
+    model, x = two_layers(), torch.randn(2, 1, 4, 4)
+    with FiringRates(model) as expected:
+        model(x)
+    compiled = torch.compile(model, backend="eager")
+    compiled(x)
+    with FiringRates(compiled) as rates, FiringMaps(compiled) as maps:
+        compiled(x)
+    assert rates.layers["_orig_mod.1"].rate == expected.layers["1"].rate and list(maps.layers) == ["_orig_mod.1"]
 
 
 def test_padding_strides_and_groups_are_exact():

@@ -26,13 +26,14 @@ from torch import nn
 
 from sterf_plugins.activity import (
     FiringMaps,
+    FiringRates,
     bits,
     count_operations,
     draw_firing_maps,
     estimate_energy,
 )
 from sterf_plugins.deploy import to_spike_driven
-from sterf_plugins.layers import IntegerSpike, lif_node
+from sterf_plugins.layers import IntegerSpike, if_node, lif_node
 
 MAC, AC, WORD = 4.6, 0.9, 99.84  # pJ: 45 nm, and 3.12 pJ a bit
 ADD, MUL = 0.1, 3.1  # pJ: 32-bit integers
@@ -336,6 +337,17 @@ def test_maps_by_hand():
             model(torch.full(shape, 4.0))
     assert list(maps.layers) == ["0", "0 3x3", "0 C2", "0 C5", "0 C1 3x3", "0 C5 3x3"]
     assert maps.layers["0 3x3"].never.all() and maps.layers["0 C5 3x3"].always.all()
+
+
+def test_channels_of_sequences_without_a_picture():
+    """Of outputs (T, B, C, L) the channels are axis 2, as for firing rates; the first of two always fires."""
+    x = torch.zeros(3, 2, 2, 5)
+    x[:, :, 0] = 1
+    model = if_node()
+    with FiringMaps(model) as maps, FiringRates(model) as rates:
+        model(x)
+    found = maps.layers["node"]
+    assert found.never.shape == (2, 5) and found.as_dict()["full"] == rates.layers["node"].dead == 0.5
 
 
 def test_a_neuron_is_saturated_only_if_it_fires_in_all_time_steps():

@@ -2,13 +2,11 @@
 
 from contextlib import ExitStack
 
-import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 
 from ...checks import positive_int
 from ...firing import FiringRates, neuron_layers, silence
-from ...functional.torch_kernels import something_may_be_compiled
 from ...registry import HOOKS
 
 
@@ -50,9 +48,6 @@ class SilenceHook(Hook):
             and neuron_layers(model)
         ):
             self._rates = self._watching.enter_context(FiringRates(model))
-            if something_may_be_compiled():  # what is compiled calls no hooks
-                torch.compiler.set_stance("force_eager")
-                self._watching.callback(torch.compiler.set_stance, "default")
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs: dict | None = None) -> None:
         """Stop counting, and say what was seen."""
