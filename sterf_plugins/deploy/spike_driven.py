@@ -69,8 +69,9 @@ def to_spike_driven(model: nn.Module, example: Example | None = None) -> nn.Modu
     Args:
         model: an SDT-V3, or another model whose every weight layer but the first is fed by an ``IntegerSpike``; it may
             be folded (``reparameterize``). It is left as it is.
-        example: an input of the model, or a tuple of its inputs, with which the layers and what feeds them are found, while
-            the neurons send random numbers of spikes; ``None`` for a random 64x64 image, which works for the backbones of this package.
+        example: an input of the model, or a tuple of its inputs, with which the layers and what feeds them are found,
+            while the neurons send random numbers of spikes; ``None`` for a random 64x64 image, which works for the
+            backbones of this package.
 
     Returns:
         The converted copy.
