@@ -109,6 +109,8 @@ def main() -> None:
         if args.detection < 0:
             raise ValueError(f"--detection {args.detection}: detections are counted from 0.")
         args.erf = True
+    if not 0 <= args.score_thr <= 1:
+        raise ValueError(f"--score-thr {args.score_thr}: scores lie between 0 and 1; with 0 all detections are drawn.")
     console.check_device(args.device)
     folder = Path(args.out)
     images = named_images(args.images, folder)

@@ -29,8 +29,9 @@ def image_files(folder: str, limit: int) -> list[Path]:
     """
     root = Path(folder)
     if not root.is_dir():
+        found = "this is a file" if root.exists() else "no such folder"
         raise ValueError(
-            f"--images {folder}: no such folder. Give a folder of images, a recording of events, 'noise', 'val' or 'photographs'."
+            f"--images {folder}: {found}. Give a folder of images, a recording of events, 'noise', 'val' or 'photographs'."
         )
     files = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES)
     if not files:

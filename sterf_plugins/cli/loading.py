@@ -166,7 +166,8 @@ def _from_factory(label: str, name: str, options: Mapping[str, Any]) -> Loaded:
     except TypeError as error:
         if not _names_an_option(error, options):
             raise
-        raise ValueError(f"model {name!r} does not take these options: {error}") from error
+        taken = f"does not take these options: {error}" if options else f"cannot be built without options: {error}"
+        raise ValueError(f"model {name!r} {taken}") from error
     if not isinstance(model, nn.Module):
         raise ValueError(f"{name} returns a {type(model).__name__}, not a torch.nn.Module.")
     levels, size = (127.5,) * _channels(model), _own_size(model)

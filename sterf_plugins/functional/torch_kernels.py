@@ -2,7 +2,6 @@
 
 The kernels stay because the public ways are slower: a clamp's gradient by comparisons takes several passes over memory
 instead of one, and ``torch.nn.grad.conv2d_input`` returns contiguous memory where everything around it is channels-last.
-To ask the compiler anything in public imports it, which takes seconds.
 """
 
 import torch

@@ -259,6 +259,7 @@ def bad(tmp_path_factory, photos):
         (["sdtv3_tiny", "{bad}/nano.pth"], "does not fit: .* entries are missing or of another shape"),
         (["sdtv3_nano", "--num", "0"], "--num is 0; it must be at least 1"),
         (["sdtv3_nano", "--images", "{bad}/none"], "no such folder"),
+        (["sdtv3_nano", "--images", "{bad}/text.pth"], "this is a file. Give a folder of images"),
         (["sdtv3_nano", "--images", "{bad}/empty"], "no image in it; suffixes"),
         (["sdtv3_nano", "--images", "{bad}/broken"], "0.png is no readable image"),
         (["sdtv3_nano", "--images", "val"], "needs a config with a val_dataloader"),

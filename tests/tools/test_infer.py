@@ -247,6 +247,7 @@ def test_mistakes_are_one_line_and_keep_files(infer, shapes, tmp_path):
         ("det", ["broken.jpg", "--out", "seen"], "broken.jpg is no readable image"),
         ("det", [path, "--out", "mine"], "which infer did not write there"),
         ("det", [path, "--out", "seen", "--detection", "-1"], "detections are counted from 0"),
+        ("det", [path, "--out", "seen", "--score-thr", "30"], "--score-thr 30.0: scores lie between 0 and 1"),
         ("det", [path, "--out", "seen", "--detection", "999"], "no image has a detection 999"),
         ("seg", [path, "--out", "seen", "--erf"], "--erf needs a model that detects objects"),
         ("seg", [path, "--out", "seen", "--backbone", "nothing"], "nothing"),
