@@ -23,6 +23,7 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 
 ROOT = Path(__file__).resolve().parents[1]
 KERNELS, COUNTED = "functional/torch_kernels.py", "activity/operations.py backbones/recompute.py"
+BACKWARD = f"{KERNELS} erf/cropped.py"  # backward passes of our own
 OPERATIONS = "activity/operations.py"
 INTERNALS, STEMS = "openmmlab/runtime/mmengine_internals.py", "openmmlab/backbones/covariant_stems.py"
 ROI = "openmmlab/heads/spike_detection.py"
@@ -44,7 +45,7 @@ def check_hardtanh_backward():
     assert aten.hardtanh_backward(torch.full((4,), 3.0), x, 0.0, 4.0).tolist() == [0, 3, 0, 0]
 
 
-@uses("torch: ops.aten.convolution_backward", KERNELS, "gradients that stay channels-last")
+@uses("torch: ops.aten.convolution_backward", BACKWARD, "gradients that stay channels-last")
 def check_convolution_backward():
     x = torch.randn(2, 4, 6, 5).contiguous(memory_format=torch.channels_last)
     grad, w = torch.randn_like(x), torch.randn(4, 1, 3, 3)
@@ -113,15 +114,15 @@ def check_saved_settings():
     assert [d % 4 if d >= 0 else d for d in node._saved_dim] in ([2, 3], [-2, -1]) and node._saved_keepdim is True
 
 
-@uses("torch: _C", KERNELS, "whether torch.func is at work")
-@uses("torch: _C._are_functorch_transforms_active", KERNELS, "whether torch.func is at work")
+@uses("torch: _C", BACKWARD, "whether torch.func is at work")
+@uses("torch: _C._are_functorch_transforms_active", BACKWARD, "whether torch.func is at work")
 def check_transforms_active():
     seen = [torch._C._are_functorch_transforms_active()]
     torch.func.vmap(lambda x: (seen.append(torch._C._are_functorch_transforms_active()), x)[1])(ones(2))
     assert seen == [False, True]
 
 
-@uses("torch: autograd.forward_ad._current_level", KERNELS, "whether forward-mode differentiation is at work")
+@uses("torch: autograd.forward_ad._current_level", BACKWARD, "whether forward-mode differentiation is at work")
 def check_current_level():
     assert torch.autograd.forward_ad._current_level < 0
     with torch.autograd.forward_ad.dual_level():

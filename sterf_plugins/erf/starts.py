@@ -11,6 +11,7 @@ from ..firing import FiringRates
 from ..undisturbed import stateful
 from .batches import Batch, Key
 from .capture import Output, Seen, Target, capture, detached
+from .cropped import cropped_convolutions
 from .geometry import Evidence, Geometry, layout_of
 from .integers import followed
 from .maps import maps_of
@@ -107,7 +108,8 @@ def starts_of(passes: Passes, inputs: Batch) -> tuple[dict[Key, Tensor], dict[st
     """
     geometry = replace(passes.geometry, batch=len(inputs))
     leaves = inputs.leaves(dtype_of(passes.model))
-    outputs, failed, in_steps = outputs_of(passes, *inputs.given(leaves))
+    with cropped_convolutions():
+        outputs, failed, in_steps = outputs_of(passes, *inputs.given(leaves))
     if geometry.batch == 1:
         mend_batch_norms(y for output in outputs.values() for y in output.calls)
     known = {base_name(name): facts for name, facts in passes.known.items()}
