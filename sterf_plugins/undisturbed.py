@@ -17,6 +17,8 @@ from .checks import has_statistics
 # recomputing once per layer costs more than it saves.
 _CHECKPOINT_FLAGS = ("with_cp", "grad_checkpointing", "use_checkpoint", "gradient_checkpointing", "memory_efficient")
 
+_PLAIN = (int, float, complex, str, torch.dtype, torch.device)
+
 _OF_ALL_MODULES = frozenset(vars(nn.Module()))
 
 
@@ -36,14 +38,16 @@ def undisturbed(model: nn.Module) -> Iterator[Callable[[], None]]:
         settings.append((m, "training", False))
         settings += [(m, name, False) for name in _CHECKPOINT_FLAGS if isinstance(getattr(m, name, None), bool)]
     settings += [(p, "requires_grad", False) for p in model.parameters()]
-    kept, nodes = _Kept(model), stateful(model)
-
-    def start_afresh() -> None:
-        kept.restore()
-        for node in nodes:
-            node.reset()
+    nodes = stateful(model)
 
     with preserved_random_state(), changed(settings):
+        kept = _Kept(model)
+
+        def start_afresh() -> None:
+            kept.restore()
+            for node in nodes:
+                forget(node)
+
         try:
             yield start_afresh
         finally:
@@ -64,50 +68,67 @@ def changed(settings: list[tuple[Any, str, Any]]) -> Iterator[None]:
 
 
 def stateful(model: nn.Module) -> list[Any]:
-    """Modules that keep a state between calls, as SpikingJelly's neurons do: ``reset()`` and ``named_memories()``."""
-    return [
-        m
-        for m in model.modules()
-        if callable(getattr(m, "named_memories", None)) and callable(getattr(m, "reset", None))
-    ]
+    """Neurons that keep a state between calls.
+
+    SpikingJelly's have ``reset()`` and ``named_memories()``; snnTorch's have ``reset_mem()`` and say by ``init_hidden`` that
+    they keep their state themselves.
+    """
+    return [m for m in model.modules() if _of_spikingjelly(m) or _of_snntorch(m)]
+
+
+def _of_spikingjelly(module: Any) -> bool:
+    return callable(getattr(module, "named_memories", None)) and callable(getattr(module, "reset", None))
+
+
+def _of_snntorch(module: Any) -> bool:
+    return getattr(module, "init_hidden", False) is True and callable(getattr(module, "reset_mem", None))
+
+
+def forget(neuron: Any) -> None:
+    """Let a neuron that keeps a state between calls forget it."""
+    if _of_spikingjelly(neuron):
+        neuron.reset()
+    else:
+        neuron.reset_mem()
 
 
 def reset_states(model: nn.Module) -> None:
-    """Let every module that keeps a state between calls forget it."""
-    for module in stateful(model):
-        module.reset()
+    """Let every neuron that keeps a state between calls forget it."""
+    for neuron in stateful(model):
+        forget(neuron)
 
 
 class _Kept:
-    """What the modules of a model keep between calls, besides parameters: tensors, and lists and dicts of tensors.
+    """What the modules of a model keep between calls, besides parameters: tensors, plain values, and lists and dicts of them.
 
-    These are buffers and plain attributes, such as the membrane potentials of neurons or the state of a recurrent cell.
-    The statistics of norms do not belong to them: a forward pass in eval mode leaves them alone.
+    These are buffers and attributes, such as the membrane potentials of neurons, the state of a recurrent cell, a counter of
+    steps, or a table of positions and the size that it was made for, which belong together. The statistics of norms do not
+    belong to them: a forward pass in eval mode leaves them alone. Of a module that has made itself parameters or modules in
+    its first call, plain values stay as that call left them, for they may say that it has.
     """
 
     def __init__(self, model: nn.Module):
         modules = [m for m in model.modules() if not has_statistics(m)]
-        self._modules = [(m, dict(vars(m)), dict(m.named_buffers(recurse=False))) for m in modules]
+        self._modules = [(m, dict(vars(m)), dict(m.named_buffers(recurse=False)), _made_of(m)) for m in modules]
         values = [
-            v for _, attributes, buffers in self._modules for v in (*_own(attributes).values(), *buffers.values())
+            v for _, attributes, buffers, _ in self._modules for v in (*_own(attributes).values(), *buffers.values())
         ]
         self._contents = [(v, _copy(v)) for v in values if isinstance(v, (list, dict)) or _holds_tensors(v)]
 
     def restore(self) -> None:
         """Put everything back: other objects than before, and other contents of the same objects."""
-        for module, attributes, buffers in self._modules:
+        for module, attributes, buffers, made_of in self._modules:
+            kept = _holds_tensors if _made_of(module) != made_of else _is_state
             for name, value in _own(vars(module)).items():
-                if name not in attributes and _holds_tensors(value):
+                if name not in attributes and kept(value):
                     delattr(module, name)
-                elif value is not attributes.get(name) and (
-                    _holds_tensors(value) or _holds_tensors(attributes.get(name))
-                ):
+                elif value is not attributes.get(name) and (kept(value) or kept(attributes.get(name))):
                     setattr(module, name, attributes[name])
             for name, value in dict(module.named_buffers(recurse=False)).items():
                 if value is not buffers.get(name, value):
                     setattr(module, name, buffers[name])
         for value, content in self._contents:
-            if not _holds_tensors(value) and not _holds_tensors(content):
+            if not _is_state(value) and not _is_state(content):
                 continue
             if isinstance(value, dict):
                 value.clear()
@@ -130,6 +151,20 @@ def _holds_tensors(value: Any) -> bool:
     if isinstance(value, dict):
         return any(map(_holds_tensors, value.values()))
     return isinstance(value, Tensor) and not isinstance(value, nn.Parameter)
+
+
+def _is_state(value: Any) -> bool:
+    """Whether a value is a tensor, a plain one such as a number, or a list, tuple or dict of such values or with a tensor."""
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_state, value)) or _holds_tensors(value)
+    if isinstance(value, dict):
+        return all(map(_is_state, value.values())) or _holds_tensors(value)
+    return value is None or isinstance(value, _PLAIN) or _holds_tensors(value)
+
+
+def _made_of(module: nn.Module) -> tuple[list[str], list[str]]:
+    """Names of a module's own parameters and modules."""
+    return list(dict(module.named_parameters(recurse=False))), list(dict(module.named_children()))
 
 
 def _copy(value: Any) -> Any:

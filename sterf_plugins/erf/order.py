@@ -91,14 +91,17 @@ def _doubtful(
         field = results[name].get("spatial")
         if len(settings.places) > 1 or field is None or (not fact.tokens and evidence.matrix(fact.size)):
             continue  # the corners of a matrix over tokens are those of the image
+        field = field.mean(0)
+        if not field.any() or not np.isfinite(field).all():
+            continue  # there is nothing to see: of these inputs, or at all, which `flaw` tells in the end
         wanted = {place for p in settings.protocols.values() for place in p.places(settings.places, fact.tokens)}
         cells = [cell(name, place, fact.size) for place in (settings.places[0], *wanted)]
         targets = [at[-2:] for at in cells if at is not None]
         if not targets:
             continue
-        if all(elsewhere(field.mean(0), fact.size[-2:], at) for at in targets):
+        if all(elsewhere(field, fact.size[-2:], at) for at in targets):
             shifted.add(base_name(name))
-        elif near_target(field.mean(0), fact.size[-2:], targets[0]):
+        elif near_target(field, fact.size[-2:], targets[0]):
             clear.add(base_name(name))
     wrong = {name: misread(name, doubtful[name].size) for name in shifted - clear}
     return {name: fact for name, fact in doubtful.items() if name not in clear | shifted}, wrong

@@ -29,10 +29,12 @@ from .gaussian import WIDEST
 from .metrics import area_ratio
 
 Numbers = dict[str, float]
+_NARROWEST = 0.02  # pixels; between two pixels a Gaussian that is narrower is zero on both
 
 
 def _over_maximum(field: np.ndarray) -> np.ndarray:
-    return field / field.max()
+    top = field.max()
+    return field / top if top > 0 else field
 
 
 def _log(field: np.ndarray) -> np.ndarray:
@@ -85,8 +87,10 @@ def _gaussian_and_radii(field: np.ndarray) -> Numbers:
 
     def explained(p: np.ndarray) -> float:
         """Minus the part of the sum of squares that the Gaussian explains."""
-        v, u = np.exp(-(((rows - p[0]) / p[2]) ** 2) / 2), np.exp(-(((columns - p[1]) / p[3]) ** 2) / 2)
-        return -((v @ mass @ u) ** 2) / ((v @ v) * (u @ u)) / (mass**2).sum()
+        a, b = np.maximum(np.abs(p[2:]), _NARROWEST)
+        v, u = np.exp(-(((rows - p[0]) / a) ** 2) / 2), np.exp(-(((columns - p[1]) / b) ** 2) / 2)
+        size = (v @ v) * (u @ u)  # 0 for a narrow one beside the map
+        return -((v @ mass @ u) ** 2) / size / (mass**2).sum() if size > 0 else 0.0
 
     y, x = mass.sum(1) @ rows, mass.sum(0) @ columns
     start = [y, x, np.sqrt(mass.sum(1) @ (rows - y) ** 2) + 0.5, np.sqrt(mass.sum(0) @ (columns - x) ** 2) + 0.5]
@@ -129,6 +133,12 @@ class Protocol:
     size: tuple[int, int] | None = None
     squashed: bool = False
     upper_left: bool = False
+
+    def measured(self, field: np.ndarray) -> Numbers:
+        """``numbers`` of a mean over images; all are NaN where it is nowhere positive, as a signed map may be."""
+        if field.max() > 0:
+            return self.numbers(field)
+        return dict.fromkeys(self.numbers(np.ones(field.shape)), float("nan"))
 
     def places(self, places: list[Any], tokens: bool) -> list[Any]:
         """The target's places in a layer's output: ``places`` as they are, but for the centre of some grids."""
@@ -283,7 +293,7 @@ def table(result: Any) -> str:
     for layer in result.layers:
         numbers, protocol = result.numbers(layer), protocol_of(result.info, layer)
         assert protocol is not None
-        own = [f"{key} {numbers[key].value:.4g}" for key in protocol.numbers(result.spatial[layer])]
+        own = [f"{key} {numbers[key].value:.4g}" for key in protocol.measured(result.spatial[layer])]
         name, _, short = layer.rpartition("@")
         corrected = f"{numbers['area_90'].value:.4f} ± {numbers['area_90'].error:.1g}"
         area = result.area_ratio(layer, 0.9)

@@ -208,7 +208,7 @@ class ERFResult:
                 numbers |= self._estimated(layer, "spatial", self._spatial_numbers(layer), corrected=True)
                 protocol = protocol_of(self.info, layer)
                 if protocol is not None:
-                    numbers |= self._estimated(layer, "spatial", protocol.numbers)
+                    numbers |= self._estimated(layer, "spatial", protocol.measured)
             if layer in self.temporal:
                 numbers |= self._estimated(layer, "temporal", temporal_numbers, corrected=True)
             if layer in self.frames:

@@ -244,3 +244,78 @@ def test_states_of_norse_are_handed_on():
     (gradient,) = torch.autograd.grad(model(leaf)[:, :, :, 4, 4].sum(), leaf)
     expected = gradient.sum(0).abs().mean(1).mean(0) / 4
     assert np.allclose(one.spatial["cell[0]"], expected, rtol=1e-4, atol=1e-6 * float(expected.max()))
+
+
+class Positions(nn.Module):
+    """A table that is made anew for each size of the input, as tables of positions are, and a counter of calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.out = nn.Conv2d(3, 4, 3, padding=1), nn.Identity()
+        self.size = self.table = None
+        self.calls, self.lengths = 0, []
+
+    def forward(self, x):
+        self.calls += 1
+        self.lengths.append(len(x))
+        y = self.conv(x)
+        if self.size != tuple(y.shape[-2:]):
+            self.size = tuple(y.shape[-2:])
+            self.table = torch.linspace(1, 2, y.shape[-1]).expand(self.size).clone()
+        return self.out(y * self.table * (1 if self.calls % 2 else 10))
+
+
+@pytest.mark.parametrize("before", [None, 6])
+def test_a_table_and_the_size_that_it_was_made_for_go_back_together(before):
+    torch.manual_seed(0)
+    model, x = Positions(), torch.randn(5, 3, 8, 8)
+    if before is not None:
+        model(torch.randn(1, 3, before, before))
+    size, calls, lengths = model.size, model.calls, list(model.lengths)
+    one, two = (compute_erf(model, x, "out", batch_size=n).spatial["out"] for n in (1, 5))
+    assert np.allclose(one, two, rtol=1e-5)
+    assert (model.size, model.calls, model.lengths) == (size, calls, lengths)
+    assert (model.table is None) == (before is None)
+
+
+def test_what_a_module_makes_in_its_first_call_is_made_once():
+    class Lazy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.made = False
+
+        def forward(self, x):
+            if not self.made:
+                self.conv, self.made = nn.Conv2d(3, 4, 3, padding=1), True
+            return self.conv(x)
+
+    model, x = nn.Sequential(Lazy()), torch.randn(3, 3, 8, 8)
+    first = compute_erf(model, x, "0", batch_size=1).spatial["0"]
+    assert model[0].made and np.array_equal(first, compute_erf(model, x, "0", batch_size=1).spatial["0"])
+
+
+def test_states_that_snntorch_has_left_are_forgotten():
+    pytest.importorskip("snntorch", reason="snntorch is part of the extra `dev`")
+    torch.manual_seed(0)
+    model, x = Loop(), torch.randn(5, 3, 2, 8, 8)
+    fresh = compute_erf(model, x, "neuron", batch_size=1).spatial["neuron"]
+    with torch.no_grad():
+        model(x[:, :1])
+    left = model.neuron.mem.clone()
+    assert left.any() and np.array_equal(fresh, compute_erf(model, x, "neuron", batch_size=1).spatial["neuron"])
+    assert torch.equal(model.neuron.mem, left)
+
+
+class Patches(nn.Sequential):
+    """Tokens of 4×4 patches, zero for an image of zeros."""
+
+    def __init__(self):
+        super().__init__(nn.Conv2d(3, 8, 4, 4, bias=False), nn.Flatten(2), nn.ReLU())
+
+
+def test_a_first_input_without_a_field_does_not_take_the_others_with_it():
+    torch.manual_seed(0)
+    x = torch.randn(4, 3, 32, 32)
+    x[0] = 0
+    result = compute_erf(Patches(), x, "2", layout="BCN")
+    assert result.info["num_inputs"] == 4 and result.spatial["2"][16:20, 16:20].all()

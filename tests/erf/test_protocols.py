@@ -295,3 +295,27 @@ def test_openerf_fits_as_the_package_does():
     theirs, ours = fit.fit_2d_gaussian(field), PROTOCOLS["openerf"].numbers(field)
     assert ours["openerf_sigma_x"] == pytest.approx(theirs.sigma_x, rel=1e-3)
     assert ours["openerf_sigma_y"] == pytest.approx(theirs.sigma_y, rel=1e-3)
+
+
+def test_a_field_without_a_positive_pixel_has_no_size(images):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1))
+    with torch.no_grad():
+        model[0].weight.copy_(-model[0].weight.abs())
+    result = compute_erf(model, images, "0", protocol="all")
+    numbers = result.numbers("0@luo")
+    assert (
+        np.isnan([numbers[name].value for name in ("luo_size", "positive_area_90")]).all()
+        and numbers["area_90"].value > 0
+    )
+    assert not result.published_map("0@luo").any()
+    assert " luo " in table(result) and "0@openerf" in result.failed
+
+
+@pytest.mark.parametrize("protocol", ["replknet", "openerf", "luo"])
+def test_one_input_alone_has_a_field(protocol, images):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, bias=False), nn.ReLU())
+    some = images.clone()
+    some[1:] = 0
+    numbers = compute_erf(model, some, "1", protocol=protocol).numbers("1")
+    assert np.isfinite(numbers["area_90"].value) and np.isnan(numbers["area_90"].error)
