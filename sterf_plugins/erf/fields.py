@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..undisturbed import stateful
 from .batches import Batch, Key
+from .constant import look_for_constant_sums
 from .order import wrongly_read
 from .protocols import Protocol
 from .selection import PROJECTIONS, channel_vectors
@@ -58,6 +59,8 @@ def fields_of(passes: Passes, inputs: Batch) -> BatchFields:
     if batch == 1 and passes.geometry.steps is None and stateful(passes.model):
         inputs = Batch.joined([inputs, inputs])  # else any number of steps would divide by the batch
     leaves, starts, failed = starts_of(passes, inputs)
+    if not passes.known:
+        failed |= look_for_constant_sums(passes, inputs, starts)
     if not starts:
         reasons = list(dict.fromkeys(failed.values()))
         raise ValueError(" ".join(reasons[:3]))

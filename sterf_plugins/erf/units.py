@@ -12,6 +12,7 @@ from ..firing import FiringRates, neuron_layers
 from .batches import Batch
 from .calibrate import calibrated
 from .capture import Target
+from .constant import look_for_constant_sums
 from .geometry import Geometry, possible_strides, prefix_tokens
 from .preparation import (
     check_size,
@@ -51,6 +52,8 @@ class Units(Passes):
         if count == 1 or count == self.geometry.steps:  # nor that of time for the batch
             inputs = Batch.joined([inputs] * (3 if self.geometry.steps == 2 else 2))
         leaves, starts, failed = starts_of(self, inputs)
+        if not self.known:
+            failed |= look_for_constant_sums(self, inputs, starts)
         self.failed = failed | self.failed
         units = {}
         for name, start in starts.items():

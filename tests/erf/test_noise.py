@@ -42,6 +42,49 @@ def test_constant_sums_of_channels_are_projected(name, layer, constant, trained)
     assert np.array_equal(result.spatial[layer], compute_erf(model, x, layer, channels=channels).spatial[layer])
 
 
+class Softmax(nn.Module):
+    """Over the places of each channel."""
+
+    def forward(self, x):
+        return x.flatten(2).softmax(2).view_as(x)
+
+
+def convolutions(*last):
+    """Two convolutions, and what follows them."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.Tanh(), nn.Conv2d(16, 16, 3, 2, padding=1), *last).double()
+
+
+POOLED = (nn.AdaptiveAvgPool2d(1), nn.Flatten())
+CONSTANT = {
+    "a head of probabilities": ((*POOLED, nn.Linear(16, 10), nn.Softmax(1)), "center", True),
+    "logits": ((*POOLED, nn.Linear(16, 10)), "center", False),
+    "a norm over channels and places, pooled": ((nn.GroupNorm(1, 16), *POOLED), "center", True),
+    "a norm over channels and places, everywhere": ((nn.GroupNorm(1, 16),), "all", True),
+    "convolutions, everywhere": ((nn.Tanh(),), "all", False),
+}
+
+
+@pytest.mark.parametrize("kind", CONSTANT)
+def test_sums_over_all_places_and_maps_of_one_place_are_compared_with_another_input(kind):
+    last, position, constant = CONSTANT[kind]
+    model, x = convolutions(*last), torch.randn(3, 3, 16, 16).double()
+    (layer,) = list(dict(model.named_children()))[-1:]
+    result = compute_erf(model, x, layer, position=position)
+    assert (result.info["constant_sums"] == [layer]) == constant
+    assert result.spatial[layer].max() > 1e-5  # the gradient of a constant sum is of size 1e-17
+    noise = compute_erf(model, x, layer, position=position, channels="sum")
+    assert bool(noise.warnings) == constant and (noise.spatial[layer].max() < 1e-12) == constant
+
+
+@pytest.mark.parametrize("last", [nn.InstanceNorm2d(16), Softmax()])
+def test_a_sum_over_all_places_that_is_constant_in_each_channel_has_no_field(last):
+    model, x = convolutions(last), torch.randn(3, 3, 16, 16).double()
+    result = compute_erf(model, x, ["2", "3"], position="all")
+    assert result.layers == ["2"] and "the sum of each channel over all positions is constant" in result.failed["3"]
+    assert compute_erf(model, x, "3").spatial["3"].max() > 1e-5  # that of one place has one
+
+
 def test_rounding_noise_that_was_asked_for_is_marked():
     torch.manual_seed(0)
     model, x = timm.create_model("pvt_v2_b0"), torch.randn(2, 3, 64, 64)
