@@ -47,6 +47,7 @@ def _is_ordinary(axes: int, x, weight, bias, stride, padding, dilation, groups) 
     """Whether only the input of a convolution has a gradient, and nothing but ``backward`` will ask for it."""
     return (
         x.device.type == "cpu"
+        and not torch.is_autocast_enabled("cpu")
         and x.ndim == axes + 2
         and x.requires_grad
         and not weight.requires_grad

@@ -77,6 +77,8 @@ def test_other_convolutions_are_pytorchs():
         learnt = weight.clone().requires_grad_()
         assert F.conv2d(x.requires_grad_(), learnt).grad_fn.name().startswith("ConvolutionBackward")
         assert F.conv2d(x, weight, padding="same").grad_fn.name().startswith("ConvolutionBackward")
+        with torch.autocast("cpu", torch.float16):  # which computes with a copy of the weight
+            assert "_Convolution" not in F.conv2d(x, weight).grad_fn.name()
         mapped = torch.func.vmap(lambda v: F.conv2d(v[None], weight)[0])(x)
     assert mapped.shape == (1, 2, 7, 7) and F.conv2d is torch.conv2d
 
