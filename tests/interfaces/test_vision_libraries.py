@@ -123,12 +123,9 @@ def test_attributions_beside_the_field_of_a_detection():
     captum = pytest.importorskip("captum.attr")
     pytest.importorskip("pytorch_grad_cam")
     torch.manual_seed(0)
-    names = shown("class Pyramid", {})
-    calibrate(names["body"], torch.rand(4, 3, 96, 96))
-    names["detector"].score_thresh = 0.0
-    photo = torch.rand(1, 3, 96, 96)
-    names = shown("class Score", names | dict(photo=photo))
-    score, attribution, activation, field = (names[n] for n in ("score", "attribution", "activation", "field"))
+    names = shown("class Score", shown("class Pyramid", {}))
+    photo, score, field = (names[n] for n in ("photo", "score", "field"))
+    attribution, activation = names["attribution"], names["activation"]
     assert attribution.shape == photo.shape and activation.shape == (1, 96, 96) and activation.max() > 0.9
 
     (gradient,) = torch.autograd.grad(score(x := photo.clone().requires_grad_()).sum(), x)
