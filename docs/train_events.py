@@ -220,4 +220,4 @@ def restore(path: Path, settings: dict, model: torch.nn.Module, optimizer: torch
 
 
 if __name__ == "__main__":
-    run_tool(main)
+    run_tool(main, again="the same command and --resume")

@@ -104,12 +104,13 @@ FIXED = {  # nothing random, and BatchNorm with fixed statistics: then a batch i
 
 
 THREADS_AT_EXIT = """
-import runpy, sys
+import os, runpy, sys
 from pathlib import Path
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
-sys.stdout.flush()  # so that the line is one write, which another rank's cannot cut in two
-print("threads at exit:", *((p / "comm").read_text().strip() for p in Path("/proc/self/task").iterdir()), flush=True)
+sys.stdout.flush()
+threads = [(p / "comm").read_text().strip() for p in Path("/proc/self/task").iterdir()]
+os.write(1, (" ".join(["threads at exit:", *threads]) + "\\n").encode())  # one write, which another rank's cannot cut in two
 """
 
 

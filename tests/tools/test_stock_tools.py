@@ -136,7 +136,7 @@ def test_mistakes_and_configs_by_package(run, tmp_path):
     assert "SegLocalVisualizer" in run("print_config", SEGMENTOR, cwd=tmp_path).stdout
     result = run("get_flops", "sterf_plugins::shapes/none.py", cwd=tmp_path, check=False)
     assert result.returncode == 2
-    assert result.stderr.startswith("get_flops: error: sterf_plugins has no config 'shapes/none.py'; near: ")
+    assert result.stderr.startswith("sterf run get_flops: error: sterf_plugins has no config 'shapes/none.py'; near: ")
     assert "usage: " in run("get_flops", "--library", "mmdet", "--help", cwd=tmp_path).stdout  # the tool's own help
     listing = run(cwd=tmp_path).stdout
     assert "mmdet analysis_tools: analyze_logs" in listing and "mmseg misc: misc/browse_dataset" in listing
