@@ -7,16 +7,13 @@ they are for another input. No gradient is asked for, and two forward passes of 
 
 import math
 from collections.abc import Collection
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from ..undisturbed import preserved_random_state
 from .batches import Batch, Key
-from .geometry import Evidence
-from .maps import maps_of
-from .starts import Passes, Start, outputs_of
+from .starts import Passes, Start, maps_by_name
 
 _CONSTANT = 1e-4  # of what the same numbers change with random signs, below which a sum does not depend on the input
 _DRAWS = 4  # of random signs
@@ -61,17 +58,9 @@ def _over_all_places(passes: Passes, start: Start) -> bool:
 
 def _maps(passes: Passes, inputs: Batch, names: Collection[str]) -> dict[str, Tensor]:
     """The maps (T, B, C, h, w) of some outputs; random masks are the same for each batch."""
-    evidence = Evidence(passes.model, passes.seen.shapes)
-    found: dict[str, Tensor] = {}
     with preserved_random_state():
         torch.manual_seed(0)
-        outputs, _, in_steps = outputs_of(replace(passes, rates=None), *inputs.given({}))
-    geometry = replace(passes.geometry, batch=len(inputs))
-    for name, output in outputs.items():
-        if any(name == n.partition("#")[0] for n in names):
-            maps = maps_of(name, output, geometry, passes.settings.calls, evidence, in_steps)
-            found |= {n: y for n, (y, _) in maps.items()}
-    return found
+        return maps_by_name(passes, inputs, names)
 
 
 def _resampled(inputs: Batch) -> Batch:

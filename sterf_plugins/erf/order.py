@@ -6,7 +6,6 @@ also behind attention that looks everywhere. This asks for no gradient, and one 
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,9 +16,8 @@ from torch import Size, Tensor, nn
 from .batches import Batch, Key
 from .flaws import elsewhere, misread, near_target
 from .geometry import Evidence
-from .maps import maps_of
 from .selection import cell
-from .starts import Facts, Passes, Settings, base_name, outputs_of
+from .starts import Facts, Passes, Settings, base_name, maps_by_name
 
 PARTS = 4  # along each axis
 # Parts along slices, rows and columns that are changed, one by one.
@@ -44,21 +42,14 @@ def wrongly_read(
     if not doubtful:
         return wrong
 
-    uncounted = replace(passes, rates=None)
-
     drawn: set[bool] = set()  # whether the passes take random numbers
 
     def maps(seed: int, batch: Batch) -> dict[str, Tensor]:
         torch.manual_seed(seed)  # else random masks would differ
         fresh = _random_states()
-        outputs, _, in_steps = outputs_of(uncounted, *batch.given({}))
+        read = maps_by_name(passes, batch, doubtful)
         drawn.add(_random_states() != fresh)
-        of_batch = replace(passes.geometry, batch=len(batch))
-        read: dict[str, tuple[Tensor, bool]] = {}
-        for name, output in outputs.items():
-            if any(name == n.partition("#")[0] for n in doubtful):
-                read |= maps_of(name, output, of_batch, settings.calls, evidence, in_steps)
-        return {name: y for name, (y, _) in read.items()}
+        return read
 
     with torch.no_grad():
         found = orders(doubtful, partial(maps, 0), inputs)

@@ -138,6 +138,18 @@ def outputs_of(
     return *capture(passes.model, run, x, passes.targets, passes.seen, loops, passes.rates), keeps_state
 
 
+def maps_by_name(passes: Passes, inputs: Batch, names: Collection[str]) -> dict[str, Tensor]:
+    """The maps (T, B, C, h, w) that some layers give for a batch, whose spikes are not counted, by name as in ``maps_of``."""
+    outputs, _, in_steps = outputs_of(replace(passes, rates=None), *inputs.given({}))
+    geometry, evidence = replace(passes.geometry, batch=len(inputs)), Evidence(passes.model, passes.seen.shapes)
+    found: dict[str, Tensor] = {}
+    for name, output in outputs.items():
+        if any(name == n.partition("#")[0] for n in names):
+            maps = maps_of(name, output, geometry, passes.settings.calls, evidence, in_steps)
+            found |= {label: y for label, (y, _) in maps.items()}
+    return found
+
+
 def field_name(name: str, key: Key, keys: Collection[Key]) -> str:
     """The name of an output's field over one of the entries that get maps: ``output``, or ``output@entry`` of several."""
     return name if len(keys) == 1 else f"{name}@{key}"

@@ -52,7 +52,11 @@ class Softmax(nn.Module):
 def convolutions(*last):
     """Two convolutions, and what follows them."""
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.Tanh(), nn.Conv2d(16, 16, 3, 2, padding=1), *last).double()
+    model = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.Tanh(), nn.Conv2d(16, 16, 3, 2, padding=1), *last).double()
+    for module in model.modules():
+        if isinstance(module, nn.Linear):  # made when this file was imported
+            module.reset_parameters()
+    return model
 
 
 POOLED = (nn.AdaptiveAvgPool2d(1), nn.Flatten())
@@ -73,7 +77,11 @@ def test_sums_over_all_places_and_maps_of_one_place_are_compared_with_another_in
     result = compute_erf(model, x, layer, position=position)
     assert (result.info["constant_sums"] == [layer]) == constant
     assert result.spatial[layer].max() > 1e-5  # the gradient of a constant sum is of size 1e-17
-    noise = compute_erf(model, x, layer, position=position, channels="sum")
+    try:
+        noise = compute_erf(model, x, layer, position=position, channels="sum")
+    except ValueError as error:  # rounding may leave zeros alone
+        assert constant and "all gradients are zero" in str(error)
+        return
     assert bool(noise.warnings) == constant and (noise.spatial[layer].max() < 1e-12) == constant
 
 
