@@ -32,6 +32,7 @@ from .preparation import (
 from .progress import Progress
 from .protocols import Protocol
 from .running import Running
+from .single import mixes_inputs
 from .starts import Passes, Settings
 
 LEAST_INPUTS = 8  # inputs that must be done before a relative error is trusted
@@ -103,7 +104,7 @@ def collect(
             ExitStack() as stack,
         ):
             dtype = dtype_of(model) if next(model.parameters(), None) is not None else None
-            sizer = Sizer(request.batch_size, compute_device, model.parameters())
+            sizer = Sizer(1 if mixes_inputs(model) else request.batch_size, compute_device, model.parameters())
             for inputs in sizer.regroup(stream):
                 if any(isinstance(v, Tensor) and v.is_complex() for v in inputs.entries.values()):
                     raise TypeError("`inputs` are complex; give real tensors, such as torch.view_as_real(x) has.")

@@ -139,7 +139,8 @@ def compute_erf(
             have their own again. "auto": those whose statistics are the initial ones (mean 0, variance 1), with which a
             spiking network falls silent; ``True``: all; ``False``: none. The result's ``info`` holds the choice, and
             under ``calibrated`` how many norms had how many inputs.
-        batch_size: inputs per pass; ``None`` or "auto" to measure what memory allows (halved when it runs out).
+        batch_size: inputs per pass; ``None`` or "auto" to measure what memory allows (halved when it runs out). It is 1 of
+            models with BatchNorms that keep no statistics, in which inputs of a pass would see each other.
         device: where to compute; the model's own device by default. The model is moved there and back.
         progress: ``True`` for a progress bar, or a function that is called with the number of inputs done and the
             number of all inputs (``None`` if unknown).

@@ -2,7 +2,8 @@
 
 Behind a normalisation over channels, places or both, sums over these are constant. A map of several places shows that by itself
 (``selection.sum_is_constant``). That of a single place does not, nor does a sum over all places; these are compared with what
-they are for another input. No gradient is asked for, and two forward passes of the first batch serve all layers.
+they are for another input. No gradient is asked for, and two forward passes of the first batch serve all layers. Where next to
+nothing changes, as in maps that are constant in each channel, two more in another precision tell a small change from rounding.
 """
 
 import math
@@ -13,10 +14,13 @@ from torch import Tensor
 
 from ..undisturbed import preserved_random_state
 from .batches import Batch, Key
+from .preparation import device_of, dtype_of, in_type
 from .starts import Passes, Start, maps_by_name
 
 _CONSTANT = 1e-4  # of what the same numbers change with random signs, below which a sum does not depend on the input
 _DRAWS = 4  # of random signs
+_HARDLY = 1e-4  # what changes by less, beside 1 and its own size, may change by rounding alone
+_ROUNDING = 1e-3  # of a change, what is left of it in float64 if it is rounding
 
 
 def look_for_constant_sums(passes: Passes, inputs: Batch, starts: dict[str, Start]) -> dict[str, str]:
@@ -34,13 +38,18 @@ def look_for_constant_sums(passes: Passes, inputs: Batch, starts: dict[str, Star
     if not asked:
         return {}
     with torch.no_grad():
-        before, after = (_maps(passes, batch, asked) for batch in (inputs, _resampled(inputs)))
+        other = _resampled(inputs)
+        before, changes = _changes(passes, inputs, other, asked)
+        rounding = _rounding(passes, inputs, other, before, changes)
     failed = {}
-    for name in asked:
-        if before[name].shape != after[name].shape:
-            continue
-        change = (after[name] - before[name]).double()
-        if _is_constant(change.flatten(3), 3):
+    for name, change in changes.items():
+        if name in rounding:
+            failed[name] = (
+                f"layer {name!r}: its output is the same for another input, up to the rounding of its numbers, so that its gradient "
+                f"is rounding noise; choose an earlier layer."
+            )
+            del starts[name]
+        elif _is_constant(change.flatten(3), 3):
             failed[name] = (
                 f"layer {name!r}: the sum of each channel over all positions is constant, as behind a normalisation over "
                 f"them, so that its gradient is rounding noise; choose one position, or another layer."
@@ -54,6 +63,37 @@ def look_for_constant_sums(passes: Passes, inputs: Batch, starts: dict[str, Star
 def _over_all_places(passes: Passes, start: Start) -> bool:
     """Whether what is differentiated is a sum over all places of a map, or the map has one place."""
     return "all" in start.places or start.total is not None or math.prod(start.facts.size) == 1
+
+
+def _changes(
+    passes: Passes, inputs: Batch, other: Batch, names: Collection[str]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The maps of some outputs, and by how much those for other inputs differ, as far as they have the same shape."""
+    before, after = (_maps(passes, batch, names) for batch in (inputs, other))
+    same = [name for name in names if before[name].shape == after[name].shape]
+    return before, {name: (after[name] - before[name]).double() for name in same}
+
+
+def _rounding(
+    passes: Passes, inputs: Batch, other: Batch, before: dict[str, Tensor], changes: dict[str, Tensor]
+) -> set[str]:
+    """Names of the outputs whose small changes are rounding: in float64 they are much smaller than in float32.
+
+    A model that does not run in the other of these two types, as it makes tensors of its own, is not looked at.
+    """
+    names = [n for n, change in changes.items() if change.abs().max() < _HARDLY * max(1.0, float(before[n].abs().max()))]
+    if not names:
+        return set()
+    here = dtype_of(passes.model)
+    there = torch.float32 if here is torch.float64 else torch.float64
+    inputs, other = (batch.to(device_of(passes.model), there) for batch in (inputs, other))
+    with in_type(passes.model, there, of=(here,)):
+        try:
+            _, again = _changes(passes, inputs, other, names)
+        except (RuntimeError, ValueError, TypeError):
+            return set()
+    in_float32, in_float64 = (again, changes) if here is torch.float64 else (changes, again)
+    return {n for n in again if in_float64[n].abs().max() < _ROUNDING * in_float32[n].abs().max()}
 
 
 def _maps(passes: Passes, inputs: Batch, names: Collection[str]) -> dict[str, Tensor]:

@@ -19,8 +19,9 @@ def flaw(layer: str, kind: str, value: np.ndarray) -> str | None:
         return (
             f"layer {layer!r}: all gradients are zero{'' if kind == 'spatial' else f' ({kind})'}. Likely causes: a spiking "
             f"neuron without a surrogate gradient in eval mode, a detached or `no_grad` branch, a dead layer, a "
-            f"normalisation over channels, whose sum is constant (use channels='per-channel'), or, of several inputs, one that "
-            f"the layer does not see."
+            f"normalisation over channels, whose sum is constant (use channels='per-channel'), gradients that are negative "
+            f"everywhere, of which reduce='relu' and the protocols with it keep nothing, or, of several inputs, one that the "
+            f"layer does not see."
         )
     return None
 

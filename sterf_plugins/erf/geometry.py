@@ -152,9 +152,15 @@ def possible_strides(model: nn.Module) -> tuple[int, ...]:
 
 
 def prefix_tokens(model: nn.Module) -> int | None:
-    """``num_prefix_tokens`` of a timm model or of its first module that has it; ``None`` if there is none."""
+    """Number of class and register tokens by the first module that tells; ``None`` if none does.
+
+    timm's models have ``num_prefix_tokens``, and those of Hugging Face a ``config.num_register_tokens`` beside a class token.
+    """
     for module in model.modules():
         value = getattr(module, "num_prefix_tokens", None)
         if isinstance(value, int):
             return value
+        registers = getattr(getattr(module, "config", None), "num_register_tokens", None)
+        if isinstance(registers, int):
+            return registers + 1
     return None

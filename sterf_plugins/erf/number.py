@@ -9,7 +9,7 @@ Busing, Meijer, van der Leeden, "Delete-m jackknife for unequal m", Statistics a
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -37,6 +37,10 @@ class Number:
 
         half = float(stdtrit(self.dof, 0.975)) * self.error
         return self.value - half, self.value + half
+
+    def stepping(self, step: float) -> "Number":
+        """The number with the error of one that moves in steps at least, which is that of rounding: step / sqrt(12)."""
+        return replace(self, error=float(np.maximum(self.error, step / math.sqrt(12))))
 
     @property
     def format_spec(self) -> str:

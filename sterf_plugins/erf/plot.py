@@ -180,6 +180,10 @@ def pixel_axes(ax: Any, height: int, width: int) -> None:
     """Numbers of the first, the middle and the last pixel along each axis."""
     for axis, n in ((ax.xaxis, width), (ax.yaxis, height)):
         axis.set_ticks([0, n // 2, n - 1] if n > 2 else range(n))
+    if width > 2:  # the outer numbers end with the map, so that those of neighbours do not touch
+        first, *_, last = ax.get_xticklabels()
+        first.set_ha("left")
+        last.set_ha("right")
     ax.tick_params(labelsize=SMALL, length=2, pad=1.5)
 
 

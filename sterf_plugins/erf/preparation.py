@@ -175,13 +175,13 @@ def dtype_of(model: nn.Module) -> torch.dtype:
 
 
 @contextmanager
-def in_float32(model: nn.Module) -> Iterator[None]:
-    """Inside, parameters and buffers of 16 bits have 32; afterwards they are the tensors that they were before."""
-    tensors = [t for t in chain(model.parameters(), model.buffers()) if t.dtype in (torch.bfloat16, torch.float16)]
+def in_type(model: nn.Module, to: torch.dtype, of: tuple[torch.dtype, ...]) -> Iterator[None]:
+    """Inside, parameters and buffers ``of`` some types are of another one; afterwards they are the tensors that they were before."""
+    tensors = [t for t in chain(model.parameters(), model.buffers()) if t.dtype in of]
     before = [t.data for t in tensors]
     try:
         for tensor in tensors:
-            tensor.data = tensor.data.float()
+            tensor.data = tensor.data.to(to)
         yield
     finally:
         for tensor, data in zip(tensors, before, strict=True):
@@ -205,7 +205,7 @@ def prepared(model: nn.Module, device: str | torch.device | None) -> Iterator[tu
         if there != home:
             model.to(there)
         with (
-            in_float32(model),
+            in_type(model, torch.float32, of=(torch.bfloat16, torch.float16)),
             torch.inference_mode(False),
             undisturbed(model) as start_afresh,
             torch.enable_grad(),

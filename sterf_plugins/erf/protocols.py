@@ -74,6 +74,16 @@ def _squares(field: np.ndarray) -> Numbers:
     return numbers
 
 
+def _steps_of_squares(numbers: Numbers) -> Numbers:
+    """How far the sides and areas of these squares are from the next ones: sides are odd."""
+    steps: Numbers = {}
+    for key, side in numbers.items():
+        if key.startswith("square_side_"):
+            area = key.replace("side", "area")
+            steps |= {key: 2.0, area: numbers[area] * ((1 + 2 / side) ** 2 - 1)}
+    return steps
+
+
 def _gaussian_and_radii(field: np.ndarray) -> Numbers:
     """Widths of the fitted upright Gaussian, and the mass within 5 to 80 px of pixel (H // 2, W // 2).
 
@@ -116,6 +126,7 @@ class Protocol:
         picture: from the mean over images, as an ``ERFResult`` holds it, to the map that the paper shows.
         numbers: what the paper measures of the mean over images besides ``metrics.spatial_numbers``, by name.
         num_images: how many images it takes.
+        steps: from ``numbers`` to the steps in which they move, by name, of those that move in steps.
         size: (H, W) to which it resizes them; ``None`` for the model's own size.
         squashed: whether it resizes both sides alike, whatever the image's shape; otherwise it cuts out the middle.
         upper_left: whether in a grid of tokens with even sides the centre is the upper left of the middle four.
@@ -130,6 +141,7 @@ class Protocol:
     picture: Callable[[np.ndarray], np.ndarray]
     numbers: Callable[[np.ndarray], Numbers]
     num_images: int
+    steps: Callable[[Numbers], Numbers] = lambda numbers: {}
     size: tuple[int, int] | None = None
     squashed: bool = False
     upper_left: bool = False
@@ -156,6 +168,7 @@ _REPLKNET = Protocol(
     picture=_log,
     numbers=_squares,
     num_images=50,
+    steps=_steps_of_squares,
     size=(1024, 1024),
     squashed=True,
 )
@@ -197,6 +210,7 @@ PROTOCOLS: Mapping[str, Protocol] = {
         shown="fifth root over its maximum",
         picture=lambda field: _over_maximum(field**0.2),
         numbers=lambda field: {},
+        steps=lambda numbers: {},
         squashed=False,
     ),
     "openerf": Protocol(

@@ -208,7 +208,9 @@ class ERFResult:
                 numbers |= self._estimated(layer, "spatial", self._spatial_numbers(layer), corrected=True)
                 protocol = protocol_of(self.info, layer)
                 if protocol is not None:
-                    numbers |= self._estimated(layer, "spatial", protocol.measured)
+                    published = self._estimated(layer, "spatial", protocol.measured)
+                    steps = protocol.steps({key: number.value for key, number in published.items()})
+                    numbers |= {key: number.stepping(steps.get(key, 0.0)) for key, number in published.items()}
             if layer in self.temporal:
                 numbers |= self._estimated(layer, "temporal", temporal_numbers, corrected=True)
             if layer in self.frames:

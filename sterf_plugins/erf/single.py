@@ -1,10 +1,20 @@
-"""A batch of one input: PyTorch's BatchNorm has a wrong gradient there, which is mended in the graph."""
+"""A batch of one input: which models need it, and PyTorch's BatchNorm, whose wrong gradient there is mended in the graph."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from ..checks import has_statistics
+
+_OF_EACH_INPUT = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+
+
+def mixes_inputs(model: nn.Module) -> bool:
+    """Whether a model in eval mode mixes the inputs of a batch, as its norms take mean and variance from the batch itself."""
+    norms = [m for m in model.modules() if has_statistics(m) and not isinstance(m, _OF_EACH_INPUT)]
+    return any(norm.running_mean is None for norm in norms)
 
 
 def mend_batch_norms(outputs: Iterable[Tensor]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..checks import size_pair
+from ..checks import one_of, size_pair
 from .compute import compute_erf
 from .dependence import dependence
 from .result import ERFResult
@@ -30,6 +30,7 @@ def theoretical_rf(
     *,
     in_channels: int = 3,
     time_steps: int | None = None,
+    axes: str | None = None,
     **options: Any,
 ) -> dict[str, TheoreticalField]:
     """The theoretical receptive fields of some layers of a model.
@@ -41,10 +42,11 @@ def theoretical_rf(
 
     Args:
         model: any module.
-        image_size: (H, W) of the images.
+        image_size: (H, W) of the images; (1, L) of signals.
         layers: as in ``compute_erf``.
         in_channels: number of channels of the images.
         time_steps: T; the images are repeated T times, and the model gets (T, N, C, H, W).
+        axes: "NCL" for models of signals (N, C, L), whose fields have one row; ``None`` for images.
         **options: ``target``, ``grid``, ``layout``, ``calls`` or ``device`` of ``compute_erf``.
 
     Returns:
@@ -54,6 +56,10 @@ def theoretical_rf(
         TypeError, ValueError: as from ``compute_erf``.
     """
     height, width = size_pair("image_size", image_size)
+    one_of("axes", axes, (None, "NCHW", "NCL"))
+    signal = axes == "NCL"
+    if signal and height != 1:
+        raise ValueError(f"`image_size` is {image_size!r}; signals (axes='NCL') have one row: give (1, length).")
     generator = torch.Generator().manual_seed(0)
 
     model = unwrapped(model)
@@ -63,15 +69,16 @@ def theoretical_rf(
     modules = [model.get_submodule(name) for name in names]
 
     def measure(size: tuple[int, int], position: Any = "center") -> ERFResult:
-        image = torch.randn(1, in_channels, *size, generator=generator)
+        image = torch.randn(1, in_channels, *size[signal:], generator=generator)
         with dependence(model, modules):
             return compute_erf(
                 model, image, layers, position=position, channels="sum", kinds="spatial", calibrate=False, batch_size=1,
-                time_steps=time_steps, **options,
+                time_steps=time_steps, axes=axes, **options,
             )  # fmt: skip
 
     middle = measure((height, width))
-    rows, columns = (_along(axis, (height, width), middle, measure) for axis in (0, 1))
+    columns = _along(1, (height, width), middle, measure)
+    rows = dict.fromkeys(columns, (1.0, 1.0, 0.0)) if signal else _along(0, (height, width), middle, measure)
     found = {}
     for name in middle.layers:
         size, stride, padding = zip(rows[name], columns[name], strict=True)

@@ -43,6 +43,7 @@ def brute_force(model, x, layer, tokens):
         ("DeiTModel", "DeiTConfig", {}, 2),
         ("Dinov2WithRegistersModel", "Dinov2WithRegistersConfig", dict(num_register_tokens=4), 5),
         ("DINOv3ViTModel", "DINOv3ViTConfig", dict(num_register_tokens=7), 8),
+        ("Dinov2WithRegistersModel", "Dinov2WithRegistersConfig", dict(num_register_tokens=20), 21),
         ("CLIPVisionModel", "CLIPVisionConfig", {}, 1),
         ("SiglipVisionModel", "SiglipVisionConfig", {}, 0),
     ],

@@ -93,6 +93,31 @@ def test_a_sum_over_all_places_that_is_constant_in_each_channel_has_no_field(las
     assert compute_erf(model, x, "3").spatial["3"].max() > 1e-5  # that of one place has one
 
 
+NORM = (nn.InstanceNorm2d(16), *POOLED)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("last", [NORM, (nn.GroupNorm(16, 16), *POOLED), (*NORM, nn.Linear(16, 8))])
+def test_a_map_that_is_constant_in_each_channel_has_no_field(last, dtype):
+    model, x = convolutions(*last).to(dtype), torch.randn(3, 3, 16, 16).to(dtype)
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    (layer,) = list(dict(model.named_children()))[-1:]
+    result = compute_erf(model, x, ["2", layer])
+    assert result.layers == ["2"] and "same for another input, up to the rounding" in result.failed[layer]
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_small_outputs_have_fields(dtype):
+    model, x = convolutions(*POOLED, nn.Linear(16, 8)).to(dtype), torch.randn(3, 3, 16, 16).to(dtype)
+    fields = []
+    for factor in (1, 1e-6):
+        with torch.no_grad():
+            model[-1].weight.mul_(factor)
+        fields.append(compute_erf(model, x, "5").spatial["5"])
+    np.testing.assert_allclose(fields[1], fields[0] * 1e-6, rtol=1e-4)
+
+
 def test_rounding_noise_that_was_asked_for_is_marked():
     torch.manual_seed(0)
     model, x = timm.create_model("pvt_v2_b0"), torch.randn(2, 3, 64, 64)

@@ -118,7 +118,8 @@ def test_squares_of_the_log_map(images):
                 break
         assert numbers[f"square_side_{share}"].value == 2 * i + 1
         assert numbers[f"square_area_{share}"].value == pytest.approx((2 * i + 1) ** 2 / 24**2)
-        assert numbers[f"square_side_{share}"].error >= 0
+        assert numbers[f"square_side_{share}"].error >= 2 / 12**0.5  # sides are odd
+        assert numbers[f"square_area_{share}"].error > 0
     # The logarithm depends on the scale: a larger field is flatter on it.
     assert PROTOCOLS["replknet"].numbers(result.spatial["4"] * 1000)["square_side_50"] > numbers["square_side_50"].value
     corner = np.zeros((24, 24))

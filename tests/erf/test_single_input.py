@@ -39,6 +39,16 @@ def test_stock_norms_have_the_right_gradient(norm):
     np.testing.assert_allclose(one.spatial["mix"], four.spatial["mix"], rtol=1e-5)
 
 
+def test_norms_that_keep_no_statistics_do_not_let_inputs_see_each_other():
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(8, track_running_stats=False)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), norm, nn.Tanh(), nn.Conv2d(8, 8, 3, padding=1)).double()
+    images = torch.randn(3, 3, 12, 12).double() * torch.tensor([1, 2, 4]).view(3, 1, 1, 1)
+    together = compute_erf(model, images, "3", batch_size=3).spatial["3"]
+    alone = [compute_erf(model, image[None], "3").spatial["3"] for image in images]
+    np.testing.assert_allclose(together, np.mean(alone, 0), rtol=1e-6)
+
+
 def test_a_single_input_runs_alone():
     """It was doubled, which cost twice the time."""
     sizes = []

@@ -56,6 +56,16 @@ def test_stacks_have_the_fields_of_the_closed_formula(name, image):
         assert field.centre[0] == pytest.approx((size - 1) / 2 - padding)
 
 
+def test_signals_have_fields_of_one_row():
+    layers = [nn.Conv1d(2, 4, 5, 2, 2), nn.ReLU(), nn.Conv1d(4, 4, 3, padding=2, dilation=2), nn.Conv1d(4, 4, 3)]
+    fields = theoretical_rf(nn.Sequential(*layers), (1, 128), "*", in_channels=2, axes="NCL")
+    found = {name: (field.size, field.stride, field.padding) for name, field in fields.items()}
+    assert found["0"] == ((1, 5), (1, 2), (0, 2)) and found["2"] == ((1, 13), (1, 2), (0, 6))
+    assert found["3"] == ((1, 17), (1, 2), (0, 6))
+    with pytest.raises(ValueError, match="signals .* have one row: give"):
+        theoretical_rf(nn.Sequential(*layers), (8, 128), axes="NCL")
+
+
 def test_rows_and_columns_are_told_apart():
     field = theoretical_rf(nn.Sequential(nn.Conv2d(3, 1, (1, 9), (1, 2), (0, 4))), (32, 48), "0")["0"]
     assert (field.size, field.stride, field.padding) == ((1, 9), (1, 2), (0, 4))
