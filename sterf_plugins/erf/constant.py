@@ -45,8 +45,8 @@ def look_for_constant_sums(passes: Passes, inputs: Batch, starts: dict[str, Star
     for name, change in changes.items():
         if name in rounding:
             failed[name] = (
-                f"layer {name!r}: its output is the same for another input, up to the rounding of its numbers, so that its gradient "
-                f"is rounding noise; choose an earlier layer."
+                f"layer {name!r}: its output is the same for another input, up to the rounding of its numbers, so that its "
+                f"gradient is rounding noise; choose an earlier layer."
             )
             del starts[name]
         elif _is_constant(change.flatten(3), 3):

@@ -176,7 +176,7 @@ def dtype_of(model: nn.Module) -> torch.dtype:
 
 @contextmanager
 def in_type(model: nn.Module, to: torch.dtype, of: tuple[torch.dtype, ...]) -> Iterator[None]:
-    """Inside, parameters and buffers ``of`` some types are of another one; afterwards they are the tensors that they were before."""
+    """Inside, parameters and buffers ``of`` some types are of another one; afterwards they are what they were before."""
     tensors = [t for t in chain(model.parameters(), model.buffers()) if t.dtype in of]
     before = [t.data for t in tensors]
     try:

@@ -62,7 +62,7 @@ def test_signals_have_fields_of_one_row():
     found = {name: (field.size, field.stride, field.padding) for name, field in fields.items()}
     assert found["0"] == ((1, 5), (1, 2), (0, 2)) and found["2"] == ((1, 13), (1, 2), (0, 6))
     assert found["3"] == ((1, 17), (1, 2), (0, 6))
-    with pytest.raises(ValueError, match="signals .* have one row: give"):
+    with pytest.raises(ValueError, match=r"signals .* have one row: give"):
         theoretical_rf(nn.Sequential(*layers), (8, 128), axes="NCL")
 
 
