@@ -128,9 +128,12 @@ def check_spikes(name: str, y: Tensor) -> None:
         raise ValueError(f"the neurons of layer {name!r} give NaN: the weights have diverged, or the input has NaN.")
 
 
-def _count(mask: Tensor) -> int:
-    """How many entries are true; on a CPU numpy counts about ten times as fast as PyTorch."""
-    return int(np.count_nonzero(mask.numpy()) if mask.device.type == "cpu" else mask.sum())
+def _count_above(y: Tensor, threshold: float) -> int:
+    """How many entries are above a threshold; on a CPU numpy compares and counts about seven times as fast as PyTorch."""
+    if y.device.type != "cpu":
+        return int((y > threshold).sum())
+    values = y.float() if y.dtype is torch.bfloat16 else y  # numpy has no such numbers
+    return int(np.count_nonzero(values.numpy() > threshold))
 
 
 class FiringRates:
@@ -173,17 +176,17 @@ class FiringRates:
     def _counter(self, name: str, levels: int, norm: float):
         def count(module: nn.Module, arguments: Any, output: Any) -> None:
             y = (output if isinstance(output, Tensor) else output[0]).detach()
-            check_spikes(name, y)
             timed = getattr(module, "step_mode", "s") == "m" or y.ndim == 5
             axis = min(2 if timed or y.ndim == 3 else 1, y.ndim - 1)
             others = [i for i in range(y.ndim) if i != axis]
+            highest = y.amax(others) if y.numel() else y.new_zeros(y.shape[axis])
+            check_spikes(name, highest)
             at_least = [y.numel(), *[0] * (levels + 1)]  # how many outputs are at least k spikes, for k = 0..D + 1
             for k in range(1, levels + 1):
-                at_least[k] = _count(y > (k - 0.5) / norm)
+                at_least[k] = _count_above(y, (k - 0.5) / norm)
                 if not at_least[k]:
                     break
-            fired = y.amax(others) > 0.5 / norm if y.numel() else torch.zeros(y.shape[axis], dtype=torch.bool)
-            found = LayerRate(levels, -np.diff(at_least), fired.cpu().numpy())
+            found = LayerRate(levels, -np.diff(at_least), (highest > 0.5 / norm).cpu().numpy())
             if name in self.layers:
                 self.layers[name].merge(found)
             else:
