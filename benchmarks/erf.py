@@ -28,7 +28,7 @@ from timing import now, peak_mib, seconds
 import sterf_plugins.timm  # noqa: F401
 from sterf_plugins.backbones import SDTV3, Spikformer
 from sterf_plugins.erf import compute_erf
-from sterf_plugins.erf.starts import outputs_of
+from sterf_plugins.erf.starts import maps_by_name
 from sterf_plugins.undisturbed import reset_states
 
 
@@ -354,7 +354,7 @@ def order(args):
         images = torch.randn(args.loop_inputs, 3, args.size, args.size)
         names = LAYERS[model_name]
         for layers, few in itertools.product(([names[4]], names), (images[:1], images)):
-            with mock.patch("sterf_plugins.erf.order.outputs_of", wraps=outputs_of) as passes:
+            with mock.patch("sterf_plugins.erf.order.maps_by_name", wraps=maps_by_name) as passes:
                 doubted(model, few, layers)
             sides = {
                 "checked": partial(doubted, model, few, layers),
@@ -411,7 +411,8 @@ def main():
     parser.add_argument("--loop-inputs", type=int, default=4, help="inputs of the parts loop, order and openerf")
     args = begin(parser)
     if args.tiny:
-        args.parts, args.size, args.inputs, args.reference_inputs = ["sdtv3"], 32, 2, 1
+        args.parts, args.models, args.size = ["sdtv3", "loop", "order"], ["resnet50"], 32
+        args.inputs, args.reference_inputs, args.loop_inputs = 2, 1, 2
     results = Results.of(args, size=args.size, inputs=args.inputs)
     for part in args.parts:
         results.once(partial(PARTS[part], args), part)
