@@ -81,7 +81,9 @@ def _rounding(
 
     A model that does not run in the other of these two types, as it makes tensors of its own, is not looked at.
     """
-    names = [n for n, change in changes.items() if change.abs().max() < _HARDLY * max(1.0, float(before[n].abs().max()))]
+    names = [
+        n for n, change in changes.items() if change.abs().max() < _HARDLY * max(1.0, float(before[n].abs().max()))
+    ]
     if not names:
         return set()
     here = dtype_of(passes.model)
