@@ -140,7 +140,8 @@ def main() -> None:
         say(f"[2/4] installing {' '.join(TESTED_PAIR)} (several GB with CUDA libraries)")
         run(*install, *TESTED_PAIR, "setuptools<82")
     say("[3/4] installing sterf-plugins with OpenMMLab and the development tools")
-    run(*install, "-q", "-c", str(constraints), "-e", ".[openmmlab,dev]")  # setuptools warns of every "editable" package
+    # The second -q keeps setuptools' warning of every editable package away.
+    run(*install, "-q", "-c", str(constraints), "-e", ".[openmmlab,dev]")
     keep_headless_opencv(python, pip)
     say("[4/4] checking")
     run(python, "-m", "sterf_plugins", "doctor")
