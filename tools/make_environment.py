@@ -79,8 +79,17 @@ def build_on(folder: Path) -> None:
     """
     if sys.prefix == sys.base_prefix:
         return
-    inside = sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)})
-    Path(inside, "interpreter-that-ran-make.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    Path(packages_of(folder), "interpreter-that-ran-make.pth").write_text(sysconfig.get_path("purelib") + "\n")
+
+
+def packages_of(folder: Path) -> str:
+    """The folder of a virtual environment that holds its packages."""
+    return sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)})
+
+
+def compile_files(python: str, folder: Path) -> None:
+    """Compile all packages in as many processes as there are cores; what is no Python, such as templates, stays as it is."""
+    subprocess.run([python, "-W", "ignore", "-m", "compileall", "-qq", "-j", "0", packages_of(folder)])
 
 
 def keep_headless_opencv(python: str, pip: list[str]) -> None:
@@ -123,12 +132,7 @@ def main() -> None:
     python = str(folder / ("Scripts" if sys.platform == "win32" else "bin") / "python")
     pip = [python, "-m", "pip", "--disable-pip-version-check"]
     run(*pip, "install", "-q", "-U", "pip")  # it resolves and unpacks in a third of the time of the one in Python 3.11
-    install = [
-        *pip,
-        "install",
-        "-q",
-        "--no-compile",
-    ]  # Python compiles what it imports, and most files are never imported
+    install = [*pip, "install", "-q", "--no-compile"]  # `compile_files` does that on all cores
     constraints = folder / "sterf-constraints.txt"
     pairs = [f"{name}=={version}" for name, version in base.items()] or list(TESTED_PAIR)
     if "torchaudio" not in base:  # SpikingJelly imports it, and it does not load with a torch that is older than itself
@@ -143,6 +147,7 @@ def main() -> None:
     # The second -q keeps setuptools' warning of every editable package away.
     run(*install, "-q", "-c", str(constraints), "-e", ".[openmmlab,dev]")
     keep_headless_opencv(python, pip)
+    compile_files(python, folder)
     say("[4/4] checking")
     run(python, "-m", "sterf_plugins", "doctor")
     stamp.write_text(json.dumps(current))
