@@ -22,7 +22,7 @@ class Frame(NamedTuple):
     Args:
         t: time of the frame, in microseconds.
         start: time at which it began; 0 where the camera did not say.
-        pixels: uint8 (H, W) or (H, W, 3).
+        pixels: uint8 (H, W), or (H, W, 3): red, green, blue.
     """
 
     t: int

@@ -1,18 +1,23 @@
 """Write recordings: AEDAT4 by the camera maker's library, HDF5 and NPZ as Tonic's and SpikingJelly's users read them."""
 
+import errno
+import os
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ..checks import require
+from ..checks import require, whole_number
 from ..files import replacing
 from .arrays import Events, check_events, sensor_size
 from .recording import Frame
 
 FORMATS = (".aedat4", ".h5", ".hdf5", ".npz")
 CAMERA = "sterf_plugins"  # the name of the camera in AEDAT4 files
+AEDAT4_EVENT = 16  # bytes of an event in AEDAT4, before they are compressed
 
 
 def write_recording(
@@ -77,7 +82,7 @@ def _check_frames(frames: list[Frame], size: tuple[int, int]) -> None:
             raise ValueError(
                 f"frame {i} is {pixels.dtype} {pixels.shape}; it must be uint8 of the sensor's size, {size} or {(*size, 3)}."
             )
-        if frame.t < (frames[i - 1].t if i else 0):
+        if whole_number(f"frames[{i}].t", frame.t) < (frames[i - 1].t if i else 0):
             raise ValueError(f"frame {i} is at {frame.t} µs; frames must be in the order of time, from 0 on.")
 
 
@@ -117,6 +122,8 @@ def _write_aedat4(path: Path, pieces: Iterable[Events], size: tuple[int, int], f
     config.addEventStream(size[::-1])
     if frames:
         config.addFrameStream(size[::-1])
+    pictures = sum(frame.pixels.nbytes for frame in frames)
+    _check_room(path, pictures)
     writer = dv.io.MonoCameraWriter(str(path), config)
     waiting = iter([*frames, None])
     frame = next(waiting)
@@ -125,13 +132,25 @@ def _write_aedat4(path: Path, pieces: Iterable[Events], size: tuple[int, int], f
             raise ValueError(
                 f"`events` begin at {events.t[0]} µs, and AEDAT4 holds times from 0 on; add an offset to them."
             )
+        _check_room(path, pictures + AEDAT4_EVENT * events.number)
         store = dv.EventStore()
         for t, x, y, p in zip(*(column.tolist() for column in events), strict=True):
             store.push_back(t, x, y, bool(p))
         writer.writeEvents(store)
         while frame is not None and frame.t <= events.t[-1]:
-            writer.writeFrame(dv.Frame(frame.t, frame.pixels))
+            writer.writeFrame(dv.Frame(frame.t, _in_their_order(frame.pixels)))
             frame = next(waiting)
     while frame is not None:
-        writer.writeFrame(dv.Frame(frame.t, frame.pixels))
+        writer.writeFrame(dv.Frame(frame.t, _in_their_order(frame.pixels)))
         frame = next(waiting)
+
+
+def _check_room(path: Path, count: int) -> None:
+    """Raise ``OSError`` for a disk on which so many bytes have no room: a failure of dv_processing's threads ends the process."""
+    if shutil.disk_usage(path.parent).free < count:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
+def _in_their_order(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A picture in AEDAT4's order of colours: blue, green, red."""
+    return pixels if pixels.ndim == 2 else pixels[..., ::-1]
