@@ -30,8 +30,8 @@ from tqdm import tqdm
 
 import sterf_plugins.timm  # noqa: F401
 from sterf_plugins.checkpoints.reading import read_checkpoint
-from sterf_plugins.checks import positive_int
-from sterf_plugins.cli.console import check_device, check_writable, run_tool
+from sterf_plugins.checks import number
+from sterf_plugins.cli.console import check_counts, check_device, check_writable, run_tool
 from sterf_plugins.events import SHAPES, EventFolder, Events, Motion, collate_time_first, render, write_recording
 from sterf_plugins.events.folder import LAYOUTS
 from sterf_plugins.events.representations import REPRESENTATIONS
@@ -111,7 +111,7 @@ def data_sets(args: argparse.Namespace) -> tuple[EventFolder, EventFolder]:
     """Training and test set; every recording is read once, so that none stops the training later."""
     root = args.data or args.out / "data"
     if args.data is None:
-        write_shapes(root, positive_int("--recordings", args.recordings))
+        write_shapes(root, args.recordings)
     options: dict[str, Any] = dict(T=args.steps, kind=args.kind, by=args.by, layout=args.layout, seed=args.seed)
     transform = Resize(args.size) if args.size else None
     train, test = (EventFolder(root, split, transform=transform, **options) for split in ("train", "test"))
@@ -151,6 +151,10 @@ def score(
 
 def main() -> None:
     args = parse_args()
+    check_counts(args, "recordings", "steps", "size", "epochs", "batch_size")
+    number("--lr", args.lr, lambda lr: 0 <= lr < np.inf, "a learning rate from 0 on")
+    if args.workers < 0:
+        raise ValueError(f"--workers is {args.workers}; it must be at least 0.")
     check_device(args.device)
     check_writable(args.out, "--out")
     train, test = data_sets(args)

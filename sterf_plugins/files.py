@@ -188,11 +188,19 @@ def lines_of(path: str | os.PathLike) -> list[str]:
     Raises:
         ValueError: it is missing, or no text in UTF-8.
     """
+    return [line.strip() for line in text_of(path).splitlines() if line.strip()]
+
+
+def text_of(path: str | os.PathLike) -> str:
+    """What a text file says.
+
+    Raises:
+        ValueError: it is missing, or no text in UTF-8.
+    """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"there is no file {path}.")
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no text file in UTF-8 ({error.reason}); save it as one.") from error
-    return [line.strip() for line in text.splitlines() if line.strip()]

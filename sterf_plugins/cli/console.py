@@ -45,6 +45,8 @@ SPEAK_TO_THE_USER = (
     ("torch/nn/functional.py", "_verify_batch_size"),
     ("timm/models/_builder.py", "load_pretrained"),
     ("timm/models/_factory.py", "parse_model_name"),
+    ("timm/models/_factory.py", "create_model"),
+    ("timm/models/_factory.py", "_resolve_model_source"),
 )
 # What timm's models say, by `torch._assert`, of images whose size they do not take, and of feature maps that they lack.
 SIZE = re.compile(r"height|width|image size|spatial dims|out of range", re.IGNORECASE)

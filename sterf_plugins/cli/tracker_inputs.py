@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ..events import Events, Recording, gtp, windows
+from ..events import Events, Recording, gtp, open_recording, windows
 from ..events.readers import FORMATS
 from ..tracking.crops import SEARCH_FACTOR, TEMPLATE_FACTOR, square_crop
 from ..tracking.fields import CELL, as_input, highest_cell, labelled_pairs
@@ -75,7 +75,7 @@ def _of_recording(path: Path, count: int, T: int, sides: tuple[int, int]) -> lis
     folder = path.resolve().parent
     layout = next((name for name, (labels, _) in LAYOUTS.items() if (folder / labels).is_file()), None)
     if layout is not None:
-        boxes, first = labels_beside(path)
+        boxes, first = labels_beside(open_recording(path))
         return labelled_pairs([RecordedSequence(folder.name, boxes, folder, T, first, None, Scratch())], count, sides)
     pairs = []
     for image in windows(path, count, "gtp", T):

@@ -8,7 +8,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -286,9 +286,13 @@ def _of_columns(
 def _hdf5(path: Path, size: tuple[int, int] | None) -> Recording:
     import h5py
 
+    with suppress(ImportError):  # it makes more filters of compressed data sets known to HDF5
+        import hdf5plugin  # noqa: F401
     with h5py.File(path, "r") as file:
         group = "events" if isinstance(file.get("events"), h5py.Group) else "/"
         names = _columns(path, file[group].keys())
+        for name in names:
+            _check_filters(path, name, file[group][name])
         offset = _number(path, "t_offset", file["t_offset"][()]) if "t_offset" in file else 0  # DSEC's
         stored = {name: file[group][name][()] for name in ("height", "width") if name in file[group]}  # RVT's
         known = _known_size(path, {**file.attrs, **file[group].attrs, **stored})
@@ -299,6 +303,22 @@ def _hdf5(path: Path, size: tuple[int, int] | None) -> Recording:
             yield [file[group][name] for name in names]
 
     return _of_columns(path, size or known, opened, offset)
+
+
+def _check_filters(path: Path, name: str, column: Any) -> None:
+    """Raise ``ValueError`` for a data set that is compressed by a filter which is not here, as Blosc, by which DSEC's are."""
+    import h5py
+
+    if not isinstance(column, h5py.Dataset):
+        return
+    options = column.id.get_create_plist()
+    filters = [options.get_filter(i)[0] for i in range(options.get_nfilters())]
+    lacking = next((number for number in filters if not h5py.h5z.filter_avail(number)), None)
+    if lacking is not None:
+        raise ValueError(
+            f"{path}: {name} is compressed by filter {lacking} of HDF5, which is not here; `pip install hdf5plugin` brings the "
+            f"usual ones (32001 is Blosc)."
+        )
 
 
 def _known_size(path: Path, said: Mapping[str, Any]) -> tuple[int, int] | None:

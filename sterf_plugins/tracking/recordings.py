@@ -17,7 +17,7 @@ from ..events import EventImage, Recording, gtp, open_recording
 from ..events.gtp import STEPS
 from ..events.readers import FORMATS, explained
 from ..files import lines_of, replacing
-from .sequences import LAYOUTS, Sequence, read_boxes, sequence_folders
+from .sequences import LAYOUTS, Sequence, check_unit, read_boxes, sequence_folders
 
 
 def recording_of(folder: Path) -> Recording:
@@ -55,18 +55,21 @@ def first_frame(root: Path, layout: str, name: str) -> int:
     return int(numbers[name])
 
 
-def labels_beside(recording: Path) -> tuple[NDArray[np.float64], int]:
+def labels_beside(recording: Recording) -> tuple[NDArray[np.float64], int]:
     """The boxes in the folder of a recording, and the number of the camera's frame with which their images begin.
 
     Raises:
         ValueError: there are none, or they cannot be read.
     """
-    folder = recording.resolve().parent
+    folder = recording.path.resolve().parent
     layout = next((layout for layout, (file, _) in LAYOUTS.items() if (folder / file).is_file()), None)
     if layout is None:
         files = " or ".join(file for file, _ in LAYOUTS.values())
         raise ValueError(f"give --box X Y W H, where the object is in the first image; {folder} has no {files}.")
-    return read_boxes(folder / LAYOUTS[layout][0]), first_frame(folder.parent.parent, layout, folder.name)
+    labels = folder / LAYOUTS[layout][0]
+    boxes = read_boxes(labels)
+    check_unit(boxes, recording.size, labels)
+    return boxes, first_frame(folder.parent.parent, layout, folder.name)
 
 
 def boundaries(recording: Recording, count: int, first: int = 0, interval: int | None = None) -> NDArray[np.int64]:
@@ -219,8 +222,9 @@ def find_recorded_sequences(
         positive_int("interval", interval)
     scratch, sequences = Scratch(), []
     for folder in sequence_folders(root, layout, split, names):
-        recording_of(folder)  # so that a missing one is found now
-        boxes = read_boxes(folder / LAYOUTS[layout][0])
+        labels = folder / LAYOUTS[layout][0]
+        boxes = read_boxes(labels)
+        check_unit(boxes, recording_of(folder).size, labels)
         first = 0 if interval else first_frame(Path(root), layout, folder.name)
         sequences.append(RecordedSequence(folder.name, boxes, folder, T, first, interval, scratch))
     return list(sequences)

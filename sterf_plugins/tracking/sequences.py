@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ..checks import one_of
 from ..events.arrays import are_pixels
 from ..events.gtp import STEPS
-from ..files import lines_of, replacing
+from ..files import lines_of, replacing, text_of
 
 # layout -> file of the labels, number of the first image
 LAYOUTS = {"fe108": ("groundtruth_rect.txt", 1), "visevent": ("groundtruth.txt", 0)}
@@ -43,7 +43,7 @@ class Sequence:
     @property
     def valid(self) -> NDArray[np.bool_]:
         """Which boxes have an area."""
-        return np.asarray(np.isfinite(self.boxes).all(1) & (self.boxes[:, 2:] > 0).all(1))
+        return have_area(self.boxes)
 
     def image(self, frame: int) -> NDArray[np.uint8]:
         """An event image, uint8 (H, W, 3) or (T, H, W, 3): trajectory, negative, positive."""
@@ -184,23 +184,29 @@ def _files_of(folder: Path, labels: str, number: int, T: int) -> Sequence:
     if lacking:
         raise ValueError(f"{lacking[0]} is missing; images are counted from {number:04d}_1.png on, one for each label.")
     sequence = ImageFiles(folder.name, boxes, files)
-    check_unit(sequence, folder / labels)
+    check_unit(boxes, sequence.image(0).shape[-3:-1], folder / labels)
     return sequence
 
 
-def check_unit(sequence: Sequence, labels: Path) -> None:
+def have_area(boxes: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which boxes (frames, 4) say where the object is: those of finite numbers, with a width and height above 0."""
+    return np.asarray(np.isfinite(boxes).all(1) & (boxes[:, 2:] > 0).all(1))
+
+
+def check_unit(boxes: NDArray[np.float64], size: tuple[int, ...], labels: Path) -> None:
     """Raise ``ValueError`` for boxes that are not x, y, w, h in pixels: shares of the image, or two corners.
 
     Args:
-        sequence: the boxes, and the first image.
-        labels: their file, for messages.
+        boxes: (frames, 4).
+        size: (height, width) of the images.
+        labels: the boxes' file, for messages.
     """
-    x, y, w, h = sequence.boxes[sequence.valid].T
+    x, y, w, h = boxes[have_area(boxes)].T
     if not len(x):
         return
     if max(values.max() for values in (x, y, w, h)) <= 1:
         raise ValueError(f"{labels} has no number above 1; boxes are x, y, w, h in pixels, not shares of the image.")
-    height, width = sequence.image(0).shape[-3:-1]
+    height, width = size
     beyond = (x + w > width + 1) | (y + h > height + 1)
     are_corners = (x < w) & (w <= width + 1) & (y < h) & (h <= height + 1)
     if are_corners.all() and beyond.mean() > 0.1:
@@ -213,13 +219,19 @@ def check_unit(sequence: Sequence, labels: Path) -> None:
 def read_boxes(path: Path) -> NDArray[np.float64]:
     """The boxes of a label or result file, (frames, 4): four numbers a line, between commas, tabs or spaces.
 
-    A box of NaN, or without a size, says that the object is not there.
+    A box of NaN, or without a size, says that the object is not there. An empty line between others is an error, since without it
+    the boxes below would be of other images.
 
     Raises:
         ValueError: the file is missing, empty, or has another line.
     """
     rows = []
-    for i, line in enumerate(lines_of(path), 1):
+    for i, line in enumerate(text_of(path).rstrip().splitlines(), 1):
+        line = line.strip()
+        if not line:
+            raise ValueError(
+                f"{path} line {i} is empty, and there is a line for each image: write NaN,NaN,NaN,NaN where the object is not."
+            )
         try:
             row = [float(part) for part in re.split(r"\s*,\s*|\s+", line)]
         except ValueError:

@@ -3,7 +3,9 @@
 import gzip
 import itertools
 import os
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -103,6 +105,41 @@ def test_the_camera_makers_library_reads_what_is_written(events, tmp_path):
     ours = open_recording(path)
     assert ours.frame_times().tolist() == times.tolist()
     assert all(np.array_equal(np.squeeze(a.pixels), b.pixels) for a, b in zip(ours.frames(), frames, strict=True))
+
+
+def test_colours_of_frames(events, tmp_path):
+    """The camera maker's library has blue, green, red, as OpenCV."""
+    dv = pytest.importorskip("dv_processing")
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)
+    frames = [Frame(int(t), 0, pixels) for t in (events.t[0], events.t[-1] + 1)]
+    path = write_recording(tmp_path / "a.aedat4", events, (40, 60), frames)
+    assert all(np.array_equal(frame.pixels, pixels) for frame in open_recording(path).frames())
+    assert np.array_equal(dv.io.MonoCameraRecording(str(path)).getNextFrame().image, pixels[..., ::-1])
+
+
+def test_a_disk_without_room_for_an_aedat4_file(events, tmp_path, monkeypatch):
+    """Otherwise a thread of dv_processing ends the whole process."""
+    pytest.importorskip("dv_processing")
+    frame, room = Frame(int(events.t[0]), 0, np.zeros((40, 60), np.uint8)), 16 * events.number + 2400
+    for free, fits in ((room, True), (room - 1, False), (2399, False)):
+        monkeypatch.setattr("shutil.disk_usage", lambda path, free=free: SimpleNamespace(free=free))
+        with nullcontext() if fits else pytest.raises(OSError, match="No space left on device"):
+            write_recording(tmp_path / "a.aedat4", events, (40, 60), [frame])
+        assert [p.name for p in tmp_path.iterdir()] == ["a.aedat4"] * fits
+        (tmp_path / "a.aedat4").unlink(missing_ok=True)
+
+
+def test_data_sets_of_a_filter_that_is_not_here(events, tmp_path):
+    """DSEC's are compressed by Blosc, which is a package of its own."""
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        for name in "txyp":
+            options = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+            options.set_chunk((10,))
+            options.set_filter(300 if name == "y" else h5py.h5z.FILTER_DEFLATE, h5py.h5z.FLAG_OPTIONAL, (1,))
+            h5py.h5d.create(file.id, name.encode(), h5py.h5t.NATIVE_INT32, h5py.h5s.create_simple((10,)), options)
+    with pytest.raises(ValueError, match=r"a.h5: y is compressed by filter 300 of HDF5, .* `pip install hdf5plugin`"):
+        open_recording(tmp_path / "a.h5", (40, 60))
 
 
 def test_other_peoples_layouts(events, tmp_path):

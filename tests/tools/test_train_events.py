@@ -96,6 +96,12 @@ def test_a_training_goes_on(forked, classifier, tmp_path):
         (("--model", "resnet18", "--model-kwargs"), "--model resnet18 takes images (B, C, H, W) and has no time steps"),
         (("--batch-size", 1000), "there are 192 recordings to train on, fewer than --batch-size 1000"),
         (("--layout", "n_cars"), "there is no folder"),
+        (("--epochs", 0), "--epochs is 0; it must be at least 1"),
+        (("--batch-size", -3), "--batch-size is -3; it must be at least 1"),
+        (("--size", 0, 5), "--size is 0 5; it must be at least 1"),
+        (("--workers", -1), "--workers is -1; it must be at least 0"),
+        (("--lr", "nan"), "`--lr` is nan; it must be a learning rate from 0 on"),
+        (("--model", "nosuch"), "Unknown model (nosuch)"),
     ],
 )
 def test_mistakes(forked, classifier, tmp_path, options, message):

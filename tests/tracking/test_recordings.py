@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from sterf_plugins.events import Events, Frame, gtp, open_recording
 from sterf_plugins.tracking.pairs import TrackingPairs
-from sterf_plugins.tracking.recordings import boundaries, find_recorded_sequences, with_events
+from sterf_plugins.tracking.recordings import boundaries, find_recorded_sequences, labels_beside, with_events
 from sterf_plugins.tracking.sd_track_openmmlab import tracking_dataset
 
 INTERVAL, FRAMES, SIZE = 10_000, 30, (40, 60)
@@ -85,6 +85,15 @@ def test_what_cannot_be_made(tmp_path):
     times = start + 10**9 * np.arange(5)
     with pytest.raises(ValueError, match=r"has no event in the last 3 of 4 images, from .* give a shorter interval"):
         list(with_events(gtp(recording, times), recording, times))
+    labels = folder / "groundtruth_rect.txt"
+    whole = labels.read_text()
+    for line, message in (("0.1,0.2,0.3,0.4\n", "no number above 1; boxes are x, y, w, h in pixels, not shares"),
+                          ("10,10,55,35\n", "look like two corners")):  # fmt: skip
+        labels.write_text(line * 40)
+        for read in (lambda: find_recorded_sequences(tmp_path, "fe108", "train"), lambda: labels_beside(recording)):
+            with pytest.raises(ValueError, match=rf"groundtruth_rect.txt.* {message}"):
+                read()
+    labels.write_text(whole)
     (folder / "events.npz").write_bytes(b"")
     with pytest.raises(ValueError, match=r"bike has 2 recordings events.\* or bike.\*"):
         find_recorded_sequences(tmp_path, "fe108", "train")

@@ -119,6 +119,7 @@ LINE = "10,20,16,12\n"
         ),
         ("10,20,16,12\n".encode("utf-16"), r"is no text file in UTF-8"),
         (bytes(range(256)), r"is no text file in UTF-8"),
+        (LINE * 20 + " \n" + LINE * 20, r"line 21 is empty, and there is a line for each image: write NaN,NaN,NaN,NaN"),
     ],
 )
 def test_labels_that_cannot_be_used(tmp_path, text, message):
