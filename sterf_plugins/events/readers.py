@@ -100,8 +100,8 @@ def _by_faery(path: Path, size: tuple[int, int] | None) -> Recording:
     require("faery", extra="events")
     import faery
 
-    if path.suffix.lower() in (".raw", ".dat"):
-        _check_length(path)
+    is_prophesee = path.suffix.lower() in (".raw", ".dat")
+    word = _check_length(path) if is_prophesee else 0
     with path.open("rb") as file:
         head = file.read(12)
     if head.startswith(b"#!AER-DAT") and head[9:10] != b"4":
@@ -140,8 +140,11 @@ def _by_faery(path: Path, size: tuple[int, int] | None) -> Recording:
     width, height = stream().dimensions()
     own = (height, width)
     frames = pictures if path.suffix.lower().startswith(".aedat") else None
-    ordered = (lambda: _in_order(path, pieces())) if path.suffix.lower() in (".raw", ".dat") else pieces
-    return Recording(path, size or own, ordered, frames, inside=size in (None, own))
+
+    def ordered() -> Iterator[Events]:
+        return _in_order(path, pieces(), word)
+
+    return Recording(path, size or own, ordered if is_prophesee else pieces, frames, inside=size in (None, own))
 
 
 @contextmanager
@@ -155,15 +158,22 @@ def _of_faery(path: Path) -> Iterator[None]:
         raise _unreadable(path, error) from error
 
 
-def _in_order(path: Path, pieces: Iterable[Events]) -> Iterator[Events]:
+def _in_order(path: Path, pieces: Iterable[Events], word: int) -> Iterator[Events]:
     """The events of a RAW or DAT file that faery reads, unless they go back in time, which its times do not show.
 
-    It takes such an event for the end of a round of the clock, or in a DAT file gives it the time of the one before.
+    It takes such an event for the end of a round of the clock, or in a DAT or EVT3 file gives it the time of the one before.
+
+    Args:
+        path: the file.
+        pieces: its events, as faery reads them.
+        word: bytes of a word, by which EVT2 and EVT3 differ.
     """
+    clock = _check_clock(path) if word == _WORDS[b"3"] else iter(())
     is_dat = path.suffix.lower() == ".dat"
     stored, round_ = (_stored_times(path), 2**32) if is_dat else (None, 2**34)  # µs after which the clock begins anew
     done = first = last = 0
     for events in pieces:
+        next(clock, None)
         if events.number:
             first, last = (first, last) if done else (int(events.t[0]),) * 2
             wrong = np.diff(events.t, prepend=last) > round_ // 2
@@ -174,6 +184,32 @@ def _in_order(path: Path, pieces: Iterable[Events]) -> Iterator[Events]:
                 raise ValueError(f"{path} goes back in time at event {done + wrong.argmax()}; sort its events by time.")
             done, last = done + events.number, int(events.t[-1])
         yield events
+    for _ in clock:
+        pass
+
+
+def _check_clock(path: Path) -> Iterator[None]:
+    """Look at the clock of an EVT3 file, a piece of the file at a time: words of type 8 count every 4096 µs, up to 4095.
+
+    Raises:
+        ValueError: it goes back; or it leaves out the end of a round, or begins in its last 8 ms, which faery does not follow.
+    """
+    start, before = _header(path)[2], 0
+    words = np.memmap(path, "<u2", "r", start) if path.stat().st_size > start else np.zeros(0, "<u2")
+    for i in range(0, len(words), PIECE):
+        piece = words[i : i + PIECE]
+        at = np.flatnonzero(piece >> 12 == 8)
+        counts = (piece[at] & 4095).astype(int)
+        steps = np.diff(counts, prepend=before)
+        wrong = np.flatnonzero((steps < 0) & (steps != -4095) | (steps >= 4094))
+        if len(wrong):
+            raise ValueError(
+                f"{path}: at its word {i + at[wrong[0]]} the clock, which counts from 0 to 4095 again and again, jumps from "
+                f"{counts[wrong[0]] - steps[wrong[0]]} to {counts[wrong[0]]}, and later times would be wrong; sort its events by "
+                f"time, or convert it to HDF5 by the camera maker's tools."
+            )
+        before = counts[-1] if len(counts) else before
+        yield
 
 
 def _stored_times(path: Path) -> NDArray[np.uint32]:
@@ -184,20 +220,26 @@ def _stored_times(path: Path) -> NDArray[np.uint32]:
 
 
 def _header(path: Path) -> tuple[list[bytes], bytes, int]:
-    """The lines of a RAW or DAT file's header, the eight bytes after it, and the number of the first of them."""
+    """The lines of a RAW or DAT file's header, the eight bytes after it, and the number of the first of them.
+
+    Not every byte of % begins a line: it may be a part of the first event.
+    """
     with path.open("rb") as file:
         start, lines = 0, []
-        while (line := file.readline(1000)).startswith(b"%"):
+        while (line := file.readline(1000)).startswith(b"% ") or (line.startswith(b"%") and line.isascii()):
             start = file.tell()
             lines.append(line)
+            if line.rstrip() == b"% end":
+                break
         file.seek(start)
         return lines, file.read(8), start
 
 
-def _check_length(path: Path) -> None:
-    """Raise ``EOFError`` for a RAW or DAT file that ends in its header, or in the middle of a word.
+def _check_length(path: Path) -> int:
+    """The bytes of a word of a RAW or DAT file.
 
     Raises:
+        EOFError: it ends in its header, or in the middle of a word.
         ValueError: a RAW file is of a version that is not read.
     """
     lines, following, start = _header(path)
@@ -217,6 +259,7 @@ def _check_length(path: Path) -> None:
     rest = (path.stat().st_size - start) % max(word, 1)
     if rest:
         raise EOFError(f"its last event has {rest} of {word} bytes")
+    return word
 
 
 def _old_dat(path: Path, size: tuple[int, int] | None) -> Recording:

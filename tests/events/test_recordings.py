@@ -240,6 +240,25 @@ def test_prophesee_files_whose_times_faery_would_change(events, tmp_path):
                     recording.events()
 
 
+def test_the_clock_of_evt3(tmp_path):
+    """One event for each 4096 µs, written bit by bit: through the end of a round of the clock, and from any beginning.
+
+    The byte of % stands for 37, and in the first event begins no line of the header.
+    """
+    for first, end in ((0, b""), (37, b""), (37, b"% end\n"), (4093, b"% end\n")):
+        counts = np.arange(first, 4100)
+        x, y, off = (np.full(len(counts), number) for number in (5, 7, 0))
+        words = np.stack([8 << 12 | counts % 4096, 6 << 12 | off, y, 2 << 12 | x], 1)
+        (tmp_path / "a.raw").write_bytes(b"% evt 3.0\n% geometry 60x40\n" + end + words.astype("<u2").tobytes())
+        assert same(open_recording(tmp_path / "a.raw").events(), Events(4096 * counts, x, y, off))
+    for jumps, message in (([4094], "word 0 .* from 0 to 4094"), ([3000, 4095, 1], "word 2 .* from 4095 to 1"),
+                           ([5, 4], "word 1 .* from 5 to 4")):  # fmt: skip
+        words = np.array([8 << 12 | count for count in jumps] + [6 << 12, 7, 2 << 12 | 5], "<u2")
+        (tmp_path / "a.raw").write_bytes(b"% evt 3.0\n% geometry 60x40\n" + words.tobytes())
+        with pytest.raises(ValueError, match=rf"a.raw: at its {message}, and later times would be wrong; sort"):
+            open_recording(tmp_path / "a.raw").events()
+
+
 def test_versions_of_prophesee_files(events, tmp_path):
     """Version 1 of the event type "2d" has columns of 9 bits and rows of 8; RAW files of EVT2 and EVT3 are read."""
     t = events.t - events.t[0]
