@@ -10,7 +10,7 @@ from ..events import Events, Recording, gtp, open_recording, windows
 from ..events.readers import FORMATS
 from ..tracking.crops import SEARCH_FACTOR, TEMPLATE_FACTOR, square_crop
 from ..tracking.fields import CELL, as_input, highest_cell, labelled_pairs
-from ..tracking.recordings import RecordedSequence, Scratch, labels_beside
+from ..tracking.recordings import RecordedSequence, Scratch, labels_beside, recording_of
 from ..tracking.sequences import LAYOUTS
 from .loading import Loaded
 
@@ -76,6 +76,11 @@ def _of_recording(path: Path, count: int, T: int, sides: tuple[int, int]) -> lis
     layout = next((name for name, (labels, _) in LAYOUTS.items() if (folder / labels).is_file()), None)
     if layout is not None:
         boxes, first = labels_beside(open_recording(path))
+        labelled = recording_of(folder).path
+        if not labelled.samefile(path):
+            raise ValueError(
+                f"the labels in {folder} are of its recording {labelled.name}; give that one, not {path.name}."
+            )
         return labelled_pairs([RecordedSequence(folder.name, boxes, folder, T, first, None, Scratch())], count, sides)
     pairs = []
     for image in windows(path, count, "gtp", T):

@@ -122,6 +122,10 @@ class EventFolder(Dataset):
             testing = rule(list(paths)) if rule else by_seed(list(paths), share, seed)
             chosen = testing if split == "test" else paths.keys() - testing
         self.samples = [(path, self.classes.index(labels[name])) for name, path in paths.items() if name in chosen]
+        if not self.samples:
+            raise ValueError(
+                f"none of {len(paths)} recordings in {self.root} is of `split` {split!r}; give another one."
+            )
 
     def __len__(self) -> int:
         return len(self.samples)

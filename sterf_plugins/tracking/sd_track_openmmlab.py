@@ -300,10 +300,10 @@ class TrackingMetric(BaseMetric):
 
     def process(self, data_batch: Any, data_samples: Several[dict]) -> None:
         for sample in data_samples:
-            if sample["seconds"] is not None:
-                own = None if self.folder is None else self.folder / f"{sample['name']}.txt"
-                for file in {own, sample["results"]} - {None}:
-                    write_boxes(file, sample["boxes"], self.integers)
+            own = None if self.folder is None else self.folder / f"{sample['name']}.txt"
+            taken = sample["results"] if sample["seconds"] is None else None  # of an earlier test, which stays as it is
+            for file in {own, sample["results"]} - {taken, None}:
+                write_boxes(file, sample["boxes"], self.integers)
             boxes = np.trunc(sample["boxes"]) if self.integers else sample["boxes"]
             one = curves(boxes, sample["labels"], protocol=self.protocol)
             self.results.append((sample["name"], one, len(boxes), sample["seconds"]))

@@ -116,6 +116,13 @@ def test_folders_of_splits(tmp_path):
     assert test.classes == ["a", "b"] and len(EventFolder(tmp_path, T=2)) == 4
 
 
+def test_a_split_without_recordings_is_an_error(tmp_path):
+    write_recording(tmp_path / "test" / "cars" / "0.npz", some_events(0), (24, 32))
+    (tmp_path / "train").mkdir()
+    with pytest.raises(ValueError, match=r"none of 1 recordings in .* is of `split` 'train'; give another one"):
+        EventFolder(tmp_path, "train")
+
+
 def test_n_cars(tmp_path):
     """Files of the event type "2d", whose sizes differ with their events."""
     for i, name in enumerate(("train/cars", "train/background", "test/cars", "test/background")):

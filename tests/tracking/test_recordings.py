@@ -1,8 +1,10 @@
 """Event images that are made from recordings while a data set is read, and what is refused."""
 
 import pickle
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from sterf_plugins.cli.tracker_inputs import tracker_inputs
 from sterf_plugins.events import Events, Frame, gtp, open_recording
 from sterf_plugins.tracking.pairs import TrackingPairs
 from sterf_plugins.tracking.recordings import boundaries, find_recorded_sequences, labels_beside, with_events
@@ -94,6 +97,10 @@ def test_what_cannot_be_made(tmp_path):
             with pytest.raises(ValueError, match=rf"groundtruth_rect.txt.* {message}"):
                 read()
     labels.write_text(whole)
+    (tmp_path / "pair.txt").unlink()
+    shutil.copy(folder / "events.h5", folder / "denoised.h5")
+    with pytest.raises(ValueError, match=r"bike are of its recording events.h5; give that one, not denoised.h5"):
+        tracker_inputs(str(folder / "denoised.h5"), SimpleNamespace(model=TRACKER, config={}), 1, 0)
     (folder / "events.npz").write_bytes(b"")
     with pytest.raises(ValueError, match=r"bike has 2 recordings events.\* or bike.\*"):
         find_recorded_sequences(tmp_path, "fe108", "train")
@@ -103,6 +110,7 @@ def test_what_cannot_be_made(tmp_path):
         find_recorded_sequences(tmp_path, "fe108", "train")
 
 
+TRACKER = SimpleNamespace(network=SimpleNamespace(T=1))
 FRAME_TIMES = [Frame(t, 0, np.zeros((1, 1), np.uint8)) for t in (10, 30, 20, 40)]
 
 

@@ -197,6 +197,16 @@ def test_settings_that_are_no_settings(tmp_path):
         fe108_dataset(tmp_path, samples=1)[0]
 
 
+def test_the_metrics_folder_has_the_boxes_of_an_earlier_test_too(tmp_path):
+    from sterf_plugins.tracking.sd_track_openmmlab import TrackingMetric
+
+    earlier, boxes = tmp_path / "earlier.txt", np.array([[5.5, 5, 10, 10]] * 3)
+    earlier.write_text("as it was")
+    metric = TrackingMetric(results=str(tmp_path / "own"), integers=True)
+    metric.process(None, [dict(name="a", boxes=boxes, labels=boxes, seconds=None, results=earlier)])
+    assert (tmp_path / "own" / "a.txt").read_text() == "5\t5\t10\t10\n" * 3 and earlier.read_text() == "as it was"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", ["1x4", "2x2", "4x1"])
 def test_one_image_gives_both_regions(variant):
