@@ -126,6 +126,7 @@ def _by_faery(path: Path, size: tuple[int, int] | None) -> Recording:
             yield Events(*(piece[name].astype(np.int64) for name in ("t", "x", "y", "on")))
 
     def pictures() -> Iterator[Frame]:
+        one_stream("frame")
         with faery.aedat.Decoder(path) as decoder:
             packets = iter(decoder)
             while True:
@@ -137,9 +138,21 @@ def _by_faery(path: Path, size: tuple[int, int] | None) -> Recording:
                 if track.data_type == "frame":
                     yield Frame(int(packet.t), int(packet.start_t), np.asarray(packet.pixels))
 
+    def one_stream(kind: str) -> None:
+        with _of_faery(path), faery.aedat.Decoder(path) as decoder:
+            count = sum(track.data_type == kind for track in decoder.tracks())
+        if count > 1:
+            raise ValueError(
+                f"{path} has {count} streams of type {kind!r}, as of several cameras; write each into a file of its own, by "
+                f"dv_processing.io.MonoCameraWriter."
+            )
+
+    frames = None
+    if path.suffix.lower().startswith(".aedat"):
+        one_stream("events")
+        frames = pictures
     width, height = stream().dimensions()
     own = (height, width)
-    frames = pictures if path.suffix.lower().startswith(".aedat") else None
 
     def ordered() -> Iterator[Events]:
         return _in_order(path, pieces(), word)

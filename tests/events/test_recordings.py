@@ -117,6 +117,26 @@ def test_colours_of_frames(events, tmp_path):
     assert np.array_equal(dv.io.MonoCameraRecording(str(path)).getNextFrame().image, pixels[..., ::-1])
 
 
+def test_several_cameras_in_one_file(tmp_path):
+    """Which of their events are meant, nobody has said; pictures of several of them are no sequence."""
+    dv = pytest.importorskip("dv_processing")
+    for streams, message in ((("a", "b"), "has 2 streams of type 'events'"), (("a",), "has 2 streams of type 'frame'")):
+        config = dv.io.MonoCameraWriter.Config("camera")
+        for name in streams:
+            config.addEventStream((60, 40), name)
+        for name in ("left", "right"):
+            config.addFrameStream((60, 40), name)
+        writer = dv.io.MonoCameraWriter(str(tmp_path / "a.aedat4"), config)
+        for name in streams:
+            store = dv.EventStore()
+            store.push_back(1000, 5, 5, True)
+            writer.writeEvents(store, name)
+        del writer
+        with pytest.raises(ValueError, match=message):
+            assert open_recording(tmp_path / "a.aedat4").events().number == 1
+            open_recording(tmp_path / "a.aedat4").frame_times()
+
+
 def test_a_disk_without_room_for_an_aedat4_file(events, tmp_path, monkeypatch):
     """Otherwise a thread of dv_processing ends the whole process."""
     pytest.importorskip("dv_processing")
