@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from itertools import islice
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -299,11 +300,14 @@ def _old_dat(path: Path, size: tuple[int, int] | None) -> Recording:
 def _npz(path: Path, size: tuple[int, int] | None) -> Recording:
     if not zipfile.is_zipfile(path):
         raise zipfile.BadZipFile("it is no zip archive of arrays")
-    with np.load(path, allow_pickle=False) as file:
+    with explained(path, ValueError):  # of an archive that is damaged at its beginning
+        file = np.load(path, allow_pickle=False)
+    with file:
         names = _columns(path, file.keys())
-        with explained(path, ValueError):  # of arrays of objects
+        with explained(path, ValueError, TokenError):  # of arrays of objects, and damaged descriptions of arrays
             columns = [file[name] for name in names]
-        known = _known_size(path, {name: file[name] for name in ("height", "width") if name in file})
+            said = {name: file[name] for name in ("height", "width") if name in file}
+    known = _known_size(path, said)
     return _of_columns(path, size or known, lambda: nullcontext(columns))
 
 

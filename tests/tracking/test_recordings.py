@@ -162,7 +162,11 @@ def test_arrays_of_objects_and_damaged_ones(tmp_path):
     data = bytearray((tmp_path / "damaged.npz").read_bytes())
     data[2000:3000] = bytes(1000)
     (tmp_path / "damaged.npz").write_bytes(data)
-    for name in ("objects", "damaged"):
+    np.savez(tmp_path / "plain.npz", **columns)
+    data = (tmp_path / "plain.npz").read_bytes()
+    (tmp_path / "beginning.npz").write_bytes(b"?" + data[1:])
+    (tmp_path / "description.npz").write_bytes(data.replace(b",), }", b",), (", 1))
+    for name in ("objects", "damaged", "beginning", "description"):
         with pytest.raises(ValueError, match=rf"{name}.npz cannot be read as an event file"):
             open_recording(tmp_path / f"{name}.npz")
 
