@@ -3,6 +3,7 @@
 import argparse
 import re
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 import torch
@@ -103,7 +104,7 @@ def _input(source: str, args: argparse.Namespace, loaded: Loaded, generator: tor
     try:
         array = np.load(source, allow_pickle=False)
         tensor = torch.from_numpy(array)
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, EOFError, TokenError) as error:
         raise ValueError(
             f"--inputs {source} is no readable array of numbers ({error}); write it by numpy.save."
         ) from error

@@ -34,7 +34,7 @@ _NAMES = {
 # What other files than recordings begin with.
 _PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip"}
 # What NumPy, h5py and zipfile raise for files that are damaged, or of another kind.
-_DAMAGED = (OSError, KeyError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error, UnicodeDecodeError)
+_DAMAGED = (OSError, KeyError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error, UnicodeDecodeError, TokenError)
 _WORDS = {b"2": 4, b"3": 2}  # version of Prophesee's RAW format -> bytes of a word
 _OLD_DAT = bytes((0, 8))  # the event type "2d" of the first DAT files, and the bytes of an event
 
@@ -304,7 +304,7 @@ def _npz(path: Path, size: tuple[int, int] | None) -> Recording:
         file = np.load(path, allow_pickle=False)
     with file:
         names = _columns(path, file.keys())
-        with explained(path, ValueError, TokenError):  # of arrays of objects, and damaged descriptions of arrays
+        with explained(path, ValueError):  # of arrays of objects
             columns = [file[name] for name in names]
             said = {name: file[name] for name in ("height", "width") if name in file}
     known = _known_size(path, said)

@@ -255,6 +255,14 @@ def test_broken_arrays(data, tmp_path):
     with pytest.raises(ValueError, match=r"shapes000_bbox.npy is no array of boxes"):
         dataset(root)
     np.save(boxes, array)
+    boxes.write_bytes(boxes.read_bytes().replace(b", }", b", (", 1))
+    with pytest.raises(ValueError, match=r"shapes000_bbox.npy is no array of boxes: .*EOF in multi-line statement"):
+        dataset(root)
+    with boxes.open("wb") as file:
+        np.savez(file, boxes=array)
+    with pytest.raises(ValueError, match=r"is no array of boxes, but several of numpy.savez; write one by numpy.save"):
+        dataset(root)
+    np.save(boxes, array)
     assert (
         len(dataset(root, metainfo=dict(classes=SHAPES[:2]), ignored_class_ids=(2,))[0]["data_samples"].gt_instances)
         == 2

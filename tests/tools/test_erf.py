@@ -502,8 +502,9 @@ def test_inputs_from_files(tmp_path):
     assert torch.allclose(pair["template"][:, 0, 0, 0], torch.tensor([-2.0, -1.8, -1.6, -1.4, -1.2]))
 
     (tmp_path / "text.npy").write_text("no array")
-    for source, message in (("text.npy", "is no readable array"), ("photos@1x4x4", "are 3xROWSxCOLUMNS"),
-                            ("none.npy", "give a shape such as 3x64x64")):  # fmt: skip
+    (tmp_path / "empty.npy").write_bytes(b"")
+    for source, message in (("text.npy", "is no readable array"), ("empty.npy", "is no readable array"),
+                            ("photos@1x4x4", "are 3xROWSxCOLUMNS"), ("none.npy", "give a shape such as 3x64x64")):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             given_inputs(input_options(inputs=[f"{tmp_path}/{source}"])[0], loaded)
     loaded.config = object()

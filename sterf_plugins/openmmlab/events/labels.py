@@ -5,7 +5,9 @@ import math
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.lib.recfunctions import structured_to_unstructured
@@ -134,8 +136,10 @@ def read_prophesee(
 def _of_array(path: Path, folder: Path, classes: Sequence[str], unit: str, ignored: Collection[int]) -> list[Labels]:
     try:
         array = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
+    except (ValueError, EOFError, TokenError, BadZipFile) as error:
         raise ValueError(f"{path} is no array of boxes: {error}.") from error
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"{path} is no array of boxes, but several of numpy.savez; write one by numpy.save.")
     names = array.dtype.names or ()
     time = next((name for name in TIMES if name in names), None)
     if time is None or not set(_FIELDS) <= set(names):
