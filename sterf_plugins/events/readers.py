@@ -48,7 +48,8 @@ def open_recording(path: str | Path, size: tuple[int, int] | None = None) -> Rec
 
     Args:
         path: the file.
-        size: (height, width) of the sensor; ``None`` for what the file says, or the smallest that holds all events.
+        size: (height, width) of the sensor; ``None`` for what the file says, or the smallest that holds all events. RAW and DAT
+            files that do not say it, as those of older cameras, count as (720, 1280).
 
     Raises:
         TypeError, ValueError: the file is missing, of an unknown format, damaged, or lacks a column; ``size`` is no size.
