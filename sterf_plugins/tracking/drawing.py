@@ -6,9 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .follow import Step
+from .sequences import have_area
 
 # Blue, green, red, as OpenCV has them.
 BOX, LABEL, REGION, TEXT = (0, 200, 255), (90, 220, 90), (200, 200, 200), (255, 255, 255)
+FAR = 2**15  # pixels, beyond all pictures; OpenCV refuses numbers that are much larger
 
 
 def draw_step(
@@ -36,7 +38,8 @@ def draw_step(
     left = cv2.resize(np.ascontiguousarray(whole[..., ::-1]), None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)
 
     def rectangle(corner: np.ndarray, size: np.ndarray, colour: tuple[int, int, int], line: int) -> None:
-        start, stop = (tuple(np.round(scale * point).astype(int).tolist()) for point in (corner, corner + size))
+        points = np.round(scale * np.stack([corner, corner + size])).clip(-FAR, FAR)
+        start, stop = (tuple(point.tolist()) for point in points.astype(int))
         cv2.rectangle(left, start, stop, colour, line)
 
     right: Any = np.zeros((height * scale, height * scale, 3), np.uint8)
@@ -46,7 +49,7 @@ def draw_step(
         score: Any = (255 * step.score / max(float(step.score.max()), 1e-9)).astype(np.uint8)
         score = cv2.resize(score, right.shape[:2], interpolation=cv2.INTER_NEAREST)
         right = cv2.applyColorMap(score, cv2.COLORMAP_VIRIDIS)
-    if label is not None and (label[2:] > 0).all():
+    if label is not None and have_area(label[None])[0]:
         rectangle(label[:2], label[2:], LABEL, 1)
     rectangle(np.asarray(box[:2]), np.asarray(box[2:]), BOX, 2)
     picture = np.concatenate([left, right], 1)

@@ -188,7 +188,7 @@ def _files_of(folder: Path, labels: str, number: int, T: int) -> Sequence:
     return sequence
 
 
-def have_area(boxes: NDArray[np.float64]) -> NDArray[np.bool_]:
+def have_area(boxes: NDArray[np.floating]) -> NDArray[np.bool_]:
     """Which boxes (frames, 4) say where the object is: those of finite numbers, with a width and height above 0."""
     return np.asarray(np.isfinite(boxes).all(1) & (boxes[:, 2:] > 0).all(1))
 

@@ -138,6 +138,7 @@ def test_the_label_is_drawn_where_there_is_one():
 
     label = np.array([30.0, 10, 8, 8])
     assert drawn(BOX, None) and drawn(BOX, label) and drawn(LABEL, label)
+    assert drawn(LABEL, np.array([30.0, 10, 1e9, 1e9])) and not drawn(LABEL, np.array([np.nan, 10, 8, 8]))
     assert not drawn(LABEL, None) and not drawn(LABEL, np.zeros(4))
 
 
