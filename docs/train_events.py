@@ -213,6 +213,8 @@ def restore(path: Path, settings: dict, model: torch.nn.Module, optimizer: torch
     if not path.is_file():
         raise ValueError(f"--resume: there is no {path}; leave it out to begin a training.")
     saved = read_checkpoint(path)
+    if not {"settings", "state_dict", "optimizer", "epoch"} <= saved.keys():
+        raise ValueError(f"--resume: {path} is of another program; give another --out.")
     other = [f"{name} = {saved['settings'][name]}" for name in settings if saved["settings"][name] != settings[name]]
     if other:
         raise ValueError(

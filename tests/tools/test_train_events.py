@@ -109,6 +109,12 @@ def test_mistakes(forked, classifier, tmp_path, options, message):
     assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
 
 
+def test_a_checkpoint_of_another_program_is_not_gone_on_from(tmp_path):
+    torch.save(dict(state_dict={}), tmp_path / "last.pth")
+    with pytest.raises(ValueError, match=r"--resume: .*last.pth is of another program; give another --out"):
+        runpy.run_path(str(SCRIPT))["restore"](tmp_path / "last.pth", {}, None, None)
+
+
 def windows(name: str, side: int) -> torch.Tensor:
     """The middle of a few windows of a real recording, (8, N, 2, side, side), in steps of 4 ms."""
     pytest.importorskip("faery", reason="the extra [events] is missing")
