@@ -89,7 +89,10 @@ def test_a_second_run_goes_on_and_refuses_a_mix(forked, data):
         assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
         assert not list(data.glob(f"train/*/*inter{steps}*"))
     done = forked(*run, "--steps", "2", "--interval", "20000", "--jobs", "2")
-    assert done.returncode == 0 and "2 sequences made" in done.stdout, done.stderr
+    assert done.returncode == 0 and "2 sequences made" in done.stdout and "pair.txt" not in done.stdout, done.stderr
+    (data / "pair.txt").unlink()
+    done = forked(*run, "--steps", "4")
+    assert done.returncode == 0 and "images begin with the first frame of each recording" in done.stdout, done.stderr
 
 
 def test_images_of_other_labels_are_made_again(tmp_path, monkeypatch):

@@ -5,7 +5,7 @@
     sterf make-gtp data/mine --layout fe108 --interval 25000       # recordings without frames
 
 For each sequence SPLIT/NAME: SPLIT/NAME/inter{T}_stack_3008/NNNN_k.png, the T parts of an image for each label. Images lie between
-the times of the camera's frames in the recording: in FE108 from the frame that pair.txt names, in VisEvent from the first one.
+the times of the camera's frames: in FE108 from the frame that pair.txt names, without one and in VisEvent from the first.
 A sequence appears when it is whole; the same command goes on after an interruption. gtp.json in the folder of a sequence says with
 which settings its images were made, for how many labels and from which frame on; others are refused.
 """
@@ -122,6 +122,10 @@ def main() -> None:
         others = f" (and {len(failed) - 1} more of {len(folders)} sequences failed)" if failed[1:] else ""
         raise ValueError(f"{failed[0]}{others}")
     print(f"{done.count('made')} sequences made, {done.count('there')} were there: {args.root}")
+    if args.layout == "fe108" and args.interval is None and not (args.root / "pair.txt").is_file():
+        print(
+            f"there is no {args.root / 'pair.txt'}: images begin with the first frame of each recording, as labels must."
+        )
 
 
 if __name__ == "__main__":
