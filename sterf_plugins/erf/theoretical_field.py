@@ -15,7 +15,7 @@ class TheoreticalField:
     Attributes:
         size: extent in pixels, gaps included; infinite where it grows with the image, as behind attention and global
             pooling.
-        stride: input pixels from one output to the next.
+        stride: input pixels from one output to the next; where the size is infinite, how many pixels more make one output more.
         padding: how far the field of the output (0, 0) reaches out of the image at its upper and left edges; NaN where
             the size is infinite.
         area: share of the image's pixels that the output in the middle depends on; what lies outside is cut off, and

@@ -4,7 +4,7 @@ Definitions after Araujo et al. 2019 (doi:10.23915/distill.00021): the output at
 ``i * stride - padding`` to ``i * stride - padding + size - 1``, along rows and along columns.
 """
 
-from math import inf, isfinite, nan
+from math import ceil, inf, isfinite, nan
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,9 @@ from .result import ERFResult
 from .targets import enclosing_blocks, match_layers, unwrapped
 from .theoretical_field import TheoreticalField
 
-_LONGER = 2688  # pixels that an image gets for fields beyond it: a multiple of strides up to 64, and of 3, 7, 14
+_LONGER = (
+    2688  # pixels that an image gets for fields beyond it, or a multiple of so many: half of it is one of 64, 3 and 7
+)
 _PERIOD = 64  # pixels between outputs that lie alike on the grids of all strides up to it
 _NARROW = 32  # width of the long images
 
@@ -37,7 +39,7 @@ def theoretical_rf(
 
     They follow from the graph of the model's own operations, so dilation, padding, shared layers, branches, pooling,
     upsampling and attention are in them (see ``dependence.py``). Fields that the image is too small for are measured on
-    longer, narrow images, of up to about 2700 pixels, if the model takes them; beyond 5000 pixels, or if it does not
+    longer, narrow images, of about 2700 pixels more, if the model takes them; beyond 5000 pixels, or if it does not
     take them and the field of neither end of the image leaves out anything, they are infinite.
 
     Args:
@@ -89,34 +91,38 @@ def theoretical_rf(
 def _along(axis: int, image: tuple[int, int], middle: ERFResult, measure: Any) -> dict[str, tuple[float, float, float]]:
     """Layer -> size, stride and padding along one axis."""
     length, across = image[axis], image[1 - axis]
-    for longer, narrow in ((length + _LONGER, min(across, _NARROW)), (length + _LONGER, across), (length, across)):
+    extra = _LONGER * ceil(length / _LONGER)
+    for longer, narrow in ((length + extra, min(across, _NARROW)), (length + extra, across), (length, across)):
         size = (longer, narrow) if axis == 0 else (narrow, longer)
-        # Two outputs that lie on the grids of all strides as the one in the middle of the image does.
+        # Outputs that lie on the grids of all strides as the one in the middle of the image does.
         start = length / 2 % _PERIOD + 0.5
         places = [start, start + (longer - start) // _PERIOD * _PERIOD] if longer > length else [0.5, length - 0.5]
+        places += [places[1] - extra / 2] if longer > length else []
         try:
-            first, last = (measure(size, tuple((p / longer, 0.5)[:: 1 if axis == 0 else -1])) for p in places)
+            results = [measure(size, tuple((p / longer, 0.5)[:: 1 if axis == 0 else -1])) for p in places]
             break
         except ValueError:
             if longer == length:
                 raise
     found = {}
     for name in middle.layers:
-        cells, more = (result.info["map_size"].get(name, (1, 1))[axis] for result in (middle, first))
-        stride = (longer - length) / (more - cells) if more > cells else inf
-        if longer == length:  # the model takes images of one size alone
-            stride = length / cells
+        cells, more = (result.info["map_size"].get(name, (1, 1))[axis] for result in (middle, results[0]))
+        indices = [min(int(p / longer * more), more - 1) for p in places]
+        spans = [_span(result.spatial[name], axis) for result in results if name in result.spatial]
+        stride = length / cells  # of a model that takes images of one size alone
+        if longer > length:
+            stride = extra / (more - cells) if more > cells else inf
+        if len(spans) == 3 and spans[2][0] > 0 and indices[1] > indices[2]:
+            stride = (spans[1][0] - spans[2][0]) / (indices[1] - indices[2])
         begin, end = _span(middle.spatial[name], axis)
         if begin > 0 and end < length:
             index = cells // 2
             found[name] = (float(end - begin), stride, index * stride - begin)
             continue
         found[name] = (inf, stride, nan)
-        if isfinite(stride) and name in first.spatial and name in last.spatial:
-            _, end = _span(first.spatial[name], axis)
-            begin, _ = _span(last.spatial[name], axis)
+        if isfinite(stride) and len(spans) == len(places):
+            (_, end), (begin, _) = spans[:2]
             if end < longer and begin > 0:
-                indices = [min(int(p / longer * more), more - 1) for p in places]
                 padding = indices[1] * stride - begin
                 found[name] = (end - indices[0] * stride + padding, stride, padding)
     return found

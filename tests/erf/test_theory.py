@@ -40,6 +40,7 @@ STACKS = {
     ],
     "dilated pooling": [nn.MaxPool2d(3, 1, 1, dilation=2), nn.MaxPool2d(2, 2, ceil_mode=True)],
     "strides": [nn.Conv2d(1, 2, 7, 2, 3), nn.MaxPool2d(3, 2, 1), *[nn.Conv2d(2, 2, 3, 2, 1) for _ in range(3)]],
+    "strides of 5 and 3": [nn.Conv2d(1, 1, 5, 5), nn.Conv2d(1, 1, 3, 3, 1), nn.Conv2d(1, 1, 5, padding=2)],
     "beyond the image": [nn.Conv2d(1, 1, 31, padding=15), nn.Conv2d(1, 1, 31, 2, 15), nn.Conv2d(1, 1, 31, padding=15)],
 }
 
@@ -64,6 +65,12 @@ def test_signals_have_fields_of_one_row():
     assert found["3"] == ((1, 17), (1, 2), (0, 6))
     with pytest.raises(ValueError, match=r"signals .* have one row: give"):
         theoretical_rf(nn.Sequential(*layers), (8, 128), axes="NCL")
+    # The convolutions of wav2vec 2.0, whose stride divides none of the lengths at which fields are measured.
+    steps = ((10, 5), (3, 2), (3, 2), (3, 2), (3, 2), (2, 2), (2, 2))
+    field = theoretical_rf(
+        nn.Sequential(*[nn.Conv1d(1, 1, *step) for step in steps]), (1, 4000), "6", in_channels=1, axes="NCL"
+    )
+    assert field["6"].size == (1, 400) and field["6"].stride == (1, 320) and field["6"].padding == (0, 0)
 
 
 def test_rows_and_columns_are_told_apart():
