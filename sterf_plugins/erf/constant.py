@@ -99,10 +99,11 @@ def _rounding(
 
 
 def _maps(passes: Passes, inputs: Batch, names: Collection[str]) -> dict[str, Tensor]:
-    """The maps (T, B, C, h, w) of some outputs; random masks are the same for each batch."""
+    """The maps (T, B, C, h, w) of some outputs, or their positive parts; random masks are the same for each batch."""
     with preserved_random_state():
         torch.manual_seed(0)
-        return maps_by_name(passes, inputs, names)
+        maps = maps_by_name(passes, inputs, names)
+    return {name: y.relu() for name, y in maps.items()} if passes.settings.rectified else maps
 
 
 def _resampled(inputs: Batch) -> Batch:

@@ -37,6 +37,11 @@ class Settings:
     calls: str | int
     seed: int
 
+    @property
+    def rectified(self) -> bool:
+        """Whether the positive parts of outputs are all that is differentiated."""
+        return {p.channels for p in self.protocols.values()} == {"relu"}
+
 
 @dataclass
 class Facts:
@@ -179,6 +184,8 @@ def _starts(
         likely = size[-2:] in geometry.grids() and (tokens or not evidence.matrix(size))
         told = target.layout or target.grid or layout_of(target.module) == "BCHW" or likely
         facts = Facts(size, tokens, tokens or not told, constant, output.spikes)
+        if settings.rectified:
+            y = y.relu()  # at each place, before a sum over places
         wanted = {place for p in settings.protocols.values() for place in p.places(settings.places, tokens)}
         places = {place: select(name, y, place) for place in wanted if {*settings.kinds} - {"temporal"}}
         starts[label] = Start(facts, places, select(name, y, "all") if "temporal" in settings.kinds else None)

@@ -73,6 +73,19 @@ def test_all_positions():
     assert np.array_equal(field, np.ones((4, 4)))
 
 
+def test_the_positive_parts_of_all_positions_are_summed():
+    x = torch.tensor([[1.0, -3.0], [2.0, -4.0]]).expand(
+        2, 3, 1, 2, 2
+    )  # (T, N, C, H, W), with a negative sum over positions
+    options = dict(layers="0", position="all", channels="relu", kinds=("spatial", "temporal"))
+    result = compute_erf(nn.Sequential(nn.Identity()), x, **options)
+    assert np.array_equal(result.spatial["0"], [[1, 0], [1, 0]]) and np.array_equal(result.temporal["0"], [2, 0])
+    norm = nn.Sequential(
+        nn.InstanceNorm2d(1)
+    )  # the sum over all positions of what it gives is constant, that of positive parts is not
+    assert compute_erf(norm, torch.randn(2, 1, 4, 4), "0", position="all", channels="relu").spatial["0"].max() > 0.01
+
+
 def test_reductions():
     weight = torch.tensor([1.0, -2.0]).view(1, 2, 1, 1)
     model = nn.Sequential(nn.Conv2d(2, 1, 1, bias=False))
