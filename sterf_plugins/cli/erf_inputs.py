@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..erf.axes import Axes
-from .images import inputs_for
+from .images import inputs_for, joined
 from .loading import Loaded
 
 _SHAPE = r"\d+(?:x\d+)+"
@@ -95,7 +95,7 @@ def _input(source: str, args: argparse.Namespace, loaded: Loaded, generator: tor
                 f"--inputs {source}: images of {loaded.label} are {len(loaded.mean)}xROWSxCOLUMNS; give such a shape, or a "
                 f".npy file of any other."
             )
-        return torch.cat(list(inputs_for(folder, loaded, (size[0], size[1]), args.num, args.seed)))
+        return joined(inputs_for(folder, loaded, (size[0], size[1]), args.num, args.seed))
     if Path(source).suffix != ".npy" or not Path(source).is_file():
         raise ValueError(
             f"--inputs {source}: give a shape such as 3x64x64 (noise), a .npy file of an array with its batch axis, or a folder "

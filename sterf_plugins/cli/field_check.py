@@ -8,12 +8,10 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-import torch
-
 from ..erf import ERFResult, FieldCheck, check_field, randomise_field
 from ..erf.protocols import PROTOCOLS
 from ..files import write_csv
-from .images import inputs_for
+from .images import inputs_for, joined
 from .loading import Loaded
 from .progress import progress_bar
 
@@ -100,7 +98,7 @@ def check_models(
             model = loaded.model.to(args.device)
             squashed = PROTOCOLS.get(args.protocol, PROTOCOLS["st-erf"]).squashed
             number = result.info["num_inputs"]
-            inputs = torch.cat(list(inputs_for(args.images, loaded, size, number, args.seed, squashed)))
+            inputs = joined(inputs_for(args.images, loaded, size, number, args.seed, squashed))
             options = _options(args, result)
             if loaded.config is not None:
                 from ..openmmlab.runtime.tensor_forward import forward_for

@@ -2,7 +2,7 @@
 
 import argparse
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from glob import glob
 from pathlib import Path
 from typing import Any
@@ -156,6 +156,12 @@ def inputs_for(
         return from_recording(source, loaded, size, count)
     files = _evenly(photographs(), count) if source == "photographs" else image_files(source, count)
     return from_files(files, loaded, size, squash)
+
+
+def joined(images: Iterable[Tensor]) -> Tensor:
+    """Images as one batch: (N, C, H, W), or (T, N, C, H, W) of those with time steps."""
+    parts = list(images)
+    return torch.cat(parts, parts[0].ndim - 4)
 
 
 def from_recording(source: str, loaded: Loaded, size: tuple[int, int], count: int) -> Iterator[Tensor]:

@@ -21,7 +21,7 @@ from PIL import Image
 from sterf_plugins.cli import console
 from sterf_plugins.cli.erf_inputs import entries, given_inputs
 from sterf_plugins.cli.loading import Loaded
-from sterf_plugins.erf import ERFResult, FieldCheck
+from sterf_plugins.erf import ERFResult, FieldCheck, compute_erf
 from sterf_plugins.erf.protocols import PROTOCOLS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -366,6 +366,33 @@ def test_fields_are_checked_by_changes_and_by_randomised_weights(run, tmp_path):
     assert "released, occlusion, measured changes" in result.stdout and Image.open(out / "checks.png").width > 300
     page = (out / "report.html").read_text()
     assert '<figure id="checks">' in page and "layers with shuffled weights" in page and ">unchanged</th>" in page
+
+
+def test_inputs_that_have_time_steps_are_joined_along_their_batch_axis(monkeypatch, tmp_path):
+    """Events of a config with time steps are (T, 1, C, H, W) each, which ``--check`` and get-sops took for more steps."""
+    from sterf_plugins.backbones import SpikingCNN
+    from sterf_plugins.cli import field_check
+
+    events = [torch.rand(4, 1, 2, 8, 6, generator=torch.Generator().manual_seed(i)) for i in range(3)]
+    model = SpikingCNN(depth=1, channels=2, in_chans=2, neuron="lif", mean=0.1, std=0.6)
+    loaded = Loaded("net", model, (8, 6), (0.0, 0.0), (1.0, 1.0))
+    result = compute_erf(model, iter(events), "layers.0", kinds="spatial")
+    result.info["request"] = {}
+    options = dict(
+        check=["other"], check_cells=2, check_budget=8, protocol=None, images="val", seed=0, grid=None, layout=None
+    )
+    options = Namespace(**options, batch_size=None, device="cpu", json=False, num=3, time_steps=None)
+    monkeypatch.setattr(field_check, "inputs_for", lambda *_: iter(events))
+    checks, _ = field_check.check_models(options, {"net": result}, lambda label: loaded, (8, 6), tmp_path)
+    assert checks["net"].maps["layers.0"].shape[0] == 3 and checks["net"].info["input_shape"] == [4, 2, 8, 6]
+
+    monkeypatch.setattr("sterf_plugins.cli.begin.begin", lambda: None)
+    inputs = runpy.run_path(str(TOOL.parent / "analysis_tools" / "get_sops.py"))["inputs"]
+    monkeypatch.setitem(inputs.__globals__, "inputs_for", lambda *_: iter(events))
+    assert inputs(options, loaded, (8, 6), 3).shape == (4, 3, 2, 8, 6)
+    options.time_steps = 4
+    with pytest.raises(ValueError, match="--time-steps 4: val has 4 time steps already"):
+        inputs(options, loaded, (8, 6), 3)
 
 
 @pytest.mark.slow

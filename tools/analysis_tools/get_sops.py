@@ -34,7 +34,7 @@ from sterf_plugins.activity import (
 )
 from sterf_plugins.cli.checkpoints import add_checkpoint_option
 from sterf_plugins.cli.console import check_counts, check_device, run_tool
-from sterf_plugins.cli.images import add_image_options, inputs_for
+from sterf_plugins.cli.images import add_image_options, inputs_for, joined
 from sterf_plugins.cli.loading import Loaded, default_size, is_config, load_model, parse_spec
 from sterf_plugins.cli.progress import layers_bar
 from sterf_plugins.erf.calibrate import CALIBRATION, calibrate, uncalibrated
@@ -109,6 +109,18 @@ def show(title: str, rows: list[dict], columns: list[tuple[str, str, float, int]
     print()
 
 
+def inputs(args: argparse.Namespace, loaded: Loaded, size: tuple[int, int], count: int) -> torch.Tensor:
+    """Up to ``count`` of the inputs that ``--images`` names, with the time steps that they have or that are asked for."""
+    images = joined(inputs_for(args.images, loaded, size, count, args.seed)).to(args.device)
+    if not args.time_steps:
+        return images
+    if images.ndim == 5:
+        raise ValueError(
+            f"--time-steps {args.time_steps}: {args.images} has {len(images)} time steps already; leave it out."
+        )
+    return images.expand(args.time_steps, *images.shape)
+
+
 def prepare_weights(args: argparse.Namespace, loaded: Loaded, size: tuple[int, int]) -> str:
     """What the weights are, in words; untrained BatchNorms get the statistics of some of the inputs."""
     name = parse_spec(args.model)[1]
@@ -118,14 +130,15 @@ def prepare_weights(args: argparse.Namespace, loaded: Loaded, size: tuple[int, i
         return "timm's own weights"
     if not uncalibrated(loaded.model):
         return "no checkpoint: random weights, unless the model loads its own"
-    images = torch.cat(list(inputs_for(args.images, loaded, size, CALIBRATION, args.seed))).to(args.device)
-    if len(images) < 2:
+    images = inputs(args, loaded, size, CALIBRATION)
+    count = images.shape[images.ndim - 4]
+    if count < 2:
         raise ValueError(
             f"--images {args.images} has one image, from which the BatchNorms of untrained weights get no statistics; "
             f"give a checkpoint, more images, or --images noise."
         )
-    calibrate(loaded.model, images.expand(args.time_steps, *images.shape) if args.time_steps else images)
-    return f"random weights, BatchNorm statistics of {len(images)} inputs"
+    calibrate(loaded.model, images)
+    return f"random weights, BatchNorm statistics of {count} inputs"
 
 
 def main() -> None:
@@ -138,9 +151,7 @@ def main() -> None:
     loaded = load_model(args.model, args.checkpoint, args.pretrained)
     size = tuple(args.input_size) if args.input_size else default_size(loaded)
     model = loaded.model.to(args.device)
-    images = torch.cat(list(inputs_for(args.images, loaded, size, args.num, args.seed))).to(args.device)
-    if args.time_steps:
-        images = images.expand(args.time_steps, *images.shape)
+    images = inputs(args, loaded, size, args.num)
     weights = prepare_weights(args, loaded, size)
     with FiringRates(model) as rates, FiringMaps(model) as maps, layers_bar(model, "counting"):
         operations = count_operations(model, images)

@@ -22,7 +22,7 @@ from timm.models import save_for_hf
 
 from sterf_plugins.cli.checkpoints import add_checkpoint_option
 from sterf_plugins.cli.console import check_counts, check_device, run_tool
-from sterf_plugins.cli.images import add_image_options, inputs_for
+from sterf_plugins.cli.images import add_image_options, inputs_for, joined
 from sterf_plugins.cli.loading import is_config, load_model, parse_spec
 from sterf_plugins.files import check_new
 from sterf_plugins.timm import write_model_card
@@ -62,7 +62,7 @@ def main() -> None:
     check_new(args.out, args.overwrite)
     loaded = load_model(args.model, args.checkpoint, args.pretrained)
     size = tuple(args.input_size) if args.input_size else loaded.size
-    images = torch.cat(list(inputs_for(args.images, loaded, size, args.num, args.seed))).to(args.device)
+    images = joined(inputs_for(args.images, loaded, size, args.num, args.seed)).to(args.device)
     model = loaded.model.to(args.device)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=args.out.parent, prefix=".card-") as folder:
