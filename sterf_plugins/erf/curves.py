@@ -1,6 +1,5 @@
 """Lines of fields: sections with their Gaussians, means over rings, and the mass at each lag."""
 
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -93,20 +92,26 @@ def draw_radial(results: Results, page: float = WIDTH) -> "Figure":
 
 def draw_lags(results: Results, page: float = WIDTH) -> "Figure":
     """Share of each temporal field's mass at each lag, on a logarithmic axis: an exponential decay is a straight line."""
+
+    def curve(result: Fields, layer: str) -> tuple[np.ndarray, np.ndarray]:
+        shares, numbers = lag_mass(result.temporal[layer]), result.numbers(layer)
+        return shares, np.array([numbers[f"lag_{i}"].error for i in range(len(shares))])
+
     notes = ["Across: lag in time steps. Up: share of the mass at this lag. Band: ± standard error."]
-    return _lines(results, "temporal", partial(_shares, "temporal"), notes, scale=False, page=page)
+    return _lines(results, "temporal", curve, notes, scale=False, page=page)
 
 
 def draw_frames(results: Results, page: float = WIDTH) -> "Figure":
     """Share of each field's mass in each frame of a video or slice of a volume."""
-    notes = ["Across: frame, or slice, counted from 0. Up: share of the mass in it. Band: ± standard error."]
-    return _lines(results, "frames", partial(_shares, "frames"), notes, scale=False, page=page)
 
+    def curve(result: Fields, layer: str) -> tuple[np.ndarray, np.ndarray | None]:
+        field, error = result.frames[layer], result.frames_error.get(layer)
+        return lag_mass(field), None if error is None else error / np.abs(field).sum()
 
-def _shares(kind: str, result: Fields, layer: str) -> tuple[np.ndarray, np.ndarray | None]:
-    """A curve's shares of its mass, and their standard errors."""
-    field, error = getattr(result, kind)[layer], getattr(result, f"{kind}_error").get(layer)
-    return lag_mass(field), None if error is None else error / np.abs(field).sum()
+    notes = [
+        "Across: frame, or slice, counted from 0. Up: share of the mass in it. Band: ± standard error of this mass."
+    ]
+    return _lines(results, "frames", curve, notes, scale=False, page=page)
 
 
 def _lines(results: Results, kind: str, curve, notes: list[str], scale: bool = True, page: float = WIDTH) -> "Figure":

@@ -27,6 +27,7 @@ class Fields(Described, Protocol):
     temporal: dict[str, np.ndarray]
     frames: dict[str, np.ndarray]
     spatial_error: dict[str, np.ndarray]
+    frames_error: dict[str, np.ndarray]
 
     @property
     def notes(self) -> list[str]: ...

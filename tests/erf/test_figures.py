@@ -234,6 +234,19 @@ def test_frames_of_a_video_are_drawn():
     assert "3 inputs of 1×5×8×8" in words(figures["maps"])
 
 
+def test_bands_of_lags_are_errors_of_shares():
+    """Inputs whose fields differ in size alone have the same shares of mass at each lag, and a band of no width."""
+
+    class Leak(nn.Module):
+        def forward(self, x):
+            return torch.stack([x[0], x[1] + x[0] / 2]) * x.detach()[:1].square().mean((2, 3, 4), keepdim=True)
+
+    result = compute_erf(nn.Sequential(Leak()), torch.randn(2, 6, 1, 3, 3), "0", kinds="temporal")
+    assert (result.temporal_error["0"] > 0.01 * result.temporal["0"]).all()
+    (band,) = draw_lags({"leak": result}).axes[0].collections
+    assert {(x, round(y, 4)) for x, y in band.get_paths()[0].vertices} == {(0, 0.6667), (1, 0.3333)}
+
+
 def test_lags_are_exponentials(timed):
     figure = draw_lags({"leak": timed})
     ax = next(ax for ax in figure.axes if ax.get_title())
