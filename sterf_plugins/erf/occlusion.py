@@ -30,6 +30,7 @@ from .preparation import device_of, find_targets
 from .progress import Progress
 from .protocols import choose
 from .selection import Position, check_calls, check_channels, check_position
+from .single import mixes_inputs
 from .starts import Settings
 from .targets import enclosing_blocks, match_layers, unwrapped
 from .units import Units, ready, stopped
@@ -89,7 +90,7 @@ def check_field(
         time_steps: see ``layers``.
         seed: seed of projections, noise and flips.
         calibrate: see ``layers``.
-        batch_size: inputs per pass; halved when memory runs out.
+        batch_size: inputs per pass; halved when memory runs out, and 1 of models with BatchNorms that keep no statistics.
         device: see ``layers``.
         progress: see ``layers``.
 
@@ -127,7 +128,8 @@ def check_field(
         Progress(progress, None) as bar,
     ):
         left_out = units.spike_layers(without, sample)
-        sizer = Sizer(positive_int("batch_size", batch_size), device_of(model))
+        together = positive_int("batch_size", batch_size)
+        sizer = Sizer(1 if mixes_inputs(model) else together, device_of(model))
 
         def work(part: Batch) -> dict[str, np.ndarray]:
             return _maps(units, units.place(part), perturbation, done, left_out)

@@ -25,6 +25,7 @@ from .preparation import (
     prepared,
 )
 from .selection import PROJECTIONS, channel_vectors
+from .single import mixes_inputs
 from .starts import Passes, Settings, starts_of
 from .targets import match_layers
 
@@ -48,8 +49,9 @@ class Units(Passes):
             places and vectors of channels. The field of a layer is the sum of the absolute gradients of its J units.
         """
         count = len(inputs)
-        # With several inputs no axis of length 1 can be taken for the batch, and a BatchNorm's backward pass is right.
-        if count == 1 or count == self.geometry.steps:  # nor that of time for the batch
+        # With several inputs no axis of length 1 can be taken for the batch, and a BatchNorm's backward pass is right; nor can
+        # that of time be taken for it. In norms without statistics copies of an input would see each other.
+        if count in (1, self.geometry.steps) and not mixes_inputs(self.model):
             inputs = Batch.joined([inputs] * (3 if self.geometry.steps == 2 else 2))
         leaves, starts, failed = starts_of(self, inputs)
         if not self.known:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from sterf_plugins.erf import compute_erf
+from sterf_plugins.erf import check_field, compute_erf
 
 
 class Tokens(nn.Module):
@@ -47,6 +47,11 @@ def test_norms_that_keep_no_statistics_do_not_let_inputs_see_each_other():
     together = compute_erf(model, images, "3", batch_size=3).spatial["3"]
     alone = [compute_erf(model, image[None], "3").spatial["3"] for image in images]
     np.testing.assert_allclose(together, np.mean(alone, 0), rtol=1e-6)
+    check = check_field(model, images, "3", cells=4)
+    np.testing.assert_allclose(check.map("3", "field"), together.reshape(4, 3, 4, 3).sum((1, 3)), rtol=1e-6)
+    occluded, unit = images[:1].clone(), lambda x: model.eval()(x)[0, :, 6, 6].sum()
+    occluded[0, :, 6:9, 3:6] = images.mean((0, 2, 3))[:, None, None]
+    assert check.maps["3"][0, 1, 2, 1] == pytest.approx((unit(occluded) - unit(images[:1])).abs().item())
 
 
 def test_a_single_input_runs_alone():
