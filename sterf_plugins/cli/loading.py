@@ -191,8 +191,14 @@ def _own_size(model: nn.Module) -> tuple[int, int] | None:
 
 def _channels(model: nn.Module) -> int:
     """Number of image channels that a model takes: those of its first layer that tells, otherwise 3."""
-    widths = (getattr(m, "in_channels", None) for m in model.modules())
-    return next((width for width in widths if isinstance(width, int)), 3)
+    pixels = 1
+    for module in model.modules():
+        if type(module).__name__ == "Focus":  # YOLOX's first layer, which makes channels of each four pixels
+            pixels = 4
+        width = getattr(module, "in_channels", None)
+        if isinstance(width, int):
+            return width // pixels
+    return 3
 
 
 def _for_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
@@ -233,7 +239,8 @@ def build_config(config: Any, label: str) -> Loaded:
     preprocessor: Any = getattr(model, "data_preprocessor", None)
     mean = getattr(preprocessor, "mean", None)
     flat = (lambda t: tuple(float(v) for v in t.flatten())) if mean is not None else None
-    middle, scale = (0.0, 1.0) if getattr(model, "takes_bytes", False) else (127.5, 127.5)
+    raw = getattr(model, "takes_bytes", False) or getattr(preprocessor, "_enable_normalize", None) is False
+    middle, scale = (0.0, 1.0) if raw else (127.5, 127.5)
     means = flat(preprocessor.mean) if flat else (middle,) * _channels(model)
     stds = flat(preprocessor.std) if flat else (scale,) * len(means)
     size = getattr(preprocessor, "size", None)

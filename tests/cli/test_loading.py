@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sterf_plugins.cli.images import from_files
+from sterf_plugins.cli.images import displayed, from_files
 from sterf_plugins.cli.loading import Loaded, default_size, load_model
 
 
@@ -35,6 +35,19 @@ def test_without_a_checkpoint_a_config_gives_the_weights_that_a_training_starts_
     expected = started.state_dict()
     assert [k for k, v in model.state_dict().items() if not torch.equal(v, expected[k])] == []
     assert any(not torch.equal(v, built[k]) for k, v in expected.items())
+
+
+@pytest.mark.slow
+def test_images_are_as_the_configs_preprocessor_gives_them(tmp_path):
+    """YOLOX takes the numbers of pixels as they are, and its first layer has four times as many channels as the image."""
+    loaded = load_model("mmdet::yolox/yolox_nano_8xb8-300e_coco.py")
+    from sterf_plugins.openmmlab.hooks.erf import _image_channels
+
+    Image.new("RGB", (32, 32), (200, 100, 50)).save(tmp_path / "photo.png")
+    (image,) = from_files([tmp_path / "photo.png"], loaded, (32, 32))
+    pixels = torch.tensor([50, 100, 200], dtype=torch.uint8).view(3, 1, 1).expand(3, 32, 32)
+    assert torch.equal(image, loaded.model.data_preprocessor(dict(inputs=[pixels], data_samples=None))["inputs"])
+    assert np.allclose(255 * displayed(image, loaded), (200, 100, 50)) and _image_channels(loaded.model) == 3
 
 
 def vit(**options):

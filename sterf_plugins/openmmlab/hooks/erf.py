@@ -251,8 +251,10 @@ def _image_channels(model: nn.Module) -> int:
         ValueError: there is no convolution.
     """
     convolutions = (nn.Conv2d, nn.Conv3d, CovariantRFConv2d)
-    layers = (m for m in getattr(model, "backbone", model).modules() if isinstance(m, convolutions))
-    first = next(layers, None)
+    modules = list(getattr(model, "backbone", model).modules())
+    first = next((m for m in modules if isinstance(m, convolutions)), None)
     if first is None:
         raise ValueError("ERFHook has source='noise', but the model has no convolution that tells its image channels.")
-    return first.in_channels
+    # YOLOX's first layer makes channels of each four pixels.
+    focus = any(type(m).__name__ == "Focus" for m in modules[: modules.index(first)])
+    return first.in_channels // 4 if focus else first.in_channels
