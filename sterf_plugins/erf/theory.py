@@ -18,9 +18,8 @@ from .result import ERFResult
 from .targets import enclosing_blocks, match_layers, unwrapped
 from .theoretical_field import TheoreticalField
 
-_LONGER = (
-    2688  # pixels that an image gets for fields beyond it, or a multiple of so many: half of it is one of 64, 3 and 7
-)
+# Pixels that an image gets for fields beyond it, or a multiple of so many: half of it is a multiple of 64, 3 and 7.
+_LONGER = 2688
 _PERIOD = 64  # pixels between outputs that lie alike on the grids of all strides up to it
 _NARROW = 32  # width of the long images
 
