@@ -172,7 +172,7 @@ class _Full(_Model):
             self._operations(macs, adds)
             + reads * self._word(o.inputs / (n * o.steps))
             + o.spikes * self._word(self.queue)
-            + (o.macs + o.acs + o.biases) * self._word(self._weights(o, n))
+            + (o.macs + o.acs + o.biases) * self._word(self._weights(o))
             + 2 * o.acs * self._word(o.outputs / (n * o.steps))
         )
 
@@ -185,7 +185,7 @@ class _Full(_Model):
             o.dense / o.steps * share * self.costs.e_mul_pj
             + adds * self.costs.e_add_pj
             + reads * self._word(o.inputs / (n * o.steps) * share)
-            + (o.dense + o.biases) / o.steps * self._word(self._weights(o, n))
+            + (o.dense + o.biases) / o.steps * self._word(self._weights(o))
         )
 
     def neuron(self, o, n):
@@ -206,8 +206,8 @@ class _Full(_Model):
     def _dense_addresses(self, o: LayerOperations, passes: int) -> float:
         return o.inputs + o.outputs + o.kernel * passes
 
-    def _weights(self, o: LayerOperations, n: int) -> float:
-        return o.weights / (n * o.steps) if o.product else o.weights
+    def _weights(self, o: LayerOperations) -> float:
+        return o.weights / o.steps if o.product else o.weights
 
     def _word(self, numbers: float) -> float:
         """Energy of an access to 32 bits in a memory that holds so many of them."""

@@ -26,8 +26,9 @@ ASSUMPTIONS = (
     "spike n counts as n ACs. Everything else is analog and counts as MACs: the first layer does, whatever the image.",
     "The mean of T binary spikes that a held image gives counts as T spikes at most; weights that a layer computes anew in "
     "each pass, as those of receptive fields, are taken as they are in the folded layer.",
-    "Products of two activations (attention) are listed on their own; the first spike operand drives them. Softmax "
-    "attention is counted in its plain form: all pairs of tokens, masked or not, and scaled queries are analog.",
+    "Products of two activations (attention) are listed on their own; the first spike operand drives them, and what they give, "
+    "such as k^T v, is no spikes. Softmax attention is counted in its plain form: all pairs of tokens, masked or not, and "
+    "scaled queries are analog.",
     "The energy of the computation alone leaves out normalisation, elementwise functions, neuron updates, sums, pooling, "
     "resizing and memory access. The models memory and full add weights and potentials, the latter addresses and activations.",
 )
@@ -45,7 +46,8 @@ class LayerOperations:
         inputs: activations that arrive, spikes or not, in all time steps.
         outputs: sums that leave, in all time steps.
         biases: additions of a bias.
-        weights: numbers in weight and bias; in a product of two activations, of the operand that does not drive it.
+        weights: numbers in weight and bias; in a product of two activations, of the operand that does not drive it, for one
+            input.
         kernel: output channels times elements of the kernel window; 0 if the layer is no convolution.
         levels: D, the most spikes in one value of the operand, a sum of several neurons' spikes included; 0 for analog
             operands.
@@ -169,6 +171,7 @@ class _Counter(BaseCounter):
     def __init__(self, model: nn.Module, spikes: Spikes):
         super().__init__()
         self._names = {module: name for name, module in model.named_modules()}
+        self._sizes = {module: sum(1 for _ in module.modules()) for module in self._names}
         self._root, self._spikes = type(model).__name__, spikes
         self._found: dict[tuple[str, bool], LayerOperations] = {}
         self._sources: dict[tuple[str, bool], set[str | None]] = {}
@@ -194,9 +197,11 @@ class _Counter(BaseCounter):
         }
 
     def count(self, func, args, kwargs, out, active_modules=None, parent_names=None) -> int:
-        inside = {self._names[m]: m for m in active_modules or () if m in self._names}
-        name = max(inside, key=lambda name: (bool(name), name.count(".")), default="")
-        if hasattr(inside.get(name), "folded") and func is not aten.convolution.default:
+        # The innermost module holds the fewest others; a layer that two parts share has its name from the first of them.
+        inside = [m for m in active_modules or () if m in self._names]
+        module = min(inside, key=lambda m: (self._sizes[m], self._names[m]), default=None)
+        name = self._names.get(module, "")
+        if hasattr(module, "folded") and func is not aten.convolution.default:
             return 0  # the layer computes its weight anew; it is taken as folded, as BatchNorm is
         found, driving = self.rules[func](args, kwargs, out)
         key = name, found.product
@@ -240,7 +245,7 @@ class _Counter(BaseCounter):
                 dense=dense,
                 inputs=tensors[0].numel(),
                 outputs=outputs,
-                weights=tensors[1].numel(),
+                weights=tensors[1].numel() // (self.batch if product else 1),
                 product=product,
             )
             return found, tensors[0]
@@ -269,8 +274,11 @@ class _Counter(BaseCounter):
                 break
         else:
             found.macs = found.dense
+        if found.product and found.levels:
+            self._spikes.note_product(out)
         found.inputs, found.steps = driving.numel(), self._repeats(driving)
-        found.weights = other.numel() + (bias.numel() if bias is not None and has_bias else 0)
+        found.weights = other.numel() // (self.batch if found.product else 1)
+        found.weights += bias.numel() if bias is not None and has_bias else 0
         return found, driving
 
     def _convolution(self, args, kwargs, out: Tensor) -> tuple[LayerOperations, Tensor]:

@@ -57,7 +57,9 @@ class Spikes:
         self._neuron_outputs: dict[int, tuple[Tensor, float, str | None]] = {}
         self._handles: list[Any] = []
         self._calls: dict[str, int] = {}
-        self.weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+        # The same for products of spikes, whose values are whole numbers, but no spikes.
+        self._products: dict[int, Tensor] = {}
+        self.weights = {w.untyped_storage().data_ptr(): w for w in (*model.parameters(), *model.buffers())}
         self.neurons: dict[str, NeuronOperations] = {}
         self.senders: dict[str, NeuronOperations] = {}
 
@@ -108,19 +110,27 @@ class Spikes:
         for handle in self._handles:
             handle.remove()
         self._neuron_outputs.clear()
+        self._products.clear()
 
     def start(self) -> None:
         """Begin a forward pass: nothing is a spike before the first neuron, even if an image has whole numbers."""
         self._neuron_outputs.clear()
+        self._products.clear()
         self._calls.clear()
 
+    def note_product(self, x: Tensor) -> None:
+        """Remember a product of two activations, such as k^T v of an attention without a softmax, which is no spikes."""
+        self._products[x.untyped_storage().data_ptr()] = x
+
     def is_weight(self, x: Tensor) -> bool:
-        """Whether a tensor is a parameter, or a view of one."""
+        """Whether a tensor is a parameter or a buffer, or a view of one."""
         return x.untyped_storage().data_ptr() in self.weights
 
     def counts(self, x: Tensor) -> Tensor | None:
         """Number of spikes that each value of a tensor stands for; ``None`` for an analog tensor."""
         if not self._neuron_outputs or not x.is_floating_point() or self.is_weight(x) or x.min() < 0:
+            return None
+        if x.untyped_storage().data_ptr() in self._products:
             return None
         neuron_output = self._neuron_outputs.get(x.untyped_storage().data_ptr())
         sent = [neuron_output] if neuron_output else reversed(self._neuron_outputs.values())

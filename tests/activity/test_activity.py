@@ -18,6 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from sterf_plugins.activity import FiringMaps, FiringRates, count_operations
 from sterf_plugins.backbones import SDTV3
 from sterf_plugins.layers import IntegerSpike, if_node
+from sterf_plugins.layers.lif_layers import SelfAttention
 from sterf_plugins.stems import CovariantRFConv2d, RFBank
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -137,6 +138,45 @@ def test_attention_products_have_names_of_their_own():
     others = [v for k, v in operations.layers.items() if k != "stages.0.downsample.conv"]
     assert sum(v.macs for v in others) == 0  # everything else is driven by spikes
     assert operations.total.dense == sum(v.dense for v in operations.layers.values())
+
+
+def test_spikes_drive_both_products_of_an_attention():
+    """All q, k and v of 9 tokens and 2 channels fire: k^T v is 9 everywhere, and no spikes, though a whole number."""
+
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.node, self.attend = if_node(), SelfAttention(1)
+
+        def forward(self, x):
+            return self.attend(*[self.node(x)] * 3)
+
+    found = count_operations(Attention(), torch.ones(1, 1, 2, 3, 3)).layers["attend (product)"]
+    assert (found.acs, found.dense, found.spikes, found.levels) == (2 * 2 * 2 * 9, 2 * 2 * 2 * 9, 2 * 2 * 9, 1)
+
+
+def test_a_shared_layer_has_one_name():
+    conv = nn.Conv2d(2, 2, 1, bias=False)
+    for _ in range(4):  # which of two modules a set has first changes from object to object
+        parts = [nn.Sequential(IntegerSpike(4), conv) for _ in range(3)]
+        operations = count_operations(nn.Sequential(conv, *parts), torch.rand(1, 2, 3, 3))
+        assert {name: o.dense for name, o in operations.layers.items()} == {"0": 4 * 36}
+
+
+def test_weights_may_be_buffers():
+    """A product of analog activations with a matrix of ones and zeros that is a buffer: 16 MACs, and no spikes."""
+
+    class Fixed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.spike = IntegerSpike(4)
+            self.register_buffer("matrix", torch.eye(4))
+
+        def forward(self, x):
+            return (self.spike(x) + 0.3) @ self.matrix
+
+    found = count_operations(Fixed(), torch.rand(1, 4)).layers["Fixed"]
+    assert (found.macs, found.acs, found.product) == (16, 0, False)
 
 
 def test_dead_channels_and_time():

@@ -213,6 +213,15 @@ def test_a_product_of_activations_by_hand():
     assert full.quantised == pytest.approx(dense)
 
 
+def test_energy_does_not_depend_on_how_inputs_are_batched():
+    """The memory of a product's second operand is that of one image, whether the images come one by one or together."""
+    x = torch.ones(4, 1, 3, 3)
+    whole, single = (count_operations(nn.Sequential(neuron.IFNode(), Product()), *b) for b in ([x], x.split(1)))
+    assert whole.layers["1 (product)"].weights == single.layers["1 (product)"].weights == 9
+    for model in ("compute", "memory", "full"):
+        assert estimate_energy(whole, model)["total"] == estimate_energy(single, model)["total"]
+
+
 @pytest.mark.parametrize("levels, steps, expected", [(1, 1, 1), (1, 4, 3), (4, 1, 3), (3, 1, 2), (8, 1, 4), (4, 4, 5)])
 def test_bits(levels, steps, expected):
     assert bits(levels, steps) == expected == math.ceil(math.log2(levels * steps + 1))
