@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checks import entries, is_whole, positive_int
+from ..layers.described import Described
 from .recompute import PRODUCTS, recomputed
 
 
@@ -64,7 +65,7 @@ def _run_stage(stage: Stage, x: Tensor, recompute: str) -> Tensor:
     return stage.blocks(recomputed(stage.downsample, x, stage.downsample, PRODUCTS), recompute=True)
 
 
-class StagedBackbone(nn.Module):
+class StagedBackbone(Described):
     """Stages in a row; feature level i is the output of the submodule ``stages.i``.
 
     Subclasses define three steps: ``enter`` brings an input into the form that the first stage takes, ``leave`` turns a

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from ..checks import check_heads
+from ..layers.described import Described
 from ..layers.drop_path import drop_path_rates
 from ..layers.lif_layers import SpikingAttention, SpikingBlock, SpikingConv, lif
 from .base import Stage
@@ -51,7 +52,7 @@ class QKFormerDownsample(nn.Module):
         return self.conv2(self.conv1(x)) + self.shortcut(x)
 
 
-class TokenAttention(nn.Module):
+class TokenAttention(Described):
     """Token Q-K attention: a token of k passes where the sum of q over a head's channels fires.
 
     q, k (1x1 convolution, BN, LIF) -> LIF(sum_head(q)) * k -> 1x1 convolution with bias, BN, LIF; (T, B, C, H, W), the
@@ -72,6 +73,10 @@ class TokenAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         q, k = (t.unflatten(2, (self.num_heads, -1)) for t in self.qk(x).chunk(2, 2))
         return self.proj((self.gate(q.sum(3, keepdim=True)) * k).flatten(2, 3))
+
+    def description(self) -> dict[str, int]:
+        """The heads."""
+        return dict(num_heads=self.num_heads)
 
     def extra_repr(self) -> str:
         return f"num_heads={self.num_heads}"

@@ -117,6 +117,10 @@ class ScaleCovariantNet(StagedBackbone):
         self.head_drop = nn.Dropout(fraction("drop_rate", drop_rate))
         self.set_num_classes(num_classes)
 
+    def description(self) -> dict[str, str]:
+        """The pool; networks of other scales may have the same weights."""
+        return dict(pool=self.pool)
+
     def enter(self, x: Tensor) -> Any:
         """The image in all sizes, finest first.
 

@@ -53,6 +53,10 @@ class TemporalBackbone(StagedBackbone):
         self.head_drop = nn.Dropout1d(fraction("drop_rate", drop_rate))
         self.set_num_classes(num_classes)
 
+    def description(self) -> dict[str, int]:
+        """The steps for which an image is held."""
+        return dict(T=self.T)
+
     def enter(self, x: Tensor) -> Tensor:
         """Check the input, turn it channels-last and give it a time axis.
 

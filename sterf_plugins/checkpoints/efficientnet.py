@@ -1,10 +1,10 @@
 """Checkpoints of the package EfficientNet-PyTorch and of its EfficientNet-Lite, for timm's models."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 
-def with_timm_names(state: Mapping[str, Any], names: Iterable[str]) -> Mapping[str, Any]:
+def with_timm_names(state: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
     """The entries of such a checkpoint under timm's names; any other checkpoint as it is.
 
     Both networks register the same layers in the same order, but timm's blocks are numbered within stages.

@@ -4,7 +4,8 @@ import argparse
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -129,13 +130,27 @@ _AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
 def weights_beside(checkpoint: Mapping) -> list[str]:
     """Names of averaged weights that a checkpoint has beside those that ``state_dict_of`` takes."""
     taken = [name for name in _ENTRIES if isinstance(checkpoint.get(name), Mapping)][:1]
-    return [name for name in _AVERAGED if taken and name in checkpoint and name not in taken]
+    return [name for name in _AVERAGED if taken and checkpoint.get(name) is not None and name not in taken]
+
+
+def averaged_beside(checkpoint: Mapping) -> list[str]:
+    """A line about averaged weights that are in a checkpoint, but not in what ``state_dict_of`` takes; none if there are none.
+
+    mmengine's ``EMAHook`` puts the averaged weights into ``state_dict`` itself, and keeps the others as ``ema_state_dict``.
+    """
+    by_mmengine = "meta" in checkpoint
+    names = [name for name in weights_beside(checkpoint) if not (by_mmengine and name == "ema_state_dict")]
+    return [
+        f"the averaged weights {name!r} in this file are not taken; to take them, write them as a checkpoint of their own: "
+        f"torch.save(sterf_plugins.checkpoints.read_checkpoint(FILE)[{name!r}], OTHER)."
+        for name in names[:1]
+    ]
 
 
 def state_dict_of(checkpoint: Mapping) -> dict[str, Any]:
-    """The state dict in a checkpoint, without the prefixes of models that were wrapped.
+    """The state dict in a checkpoint, without the prefixes of models that were wrapped, and with its metadata.
 
-    These are ``module.`` (for several processes) and ``_orig_mod.`` (by ``torch.compile``), in any order.
+    The prefixes are ``module.`` (for several processes) and ``_orig_mod.`` (by ``torch.compile``), in any order.
 
     Args:
         checkpoint: a state dict, or a mapping that holds one under ``state_dict``, ``model`` or ``state_dict_ema``.
@@ -143,4 +158,23 @@ def state_dict_of(checkpoint: Mapping) -> dict[str, Any]:
     for name in _ENTRIES:
         if isinstance(checkpoint.get(name), Mapping):
             checkpoint = checkpoint[name]
-    return {re.sub(r"^(module\.|_orig_mod\.)+", "", str(key)): value for key, value in checkpoint.items()}
+    return renamed(checkpoint, lambda name: re.sub(r"^(module\.|_orig_mod\.)+", "", name))
+
+
+def renamed(state: Mapping, name_of: Callable[[str], str | None]) -> OrderedDict[str, Any]:
+    """The entries under other names, and what the metadata says of their modules; ``None`` leaves an entry out.
+
+    Args:
+        state: a state dict. PyTorch's own have metadata in an attribute.
+        name_of: function of an entry's name, or of a module's name and a point.
+    """
+    entries = [(name_of(str(key)), value) for key, value in state.items()]
+    modules = [(name_of(f"{key}." if key else ""), value) for key, value in getattr(state, "_metadata", {}).items()]
+    found: Any = OrderedDict((name, value) for name, value in entries if name is not None)
+    found._metadata = OrderedDict((name.removesuffix("."), value) for name, value in modules if name is not None)
+    return found
+
+
+def below(state: Mapping, start: str) -> OrderedDict[str, Any]:
+    """The entries whose names have a beginning, such as "backbone.", without it."""
+    return renamed(state, lambda name: name.removeprefix(start) if name.startswith(start) else None)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..backbones.sdt_v3 import SDTV3
-from .reading import state_dict_of
+from .reading import below, renamed, state_dict_of
 from .zoo import find_family, rename_zoo
 
 # published module -> ours, applied to the start of a key
@@ -175,14 +175,14 @@ def _backbone_entries(state_dict: Mapping) -> dict[str, Tensor]:
         raise ValueError(f"this is no state dict of tensors, nor one under `model` or `state_dict`; {found}")
     prefix = "backbone."
     if any(k.startswith(prefix) for k in entries):
-        inner = {k.removeprefix(prefix): v for k, v in entries.items() if k.startswith(prefix)}
+        inner = below(entries, prefix)
         if has_our_names(inner):
             return inner
         strays = [k for k in entries if not k.startswith((prefix, *_OTHER_PARTS, "data_preprocessor."))]
         if strays:
             raise ValueError(listing("beside `backbone.` the checkpoint has unknown keys", strays))
         return inner
-    return {k: v for k, v in entries.items() if not k.startswith(_OTHER_PARTS)}
+    return renamed(entries, lambda key: None if key.startswith(_OTHER_PARTS) else key)
 
 
 def _rename(key: str) -> str | None:

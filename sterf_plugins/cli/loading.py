@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import re
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,7 @@ from torch import nn
 
 from ..checkpoints import read_checkpoint, state_dict_of
 from ..checkpoints.efficientnet import with_timm_names
+from ..checkpoints.reading import averaged_beside
 
 CONFIG_PREFIXES = ("mmdet::", "mmseg::", "sterf_plugins::")
 CHECKPOINTS = (".pth", ".pt", ".pth.tar", ".ckpt", ".safetensors")  # how names of checkpoints end
@@ -268,8 +270,18 @@ def entries_without_place(state: Mapping[str, Any], own: Mapping[str, Any]) -> l
     return [key for key in state if key not in own and key.split(".")[0] in parts]
 
 
+def _fits(value: Any, own: torch.Tensor) -> bool:
+    """Whether a value of a checkpoint is a tensor of the same shape, and of floating-point numbers, of any size, if those are."""
+    if not isinstance(value, torch.Tensor) or value.is_floating_point() != own.is_floating_point():
+        return False
+    return value.shape == own.shape
+
+
 def load_weights(loaded: Loaded, path: str) -> None:
     """Load a checkpoint, which must hold all of the model's entries but BatchNorm's counters; note it in ``loaded``.
+
+    Averaged weights that the file has beside those that are taken, and settings with which they were saved and that the model
+    does not have, are told in a line each.
 
     Raises:
         ValueError: the checkpoint is unreadable or does not fit; the message names what is wrong.
@@ -279,11 +291,11 @@ def load_weights(loaded: Loaded, path: str) -> None:
     state = with_timm_names(state_dict_of(checkpoint), own)
     if not any(isinstance(v, torch.Tensor) for v in state.values()):
         raise ValueError(f"checkpoint {path} holds no tensors by name.")
-    fitting = {k: v for k, v in state.items() if k in own and getattr(v, "shape", None) == own[k].shape}
+    fitting = {k: v for k, v in state.items() if k in own and _fits(v, own[k])}
     lacking = [k for k in own if k not in fitting and not k.endswith("num_batches_tracked")]
     if lacking:
         raise ValueError(
-            f"checkpoint {path} does not fit: {len(lacking)} of {len(own)} entries are missing or of another shape, such "
+            f"checkpoint {path} does not fit: {len(lacking)} of {len(own)} entries are missing or of another shape or type, such "
             f"as {', '.join(lacking[:3])}. Give the model with the options that it was trained with."
         )
     if surplus := entries_without_place(state, own):
@@ -294,6 +306,12 @@ def load_weights(loaded: Loaded, path: str) -> None:
     broken = [k for k, v in fitting.items() if v.is_floating_point() and not torch.isfinite(v).all()]
     if broken:
         raise ValueError(f"checkpoint {path}: {len(broken)} entries hold NaN or infinite values, such as {broken[0]}.")
-    model.load_state_dict(fitting, strict=False)
+    for key in [key for key in state if key not in fitting]:
+        del state[key]
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        model.load_state_dict(state, strict=False)
+    for line in dict.fromkeys((*averaged_beside(checkpoint), *(str(warning.message) for warning in told))):
+        print(f"{path}: {line}", file=sys.stderr)
     loaded.notes.append(f"{len(fitting)} entries from {path}")
     loaded.dataset_meta = dict((checkpoint.get("meta") or {}).get("dataset_meta") or {})

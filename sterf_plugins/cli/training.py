@@ -15,6 +15,7 @@ from mmengine.registry import MODELS, RUNNERS
 from mmengine.runner import Runner
 
 from ..checkpoints import state_dict_of
+from ..checkpoints.reading import averaged_beside
 from ..openmmlab.configs.adapt import INTERFACES, LOG, swap_backbone
 from ..openmmlab.configs.data_checks import check_data
 from ..openmmlab.configs.loop_checks import check_loops
@@ -212,7 +213,8 @@ def check_checkpoint(runner: Runner, path: str, strict: bool) -> None:
     Raises:
         ValueError: the file is no checkpoint, or does not fit.
     """
-    state = state_dict_of(read_local_or_remote(path))
+    checkpoint = read_local_or_remote(path)
+    state = state_dict_of(checkpoint)
     model = runner.model.module if hasattr(runner.model, "module") else runner.model
     own = model.state_dict()
     fitting = [k for k in own if k in state and getattr(state[k], "shape", None) == own[k].shape]
@@ -222,6 +224,8 @@ def check_checkpoint(runner: Runner, path: str, strict: bool) -> None:
         f"{len(state) - len(fitting)} entries are not used",
         logger="current",
     )
+    for line in averaged_beside(checkpoint):
+        print_log(f"checkpoint {path}: {line}", logger="current")
     surplus = entries_without_place(state, own)
     if strict and surplus and not lacking:
         raise ValueError(

@@ -2,18 +2,19 @@
 
 import math
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..checks import check_heads
 from ..functional import linear_attention
 from .conv_bn import ConvBN2d
+from .described import Described
 from .integer_spike import IntegerSpike
 
 # v has four times the channels of q and k.
 V_EXPANSION = 4
 
 
-class SpikeAttention(nn.Module):
+class SpikeAttention(Described):
     """spike -> q, k, v (1x1 conv, BN, spike) -> (q k^T) v * factor / sqrt(dim / heads) -> spike -> 1x1 conv, BN.
 
     (B, dim, H, W) -> (B, dim, H, W), the branch alone, without the residual. The three projections are one
@@ -46,6 +47,10 @@ class SpikeAttention(nn.Module):
         q, k, v = (t.unflatten(1, (self.num_heads, -1)).flatten(3) for t in qkv.split(self.split, 1))
         out = linear_attention(q, k, v, self.scale).flatten(1, 2).unflatten(-1, x.shape[-2:])
         return self.proj(self.spike_out(out))
+
+    def description(self) -> dict[str, float]:
+        """Heads and scale."""
+        return dict(num_heads=self.num_heads, scale=self.scale)
 
     def extra_repr(self) -> str:
         return f"num_heads={self.num_heads}, scale={self.scale:.4g}"

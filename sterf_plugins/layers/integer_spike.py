@@ -1,16 +1,17 @@
 """Integer spikes as a module."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..checks import positive_int
 from ..functional import integer_fire
 from ..functional.integer_fire import check_norm
+from .described import Described
 
 torch.fx.wrap("integer_fire")  # one step of a traced model: torch.fx cannot look into an autograd function
 
 
-class IntegerSpike(nn.Module):
+class IntegerSpike(Described):
     """Memoryless I-LIF neuron: ``round(clamp(x, 0, levels)) / norm`` (see ``functional.integer_fire``).
 
     Any shape in, the same shape out. The same in train and eval; the surrogate gradient is always on.
@@ -40,6 +41,11 @@ class IntegerSpike(nn.Module):
     def levels_now(self) -> int:
         """D in the present mode."""
         return self.levels if self.training or self.eval_levels is None else self.eval_levels
+
+    def description(self) -> dict[str, float | None]:
+        """The levels, and what their number is divided by if that is another number."""
+        norm = None if self.norm == self.levels else float(self.norm)
+        return dict(levels=self.levels, norm=norm, eval_levels=self.eval_levels)
 
     def extra_repr(self) -> str:
         other = "" if self.eval_levels is None else f", eval_levels={self.eval_levels}"

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..checks import check_heads
 from ..functional import linear_attention
 from .conv_bn import ConvBN2d
+from .described import Described
 from .drop_path import drop_path
 from .over_time import over_time
 from .spiking_nodes import StatelessNode, lif_node
@@ -87,7 +88,7 @@ def heads(x: Tensor, number: int) -> Tensor:
     return x.flatten(0, 1).unflatten(1, (number, -1)).flatten(3)
 
 
-class SelfAttention(nn.Module):
+class SelfAttention(Described):
     """Spiking self-attention without softmax: q (k^T v) * 0.125 -> LIF of threshold 0.5.
 
     ``forward(q, k, v)`` takes three tensors of spikes (T, B, C, H, W) and returns one of this shape. ``num_heads``
@@ -105,6 +106,10 @@ class SelfAttention(nn.Module):
         n = self.num_heads
         mixed = linear_attention(heads(q, n), heads(k, n), heads(v, n), self.SCALE)
         return self.lif(mixed.reshape(q.shape))
+
+    def description(self) -> dict[str, int]:
+        """The heads."""
+        return dict(num_heads=self.num_heads)
 
     def extra_repr(self) -> str:
         return f"num_heads={self.num_heads}, scale={self.SCALE}"

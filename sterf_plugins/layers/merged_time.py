@@ -3,10 +3,11 @@
 from torch import Tensor, nn
 
 from ..checks import positive_int
+from .described import Described
 from .integer_spike import IntegerSpike
 
 
-class MergedTimeNeuron(nn.Module):
+class MergedTimeNeuron(Described):
     """Run a neuron over the time steps of maps whose first axis is T*B, the steps outermost; the spikes keep that axis.
 
     Convolutions, norms and attention see T*B images, and only neurons join what belongs to one sample.
@@ -31,6 +32,10 @@ class MergedTimeNeuron(nn.Module):
             raise ValueError(f"the first axis has length {len(x)}, which T={self.T} time steps do not divide.")
         spikes = self.neuron(x.unflatten(0, (self.T, -1))).flatten(0, 1)
         return spikes if self.norm == 1 else spikes / self.norm
+
+    def description(self) -> dict[str, int]:
+        """The steps, and what their spikes are divided by."""
+        return dict(T=self.T, norm=self.norm)
 
     def extra_repr(self) -> str:
         return f"T={self.T}, norm={self.norm}"

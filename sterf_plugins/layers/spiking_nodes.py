@@ -15,9 +15,10 @@ from ..checks import check_floating, check_steps, finite_number, positive_int
 from ..functional.still import repeat_still
 from ..plugins import check_options
 from .closed_form import IFNode, LIFNode
+from .described import Described
 
 
-class StatelessNode(nn.Module):
+class StatelessNode(Described):
     """Run a multi-step SpikingJelly node over time and forget its state.
 
     Args:
@@ -44,6 +45,12 @@ class StatelessNode(nn.Module):
         if self.T is None:
             return _run_fresh(self.node, x)
         return _run_fresh(self.node, repeat_still(x, self.T)).mean(0)
+
+    def description(self) -> dict[str, Any]:
+        """T, and the numbers among the node's arguments, those without influence on the spikes left out."""
+        names = [n for n in inspect.signature(type(self.node)).parameters if n not in ("detach_reset", "store_v_seq")]
+        values = {name: getattr(self.node, name, None) for name in names}
+        return dict(T=self.T) | {n: v for n, v in values.items() if v is None or isinstance(v, (bool, int, float))}
 
     def extra_repr(self) -> str:
         return f"T={self.T}"

@@ -6,9 +6,10 @@ from ..checks import flag, fraction, one_of, positive_int
 from ..functional import LAYOUTS, to_tokens
 from ..layers import IntegerSpike
 from ..layers.batch_norm import BatchNorm1d
+from ..layers.described import Described
 
 
-class TokenMixer(nn.Module):
+class TokenMixer(Described):
     """spike -> Linear (dim -> ratio*dim, no bias) on tokens [-> BN] -> dropout -> spike; subclasses add what follows.
 
     (B, dim, H, W) -> (B, dim, H, W), the branch alone, without the residual.
@@ -62,6 +63,10 @@ class TokenMixer(nn.Module):
         """Spikes of the hidden units, (B, dim, H, W) -> (B, H*W, ratio*dim)."""
         tokens = self.fc1(to_tokens(self.spike1(x), self.layout))
         return self.spike2(self.drop1(self.bn1(tokens.flatten(0, 1)).view_as(tokens)))
+
+    def description(self) -> dict[str, str]:
+        """The layout, which changes no shape."""
+        return dict(layout=self.layout)
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}, hidden={self.hidden}, layout={self.layout!r}"

@@ -226,6 +226,18 @@ def test_the_tool_takes_them_too(convert, tmp_path):
     assert refused.returncode == 2 and "with LIF neurons" in refused.stderr
 
 
+def test_levels_and_layout_go_along(convert, golden, tmp_path):
+    """The given options are compared where the file is loaded, by the tools or in Python."""
+    torch.save(dict(model=published(golden, "bb_det_mlpixer_t8")), tmp_path / "a.pth")
+    convert(tmp_path / "a.pth", tmp_path / "b.pth", "--levels", 8, "--layout", "raster")
+    state = torch.load(tmp_path / "b.pth", weights_only=True)["state_dict"]
+    options = dict(arch=NANO, mixer="mlpixer", norm_hidden=False)
+    SDTV3(levels=8, layout="raster", **options).load_state_dict(state)
+    for others in (dict(levels=4, layout="raster"), dict(levels=8, layout="channel")):
+        with pytest.warns(UserWarning, match="weights that were saved with (levels=8|layout='raster')"):
+            SDTV3(**others, **options).load_state_dict(state)
+
+
 # --- bad files -------------------------------------------------------------------------------------------------------
 
 

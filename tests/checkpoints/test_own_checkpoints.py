@@ -1,5 +1,6 @@
 """What a model of ours has saved, it can load, whatever mixers and stems it has: through mmengine, timm and the tools."""
 
+import argparse
 import re
 
 import pytest
@@ -10,6 +11,7 @@ from torch import nn
 
 import sterf_plugins
 from sterf_plugins.backbones import SDTV3, MetaSDT, convert_state_dict
+from sterf_plugins.checkpoints import read_checkpoint
 from sterf_plugins.cli.loading import load_model
 from sterf_plugins.testing import check_mixer, check_stem
 
@@ -126,6 +128,102 @@ def test_the_tools_refuse_a_checkpoint_with_more_in_it_than_the_model_has(tmp_pa
         load_model("sdtv3_nano_srb_released", path)
     load_model("sdtv3_nano_srb", path)
     load_model("sdtv3_nano_srb(num_classes=0)", path)  # no head: it is not needed
+
+
+@pytest.mark.parametrize("wrapped", [[], ["module"], ["_orig_mod", "module"]])
+def test_the_tools_tell_of_other_settings_in_one_line(tmp_path, capsys, wrapped):
+    """The layout of mixers is in no shape: the weights fit, and the network would be another one in silence."""
+    model = timm.create_model("sdtv3_nano_srb")
+    for name in wrapped:
+        model = nn.ModuleDict({name: model})
+    path = tmp_path / "own.pth"
+    torch.save(dict(state_dict=model.state_dict()), path)
+    load_model("sdtv3_nano_srb", str(path))
+    assert not capsys.readouterr().err
+    load_model("sdtv3_nano_srb_raster", str(path))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        f"{path}: weights that were saved with layout='channel' are loaded into a model with layout='raster' (SRB)"
+    )
+
+
+@pytest.mark.parametrize("settings", [dict(type="sterf_plugins.SDTV3"), dict(type="sterf_plugins.TIMMBackbone")])
+@pytest.mark.parametrize("prefix", [None, "student.backbone"])
+def test_init_cfg_tells_of_other_settings(tmp_path, settings, prefix):
+    if settings["type"].endswith("SDTV3"):
+        settings, other = settings | dict(arch=ARCH, mixer="srb"), dict(layout="raster")
+    else:
+        settings, other = settings | dict(model_name="sdtv3_nano"), dict(levels=8)
+    backbone = MODELS.build(settings)
+    whole = nn.ModuleDict(dict(student=nn.ModuleDict(dict(backbone=backbone)))) if prefix else backbone
+    torch.save(dict(state_dict=whole.state_dict()), tmp_path / "own.pth")
+    init = dict(type="Pretrained", checkpoint=str(tmp_path / "own.pth"), **(dict(prefix=prefix) if prefix else {}))
+    MODELS.build(settings | dict(init_cfg=init)).init_weights()
+    with pytest.warns(UserWarning, match="weights that were saved with") as told:
+        MODELS.build(settings | other | dict(init_cfg=init)).init_weights()
+    assert len({str(warning.message) for warning in told}) == 1
+
+
+def averaged(path, model) -> str:
+    """A file as timm writes it, with averages beside the weights, which are larger by 1."""
+    state = model.state_dict()
+    ema = {k: v + 1 if v.is_floating_point() else v for k, v in state.items()}
+    torch.save(dict(state_dict=state, state_dict_ema=ema, args=argparse.Namespace(lr=1.0)), path)
+    return str(path)
+
+
+def test_averaged_weights_are_told(tmp_path, capsys):
+    """The tools and ``init_cfg`` take the others, as timm's validate.py does; ``checkpoint_path`` takes averages, as timm does."""
+    model = timm.create_model("sdtv3_nano")
+    path = averaged(tmp_path / "last.pth.tar", model)
+    assert torch.equal(load_model("sdtv3_nano", path).model.head.weight, model.head.weight)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        f"{path}: the averaged weights 'state_dict_ema' in this file are not taken; to take them, write them"
+    )
+    torch.save(read_checkpoint(path)["state_dict_ema"], tmp_path / "averages.pth")  # as the line says
+    assert torch.equal(
+        load_model("sdtv3_nano", str(tmp_path / "averages.pth")).model.head.weight, model.head.weight + 1
+    )
+    assert not capsys.readouterr().err
+
+    settings = dict(type="sterf_plugins.TIMMBackbone", model_name="sdtv3_nano")
+    weight = "timm_model.model.stages.0.downsample.conv.weight"
+    loaded = MODELS.build(settings | dict(checkpoint_path=path)).state_dict()[weight]
+    assert torch.equal(loaded, model.stages[0].downsample.conv.weight + 1)
+    own = averaged(tmp_path / "own.pth", backbone := MODELS.build(settings))
+    other = MODELS.build(settings | dict(init_cfg=dict(type="Pretrained", checkpoint=own)))
+    other.init_weights()
+    assert torch.equal(other.state_dict()[weight], backbone.state_dict()[weight])
+
+
+def test_the_averages_of_mmengine_are_the_weights_themselves(tmp_path, capsys):
+    """``EMAHook`` puts the averages into ``state_dict``, and the others under the name of the averages."""
+    model = timm.create_model("sdtv3_nano")
+    others = {f"module.{k}": v for k, v in model.state_dict().items()}
+    torch.save(dict(state_dict=model.state_dict(), ema_state_dict=others, meta=dict(epoch=1)), tmp_path / "epoch_1.pth")
+    load_model("sdtv3_nano", str(tmp_path / "epoch_1.pth"))
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("change", [torch.Tensor.numpy, lambda weight: (100 * weight).to(torch.int8)])
+def test_weights_that_are_no_floating_point_tensors_do_not_fit(tmp_path, change):
+    state = timm.create_model("sdtv3_nano").state_dict()
+    torch.save(state | {"head.weight": change(state["head.weight"])}, tmp_path / "own.pth")
+    with pytest.raises(
+        ValueError, match=r"1 of \d+ entries are missing or of another shape or type, such as head.weight"
+    ):
+        load_model("sdtv3_nano", str(tmp_path / "own.pth"))
+
+
+def test_init_cfg_of_timm_backbones_refuses_entries_without_a_place(tmp_path):
+    """A norm that the checkpoint has and the backbone lacks would be left out; stages that it lacks may be."""
+    settings = dict(type="sterf_plugins.TIMMBackbone", model_name="sdtv3_nano_srb")
+    torch.save(dict(state_dict=MODELS.build(settings).state_dict()), tmp_path / "own.pth")
+    init = dict(init_cfg=dict(type="Pretrained", checkpoint=str(tmp_path / "own.pth")))
+    with pytest.raises(ValueError, match=r"has 20 entries more in the same stages, such as '.*mixer.bn1"):
+        MODELS.build(settings | init | dict(norm_hidden=False)).init_weights()
+    MODELS.build(settings | init | dict(out_indices=(0, 1))).init_weights()
 
 
 @pytest.mark.parametrize("prefix", [None, "backbone."])

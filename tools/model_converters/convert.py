@@ -11,16 +11,20 @@ layout are in no file, so they must be given. An entry that fits nowhere, or tha
 """
 
 import argparse
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from sterf_plugins.cli.begin import OptionParser, begin
 
 begin()
 
 import torch
+from torch import nn
 
 import sterf_plugins
+from sterf_plugins.backbones import SDTV3
 from sterf_plugins.checkpoints import convert_state_dict, infer_architecture, read_checkpoint, state_dict_of
 from sterf_plugins.checkpoints.reading import weights_beside
 from sterf_plugins.checkpoints.sd_track import convert_tracker, is_published_tracker, tracker_architecture, variants_of
@@ -29,6 +33,8 @@ from sterf_plugins.checkpoints.zoo import find_family
 from sterf_plugins.cli.checkpoints import add_checkpoint_option
 from sterf_plugins.cli.console import check_counts, run_tool
 from sterf_plugins.files import check_new, replacing
+from sterf_plugins.layers import IntegerSpike
+from sterf_plugins.mixers import TokenMixer
 from sterf_plugins.tracking.published import published_weights
 from sterf_plugins.tracking.sd_track import VARIANTS, SDTrack
 
@@ -82,7 +88,6 @@ def convert(args: argparse.Namespace, checkpoint: Mapping) -> tuple[dict, dict]:
             raise ValueError(f"--levels and --layout are of SDT-V3; {args.source} is a {family.name} with LIF neurons.")
         return converted, dict(kind=kind, model=family.name, **family.arguments(inner))
     options = infer_architecture(inner)
-    options["arch"].pop("num_heads")  # not in the file; 8 in all released models
     if args.levels is None:
         raise ValueError(
             f"{args.source} is an SDT-V3 with {options['mixer']} mixers, and how many integer levels its spikes have "
@@ -96,7 +101,19 @@ def convert(args: argparse.Namespace, checkpoint: Mapping) -> tuple[dict, dict]:
         )
     if options["mixer"] != "conv":
         options["layout"] = args.layout
+    with torch.device("meta"):
+        network = SDTV3(levels=args.levels, **options)
+    options["arch"].pop("num_heads")  # not in the file; 8 in all released models
+    converted = described(converted, network, "" if inner is converted else "backbone.")
     return converted, dict(kind=kind, model="SDT-V3", levels=args.levels, **options)
+
+
+def described(entries: Mapping, network: nn.Module, prefix: str) -> dict:
+    """The entries with what is known of the network's spikes and mixers, as in a state dict of it; loading compares it."""
+    layers = {name: module for name, module in network.named_modules() if isinstance(module, IntegerSpike | TokenMixer)}
+    state: Any = OrderedDict(entries)
+    state._metadata = {f"{prefix}{name}": dict(description=module.description()) for name, module in layers.items()}
+    return state
 
 
 def convert_sd_track(args: argparse.Namespace, checkpoint: Mapping) -> tuple[dict, dict]:
@@ -127,6 +144,7 @@ def convert_sd_track(args: argparse.Namespace, checkpoint: Mapping) -> tuple[dic
     beside = [key for key in checkpoint if key not in ("net", "model", "state_dict")] if "net" in checkpoint else []
     converted = {f"network.{key}": value for key, value in entries.items()}
     converted["variant"] = torch.tensor(VARIANTS[network.variant])
+    converted = described(converted, network, "network.")
     return converted, dict(kind=kind, model="SDTrack", **options, left_out=[*left_out, *map(str, beside)])
 
 

@@ -7,6 +7,7 @@ from mmengine.model import PretrainedInit
 
 from ... import backbones
 from ...checkpoints import convert_state_dict, infer_architecture
+from ...checkpoints.reading import renamed
 from ...checks import flag, positive_int
 from ...registry import MODELS
 from ...stems import ConvStem
@@ -68,7 +69,7 @@ class SDTV3(backbones.SDTV3, Freezing):
             path = self.init_cfg["checkpoint"]
             state = convert_state_dict(read_weights(path, self.init_cfg.get("prefix") or ""))
             if not self.num_classes:
-                state = {k: v for k, v in state.items() if not k.startswith("head.")}
+                state = renamed(state, lambda key: None if key.startswith("head.") else key)
             self._load_strictly(state, path)
             self.is_init = True
             return
@@ -84,7 +85,7 @@ class SDTV3(backbones.SDTV3, Freezing):
         stored = {k: v.shape for k, v in state.items() if k.startswith(_STEM)}
         is_plugin = not isinstance(self.stages[0].downsample, ConvStem)
         if is_plugin and shapes != stored and stored.keys() == set(_CONV_STEM):
-            state = {k: v for k, v in state.items() if not k.startswith(_STEM)}
+            state = renamed(state, lambda key: None if key.startswith(_STEM) else key)
             state.update((k, v) for k, v in own.items() if k.startswith(_STEM))
         wrong = sorted(
             {k for k in own.keys() ^ state.keys()}

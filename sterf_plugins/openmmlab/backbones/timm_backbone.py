@@ -1,6 +1,7 @@
 """Any timm model as an mmdet or mmseg backbone."""
 
 import inspect
+import re
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
@@ -15,6 +16,7 @@ from timm.models import FeatureListNet, load_state_dict
 from torch import Tensor, nn
 
 from ...backbones.base import StagedBackbone
+from ...checkpoints.reading import below, read_checkpoint, weights_beside
 from ...checkpoints.sdt_v3 import listing
 from ...checks import entries, flag, positive_int
 from ...registry import MODELS
@@ -24,6 +26,7 @@ from ..runtime.checkpoint_files import read_weights
 from .freezing import Freezing, check_frozen_stages
 
 FEATURE_NETS = inspect.getfile(FeatureListNet)  # where timm looks for what a model says of its feature levels
+_STAGE = re.compile(r".*?\.stages\.\d+\.")  # of an entry's name
 
 
 @MODELS.register_module()
@@ -104,6 +107,12 @@ class TIMMBackbone(Freezing):
         )
         if checkpoint_path:
             _check_loaded(model, checkpoint_path)
+            beside = weights_beside(read_checkpoint(checkpoint_path))
+            if averaged := [name for name in ("state_dict_ema", "model_ema") if name in beside]:
+                print_log(
+                    f"backbone: as always timm has taken the averaged weights {averaged[0]!r} of {checkpoint_path}",
+                    "current",
+                )
         if stem and "type" not in stem:
             swap_stem(model, **stem)
         info = model.feature_info
@@ -142,9 +151,7 @@ class TIMMBackbone(Freezing):
     def _load_strictly(self, state: Mapping[str, Tensor], path: str) -> None:
         """Load the entries, or those below "backbone."; ``ValueError`` unless they are this backbone's."""
         own = self.state_dict()
-        parts = [
-            {k.removeprefix(start): v for k, v in state.items() if k.startswith(start)} for start in ("", "backbone.")
-        ]
+        parts = [below(state, start) for start in ("", "backbone.")]
         part = max(parts, key=lambda entries: len(own.keys() & entries.keys()))
         wrong = sorted(k for k in own if k not in part or part[k].shape != own[k].shape)
         if wrong:
@@ -153,7 +160,16 @@ class TIMMBackbone(Freezing):
                 f"of another shape, such as {wrong[0]!r}. A checkpoint of the timm model alone, or a released one, goes into "
                 f"`checkpoint_path`."
             )
-        self.load_state_dict({k: part[k] for k in own}, strict=True)
+        stages = {
+            match[0] for match in map(_STAGE.match, own) if match
+        }  # a backbone may have fewer than the checkpoint
+        surplus = [k for k in part if k not in own and (match := _STAGE.match(k)) and match[0] in stages]
+        if surplus:
+            raise ValueError(
+                f"`init_cfg`: the checkpoint {path} is not of this backbone: it has {len(surplus)} entries more in the same "
+                f"stages, such as {surplus[0]!r}. Give the backbone the arguments that it was trained with."
+            )
+        self.load_state_dict(part, strict=False)
         print_log(f"backbone weights loaded from {path} ({len(own)} tensors)", logger="current")
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:

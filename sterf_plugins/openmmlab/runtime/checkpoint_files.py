@@ -11,9 +11,11 @@ from urllib.parse import urlparse
 
 import torch
 from mmengine.dist import barrier, is_main_process
+from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader
 
 from ...checkpoints import read_checkpoint, state_dict_of
+from ...checkpoints.reading import averaged_beside, below
 
 
 @CheckpointLoader.register_scheme(prefixes="", force=True)
@@ -43,18 +45,21 @@ def read_weights(path: str, prefix: str = "") -> dict[str, Any]:
     Raises:
         ValueError: the checkpoint cannot be read, or nothing in it has this prefix.
     """
-    state = state_dict_of(read_local_or_remote(path))
+    checkpoint = read_local_or_remote(path)
+    for line in averaged_beside(checkpoint):
+        print_log(f"checkpoint {path}: {line}", logger="current")
+    state = state_dict_of(checkpoint)
     if not prefix:
         return state
     start = prefix.rstrip(".") + "."
-    below = {key.removeprefix(start): value for key, value in state.items() if key.startswith(start)}
-    if not below:
+    found = below(state, start)
+    if not found:
         parts = sorted({key.split(".")[0] for key in state})
         raise ValueError(
             f"`init_cfg`: `prefix` is {prefix!r}, and no entry of {path} starts with {start!r}; they start with "
             f"{', '.join(parts[:5])}."
         )
-    return below
+    return found
 
 
 def _unwrapped(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
