@@ -114,6 +114,10 @@ class Results:
         "scenes",
         "val",
         "widths",
+        "layout",
+        "mixer",
+        "pixels",
+        "inputs",
     )
 
     def __init__(self, path: Path | None, known: dict, retry: bool = False):

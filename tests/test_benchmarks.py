@@ -121,6 +121,17 @@ def test_what_is_too_small():
     assert timing.peak_mib(lambda: None) >= 0
 
 
+@pytest.mark.parametrize("setting", ["layout", "mixer", "pixels", "inputs"])
+def test_figures_of_other_settings_do_not_share_a_file(tmp_path, capsys, setting):
+    """They would be taken for those of the new ones, since the rows have the same names."""
+    saved = module("saved")
+    saved.Results(tmp_path / "out.json", {setting: "raster"}).save(dict(seconds=1), "row")
+    assert saved.Results(tmp_path / "out.json", {setting: "raster"}).has("row")
+    with pytest.raises(SystemExit):
+        saved.Results(tmp_path / "out.json", {setting: "channel"})
+    assert f"holds results with {setting}='raster', and this is 'channel'" in capsys.readouterr().err
+
+
 # A benchmark of one line, which has `values` and `save`.
 SCRIPT = """
 import json, pathlib, sys, time

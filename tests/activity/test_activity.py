@@ -442,6 +442,29 @@ def test_the_tool_lists_what_it_could_not_count(forked, tmp_path):
     assert result.returncode == 0, result.stderr
     assert "NOT COUNTED, so that the numbers are too small: aten::_trilinear (1 calls)" in result.stdout
     assert "weights: no checkpoint: random weights, unless the model loads its own" in result.stdout
+    assert "heads" not in result.stdout
+
+
+def test_the_tool_says_that_heads_are_left_out(forked, tmp_path):
+    """As of a detector, whose heads need more than images."""
+    (tmp_path / "two_parts.py").write_text(
+        "from torch import nn\n"
+        "from sterf_plugins.layers import IntegerSpike\n"
+        "class Model(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.backbone, self.head = nn.Sequential(nn.Conv2d(3, 4, 1), IntegerSpike()), nn.Conv2d(4, 2, 1)\n"
+        "    def extract_feat(self, x):\n"
+        "        return self.backbone(x)\n"
+    )
+    options = ("two_parts:Model", "--input-size", "8", "8")
+    result = forked(TOOL, *options, environment=dict(PYTHONPATH=tmp_path))
+    assert result.returncode == 0, result.stderr
+    assert "backbone and neck alone: the heads did not run, and are in no number" in result.stdout
+    assert (
+        json.loads(forked(TOOL, *options, "--json", environment=dict(PYTHONPATH=tmp_path)).stdout)["left_out"]
+        == "heads"
+    )
 
 
 @pytest.mark.slow

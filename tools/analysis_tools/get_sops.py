@@ -156,6 +156,7 @@ def main() -> None:
     with FiringRates(model) as rates, FiringMaps(model) as maps, layers_bar(model, "counting"):
         operations = count_operations(model, images)
     total, count = operations.total, operations.num_inputs
+    heads_left_out = hasattr(model, "extract_feat") and not loaded.is_tracker
     rows = table(operations, rates, maps)
     if args.csv:
         write_csv(args.csv, rows, COLUMNS)
@@ -171,6 +172,8 @@ def main() -> None:
         record = dict(
             total=summary, layers=rows[:-1], neurons=histograms, weights=weights, not_counted=operations.not_counted
         )
+        if heads_left_out:
+            record["left_out"] = "heads"
         print(json.dumps(record | dict(assumptions=operations.assumptions())))
         return
     model_uj = (f"{args.energy}_uj", f"{args.energy} µJ", 1, 3)
@@ -189,6 +192,8 @@ def main() -> None:
         f"{summary['energy_mj']:.4f} mJ ({summary['dense_energy_mj']:.4f} mJ if all were dense MACs); "
         f"firing rate {rates.rate:.4f}, dead channels {rates.dead:.1%}\nweights: {weights}"
     )
+    if heads_left_out:
+        print("backbone and neck alone: the heads did not run, and are in no number")
     if operations.not_counted:
         calls = ", ".join(f"{name} ({number} calls)" for name, number in operations.not_counted.items())
         print(f"NOT COUNTED, so that the numbers are too small: {calls}")
