@@ -272,9 +272,9 @@ def entries_without_place(state: Mapping[str, Any], own: Mapping[str, Any]) -> l
 
 def _fits(value: Any, own: torch.Tensor) -> bool:
     """Whether a value of a checkpoint is a tensor of the same shape, and of floating-point numbers, of any size, if those are."""
-    if not isinstance(value, torch.Tensor) or value.is_floating_point() != own.is_floating_point():
+    if not isinstance(value, torch.Tensor) or value.is_meta or value.layout != own.layout:
         return False
-    return value.shape == own.shape
+    return value.is_floating_point() == own.is_floating_point() and value.shape == own.shape
 
 
 def load_weights(loaded: Loaded, path: str) -> None:
@@ -303,7 +303,7 @@ def load_weights(loaded: Loaded, path: str) -> None:
             f"checkpoint {path} does not fit: it has {len(surplus)} entries more in parts of the model, such as "
             f"{', '.join(surplus[:3])}. Give the model with the options that it was trained with."
         )
-    broken = [k for k, v in fitting.items() if v.is_floating_point() and not torch.isfinite(v).all()]
+    broken = [k for k, v in fitting.items() if not torch.isfinite(v.to(own[k].dtype)).all()]
     if broken:
         raise ValueError(f"checkpoint {path}: {len(broken)} entries hold NaN or infinite values, such as {broken[0]}.")
     for key in [key for key in state if key not in fitting]:

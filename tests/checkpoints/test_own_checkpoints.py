@@ -206,7 +206,19 @@ def test_the_averages_of_mmengine_are_the_weights_themselves(tmp_path, capsys):
     assert not capsys.readouterr().err
 
 
-@pytest.mark.parametrize("change", [torch.Tensor.numpy, lambda weight: (100 * weight).to(torch.int8)])
+def test_weights_of_few_bits_fit(tmp_path):
+    state = timm.create_model("sdtv3_nano").state_dict()
+    half, few = state["stages.0.downsample.conv.weight"].half(), state["head.weight"].to(torch.float8_e4m3fn)
+    torch.save(state | {"stages.0.downsample.conv.weight": half, "head.weight": few}, tmp_path / "own.pth")
+    model = load_model("sdtv3_nano", str(tmp_path / "own.pth")).model
+    assert torch.equal(model.head.weight, few.float()) and torch.equal(
+        model.stages[0].downsample.conv.weight, half.float()
+    )
+
+
+@pytest.mark.parametrize(
+    "change", [torch.Tensor.numpy, lambda weight: (100 * weight).to(torch.int8), lambda weight: weight.to("meta")]
+)
 def test_weights_that_are_no_floating_point_tensors_do_not_fit(tmp_path, change):
     state = timm.create_model("sdtv3_nano").state_dict()
     torch.save(state | {"head.weight": change(state["head.weight"])}, tmp_path / "own.pth")
