@@ -3,6 +3,7 @@
 import math
 import reprlib
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -41,6 +42,14 @@ def _compare(module: Described, state_dict: dict, prefix: str, local_metadata: d
             f"was saved, unless you build it with the same.",
             stacklevel=2,
         )
+
+
+def compare(model: nn.Module, state: Mapping) -> None:
+    """Warn of what the metadata of a state dict says of the model's modules, where entries were loaded without it."""
+    metadata = getattr(state, "_metadata", {})
+    for name, module in model.named_modules():
+        if isinstance(module, Described):
+            _compare(module, {}, name, metadata.get(name, {}))
 
 
 def _told(description: dict[str, Any], names: list[str]) -> str:

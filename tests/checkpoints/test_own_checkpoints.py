@@ -164,6 +164,18 @@ def test_init_cfg_tells_of_other_settings(tmp_path, settings, prefix):
     assert len({str(warning.message) for warning in told}) == 1
 
 
+def test_checkpoint_path_tells_of_other_settings(tmp_path, recwarn):
+    """Though timm, which loads the file, drops the metadata."""
+    torch.save(dict(state_dict=timm.create_model("sdtv3_nano_srb").state_dict()), tmp_path / "own.pth")
+    settings = dict(
+        type="sterf_plugins.TIMMBackbone", model_name="sdtv3_nano_srb", checkpoint_path=str(tmp_path / "own.pth")
+    )
+    MODELS.build(settings)
+    assert not recwarn
+    with pytest.warns(UserWarning, match="saved with layout='channel' are loaded into a model with layout='raster'"):
+        MODELS.build(settings | dict(layout="raster"))
+
+
 def averaged(path, model) -> str:
     """A file as timm writes it, with averages beside the weights, which are larger by 1."""
     state = model.state_dict()

@@ -16,9 +16,10 @@ from timm.models import FeatureListNet, load_state_dict
 from torch import Tensor, nn
 
 from ...backbones.base import StagedBackbone
-from ...checkpoints.reading import below, read_checkpoint, weights_beside
+from ...checkpoints.reading import below, read_checkpoint, state_dict_of, weights_beside
 from ...checkpoints.sdt_v3 import listing
 from ...checks import entries, flag, positive_int
+from ...layers.described import compare
 from ...registry import MODELS
 from ...timm import swap_stem
 from ...timm.stems import name_in_features
@@ -107,10 +108,12 @@ class TIMMBackbone(Freezing):
         )
         if checkpoint_path:
             _check_loaded(model, checkpoint_path)
-            beside = weights_beside(read_checkpoint(checkpoint_path))
+            checkpoint = read_checkpoint(checkpoint_path)
+            compare(getattr(model, "model", model), state_dict_of(checkpoint))
+            beside = weights_beside(checkpoint)
             if averaged := [name for name in ("state_dict_ema", "model_ema") if name in beside]:
                 print_log(
-                    f"backbone: as always timm has taken the averaged weights {averaged[0]!r} of {checkpoint_path}",
+                    f"backbone: the averaged weights {averaged[0]!r} of {checkpoint_path} are taken, as timm always does",
                     "current",
                 )
         if stem and "type" not in stem:
