@@ -1,6 +1,7 @@
 """Checkpoint files, read without running what is in them."""
 
 import argparse
+import json
 import pickle
 import re
 import zipfile
@@ -9,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+DESCRIPTIONS = "sterf_plugins"  # key in safetensors files of what their modules' arguments are, as JSON
 AUTHORS_CODE = "lib."  # the package of SDTrack's training code, of whose classes its checkpoints hold objects
 
 
@@ -61,12 +63,19 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> Mapping[str,
 
 
 def _read_safetensors(path: Path, device: Any) -> Mapping[str, Any]:
-    """The tensors of a safetensors file, as timm and the Hugging Face hub write them, by name."""
-    from safetensors import SafetensorError
+    """The tensors of a safetensors file, as timm and the Hugging Face hub write them, by name.
+
+    Files of ``sterf card`` also have what no shape tells, which becomes the metadata of a state dict.
+    """
+    from safetensors import SafetensorError, safe_open
     from safetensors.torch import load_file
 
     try:
-        return load_file(path, "cpu" if device is None else str(device))
+        with safe_open(path, "pt") as file:
+            told = json.loads((file.metadata() or {}).get(DESCRIPTIONS, "{}"))
+        state: Any = OrderedDict(load_file(path, "cpu" if device is None else str(device)))
+        state._metadata = {name: dict(description=description) for name, description in told.items()}
+        return state
     except SafetensorError as error:
         raise ValueError(
             f"checkpoint {path} cannot be read, it is truncated or no safetensors file ({error})."

@@ -10,6 +10,7 @@ from timm.models._hub import save_config_for_hf
 
 import sterf_plugins.timm
 from sterf_plugins.activity import FiringRates, count_operations
+from sterf_plugins.cli.loading import load_model
 from sterf_plugins.erf import calibrate, compute_erf
 from sterf_plugins.timm import write_model_card
 
@@ -113,14 +114,14 @@ def test_the_card_of_a_network_without_spikes_has_no_firing_rates(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_command_writes_a_folder_that_gives_the_model_back(forked, tmp_path):
+def test_the_command_writes_a_folder_that_gives_the_model_back(forked, tmp_path, capsys):
     """``sterf card``: weights, settings and card; the repository of the hub holds just these files."""
     torch.manual_seed(0)
-    spec = "resnet10t(num_classes=3)"
-    model = calibrate(timm.create_model("resnet10t", num_classes=3), torch.randn(4, 3, 32, 32))
+    spec = "sdtv3_nano(num_classes=3, levels=8)"
+    model = calibrate(timm.create_model("sdtv3_nano", num_classes=3, levels=8), torch.randn(4, 3, 32, 32))
     torch.save(model.state_dict(), tmp_path / "last.pth")
     card = ["-m", "sterf_plugins", "card", spec, "last.pth", "--out", "mine", "--repo-id", "me/mine"]
-    card += ["--num", "2", "--input-size", "32", "32", "--layers", "layer1", "--description", "Trained on noise."]
+    card += ["--num", "2", "--input-size", "32", "32", "--layers", "stages.0.downsample", "--description", "Trained on noise."]
     result = forked(*card, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     names = ["README.md", "config.json", "erf.png", "model.safetensors"]
@@ -131,6 +132,11 @@ def test_the_command_writes_a_folder_that_gives_the_model_back(forked, tmp_path)
     again = timm.create_model(f"local-dir:{tmp_path}/mine", pretrained=True).eval()
     x = torch.randn(2, 3, 32, 32)
     assert torch.equal(again(x), model(x))
+    weights = f"{tmp_path}/mine/model.safetensors"  # which says of how many levels the spikes are
+    load_model(spec, weights)
+    assert not capsys.readouterr().err
+    load_model("sdtv3_nano(num_classes=3)", weights)
+    assert "weights that were saved with levels=8 are loaded into a model with levels=4" in capsys.readouterr().err
 
     (tmp_path / "mine" / "README.md").write_text("mine")
     for wrong, message in (

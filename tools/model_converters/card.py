@@ -9,6 +9,7 @@ with standard errors; all of it for the given images. `timm.create_model("local-
 """
 
 import argparse
+import json
 import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,13 +19,16 @@ from sterf_plugins.cli.begin import OptionParser, begin
 begin()
 
 import torch
+from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
+from torch import nn
 
+from sterf_plugins.checkpoints.reading import DESCRIPTIONS
 from sterf_plugins.cli.checkpoints import add_checkpoint_option
 from sterf_plugins.cli.console import check_counts, check_device, run_tool
 from sterf_plugins.cli.images import add_image_options, inputs_for, joined
 from sterf_plugins.cli.loading import is_config, load_model, parse_spec
-from sterf_plugins.files import check_new
+from sterf_plugins.files import check_new, replacing
 from sterf_plugins.timm import write_model_card
 
 
@@ -50,6 +54,14 @@ def parse_args() -> argparse.Namespace:
     return p.parse_args()
 
 
+def describe(weights: Path, model: nn.Module) -> None:
+    """Add to a safetensors file what PyTorch's own files have as metadata: the arguments that no shape tells."""
+    modules = model.state_dict()._metadata.items()  # type: ignore[attr-defined]
+    told = {name: about["description"] for name, about in modules if about.get("description")}
+    with replacing(weights) as partial:
+        save_file(load_file(weights), partial, dict(format="pt", **{DESCRIPTIONS: json.dumps(told)}))
+
+
 def main() -> None:
     args = parse_args()
     name = parse_spec(args.model)[1]
@@ -67,6 +79,7 @@ def main() -> None:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=args.out.parent, prefix=".card-") as folder:
         save_for_hf(model, folder, safe_serialization=True)
+        describe(Path(folder, "model.safetensors"), model)
         described = dict(description=args.description, layers=args.layers, license=args.license)
         write_model_card(folder, model, images, repo_id=args.repo_id, **described)
         args.out.mkdir(exist_ok=True)
