@@ -3,6 +3,7 @@
 import ast
 import importlib
 import importlib.util
+import math
 import re
 import sys
 import warnings
@@ -277,11 +278,28 @@ def _fits(value: Any, own: torch.Tensor) -> bool:
     return value.is_floating_point() == own.is_floating_point() and value.shape == own.shape
 
 
+def _other_images(loaded: Loaded, checkpoint: Mapping[str, Any]) -> list[str]:
+    """Lines about images that were normalised in another way in the training, as far as mmengine's or timm's checkpoint says it."""
+    if loaded.config is not None:
+        from ..openmmlab.configs.image_checks import other_images
+
+        return other_images(loaded.config, checkpoint)
+    lines = []
+    for name, own in (("mean", loaded.mean), ("std", loaded.std)):
+        trained = getattr(checkpoint.get("args"), name, None)
+        here = [value / 255 for value in own]
+        if trained and not (len(trained) == len(own) and all(map(math.isclose, trained, here))):
+            lines.append(
+                f"the weights were trained with --{name} {trained}, and images are normalised with {here} here"
+            )
+    return lines
+
+
 def load_weights(loaded: Loaded, path: str) -> None:
     """Load a checkpoint, which must hold all of the model's entries but BatchNorm's counters; note it in ``loaded``.
 
-    Averaged weights that the file has beside those that are taken, and settings with which they were saved and that the model
-    does not have, are told in a line each.
+    Averaged weights that the file has beside those that are taken, settings with which they were saved and that the model does
+    not have, and another normalisation of images are told in a line each.
 
     Raises:
         ValueError: the checkpoint is unreadable or does not fit; the message names what is wrong.
@@ -311,7 +329,8 @@ def load_weights(loaded: Loaded, path: str) -> None:
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         model.load_state_dict(state, strict=False)
-    for line in dict.fromkeys((*averaged_beside(checkpoint), *(str(warning.message) for warning in told))):
+    others = (str(warning.message) for warning in told)
+    for line in dict.fromkeys((*averaged_beside(checkpoint), *_other_images(loaded, checkpoint), *others)):
         print(f"{path}: {line}", file=sys.stderr)
     loaded.notes.append(f"{len(fitting)} entries from {path}")
     loaded.dataset_meta = dict((checkpoint.get("meta") or {}).get("dataset_meta") or {})

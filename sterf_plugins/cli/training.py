@@ -18,6 +18,7 @@ from ..checkpoints import state_dict_of
 from ..checkpoints.reading import averaged_beside
 from ..openmmlab.configs.adapt import INTERFACES, LOG, swap_backbone
 from ..openmmlab.configs.data_checks import check_data
+from ..openmmlab.configs.image_checks import other_images
 from ..openmmlab.configs.loop_checks import check_loops
 from ..openmmlab.configs.model_checks import check_model
 from ..openmmlab.configs.reading import check_names, load_config, merge_options, revert_sync_bn
@@ -224,7 +225,7 @@ def check_checkpoint(runner: Runner, path: str, strict: bool) -> None:
         f"{len(state) - len(fitting)} entries are not used",
         logger="current",
     )
-    for line in averaged_beside(checkpoint):
+    for line in (*averaged_beside(checkpoint), *(other_images(runner.cfg, checkpoint) if strict else ())):
         print_log(f"checkpoint {path}: {line}", logger="current")
     surplus = entries_without_place(state, own)
     if strict and surplus and not lacking:

@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 from live import equal, images, live, same
+from timm.data.constants import IMAGENET_DEFAULT_MEAN
 from torch import nn
 
 import sterf_plugins
@@ -17,7 +18,10 @@ from sterf_plugins.testing import check_mixer, check_stem
 
 sterf_plugins.setup()
 
+from mmengine.config import Config  # noqa: E402
 from mmengine.registry import MODELS  # noqa: E402
+
+from sterf_plugins.openmmlab.configs.image_checks import other_images  # noqa: E402
 
 ARCH = dict(embed_dims=[8, 16, 24, 32], num_heads=4)
 
@@ -162,6 +166,25 @@ def test_init_cfg_tells_of_other_settings(tmp_path, settings, prefix):
     with pytest.warns(UserWarning, match="weights that were saved with") as told:
         MODELS.build(settings | other | dict(init_cfg=init)).init_weights()
     assert len({str(warning.message) for warning in told}) == 1
+
+
+def test_images_of_another_normalisation_are_told(tmp_path, capsys):
+    """Of timm's trainings, and of mmengine's, whose files have the config's text."""
+    path = str(tmp_path / "last.pth.tar")
+    state = timm.create_model("sdtv3_nano").state_dict()
+    for mean, told in ((None, False), (list(IMAGENET_DEFAULT_MEAN), False), ([0.5, 0.5, 0.5], True)):
+        torch.save(dict(state_dict=state, args=argparse.Namespace(mean=mean, std=None)), path)
+        load_model("sdtv3_nano", path)
+        assert ("trained with --mean [0.5, 0.5, 0.5], and images are" in capsys.readouterr().err) == told
+    images = dict(type="SegDataPreProcessor", mean=[1.0, 2, 3], std=[4.0, 5, 6], bgr_to_rgb=True)
+    trained = Config(dict(model=dict(type="EncoderDecoder", data_preprocessor=images)))
+    checkpoint = dict(meta=dict(cfg=trained.pretty_text))
+    other = Config(dict(model=dict(data_preprocessor=images | dict(mean=(1.0, 2, 4), bgr_to_rgb=False))))
+    assert not other_images(trained, checkpoint) and not other_images(other, dict(meta=dict(cfg="model = f()")))
+    assert [line.split(":")[0] for line in other_images(other, checkpoint)] == [
+        "the weights were trained with data_preprocessor.mean=[1.0, 2, 3], and the config has (1.0, 2, 4)",
+        "the weights were trained with data_preprocessor.bgr_to_rgb=True, and the config has False",
+    ]
 
 
 def test_checkpoint_path_tells_of_other_settings(tmp_path, recwarn):

@@ -121,7 +121,17 @@ def test_the_command_writes_a_folder_that_gives_the_model_back(forked, tmp_path,
     model = calibrate(timm.create_model("sdtv3_nano", num_classes=3, levels=8), torch.randn(4, 3, 32, 32))
     torch.save(model.state_dict(), tmp_path / "last.pth")
     card = ["-m", "sterf_plugins", "card", spec, "last.pth", "--out", "mine", "--repo-id", "me/mine"]
-    card += ["--num", "2", "--input-size", "32", "32", "--layers", "stages.0.downsample", "--description", "Trained on noise."]
+    card += [
+        "--num",
+        "2",
+        "--input-size",
+        "32",
+        "32",
+        "--layers",
+        "stages.0.downsample",
+        "--description",
+        "Trained on noise.",
+    ]
     result = forked(*card, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     names = ["README.md", "config.json", "erf.png", "model.safetensors"]
