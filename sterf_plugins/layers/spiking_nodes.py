@@ -47,10 +47,12 @@ class StatelessNode(Described):
         return _run_fresh(self.node, repeat_still(x, self.T)).mean(0)
 
     def description(self) -> dict[str, Any]:
-        """T, and the numbers among the node's arguments, those without influence on the spikes left out."""
+        """T, the levels, and the numbers among the node's arguments, those without influence on the spikes left out."""
         names = [n for n in inspect.signature(type(self.node)).parameters if n not in ("detach_reset", "store_v_seq")]
         values = {name: getattr(self.node, name, None) for name in names}
-        return dict(T=self.T) | {n: v for n, v in values.items() if v is None or isinstance(v, (bool, int, float))}
+        numbers = {name: v for name, v in values.items() if v is None or isinstance(v, (bool, int, float))}
+        levels = getattr(getattr(self.node, "surrogate_function", None), "max_spike_count", None)
+        return dict(T=self.T, max_spike_count=levels) | numbers
 
     def extra_repr(self) -> str:
         return f"T={self.T}"

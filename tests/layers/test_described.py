@@ -4,11 +4,12 @@ import copy
 
 import pytest
 import torch
+from spikingjelly.activation_based import surrogate
 from torch import nn
 
 from sterf_plugins.backbones import ScaleCovariantNet, Spikformer
 from sterf_plugins.backbones.qkformer import TokenAttention
-from sterf_plugins.layers import IntegerSpike, SpikeAttention, lif_node
+from sterf_plugins.layers import IntegerSpike, SpikeAttention, ilif_node, lif_node
 from sterf_plugins.layers.lif_layers import SelfAttention
 from sterf_plugins.layers.merged_time import MergedTimeNeuron
 from sterf_plugins.mixers import SRB, MLPixer
@@ -26,6 +27,7 @@ CASES = {
     "tau": (lif_node, dict(), dict(tau=3.0)),
     "v_reset": (lif_node, dict(), dict(v_reset=None)),
     "decay_input": (lif_node, dict(), dict(decay_input=False)),
+    "levels of a neuron": (ilif_node, dict(), dict(surrogate_function=surrogate.MultiLevelSpikeCount(8))),
     "steps of a neuron": (lif_node, dict(T=2), dict(T=4)),
     "steps of images": (lambda T: MergedTimeNeuron(nn.Identity(), T), dict(T=2), dict(T=4)),
     "T": (lambda T: Spikformer(1, 8, 1, T=T), dict(T=4), dict(T=1)),
