@@ -48,7 +48,7 @@ def theoretical_rf(
         in_channels: number of channels of the images.
         time_steps: T; the images are repeated T times, and the model gets (T, N, C, H, W).
         axes: "NCL" for models of signals (N, C, L), whose fields have one row; ``None`` for images.
-        **options: ``target``, ``grid``, ``layout``, ``calls`` or ``device`` of ``compute_erf``.
+        **options: ``forward``, ``target``, ``grid``, ``layout``, ``calls`` or ``device`` of ``compute_erf``.
 
     Returns:
         Layer -> its field, in order of execution; layers whose layout is unclear are left out.

@@ -197,6 +197,30 @@ def test_configs_of_mmseg_and_mmdet(run, shapes, tmp_path):
     assert "backbone[3] (stage 3, stride 32)" in result.stdout
 
 
+def test_theoretical_fields_run_the_model_as_the_effective_ones_do(monkeypatch, tmp_path):
+    """Beyond the neck a detector asks for the sizes of the images."""
+
+    class Detector(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = torch.nn.Conv2d(3, 2, 5, 2, 2)
+
+        def forward(self, x, sizes):
+            return self.head(x)
+
+    monkeypatch.setattr("sterf_plugins.cli.begin.begin", lambda: None)
+    with_sizes = Namespace(forward_for=lambda model, layers: lambda m, x: m(x, x.shape))
+    monkeypatch.setitem(sys.modules, "sterf_plugins.openmmlab.runtime.tensor_forward", with_sizes)
+    tool = runpy.run_path(str(TOOL))
+    loaded = Loaded("net", Detector(), (8, 8), (0.0,) * 3, (1.0,) * 3, config={})
+    monkeypatch.setitem(tool["compute"].__globals__, "build", lambda *_: loaded)
+    monkeypatch.setattr(Loaded, "is_tracker", False)
+    options = tool["parser"]().parse_args(["net", "--layers", "head", "--num", "2", "--out", str(tmp_path)])
+    options.models, options.device = [["net", None]], "cpu"
+    result = tool["compute"](options, ("net", "net", None, True), (16, 12), tmp_path, theory=True)
+    assert result.info["theory"]["head"]["size"] == (5, 5)
+
+
 @pytest.mark.slow
 def test_an_interruption_keeps_what_is_done(run, tmp_path):
     arguments = ["sdtv3_nano", "--compare", "second=sdtv3_nano_srb", "--num", "250", "--input-size", "32", "32"]
