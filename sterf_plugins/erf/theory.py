@@ -120,10 +120,12 @@ def _along(axis: int, image: tuple[int, int], middle: ERFResult, measure: Any) -
             continue
         found[name] = (inf, stride, nan)
         if isfinite(stride) and len(spans) == len(places):
-            (_, end), (begin, _) = spans[:2]
-            if end < longer and begin > 0:
-                padding = indices[1] * stride - begin
-                found[name] = (end - indices[0] * stride + padding, stride, padding)
+            (_, far), (near, _) = spans[:2]
+            if far < longer and near > 0:
+                padding = indices[1] * stride - near
+                found[name] = (far - indices[0] * stride + padding, stride, padding)
+                if found[name][0] < end - begin:  # windows of an attention, of which those at the edges hold less
+                    found[name] = (float(end - begin), stride, cells // 2 * stride - begin)
     return found
 
 

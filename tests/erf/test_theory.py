@@ -115,6 +115,14 @@ def test_a_layer_that_is_called_twice_has_two_fields():
     assert list(fields) == ["shared#0", "shared#1", "down"]
 
 
+def test_a_field_is_no_smaller_than_what_the_output_in_the_middle_sees():
+    """Two blocks of shifted windows, which at the edges of the image see 52 pixels, and 56 in the middle."""
+    options = dict(embed_dim=8, depths=(2,), num_heads=(1,), window_size=7)
+    model = timm.create_model("swin_tiny_patch4_window7_224", img_size=56, **options)
+    field = theoretical_rf(model, (56, 56), "layers.0")["layers.0"]
+    assert field.area == 1 and field.size == (56, 56) and field.padding == (28, 28)
+
+
 def test_weights_of_zero_and_dead_activations_do_not_matter():
     model = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.BatchNorm2d(2), nn.ReLU(), nn.Conv2d(2, 2, 3, padding=1))
     model += nn.Sequential(IntegerSpike(4), nn.Conv2d(2, 2, 3, padding=1), nn.Hardtanh(), nn.MaxPool2d(3, 2, 1))
