@@ -72,6 +72,22 @@ def check_is_exporting():
     assert torch.compile(Flag(), backend="eager")(ones(1)) == 2
 
 
+@uses("torch: state dicts' _metadata", "checkpoints/reading.py", "arguments that a checkpoint's shapes do not tell")
+def check_metadata():
+    class Told(nn.Module):
+        pass
+
+    module, found = Told(), []
+    module.register_state_dict_post_hook(lambda module, state, prefix, metadata: metadata.update(description=3))
+    module.register_load_state_dict_pre_hook(lambda module, state, prefix, metadata, *_: found.append(metadata))
+    file = io.BytesIO()
+    torch.save(nn.Sequential(module).state_dict(), file)
+    state = torch.load(io.BytesIO(file.getvalue()))
+    assert state._metadata["0"]["description"] == 3
+    nn.Sequential(module).load_state_dict(state)
+    assert found[0]["description"] == 3
+
+
 @uses("torch: autograd nodes' _saved_input", "erf/single.py", "the memory order of a BatchNorm's input")
 def check_saved_input():
     x = torch.randn(1, 2, 3, 3, requires_grad=True)
