@@ -72,7 +72,7 @@ def check_is_exporting():
     assert torch.compile(Flag(), backend="eager")(ones(1)) == 2
 
 
-@uses("torch: state dicts' _metadata", "checkpoints/reading.py", "arguments that a checkpoint's shapes do not tell")
+@uses("torch: state dicts' _metadata", "layers/described.py", "arguments that a checkpoint's shapes do not tell")
 def check_metadata():
     class Told(nn.Module):
         pass

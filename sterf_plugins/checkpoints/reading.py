@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..layers.described import metadata_of, with_metadata
+
 DESCRIPTIONS = "sterf_plugins"  # key in safetensors files of what their modules' arguments are, as JSON
 AUTHORS_CODE = "lib."  # the package of SDTrack's training code, of whose classes its checkpoints hold objects
 
@@ -73,9 +75,8 @@ def _read_safetensors(path: Path, device: Any) -> Mapping[str, Any]:
     try:
         with safe_open(path, "pt") as file:
             told = json.loads((file.metadata() or {}).get(DESCRIPTIONS, "{}"))
-        state: Any = OrderedDict(load_file(path, "cpu" if device is None else str(device)))
-        state._metadata = {name: dict(description=description) for name, description in told.items()}
-        return state
+        metadata = {name: dict(description=description) for name, description in told.items()}
+        return with_metadata(load_file(path, "cpu" if device is None else str(device)), metadata)
     except SafetensorError as error:
         raise ValueError(
             f"checkpoint {path} cannot be read, it is truncated or no safetensors file ({error})."
@@ -178,10 +179,11 @@ def renamed(state: Mapping, name_of: Callable[[str], str | None]) -> OrderedDict
         name_of: function of an entry's name, or of a module's name and a point.
     """
     entries = [(name_of(str(key)), value) for key, value in state.items()]
-    modules = [(name_of(f"{key}." if key else ""), value) for key, value in getattr(state, "_metadata", {}).items()]
-    found: Any = OrderedDict((name, value) for name, value in entries if name is not None)
-    found._metadata = OrderedDict((name.removesuffix("."), value) for name, value in modules if name is not None)
-    return found
+    modules = [(name_of(f"{key}." if key else ""), value) for key, value in metadata_of(state).items()]
+    return with_metadata(
+        ((name, value) for name, value in entries if name is not None),
+        {name.removesuffix("."): value for name, value in modules if name is not None},
+    )
 
 
 def below(state: Mapping, start: str) -> OrderedDict[str, Any]:

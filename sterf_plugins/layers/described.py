@@ -3,6 +3,7 @@
 import math
 import reprlib
 import warnings
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
@@ -44,9 +45,21 @@ def _compare(module: Described, state_dict: dict, prefix: str, local_metadata: d
         )
 
 
+def metadata_of(state: Mapping) -> Mapping[str, dict[str, Any]]:
+    """What a state dict says of its modules besides their entries, by name; nothing of other mappings."""
+    return getattr(state, "_metadata", {})
+
+
+def with_metadata(entries: Any, metadata: Mapping[str, dict[str, Any]]) -> OrderedDict[str, Any]:
+    """A state dict of entries, in a mapping or in pairs, that says this of its modules."""
+    state: Any = OrderedDict(entries)
+    state._metadata = OrderedDict(metadata)
+    return state
+
+
 def compare(model: nn.Module, state: Mapping) -> None:
     """Warn of what the metadata of a state dict says of the model's modules, where entries were loaded without it."""
-    metadata = getattr(state, "_metadata", {})
+    metadata = metadata_of(state)
     for name, module in model.named_modules():
         if isinstance(module, Described):
             _compare(module, {}, name, metadata.get(name, {}))

@@ -29,6 +29,7 @@ from sterf_plugins.cli.console import check_counts, check_device, run_tool
 from sterf_plugins.cli.images import add_image_options, inputs_for, joined
 from sterf_plugins.cli.loading import is_config, load_model, parse_spec
 from sterf_plugins.files import check_new, replacing
+from sterf_plugins.layers.described import metadata_of
 from sterf_plugins.timm import write_model_card
 
 
@@ -56,8 +57,8 @@ def parse_args() -> argparse.Namespace:
 
 def describe(weights: Path, model: nn.Module) -> None:
     """Add to a safetensors file what PyTorch's own files have as metadata: the arguments that no shape tells."""
-    modules = model.state_dict()._metadata.items()  # type: ignore[attr-defined]
-    told = {name: about["description"] for name, about in modules if about.get("description")}
+    modules = metadata_of(model.state_dict())
+    told = {name: about["description"] for name, about in modules.items() if about.get("description")}
     with replacing(weights) as partial:
         save_file(load_file(weights), partial, dict(format="pt", **{DESCRIPTIONS: json.dumps(told)}))
 

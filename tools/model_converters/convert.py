@@ -11,10 +11,8 @@ layout are in no file, so they must be given. An entry that fits nowhere, or tha
 """
 
 import argparse
-from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from sterf_plugins.cli.begin import OptionParser, begin
 
@@ -34,6 +32,7 @@ from sterf_plugins.cli.checkpoints import add_checkpoint_option
 from sterf_plugins.cli.console import check_counts, run_tool
 from sterf_plugins.files import check_new, replacing
 from sterf_plugins.layers import IntegerSpike
+from sterf_plugins.layers.described import with_metadata
 from sterf_plugins.mixers import TokenMixer
 from sterf_plugins.tracking.published import published_weights
 from sterf_plugins.tracking.sd_track import VARIANTS, SDTrack
@@ -111,9 +110,8 @@ def convert(args: argparse.Namespace, checkpoint: Mapping) -> tuple[dict, dict]:
 def described(entries: Mapping, network: nn.Module, prefix: str) -> dict:
     """The entries with what is known of the network's spikes and mixers, as in a state dict of it; loading compares it."""
     layers = {name: module for name, module in network.named_modules() if isinstance(module, IntegerSpike | TokenMixer)}
-    state: Any = OrderedDict(entries)
-    state._metadata = {f"{prefix}{name}": dict(description=module.description()) for name, module in layers.items()}
-    return state
+    metadata = {f"{prefix}{name}": dict(description=module.description()) for name, module in layers.items()}
+    return with_metadata(entries, metadata)
 
 
 def convert_sd_track(args: argparse.Namespace, checkpoint: Mapping) -> tuple[dict, dict]:
