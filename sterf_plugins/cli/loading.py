@@ -226,6 +226,7 @@ def build_config(config: Any, label: str) -> Loaded:
     Raises:
         ValueError: the config has no model.
     """
+    from mmengine.model import ImgDataPreprocessor
     from mmengine.registry import MODELS, init_default_scope
 
     from ..openmmlab.configs.reading import revert_sync_bn, without_weight_files
@@ -242,7 +243,7 @@ def build_config(config: Any, label: str) -> Loaded:
     preprocessor: Any = getattr(model, "data_preprocessor", None)
     mean = getattr(preprocessor, "mean", None)
     flat = (lambda t: tuple(float(v) for v in t.flatten())) if mean is not None else None
-    raw = getattr(model, "takes_bytes", False) or getattr(preprocessor, "_enable_normalize", None) is False
+    raw = getattr(model, "takes_bytes", False) or (isinstance(preprocessor, ImgDataPreprocessor) and mean is None)
     middle, scale = (0.0, 1.0) if raw else (127.5, 127.5)
     means = flat(preprocessor.mean) if flat else (middle,) * _channels(model)
     stds = flat(preprocessor.std) if flat else (scale,) * len(means)
