@@ -4,7 +4,7 @@ The published scripts run a whole forward and a whole backward, with parameter g
 Both sides compute the same maps here, in this process, in turn; medians and ratios are printed.
 
     python benchmarks/erf.py --threads 2 --out benchmarks/results/erf_cpu.json
-    python benchmarks/erf.py --threads 1 --parts loop order openerf --out benchmarks/results/erf_cpu.json  # CPU time; openerf
+    python benchmarks/erf.py --threads 1 --parts loop order openerf --out benchmarks/results/erf_cpu_one_thread.json
     python benchmarks/erf.py --device cuda --out benchmarks/results/erf_cuda.json
 """
 
