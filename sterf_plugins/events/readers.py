@@ -4,10 +4,9 @@ AEDAT4, Prophesee RAW and DAT, and Event Stream are read by the package ``faery`
 makers' own libraries about all files that were compared; HDF5 by h5py, the rest by NumPy.
 """
 
-import re
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from itertools import islice
 from pathlib import Path
@@ -15,13 +14,12 @@ from tokenize import TokenError
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..checks import require
 from .arrays import Events, check_shapes, sensor_size
-from .recording import Frame, Recording
+from .prophesee import in_order, is_old_dat, old_dat, word_size
+from .recording import PIECE, Frame, Recording, smallest_sensor
 
-PIECE = 1 << 20  # events that are read at a time
 _FAERY = {".aedat4": "aedat", ".aedat": "aedat", ".raw": "evt", ".dat": "dat", ".es": "es"}
 FORMATS = (*_FAERY, ".h5", ".hdf5", ".npz", ".csv")
 # Names of the columns in other people's files.
@@ -35,8 +33,6 @@ _NAMES = {
 _PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip"}
 # What NumPy, h5py and zipfile raise for files that are damaged, or of another kind.
 _DAMAGED = (OSError, KeyError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error, UnicodeDecodeError, TokenError)
-_WORDS = {b"2": 4, b"3": 2}  # version of Prophesee's RAW format -> bytes of a word
-_OLD_DAT = bytes((0, 8))  # the event type "2d" of the first DAT files, and the bytes of an event
 
 
 def open_recording(path: str | Path, size: tuple[int, int] | None = None) -> Recording:
@@ -68,8 +64,7 @@ def open_recording(path: str | Path, size: tuple[int, int] | None = None) -> Rec
         if packed and not (packed == "zip" and suffix == ".npz"):
             raise ValueError(f"{path} is packed by {packed}; unpack it first.")
         if suffix in _FAERY:
-            is_old = suffix == ".dat" and _header(path)[1][:2] == _OLD_DAT
-            return _old_dat(path, size) if is_old else _by_faery(path, size)
+            return old_dat(path, size) if is_old_dat(path) else _by_faery(path, size)
         opener: Callable[..., Recording] = {".npz": _npz, ".csv": _csv}.get(suffix, _hdf5)
         return opener(path, size)
 
@@ -103,7 +98,7 @@ def _by_faery(path: Path, size: tuple[int, int] | None) -> Recording:
     import faery
 
     is_prophesee = path.suffix.lower() in (".raw", ".dat")
-    word = _check_length(path) if is_prophesee else 0
+    word = word_size(path) if is_prophesee else 0
     with path.open("rb") as file:
         head = file.read(12)
     if head.startswith(b"#!AER-DAT") and head[9:10] != b"4":
@@ -157,7 +152,7 @@ def _by_faery(path: Path, size: tuple[int, int] | None) -> Recording:
     own = (height, width)
 
     def ordered() -> Iterator[Events]:
-        return _in_order(path, pieces(), word)
+        return in_order(path, pieces(), word)
 
     return Recording(path, size or own, ordered if is_prophesee else pieces, frames, inside=size in (None, own))
 
@@ -171,131 +166,6 @@ def _of_faery(path: Path) -> Iterator[None]:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise _unreadable(path, error) from error
-
-
-def _in_order(path: Path, pieces: Iterable[Events], word: int) -> Iterator[Events]:
-    """The events of a RAW or DAT file that faery reads, unless they go back in time, which its times do not show.
-
-    It takes such an event for the end of a round of the clock, or in a DAT or EVT3 file gives it the time of the one before.
-
-    Args:
-        path: the file.
-        pieces: its events, as faery reads them.
-        word: bytes of a word, by which EVT2 and EVT3 differ.
-    """
-    clock = _check_clock(path) if word == _WORDS[b"3"] else iter(())
-    is_dat = path.suffix.lower() == ".dat"
-    stored, round_ = (_stored_times(path), 2**32) if is_dat else (None, 2**34)  # µs after which the clock begins anew
-    done = first = last = 0
-    for events in pieces:
-        next(clock, None)
-        if events.number:
-            first, last = (first, last) if done else (int(events.t[0]),) * 2
-            wrong = np.diff(events.t, prepend=last) > round_ // 2
-            if stored is not None:
-                since_first = stored[done : done + events.number].astype(np.int64) - int(stored[0])
-                wrong |= (events.t - first - since_first) % round_ != 0
-            if wrong.any():
-                raise ValueError(f"{path} goes back in time at event {done + wrong.argmax()}; sort its events by time.")
-            done, last = done + events.number, int(events.t[-1])
-        yield events
-    for _ in clock:
-        pass
-
-
-def _check_clock(path: Path) -> Iterator[None]:
-    """Look at the clock of an EVT3 file, a piece of the file at a time: words of type 8 count every 4096 µs, up to 4095.
-
-    Raises:
-        ValueError: it goes back; or it leaves out the end of a round, or begins in its last 8 ms, which faery does not follow.
-    """
-    start, before = _header(path)[2], 0
-    words = np.memmap(path, "<u2", "r", start) if path.stat().st_size > start else np.zeros(0, "<u2")
-    for i in range(0, len(words), PIECE):
-        piece = words[i : i + PIECE]
-        at = np.flatnonzero(piece >> 12 == 8)
-        counts = (piece[at] & 4095).astype(int)
-        steps = np.diff(counts, prepend=before)
-        wrong = np.flatnonzero((steps < 0) & (steps != -4095) | (steps >= 4094))
-        if len(wrong):
-            raise ValueError(
-                f"{path}: at its word {i + at[wrong[0]]} the clock, which counts from 0 to 4095 again and again, jumps from "
-                f"{counts[wrong[0]] - steps[wrong[0]]} to {counts[wrong[0]]}, and later times would be wrong; sort its events by "
-                f"time, or convert it to HDF5 by the camera maker's tools."
-            )
-        before = counts[-1] if len(counts) else before
-        yield
-
-
-def _stored_times(path: Path) -> NDArray[np.uint32]:
-    """The times in a DAT file, modulo 2**32."""
-    start = _header(path)[2] + 2
-    count = (path.stat().st_size - start) // 8
-    return np.memmap(path, "<u4", "r", start, (count, 2))[:, 0] if count else np.zeros(0, np.uint32)
-
-
-def _header(path: Path) -> tuple[list[bytes], bytes, int]:
-    """The lines of a RAW or DAT file's header, the eight bytes after it, and the number of the first of them.
-
-    Not every byte of % begins a line: it may be a part of the first event.
-    """
-    with path.open("rb") as file:
-        start, lines = 0, []
-        while (line := file.readline(1000)).startswith(b"% ") or (line.startswith(b"%") and line.isascii()):
-            start = file.tell()
-            lines.append(line)
-            if line.rstrip() == b"% end":
-                break
-        file.seek(start)
-        return lines, file.read(8), start
-
-
-def _check_length(path: Path) -> int:
-    """The bytes of a word of a RAW or DAT file.
-
-    Raises:
-        EOFError: it ends in its header, or in the middle of a word.
-        ValueError: a RAW file is of a version that is not read.
-    """
-    lines, following, start = _header(path)
-    if not lines or not lines[-1].endswith(b"\n"):
-        raise EOFError("it has no header of lines that start with %, or ends in it")
-    if path.suffix.lower() == ".dat":
-        start, word = start + 2, following[1] if len(following) > 1 else 8
-    else:
-        found = re.search(rb"evt ?(2\.1|21|2|3)", b"".join(lines), re.IGNORECASE)
-        if found is None or found[1] not in _WORDS:
-            version = "EVT2.1" if found else "of an unknown version, which its header does not say"
-            raise ValueError(
-                f"{path} is {version}, and of RAW files EVT2 and EVT3 are read; convert it to one of them, or to HDF5, by the "
-                f"camera maker's tools."
-            )
-        word = _WORDS[found[1]]
-    rest = (path.stat().st_size - start) % max(word, 1)
-    if rest:
-        raise EOFError(f"its last event has {rest} of {word} bytes")
-    return word
-
-
-def _old_dat(path: Path, size: tuple[int, int] | None) -> Recording:
-    """DAT files of the event type "2d", which faery does not read: 32 bits of time, 14 of column and row each, polarity.
-
-    In version 1 columns have 9 bits, and rows 8.
-    """
-    _check_length(path)
-    lines, _, start = _header(path)
-    start += 2
-    x_bits, y_bits = (9, 8) if any(line.split()[1:] == [b"Version", b"1"] for line in lines) else (14, 14)
-    count = (path.stat().st_size - start) // 8
-    words = np.memmap(path, "<u4", "r", start, (count, 2)) if count else np.zeros((0, 2), "<u4")
-
-    def pieces() -> Iterator[Events]:
-        for i in range(0, len(words), PIECE):
-            t, word = words[i : i + PIECE].T
-            x, y = word & (1 << x_bits) - 1, word >> x_bits & (1 << y_bits) - 1
-            yield Events.of(t, x, y, word >> x_bits + y_bits & 1)
-
-    return Recording(path, size or _smallest(pieces()), pieces)
 
 
 def _npz(path: Path, size: tuple[int, int] | None) -> Recording:
@@ -341,7 +211,7 @@ def _of_columns(
             check_shapes({name: getattr(column, "shape", None) for name, column in zip(_NAMES, columns, strict=True)})
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
-    return Recording(path, size or _smallest(pieces()), pieces)
+    return Recording(path, size or smallest_sensor(pieces()), pieces)
 
 
 def _hdf5(path: Path, size: tuple[int, int] | None) -> Recording:
@@ -432,7 +302,7 @@ def _csv(path: Path, size: tuple[int, int] | None) -> Recording:
                 yield _events(path, done, *columns.T)
                 done += len(columns)
 
-    return Recording(path, size or _smallest(pieces()), pieces)
+    return Recording(path, size or smallest_sensor(pieces()), pieces)
 
 
 def _events(path: Path, first: int, *columns: Any) -> Events:
@@ -461,12 +331,3 @@ def _columns(path: Path, present: Any) -> list[str]:
         there = ", ".join(repr(name[:40]) for name in list(known)[:8]) or "nothing"
         raise ValueError(f"{path} has {there}, and no events' {', '.join(missing)}.")
     return [name for name in names if name is not None]
-
-
-def _smallest(pieces: Any) -> tuple[int, int]:
-    """The smallest (height, width) that holds all events."""
-    height = width = 1
-    for events in pieces:
-        if events.number:
-            height, width = max(height, int(events.y.max()) + 1), max(width, int(events.x.max()) + 1)
-    return height, width

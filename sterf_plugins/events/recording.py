@@ -15,6 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 from ..checks import positive_int
 from .arrays import Events, ascending, check_events
 
+PIECE = 1 << 20  # events that are read at a time
+
 
 class Frame(NamedTuple):
     """A picture that the camera took beside its events.
@@ -184,3 +186,12 @@ def _between(stream: Iterator[Events], limits: Iterable[tuple[int, int]]) -> Ite
                 break
             rest = following
         yield Events.joined([part for part in parts if part.number])
+
+
+def smallest_sensor(pieces: Iterable[Events]) -> tuple[int, int]:
+    """The smallest (height, width) that holds all events."""
+    height = width = 1
+    for events in pieces:
+        if events.number:
+            height, width = max(height, int(events.y.max()) + 1), max(width, int(events.x.max()) + 1)
+    return height, width
