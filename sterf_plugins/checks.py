@@ -158,6 +158,20 @@ def check_heads(dim: int, num_heads: int) -> None:
         raise ValueError(f"`dim` (={dim}) must be divisible by `num_heads` (={num_heads}).")
 
 
+def image_channels(model: Any, kinds: type | tuple[type, ...] = object) -> int | None:
+    """Channels of the images that a model takes: those of its first module of some kinds that tells; ``None`` if none does.
+
+    YOLOX's first layer makes channels of each four pixels, so that the convolution behind it has four times those of the image.
+    """
+    pixels = 1
+    for module in model.modules():
+        pixels = 4 if type(module).__name__ == "Focus" else pixels
+        channels = getattr(module, "in_channels", None)
+        if isinstance(module, kinds) and isinstance(channels, int):
+            return channels // pixels
+    return None
+
+
 def has_statistics(module: object) -> bool:
     """Whether a module is a norm that can keep running statistics, whatever library it comes from."""
     return hasattr(module, "running_mean") and hasattr(module, "num_batches_tracked")

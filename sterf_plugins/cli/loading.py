@@ -17,6 +17,7 @@ from torch import nn
 from ..checkpoints import read_checkpoint, state_dict_of
 from ..checkpoints.efficientnet import with_timm_names
 from ..checkpoints.reading import averaged_beside
+from ..checks import image_channels
 
 CONFIG_PREFIXES = ("mmdet::", "mmseg::", "sterf_plugins::")
 CHECKPOINTS = (".pth", ".pt", ".pth.tar", ".ckpt", ".safetensors")  # how names of checkpoints end
@@ -194,14 +195,8 @@ def _own_size(model: nn.Module) -> tuple[int, int] | None:
 
 def _channels(model: nn.Module) -> int:
     """Number of image channels that a model takes: those of its first layer that tells, otherwise 3."""
-    pixels = 1
-    for module in model.modules():
-        if type(module).__name__ == "Focus":  # YOLOX's first layer, which makes channels of each four pixels
-            pixels = 4
-        width = getattr(module, "in_channels", None)
-        if isinstance(width, int):
-            return width // pixels
-    return 3
+    channels = image_channels(model)
+    return 3 if channels is None else channels
 
 
 def _for_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:

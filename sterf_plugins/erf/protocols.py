@@ -210,7 +210,6 @@ PROTOCOLS: Mapping[str, Protocol] = {
         shown="fifth root over its maximum",
         picture=lambda field: _over_maximum(field**0.2),
         numbers=lambda field: {},
-        steps=lambda numbers: {},
         squashed=False,
     ),
     "openerf": Protocol(

@@ -10,7 +10,7 @@ from mmengine.dist import all_gather_object, get_rank, get_world_size, is_main_p
 from torch import nn
 from tqdm import tqdm
 
-from ...checks import one_of, positive_int, whole_number
+from ...checks import image_channels, one_of, positive_int, whole_number
 from ...erf import ERFResult, compute_erf
 from ...erf.evolution import write_evolution
 from ...erf.fields import REDUCTIONS
@@ -251,10 +251,7 @@ def _image_channels(model: nn.Module) -> int:
         ValueError: there is no convolution.
     """
     convolutions = (nn.Conv2d, nn.Conv3d, CovariantRFConv2d)
-    modules = list(getattr(model, "backbone", model).modules())
-    first = next((m for m in modules if isinstance(m, convolutions)), None)
-    if first is None:
+    channels = image_channels(getattr(model, "backbone", model), convolutions)
+    if channels is None:
         raise ValueError("ERFHook has source='noise', but the model has no convolution that tells its image channels.")
-    # YOLOX's first layer makes channels of each four pixels.
-    focus = any(type(m).__name__ == "Focus" for m in modules[: modules.index(first)])
-    return first.in_channels // 4 if focus else first.in_channels
+    return channels
