@@ -36,7 +36,7 @@ class _MissingOps(Loader):
         return stand_in(spec.name)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Nothing is left to do."""
+        """The stand-in is complete as it is made; a loader must have this method."""
 
 
 class _Config(SourceFileLoader):

@@ -75,7 +75,7 @@ class TokenAttention(Described):
         return self.proj((self.gate(q.sum(3, keepdim=True)) * k).flatten(2, 3))
 
     def description(self) -> dict[str, int]:
-        """The heads."""
+        """What a state dict says of the attention that no shape shows: its number of heads."""
         return dict(num_heads=self.num_heads)
 
     def extra_repr(self) -> str:

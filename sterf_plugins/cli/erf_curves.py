@@ -10,7 +10,7 @@ from ..erf.wording import named
 
 
 def add_curve_options(p: argparse.ArgumentParser) -> None:
-    """Add the options to a parser."""
+    """Add the options of theoretical fields and of curves over depth, image size or frequency."""
     p.add_argument(
         "--theory",
         action="store_true",

@@ -17,7 +17,7 @@ _SHAPE = r"\d+(?:x\d+)+"
 
 
 def add_input_options(p: argparse.ArgumentParser) -> None:
-    """Add the options to a parser."""
+    """Add the options that say what a model of other inputs than images is given."""
     p.add_argument(
         "--inputs",
         nargs="+",

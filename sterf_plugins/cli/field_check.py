@@ -20,7 +20,7 @@ CHECK_FILES = ("checks.csv", "randomised.csv")
 
 
 def add_check_options(parser: argparse.ArgumentParser) -> None:
-    """The options of the check."""
+    """Add the options that check a field by something that is no gradient."""
     parser.add_argument(
         "--check",
         nargs="+",

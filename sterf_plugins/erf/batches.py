@@ -64,7 +64,7 @@ class Batch:
         return replace(self, entries=entries)
 
     def narrow(self, start: int, count: int) -> "Batch":
-        """Some of the inputs."""
+        """The batch of ``count`` inputs from number ``start`` on."""
         return self.apply(lambda key, x: x.narrow(self.axis(key), start, count))
 
     def to(self, device: torch.device, dtype: torch.dtype | None) -> "Batch":
@@ -160,7 +160,7 @@ class Reading:
         return batch
 
     def _wrt(self, entries: dict[Key, Any], form: type) -> list[Key]:
-        """Which entries get maps."""
+        """The entries of a batch that get maps: those that were asked for, else all images."""
         tensors = {k: v for k, v in entries.items() if isinstance(v, Tensor)}
         if self.wrt is not None:
             if not self.wrt:

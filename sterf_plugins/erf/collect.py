@@ -179,7 +179,7 @@ def _kinds(kinds: str | Iterable[str] | None, inputs: Batch) -> tuple[str, ...]:
 
 
 def _shown(shapes: dict[str, list[int]]) -> str:
-    """Shapes of inputs, as text."""
+    """Shapes of the inputs as text, by name where there are several inputs."""
     return ", ".join(f"{key} {tuple(shape)}" if len(shapes) > 1 else str(tuple(shape)) for key, shape in shapes.items())
 
 

@@ -38,7 +38,7 @@ class Geometry:
 
     @property
     def frames(self) -> int | None:
-        """D of videos and volumes."""
+        """Number of frames of videos, or of slices of volumes; ``None`` for images and signals."""
         return self.sizes[0][0] if len(self.sizes[0]) == 3 else None
 
     @property

@@ -55,13 +55,13 @@ class Events(NamedTuple):
 
     @classmethod
     def joined(cls, parts: Sequence["Events"]) -> "Events":
-        """Several pieces as one."""
+        """The events of several recordings' pieces, one piece after the other."""
         if not parts:
             return cls.of([], [], [], [])
         return cls(*(np.concatenate(columns) for columns in zip(*parts, strict=True))) if len(parts) > 1 else parts[0]
 
     def cut(self, start: int, stop: int | None = None) -> "Events":
-        """The events of these numbers."""
+        """The events from number ``start`` up to ``stop``, which is not part of them."""
         return Events(*(column[start:stop] for column in self))
 
     @property

@@ -49,7 +49,7 @@ class SpikeAttention(Described):
         return self.proj(self.spike_out(out))
 
     def description(self) -> dict[str, float]:
-        """Heads and scale."""
+        """What a state dict says of the attention that no shape shows: its number of heads and its scale."""
         return dict(num_heads=self.num_heads, scale=self.scale)
 
     def extra_repr(self) -> str:

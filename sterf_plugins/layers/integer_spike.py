@@ -39,7 +39,7 @@ class IntegerSpike(Described):
 
     @property
     def levels_now(self) -> int:
-        """D in the present mode."""
+        """D in the present mode, training or evaluation."""
         return self.levels if self.training or self.eval_levels is None else self.eval_levels
 
     def description(self) -> dict[str, float | None]:

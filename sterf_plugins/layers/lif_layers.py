@@ -108,7 +108,7 @@ class SelfAttention(Described):
         return self.lif(mixed.reshape(q.shape))
 
     def description(self) -> dict[str, int]:
-        """The heads."""
+        """What a state dict says of the attention that no shape shows: its number of heads."""
         return dict(num_heads=self.num_heads)
 
     def extra_repr(self) -> str:

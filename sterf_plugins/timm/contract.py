@@ -90,7 +90,7 @@ class TimmContract(_Backbone):
         self.grad_checkpointing = enable
 
     def get_classifier(self) -> nn.Module:
-        """The linear head."""
+        """The linear layer that makes logits of pooled features; ``nn.Identity`` without classes."""
         return self.head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:

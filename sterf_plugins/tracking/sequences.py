@@ -42,7 +42,7 @@ class Sequence:
 
     @property
     def valid(self) -> NDArray[np.bool_]:
-        """Which boxes have an area."""
+        """For each frame, whether its box has an area; others are not counted."""
         return have_area(self.boxes)
 
     def image(self, frame: int) -> NDArray[np.uint8]:
