@@ -10,7 +10,7 @@ from itertools import groupby
 from pathlib import Path
 
 from . import __version__, plugins
-from .cli.begin import OptionParser, end_at_once, end_unread
+from .cli.begin import OptionParser, end_at_once, end_unread, let_threads_sleep
 from .cli.completion import add_options
 from .cli.new_plugin import write_plugin
 from .cli.own_tools import FOLDER, own_tools, run_own_tool, summary
@@ -213,6 +213,7 @@ def main() -> int:
     """Run the command that the command line names, and return its exit code."""
     sys.argv[0] = "sterf"  # the name in messages
     end_at_once()
+    let_threads_sleep()
     tools = own_tools()
     if "_ARGCOMPLETE" in os.environ:  # the shell asks what could follow, and this process ends with the answer
         import argcomplete

@@ -94,6 +94,7 @@ def begin(openmmlab: bool = False) -> None:
         openmmlab: the tool needs mmengine, mmdet and mmseg: ``sterf_plugins.setup()``.
     """
     end_at_once()
+    let_threads_sleep()
     if not isinstance(sys.stdout, _Quiet):
         sys.stdout = _Quiet(sys.stdout)  # type: ignore[assignment]
     for message in WARNINGS:
@@ -113,6 +114,17 @@ def begin(openmmlab: bool = False) -> None:
 def end_at_once() -> None:
     """Let Ctrl-C end the process with one line: nothing is lost before a tool's work begins."""
     signal.signal(signal.SIGINT, _end)
+
+
+def let_threads_sleep() -> None:
+    """Let threads that wait for others sleep soon, unless the environment says how they wait; call it before PyTorch is imported.
+
+    GNU OpenMP, which PyTorch's wheels for Linux bring, lets them spin 300,000 times first. Beside other jobs the spinning
+    takes the cores from the thread that is waited for: on two cores that were shared with four other jobs, an iteration
+    of a training took 26 s, and 2.1 s with this value; on idle cores 0.29 s and 0.31 s.
+    """
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(os.environ):
+        os.environ["GOMP_SPINCOUNT"] = "1000"
 
 
 def output_is_unread() -> bool:

@@ -1,7 +1,6 @@
 """The steps of a demo: commands that are printed, run, and not repeated where they ran to their end."""
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -10,11 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..files import replacing
-
-# GNU OpenMP, which PyTorch's wheels for Linux bring, lets threads spin 300,000 times before they sleep. Beside other
-# jobs the spinning takes the cores from the thread that is waited for: with two other jobs on two cores, an iteration
-# took 1.04 s instead of 0.29 s; with this value 0.72 s, and 0.31 s on idle cores.
-ENVIRONMENT = {"GOMP_SPINCOUNT": "1000", **os.environ}
 
 
 def say(message: str) -> None:
@@ -41,7 +35,7 @@ class Steps:
             for c in command
         )
         print(f"$ python {shown}", flush=True)
-        result = subprocess.run([sys.executable, *map(str, command)], cwd=self.root, env=ENVIRONMENT)
+        result = subprocess.run([sys.executable, *map(str, command)], cwd=self.root)
         if result.returncode:
             sys.exit(
                 f"{self.name}: this step failed with exit code {result.returncode}; run the same command again to go on"

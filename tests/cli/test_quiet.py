@@ -102,6 +102,25 @@ def test_ctrl_c_during_the_imports_is_one_line(forked, place):
     assert (done.returncode, done.stderr) == (130, "\n-c: interrupted\n")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems' PyTorch brings another OpenMP")
+@pytest.mark.parametrize(
+    "environment, spins",
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "77"}, "77"), ({"OMP_WAIT_POLICY": "active"}, "30000000000")],
+)
+def test_threads_of_a_tool_sleep_soon_unless_the_user_says_otherwise(environment, spins):
+    own = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    code = "from sterf_plugins.cli.begin import begin; begin(); import ctypes; ctypes.CDLL(PATH)"
+    gomp = next(Path(torch.__file__).with_name("lib").glob("libgomp*"))
+    done = subprocess.run(
+        [sys.executable, "-c", code.replace("PATH", repr(str(gomp)))],
+        env={**own, "OMP_DISPLAY_ENV": "VERBOSE", **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert re.search(r"GOMP_SPINCOUNT = '(\d+)'", done.stderr)[1] == spins
+
+
 @pytest.mark.parametrize(
     "command", [[TRAIN], ["-m", "sterf_plugins", "infer"], ["-m", "sterf_plugins", "check-backbone"]]
 )
