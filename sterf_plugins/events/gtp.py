@@ -70,43 +70,41 @@ def gtp(
     decay = number("decay", decay, lambda d: 0 <= d <= 1, "a number from 0 to 1")
     times = ascending(boundaries)
     parts = _parts if rule == "clean" else _parity_parts
-    return _images(parts(recording, times, steps), recording.size, len(times) - 1, amount, trajectory, decay, rule)
+    return _images(parts(recording, times, steps), recording.size, amount, trajectory, decay)
 
 
 def _images(
-    parts: Iterator[tuple[int, int, Events]],
+    parts: Iterator[tuple[int, int, Events, bool]],
     size: tuple[int, int],
-    intervals: int,
     amount: int,
     trajectory: int,
     decay: float,
-    rule: str,
 ) -> Iterator[EventImage]:
     shades = np.minimum(255, amount * np.arange(256)).astype(np.uint8)  # of a pixel with so many events, or more
     track = np.zeros(size)
     before: NDArray[np.bool_] | None = None
-    for interval, part, (_, x, y, p) in parts:
+    for interval, part, (_, x, y, p), is_end in parts:
         counts = np.bincount((p * size[0] + y) * size[1] + x, minlength=2 * track.size).reshape(2, *size)
         negative, positive = shaded = shades.take(counts, mode="clip")
         fires = shaded > 0
-        if before is not None or (rule == "parity" and interval == intervals - 1):
+        if before is not None or is_end:
             begins = fires if before is None else fires & ~before
             track = np.clip(decay * track + trajectory * np.add(*begins, dtype=float), 0, 255)
         before = fires
         yield EventImage(interval, part, np.stack([track.astype(np.uint8), negative, positive], -1))
 
 
-def _parts(recording: Recording, times: np.ndarray, steps: int) -> Iterator[tuple[int, int, Events]]:
-    """Interval, part and events of each part."""
+def _parts(recording: Recording, times: np.ndarray, steps: int) -> Iterator[tuple[int, int, Events, bool]]:
+    """Interval, part and events of each part, and whether its trajectory begins even if it is the first one."""
     slices = recording.slices(boundaries=times)
     for i, ((start, stop), events) in enumerate(zip(pairwise(times), slices, strict=True)):
         limits = np.searchsorted(events.t, start + (stop - start) * np.arange(steps + 1) / steps)
         for k in range(steps):
-            yield i, k, events.cut(limits[k], limits[k + 1])
+            yield i, k, events.cut(limits[k], limits[k + 1]), False
 
 
-def _parity_parts(recording: Recording, times: np.ndarray, steps: int) -> Iterator[tuple[int, int, Events]]:
-    """The same for the script's way: events come one by one, and each ends at most one part."""
+def _parity_parts(recording: Recording, times: np.ndarray, steps: int) -> Iterator[tuple[int, int, Events, bool]]:
+    """The same for the script's way: events come one by one, and each ends at most one part; the last event ends the last one."""
     (events,) = recording.slices(boundaries=times[[0, -1]])
     inside = (events.x > 0) & (events.y > 0)
     events = Events(*(column[inside] for column in events))
@@ -116,9 +114,9 @@ def _parity_parts(recording: Recording, times: np.ndarray, steps: int) -> Iterat
         border = begin + (end - begin) * (part + 1) / steps if part + 1 < steps else end
         stop = max(earliest, int(np.searchsorted(events.t, min(border, end))))
         if stop >= events.number:
-            yield interval, part, events.cut(start)
+            yield interval, part, events.cut(start), True
             return
-        yield interval, part, events.cut(start, stop)
+        yield interval, part, events.cut(start, stop), False
         if events.t[stop] >= end:  # this event ends the image and is not counted
             interval, part, start, earliest = interval + 1, 0, stop + 1, stop + 1
         else:

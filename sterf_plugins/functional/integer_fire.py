@@ -25,7 +25,8 @@ class _IntegerFire(torch.autograd.Function):
         ctx.save_for_backward(x)
         ctx.levels, ctx.norm = levels, norm
         if torch.compiler.is_compiling():  # tracing loses `backward` if `forward` writes in place
-            y = x.clamp(0, levels).round()
+            # Of integer bounds, two neurons that read one tensor are an invalid ONNX file: onnxscript drops constants.
+            y = x.clamp(0.0, float(levels)).round()
             return y if norm == 1 else y / norm
         y = x.clamp(0, levels).round_()  # half to even
         return y if norm == 1 else y.div_(norm)

@@ -52,3 +52,18 @@ def test_counts_end_at_255():
     first, second = (image.pixels for image in gtp(recording, [0, 1000, 2000], amount=1, trajectory=200))
     assert first[1, 2].tolist() == [0, 0, 255] and first.sum() == 255
     assert second[3, 5].tolist() == [255, 1, 1] and second.sum() == 257
+
+
+@pytest.mark.parametrize(
+    ("steps", "boundaries"), [(1, [0, 1000]), (1, [0, 1000, 2000]), (2, [0, 1000]), (4, [0, 4000])]
+)
+def test_by_parity_the_first_image_has_a_trajectory_only_where_the_recording_ends_in_it(steps, boundaries):
+    """The script writes what is open at the end by other lines, which know no first image; by the clean rule it is the first."""
+    events = Events.of([100, 600, 700], [2, 3, 3], [1, 2, 2], [1, 0, 0])
+    recording = Recording(Path("short"), (4, 6), lambda: iter([events]))
+    found = [image.pixels[..., 0] for image in gtp(recording, boundaries, steps, rule="parity")]
+    begun = np.zeros((2, 4, 6))
+    begun[0, 1, 2] = begun[1, 2, 3] = 30
+    expected = [np.zeros((4, 6)), begun[1]] if steps == 2 else [begun.sum(0)]
+    assert len(found) == len(expected) and all(map(np.array_equal, found, expected))
+    assert not next(gtp(recording, boundaries, steps)).pixels[..., 0].any()

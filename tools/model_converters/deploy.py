@@ -2,6 +2,7 @@
 
     sterf deploy sdtv3_tiny_srb ours.pth --out work_dirs/deploy --onnx
     sterf deploy 'sdtv3_base(num_classes=0)' --out work_dirs/deploy --spike-driven
+    sterf deploy configs/sd_track/sdtrack-tiny-4x1_conv_fe108.py tracker.pth --onnx
 
 Writes NAME.pt2 (torch.export), and NAME.onnx on request. The folded or spike-driven model is compared with the given one
 in float64, and each file, loaded again, with the model that was written into it, in float32, where rounding may flip a
@@ -10,7 +11,9 @@ checkpoint BatchNorms get the statistics of noise. With --onnx the file is timed
 run a model on a CPU without PyTorch:
 
     session = onnxruntime.InferenceSession("NAME.onnx", providers=["CPUExecutionProvider"])
-    outputs = session.run(None, {session.get_inputs()[0].name: images})
+    outputs = session.run(None, dict(images=images))
+
+A tracker has the inputs template and search, of the sizes in its config, and the outputs score, offset and size.
 """
 
 import argparse
@@ -20,7 +23,10 @@ import re
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from sterf_plugins.cli.begin import OptionParser, begin
 
@@ -33,7 +39,7 @@ from tqdm import tqdm
 from sterf_plugins.checks import require
 from sterf_plugins.cli.checkpoints import add_checkpoint_option
 from sterf_plugins.cli.console import check_counts, check_writable, run_tool
-from sterf_plugins.cli.loading import load_model, parse_spec
+from sterf_plugins.cli.loading import Loaded, load_model, parse_spec
 from sterf_plugins.deploy import reparameterize, to_spike_driven
 from sterf_plugins.deploy.probe import compared_values, largest_error, run, tensors_in
 from sterf_plugins.erf.calibrate import CALIBRATION, calibrate, uncalibrated
@@ -42,30 +48,58 @@ from sterf_plugins.files import check_new, replacing
 
 def parse_args() -> argparse.Namespace:
     p = OptionParser(description=__doc__)
-    p.add_argument("model", metavar="MODEL", help="timm name or module:factory, with options in parentheses")
+    p.add_argument("model", metavar="MODEL", help="timm name, config or module:factory, with options in parentheses")
     p.add_argument("checkpoint", metavar="CHECKPOINT", nargs="?", help="its weights (random ones without)")
     add_checkpoint_option(p)
     p.add_argument("--out", default="work_dirs/deploy", help="folder to write to (default: %(default)s)")
     p.add_argument("--overwrite", action="store_true", help="replace files of an earlier run")
     p.add_argument("--input-size", type=int, nargs=2, metavar=("H", "W"), help="default: the model's own")
-    p.add_argument("--batch", type=int, default=1, help="images per pass (default: %(default)s)")
+    p.add_argument(
+        "--batch", type=int, default=1, help="images, or pairs of a tracker, per pass (default: %(default)s)"
+    )
     p.add_argument("--spike-driven", action="store_true", help="binary spikes over D steps in front of every weight")
     p.add_argument("--onnx", action="store_true", help="write ONNX too, and run it in ONNX Runtime if that is there")
     p.add_argument("--repeats", type=int, default=10, help="timed runs of each (default: %(default)s)")
     return p.parse_args()
 
 
-def milliseconds(runs: dict[str, Callable], x: Tensor, repeats: int) -> dict[str, float]:
-    """Median time in milliseconds of each of several ways to run a model on ``x``, which take turns."""
+def milliseconds(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Median time in milliseconds of each of several functions, which take turns."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     with torch.no_grad():
         for i in tqdm(range(repeats + 1), desc="timing", delay=5, leave=False, disable=None):
             for name, run in runs.items():
                 start = time.perf_counter()
-                run(x)
+                run()
                 if i:  # the first call of each is a warm-up
                     times[name].append(1000 * (time.perf_counter() - start))
     return {name: statistics.median(values) for name, values in times.items()}
+
+
+def batches(args: argparse.Namespace, loaded: Loaded, *sizes: int) -> list[dict[str, Tensor]]:
+    """Random inputs of the model by their names, a batch of each of these sizes.
+
+    Those of a tracker are pairs of event images, (B, 3, H, W), or (T, B, 3, H, W) of several time steps.
+    """
+    if not loaded.is_tracker:
+        size = tuple(args.input_size) if args.input_size else loaded.size
+        return [dict(images=torch.randn(number, len(loaded.mean), *size)) for number in sizes]
+    from sterf_plugins.cli.tracker_inputs import tracker_inputs
+
+    pairs = iter(tracker_inputs("noise", loaded, sum(sizes), seed=0))
+    parts = [list(islice(pairs, number)) for number in sizes]
+    return [{name: torch.cat([pair[name] for pair in part], -4) for name in part[0]} for part in parts]
+
+
+class NamedMaps(torch.nn.Module):
+    """A tracker whose maps are a dict: a file with the class ``CentreMaps`` could not be read without this package."""
+
+    def __init__(self, network: torch.nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, template: Tensor, search: Tensor) -> dict[str, Tensor]:
+        return self.network(template, search)._asdict()
 
 
 def main() -> None:
@@ -80,14 +114,20 @@ def main() -> None:
     for suffix in ("pt2", "onnx", "json") if args.onnx else ("pt2", "json"):
         check_new(folder / f"{name}.{suffix}", args.overwrite)
     loaded = load_model(args.model, args.checkpoint)
-    size = tuple(args.input_size) if args.input_size else loaded.size
-    x, other = torch.randn(2, args.batch, len(loaded.mean), *size)
+    if loaded.is_tracker and args.input_size:
+        raise ValueError(
+            f"--input-size is for models of one image; {args.model} takes a template and a search region, whose sizes are "
+            f"template_size and search_size of the config's test_dataloader.dataset."
+        )
+    inputs, others, noise = batches(args, loaded, args.batch, args.batch, CALIBRATION)
     if not args.checkpoint and uncalibrated(loaded.model):
-        calibrate(loaded.model, torch.randn(CALIBRATION, *x.shape[1:]))
+        calibrate(loaded.model, list(noise.values())[-1])
         print(f"{args.model}: random weights, BatchNorm statistics of {CALIBRATION} noise inputs")
-    exact = copy.deepcopy(loaded.model).double()
+    model = NamedMaps(loaded.model.network) if loaded.is_tracker else loaded.model  # type: ignore[arg-type]
+    x, exact_x, exact_other = tuple(inputs.values()), in_double(inputs), in_double(others)
+    exact = copy.deepcopy(model).double()
     try:
-        values = compared_values(run(exact, x.double()), run(exact, other.double()))
+        values = compared_values(run(exact, exact_x), run(exact, exact_other))
     except (TypeError, AttributeError) as cause:
         if loaded.config is None:
             raise
@@ -98,49 +138,70 @@ def main() -> None:
         ) from cause
     models = {"model": exact, "folded": reparameterize(exact, x)}
     if args.spike_driven:
-        models["spike-driven"] = to_spike_driven(models["folded"], x.double())
+        models["spike-driven"] = to_spike_driven(models["folded"], exact_x)
     what, target = list(models.items())[-1]
-    error = largest_error(run(target, x.double()), run(exact, x.double()))
+    error = largest_error(run(target, exact_x), run(exact, exact_x))
     print(f"{what}, in float64: largest relative difference {error:.1e} {values}")
-    for model in models.values():
-        model.float()
-    facts: dict = dict(model=args.model, checkpoint=args.checkpoint, input=list(x.shape), float64_error=error)
+    for one in models.values():
+        one.float()
+    shapes = {name: list(tensor.shape) for name, tensor in inputs.items()}
+    facts: dict = dict(model=args.model, checkpoint=args.checkpoint, inputs=shapes, float64_error=error)
     expected = run(target, x)
-    facts["export_error"] = write_program(target, x, expected, folder / f"{name}.pt2")
+    with torch.no_grad():
+        program = torch.export.export(target, x)
+        facts["export_error"] = largest_error(write_program(program, folder / f"{name}.pt2")(*x), expected)
     print(f"{folder / name}.pt2: largest relative difference {facts['export_error']:.1e} {values}")
-    runs: dict[str, Callable] = dict(models)
+    runs: dict[str, Callable[[], Any]] = {name: partial(one, *x) for name, one in models.items()}
     if args.onnx:
-        session = write_onnx(target, x, folder / f"{name}.onnx")
+        session = write_onnx(program, list(inputs), expected, folder / f"{name}.onnx")
         if session is not None:
-            runs["ONNX Runtime"] = lambda x: session.run(None, {session.get_inputs()[0].name: x.numpy()})
+            runs["ONNX Runtime"] = partial(session.run, None, {name: tensor.numpy() for name, tensor in inputs.items()})
             facts["onnx_error"] = largest_error(
-                [torch.from_numpy(y) for y in runs["ONNX Runtime"](x)], tensors_in(expected)
+                [torch.from_numpy(y) for y in runs["ONNX Runtime"]()], tensors_in(expected)
             )
             print(f"{folder / name}.onnx: largest relative difference {facts['onnx_error']:.1e} {values}")
-    facts["milliseconds"] = milliseconds(runs, x, args.repeats)
+    facts["milliseconds"] = milliseconds(runs, args.repeats)
     facts["speed_up"] = {
         k: facts["milliseconds"]["model"] / v for k, v in facts["milliseconds"].items() if k != "model"
     }
-    print(f"{args.model}, {list(x.shape)}, medians: model {facts['milliseconds']['model']:.1f} ms, "
+    listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+    print(f"{args.model}, {listed}, medians: model {facts['milliseconds']['model']:.1f} ms, "
           + ", ".join(f"{k} {facts['milliseconds'][k]:.1f} ms ({v:.2f}x)" for k, v in facts["speed_up"].items()))  # fmt: skip
-    with replacing(folder / f"{name}.json") as partial:
-        partial.write_text(json.dumps(facts, indent=1) + "\n")
+    with replacing(folder / f"{name}.json") as partial_file:
+        partial_file.write_text(json.dumps(facts, indent=1) + "\n")
 
 
-def write_program(model: torch.nn.Module, x: Tensor, expected: object, path: Path) -> float:
-    """Write the model by ``torch.export``, load it again, and return the largest relative difference of its output."""
-    with torch.no_grad():
-        program = torch.export.export(model, (x,))
-    with replacing(path) as partial:
-        torch.export.save(program, partial)
-    with torch.no_grad():
-        return largest_error(torch.export.load(path).module()(x), expected)
+def in_double(inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
+    """The inputs in float64, in their order."""
+    return tuple(tensor.double() for tensor in inputs.values())
 
 
-def write_onnx(model: torch.nn.Module, x: Tensor, path: Path):
-    """Write the model as ONNX, and return an ONNX Runtime session of the file, or ``None`` if that is not installed."""
-    with replacing(path) as partial:
-        torch.onnx.export(model, (x,), str(partial), dynamo=True, verbose=False, external_data=False)
+def write_program(program: torch.export.ExportedProgram, path: Path) -> torch.nn.Module:
+    """Write a program of ``torch.export``, and load it again.
+
+    What is written has PyTorch's own operators alone: SpikingJelly's neurons are one that other programs do not know.
+    """
+    with replacing(path) as file:
+        torch.export.save(program.run_decompositions({}), file)
+    return torch.export.load(path).module()
+
+
+def write_onnx(program: torch.export.ExportedProgram, inputs: list[str], expected: object, path: Path):
+    """Write the program as ONNX, and return an ONNX Runtime session of the file, or ``None`` if that is not installed.
+
+    Inputs have the names that are given, and outputs those of a dict.
+    """
+    outputs = list(expected) if isinstance(expected, dict) else None
+    with replacing(path) as file:
+        torch.onnx.export(
+            program,  # type: ignore[arg-type]  # which PyTorch's annotation leaves out
+            f=str(file),
+            input_names=inputs,
+            output_names=outputs,
+            dynamo=True,
+            verbose=False,
+            external_data=False,
+        )
     try:
         import onnxruntime
     except ImportError:
