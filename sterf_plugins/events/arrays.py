@@ -129,7 +129,8 @@ def check_events(
         t = np.concatenate([[start], t])
         at = np.flatnonzero(np.diff(t) < 0)[0]
         raise ValueError(
-            f"{what} goes back in time from {t[at]} to {t[at + 1]} µs at event {done + at}; sort its events by time."
+            f"{what} goes back in time from {t[at]} to {t[at + 1]} µs at event {done + at}; sort its events by time, or "
+            f"add a round of the clock to all from there on if it began anew."
         )
     if size is None:
         return

@@ -194,7 +194,7 @@ def have_area(boxes: NDArray[np.floating]) -> NDArray[np.bool_]:
 
 
 def check_unit(boxes: NDArray[np.float64], size: tuple[int, ...], labels: Path) -> None:
-    """Raise ``ValueError`` for boxes that are not x, y, w, h in pixels: shares of the image, or two corners.
+    """Raise ``ValueError`` for boxes that are not x, y, w, h in pixels of these images: shares of them, or two corners.
 
     Args:
         boxes: (frames, 4).
@@ -213,6 +213,12 @@ def check_unit(boxes: NDArray[np.float64], size: tuple[int, ...], labels: Path) 
         raise ValueError(
             f"{labels}: {beyond.sum()} of {len(x)} boxes reach beyond the image of {width} x {height} pixels, and look like two "
             f"corners; boxes are x, y, w, h."
+        )
+    outside = (x + w / 2 < 0) | (x + w / 2 > width) | (y + h / 2 < 0) | (y + h / 2 > height)
+    if outside.mean() > 0.5:
+        raise ValueError(
+            f"{labels}: the middles of {outside.sum()} of {len(x)} boxes lie outside the image of {width} x {height} pixels; they "
+            f"must be labels of this sensor."
         )
 
 

@@ -453,6 +453,15 @@ def test_arrays_and_json_that_say_nothing_or_nonsense(data, tmp_path):
     np.save(file, shares)
     with pytest.raises(ValueError, match=r"none of 60 boxes of .*train has sides of at least a pixel.* w, h in pixels"):
         dataset(root)
+    larger = good.copy()  # of a sensor that has been halved
+    for name in "xywh":
+        larger[name] *= 2
+    larger["x"] += 60
+    np.save(file, larger)
+    with pytest.raises(
+        ValueError, match=r"\d+ of 60 boxes of .*train has sides of .* in pixels of the recording's sensor"
+    ):
+        dataset(root)
     np.save(file, good[:0])
     with pytest.raises(ValueError, match="train has no labelled time, and so there is no image"):
         dataset(root)

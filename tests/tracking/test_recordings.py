@@ -14,11 +14,13 @@ from torch.utils.data import DataLoader
 
 from sterf_plugins.cli.tracker_inputs import tracker_inputs
 from sterf_plugins.events import Events, Frame, gtp, open_recording
+from sterf_plugins.tracking import SDTrack
 from sterf_plugins.tracking.pairs import TrackingPairs
 from sterf_plugins.tracking.recordings import boundaries, find_recorded_sequences, labels_beside, with_events
 from sterf_plugins.tracking.sd_track_openmmlab import tracking_dataset
 
 INTERVAL, FRAMES, SIZE = 10_000, 30, (40, 60)
+SMALL = dict(embed_dims=(8, 8, 16, 16), num_heads=2)
 
 
 def write(folder: Path, seed: int, **columns) -> Path:
@@ -65,6 +67,18 @@ def test_images_are_those_of_the_generator_in_any_order_and_process(tmp_path, T)
     del sequences, pairs
     assert not scratch.exists()
     assert sorted(p.name for p in (tmp_path / "train" / "bike").iterdir()) == ["events.h5", "groundtruth_rect.txt"]
+
+
+@pytest.mark.parametrize("T", [1, 4])
+def test_inputs_from_a_recording_without_labels_have_trajectories(tmp_path, T):
+    folder = write(tmp_path / "bike", 0)
+    (folder / "groundtruth_rect.txt").unlink()
+    tracker = SimpleNamespace(model=SimpleNamespace(network=SDTrack(SMALL, variant=f"{T}x{4 // T}")), config={})
+    pairs = tracker_inputs(str(folder / "events.h5"), tracker, 2, 0)
+    assert len(pairs) == 2
+    for pair in pairs:
+        regions = pair["search"].reshape(T, 3, 256, 256)
+        assert regions.amax((2, 3)).min() >= 30  # each part has trajectory, negative and positive events
 
 
 def test_what_cannot_be_made(tmp_path):

@@ -117,6 +117,10 @@ LINE = "10,20,16,12\n"
             "".join(f"{10 + i},20,{26 + i},32\n" for i in range(40)),
             r"17 of 40 boxes reach beyond .* look like two corners",
         ),
+        (
+            "".join(f"{4 * i},{i},16,12\n" for i in range(40)),
+            r"the middles of 21 of 40 boxes lie outside the image of 80 x 60 pixels; they must be labels of this sensor",
+        ),
         ("10,20,16,12\n".encode("utf-16"), r"is no text file in UTF-8"),
         (bytes(range(256)), r"is no text file in UTF-8"),
         (LINE * 20 + " \n" + LINE * 20, r"line 21 is empty, and there is a line for each image: write NaN,NaN,NaN,NaN"),

@@ -99,7 +99,8 @@ class NamedMaps(torch.nn.Module):
         self.network = network
 
     def forward(self, template: Tensor, search: Tensor) -> dict[str, Tensor]:
-        return self.network(template, search)._asdict()
+        maps = self.network(template, search)
+        return dict(score=maps.score, offset=maps.offset, size=maps.size)
 
 
 def main() -> None:

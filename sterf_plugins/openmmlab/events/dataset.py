@@ -82,10 +82,12 @@ class EventDetDataset(BaseDetDataset):
         for path, own in tqdm(groups, desc="recordings", disable=None):
             infos += self._infos(index_recording(path, cache), path, own, len(infos))
         count = sum(len(label.boxes) for label in labels)
-        if count and not any(info["instances"] for info in infos):
+        taken = sum(len(info["instances"]) for info in infos)
+        if 2 * taken < count:
             raise ValueError(
-                f"none of {count} boxes of {boxes} has sides of at least a pixel, some of it in the recording's image, such as "
-                f"{next(label.boxes[0].tolist() for label in labels if len(label.boxes))}; they must be x, y, w, h in pixels."
+                f"{taken or 'none'} of {count} boxes of {boxes} has sides of at least a pixel, some of it in the image: the "
+                f"first is {next(label.boxes[0].tolist() for label in labels if len(label.boxes))}. They must be x, y, w, h "
+                f"in pixels of the recording's sensor."
             )
         return infos
 
