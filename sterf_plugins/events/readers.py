@@ -109,18 +109,10 @@ def _by_faery(path: Path, size: tuple[int, int] | None) -> Recording:
         )
     fallback: dict[str, Any] = {} if size is None else dict(dimensions_fallback=size[::-1])
 
-    def stream() -> Any:
-        with _of_faery(path):
-            return faery.events_stream_from_file(path, **fallback)
-
     def pieces() -> Iterator[Events]:
-        found = iter(stream())
-        while True:
-            with _of_faery(path):
-                piece = next(found, None)
-            if piece is None:
-                return
-            yield Events(*(piece[name].astype(np.int64) for name in ("t", "x", "y", "on")))
+        with _of_faery(path):
+            for piece in faery.events_stream_from_file(path, **fallback):
+                yield Events(*[piece[name].astype(np.int64) for name in ("t", "x", "y", "on")])
 
     def pictures() -> Iterator[Frame]:
         one_stream("frame")
@@ -148,7 +140,8 @@ def _by_faery(path: Path, size: tuple[int, int] | None) -> Recording:
     if path.suffix.lower().startswith(".aedat"):
         one_stream("events")
         frames = pictures
-    width, height = stream().dimensions()
+    with _of_faery(path):
+        width, height = faery.events_stream_from_file(path, **fallback).dimensions()
     own = (height, width)
 
     def ordered() -> Iterator[Events]:
