@@ -159,7 +159,7 @@ def main() -> None:
     else:
         if args.start:
             raise ValueError("--start goes with --box; labels say themselves with which image they begin.")
-        labels, first = recordings.labels_beside(recording)
+        labels, first = recordings.labels_beside(recording, args.interval)
         args.box = labels[0]
         check_box(args.box, recording.size, "the first label")
         times = recordings.boundaries(recording, len(labels), first, args.interval)

@@ -35,11 +35,11 @@ def recording_of(folder: Path) -> Recording:
     return open_recording(found[0])
 
 
-def first_frame(root: Path, layout: str, name: str) -> int:
-    """Number, from 0, of the camera's frame with which a sequence's images begin.
+def first_frame(root: Path, layout: str, name: str, interval: int | None = None) -> int:
+    """Number, from 0, of the camera's frame with which a sequence's images begin; with an interval they begin with the first event.
 
     Raises:
-        ValueError: pair.txt, which FE108 has, lacks the sequence, or has no number for it.
+        ValueError: pair.txt, which FE108 has, lacks the sequence, or has no number for it, or one that an interval contradicts.
     """
     pairs = root / "pair.txt"
     if layout != "fe108" or not pairs.is_file():
@@ -48,6 +48,13 @@ def first_frame(root: Path, layout: str, name: str) -> int:
     numbers = dict(lines)
     if sum(line[0] == name for line in lines) > 1:
         raise ValueError(f"{pairs} has two lines for {name!r}; keep one of them.")
+    if interval and numbers.get(name, "0").strip("0"):
+        raise ValueError(
+            f"{pairs} says that the labels of {name!r} begin with frame {numbers[name]}, and with an interval images begin with "
+            f"the first event; leave out the interval, or the line if labels begin there."
+        )
+    if interval:
+        return 0
     if name not in numbers:
         raise ValueError(f"{pairs} has no line for {name!r}; it names the frame with which each sequence begins.")
     if not numbers[name].isdecimal():
@@ -55,8 +62,9 @@ def first_frame(root: Path, layout: str, name: str) -> int:
     return int(numbers[name])
 
 
-def labels_beside(recording: Recording) -> tuple[NDArray[np.float64], int]:
-    """The boxes in the folder of a recording, and the number of the camera's frame with which their images begin.
+def labels_beside(recording: Recording, interval: int | None = None) -> tuple[NDArray[np.float64], int]:
+    """The boxes in the folder of a recording, and the number of the camera's frame with which their images begin, unless those
+    are of an interval.
 
     Raises:
         ValueError: there are none, or they cannot be read.
@@ -69,7 +77,7 @@ def labels_beside(recording: Recording) -> tuple[NDArray[np.float64], int]:
     labels = folder / LAYOUTS[layout][0]
     boxes = read_boxes(labels)
     check_unit(boxes, recording.size, labels)
-    return boxes, first_frame(folder.parent.parent, layout, folder.name)
+    return boxes, first_frame(folder.parent.parent, layout, folder.name, interval)
 
 
 def boundaries(recording: Recording, count: int, first: int = 0, interval: int | None = None) -> NDArray[np.int64]:
@@ -225,6 +233,6 @@ def find_recorded_sequences(
         labels = folder / LAYOUTS[layout][0]
         boxes = read_boxes(labels)
         check_unit(boxes, recording_of(folder).size, labels)
-        first = 0 if interval else first_frame(Path(root), layout, folder.name)
+        first = first_frame(Path(root), layout, folder.name, interval)
         sequences.append(RecordedSequence(folder.name, boxes, folder, T, first, interval, scratch))
     return list(sequences)

@@ -88,6 +88,7 @@ def test_a_second_run_goes_on_and_refuses_a_mix(forked, data):
         done = forked(*run, "--steps", steps)
         assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
         assert not list(data.glob(f"train/*/*inter{steps}*"))
+    (data / "pair.txt").write_text("bike 0\n")
     done = forked(*run, "--steps", "2", "--interval", "20000", "--jobs", "2")
     assert done.returncode == 0 and "2 sequences made" in done.stdout and "pair.txt" not in done.stdout, done.stderr
     (data / "pair.txt").unlink()

@@ -92,6 +92,14 @@ def test_what_cannot_be_made(tmp_path):
     with pytest.raises(ValueError, match=r"pair.txt has 'two' for 'bike'; it must be the number of a frame"):
         find_recorded_sequences(tmp_path, "fe108", "train")
     recording = open_recording(folder / "events.h5")
+    (tmp_path / "pair.txt").write_text("bike 3\nother 0\n")
+    with pytest.raises(
+        ValueError, match=r"pair.txt says that the labels of 'bike' begin with frame 3, and with an interval"
+    ):
+        find_recorded_sequences(tmp_path, "fe108", "train", interval=INTERVAL)
+    for line in ("bike 0", "other 3"):
+        (tmp_path / "pair.txt").write_text(f"{line}\n")
+        assert find_recorded_sequences(tmp_path, "fe108", "train", interval=INTERVAL)
     late = replace(recording, pictures=lambda: iter(FRAME_TIMES))
     with pytest.raises(ValueError, match="frame 2 is at 20 µs, and the one before at 30"):
         boundaries(late, 3)

@@ -58,7 +58,7 @@ def make(args: argparse.Namespace, folder: Path) -> str:
     }
     labels, start = LAYOUTS[args.layout]
     count = len(read_boxes(folder / labels))
-    first = 0 if args.interval else first_frame(args.root, args.layout, folder.name)
+    first = first_frame(args.root, args.layout, folder.name, args.interval)
     settings |= dict(count=count, first=first)
     out = folder / IMAGES.format(args.steps)
     if out.exists():
