@@ -22,13 +22,13 @@ aten = torch.ops.aten
 ENERGY = SimpleEnergyCostConfig.fp32()  # 45 nm, Horowitz 2014: 4.6 pJ a MAC, 0.9 pJ an AC
 ASSUMPTIONS = (
     "45 nm, 32-bit floating point (Horowitz 2014): {mac} pJ a multiply-accumulate (MAC), {ac} pJ an accumulation (AC).",
-    "Behind the first neuron, an operand is a spike tensor if all its values are whole numbers of spikes; an integer "
-    "spike n counts as n ACs. Everything else is analog and counts as MACs: the first layer does, whatever the image.",
+    "An operand is a spike tensor if it is what neurons sent, moved, selected, added, gated by binary spikes or scaled by a "
+    "constant, in whole numbers of spikes of one size; an integer spike n counts as n ACs. Everything else is analog and counts "
+    "as MACs: averages, differences, learnt scales, and the first layer, whatever the image.",
     "The mean of T binary spikes that a held image gives counts as T spikes at most; weights that a layer computes anew in "
     "each pass, as those of receptive fields, are taken as they are in the folded layer.",
     "Products of two activations (attention) are listed on their own; the first spike operand drives them, and what they give, "
-    "such as k^T v, is no spikes. Softmax attention is counted in its plain form: all pairs of tokens, masked or not, and "
-    "scaled queries are analog.",
+    "such as k^T v, is no spikes. Softmax attention is counted in its plain form: all pairs of tokens, masked or not.",
     "The energy of the computation alone leaves out normalisation, elementwise functions, neuron updates, sums, pooling, "
     "resizing and memory access. The models memory and full add weights and potentials, the latter addresses and activations.",
 )
@@ -133,10 +133,15 @@ def count_operations(model: nn.Module, *inputs: Tensor) -> Operations:
     counter = _Counter(model, spikes)
     uncounted = Uncounted(counter)
     forward = getattr(model, "extract_feat", model)
-    with undisturbed(model) as start_afresh, spikes, DispatchCounterMode([counter, uncounted]), single_products(model):
+    with (
+        undisturbed(model) as start_afresh,
+        spikes,
+        DispatchCounterMode([counter, uncounted, spikes.origins]),
+        single_products(model),
+    ):
         for batch, number in zip(inputs, numbers, strict=True):
-            spikes.start()
-            counter.batch = number
+            spikes.start(batch, number)
+            counter.start(number)
             start_afresh()
             forward(batch)
     return Operations(counter.layers(), spikes.neurons, sum(numbers), uncounted.calls())
@@ -163,19 +168,18 @@ class _Counter(BaseCounter):
     Args:
         model: the module, the names of whose parts are the names of the layers.
         spikes: tells which operands are spikes.
-
-    Attributes:
-        batch: number of inputs in the present forward pass.
     """
 
     def __init__(self, model: nn.Module, spikes: Spikes):
         super().__init__()
         self._names = {module: name for name, module in model.named_modules()}
         self._sizes = {module: sum(1 for _ in module.modules()) for module in self._names}
-        self._root, self._spikes = type(model).__name__, spikes
+        self._root, self._spikes, self._is_weight = type(model).__name__, spikes, spikes.origins.is_weight
         self._found: dict[tuple[str, bool], LayerOperations] = {}
-        self._sources: dict[tuple[str, bool], set[str | None]] = {}
-        self.batch = 1
+        # What drove an operation, of all its calls: lengths that the time axis may have, and the neurons behind it.
+        self._drivers: dict[tuple[str, bool], set[tuple[frozenset[int], frozenset[str] | None]]] = {}
+        self._calls: dict[tuple[str, bool], int] = {}
+        self._passes, self._batch = 0, 1
         self.rules: dict[Any, Callable] = {
             getattr(operator, overload): self._by_shapes(formula)
             for operator, formula in flop_registry.items()
@@ -196,35 +200,36 @@ class _Counter(BaseCounter):
             ),
         }
 
+    def start(self, batch: int) -> None:
+        """Begin a forward pass of so many inputs."""
+        self._passes, self._batch = self._passes + 1, batch
+
     def count(self, func, args, kwargs, out, active_modules=None, parent_names=None) -> int:
         # The innermost module holds the fewest others; a layer that two parts share has its name from the first of them.
         inside = [m for m in active_modules or () if m in self._names]
         module = min(inside, key=lambda m: (self._sizes[m], self._names[m]), default=None)
         name = self._names.get(module, "")
-        if hasattr(module, "folded") and func is not aten.convolution.default:
+        computes_weight = all(self._is_weight(x) for x in (*args, *kwargs.values()) if isinstance(x, Tensor))
+        if computes_weight or (hasattr(module, "folded") and func is not aten.convolution.default):
             return 0  # the layer computes its weight anew; it is taken as folded, as BatchNorm is
         found, driving = self.rules[func](args, kwargs, out)
-        key = name, found.product
+        key, origin = (name, found.product), self._spikes.origins.of(driving)
+        if found.levels and origin:  # a sum of spikes may have more of them than any neuron sends
+            found.levels = max([found.levels, *(self._spikes.senders[sender].levels for sender in origin.senders)])
         self._found.setdefault(key, LayerOperations(product=found.product)).add(found)
-        if found.levels:
-            self._sources.setdefault(key, set()).add(self._spikes.source(driving))
+        self._calls[key] = self._calls.get(key, 0) + 1
+        self._drivers.setdefault(key, set()).add(
+            (self._spikes.leading(driving, merged=found.kernel > 0), origin and origin.senders)
+        )
         return found.dense
 
     def layers(self) -> dict[str, LayerOperations]:
         """Operations by layer, in the model's order, those of products of two activations at the end."""
-        senders = self._spikes.senders
-        longest = max((n.steps for n in senders.values()), default=1)
         layers = {}
         for name, product in sorted(self._found, key=lambda key: (key[1], self._order(key[0]))):
             found = self._found[name, product]
-            sources = self._sources.get((name, product))
-            if sources:
-                known = [senders[s] for s in sources if s is not None] if None not in sources else senders.values()
-                # The operand may be a sum of spikes, such as behind a residual connection, if no neuron sent it itself.
-                found.levels = max([found.levels] * (None in sources) + [n.levels for n in known])
-                found.steps = max(n.steps for n in known)
-            elif found.steps != longest:  # an analog operand that is not repeated for each time step
-                found.steps = 1
+            calls = self._calls[name, product] // self._passes
+            found.steps = max(self._spikes.steps(*driver, calls) for driver in self._drivers[name, product])
             if found.dense:
                 layers[(name or self._root) + (" (product)" if product else "")] = found
         return layers
@@ -239,13 +244,13 @@ class _Counter(BaseCounter):
             tensors = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
             dense = formula(*args, **kwargs, out_val=out) // 2  # a multiplication and an addition are one MAC
             outputs = (out if isinstance(out, Tensor) else out[0]).numel()
-            product = not any(self._spikes.is_weight(x) for x in tensors)
+            product = not any(self._is_weight(x) for x in tensors)
             found = LayerOperations(
                 dense,
                 dense=dense,
                 inputs=tensors[0].numel(),
                 outputs=outputs,
-                weights=tensors[1].numel() // (self.batch if product else 1),
+                weights=self._numbers(tensors[1]),
                 product=product,
             )
             return found, tensors[0]
@@ -255,15 +260,15 @@ class _Counter(BaseCounter):
     def _matrices(
         self, x: Tensor, y: Tensor, out: Tensor, bias: Tensor | None = None
     ) -> tuple[LayerOperations, Tensor]:
-        weighted = self._spikes.is_weight(x) or self._spikes.is_weight(y)
-        has_bias = bias is not None and self._spikes.is_weight(bias)
+        weighted = self._is_weight(x) or self._is_weight(y)
+        has_bias = bias is not None and self._is_weight(bias)
         found = LayerOperations(
             dense=x.numel() * y.shape[-1],
             outputs=out.numel(),
             biases=out.numel() if has_bias else 0,
             product=not weighted,
         )
-        driving, other = (y, x) if self._spikes.is_weight(x) else (x, y)
+        driving, other = (y, x) if self._is_weight(x) else (x, y)
         # In how many products each element is.
         for operand, against, uses in ((x, y, y.shape[-1]), (y, x, x.shape[-2])):
             counts = self._spikes.counts(operand)
@@ -274,11 +279,8 @@ class _Counter(BaseCounter):
                 break
         else:
             found.macs = found.dense
-        if found.product and found.levels:
-            self._spikes.note_product(out)
-        found.inputs, found.steps = driving.numel(), self._repeats(driving)
-        found.weights = other.numel() // (self.batch if found.product else 1)
-        found.weights += bias.numel() if bias is not None and has_bias else 0
+        found.inputs = driving.numel()
+        found.weights = self._numbers(other) + (bias.numel() if bias is not None and has_bias else 0)
         return found, driving
 
     def _convolution(self, args, kwargs, out: Tensor) -> tuple[LayerOperations, Tensor]:
@@ -288,9 +290,9 @@ class _Counter(BaseCounter):
             inputs=x.numel(),
             outputs=out.numel(),
             biases=0 if bias is None else out.numel(),
-            weights=w.numel() + (0 if bias is None else bias.numel()),
+            weights=self._numbers(w) + (0 if bias is None else bias.numel()),
             kernel=out.shape[1] * w[0, 0].numel(),
-            steps=self._repeats(x),
+            product=not (self._is_weight(w) or self._is_weight(x)),
         )
         counts = self._spikes.counts(x)
         if counts is None:
@@ -308,10 +310,12 @@ class _Counter(BaseCounter):
         found.acs = int(uses.sum()) * alike
         return found, x
 
+    def _numbers(self, x: Tensor) -> int:
+        """Numbers in a weight, be they repeated for each input, or in an activation for one input."""
+        if self._is_weight(x):
+            return min(x.numel(), x.untyped_storage().nbytes() // x.element_size())
+        return x.numel() // self._batch
+
     def _driven(self, found: LayerOperations, counts: Tensor) -> None:
         """Note that spikes drive an operation, and how many there are."""
         found.spikes, found.levels = int(counts.sum(dtype=torch.float64)), max(1, int(counts.max()))
-
-    def _repeats(self, x: Tensor) -> int:
-        """How many time steps the leading axis may hold."""
-        return x.shape[0] // self.batch if x.ndim and x.shape[0] % self.batch == 0 else 1

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..firing import check_spikes, neuron_layers
 from ..layers import StatelessNode
-from ..layers.merged_time import MergedTimeNeuron
+from .origins import Origin, Origins
 
 
 @dataclass
@@ -37,29 +37,27 @@ class Spikes:
     """Context manager that tells which tensors of a forward pass are spikes, and how many each value stands for.
 
     Attributes:
+        origins: what is known of each tensor; it has to see all operators of the forward pass.
         neurons: what each neuron layer has done so far.
         senders: name -> levels and steps of what sends the spikes that layers read. These are the neuron layers; in the place
             of one whose mean over T steps is handed on (``StatelessNode``) stands that mean, with T times as many levels and
-            a single step.
+            a single step. An input with time steps is one of them.
     """
 
     def __init__(self, model: nn.Module):
         self._model = model
         layers = neuron_layers(model)
-        # Layers that divide the spikes of a neuron inside, or give their mean: their own name, and the neuron's.
-        self._dividers = {
+        # Layers that give the mean of the spikes of a neuron inside over its steps: their own name, and the neuron's.
+        self._means = {
             module: (name, inside)
             for name, module in model.named_modules()
-            if isinstance(module, MergedTimeNeuron) or (isinstance(module, StatelessNode) and module.T is not None)
+            if isinstance(module, StatelessNode) and module.T is not None
             for inside in [layer for layer in layers if layer.startswith(f"{name}." if name else "")][:1]
         }
-        # Address of a neuron output's memory -> the output, what the number of spikes was divided by, and the sender.
-        self._neuron_outputs: dict[int, tuple[Tensor, float, str | None]] = {}
         self._handles: list[Any] = []
         self._calls: dict[str, int] = {}
-        # The same for products of spikes, whose values are whole numbers, but no spikes.
-        self._products: dict[int, Tensor] = {}
-        self.weights = {w.untyped_storage().data_ptr(): w for w in (*model.parameters(), *model.buffers())}
+        self._number = 1
+        self.origins = Origins(model)
         self.neurons: dict[str, NeuronOperations] = {}
         self.senders: dict[str, NeuronOperations] = {}
 
@@ -68,84 +66,90 @@ class Spikes:
 
             def remember(module, arguments, y, name=name, levels=levels, norm=norm):
                 y = y if isinstance(y, Tensor) else y[0]
-                # As long as the tensor is kept, no other one can get its address.
-                self._neuron_outputs[y.untyped_storage().data_ptr()] = (y, norm, name)
                 found = self.neurons.setdefault(name, NeuronOperations(levels=levels, **_state_of(module)))
                 found.outputs += y.numel()
                 check_spikes(name, y)
                 found.spikes += round(float(y.sum(dtype=torch.float64)) * norm)
-                found.steps = max(found.steps, self._steps(name, module, y))
+                found.steps = max(found.steps, self._steps_of_neuron(name, module, arguments[0], y))
                 self.senders[name] = found
+                self.origins.note(y, Origin(norm, frozenset([name]), binary=levels == 1))
 
             self._handles.append(module.register_forward_hook(remember))
-        for module in self._model.modules():
+        for name, module in self._model.named_modules():
             if isinstance(module, SpikeCountToBinary):  # in a spike-driven layer, behind an integer neuron
 
-                def expanded(module, arguments, y):
-                    self._neuron_outputs[y.untyped_storage().data_ptr()] = (y, 1.0, None)
+                def expanded(module, arguments, y, name=name):
+                    counts = self.origins.of(arguments[0])
+                    steps = max((self.senders[s].steps for s in counts.senders), default=1) if counts else 1
+                    self.senders[name] = NeuronOperations(steps=steps * module.num_slots)
+                    self.origins.note(y, Origin(1.0, frozenset([name]), binary=True))
 
                 self._handles.append(module.register_forward_hook(expanded))
-        for divider, (name, inside) in self._dividers.items():
+        for mean, (name, inside) in self._means.items():
 
-            def divided(module, arguments, y, name=name, inside=inside):
-                address = y.untyped_storage().data_ptr()
-                if isinstance(module, MergedTimeNeuron):
-                    self._neuron_outputs[address] = (y, float(module.norm), inside)
-                else:
-                    self._neuron_outputs[address] = (y, float(module.T), name)
-                    del self.senders[inside]
-                    self.senders[name] = NeuronOperations(levels=module.T * self.neurons[inside].levels)
+            def averaged(module, arguments, y, name=name, inside=inside):
+                self.origins.note(y, Origin(float(module.T), frozenset([name])))
+                del self.senders[inside]
+                self.senders[name] = NeuronOperations(levels=module.T * self.neurons[inside].levels)
 
-            self._handles.append(divider.register_forward_hook(divided))
+            self._handles.append(mean.register_forward_hook(averaged))
         return self
 
-    def _steps(self, name: str, module: Any, y: Tensor) -> int:
+    def _steps_of_neuron(self, name: str, module: Any, x: Tensor, y: Tensor) -> int:
         """Time steps of this forward pass so far: the leading axis, or calls of a node that remembers the last one."""
         if getattr(module, "step_mode", "s") == "m" or y.ndim == 5:
             return y.shape[0]
+        if not hasattr(module, "named_memories"):
+            origin = self.origins.of(x)
+            return self.steps(self.leading(x), origin and origin.senders)
         self._calls[name] = self._calls.get(name, 0) + 1
-        return self._calls[name] if hasattr(module, "named_memories") else 1
+        return self._calls[name]
+
+    def leading(self, x: Tensor, merged: bool = False) -> frozenset[int]:
+        """How many time steps the leading axes of an operand may hold: (T, B, ...) unless they are ``merged``, or (T*B, ...)."""
+        shape = self.origins.shape(x)
+        lengths = {shape[0] // self._number} if len(shape) and shape[0] % self._number == 0 else set()
+        if not merged and len(shape) > 2 and shape[1] == self._number:
+            lengths.add(shape[0])
+        return frozenset(lengths)
+
+    def steps(self, leading: frozenset[int], senders: frozenset[str] | None, calls: int = 1) -> int:
+        """The time steps T of what reads an operand: one of those of the neurons behind it, or of all where none is known.
+
+        It is T if the leading axes can hold T steps, or if these hold one and a forward pass has T calls. Where they tell
+        nothing, as those of windows, the neurons do.
+        """
+        steps = {n.steps for name, n in self.senders.items() if senders is None or name in senders} - {1}
+        if 1 in leading and not steps & leading:
+            steps = {T for T in steps if calls % T == 0}
+        elif senders is None or steps & leading:
+            steps &= leading
+        return max(steps, default=1)
 
     def __exit__(self, *error) -> None:
         for handle in self._handles:
             handle.remove()
-        self._neuron_outputs.clear()
-        self._products.clear()
 
-    def start(self) -> None:
-        """Begin a forward pass: nothing is a spike before the first neuron, even if an image has whole numbers."""
-        self._neuron_outputs.clear()
-        self._products.clear()
+    def start(self, batch: Tensor, number: int) -> None:
+        """Begin a forward pass of so many inputs: nothing is a spike before the first neuron, even if it is a whole number."""
+        self.origins.start()
         self._calls.clear()
-
-    def note_product(self, x: Tensor) -> None:
-        """Remember a product of two activations, such as k^T v of an attention without a softmax, which is no spikes."""
-        self._products[x.untyped_storage().data_ptr()] = x
-
-    def is_weight(self, x: Tensor) -> bool:
-        """Whether a tensor is a parameter or a buffer, or a view of one."""
-        return x.untyped_storage().data_ptr() in self.weights
+        self._number = number
+        if batch.ndim == 5:  # the input has time steps as a neuron's spikes have
+            self.senders["(input)"] = NeuronOperations(steps=batch.shape[0])
+            self.origins.note(batch, Origin(None, frozenset(["(input)"])))
 
     def counts(self, x: Tensor) -> Tensor | None:
-        """Number of spikes that each value of a tensor stands for; ``None`` for an analog tensor."""
-        if not self._neuron_outputs or not x.is_floating_point() or self.is_weight(x) or x.min() < 0:
+        """Number of spikes that each value of a tensor stands for; ``None`` for an analog tensor or a weight."""
+        origin = self.origins.of(x)
+        if origin is None or origin.norm is None or not x.is_floating_point() or self.origins.is_weight(x):
             return None
-        if x.untyped_storage().data_ptr() in self._products:
-            return None
-        neuron_output = self._neuron_outputs.get(x.untyped_storage().data_ptr())
-        sent = [neuron_output] if neuron_output else reversed(self._neuron_outputs.values())
-        for norm in dict.fromkeys(norm for _, norm, _ in sent):  # what fired last is the most likely
-            scaled = x.double() * norm
-            counts = scaled.round()
-            # Up to rounding: (k / 13) * 13 is no whole number for each k.
-            if ((scaled - counts).abs() <= 2 * torch.finfo(x.dtype).eps * counts).all():
-                return counts
-        return None
-
-    def source(self, x: Tensor) -> str | None:
-        """Which of the ``senders`` gave a tensor, or what it is a view of; ``None`` if something was computed since."""
-        neuron_output = self._neuron_outputs.get(x.untyped_storage().data_ptr())
-        return neuron_output[2] if neuron_output else None
+        scaled = x.double() * origin.norm
+        counts = scaled.round()
+        # Up to rounding: (k / 13) * 13 is no whole number for each k. A difference of spikes, or what a neuron has that sends
+        # other numbers, is no spikes.
+        whole = (scaled - counts).abs() <= 2 * torch.finfo(x.dtype).eps * counts
+        return counts if bool(whole.all()) else None
 
 
 def _state_of(module: Any) -> dict[str, Any]:

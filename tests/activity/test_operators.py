@@ -110,9 +110,9 @@ def test_spikes_drive_what_fused_layers_multiply():
     model = nn.Sequential(IntegerSpike(4, norm=1), Call(lambda m, x: m(x), nn.LSTM(8, 6, batch_first=True)))
     total = count_operations(model, spikes).total
     assert (total.acs, total.macs) == (3 * 4 * 6, 4 * 6 * 4 * 6)
-    # Both heads' attention weights are analog, and each spike of v meets all 5 of them.
+    # Each spike of q meets 5 keys; the attention weights are analog, and each spike of v meets all 5 of a token.
     model = nn.Sequential(IntegerSpike(4, norm=1), Call(lambda m, x: FLASH(x[:, None])))
-    assert count_operations(model, spikes).total.acs == 3 * 5
+    assert count_operations(model, spikes).total.acs == 3 * 5 + 3 * 5
 
 
 def test_a_vision_transformer_with_fused_attention_and_without():
