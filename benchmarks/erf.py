@@ -413,7 +413,8 @@ def main():
     if args.tiny:
         args.parts, args.models, args.size = ["sdtv3", "loop", "order"], ["resnet50"], 32
         args.inputs, args.reference_inputs, args.loop_inputs = 2, 1, 2
-    results = Results.of(args, size=args.size, inputs=args.inputs)
+    settings = ("size", "inputs", "reference_inputs", "spikformer_inputs", "models", "loop_inputs")
+    results = Results.of(args, **{name: getattr(args, name) for name in settings}, depth_dim_heads=args.spikformer)
     for part in args.parts:
         results.once(partial(PARTS[part], args), part)
 

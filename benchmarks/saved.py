@@ -97,44 +97,25 @@ def write(path: Path, values: dict) -> None:
 class Results:
     """Parts and their entries; what a file already has is kept, a failure, too, unless ``retry`` is set.
 
-    A file of another device or of other settings is refused: its figures would be taken for this device's.
+    A file of another device or of other settings or versions is refused: its figures would be taken for these ones'. Each
+    fact but the date is compared, so a benchmark names what its entries depend on.
     """
-
-    # Facts that must be equal for results to share a file.
-    SAME = (
-        "device",
-        "hardware",
-        "torch",
-        "threads",
-        "tiny",
-        "size",
-        "batch",
-        "epochs",
-        "digits",
-        "scenes",
-        "val",
-        "widths",
-        "layout",
-        "mixer",
-        "pixels",
-        "inputs",
-    )
 
     def __init__(self, path: Path | None, known: dict, retry: bool = False):
         self.path, self.retry = path, retry
-        self.values = json.loads(path.read_text()) if path and path.is_file() else dict(known)
-        for name in self.SAME:
-            if self.values.get(name) != known.get(name):
+        self.known = json.loads(json.dumps(known))  # as a file has them
+        self.values = json.loads(path.read_text()) if path and path.is_file() else dict(self.known)
+        for name, value in self.known.items():
+            if name != "date" and self.values.get(name) != value:
                 print(
-                    f"{path} holds results with {name}={self.values.get(name)!r}, and this is {known.get(name)!r}; "
-                    f"give another --out.",
+                    f"{path} holds results with {name}={self.values.get(name)!r}, and this is {value!r}; give another --out.",
                     file=sys.stderr,
                 )
                 raise SystemExit(2)
 
     @classmethod
     def of(cls, args: argparse.Namespace, **others) -> "Results":
-        """The results of a benchmark with the common options."""
+        """The results of a benchmark with the common options, and with ``others`` that its entries depend on."""
         settings = dict(threads=args.threads, repeats=args.repeats, tiny=args.tiny)
         return cls(args.out, facts(args.device, **settings, **others), args.retry)
 
@@ -163,7 +144,7 @@ class Results:
             SystemExit: with code ``BROKEN``; the GPU does nothing more for this process after an error of its own.
             ValueError: the part has the name of a setting.
         """
-        if keys[0] in self.SAME:
+        if keys[0] in self.known:
             raise ValueError(f"a part is called {keys[0]!r}, as a setting is; call it otherwise.")
         if not self.has(*keys) and "CUDA error" in self.save(attempted(function), *keys).get("error", ""):
             raise SystemExit(BROKEN)

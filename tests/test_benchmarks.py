@@ -1,5 +1,6 @@
 """Benchmarks that users may run again, with everything small."""
 
+import contextlib
 import importlib
 import json
 import sys
@@ -121,15 +122,33 @@ def test_what_is_too_small():
     assert timing.peak_mib(lambda: None) >= 0
 
 
-@pytest.mark.parametrize("setting", ["layout", "mixer", "pixels", "inputs"])
+@pytest.mark.parametrize("setting", ["layout", "images", "repeats", "spikingjelly", "anything that a benchmark names"])
 def test_figures_of_other_settings_do_not_share_a_file(tmp_path, capsys, setting):
     """They would be taken for those of the new ones, since the rows have the same names."""
     saved = module("saved")
-    saved.Results(tmp_path / "out.json", {setting: "raster"}).save(dict(seconds=1), "row")
-    assert saved.Results(tmp_path / "out.json", {setting: "raster"}).has("row")
+    saved.Results(tmp_path / "out.json", {setting: (1, 2), "date": "2026-01-01"}).save(dict(seconds=1), "row")
+    assert saved.Results(tmp_path / "out.json", {setting: (1, 2), "date": "2026-01-02"}).has("row")
     with pytest.raises(SystemExit):
-        saved.Results(tmp_path / "out.json", {setting: "channel"})
-    assert f"holds results with {setting}='raster', and this is 'channel'" in capsys.readouterr().err
+        saved.Results(tmp_path / "out.json", {setting: (1, 3)})
+    assert f"holds results with {setting}=[1, 2], and this is [1, 3]" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="as a setting is"):
+        saved.Results(tmp_path / "out.json", {setting: (1, 2)}).once(dict, setting)
+
+
+@pytest.mark.parametrize(
+    "option", ["--reference-inputs", "--loop-inputs", "--spikformer-inputs", "--spikformer", "--models"]
+)
+def test_options_of_the_receptive_fields_do_not_share_a_file(tmp_path, monkeypatch, option):
+    """A part of three models and four inputs would be kept for one of other models and inputs."""
+    erf, saved = module("erf"), module("saved")
+    values = {"--spikformer": ["1", "64", "2"], "--models": ["resnet50"]}.get(option, ["3"])
+    monkeypatch.setattr(saved.Results, "once", lambda self, function, *keys: self.save({}, *keys))
+    out = str(tmp_path / "erf.json")
+    for extra, code in (([], None), ([], None), ([option, *values], 2)):
+        monkeypatch.setattr(sys, "argv", ["erf.py", "--out", out, *extra])
+        with pytest.raises(SystemExit) if code else contextlib.nullcontext() as ended:
+            erf.main()
+        assert code is None or ended.value.code == code
 
 
 # A benchmark of one line, which has `values` and `save`.
