@@ -24,7 +24,7 @@ class LayerRate:
     Attributes:
         levels: D, the most spikes that a neuron can send at once.
         histogram: (D + 1,) number of outputs of each count 0..D.
-        fired: (C,) whether each channel ever fired.
+        fired: (C,) whether each channel ever fired; where a layer has run at several widths, C is the largest.
     """
 
     levels: int
@@ -60,9 +60,21 @@ class LayerRate:
         return bool(total and self.histogram[-1] / total >= NEARLY_ALL)
 
     def merge(self, other: "LayerRate") -> None:
-        """Add what the same layer did in other forward passes."""
+        """Add what the same layer did in other forward passes.
+
+        Raises:
+            ValueError: it had another number of levels in them.
+        """
+        if self.levels != other.levels:
+            raise ValueError(
+                f"a spike layer has up to {self.levels} spikes in one forward pass and up to {other.levels} in another, as in "
+                f"training and evaluation; count these apart."
+            )
         self.histogram = self.histogram + other.histogram
-        self.fired = self.fired | other.fired if self.fired.shape == other.fired.shape else other.fired
+        fired = np.zeros(max(self.fired.size, other.fired.size), bool)
+        fired[: self.fired.size] |= self.fired
+        fired[: other.fired.size] |= other.fired
+        self.fired = fired
 
     def as_dict(self) -> dict[str, Any]:
         """The numbers by name, as JSON can hold them."""
@@ -114,6 +126,8 @@ def neuron_layers(model: nn.Module) -> dict[str, tuple[nn.Module, int, float]]:
     check_module("model", model)
     layers: dict[str, tuple[nn.Module, int, float]] = {}
     for name, module in model.named_modules():
+        if hasattr(module, "_orig_mod"):  # has all attributes of the module inside, which is the neuron
+            continue
         if getattr(module, "is_spiking", False) is True:
             layers[name] = (module, getattr(module, "levels_now", module.levels), float(module.norm))
         elif hasattr(module, "v_threshold") and hasattr(module, "named_memories"):
@@ -155,7 +169,8 @@ class FiringRates:
         layers: name of the neuron layer -> ``LayerRate``, in the order of their first execution.
 
     Raises:
-        ValueError: the model has no neuron layer; in a forward pass, if neurons give NaN.
+        ValueError: the model has no neuron layer; in a forward pass, if neurons give NaN, or have other levels than before;
+            ``rate`` and ``dead``, if no neuron layer has run.
     """
 
     def __init__(self, model: nn.Module, layers: dict[str, LayerRate] | None = None):
@@ -173,13 +188,16 @@ class FiringRates:
             self._counting.callback(module.register_forward_hook(self._counter(name, levels, norm)).remove)
         return self
 
-    def _counter(self, name: str, levels: int, norm: float):
+    def _counter(self, name: str, most: int, norm: float):
         def count(module: nn.Module, arguments: Any, output: Any) -> None:
             y = (output if isinstance(output, Tensor) else output[0]).detach()
+            if not y.numel():  # as behind a detector's second stage that has no proposals
+                return
+            levels = getattr(module, "levels_now", most)
             timed = getattr(module, "step_mode", "s") == "m" or y.ndim == 5
             axis = min(2 if timed or y.ndim == 3 else 1, y.ndim - 1)
             others = [i for i in range(y.ndim) if i != axis]
-            highest = y.amax(others) if y.numel() else y.new_zeros(y.shape[axis])
+            highest = y.amax(others)
             check_spikes(name, highest)
             at_least = [y.numel(), *[0] * (levels + 1)]  # how many outputs are at least k spikes, for k = 0..D + 1
             for k in range(1, levels + 1):
@@ -206,11 +224,17 @@ class FiringRates:
     @property
     def rate(self) -> float:
         """Firing rate of the model: mean, over all outputs of all layers, of the number of spikes divided by D."""
-        outputs = sum(int(r.histogram.sum()) for r in self.layers.values())
-        return sum(r.rate * int(r.histogram.sum()) for r in self.layers.values()) / max(1, outputs)
+        return self._mean([(r.rate, int(r.histogram.sum())) for r in self.layers.values()])
 
     @property
     def dead(self) -> float:
         """Share of channels of all layers that never fired."""
-        channels = sum(r.fired.size for r in self.layers.values())
-        return sum(r.dead * r.fired.size for r in self.layers.values()) / max(1, channels)
+        return self._mean([(r.dead, r.fired.size) for r in self.layers.values()])
+
+    def _mean(self, weighted: list[tuple[float, int]]) -> float:
+        if not weighted:
+            raise ValueError(
+                f"none of the {len(self._names)} spike layers of {type(self._model).__name__} has run; run the model inside of "
+                f"the `with` block, on at least one input."
+            )
+        return sum(value * weight for value, weight in weighted) / sum(weight for _, weight in weighted)

@@ -263,7 +263,7 @@ def check_module2package():
         get_config("sterf_absent::a/b.py")
 
 
-@uses("torch: OptimizedModule._orig_mod", "erf/targets.py", "names of layers of compiled models")
+@uses("torch: OptimizedModule._orig_mod", "erf/targets.py firing.py", "names of layers of compiled models")
 def check_orig_mod():
     module = nn.Identity()
     assert torch.compile(module, backend="eager")._orig_mod is module

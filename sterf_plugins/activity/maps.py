@@ -54,7 +54,8 @@ class FiringMaps:
     """Context manager: a ``FiringMap`` of every neuron layer in the forward passes inside, on images of one size.
 
     Local saturation is what SpikeDet (arXiv:2501.15151) describes: neighbouring neurons that fire at their maximum at
-    the same time, so that a region carries no detail. Its number here is the share of 3x3 neighbourhoods.
+    the same time, so that a region carries no detail. Its number here is the share of 3x3 neighbourhoods. Of a neuron that is
+    called for each time step, each call counts as an image with a single step.
 
     Args:
         model: a module with neuron layers; the axes of their outputs are those of ``FiringRates``.
@@ -81,11 +82,13 @@ class FiringMaps:
     def _watch(self, name: str, levels: int, norm: float):
         def watch(module: nn.Module, arguments: Any, output: Any) -> None:
             y = (output if isinstance(output, Tensor) else output[0]).detach()
+            if not y.numel():
+                return
             check_spikes(name, y)
             timed = getattr(module, "step_mode", "s") == "m" or y.ndim == 5
             if not timed:
                 y = y.movedim(2, 1)[None] if y.ndim == 3 else y[None]
-            found = _map(y, levels, norm)
+            found = _map(y, getattr(module, "levels_now", levels), norm)
             same = self.layers.setdefault(name, found)
             if same.never.shape != found.never.shape:
                 same = self.layers.setdefault(f"{name} {_size(found, same)}", found)

@@ -69,7 +69,7 @@ class Spikes:
                 found = self.neurons.setdefault(name, NeuronOperations(levels=levels, **_state_of(module)))
                 found.outputs += y.numel()
                 check_spikes(name, y)
-                found.spikes += round(float(y.sum(dtype=torch.float64)) * norm)
+                found.spikes += int((y.double() * norm).round().sum())
                 found.steps = max(found.steps, self._steps_of_neuron(name, module, arguments[0], y))
                 self.senders[name] = found
                 self.origins.note(y, Origin(norm, frozenset([name]), binary=levels == 1))

@@ -199,6 +199,55 @@ def test_other_levels_in_eval_mode():
     assert count_operations(model.train(), x).neurons["0"].levels == 6
 
 
+def test_levels_are_those_of_the_mode_at_the_time():
+    """``count_operations`` runs in eval mode, in which this layer sends up to 6 spikes, whatever the mode around it."""
+    model = nn.Sequential(IntegerSpike(2, norm=1, eval_levels=6)).train()
+    x = torch.tensor([0.0, 1, 3, 5]).view(1, 1, 2, 2)
+    with FiringRates(model) as rates, FiringMaps(model) as maps:
+        count_operations(model, x)
+    assert rates.layers["0"].histogram.tolist() == [1, 1, 0, 1, 0, 1, 0] and not maps.layers["0"].always.any()
+    with rates, pytest.raises(ValueError, match="up to 6 spikes in one forward pass and up to 2 in another"):
+        model(x)
+
+
+def test_a_compiled_neuron_is_one_layer():
+    model = nn.Sequential(torch.compile(IntegerSpike(4), backend="eager"), nn.Conv2d(1, 1, 1))
+    with FiringRates(model) as rates, FiringMaps(model) as maps:
+        model(torch.rand(1, 1, 2, 2))
+    assert list(rates.layers) == list(maps.layers) == ["0._orig_mod"]
+
+
+@pytest.mark.parametrize("widths", [(2, 5, 2), (5, 2, 5), (5, 5, 2)])
+def test_dead_channels_of_a_neuron_of_several_widths(widths):
+    """Channels 0 to 3 of the wider maps fire in one pass or another, the last one never."""
+    spike = IntegerSpike(1)
+    with FiringRates(spike) as rates:
+        for i, channels in enumerate(widths):
+            x = torch.zeros(1, channels, 3, 3)
+            x[:, : 4 if i == widths.index(5) else 0] = 1
+            spike(x)
+    assert rates.dead == rates.layers[""].dead == pytest.approx(1 / 5)
+
+
+def test_what_has_not_run_has_no_rate():
+    model = nn.Sequential(IntegerSpike(1))
+    for batches in ([], [torch.zeros(0, 2, 3, 3)]):
+        with FiringRates(model) as rates, FiringMaps(model) as maps:
+            for batch in batches:
+                model(batch)
+        assert rates.layers == maps.layers == {}
+        for number in ("rate", "dead"):
+            with pytest.raises(ValueError, match=r"none of the 1 spike layers of Sequential has run"):
+                getattr(rates, number)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_spikes_are_counted_one_by_one(dtype):
+    """3 / 13 is 0.2305 in bfloat16, so that the sum of many is no whole number of thirteenths."""
+    operations = count_operations(nn.Sequential(IntegerSpike(13)), torch.full((1, 8, 32, 32), 3, dtype=dtype))
+    assert operations.neurons["0"].spikes == 3 * 8 * 32 * 32
+
+
 def test_the_model_is_left_as_it_was():
     model = two_layers().train()
     with FiringRates(model):

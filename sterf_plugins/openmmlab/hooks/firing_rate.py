@@ -78,6 +78,9 @@ class FiringRateHook(MeasuringHook):
                     for image in images:
                         start_afresh()
                         getattr(model, "extract_feat", model)(image)
+        if not rates.layers:
+            runner.logger.warning(f"spikes at {step}: none of the spike layers has run{rates.not_run}")
+            return
         scalars = {"firing_rate": rates.rate, "dead_channels": rates.dead}
         record = dict(scalars, layers={name: layer.as_dict() for name, layer in rates.layers.items()})
         if self.operations:
