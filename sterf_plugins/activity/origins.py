@@ -14,7 +14,8 @@ SELECTING = """
     clone copy _to_copy cat stack index _unsafe_index index_select index_put index_copy gather scatter masked_select
     masked_fill where constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d
     replication_pad2d replication_pad3d roll flip repeat repeat_interleave pixel_shuffle pixel_unshuffle channel_shuffle
-    native_channel_shuffle im2col tril triu sort topk unsafe_split split_with_sizes_copy max min amax amin maximum
+    native_channel_shuffle im2col tril triu sort topk unsafe_split unsafe_split_with_sizes unsafe_chunk split_with_sizes_copy
+    narrow_copy slice_scatter select_scatter masked_scatter take take_along_dim rot90 max min amax amin maximum
     minimum relu clamp clamp_min clamp_max hardtanh round max_pool2d_with_indices max_pool3d_with_indices
     mkldnn_max_pool2d adaptive_max_pool2d adaptive_max_pool3d max_unpool2d upsample_nearest1d upsample_nearest2d
     upsample_nearest3d _upsample_nearest_exact2d
@@ -106,8 +107,9 @@ class Origins(BaseCounter):
             return Origin(0.0, frozenset(), binary=True) if self._origins else None
         if name == "copy":
             operands = operands[1:]  # what was there before is overwritten
-        numbers = [x for x in operands if x.is_floating_point() or self.of(x) or name == "mul"]
-        numbers = [x for x in numbers if x.dtype != torch.bool]  # masks
+        numbers = [x for x in operands if x.dtype != torch.bool]  # without masks, and without indices
+        if name != "mul" and any(x.is_floating_point() for x in numbers):
+            numbers = [x for x in numbers if x.is_floating_point()]
         known = [origin for origin in map(self.of, numbers) if origin]
         if not known:
             return None

@@ -97,9 +97,9 @@ class Spikes:
 
     def _steps_of_neuron(self, name: str, module: Any, x: Tensor, y: Tensor) -> int:
         """Time steps of this forward pass so far: the leading axis, or calls of a node that remembers the last one."""
-        if getattr(module, "step_mode", "s") == "m" or y.ndim == 5:
+        if getattr(module, "step_mode", "s") == "m" or (y.ndim == 5 and y.shape[1] == self._number):
             return y.shape[0]
-        if not hasattr(module, "named_memories"):
+        if getattr(module, "is_spiking", False):
             origin = self.origins.of(x)
             return self.steps(self.leading(x), origin and origin.senders)
         self._calls[name] = self._calls.get(name, 0) + 1

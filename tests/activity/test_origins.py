@@ -83,6 +83,10 @@ SPIKES = {  # the spikes, 3 + 8 of them at first, and the most of them in one va
     "written into a buffer": (lambda self, s: torch.empty_like(s).copy_(s), 11, 1),
     "sums over positions": (lambda self, s: s.sum((2, 3), keepdim=True), 11, 8),
     "half precision": (lambda self, s: s.bfloat16().float(), 11, 1),
+    "as integers": (lambda self, s: s.int().float(), 11, 1),
+    "chosen by indices": (lambda self, s: s.take_along_dim(s.argmax(3, keepdim=True), 3), 1 + 4, 1),
+    "the largest": (lambda self, s: s.gather(3, s.topk(2).indices), 2 + 8, 1),
+    "turned": (lambda self, s: s.rot90(1, (2, 3)), 11, 1),
 }
 
 
@@ -289,6 +293,15 @@ def test_integer_spikes_of_several_steps(flat):
     assert operations.neurons["spike"].steps == operations.layers["conv"].steps == 3
     expected = 2 * 25 * 2 * 6 * (3.7 * 4 / 32 + 0.9)
     assert estimate_energy(operations, "compute")["conv"].quantised == pytest.approx(expected)
+
+
+def test_volumes_have_no_time_steps():
+    """(B, C, depth, H, W) of two images."""
+    network = Network(
+        lambda m, x: m.conv(m.spike(x.unflatten(1, (1, 4)))), spike=IntegerSpike(4), conv=nn.Conv3d(1, 5, 3)
+    )
+    operations = count_operations(network, torch.rand(2, 4, 6, 6))
+    assert operations.neurons["spike"].steps == operations.layers["conv"].steps == 1
 
 
 def test_as_many_channels_as_images_are_no_time_steps():
