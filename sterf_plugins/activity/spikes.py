@@ -107,7 +107,7 @@ class Spikes:
 
     def leading(self, x: Tensor, merged: bool = False) -> frozenset[int]:
         """How many time steps the leading axes of an operand may hold: (T, B, ...) unless they are ``merged``, or (T*B, ...)."""
-        shape = self.origins.shape(x)
+        shape = x.shape if merged else self.origins.shape(x)
         lengths = {shape[0] // self._number} if len(shape) and shape[0] % self._number == 0 else set()
         if not merged and len(shape) > 2 and shape[1] == self._number:
             lengths.add(shape[0])

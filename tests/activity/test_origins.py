@@ -129,6 +129,7 @@ STEPS = {
     "behind a norm": (lambda m, x: m.layer(F.layer_norm(x, (8,))), nn.Linear(8, 6), 5 * 8 * 6),
     "conv1d": (lambda m, x: m.layer(x.flatten(0, 1).mT), nn.Conv1d(8, 6, 1), 5 * 8 * 6),
     "conv2d": (lambda m, x: m.layer(x.flatten(0, 1)[:, None]), nn.Conv2d(1, 6, 1), 5 * 8 * 6),
+    "conv2d of images": (lambda m, x: m.layer(x[:, :, None].flatten(0, 1)), nn.Conv2d(1, 6, 1), 5 * 8 * 6),
     "product of tokens": (lambda m, x: x @ x.mT, nn.Identity(), 5 * 5 * 8),
     "product of merged time": (lambda m, x: x.flatten(0, 1) @ x.flatten(0, 1).mT, nn.Identity(), 5 * 5 * 8),
     "product of heads": (
@@ -142,7 +143,8 @@ STEPS = {
 
 @pytest.mark.parametrize("name", STEPS)
 @pytest.mark.parametrize("reads", ["numbers before neurons", "spikes", "numbers behind neurons"])
-def test_the_quantised_network_runs_once(name, reads):
+@pytest.mark.parametrize("inputs", [1, 3, 4])
+def test_the_quantised_network_runs_once(name, reads, inputs):
     """Whatever operator reads what has T = 4 steps; spikes of T = 4 have 3 bits."""
     function, layer, macs = STEPS[name]
 
@@ -155,13 +157,13 @@ def test_the_quantised_network_runs_once(name, reads):
 
     torch.manual_seed(0)
     network = Network(forward, layer=layer, spike=neuron.IFNode(step_mode="m"))
-    operations = count_operations(network, 2 * torch.rand(4, 3, 1, 5, 8))
+    operations = count_operations(network, 2 * torch.rand(4, inputs, 1, 5, 8))
     (found,) = operations.layers.values()
-    assert (found.steps, found.dense) == (4, 4 * 3 * macs)
+    assert (found.steps, found.dense) == (4, 4 * inputs * macs)
     one = 3.7 * 3 / 32 + 0.9 if found.acs else 4.6
     assert (found.acs > 0) == (reads == "spikes" and name not in ("vectors", "behind a norm"))
     if name != "attention":  # its second product is driven by other numbers
-        assert estimate_energy(operations, "compute")["total"].quantised == pytest.approx(3 * macs * one)
+        assert estimate_energy(operations, "compute")["total"].quantised == pytest.approx(inputs * macs * one)
 
 
 ONCE = {
@@ -173,11 +175,12 @@ ONCE = {
 
 
 @pytest.mark.parametrize("name", ONCE)
-def test_what_runs_once_has_one_step(name):
+@pytest.mark.parametrize("inputs", [1, 3, 4])
+def test_what_runs_once_has_one_step(name, inputs):
     network = Network(
         lambda m, x: ONCE[name](m, m.spike(x.squeeze(2))), spike=neuron.IFNode(step_mode="m"), layer=nn.Linear(8, 6)
     )
-    found = count_operations(network, 2 * torch.rand(4, 3, 1, 5, 8)).layers["layer"]
+    found = count_operations(network, 2 * torch.rand(4, inputs, 1, 5, 8)).layers["layer"]
     assert found.steps == 1
 
 
