@@ -53,6 +53,7 @@ ANALOG = {
     "beside an analog map": lambda self, s: torch.cat([s[:, :1], s[:, 1:] + 0.0 * IMAGE[:, :1].cos()], 1),
     "mean": half,
     "whole numbers of a layer": lambda self, s: self.ones(s),
+    "a gate of several spikes": lambda self, s: s * (s + s),
     "a difference": lambda self, s: s - IMAGE.flip(1) * s,
 }
 
@@ -169,6 +170,7 @@ def test_the_quantised_network_runs_once(name, reads, inputs):
 ONCE = {
     "the mean over time": lambda m, x: m.layer(x.mean(0)),
     "the sum over time": lambda m, x: m.layer(x.sum(0)),
+    "windows of the mean": lambda m, x: m.layer(x.mean(0)[:, :4].unflatten(1, (2, 2)).flatten(0, 1)),
     "the last step": lambda m, x: m.layer(x[-1]),
     "time among the channels": lambda m, x: m.layer(x.transpose(0, 1).flatten(1, 2).mT.contiguous()[:, :8, :8]),
 }
