@@ -204,11 +204,22 @@ class _Counter(BaseCounter):
         """Begin a forward pass of so many inputs."""
         self._passes, self._batch = self._passes + 1, batch
 
+    def has_rule(self, func: Any) -> bool:
+        return func in self.rules or func is aten.add.Tensor
+
     def count(self, func, args, kwargs, out, active_modules=None, parent_names=None) -> int:
         # The innermost module holds the fewest others; a layer that two parts share has its name from the first of them.
         inside = [m for m in active_modules or () if m in self._names]
         module = min(inside, key=lambda m: (self._sizes[m], self._names[m]), default=None)
         name = self._names.get(module, "")
+        if (
+            func is aten.add.Tensor
+        ):  # so comes a linear layer's bias if the input's channels are not the last axis in memory
+            if isinstance(module, nn.Linear) and isinstance(args[1], Tensor) and self._is_weight(args[1]):
+                found = self._found.setdefault((name, False), LayerOperations())
+                found.biases += out.numel()
+                found.weights = module.in_features * module.out_features + args[1].numel()
+            return 0
         computes_weight = all(self._is_weight(x) for x in (*args, *kwargs.values()) if isinstance(x, Tensor))
         if computes_weight or (hasattr(module, "folded") and func is not aten.convolution.default):
             return 0  # the layer computes its weight anew; it is taken as folded, as BatchNorm is

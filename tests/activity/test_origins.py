@@ -246,6 +246,14 @@ def test_weights_that_are_computed_anew_are_weights(name):
     assert (found.acs, found.macs, found.spikes, found.weights, found.biases) == (24, 0, 8, 15, 6)
 
 
+@pytest.mark.parametrize("moved", [False, True])
+def test_biases_of_a_linear_layer(moved):
+    """16 tokens and 6 outputs, whether the channels are the last axis in memory or not."""
+    function = lambda m, x: m.layer(x.flatten(2).mT.contiguous() if not moved else x.flatten(2).mT) + 1.0  # noqa: E731
+    found = count_operations(Network(function, layer=nn.Linear(2, 6)), torch.rand(3, 2, 4, 4)).layers["layer"]
+    assert (found.biases, found.weights, found.macs) == (3 * 16 * 6, 12 + 6, 3 * 16 * 12)
+
+
 def test_a_state_in_a_buffer_is_no_weight():
     """Twice 33 MACs read the state of 11 numbers, which the input was written into."""
 
