@@ -176,6 +176,9 @@ def _lay_out(figure: "Figure") -> None:
     """Give the panels their places, once for all files and pictures that are made of the figure."""
     engine = figure.get_layout_engine()
     if engine is not None:
+        for axis in (axis for ax in figure.axes for axis in (ax.xaxis, ax.yaxis)):
+            if not axis.label.get_text():  # matplotlib would look for its place again and again, a fifth of the time
+                axis.set_label_coords(0.5, 0.5)
         engine.execute(figure)
         figure.set_layout_engine("none")
 
