@@ -4,6 +4,7 @@ Reads jobs from standard input, one JSON object per line (argv, cwd, environment
 with its exit code. Several processes are the ranks of one distributed program, as ``torchrun`` starts them.
 """
 
+import gc
 import json
 import multiprocessing
 import os
@@ -18,21 +19,31 @@ from settled import settle
 
 answers = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)  # what libraries print while they are imported is no answer
+gc.disable()  # until `settle`
 
 import sterf_plugins  # noqa: E402
 
 sterf_plugins.setup()
 
 import matplotlib.pyplot  # noqa: E402, F401
-import mmdet.apis  # noqa: E402, F401
+import mmdet.apis  # noqa: E402
+import mmdet.engine  # noqa: E402
+import mmdet.visualization  # noqa: E402, F401
 import mmengine.runner  # noqa: E402, F401
-import mmseg.apis  # noqa: E402, F401
+import mmseg.apis  # noqa: E402
+import mmseg.datasets  # noqa: E402
+import mmseg.engine  # noqa: E402
+import mmseg.evaluation  # noqa: E402, F401
+import torch.utils.cpp_extension  # noqa: E402, F401  (which mmengine imports to tell the environment)
 
 import sterf_plugins.openmmlab.hooks  # noqa: E402
 import sterf_plugins.timm  # noqa: E402
 from sterf_plugins import plugins  # noqa: E402
+from sterf_plugins.openmmlab.configs.reading import load_config  # noqa: E402
 
 settle()
+for name in ("mask-rcnn_sdtv3-t-srb_fpn_shapes", "fpn_sdtv3-t-srb_shapes"):  # the lists of configs that `settle` keeps
+    load_config(f"sterf_plugins::shapes/{name}.py")
 
 
 def start(program: str, *arguments: str) -> None:
