@@ -6,7 +6,7 @@ import functools
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter1d
 from torch import nn
 
 from sterf_plugins.backbones import SDTV3, SpikingCNN
@@ -57,9 +57,10 @@ def made_up(correlation, shape):
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:SIZE, :SIZE] - (SIZE - 1) / 2
     envelope = np.exp(-(x**2 + y**2) / 2 / 8**2)
+    blur = gaussian_filter1d(np.eye(SIZE), correlation, mode="wrap")  # as a matrix, which is six times as fast
 
     def draw(count):
-        noise = gaussian_filter(rng.normal(size=(count, 3, SIZE, SIZE)), (0, 0, correlation, correlation), mode="wrap")
+        noise = blur @ rng.normal(size=(count, 3, SIZE, SIZE)) @ blur
         magnitude = rng.gamma(shape, 1 / shape, size=(count, 1, 1))
         return magnitude * envelope * np.abs(noise).mean(1)
 
