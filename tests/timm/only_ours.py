@@ -9,6 +9,7 @@ import os
 import timm
 
 import sterf_plugins.timm  # noqa: F401
+from sterf_plugins.backbones import meta_sdt, sdt_v3
 
 NAMES = os.environ["STERF_NAMES"].split(",")
 PLAIN, PYRAMID = dict(depth=3, dim=96), dict(depth=4, dim=96)
@@ -18,7 +19,9 @@ SMALLER = {
     "qkformer_10_384": PYRAMID,
     "max_former_10_384": PYRAMID,
     "meta_sdt_15m": dict(embed_dims=(16, 32, 64, 96)),
+    "scale_covariant_net_spiking": dict(dims=(8, 16, 32, 64)),
 }
+sdt_v3.DEPTHS = meta_sdt.DEPTHS = (1, 1, 1, 1, 1)
 _list_models, _create_model = timm.list_models, timm.create_model
 
 
