@@ -356,7 +356,7 @@ def picture_width(address: str) -> float:
 def test_the_report(result, tmp_path):
     other = computed(layers=["0"])
     other.info |= dict(weights="net.pth")
-    path = write_report({"drawn": result, "trained <b>": other}, tmp_path, "Two networks")
+    path = write_report({"drawn": result, "trained <b>": other}, tmp_path, "Two networks", vector=None)
     text = path.read_text()
     page = Page(text)
     (folded, first), *others = page.tables

@@ -529,6 +529,7 @@ def test_fields_of_a_detector_with_time_steps_on_a_recording(forked, data, tmp_p
     config.dump(tmp_path / "small.py")
     options = ["--num", 1, "--input-size", 64, 96, "--temporal", "--out", tmp_path / "fields", "--layers", "backbone"]
     recording = data / "test" / "shapes000_td.h5"
+    options += ["--vector", "none"]
     result = forked(ROOT / "tools" / "erf.py", tmp_path / "small.py", "--images", recording, *options)
     assert result.returncode == 0, result.stdout[-1000:] + result.stderr[-3000:]
     (file,) = (tmp_path / "fields").glob("**/*.npz")

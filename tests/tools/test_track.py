@@ -121,7 +121,7 @@ def test_fields_on_a_recording_without_labels(forked, command, tmp_path):
     spec = f"{config}(model={small})"
     done = forked(
         ROOT / "tools" / "erf.py", spec, weights, "--images", recording, "--num", "1", "--out", tmp_path / "fields",
-        "--layers", "head.branches.score",
+        "--layers", "head.branches.score", "--vector", "none",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     (file,) = (tmp_path / "fields").glob("**/*.npz")
