@@ -117,8 +117,10 @@ def neuron_layers(model: nn.Module) -> dict[str, tuple[nn.Module, int, float]]:
     """Neuron layers by name: the module, its levels D, and what the number of spikes is divided by in its outputs.
 
     These are modules with ``is_spiking = True``, as ``IntegerSpike`` is, which have the attributes ``levels`` (D),
-    ``norm`` (what the number of spikes is divided by), and ``levels_now`` if D depends on the mode; and SpikingJelly's nodes,
-    which are recognised by their threshold and state, and have one level unless their surrogate has a ``max_spike_count``.
+    ``norm`` (what the number of spikes is divided by), and ``levels_now`` if D depends on the mode; SpikingJelly's nodes,
+    which are recognised by their threshold and state, and have one level unless their surrogate has a ``max_spike_count``;
+    and the neurons of snnTorch, recognised by the factor of their spikes, and of norse, by the threshold among their
+    parameters, with one level. ``spikes_of`` finds the spikes in what any of them returns.
 
     Raises:
         TypeError: ``model`` is no module.
@@ -133,7 +135,25 @@ def neuron_layers(model: nn.Module) -> dict[str, tuple[nn.Module, int, float]]:
         elif hasattr(module, "v_threshold") and hasattr(module, "named_memories"):
             surrogate = getattr(module, "surrogate_function", None)
             layers[name] = (module, int(getattr(surrogate, "max_spike_count", 1) or 1), 1.0)
+        elif hasattr(module, "graded_spikes_factor") and (
+            hasattr(module, "reset_mem")
+            or getattr(module, "output", True)  # others of snnTorch's give membrane potentials
+        ):
+            layers[name] = (module, 1, float(1 / module.graded_spikes_factor.detach().min()))
+        elif _of_norse(module):
+            layers[name] = (module, 1, 1.0)
     return layers
+
+
+def _of_norse(module: nn.Module) -> bool:
+    """Whether a module has norse's parameters ``p``, a tuple that has a threshold or holds the parameters that have one."""
+    p: Any = getattr(module, "p", None)
+    return isinstance(p, tuple) and any(hasattr(part, "v_th") or hasattr(part, "v_thresh") for part in (p, *p))
+
+
+def spikes_of(output: Any) -> Tensor:
+    """The spikes in what a neuron layer returns, which are the first entry where it returns its state, too."""
+    return output if isinstance(output, Tensor) else output[0]
 
 
 def check_spikes(name: str, y: Tensor) -> None:
@@ -177,7 +197,8 @@ class FiringRates:
         self._model, self._names = model, list(neuron_layers(model))
         if not self._names:
             raise ValueError(
-                f"{type(model).__name__} has no spiking neuron layer (IntegerSpike or a SpikingJelly node) to count."
+                f"{type(model).__name__} has no spiking neuron layer to count: IntegerSpike, or a neuron of SpikingJelly, snnTorch "
+                f"or norse."
             )
         self.layers: dict[str, LayerRate] = {} if layers is None else layers
         self._counting = ExitStack()
@@ -190,7 +211,7 @@ class FiringRates:
 
     def _counter(self, name: str, most: int, norm: float):
         def count(module: nn.Module, arguments: Any, output: Any) -> None:
-            y = (output if isinstance(output, Tensor) else output[0]).detach()
+            y = spikes_of(output).detach()
             if not y.numel():  # as behind a detector's second stage that has no proposals
                 return
             levels = getattr(module, "levels_now", most)

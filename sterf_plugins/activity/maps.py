@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..firing import check_spikes, neuron_layers
+from ..firing import check_spikes, neuron_layers, spikes_of
 from ..undisturbed import uncompiled
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class FiringMaps:
 
     def _watch(self, name: str, levels: int, norm: float):
         def watch(module: nn.Module, arguments: Any, output: Any) -> None:
-            y = (output if isinstance(output, Tensor) else output[0]).detach()
+            y = spikes_of(output).detach()
             if not y.numel():
                 return
             check_spikes(name, y)

@@ -7,7 +7,7 @@ import torch
 from spikingjelly.activation_based.layer import SpikeCountToBinary
 from torch import Tensor, nn
 
-from ..firing import check_spikes, neuron_layers
+from ..firing import check_spikes, neuron_layers, spikes_of
 from ..layers import StatelessNode
 from .origins import Origin, Origins
 
@@ -64,9 +64,9 @@ class Spikes:
     def __enter__(self) -> "Spikes":
         for name, (module, levels, norm) in neuron_layers(self._model).items():
 
-            def remember(module, arguments, y, name=name, levels=levels, norm=norm):
-                y = y if isinstance(y, Tensor) else y[0]
-                found = self.neurons.setdefault(name, NeuronOperations(levels=levels, **_state_of(module)))
+            def remember(module, arguments, output, name=name, levels=levels, norm=norm):
+                y = spikes_of(output)
+                found = self.neurons.setdefault(name, NeuronOperations(levels=levels, **_state_of(module, output)))
                 found.outputs += y.numel()
                 check_spikes(name, y)
                 found.spikes += int((y.double() * norm).round().sum())
@@ -152,8 +152,15 @@ class Spikes:
         return counts if bool(whole.all()) else None
 
 
-def _state_of(module: Any) -> dict[str, Any]:
-    """What a neuron remembers and whether it decays; an integer neuron has the potential of its spike-driven form."""
-    memories = dict(module.named_memories()) if hasattr(module, "named_memories") else {"v": 0.0}
-    leaks = any(hasattr(module, name) for name in ("tau", "w", "decay"))
-    return dict(states=sum(value is not None for value in memories.values()), leaks=leaks)
+def _state_of(module: Any, output: Any) -> dict[str, Any]:
+    """What a neuron remembers and whether it decays; an integer neuron has the potential of its spike-driven form.
+
+    snnTorch's keep their state in buffers of the spikes' shape and have a ``beta``, norse's return it and have parameters ``p``.
+    """
+    if hasattr(module, "named_memories"):
+        states = sum(value is not None for value in dict(module.named_memories()).values())
+    elif hasattr(module, "p"):
+        states = sum(isinstance(value, Tensor) for value in output[1])
+    else:
+        states = sum(b.shape == spikes_of(output).shape for b in module.buffers(recurse=False)) or 1
+    return dict(states=states, leaks=any(hasattr(module, name) for name in ("tau", "w", "decay", "beta", "p")))

@@ -9,7 +9,7 @@ import torch
 from torch import Size, Tensor, nn
 from torch.autograd.graph import Node
 
-from ..firing import FiringRates, neuron_layers
+from ..firing import FiringRates, neuron_layers, spikes_of
 from .batches import out_of_memory
 from .geometry import Grid
 from .layouts import Layout
@@ -144,9 +144,9 @@ def _run(model, forward, x, targets, seen, loops, rates) -> tuple[dict[str, Outp
 
     def mark(name: str):
         def store(module: nn.Module, arguments: Any, result: Any) -> None:
-            y = result if isinstance(result, Tensor) else result[0]
-            if y.grad_fn is not None:
-                nodes.setdefault(name, []).append(y.grad_fn)
+            node = spikes_of(result).grad_fn
+            if node is not None:
+                nodes.setdefault(name, []).append(node)
 
         return store
 

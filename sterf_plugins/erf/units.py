@@ -135,9 +135,11 @@ def stopped(model: nn.Module, names: list[str]) -> Iterator[None]:
     """Inside, no gradient passes the outputs of these layers."""
 
     def stop(module: nn.Module, arguments: Any, output: Any) -> Any:
-        if not isinstance(output, Tensor):
+        if isinstance(output, Tensor):
+            return output.detach()
+        if not isinstance(output, tuple) or not isinstance(output[0], Tensor):
             raise TypeError(f"`without` names {type(module).__name__}, which gives no tensor; name spike layers.")
-        return output.detach()
+        return output[0].detach(), *output[1:]  # of a neuron that returns its state, too
 
     modules = dict(model.named_modules())
     handles = [modules[name].register_forward_hook(stop) for name in names]

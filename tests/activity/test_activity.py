@@ -10,6 +10,7 @@ from torch import nn
 
 from sterf_plugins.activity import FiringMaps, FiringRates, count_operations
 from sterf_plugins.backbones import SDTV3
+from sterf_plugins.firing import neuron_layers
 from sterf_plugins.layers import IntegerSpike, if_node
 from sterf_plugins.layers.lif_layers import SelfAttention
 from sterf_plugins.stems import CovariantRFConv2d, RFBank
@@ -292,3 +293,34 @@ def test_a_model_made_in_inference_mode():
         model, x = two_layers(), torch.tensor([[0.0, 1.0], [2.0, 3.0]]).view(1, 1, 2, 2)
         total = count_operations(model, x).total
     assert (total.macs, total.acs, total.dense) == (8, 48, 32)
+
+
+def test_neurons_of_other_libraries_are_spikes_with_their_states():
+    """Two steps of a constant current that fires in the second: one spike per neuron; states and leaks by hand."""
+    snntorch = pytest.importorskip("snntorch", reason="snntorch is part of the extra `dev`")
+    norse = pytest.importorskip("norse.torch", reason="norse is part of the extra `dev`")
+
+    class Net(nn.Module):
+        def __init__(self, node, current):
+            super().__init__()
+            self.node, self.out, self.current = node, nn.Linear(3, 2), current
+
+        def forward(self, x):
+            state = ()
+            for _ in range(2):
+                spikes, *state = self.node(self.current + 0 * x, *state)
+                y = self.out(spikes)
+            return y
+
+    graded = snntorch.Leaky(1.0, graded_spikes_factor=0.5)
+    for node, current, states in ((graded, 0.6, 1), (snntorch.Synaptic(0.5, 0.9), 0.6, 2), (norse.LIFCell(), 6.0, 2)):
+        model, x = Net(node, current), torch.zeros(1, 3)
+        with FiringRates(model) as rates, FiringMaps(model) as maps:
+            found = count_operations(model, x)
+        neuron = found.neurons["node"]
+        assert (neuron.outputs, neuron.spikes, neuron.steps, neuron.states, neuron.leaks) == (6, 3, 2, states, True)
+        assert (found.layers["out"].acs, found.layers["out"].macs) == (3 * 2, 0)
+        assert rates.layers["node"].rate == 0.5 and not maps.layers["node"].never.any()
+    assert not neuron_layers(
+        nn.ModuleList([snntorch.StateLeaky(0.9, 3, output=False), norse.LICell()])
+    )  # give potentials

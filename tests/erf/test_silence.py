@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from sterf_plugins.backbones import SDTV3
-from sterf_plugins.erf import ERFResult, calibrate, compute_erf
+from sterf_plugins.erf import ERFResult, calibrate, check_field, compute_erf
 from sterf_plugins.layers import IntegerSpike
 
 NANO = dict(embed_dims=(8, 16, 24, 32), num_heads=8)
@@ -133,3 +133,58 @@ def test_shares_of_several_processes_and_of_resumed_runs_add_up(tmp_path):
         compute_erf(model, IMAGES, LAYERS, batch_size=2, state=state, progress=interrupted)
     resumed = compute_erf(model, IMAGES, LAYERS, batch_size=2, state=state)
     assert resumed.info["spike_layers"] == whole.info["spike_layers"]
+
+
+class Stepped(nn.Module):
+    """A neuron of another library between two convolutions, in a loop over time or with the time axis in one call.
+
+    Each channel's input is ``drive``, and a hundredth of what a convolution of the image gives.
+    """
+
+    def __init__(self, neuron: nn.Module, drive: float, whole: bool = False):
+        super().__init__()
+        self.conv, self.neuron, self.after = nn.Conv2d(3, 4, 3, padding=1), neuron, nn.Conv2d(4, 2, 3, padding=1)
+        self.drive, self.whole = drive, whole
+
+    def forward(self, x):
+        current = [self.drive + 0.01 * self.conv(step) for step in x]
+        if self.whole:
+            return torch.stack([self.after(spikes) for spikes in self.neuron(torch.stack(current))[0]])
+        state, outputs = (), []
+        for step in current:
+            found = self.neuron(step, *state)
+            spikes, *state = found if isinstance(found, tuple) else (found,)
+            outputs.append(self.after(spikes))
+        return torch.stack(outputs)
+
+
+NEURONS = {
+    "snntorch.Leaky": lambda sn, ns: Stepped(sn.Leaky(0.9, graded_spikes_factor=0.2), 0.0),
+    "snntorch.Synaptic": lambda sn, ns: Stepped(sn.Synaptic(0.5, 0.9), 0.0),
+    "snntorch.Leaky, hidden": lambda sn, ns: Stepped(sn.Leaky(0.9, init_hidden=True), 0.0),
+    "norse.LIFCell": lambda sn, ns: Stepped(ns.LIFCell(), 0.0),
+    "norse.LIFRefracCell": lambda sn, ns: Stepped(ns.LIFRefracCell(), 0.0),
+    "norse.LIF": lambda sn, ns: Stepped(ns.LIF(), 0.0, whole=True),
+}
+
+
+@pytest.mark.parametrize("name", NEURONS)
+def test_neurons_of_other_libraries_that_never_fire_are_marked(name):
+    snntorch = pytest.importorskip("snntorch", reason="snntorch is part of the extra `dev`")
+    norse = pytest.importorskip("norse.torch", reason="norse is part of the extra `dev`")
+    torch.manual_seed(0)
+    model, x = NEURONS[name](snntorch, norse), torch.randn(12, 3, 3, 8, 8)
+    silent = compute_erf(model, x, "after", kinds="spatial")
+    assert silent.spatial["after"].any()  # by the surrogate gradient alone
+    assert [line.split(":")[0] for line in silent.warnings] == ["after"] and "1 silent (neuron)" in silent.warnings[0]
+    assert silent.numbers("after")["silent_units"].value == 1 and silent.notes[-1].startswith("†")
+    model.drive = 4.0 if name.startswith("norse") else 0.5
+    live = compute_erf(model, x, "after", kinds="spatial")
+    assert live.warnings == [] and live.numbers("after")["silent_units"].value == 0
+    assert 0.02 < live.info["spike_layers"]["neuron"]["rate"] < 0.9
+    if not name.startswith("norse"):
+        model.drive = 1.5  # above the threshold from the first step on
+        assert "1 saturated (neuron)" in compute_erf(model, x, "after", kinds="spatial").warnings[0]
+    model.drive = 0.0
+    check = check_field(model, x, "after", cells=2)  # the gradient of silent neurons is left out in one more field
+    assert check.info["left_out"] == ["neuron"] and not check.map("after", "live").any()
