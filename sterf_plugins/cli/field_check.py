@@ -136,7 +136,8 @@ def _options(args: argparse.Namespace, result: ERFResult) -> dict[str, Any]:
     return dict(
         cells=args.check_cells,
         position=position if isinstance(position, str) else [tuple(p) for p in position],
-        channels="auto" if args.protocol == "all" else result.info["channels"],
+        protocol=None if args.protocol == "all" else args.protocol,
+        channels=None if args.protocol else result.info["channels"],
         calls=result.info["calls"],
         grid=tuple(args.grid) if args.grid else None,
         layout=args.layout,

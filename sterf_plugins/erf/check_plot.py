@@ -9,6 +9,7 @@ import numpy as np
 
 from .number import Number
 from .plot import COLORMAP, mark_target, pixel_axes
+from .protocols import PROTOCOLS
 from .sheet import SMALL, TITLE, WIDTH, Sheet, write
 from .wording import inputs, measured, told, weights
 
@@ -89,7 +90,8 @@ def _show(ax: Any, check: Check, values: np.ndarray, colours: Any) -> None:
         return
     extent = (-0.5, width - 0.5, height - 0.5, -0.5)
     ax.imshow(values / values.max(), norm=colours.norm, cmap=colours.cmap, extent=extent, aspect=ax.get_aspect())
-    if check.info.get("position", "center") == "center":
+    protocol = PROTOCOLS.get(check.info.get("protocol") or "")
+    if check.info.get("position", "center") == "center" and not (protocol and protocol.upper_left):
         down, right = height / rows, width / columns
         top, left = rows // 2 * down - 0.5, columns // 2 * right - 0.5
         mark_target(ax, top, top + down, left, left + right)

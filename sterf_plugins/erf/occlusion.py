@@ -28,7 +28,7 @@ from .layouts import Layout
 from .perturbation import Perturbation, image_of, with_image
 from .preparation import device_of, find_targets
 from .progress import Progress
-from .protocols import choose
+from .protocols import PROTOCOLS, choose
 from .selection import Position, check_calls, check_channels, check_position
 from .single import mixes_inputs
 from .starts import Settings
@@ -48,8 +48,9 @@ def check_field(
     cells: int | tuple[int, int] | None = None,
     budget: int = 256,
     without: str | Iterable[str] | None = "silent",
+    protocol: str | None = None,
     position: Position = "center",
-    channels: str | int = "auto",
+    channels: str | int | None = None,
     calls: str | int = "all",
     target: str = "module",
     grid: Grid | None = None,
@@ -81,6 +82,8 @@ def check_field(
         budget: forward passes for each input; what the grid leaves of it goes into more draws for each patch.
         without: spike layers, by name or pattern, whose surrogate gradients are left out in one more field, ``live``;
             "silent" for those that are silent or saturated in the first eight inputs; ``None`` for no such field.
+        protocol: a published definition, as for ``compute_erf`` but for "all", whose target and channels the unit has; the
+            three numbers are taken of the gradient as above, whatever the protocol takes of it.
         position: see ``layers``.
         channels: see ``layers``.
         calls: see ``layers``.
@@ -107,8 +110,10 @@ def check_field(
     model = unwrapped(model)
     names = match_layers(model, layers)
     names = enclosing_blocks(model, names) if target == "block" else names
-    places, channels, calls = check_position(position), check_channels(channels), check_calls(calls)
-    _, protocols = choose(None, reduce=None, channels=channels, kinds="spatial")
+    places, calls = check_position(position), check_calls(calls)
+    one_of("protocol", protocol, (None, *PROTOCOLS))
+    given = None if channels is None else check_channels(channels)
+    _, protocols = choose(protocol, reduce=None, channels=given, kinds="spatial", position=position)
     settings = Settings(("spatial",), places, protocols, "sum", None, calls, seed)
     reading = Reading(
         wrt=None if wrt is None else (wrt,),
@@ -149,7 +154,8 @@ def check_field(
     kinds = ("field", *(("change", "predicted") if by is not None else ()), *(("live",) if left_out else ()))
     info = dict(
         num_inputs=done, input_shape=next(iter(sample.shapes().values())), by=by, cells=list(perturbation.grid),
-        draws=perturbation.draws, left_out=left_out, position=str(position), channels=channels, target=target, seed=seed,
+        draws=perturbation.draws, left_out=left_out, position=str(position), channels=protocols[""].channels, target=target,
+        seed=seed, protocol=protocol,
         calibrated=dict(norms=len(norms), inputs=len(sample)) if norms else None,
         failed=units.failed,
     )  # fmt: skip

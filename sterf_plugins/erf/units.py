@@ -60,8 +60,8 @@ class Units(Passes):
         units = {}
         for name, start in starts.items():
             self.known.setdefault(name, start.facts)
-            outputs = [start.places[place] for place in self.settings.places]
             (protocol,) = self.settings.protocols.values()
+            outputs = [start.places[place] for place in protocol.places(self.settings.places, start.facts.tokens)]
             channels = protocol.channels
             if channels == "auto":
                 channels = PROJECTIONS if start.facts.constant else "sum"

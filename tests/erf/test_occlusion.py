@@ -16,6 +16,11 @@ from sterf_plugins.layers import IntegerSpike
 IMAGES = torch.randn(5, 3, 16, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
+class Transpose(nn.Module):
+    def forward(self, x):
+        return x.transpose(1, 2)
+
+
 def linear() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.AvgPool2d(2), nn.Conv2d(4, 6, 3, padding=1)).double()
@@ -50,6 +55,26 @@ def test_in_a_linear_network_the_gradient_predicts_each_change_exactly(by):
     numbers = check.numbers("2")
     assert numbers["gain"].value == pytest.approx(1, rel=1e-9) and numbers["predicted_rank"].value > 0.999
     assert numbers["unchanged"].value == 0 and not check.warnings
+
+
+@pytest.mark.parametrize("protocol", [None, "openerf", "replknet"])
+def test_a_protocol_decides_on_the_unit_that_is_checked(protocol, tmp_path):
+    """Tokens that nothing mixes depend on their own patch, which is that above and left of the middle in OpenERF."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.Flatten(2), Transpose()).double()
+    images = torch.randn(3, 3, 16, 16, dtype=torch.float64)
+    check = check_field(model, images, "2", cells=4, budget=16, protocol=protocol)
+    at = (1, 1) if protocol == "openerf" else (2, 2)
+    for kind in check.kinds:
+        assert [tuple(index) for index in np.argwhere(check.map("2", kind))] == [at]
+    tokens = model(images).detach()[:, 4 * at[0] + at[1]]
+    patch = images.clone()
+    patch[..., 4 * at[0] : 4 * at[0] + 4, 4 * at[1] : 4 * at[1] + 4] = images.mean((0, 2, 3))[None, :, None, None]
+    taken = torch.relu if protocol == "replknet" else lambda y: y
+    change = (taken(tokens) - taken(model(patch).detach()[:, 4 * at[0] + at[1]])).sum(1).abs().mean()
+    assert check.map("2", "change")[at] == pytest.approx(float(change), rel=1e-9)
+    assert check.info["protocol"] == protocol
+    check.plot(tmp_path / "check.png")
 
 
 def test_the_maps_are_those_of_compute_erf_for_projections_positions_and_time():
