@@ -40,6 +40,14 @@ class Batch:
         known = [a.batch for k, a in self.axes.items() if k == key or len(a) == self.entries[key].ndim]
         return known[0] if known else 0
 
+    @property
+    def several(self) -> bool:
+        """Whether several entries may be images, such as a template and a search region, whether or not they get maps."""
+        ranks = {len(axes) for axes in self.axes.values()}
+        return (
+            sum(isinstance(v, Tensor) and v.is_floating_point() and v.ndim in ranks for v in self.entries.values()) > 1
+        )
+
     def shapes(self) -> dict[str, list[int]]:
         """Shapes of all tensors, without their batch axes, those with maps first."""
         tensors = [k for k, v in self.entries.items() if isinstance(v, Tensor)]

@@ -230,8 +230,8 @@ def compute_erf(
         relative_error=running.error(),
         map_size={name: list(running.facts[name].size) for name in running.layers},
         constant_sums=[name for name in running.layers if running.facts[name].constant],
-        # The target's place in the map of one entry is none in that of another.
-        tokens=[n for n in running.layers if running.facts[n].tokens and not {*n.split("@")[1:]} & {*running.shape}],
+        tokens=[name for name in running.layers if running.facts[name].tokens],
+        without_target=[name for name in running.layers if not running.facts[name].follows],
         failed=running.failed,
         stages=stages_of(model, [*running.layers, *running.failed]),
     )

@@ -1,7 +1,7 @@
 """The fields of one batch: a single forward pass for all layers, then backward passes from each of them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -14,7 +14,7 @@ from .constant import look_for_constant_sums
 from .order import wrongly_read
 from .protocols import Protocol
 from .selection import PROJECTIONS, channel_vectors
-from .starts import Facts, Passes, Settings, Start, base_name, field_name, starts_of
+from .starts import Facts, Passes, Settings, Start, field_name, starts_of
 
 
 def _mean(g: Tensor, channels: int) -> Tensor:
@@ -73,12 +73,13 @@ def fields_of(passes: Passes, inputs: Batch) -> BatchFields:
             "`time` is 'each', but neither `inputs` nor the outputs of the layers have a time axis. Give (T, N, C, H, W), or "
             "time_steps=T to repeat the images, to a model that takes it; or leave it out."
         )
-    facts = {
-        field_name(name, key, leaves) + suffix: start.facts
-        for name, start in starts.items()
+    entries = {
+        field_name(name, key, leaves) + suffix: (name, key)
+        for name in starts
         for key in leaves
         for suffix in settings.protocols
     }
+    facts = {label: starts[name].facts for label, (name, _) in entries.items()}
     results: dict[str, dict[str, np.ndarray]] = {}
     # Outputs go from the last to the first and are dropped after use, which frees their part of the graph at once.
     for name in reversed(list(starts)):
@@ -86,9 +87,13 @@ def fields_of(passes: Passes, inputs: Batch) -> BatchFields:
         for (key, suffix), kinds in fields.items():
             results[field_name(name, key, leaves) + suffix] = {kind: value[:batch] for kind, value in kinds.items()}
     if not passes.known:
-        wrong = wrongly_read(passes, inputs, results, facts)
+        wrong, followed = wrongly_read(passes, inputs, results, facts)
         failed |= wrong
-        facts = {name: fact for name, fact in facts.items() if base_name(name) not in wrong}
+        facts = {
+            label: replace(facts[label], follows=key in followed.get(name, [key]))
+            for label, (name, key) in entries.items()
+            if name not in wrong
+        }
         if not facts:
             raise ValueError(" ".join(list(failed.values())[:3]))
     passes.start_afresh()

@@ -32,39 +32,46 @@ _NEAR = 0.6  # share of these changes that lies at the part's place, with a marg
 
 def wrongly_read(
     passes: Passes, inputs: Batch, results: dict[str, dict[str, np.ndarray]], facts: dict[str, Facts]
-) -> dict[str, str]:
-    """Why outputs have no field whose axes or tokens are in another order than that inferred, by name.
+) -> tuple[dict[str, str], dict[str, list[Key]]]:
+    """Which outputs have no field, since their axes or tokens are in another order than that inferred, and what outputs follow.
 
-    Only those are looked at whose field does not show already that it is that of its target.
+    Of a single entry of the inputs, only those are looked at whose field does not show already that it is that of its target.
+
+    Returns:
+        Why outputs have no field, by name; and by name, if there are several entries, those that the output's map follows.
     """
     settings, evidence = passes.settings, Evidence(passes.model, passes.seen.shapes)
     doubtful, wrong = _doubtful(settings, evidence, results, facts)
-    if not doubtful:
-        return wrong
+    several = {base_name(name): fact for name, fact in facts.items()} if inputs.several else {}
+    names = {**several, **doubtful}
+    if not names:
+        return wrong, {}
 
     drawn: set[bool] = set()  # whether the passes take random numbers
 
     def maps(seed: int, batch: Batch) -> dict[str, Tensor]:
         torch.manual_seed(seed)  # else random masks would differ
         fresh = _random_states()
-        read = maps_by_name(passes, batch, doubtful)
+        read = maps_by_name(passes, batch, names)
         drawn.add(_random_states() != fresh)
         return read
 
     with torch.no_grad():
-        found = orders(doubtful, partial(maps, 0), inputs)
+        by_entry = orders(names, partial(maps, 0), inputs)
+        found = {name: any_of(answers.values()) for name, answers in by_entry.items()}
         for seed in (1, 2) if True in drawn else ():  # tokens that are chosen at random may be in order by chance
             again = orders(doubtful, partial(maps, seed), inputs)
-            found = {name: False if answer is False else found[name] for name, answer in again.items()}
+            found |= {name: False for name, answers in again.items() if any_of(answers.values()) is False}
     likely = evidence.grids()
     learnt = _learnt_tokens(passes.model, passes.seen.shapes.values())
+    followed = {name: [key for key, answer in by_entry[name].items() if answer] for name in several}
     return wrong | {
         name: misread(name, fact.size)
         for name, fact in doubtful.items()
         # What hardly depends on the place may be queries of a decoder, which are learnt.
         if found[name] is False
         or (found[name] is None and fact.size[-2:] not in likely and math.prod(fact.size) in learnt)
-    }
+    }, followed
 
 
 def _doubtful(
@@ -117,21 +124,29 @@ def _learnt_tokens(model: nn.Module, shapes: Iterable[Size]) -> set[int]:
     return {n for n, _ in learnt & given}
 
 
-def orders(names: Iterable[str], maps: Callable[[Batch], dict[str, Tensor]], inputs: Batch) -> dict[str, bool | None]:
-    """Whether each of some layers has its tokens in the order of the input; ``None`` where that cannot be told.
+def orders(
+    names: Iterable[str], maps: Callable[[Batch], dict[str, Tensor]], inputs: Batch
+) -> dict[str, dict[Key, bool | None]]:
+    """Whether each of some layers has its tokens in the order of each entry; ``None`` where that cannot be told.
 
     Args:
         names: the layers.
         maps: the function that runs the model, and gives each layer's map (T, B, C, h, w) or (1, B, C, d, h, w).
-        inputs: some inputs. Of several entries with maps, one that a layer's tokens follow is enough.
+        inputs: some inputs, whose entries with maps are changed.
     """
     before = maps(inputs)
-    found: dict[str, set[bool | None]] = {name: set() for name in names}
+    found: dict[str, dict[Key, bool | None]] = {name: {} for name in names}
     for key in inputs.axes:
         changed = [maps(copy) for copy in _changed(inputs, key)]
         for name, answers in found.items():
-            answers.add(_follows(before[name], [m[name] for m in changed]))
-    return {name: True in answers or (False if False in answers else None) for name, answers in found.items()}
+            answers[key] = _follows(before[name], [m[name] for m in changed])
+    return found
+
+
+def any_of(answers: Iterable[bool | None]) -> bool | None:
+    """Of several entries, one that a layer's tokens follow is enough; ``None`` where that cannot be told of any."""
+    found = set(answers)
+    return True in found or (False if False in found else None)
 
 
 def _changed(inputs: Batch, key: Key) -> Iterator[Batch]:

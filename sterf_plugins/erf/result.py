@@ -234,10 +234,15 @@ class ERFResult:
         return self._estimates.get(layer, {}).get(kind)
 
     def target(self, layer: str) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
-        """Rows and columns of a layer's output, and the target's in it; ``None`` where there is no single target."""
+        """Rows and columns of a layer's output, and the target's in it; ``None`` where there is no single target.
+
+        There is none either in the map of an entry of the inputs that the layer does not follow, such as a template.
+        """
         size = self.info.get("map_size", {}).get(layer)
         position = self.info.get("position", "center")
         if size is None or position == "all" or (not isinstance(position, str) and len(position) != 1):
+            return None, None
+        if layer in self.info.get("without_target", []):
             return None, None
         place, protocol = position if isinstance(position, str) else tuple(position[0]), protocol_of(self.info, layer)
         if protocol is not None:

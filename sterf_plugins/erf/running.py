@@ -127,6 +127,8 @@ class Running:
                 raise ValueError(
                     "the processes see different layers; give `layers`, `layout` and `channels` explicitly."
                 )
+            for name in set(part.facts) & set(whole.facts):
+                whole.facts[name].follows &= part.facts[name].follows
             whole.failed |= part.failed
             for name, kinds in part.estimates.items():
                 for kind, estimate in kinds.items():

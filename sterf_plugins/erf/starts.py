@@ -54,6 +54,8 @@ class Facts:
             be that of a matrix over tokens.
         constant: whether the sum of the channels is constant, so that its gradient is rounding noise.
         spikes: names of the spike layers that ran before it.
+        follows: whether the map follows the entry of the inputs that this field is over, so that the target's row and column
+            are a place in it; of several entries, such as a template and a search region, it may follow one alone.
     """
 
     size: tuple[int, ...]
@@ -61,6 +63,7 @@ class Facts:
     inferred: bool
     constant: bool
     spikes: list[str]
+    follows: bool = field(default=True, compare=False)
 
 
 @dataclass

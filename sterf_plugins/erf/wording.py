@@ -209,12 +209,14 @@ def told(facts: Mapping[str, Iterable[str]], errors: Iterable[float]) -> list[st
 def target_cells(result: Fields, layer: str) -> list[tuple[float, float, float, float]]:
     """Top, bottom, left and right edge, in pixels of the input, of each target's cell of a layer; none for "all".
 
+    There is none either in the map of an entry of the inputs that the layer does not follow, such as a tracker's template.
+
     The cells of a layer divide the image as its output has rows and columns. A strided convolution may look at the corner
     of its cell instead of its middle.
     """
     field: Any = result.spatial.get(layer)
     size, position = result.info.get("map_size", {}).get(layer), result.info.get("position", "center")
-    if field is None or size is None or position == "all":
+    if field is None or size is None or position == "all" or layer in result.info.get("without_target", []):
         return []
     places: list[Any] = [position] if isinstance(position, str) else [tuple(p) for p in position]
     protocol = protocol_of(result.info, layer)

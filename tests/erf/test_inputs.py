@@ -6,6 +6,8 @@ import torch
 from torch import nn
 
 from sterf_plugins.erf import ERFResult, compute_erf
+from sterf_plugins.erf.metrics import rectangle_ratio
+from sterf_plugins.erf.wording import target_cells
 
 
 def field(y, leaf, channels=1):
@@ -60,6 +62,37 @@ def test_each_input_has_its_own_map(tracker, batch_size, tmp_path):
     again = ERFResult.load(result.save(tmp_path / "a.npz"))
     assert again.layers == result.layers
     assert repr(again.numbers("head@template")) == repr(result.numbers("head@template"))  # some are NaN
+
+
+@pytest.mark.parametrize("wrt", [None, "search", "template"])
+def test_the_target_is_a_place_in_the_entry_that_the_layer_follows(tracker, wrt):
+    """Row 3, column 1 of the head's map lies in the search region; in the template there is no such place."""
+    model, search, template = tracker
+    options = dict(wrt=wrt, position=(3, 1), batch_size=2)
+    result = compute_erf(model, dict(search=search, template=template), "head", **options)
+    for entry in ("search", "template") if wrt is None else (wrt,):
+        name = f"head@{entry}" if wrt is None else "head"
+        numbers, field = result.numbers(name), result.spatial[name].astype(np.float64)
+        if entry == "search":
+            cell = field[6:8, 2:4].sum() / field.sum()
+            assert numbers["centre_mass"].value == pytest.approx(cell, rel=0.3) and target_cells(result, name)
+            assert result.target(name) == ((8, 6), (3, 1))
+        else:
+            assert "centre_mass" not in numbers and result.target(name) == (None, None)
+            about_the_middle = rectangle_ratio(field, 0.5)
+            assert numbers["rectangle_50"].value == pytest.approx(about_the_middle, rel=0.1)
+            assert not target_cells(result, name)
+    assert result.info["without_target"] == ([] if wrt == "search" else ["head" if wrt else "head@template"])
+
+
+def test_two_images_of_one_place_have_one_target():
+    torch.manual_seed(0)
+    left, right = nn.Conv2d(2, 3, 3, 2, 1), nn.Conv2d(2, 3, 3, 2, 1)
+    pair = nn.ModuleDict(dict(left=left, right=right, out=nn.Conv2d(3, 4, 3, padding=1))).double()
+    images = (torch.randn(3, 2, 16, 12).double(), torch.randn(3, 2, 16, 12).double())
+    run = lambda model, batch: model["out"](model["left"](batch[0]) + model["right"](batch[1]))  # noqa: E731
+    result = compute_erf(pair, images, "out", forward=run, wrt=(0, 1))
+    assert result.info["without_target"] == [] and all("centre_mass" in result.numbers(n) for n in result.layers)
 
 
 def test_positional_arguments_and_indices(tracker):
