@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..checks import entries, one_of
 from ..firing import FiringRates, neuron_layers
-from .batches import Batch, Reading, Sizer
+from .batches import Batch, Key, Reading, Sizer
 from .calibrate import calibrated
 from .capture import Seen, Target
 from .fields import KINDS, fields_of
@@ -60,12 +60,17 @@ class Request:
     forward: Callable[[nn.Module, Any], Any] | None
     reading: Reading
     norms: list[Any]  # BatchNorms that get the statistics of the first inputs
+    target_in: Key | None
 
     def settings(self, inputs: Batch) -> Settings:
         """What to compute for inputs of this shape; ``kinds`` and ``weight`` are checked against it."""
         _check_weight(self.weight, inputs.steps)
         kinds = _kinds(self.kinds, inputs)
-        return Settings(kinds, self.places, self.protocols, self.time, self.weight, self.calls, self.seed)
+        if self.target_in is not None:
+            one_of("target_in", self.target_in, tuple(inputs.entries))
+        return Settings(
+            kinds, self.places, self.protocols, self.time, self.weight, self.calls, self.seed, self.target_in
+        )
 
 
 def collect(
@@ -220,6 +225,7 @@ def _identity(
         layers=[[t.name, t.grid, getattr(t.layout, "__qualname__", str(t.layout))] for t in targets],
         shape=shape,
         wrt=str(request.reading.wrt),
+        target_in=str(request.target_in),
         axes=str(request.reading.axes),
         forward=getattr(request.forward, "__qualname__", str(type(request.forward))),
         kinds=list(settings.kinds),

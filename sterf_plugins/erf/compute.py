@@ -45,6 +45,7 @@ def compute_erf(
     *,
     forward: Callable[[nn.Module, Any], Any] | None = None,
     wrt: Key | Iterable[Key] | None = None,
+    target_in: Key | None = None,
     axes: str | None = None,
     protocol: str | None = None,
     position: Position = "center",
@@ -91,6 +92,8 @@ def compute_erf(
             it returns is ignored. ``None`` to call the model with the batch.
         wrt: the entries of a tuple or dict that get maps: a name or index, or several. The results of several are called
             ``layer@entry``, each of its entry's size. ``None`` for all that can be images.
+        target_in: the entry of several images in which ``position`` is a place, such as a tracker's search region: numbers about
+            the target are of this entry's maps alone. ``None`` to see by changing parts of them which entries a layer follows.
         axes: a letter for each axis of these entries; ``None`` for "NCHW" or "TNCHW". N: batch, C: channels, H, W: rows and
             columns, T: time steps in front of N, frames of a video behind it. "NCL" are signals, whose maps have one
             row; "NCTHW", "NTCHW" and "NCDHW" videos and volumes, which have the kinds "frames" and "volume" as well.
@@ -193,7 +196,7 @@ def compute_erf(
         names = enclosing_blocks(model, names)
     request = Request(
         model, names, places, kinds, protocol, protocols, time, weight, calls, aggregate, target, size, tolerance, seed,
-        calibrate, forward, reading, _norms_to_calibrate(model, calibrate),
+        calibrate, forward, reading, _norms_to_calibrate(model, calibrate), target_in,
     )  # fmt: skip
     running = Running(aggregate, Path(state) if state is not None else None)
     targets = find_targets(model, names, grid, layout)

@@ -89,8 +89,9 @@ def fields_of(passes: Passes, inputs: Batch) -> BatchFields:
     if not passes.known:
         wrong, followed = wrongly_read(passes, inputs, results, facts)
         failed |= wrong
+        target_in = settings.target_in
         facts = {
-            label: replace(facts[label], follows=key in followed.get(name, [key]))
+            label: replace(facts[label], follows=key in followed.get(name, [key if target_in is None else target_in]))
             for label, (name, key) in entries.items()
             if name not in wrong
         }

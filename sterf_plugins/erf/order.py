@@ -42,7 +42,8 @@ def wrongly_read(
     """
     settings, evidence = passes.settings, Evidence(passes.model, passes.seen.shapes)
     doubtful, wrong = _doubtful(settings, evidence, results, facts)
-    several = {base_name(name): fact for name, fact in facts.items()} if inputs.several else {}
+    asked = inputs.several and settings.target_in is None
+    several = {base_name(name): fact for name, fact in facts.items()} if asked else {}
     names = {**several, **doubtful}
     if not names:
         return wrong, {}

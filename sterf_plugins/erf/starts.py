@@ -36,6 +36,7 @@ class Settings:
     weight: Callable[[int, int], float] | np.ndarray | None
     calls: str | int
     seed: int
+    target_in: Key | None = None
 
     @property
     def rectified(self) -> bool:

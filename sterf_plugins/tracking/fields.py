@@ -61,7 +61,7 @@ def field_options(network: SDTrack, template_size: int, search_size: int) -> dic
         "backbone.stages.[34].blocks*": of_tokens,
         "head.*": in_time,
     }
-    return dict(forward=forward, layout=layout, wrt=("template", "search"))
+    return dict(forward=forward, layout=layout, wrt=("template", "search"), target_in="search")
 
 
 @torch.no_grad()

@@ -83,6 +83,10 @@ def test_the_target_is_a_place_in_the_entry_that_the_layer_follows(tracker, wrt)
             assert numbers["rectangle_50"].value == pytest.approx(about_the_middle, rel=0.1)
             assert not target_cells(result, name)
     assert result.info["without_target"] == ([] if wrt == "search" else ["head" if wrt else "head@template"])
+    told = compute_erf(model, dict(search=search, template=template), "head", target_in="template", **options)
+    assert told.info["without_target"] == ([] if wrt == "template" else ["head" if wrt else "head@search"])
+    with pytest.raises(ValueError, match="`target_in` is 'x'; allowed: 'search', 'template'"):
+        compute_erf(model, dict(search=search, template=template), "head", target_in="x", **options)
 
 
 def test_two_images_of_one_place_have_one_target():

@@ -91,3 +91,10 @@ def test_the_highest_cell_is_that_of_the_score():
     with torch.no_grad():
         score = net(**pair).score[:, 0]
     assert highest_cell(net, **pair).tolist() == [list(divmod(int(one.argmax()), 8)) for one in score]
+
+
+def test_the_target_is_a_place_of_the_search_region_alone():
+    net, pair = tracker("1x4")
+    result = compute_erf(net, pair, LAYERS[2:], calibrate=False, **field_options(net, Z, S))
+    assert result.info["without_target"] == [name for name in result.layers if name.endswith("@template")] != []
+    assert all(("centre_mass" in result.numbers(name)) == name.endswith("@search") for name in result.layers)
