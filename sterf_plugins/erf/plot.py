@@ -91,11 +91,8 @@ def draw_maps(results: Results, common: bool = False, notes: list[str] | None = 
         _show(ax, field / top if top > 0 else field, cube_root())
         mark_cells(ax, result, layer)
         numbers = result.numbers(layer)
-        dagger = " †" if result.doubtful(layer) else ""
         lines = [f"{n} %: {measured(numbers[f'area_{n}'])}" for n in (50, 90)]
-        ax.set_title(
-            "\n".join([shortened(layer_label(result, layer), letters - len(dagger)) + dagger, *lines]), fontsize=TITLE
-        )
+        ax.set_title("\n".join([shortened(layer_label(result, layer), letters), *lines]), fontsize=TITLE)
 
     return _grid(results, paint, [*(notes or []), _AREAS, PIXELS], bar, page=page)
 

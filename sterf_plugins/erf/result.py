@@ -113,7 +113,7 @@ class ERFResult:
             f"{layer}: the sum of its channels is constant, and this is the rounding noise of its gradient; use "
             f"channels='auto', 'per-channel' or a number of random projections."
             for layer in self.layers
-            if layer in self.info.get("constant_sums", []) and self._channels(layer) == "sum"
+            if self._is_noise(layer)
         ]
         for layer in self.layers:
             silent, saturated = self._silent(layer), self._saturated(layer)
@@ -129,7 +129,11 @@ class ERFResult:
 
     def doubtful(self, layer: str) -> bool:
         """Whether a layer is among those that ``warnings`` is about."""
-        return bool(self._silent(layer) or self._saturated(layer))
+        return bool(self._silent(layer) or self._saturated(layer)) or self._is_noise(layer)
+
+    def _is_noise(self, layer: str) -> bool:
+        """Whether a field is the rounding noise of the gradient of a constant sum of channels."""
+        return layer in self.info.get("constant_sums", []) and self._channels(layer) == "sum"
 
     @property
     def notes(self) -> list[str]:
@@ -149,7 +153,10 @@ class ERFResult:
         projected = [n for n in self.layers if n in constant and self._channels(n) == "auto"]
         if projected:
             lines.append(f"random projections of the channels, whose sum is constant, in {listed(projected)}")
-        if any(self.doubtful(layer) for layer in self.layers):
+        noise = [layer for layer in self.layers if self._is_noise(layer)]
+        if noise:
+            lines.append(f"† the sum of the channels is constant, and this is rounding noise, in {listed(noise)}")
+        if any(self._silent(layer) or self._saturated(layer) for layer in self.layers):
             lines.append("† leads through silent or saturated spike layers: there it is the surrogate's field")
         return lines
 

@@ -96,10 +96,14 @@ def where(result: Fields, layer: str) -> str:
 
 
 def layer_label(result: Fields, layer: str) -> str:
-    """A layer's name for readers: ``backbone stage 1, stride 4`` instead of ``backbone[0]``, or ``layer1, stride 4``."""
+    """A layer's name for readers: ``backbone stage 1, stride 4`` instead of ``backbone[0]``, or ``layer1, stride 4``.
+
+    A † stands behind the names of those whose field cannot be trusted.
+    """
+    label = ", ".join(filter(None, [layer, where(result, layer)]))
     if layer in result.info.get("stages", {}):
-        return re.sub(r"\[\d+\]", f" {where(result, layer)}", layer, count=1)
-    return ", ".join(filter(None, [layer, where(result, layer)]))
+        label = re.sub(r"\[\d+\]", f" {where(result, layer)}", layer, count=1)
+    return f"{label} †" if result.doubtful(layer) else label
 
 
 def named(result: Fields, layer: str) -> str:
@@ -109,8 +113,10 @@ def named(result: Fields, layer: str) -> str:
 
 
 def common_labels(results: Results, names: Iterable[str]) -> dict[str, str]:
-    """Name -> label of layers of several results; the plain name where its labels differ."""
-    said = {name: {layer_label(r, name) for r in results.values() if name in r.layers} for name in names}
+    """Name -> label of layers of several results, without a †; the plain name where its labels differ."""
+    said = {
+        name: {layer_label(r, name).removesuffix(" †") for r in results.values() if name in r.layers} for name in names
+    }
     return {name: labels.pop() if len(labels) == 1 else name for name, labels in said.items()}
 
 

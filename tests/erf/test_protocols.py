@@ -7,6 +7,7 @@ from torch import nn
 
 from sterf_plugins.erf import ERFResult, area_ratio, compute_erf
 from sterf_plugins.erf.protocols import PROTOCOLS, table
+from sterf_plugins.erf.wording import layer_label
 
 LARGE_KERNELS = ("replknet", "slak", "vmamba")
 
@@ -238,7 +239,11 @@ def test_rounding_noise_is_marked_by_protocol(images):
 
     result = compute_erf(Normed(), images, "norm", protocol="all")
     marked = [line.split(":")[0] for line in result.warnings if "rounding noise" in line]
-    assert marked == ["norm@luo", "norm@openerf"]
+    assert marked == ["norm@luo", "norm@openerf"] == [name for name in result.layers if result.doubtful(name)]
+    assert layer_label(result, "norm@luo").endswith(" †") and not layer_label(result, "norm@slak").endswith("†")
+    assert (
+        "† the sum of the channels is constant, and this is rounding noise, in norm@luo, norm@openerf" in result.notes
+    )
     assert [note for note in result.notes if "random projections" in note and "norm@st-erf" in note]
 
 
