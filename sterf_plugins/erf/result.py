@@ -14,7 +14,7 @@ from . import archive
 from .estimate import Estimate, group_sizes
 from .flaws import flaw
 from .lags import frame_numbers, temporal_numbers
-from .metrics import area_ratio, spatial_numbers
+from .metrics import area_ratio, mass_at, spatial_numbers
 from .number import PERIODS, Number, effective, jackknife, pseudo_values
 from .protocols import note, protocol_of
 from .selection import cell
@@ -23,6 +23,7 @@ from .summary import summary
 _FIELDS = (
     "spatial", "temporal", "spatiotemporal", "frames", "volume", "spatial_error", "temporal_error", "frames_error",
 )  # fmt: skip
+_BESIDE = 0.01  # density of a field's mass around its target, below which it is called elsewhere; a flat field has 1
 
 
 @dataclass(repr=False)
@@ -115,6 +116,12 @@ class ERFResult:
             for layer in self.layers
             if self._is_noise(layer)
         ]
+        lines += [
+            f"{layer}: hardly any of its field lies around the target, as where rows and columns of an output are exchanged; if "
+            f"they are, pass a function as `layout` that makes (B, C, h, w) of it."
+            for layer in self.layers
+            if self._is_elsewhere(layer)
+        ]
         for layer in self.layers:
             silent, saturated = self._silent(layer), self._saturated(layer)
             if silent or saturated:
@@ -129,11 +136,18 @@ class ERFResult:
 
     def doubtful(self, layer: str) -> bool:
         """Whether a layer is among those that ``warnings`` is about."""
-        return bool(self._silent(layer) or self._saturated(layer)) or self._is_noise(layer)
+        silent = self._silent(layer) or self._saturated(layer)
+        return bool(silent) or self._is_noise(layer) or self._is_elsewhere(layer)
 
     def _is_noise(self, layer: str) -> bool:
         """Whether a field is the rounding noise of the gradient of a constant sum of channels."""
         return layer in self.info.get("constant_sums", []) and self._channels(layer) == "sum"
+
+    def _is_elsewhere(self, layer: str) -> bool:
+        """Whether hardly any of a field lies around its target."""
+        size, at = self.target(layer)
+        field = self.spatial.get(layer)
+        return size is not None and at is not None and field is not None and mass_at(np.abs(field), size, at) < _BESIDE
 
     @property
     def notes(self) -> list[str]:
@@ -158,6 +172,9 @@ class ERFResult:
             lines.append(f"† the sum of the channels is constant, and this is rounding noise, in {listed(noise)}")
         if any(self._silent(layer) or self._saturated(layer) for layer in self.layers):
             lines.append("† leads through silent or saturated spike layers: there it is the surrogate's field")
+        beside = [layer for layer in self.layers if self._is_elsewhere(layer)]
+        if beside:
+            lines.append(f"† hardly any of the field lies around the target, in {listed(beside)}")
         return lines
 
     def _channels(self, layer: str) -> str | int | None:

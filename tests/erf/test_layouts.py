@@ -496,3 +496,25 @@ def test_a_dataclass_is_an_output():
     model = Reshaped(Features)
     again = compute_erf(model, torch.randn(2, 1, 32, 32), "out")
     assert again.layers == ["out[map]"] and np.array_equal(again.spatial["out[map]"] > 0, result.spatial["out"] > 0)
+
+
+class Exchanged(nn.Module):
+    """A square map whose rows are the columns of the image."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(4, 5, 3, 2, 1))
+
+    def forward(self, x):
+        return self.net(x).transpose(2, 3)
+
+
+def test_a_field_that_has_nothing_around_its_target_is_marked():
+    torch.manual_seed(0)
+    model, x = nn.Sequential(Exchanged()), torch.randn(2, 3, 64, 64)
+    result = compute_erf(model, x, ["0", "0.net"], position=(2, 10))
+    assert [line.split(":")[0] for line in result.warnings] == ["0"] and "rows and columns" in result.warnings[0]
+    assert result.doubtful("0") and not result.doubtful("0.net")
+    assert result.notes == ["† hardly any of the field lies around the target, in 0"]
+    told = compute_erf(model, x, "0", position=(2, 10), layout=lambda y: y.transpose(2, 3))
+    assert not told.warnings and np.allclose(told.spatial["0"], result.spatial["0.net"])
