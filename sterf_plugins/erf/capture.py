@@ -51,10 +51,13 @@ class Seen:
     Attributes:
         calls: layer -> how often the model calls it in a forward pass.
         shapes: module -> shape of its first output, for all modules that give one tensor.
+        cut: modules up to the last target that the model runs with ``no_grad`` on what depends on the input, but none inside
+            of others.
     """
 
     calls: dict[str, int] = field(default_factory=dict)
     shapes: dict[str, Size] = field(default_factory=dict)
+    cut: list[str] = field(default_factory=list)
 
 
 class _Finished(Exception):
@@ -139,6 +142,9 @@ def _run(model, forward, x, targets, seen, loops, rates) -> tuple[dict[str, Outp
         def store(module: nn.Module, arguments: Any, result: Any) -> None:
             if isinstance(result, Tensor):
                 seen.shapes.setdefault(name, result.shape)
+            depends = any(isinstance(x, Tensor) and x.requires_grad for x in arguments)
+            if depends and not counting and not torch.is_grad_enabled():
+                seen.cut[:] = [n for n in seen.cut if not n.startswith(f"{name}.")] + [name]
 
         return store
 

@@ -236,6 +236,7 @@ def compute_erf(
         tokens=[name for name in running.layers if running.facts[name].tokens],
         without_target=[name for name in running.layers if not running.facts[name].follows],
         failed=running.failed,
+        cut=list(dict.fromkeys(running.cut)),
         stages=stages_of(model, [*running.layers, *running.failed]),
     )
     if weight is not None:

@@ -110,6 +110,11 @@ class ERFResult:
         that of the surrogate gradient alone. The gradient of a constant sum of channels is rounding noise.
         """
         lines = [f"{layer}: no field. {reason}" for layer, reason in self.failed.items()]
+        if self.info.get("cut"):
+            lines.append(
+                f"{listed(self.info['cut'])}: run with `no_grad` inside the model; what leads through them is missing in the "
+                f"fields of all later layers."
+            )
         lines += [
             f"{layer}: the sum of its channels is constant, and this is the rounding noise of its gradient; use "
             f"channels='auto', 'per-channel' or a number of random projections."
@@ -160,6 +165,8 @@ class ERFResult:
             initial = calibrated.get("initial")  # norms that see one value of each channel
             but = f", but for {initial} that see a single value" if initial else ""
             lines.append(f"BatchNorm statistics calibrated on {calibrated['inputs']} inputs{but}")
+        if self.info.get("cut"):
+            lines.append(f"without what leads through {listed(self.info['cut'])}, run with no_grad inside the model")
         protocol = note(self.info)
         if protocol is not None:
             lines.append(protocol)

@@ -382,3 +382,29 @@ def test_inference_mode():
         model = nn.Sequential(nn.Conv2d(3, 4, 3))
     with pytest.raises(ValueError, match="were made in inference mode, and nothing that uses them has a gradient"):
         compute_erf(model, x, "0")
+
+
+class PartlyWithoutGradients(nn.Module):
+    """Two branches, of which one is run with ``no_grad``, up to a layer, and a third behind it."""
+
+    def __init__(self):
+        super().__init__()
+        self.frozen = nn.Sequential(nn.Conv2d(3, 4, 5, padding=2), nn.Tanh())
+        self.live, self.out, self.teacher = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 2, 1), nn.Conv2d(4, 2, 1)
+
+    def forward(self, x):
+        with torch.no_grad():
+            y = self.frozen(x)
+        y = y + self.live(x)
+        out = self.out(y)
+        with torch.no_grad():
+            self.teacher(y)
+        return out
+
+
+def test_modules_that_run_without_gradients_are_named():
+    torch.manual_seed(0)
+    result = compute_erf(PartlyWithoutGradients(), torch.randn(2, 3, 8, 8), ["live", "out"])
+    assert result.info["cut"] == ["frozen"] and [line.split(":")[0] for line in result.warnings] == ["frozen"]
+    assert "without what leads through frozen, run with no_grad inside the model" in result.notes
+    assert not compute_erf(nn.Sequential(nn.Conv2d(3, 4, 3)), torch.randn(2, 3, 8, 8), "0").warnings
