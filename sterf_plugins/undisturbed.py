@@ -70,8 +70,8 @@ def changed(settings: list[tuple[Any, str, Any]]) -> Iterator[None]:
 def stateful(model: nn.Module) -> list[Any]:
     """Neurons that keep a state between calls.
 
-    SpikingJelly's have ``reset()`` and ``named_memories()``; snnTorch's have ``reset_mem()`` and say by ``init_hidden`` that
-    they keep their state themselves.
+    SpikingJelly's have ``reset()`` and ``named_memories()``; snnTorch's have ``reset_mem()`` and ``init_hidden``, and begin with
+    the state of their last call even where that is ``False``, unless they are given another one.
     """
     return [m for m in model.modules() if _of_spikingjelly(m) or _of_snntorch(m)]
 
@@ -81,7 +81,7 @@ def _of_spikingjelly(module: Any) -> bool:
 
 
 def _of_snntorch(module: Any) -> bool:
-    return getattr(module, "init_hidden", False) is True and callable(getattr(module, "reset_mem", None))
+    return hasattr(module, "init_hidden") and callable(getattr(module, "reset_mem", None))
 
 
 def forget(neuron: Any) -> None:

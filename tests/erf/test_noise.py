@@ -267,17 +267,24 @@ def test_every_batch_starts_with_the_state_that_the_model_had(kind):
 
 
 class Loop(nn.Module):
-    """snnTorch's neurons with a hidden state, stepped over time."""
+    """snnTorch's neurons with a hidden state, or one that is handed on but for the first step, stepped over time."""
 
-    def __init__(self):
+    def __init__(self, hidden=True):
         super().__init__()
         import snntorch
 
         self.conv = nn.Conv2d(2, 3, 3, padding=1)
-        self.neuron = snntorch.Leaky(beta=0.7, threshold=0.1, init_hidden=True)
+        self.neuron = snntorch.Leaky(beta=0.7, threshold=0.1, init_hidden=hidden)
+        self.out = nn.Conv2d(3, 2, 1)
 
     def forward(self, x):
-        return torch.stack([self.neuron(self.conv(step)) for step in x])
+        spikes, state = [], ()
+        for step in x:
+            found = self.neuron(self.conv(step), *state)
+            found, *state = found if isinstance(found, tuple) else (found,)
+            spikes.append(found)
+            self.out(found)
+        return torch.stack(spikes)
 
 
 def test_hidden_states_of_snntorch_are_put_back():
@@ -370,15 +377,16 @@ def test_what_a_module_makes_in_its_first_call_is_made_once():
     assert model[0].made and np.array_equal(first, compute_erf(model, x, "0", batch_size=1).spatial["0"])
 
 
-def test_states_that_snntorch_has_left_are_forgotten():
+@pytest.mark.parametrize("hidden", [True, False])
+def test_states_that_snntorch_has_left_are_forgotten(hidden):
     pytest.importorskip("snntorch", reason="snntorch is part of the extra `dev`")
     torch.manual_seed(0)
-    model, x = Loop(), torch.randn(5, 3, 2, 8, 8)
-    fresh = compute_erf(model, x, "neuron", batch_size=1).spatial["neuron"]
+    model, x = Loop(hidden), torch.randn(5, 3, 2, 8, 8)
+    fresh = compute_erf(model, x, "out", batch_size=3).spatial["out"]
     with torch.no_grad():
-        model(x[:, :1])
+        model(x + 1)
     left = model.neuron.mem.clone()
-    assert left.any() and np.array_equal(fresh, compute_erf(model, x, "neuron", batch_size=1).spatial["neuron"])
+    assert left.any() and np.array_equal(fresh, compute_erf(model, x, "out", batch_size=3).spatial["out"])
     assert torch.equal(model.neuron.mem, left)
 
 
