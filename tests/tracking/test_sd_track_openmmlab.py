@@ -192,7 +192,7 @@ def test_settings_that_are_no_settings(tmp_path):
         with pytest.raises((TypeError, ValueError), match=message):
             build()
     labels = tmp_path / "train" / "a" / "groundtruth_rect.txt"
-    labels.write_text("\n".join(["1,1,50000,50000"] * 20))
+    labels.write_text("\n".join(["-24960,-24970,50000,50000"] * 20))
     with pytest.raises(ValueError, match=r"images \d+ and \d+ of sequence a: `box` is .*a side of 100000 pixels"):
         fe108_dataset(tmp_path, samples=1)[0]
 
