@@ -53,15 +53,15 @@ def lowest_rate(model: torch.nn.Module, x: torch.Tensor) -> float:
     return min(layer.nonzero for layer in rates.layers.values())
 
 
-def onnx_file(model: torch.nn.Module, x: torch.Tensor, folder: Path) -> Path:
+def onnx_file(model: torch.nn.Module, inputs: tuple[torch.Tensor, ...], folder: Path) -> Path:
     """Write the model as ONNX into a folder; the file's path."""
     path = folder / "model.onnx"
-    torch.onnx.export(model, (x,), str(path), dynamo=True, verbose=False, external_data=False)
+    torch.onnx.export(model, inputs, str(path), dynamo=True, verbose=False, external_data=False)
     return path
 
 
 def onnx_runtime(path: Path, threads: int, device: str):
-    """A function of an image as a numpy array, run by ONNX Runtime; ``None`` where it has no such device."""
+    """A function of the inputs as numpy arrays, run by ONNX Runtime; ``None`` where it has no such device."""
     import onnxruntime
 
     provider = f"{device.upper()}ExecutionProvider"
@@ -71,12 +71,12 @@ def onnx_runtime(path: Path, threads: int, device: str):
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
-    name = session.get_inputs()[0].name
-    return lambda x: session.run(None, {name: x})[0]
+    names = [put.name for put in session.get_inputs()]
+    return lambda *x: session.run(None, dict(zip(names, x, strict=True)))[0]
 
 
 def open_vino(path: Path, threads: int):
-    """A function of an image as a numpy array, run by OpenVINO in float32; ``None`` where it is not installed."""
+    """A function of the inputs as numpy arrays, run by OpenVINO in float32; ``None`` where it is not installed."""
     try:
         import openvino
     except ImportError:
@@ -84,7 +84,7 @@ def open_vino(path: Path, threads: int):
     core = openvino.Core()
     settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
     model = core.compile_model(core.read_model(str(path)), "CPU", settings)
-    return lambda x: model(x)[0]
+    return lambda *x: model(x)[0]
 
 
 def torch_ways(trained: torch.nn.Module, folded: torch.nn.Module, args: argparse.Namespace) -> dict[str, Callable]:
@@ -125,7 +125,7 @@ def compare(name: str, args: argparse.Namespace) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         exported = copy.deepcopy(folded)
         exported.forward = exported.forward_features
-        path = onnx_file(exported, x, Path(folder))
+        path = onnx_file(exported, (x,), Path(folder))
         runtimes = {"ONNX Runtime": onnx_runtime(path, args.threads, args.device)}
         if args.device == "cpu":
             runtimes["OpenVINO"] = open_vino(path, args.threads)

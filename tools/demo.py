@@ -48,6 +48,10 @@ RATES = tuple(
     f"default_hooks.firing_rate.{option}"
     for option in ("type=sterf_plugins.FiringRateHook", "input_size=128", "operations=False")
 )
+# Shorter than the config: one of eight sampled boxes holds an object, not one of two, since a scene has three or four, and the
+# mask head, half of the time of an iteration, computes those boxes alone. Box AP50 on the plain shapes is 0.919 after three
+# epochs, and 0.922 after four epochs of the config as it is (one seed each).
+DETECTION = (*RATES, "model.train_cfg.rcnn.sampler.pos_fraction=0.125")
 # 100 iterations of 4 images: enough for a receptive field to have changed, and for the running variance of the mixers'
 # BatchNorms to have forgotten its initial value, 1, which is far above the true one and keeps the mixers silent in evaluation.
 BRIEF = (
@@ -57,19 +61,31 @@ BRIEF = (
     "param_scheduler.0.end=10",
     "param_scheduler.1.end=1",
 )
-DETECTOR = Training("mask-rcnn_srb", "mask-rcnn_sdtv3-t-srb_fpn_shapes.py", "Mask R-CNN with SRB mixers", RATES)
+DETECTOR = Training(
+    "mask-rcnn_srb",
+    "mask-rcnn_sdtv3-t-srb_fpn_shapes.py",
+    "Mask R-CNN with SRB mixers",
+    (*DETECTION, "train_cfg.max_epochs=3", "param_scheduler.1.end=3"),
+)
 SEGMENTOR = Training(
     "fpn_srb",
     "fpn_sdtv3-t-srb_shapes.py",
     "Semantic FPN with SRB mixers, from the detector's backbone",
-    ("model.backbone.init_cfg.type=Pretrained", "model.backbone.init_cfg.checkpoint={out}/mask-rcnn_srb/epoch_4.pth"),
+    (
+        "model.backbone.init_cfg.type=Pretrained",
+        "model.backbone.init_cfg.checkpoint={out}/mask-rcnn_srb/epoch_3.pth",
+        "train_cfg.max_iters=400",
+        "train_cfg.val_interval=100",
+        "param_scheduler.1.end=400",
+        "default_hooks.checkpoint.interval=100",
+    ),
 )
 COMPARED = tuple(
     Training(
         f"fields_{name}",
         f"mask-rcnn_sdtv3-t-{mixer}_fpn_shapes.py",
         f"{name}, for the ERF picture",
-        BRIEF + RATES + extra,
+        BRIEF + DETECTION + extra,
     )
     for name, mixer, extra in (
         ("conv", "conv", ()),
