@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 import numpy as np
-from scipy.stats import spearmanr
 
 from .estimate import Estimate, group_sizes
 from .number import Number, jackknife, pseudo_values
@@ -33,6 +32,8 @@ def similarity(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
     each patch, each map divided by its sum. ``overlap_50``, ``overlap_90``: intersection over union of the smallest areas
     that hold 50 % and 90 % of the mass. The latter three are 0 if a map is zero everywhere.
     """
+    from scipy.stats import spearmanr  # takes half a second, and few tools compare maps
+
     a, b = (np.asarray(m, np.float64).ravel() for m in (a, b))
     some = [m[(a != 0) | (b != 0)] for m in (a, b)]
     constant = any(not m.size or np.ptp(m) == 0 for m in some)
