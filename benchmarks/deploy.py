@@ -87,6 +87,14 @@ def open_vino(path: Path, threads: int):
     return lambda *x: model(x)[0]
 
 
+def runtimes(path: Path, args: argparse.Namespace) -> dict[str, Callable]:
+    """Functions of the inputs as numpy arrays, by the names of the runtimes that have the device."""
+    found = {"ONNX Runtime": onnx_runtime(path, args.threads, args.device)}
+    if args.device == "cpu":
+        found["OpenVINO"] = open_vino(path, args.threads)
+    return {name: run for name, run in found.items() if run is not None}
+
+
 def torch_ways(trained: torch.nn.Module, folded: torch.nn.Module, args: argparse.Namespace) -> dict[str, Callable]:
     """Ways to run the model in PyTorch: functions of images as a tensor."""
     ways: dict[str, Callable] = {"as trained": trained.forward_features, "folded": folded.forward_features}
@@ -125,16 +133,13 @@ def compare(name: str, args: argparse.Namespace) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         exported = copy.deepcopy(folded)
         exported.forward = exported.forward_features
-        path = onnx_file(exported, (x,), Path(folder))
-        runtimes = {"ONNX Runtime": onnx_runtime(path, args.threads, args.device)}
-        if args.device == "cpu":
-            runtimes["OpenVINO"] = open_vino(path, args.threads)
+        runs = runtimes(onnx_file(exported, (x,), Path(folder)), args)
     image, on_device = x.numpy(), x.to(args.device)
     ways = {
         k: partial(run, on_device)
         for k, run in torch_ways(*(m.to(args.device) for m in (trained, folded)), args).items()
     }
-    ways |= {key: partial(run, image) for key, run in runtimes.items() if run is not None}
+    ways |= {key: partial(run, image) for key, run in runs.items()}
     spent: dict[str, list[float]] = {key: [] for key in ways}
     for i in range(args.repeats + 2):
         for key, run in ways.items():

@@ -16,7 +16,7 @@ from statistics import median
 import cv2
 import numpy as np
 import torch
-from deploy import onnx_file, onnx_runtime, open_vino
+from deploy import onnx_file, runtimes
 from plain_sdtrack import PlainSDTrack
 from saved import Results, begin, options
 from timing import peak_mib, ratio, seconds
@@ -38,7 +38,6 @@ SIZE = 260, 346  # height and width of a DAVIS346
 INTERVAL = 25_000  # microseconds of an event image
 RATE = 25_000  # events in it
 AMOUNT, DECAY = 30, 0.8
-RUNTIMES = "ONNX Runtime", "OpenVINO"
 
 
 def median_seconds(args, repeats, **sides):
@@ -213,29 +212,26 @@ def forward(args):
     others = dict(folded=reparameterize(network, images), plain=PlainSDTrack(network).eval())
     differences = same(network, others, images)
     sides = {name: partial(side, *images) for name, side in dict(ours=network, **others).items()}
-    sides |= runtimes(args, others["folded"], images)
-    spent = median_seconds(args, args.repeats, **sides)
+    runs = in_runtimes(args, others["folded"], images)
+    spent = median_seconds(args, args.repeats, **sides, **runs)
     return dict(
         seconds=spent,
         ratio=spent["plain"] / spent["folded"],
-        runtimes={name: spent["plain"] / spent[name] for name in RUNTIMES if name in spent},
+        runtimes={name: spent["plain"] / spent[name] for name in runs},
         unfolded=spent["plain"] / spent["ours"],
         differences=differences,
         share_of_convolutions=convolution_shares(others, images),
     )
 
 
-def runtimes(args, network, images):
-    """The network as a file in ONNX Runtime, and in OpenVINO where that is installed; none on other devices than a CPU."""
+def in_runtimes(args, network, images):
+    """The network as a file in each runtime that is installed; none on other devices than a CPU."""
     if args.device != "cpu":
         return {}
     with tempfile.TemporaryDirectory() as folder:
-        path = onnx_file(network, images, Path(folder))
-        found = dict(
-            zip(RUNTIMES, (onnx_runtime(path, args.threads, "cpu"), open_vino(path, args.threads)), strict=True)
-        )
+        runs = runtimes(onnx_file(network, images, Path(folder)), args)
     arrays = [x.numpy() for x in images]
-    return {name: partial(run, *arrays) for name, run in found.items() if run is not None}
+    return {name: partial(run, *arrays) for name, run in runs.items()}
 
 
 def convolution_shares(sides, images):

@@ -156,6 +156,11 @@ def spikes_of(output: Any) -> Tensor:
     return output if isinstance(output, Tensor) else output[0]
 
 
+def has_time_axis(module: nn.Module, y: Tensor) -> bool:
+    """Whether the leading axis of a neuron layer's spikes is time: of a node in multi-step mode, or of five axes."""
+    return getattr(module, "step_mode", "s") == "m" or y.ndim == 5
+
+
 def check_spikes(name: str, y: Tensor) -> None:
     """Raise ``ValueError`` if there is NaN among the outputs of a neuron layer, which would count as no spike."""
     if y.numel() and not math.isfinite(y.amax()):
@@ -215,8 +220,7 @@ class FiringRates:
             if not y.numel():  # as behind a detector's second stage that has no proposals
                 return
             levels = getattr(module, "levels_now", most)
-            timed = getattr(module, "step_mode", "s") == "m" or y.ndim == 5
-            axis = min(2 if timed or y.ndim == 3 else 1, y.ndim - 1)
+            axis = min(2 if has_time_axis(module, y) or y.ndim == 3 else 1, y.ndim - 1)
             others = [i for i in range(y.ndim) if i != axis]
             highest = y.amax(others)
             check_spikes(name, highest)

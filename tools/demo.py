@@ -75,9 +75,7 @@ SEGMENTOR = Training(
         "model.backbone.init_cfg.type=Pretrained",
         "model.backbone.init_cfg.checkpoint={out}/mask-rcnn_srb/epoch_3.pth",
         "train_cfg.max_iters=400",
-        "train_cfg.val_interval=100",
         "param_scheduler.1.end=400",
-        "default_hooks.checkpoint.interval=100",
     ),
 )
 COMPARED = tuple(

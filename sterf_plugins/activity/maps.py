@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..firing import check_spikes, neuron_layers, spikes_of
+from ..firing import check_spikes, has_time_axis, neuron_layers, spikes_of
 from ..undisturbed import uncompiled
 
 if TYPE_CHECKING:
@@ -85,8 +85,7 @@ class FiringMaps:
             if not y.numel():
                 return
             check_spikes(name, y)
-            timed = getattr(module, "step_mode", "s") == "m" or y.ndim == 5
-            if not timed:
+            if not has_time_axis(module, y):
                 y = y.movedim(2, 1)[None] if y.ndim == 3 else y[None]
             found = _map(y, getattr(module, "levels_now", levels), norm)
             same = self.layers.setdefault(name, found)

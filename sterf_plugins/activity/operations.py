@@ -212,13 +212,8 @@ class _Counter(BaseCounter):
         inside = [m for m in active_modules or () if m in self._names]
         module = min(inside, key=lambda m: (self._sizes[m], self._names[m]), default=None)
         name = self._names.get(module, "")
-        if (
-            func is aten.add.Tensor
-        ):  # so comes a linear layer's bias if the input's channels are not the last axis in memory
-            if isinstance(module, nn.Linear) and isinstance(args[1], Tensor) and self._is_weight(args[1]):
-                found = self._found.setdefault((name, False), LayerOperations())
-                found.biases += out.numel()
-                found.weights = module.in_features * module.out_features + args[1].numel()
+        if func is aten.add.Tensor:
+            self._note_bias(module, name, args[1], out)
             return 0
         computes_weight = all(self._is_weight(x) for x in (*args, *kwargs.values()) if isinstance(x, Tensor))
         if computes_weight or (hasattr(module, "folded") and func is not aten.convolution.default):
@@ -233,6 +228,13 @@ class _Counter(BaseCounter):
             (self._spikes.leading(driving, merged=found.kernel > 0), origin and origin.senders)
         )
         return found.dense
+
+    def _note_bias(self, module: nn.Module | None, name: str, bias: Any, out: Tensor) -> None:
+        """Count a linear layer's bias that is added on its own, as where the input's channels are not its last axis in memory."""
+        if isinstance(module, nn.Linear) and isinstance(bias, Tensor) and self._is_weight(bias):
+            found = self._found.setdefault((name, False), LayerOperations())
+            found.biases += out.numel()
+            found.weights = module.in_features * module.out_features + bias.numel()
 
     def layers(self) -> dict[str, LayerOperations]:
         """Operations by layer, in the model's order, those of products of two activations at the end."""

@@ -100,10 +100,14 @@ def layer_label(result: Fields, layer: str) -> str:
 
     A † stands behind the names of those whose field cannot be trusted.
     """
-    label = ", ".join(filter(None, [layer, where(result, layer)]))
-    if layer in result.info.get("stages", {}):
-        label = re.sub(r"\[\d+\]", f" {where(result, layer)}", layer, count=1)
+    label = _label(result, layer)
     return f"{label} †" if result.doubtful(layer) else label
+
+
+def _label(result: Fields, layer: str) -> str:
+    if layer in result.info.get("stages", {}):
+        return re.sub(r"\[\d+\]", f" {where(result, layer)}", layer, count=1)
+    return ", ".join(filter(None, [layer, where(result, layer)]))
 
 
 def named(result: Fields, layer: str) -> str:
@@ -114,9 +118,7 @@ def named(result: Fields, layer: str) -> str:
 
 def common_labels(results: Results, names: Iterable[str]) -> dict[str, str]:
     """Name -> label of layers of several results, without a †; the plain name where its labels differ."""
-    said = {
-        name: {layer_label(r, name).removesuffix(" †") for r in results.values() if name in r.layers} for name in names
-    }
+    said = {name: {_label(r, name) for r in results.values() if name in r.layers} for name in names}
     return {name: labels.pop() if len(labels) == 1 else name for name, labels in said.items()}
 
 

@@ -2,9 +2,7 @@
 
 import copy
 import itertools
-import json
 import math
-from pathlib import Path
 
 import pytest
 import timm
@@ -18,7 +16,6 @@ from sterf_plugins.erf import calibrate
 from sterf_plugins.layers import IntegerSpike, lif_node
 from sterf_plugins.layers.merged_time import MergedTimeNeuron
 
-TOOL = Path(__file__).resolve().parents[2] / "tools" / "model_converters" / "deploy.py"
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 NANO = dict(embed_dims=[8, 16, 24, 32], num_heads=4)
 VARIANTS = {
@@ -404,12 +401,8 @@ def test_a_layer_that_is_called_by_keyword_keeps_its_norm():
     assert isinstance(folded.bn, nn.BatchNorm2d) and isinstance(folded.bn2, nn.Identity)
 
 
-@pytest.mark.slow
-def test_a_detector_of_two_stages(forked, tmp_path):
+def test_a_detector_of_two_stages():
     """It does not run on images alone; `forward` says what runs."""
-    config = "sterf_plugins::shapes/mask-rcnn_sdtv3-t-srb_fpn_shapes.py"
-    result = forked(TOOL, config, "--input-size", "64", "64", "--out", tmp_path)
-    assert result.returncode == 2 and f"error: {config} does not run on images alone" in result.stderr
 
     class Detector(nn.Module):
         def __init__(self):
@@ -447,30 +440,6 @@ def test_constants_are_no_proof():
     for one, other in ((a, a), (a * 0, b), (torch.ones(3), torch.zeros(3))):
         with pytest.raises(ValueError, match=r"constants .* would prove nothing"):
             compared_values(one, other)
-
-
-@pytest.mark.slow
-def test_the_tool_refuses_constants(forked, tmp_path):
-    """Weights of a new model, saved: with the initial statistics of its norms no spike reaches the classifier."""
-    import sterf_plugins.timm  # noqa: F401
-
-    torch.save(timm.create_model("sdtv3_nano").state_dict(), tmp_path / "new.pth")
-    result = forked(TOOL, "sdtv3_nano", tmp_path / "new.pth", "--input-size", "32", "32", "--out", tmp_path / "out")
-    assert result.returncode == 2 and "the outputs are constants (0, …)" in result.stderr, result.stderr
-    assert not list((tmp_path / "out").iterdir())
-
-
-@pytest.mark.slow
-def test_the_tool(forked, tmp_path):
-    """An untrained model gets statistics, so that the numbers that are compared are not zeros."""
-    options = ["--input-size", "32", "32", "--out", tmp_path, "--repeats", "1", "--spike-driven"]
-    result = forked(TOOL, "sdtv3_nano_srb", *options, fresh=True)
-    assert result.returncode == 0, result.stderr
-    assert "random weights, BatchNorm statistics of 8 noise inputs" in result.stdout
-    assert "spike-driven, in float64: largest relative difference" in result.stdout
-    assert "values up to 0" not in result.stdout.replace("up to 0.", "")
-    facts = json.loads((tmp_path / "sdtv3_nano_srb.json").read_text())
-    assert facts["float64_error"] < 1e-9 and facts["export_error"] < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -517,48 +486,3 @@ def test_a_tracker_is_folded_by_a_pair_of_images():
     left = [name for name, module in folded.named_modules() if isinstance(module, NORMS)]
     assert left == ["backbone.stages.4.downsample.bn"]  # it runs three times, on template, search region and padding
     assert largest_error(folded(*pair), tracker(*pair)) < 1e-9
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("variant", ["1x4", "4x1"])
-@pytest.mark.filterwarnings("ignore:The given buffer is not writable")  # of torch.export.load
-def test_the_tool_writes_a_tracker(forked, tmp_path, variant):
-    """On other inputs than those of the export the files give what the network gives in float64.
-
-    PyTorch reads them without SpikingJelly. The optimiser of ONNX takes minutes for a network over time.
-    """
-    from sterf_plugins.cli.loading import load_model
-    from sterf_plugins.cli.tracker_inputs import tracker_inputs
-
-    network = dict(arch=dict(embed_dims=[8, 8, 16, 16], num_heads=2, depths=[1, 1, 1, 1, 1]), head_width=16)
-    sizes = dict(dataset=dict(template_size=64, search_size=128))
-    config = f"sterf_plugins::sd_track/sdtrack-tiny-{variant}_conv_fe108.py"
-    spec = f"tracker={config}(model={network}, test_dataloader={sizes})"
-    torch.manual_seed(0)
-    loaded = load_model(spec)
-    pairs = tracker_inputs("noise", loaded, 8, seed=1)
-    calibrate(loaded.model, torch.cat([pair["search"] for pair in pairs], -4))
-    torch.save(loaded.model.state_dict(), tmp_path / "weights.pth")
-    onnx = ["--onnx"] if variant == "1x4" else []
-    result = forked(TOOL, spec, tmp_path / "weights.pth", "--out", tmp_path, "--repeats", "1", *onnx)
-    assert result.returncode == 0, result.stderr
-    facts = json.loads((tmp_path / "tracker.json").read_text())
-    lead = [1] if variant == "1x4" else [4, 1]
-    assert facts["inputs"] == dict(template=[*lead, 3, 64, 64], search=[*lead, 3, 128, 128])
-    assert facts["float64_error"] < 1e-9 and facts["export_error"] < 1e-5 and facts.get("onnx_error", 0) < 1e-5
-    program, pair = torch.export.load(tmp_path / "tracker.pt2").module(), pairs[0]
-    found = [outputs(lambda x: program(x["template"], x["search"]), pair)]
-    if onnx:
-        runtime = pytest.importorskip("onnxruntime")
-        session = runtime.InferenceSession(tmp_path / "tracker.onnx", providers=["CPUExecutionProvider"])
-        names = [output.name for output in session.get_outputs()]
-        values = session.run(None, {name: x.numpy() for name, x in pair.items()})
-        found.append(dict(zip(names, map(torch.from_numpy, values), strict=True)))
-    network = loaded.model.network.double()
-    expected = outputs(lambda x: network(**x), {name: x.double() for name, x in pair.items()})._asdict()
-    assert all(values.std() > 1e-3 for values in expected.values())
-    for values in found:
-        assert values.keys() == expected.keys()
-        assert max(largest_error(values[name].double(), expected[name]) for name in expected) < 1e-5
-    refused = forked(TOOL, spec, "--out", tmp_path / "a", "--input-size", "64", "64")
-    assert refused.returncode == 2 and "--input-size is for models of one image" in refused.stderr
