@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
-# glibc keeps freed memory, which Linux would clear anew for every large tensor: 5 % of the time of the tests.
+# glibc keeps freed memory, which Linux would clear anew for every large tensor: 5 % of the time of tests and of trainings.
 KEEP_MEMORY = MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296
 
 .DEFAULT_GOAL := help
@@ -15,10 +15,10 @@ install:  ## create or update .venv with everything (nothing to do the second ti
 	@$(PYTHON) tools/make_environment.py $(VENV)
 
 demo: install  ## make data, train spiking detectors and a segmentor, evaluate, write an HTML report (about 8 minutes on two idle cores)
-	@$(RUN) tools/demo.py
+	@$(KEEP_MEMORY) $(RUN) tools/demo.py
 
 demo-tracking: install  ## render event recordings, train two small trackers, test them, write a video and an HTML page (sized for 10 minutes on two cores)
-	@$(RUN) tools/demo_tracking.py
+	@$(KEEP_MEMORY) $(RUN) tools/demo_tracking.py
 
 test: install  ## run all tests, one process per core
 	@$(KEEP_MEMORY) $(RUN) -m pytest -q -n auto --dist worksteal
