@@ -80,62 +80,31 @@ class TIMMBackbone(Freezing):
         check_model_name(model_name)
         for name, value in dict(pretrained=pretrained, with_cp=with_cp, memory_efficient=memory_efficient).items():
             flag(name, value)
-        if "in_chans" in kwargs and in_channels != 3:
-            raise ValueError(
-                f"`in_channels` is {in_channels} and `in_chans` {kwargs['in_chans']}; give `in_channels` alone."
-            )
-        in_channels = kwargs.pop("in_chans", in_channels)
-        positive_int("in_channels", in_channels)
-        if isinstance(stem, str):
-            stem = dict(type=stem)
-        if stem and "type" in stem:  # a plugin: the model's own argument
-            _check_takes(model_name, "stem", dict(stem))
-            kwargs["stem"] = dict(stem)
-        if mixer is not None:
-            _check_takes(model_name, "mixer", mixer)
-            kwargs["mixer"] = mixer
+        fields = dict(stem) if isinstance(stem, Mapping) and "type" not in stem else None  # not a plugin
+        kwargs |= _plugin_arguments(model_name, None if fields else stem, mixer)
+        kwargs["in_chans"] = _image_channels(in_channels, kwargs.get("in_chans"))
         if out_indices is not None:
             kwargs["out_indices"] = check_out_indices(model_name, out_indices, **kwargs)
         if checkpoint_path:  # before timm cuts off what makes no features; its own `checkpoint_path` is loaded after it
             overlay = kwargs.get("pretrained_cfg_overlay") or {}
             kwargs["pretrained_cfg_overlay"] = {**overlay, "file": checkpoint_path, "source": ""}
-        model: Any = timm.create_model(
-            model_name,
-            pretrained=bool(pretrained or checkpoint_path),
-            in_chans=in_channels,
-            features_only=True,
-            **kwargs,
-        )
+        self.is_init = bool(pretrained or checkpoint_path)
+        model: Any = timm.create_model(model_name, pretrained=self.is_init, features_only=True, **kwargs)
         if checkpoint_path:
             _check_loaded(model, checkpoint_path)
-            checkpoint = read_checkpoint(checkpoint_path)
-            compare(getattr(model, "model", model), state_dict_of(checkpoint))
-            beside = weights_beside(checkpoint)
-            if averaged := [name for name in ("state_dict_ema", "model_ema") if name in beside]:
-                print_log(
-                    f"backbone: the averaged weights {averaged[0]!r} of {checkpoint_path} are taken, as timm always does",
-                    "current",
-                )
-        if stem and "type" not in stem:
-            swap_stem(model, **stem)
+            _compare_and_tell(model, checkpoint_path)
+        if fields:
+            swap_stem(model, **fields)
         info = model.feature_info
         self.out_channels, self.out_strides = tuple(info.channels()), tuple(info.reduction())
         self.out_indices = tuple(info.out_indices)
         # Many timm models have an `init_weights` of their own, which mmengine would call after the weights are loaded.
         model.is_init = True
         self.timm_model = model
-        if pretrained or checkpoint_path:
-            self.is_init = True
         if with_cp:
             _checkpoint_gradients(model, model_name)
         if memory_efficient:
-            ours = [module for module in model.modules() if isinstance(module, StagedBackbone)]
-            if not ours:
-                raise ValueError(
-                    f"`memory_efficient` is True, but {model_name} is not of this package; use `with_cp=True`."
-                )
-            for module in ours:
-                module.memory_efficient = True
+            _save_memory(model, model_name)
         modules: list[str] = []
         parameters: list[nn.Parameter] = []
         if check_frozen_stages(frozen_stages, len(info)) >= 0:
@@ -180,6 +149,24 @@ class TIMMBackbone(Freezing):
         if getattr(self.timm_model, "output_fmt", Format.NCHW) == Format.NHWC:
             maps = [y.permute(0, 3, 1, 2) for y in maps]
         return tuple(y.contiguous() for y in maps)  # some heads of mmdet and mmseg look at them by `view`
+
+
+def _image_channels(in_channels: int, in_chans: int | None) -> int:
+    """The image channels, which timm calls ``in_chans``."""
+    if in_chans is not None and in_channels != 3:
+        raise ValueError(f"`in_channels` is {in_channels} and `in_chans` {in_chans}; give `in_channels` alone.")
+    channels = in_channels if in_chans is None else in_chans
+    positive_int("in_channels", channels)
+    return channels
+
+
+def _plugin_arguments(model_name: str, stem: str | Mapping | None, mixer: str | Mapping | Callable | None) -> dict:
+    """The plugins that go to the model as arguments of its own; ``ValueError`` for a model that takes none."""
+    plugins = dict(stem=dict(type=stem) if isinstance(stem, str) else dict(stem) if stem else None, mixer=mixer)
+    given = {argument: value for argument, value in plugins.items() if value is not None}
+    for argument, value in given.items():
+        _check_takes(model_name, argument, value)
+    return given
 
 
 def _check_takes(model_name: str, argument: str, value: Any) -> None:
@@ -254,6 +241,24 @@ def _check_loaded(model: nn.Module, path: str) -> None:
     missing = [key for key, flat in wanted.items() if flat not in stored]
     if missing:
         raise ValueError(listing(f"the checkpoint {path} is not of this model: it lacks entries", missing))
+
+
+def _compare_and_tell(model: nn.Module, path: str) -> None:
+    """Warn of arguments with which a checkpoint was not saved, and say whether averaged weights were taken."""
+    checkpoint = read_checkpoint(path)
+    compare(getattr(model, "model", model), state_dict_of(checkpoint))
+    beside = weights_beside(checkpoint)
+    if averaged := [name for name in ("state_dict_ema", "model_ema") if name in beside]:
+        print_log(f"backbone: the averaged weights {averaged[0]!r} of {path} are taken, as timm always does", "current")
+
+
+def _save_memory(model: nn.Module, name: str) -> None:
+    """Turn on the memory option of the backbones of this package; ``ValueError`` if the model is none."""
+    ours = [module for module in model.modules() if isinstance(module, StagedBackbone)]
+    if not ours:
+        raise ValueError(f"`memory_efficient` is True, but {name} is not of this package; use `with_cp=True`.")
+    for module in ours:
+        module.memory_efficient = True
 
 
 def _checkpoint_gradients(model: Any, name: str) -> None:
