@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, is_dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -90,104 +91,117 @@ def capture(
     Returns:
         The outputs by name, ``layer`` or ``layer[key]`` for each of several; and why others cannot be had, by layer.
     """
-    first = not seen.calls
-    before = copy.deepcopy(rates.layers) if first and rates is not None else {}
-    outputs, failed = _run(model, forward, x, targets, seen, loops, rates)
-    if first and any(len(o.calls) < seen.calls[o.target.name] for o in outputs.values()):
+    before = copy.deepcopy(rates.layers) if not seen.calls and rates is not None else {}
+    once = _Pass(targets, seen, loops, rates)
+    once.run(model, forward, x)
+    if once.first and any(len(o.calls) < seen.calls[o.target.name] for o in once.outputs.values()):
         if rates is not None:
             rates.layers.clear()
             rates.layers.update(before)
-        outputs, failed = _run(model, forward, x, targets, seen, loops, rates)
+        once = _Pass(targets, seen, loops, rates)
+        once.run(model, forward, x)
     if rates is not None:  # the first pass goes on behind the last target
-        counted = {name for output in outputs.values() for name in output.spikes}
+        counted = {name for output in once.outputs.values() for name in output.spikes}
         for name in set(rates.layers) - counted:
             del rates.layers[name]
-    return outputs, failed
+    return once.outputs, once.failed
 
 
-def _run(model, forward, x, targets, seen, loops, rates) -> tuple[dict[str, Output], dict[str, str]]:
-    first = not seen.calls
-    calls = dict.fromkeys([t.name for t in targets], 0)
-    outputs: dict[str, Output] = {}
-    failed: dict[str, str] = {}
-    nodes: dict[str, list[Node]] = {}  # where the outputs of each spike layer are in the graph
-    counting = False  # whether calls are counted alone, without a graph
+class _Pass:
+    """One forward pass: its hooks keep what the targets give, and count how often each is called.
 
-    def keep(target: Target):
-        def store(module: nn.Module, arguments: Any, result: Any) -> None:
-            nonlocal counting
-            calls[target.name] += 1
-            if counting:
-                return
-            try:
-                spikes = list(rates.layers) if rates is not None else []
-                tensors = _tensors(target.name, result)
-                if not tensors:
-                    raise ValueError(f"layer {target.name!r} gives no floating-point tensor.")
-                for name, y in tensors:
-                    if name not in outputs:
-                        outputs[name] = Output(target, spikes=spikes if len(tensors) == 1 else _leading_to(y, nodes))
-                    outputs[name].calls.append(_checked(name, y, module).clone())
-            except ValueError as error:
-                failed[target.name] = str(error)
-            if first and not loops and all(calls.values()):
-                counting = True
-                torch.set_grad_enabled(False)
-            if not first and all(count >= seen.calls.get(name, 1) for name, count in calls.items()):
-                raise _Finished
+    Attributes:
+        outputs: the outputs by name.
+        failed: why others cannot be had, by layer.
+        calls: layer -> how often it was called so far.
+    """
 
-        return store
+    def __init__(self, targets: list[Target], seen: Seen, loops: bool, rates: FiringRates | None):
+        self.targets, self.seen, self.loops, self.rates = targets, seen, loops, rates
+        self.first = not seen.calls
+        self.outputs: dict[str, Output] = {}
+        self.failed: dict[str, str] = {}
+        self.calls = dict.fromkeys([target.name for target in targets], 0)
+        self._nodes: dict[str, list[Node]] = {}  # where the outputs of each spike layer are in the graph
+        self._counting = False  # whether calls are counted alone, without a graph
 
-    def look(name: str):
-        def store(module: nn.Module, arguments: Any, result: Any) -> None:
-            if isinstance(result, Tensor):
-                seen.shapes.setdefault(name, result.shape)
-            depends = any(isinstance(x, Tensor) and x.requires_grad for x in arguments)
-            if depends and not counting and not torch.is_grad_enabled():
-                seen.cut[:] = [n for n in seen.cut if not n.startswith(f"{name}.")] + [name]
+    def run(self, model: nn.Module, forward: Callable[[Any], Any], x: Any) -> None:
+        """Run the model once, to its end in the first pass, and else up to the last call of a target."""
+        neurons = neuron_layers(model) if self.rates is not None else {}
+        hooks = [(module, partial(self._mark, name)) for name, (module, *_) in neurons.items()]
+        hooks += [(target.module, partial(self._keep, target)) for target in self.targets]
+        if self.first:
+            hooks += [(module, partial(self._look, name)) for name, module in model.named_modules()]
+        handles = [m.register_forward_hook(hook) for m, hook in hooks if not isinstance(m, torch.jit.ScriptModule)]
+        try:
+            with torch.enable_grad():
+                forward(x)
+        except _Finished:
+            pass
+        except Exception as error:
+            if out_of_memory(error) or not all(self.calls.values()):
+                raise  # else it is an error of what nobody asked for
+        finally:
+            for handle in handles:
+                handle.remove()
+        self.failed |= {target.name: why for target in self.targets if (why := self._never_called(target))}
+        self.outputs = {name: o for name, o in self.outputs.items() if o.target.name not in self.failed}
+        if self.first:
+            self.seen.calls = {name: count for name, count in self.calls.items() if count}
 
-        return store
+    def _keep(self, target: Target, module: nn.Module, arguments: Any, result: Any) -> None:
+        """After each call of a target: keep its outputs."""
+        self.calls[target.name] += 1
+        if self._counting:
+            return
+        try:
+            self._add(target, module, result)
+        except ValueError as error:
+            self.failed[target.name] = str(error)
+        if self.first and not self.loops and all(self.calls.values()):
+            self._counting = True
+            torch.set_grad_enabled(False)
+        if not self.first and all(count >= self.seen.calls.get(name, 1) for name, count in self.calls.items()):
+            raise _Finished
 
-    def mark(name: str):
-        def store(module: nn.Module, arguments: Any, result: Any) -> None:
-            node = spikes_of(result).grad_fn
-            if node is not None:
-                nodes.setdefault(name, []).append(node)
+    def _add(self, target: Target, module: nn.Module, result: Any) -> None:
+        tensors = _tensors(target.name, result)
+        if not tensors:
+            raise ValueError(f"layer {target.name!r} gives no floating-point tensor.")
+        have_run = list(self.rates.layers) if self.rates is not None else []
+        for name, y in tensors:
+            if name not in self.outputs:
+                spikes = have_run if len(tensors) == 1 else _leading_to(y, self._nodes)
+                self.outputs[name] = Output(target, spikes=spikes)
+            self.outputs[name].calls.append(_checked(name, y, module).clone())
 
-        return store
+    def _look(self, name: str, module: nn.Module, arguments: Any, result: Any) -> None:
+        """After each call of any module in the first pass: its shape, and whether the model runs it without a graph."""
+        if isinstance(result, Tensor):
+            self.seen.shapes.setdefault(name, result.shape)
+        depends = any(isinstance(x, Tensor) and x.requires_grad for x in arguments)
+        if depends and not self._counting and not torch.is_grad_enabled():
+            self.seen.cut[:] = [inner for inner in self.seen.cut if not inner.startswith(f"{name}.")] + [name]
 
-    hooks = [(module, mark(name)) for name, (module, *_) in neuron_layers(model).items()] if rates is not None else []
-    hooks += [(t.module, keep(t)) for t in targets]
-    if first:
-        hooks += [(module, look(name)) for name, module in model.named_modules()]
-    handles = [m.register_forward_hook(hook) for m, hook in hooks if not isinstance(m, torch.jit.ScriptModule)]
-    try:
-        with torch.enable_grad():
-            forward(x)
-    except _Finished:
-        pass
-    except Exception as error:
-        if out_of_memory(error) or not all(calls.values()):
-            raise  # else it is an error of what nobody asked for
-    finally:
-        for handle in handles:
-            handle.remove()
-    modules = {t.name: t.module for t in targets}
-    for name in [n for n, count in calls.items() if not count]:
-        failed[name] = f"the forward pass never reached {name}; name layers that it runs."
-        entries = [f"{name}.{key}" for key, _ in modules[name].named_children()]
-        if isinstance(modules[name], (nn.ModuleList, nn.ModuleDict)) and entries:
-            failed[name] = (
+    def _mark(self, name: str, module: nn.Module, arguments: Any, result: Any) -> None:
+        """After each call of a spike layer: where its output is in the graph."""
+        node = spikes_of(result).grad_fn
+        if node is not None:
+            self._nodes.setdefault(name, []).append(node)
+
+    def _never_called(self, target: Target) -> str:
+        """Why a target was never called; an empty text if it was."""
+        name, module = target.name, target.module
+        if isinstance(module, torch.jit.ScriptModule):
+            return f"layer {name!r} is a TorchScript module, into which nobody can look; use the model that it was made of."
+        if self.calls[name]:
+            return ""
+        entries = [f"{name}.{key}" for key, _ in module.named_children()]
+        if isinstance(module, (nn.ModuleList, nn.ModuleDict)) and entries:
+            return (
                 f"{name} is a list of modules, which is never called itself; name its entries, such as {entries[-1]}."
             )
-    failed |= {
-        t.name: f"layer {t.name!r} is a TorchScript module, into which nobody can look; use the model that it was made of."
-        for t in targets
-        if isinstance(t.module, torch.jit.ScriptModule)
-    }
-    if first:
-        seen.calls = {name: count for name, count in calls.items() if count}
-    return {name: o for name, o in outputs.items() if o.target.name not in failed}, failed
+        return f"the forward pass never reached {name}; name layers that it runs."
 
 
 def _leading_to(y: Tensor, nodes: dict[str, list[Node]]) -> list[str]:
