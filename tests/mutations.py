@@ -36,7 +36,12 @@ MUTATIONS = [
         "try:",
         "tests/layers tests/openmmlab/test_layers.py",
     ),
-    ("layers/closed_form.py", "torch.full_like(x[0], node.v_reset or 0.0)", "torch.zeros_like(x[0])", "tests/layers"),
+    (
+        "layers/closed_form.py",
+        "torch.full_like(x[0], node.v_reset or 0.0)\n        direct",
+        "torch.zeros_like(x[0])\n        direct",
+        "tests/layers",
+    ),
     ("layers/attention.py", "factor / math.sqrt(dim // num_heads)", "factor", "tests/backbones/test_golden.py"),
     ("backbones/sdt_v1.py", "q * self.mask((k * v)", "q * ((k * v)", "tests/backbones/test_zoo.py"),
     ("backbones/meta_sdt.py", ".copy_(border)", "", "tests/backbones/test_zoo.py"),

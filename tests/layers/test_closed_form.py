@@ -183,6 +183,18 @@ def test_a_state_that_somebody_left_in_the_node_does_not_enter(build, drive):
     assert expected.sum() > 0
 
 
+@pytest.mark.parametrize("kind", [neuron.ParametricLIFNode, neuron.QIFNode, neuron.LIFNode])
+def test_a_node_of_spikingjelly_that_ran_before_begins_afresh_and_keeps_nothing(kind):
+    node = kind(step_mode="m")
+    x = 3 * torch.rand(4, 2, 3)
+    fresh = StatelessNode(copy.deepcopy(node))(x)
+    node(x[:2])
+    assert (node.v != 0).any()
+    wrapped = StatelessNode(node)
+    assert torch.equal(wrapped(x), fresh) and fresh.any()
+    assert not torch.is_tensor(node.v)  # the number that it begins with
+
+
 def test_no_more_is_saved_than_two_factors_of_each_step():
     x, saved = torch.randn(4, 100, requires_grad=True), []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()), lambda t: t):
