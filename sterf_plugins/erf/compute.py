@@ -215,53 +215,53 @@ def compute_erf(
         running = Running.merged(everywhere(lambda: work() or running, gather))
     if not running.count:
         raise ValueError("`inputs` is empty; give at least one image.")
-    info: dict[str, Any] = dict(
-        num_inputs=running.count,
-        input_shape=next(iter(running.shape.values())),
-        protocol=protocol,
-        position=position if isinstance(position, str) else [list(p) for p in places],
-        reduce=protocols[""].reduce if "" in protocols else "by protocol",
-        kinds=list(running.kinds),
-        time=time,
-        channels=protocols[""].channels if "" in protocols else "by protocol",
-        calls=calls,
-        aggregate=aggregate,
-        normalize=normalize,
-        target=target,
-        calibrate=calibrate,
-        calibrated=running.calibrated,
-        relative_error=running.error(),
-        map_size={name: list(running.facts[name].size) for name in running.layers},
-        constant_sums=[name for name in running.layers if running.facts[name].constant],
-        tokens=[name for name in running.layers if running.facts[name].tokens],
-        without_target=[name for name in running.layers if not running.facts[name].follows],
-        failed=running.failed,
-        cut=list(dict.fromkeys(running.cut)),
-        stages=stages_of(model, [*running.layers, *running.failed]),
-    )
-    if weight is not None:
-        info["weight"] = told_weight(weight)
-    if len(running.shape) > 1:
-        info["inputs"] = running.shape
-    if running.rates:
-        info |= dict(
-            spike_layers={
-                name: dict(
-                    channels=rate.fired.size,
-                    rate=rate.rate,
-                    dead=rate.dead,
-                    silent=rate.silent,
-                    saturated=rate.saturated,
-                )
-                for name, rate in running.rates.items()
-            },
-            spikes_before={name: running.facts[name].spikes for name in running.layers},
-        )
-    if tolerance is not None:
-        info |= dict(tolerance=tolerance, converged=running.error() < tolerance)
+    info = _info(request, running, position) | dict(normalize=normalize)
     result = ERFResult.from_estimates(running.estimates, info)
     running.remove()
     return result
+
+
+def _info(request: Request, running: Running, position: Position) -> dict[str, Any]:
+    """What a result says of how it came about, as ``result.info``."""
+    protocols, layers = request.protocols, {name: running.facts[name] for name in running.layers}
+    info: dict[str, Any] = dict(
+        num_inputs=running.count,
+        input_shape=next(iter(running.shape.values())),
+        protocol=request.protocol,
+        position=position if isinstance(position, str) else [list(place) for place in request.places],
+        reduce=protocols[""].reduce if "" in protocols else "by protocol",
+        kinds=list(running.kinds),
+        time=request.time,
+        channels=protocols[""].channels if "" in protocols else "by protocol",
+        calls=request.calls,
+        aggregate=request.aggregate,
+        target=request.target,
+        calibrate=request.calibrate,
+        calibrated=running.calibrated,
+        relative_error=running.error(),
+        map_size={name: list(fact.size) for name, fact in layers.items()},
+        constant_sums=[name for name, fact in layers.items() if fact.constant],
+        tokens=[name for name, fact in layers.items() if fact.tokens],
+        without_target=[name for name, fact in layers.items() if not fact.follows],
+        failed=running.failed,
+        cut=list(dict.fromkeys(running.cut)),
+        stages=stages_of(request.model, [*layers, *running.failed]),
+    )
+    if request.weight is not None:
+        info["weight"] = told_weight(request.weight)
+    if len(running.shape) > 1:
+        info["inputs"] = running.shape
+    if running.rates:
+        info["spike_layers"] = {
+            name: dict(
+                channels=rate.fired.size, rate=rate.rate, dead=rate.dead, silent=rate.silent, saturated=rate.saturated
+            )
+            for name, rate in running.rates.items()
+        }
+        info["spikes_before"] = {name: fact.spikes for name, fact in layers.items()}
+    if request.tolerance is not None:
+        info |= dict(tolerance=request.tolerance, converged=running.error() < request.tolerance)
+    return info
 
 
 def _norms_to_calibrate(model: nn.Module, choice: bool | str) -> list[Any]:
