@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -111,8 +111,7 @@ def collect(
             dtype = dtype_of(model) if next(model.parameters(), None) is not None else None
             sizer = Sizer(1 if mixes_inputs(model) else request.batch_size, compute_device, model.parameters())
             for inputs in sizer.regroup(stream):
-                if any(isinstance(v, Tensor) and v.is_complex() for v in inputs.entries.values()):
-                    raise TypeError("`inputs` are complex; give real tensors, such as torch.view_as_real(x) has.")
+                _check_values(inputs)
                 shape = inputs.shapes()
                 forward = forward_of(model, names, request.forward, inputs.form)
                 if settings is None:
@@ -127,19 +126,13 @@ def collect(
                     bar.update(skip)
                     if sample is not None:
                         sample = sample.to(compute_device, dtype)
-                        x, integers = sample.given(sample.leaves(dtype_of(model)))
-                        run = followed(guarded(forward, sample), integers)
-                        lacking = stack.enter_context(calibrated(request.norms, run, x))
-                        running.calibrated = dict(norms=len(request.norms) - lacking, inputs=len(sample))
-                        running.calibrated |= dict(initial=lacking) if lacking else {}
+                        running.calibrated = stack.enter_context(_calibrated(request, forward, sample))
                     if rates is not None:
                         stack.enter_context(rates)
                 if shape != running.shape:
                     raise ValueError(
                         f"inputs differ in shape: {_shown(running.shape)} and {_shown(shape)}; resize them to one size."
                     )
-                if not all(torch.isfinite(v).all() for v in inputs.entries.values() if isinstance(v, Tensor)):
-                    raise ValueError("`inputs` hold NaN or infinite values; look at the files and the normalisation.")
                 skipped = min(skip, len(inputs))
                 skip -= skipped
                 inputs = inputs.narrow(skipped, len(inputs) - skipped).to(compute_device, dtype)
@@ -158,6 +151,24 @@ def collect(
     except KeyboardInterrupt:
         running.save()
         raise
+
+
+def _check_values(inputs: Batch) -> None:
+    """Raise ``TypeError`` for complex inputs, ``ValueError`` for values that are not finite."""
+    tensors = [v for v in inputs.entries.values() if isinstance(v, Tensor)]
+    if any(v.is_complex() for v in tensors):
+        raise TypeError("`inputs` are complex; give real tensors, such as torch.view_as_real(x) has.")
+    if not all(torch.isfinite(v).all() for v in tensors):
+        raise ValueError("`inputs` hold NaN or infinite values; look at the files and the normalisation.")
+
+
+@contextmanager
+def _calibrated(request: Request, forward: Callable[[Any], Any], sample: Batch) -> Iterator[dict[str, int]]:
+    """BatchNorms with the statistics of a sample meanwhile; gives how many have them, of how many inputs, and how many not."""
+    x, integers = sample.given(sample.leaves(dtype_of(request.model)))
+    with calibrated(request.norms, followed(guarded(forward, sample), integers), x) as lacking:
+        told = dict(norms=len(request.norms) - lacking, inputs=len(sample))
+        yield told | (dict(initial=lacking) if lacking else {})
 
 
 def _kinds(kinds: str | Iterable[str] | None, inputs: Batch) -> tuple[str, ...]:
