@@ -103,32 +103,45 @@ class NamedMaps(torch.nn.Module):
         return dict(score=maps.score, offset=maps.offset, size=maps.size)
 
 
-def main() -> None:
-    args = parse_args()
-    check_counts(args, "batch", "repeats", "input_size")
-    if args.onnx:
-        for package in ("onnx", "onnxscript"):
-            require(package, extra="deploy")
+def files_at(args: argparse.Namespace) -> Path:
+    """Where the files of the model go, without their endings; ``ValueError`` if they are there and must not be replaced."""
     folder = Path(args.out)
     check_writable(folder, "--out")
-    name = re.sub(r"\W+", "_", parse_spec(args.model)[0]).strip("_")
+    base = folder / re.sub(r"\W+", "_", parse_spec(args.model)[0]).strip("_")
     for suffix in ("pt2", "onnx", "json") if args.onnx else ("pt2", "json"):
-        check_new(folder / f"{name}.{suffix}", args.overwrite)
+        check_new(Path(f"{base}.{suffix}"), args.overwrite)
+    return base
+
+
+def load(args: argparse.Namespace) -> Loaded:
+    """The model with its weights; ``ValueError`` for a size of images that a tracker does not take."""
     loaded = load_model(args.model, args.checkpoint)
     if loaded.is_tracker and args.input_size:
         raise ValueError(
             f"--input-size is for models of one image; {args.model} takes a template and a search region, whose sizes are "
             f"template_size and search_size of the config's test_dataloader.dataset."
         )
-    inputs, others, noise = batches(args, loaded, args.batch, args.batch, CALIBRATION)
-    if not args.checkpoint and uncalibrated(loaded.model):
-        calibrate(loaded.model, list(noise.values())[-1])
-        print(f"{args.model}: random weights, BatchNorm statistics of {CALIBRATION} noise inputs")
+    return loaded
+
+
+def convert(
+    args: argparse.Namespace, loaded: Loaded, inputs: dict[str, Tensor], others: dict[str, Tensor]
+) -> tuple[dict[str, torch.nn.Module], float, str]:
+    """The model and what is made of it, from one step to the next, and how far the last is from the first in float64.
+
+    Args:
+        args: the command line.
+        loaded: the model.
+        inputs: example inputs by name.
+        others: others, by which outputs that differ between inputs are told.
+
+    Returns:
+        The modules in float32 by name, the largest relative difference, and of which values it is.
+    """
     model = NamedMaps(loaded.model.network) if loaded.is_tracker else loaded.model  # type: ignore[arg-type]
-    x, exact_x, exact_other = tuple(inputs.values()), in_double(inputs), in_double(others)
-    exact = copy.deepcopy(model).double()
+    exact, x = copy.deepcopy(model).double(), in_double(inputs)
     try:
-        values = compared_values(run(exact, exact_x), run(exact, exact_other))
+        values = compared_values(run(exact, x), run(exact, in_double(others)))
     except (TypeError, AttributeError) as cause:
         if loaded.config is None:
             raise
@@ -137,39 +150,50 @@ def main() -> None:
             f"be written ({cause}). In Python, sterf_plugins.deploy.reparameterize(model, images, forward=lambda model, images: "
             f"model.extract_feat(images)) folds its backbone and neck, and mmdet runs it as before."
         ) from cause
-    models = {"model": exact, "folded": reparameterize(exact, x)}
+    models = {"model": exact, "folded": reparameterize(exact, tuple(inputs.values()))}
     if args.spike_driven:
-        models["spike-driven"] = to_spike_driven(models["folded"], exact_x)
+        models["spike-driven"] = to_spike_driven(models["folded"], x)
     what, target = list(models.items())[-1]
-    error = largest_error(run(target, exact_x), run(exact, exact_x))
+    error = largest_error(run(target, x), run(exact, x))
     print(f"{what}, in float64: largest relative difference {error:.1e} {values}")
-    for one in models.values():
-        one.float()
+    return {name: one.float() for name, one in models.items()}, error, values
+
+
+def main() -> None:
+    args = parse_args()
+    check_counts(args, "batch", "repeats", "input_size")
+    if args.onnx:
+        for package in ("onnx", "onnxscript"):
+            require(package, extra="deploy")
+    base = files_at(args)
+    loaded = load(args)
+    inputs, others, noise = batches(args, loaded, args.batch, args.batch, CALIBRATION)
+    if not args.checkpoint and uncalibrated(loaded.model):
+        calibrate(loaded.model, list(noise.values())[-1])
+        print(f"{args.model}: random weights, BatchNorm statistics of {CALIBRATION} noise inputs")
+    models, error, values = convert(args, loaded, inputs, others)
     shapes = {name: list(tensor.shape) for name, tensor in inputs.items()}
     facts: dict = dict(model=args.model, checkpoint=args.checkpoint, inputs=shapes, float64_error=error)
+    x, target = tuple(inputs.values()), list(models.values())[-1]
+    runs: dict[str, Callable[[], Any]] = {name: partial(one, *x) for name, one in models.items()}
     expected = run(target, x)
     with torch.no_grad():
         program = torch.export.export(target, x)
-        facts["export_error"] = largest_error(write_program(program, folder / f"{name}.pt2")(*x), expected)
-    print(f"{folder / name}.pt2: largest relative difference {facts['export_error']:.1e} {values}")
-    runs: dict[str, Callable[[], Any]] = {name: partial(one, *x) for name, one in models.items()}
-    if args.onnx:
-        session = write_onnx(program, list(inputs), expected, folder / f"{name}.onnx")
-        if session is not None:
-            runs["ONNX Runtime"] = partial(session.run, None, {name: tensor.numpy() for name, tensor in inputs.items()})
-            facts["onnx_error"] = largest_error(
-                [torch.from_numpy(y) for y in runs["ONNX Runtime"]()], tensors_in(expected)
-            )
-            print(f"{folder / name}.onnx: largest relative difference {facts['onnx_error']:.1e} {values}")
-    facts["milliseconds"] = milliseconds(runs, args.repeats)
-    facts["speed_up"] = {
-        k: facts["milliseconds"]["model"] / v for k, v in facts["milliseconds"].items() if k != "model"
-    }
+        facts["export_error"] = largest_error(write_program(program, Path(f"{base}.pt2"))(*x), expected)
+    print(f"{base}.pt2: largest relative difference {facts['export_error']:.1e} {values}")
+    session = write_onnx(program, list(inputs), expected, Path(f"{base}.onnx")) if args.onnx else None
+    if session is not None:
+        runs["ONNX Runtime"] = partial(session.run, None, {name: tensor.numpy() for name, tensor in inputs.items()})
+        found = [torch.from_numpy(y) for y in runs["ONNX Runtime"]()]
+        facts["onnx_error"] = largest_error(found, tensors_in(expected))
+        print(f"{base}.onnx: largest relative difference {facts['onnx_error']:.1e} {values}")
+    times = facts["milliseconds"] = milliseconds(runs, args.repeats)
+    facts["speed_up"] = {name: times["model"] / time for name, time in times.items() if name != "model"}
     listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-    print(f"{args.model}, {listed}, medians: model {facts['milliseconds']['model']:.1f} ms, "
-          + ", ".join(f"{k} {facts['milliseconds'][k]:.1f} ms ({v:.2f}x)" for k, v in facts["speed_up"].items()))  # fmt: skip
-    with replacing(folder / f"{name}.json") as partial_file:
-        partial_file.write_text(json.dumps(facts, indent=1) + "\n")
+    beside = ", ".join(f"{name} {times[name]:.1f} ms ({ratio:.2f}x)" for name, ratio in facts["speed_up"].items())
+    print(f"{args.model}, {listed}, medians: model {times['model']:.1f} ms, {beside}")
+    with replacing(Path(f"{base}.json")) as file:
+        file.write_text(json.dumps(facts, indent=1) + "\n")
 
 
 def in_double(inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
