@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-from spikingjelly.activation_based import functional
 from torch import Tensor
 
 from ..functional.still import is_still, repeat_still
@@ -16,4 +15,4 @@ def over_time(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """
     if is_still(x):
         return repeat_still(layer(x[0]), len(x))
-    return functional.seq_to_ann_forward(x, layer)
+    return layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])

@@ -86,11 +86,20 @@ def _run_fresh(node: Any, x: Tensor) -> Tensor:
     check_floating("x", x)
     check_steps("x", x)
     _check_multi_step(node)
-    node.reset()
+    _reset(node)
     try:
         return node(x)
     finally:
-        node.reset()  # no graph and no buffer outlives the call (deepcopy, pickling, memory)
+        _reset(node)  # no graph and no buffer outlives the call (deepcopy, pickling, memory)
+
+
+def _reset(node: Any) -> None:
+    """Give a node its initial state; for a compiler, which cannot trace that SpikingJelly's ``reset`` copies it, without a copy."""
+    if not torch.compiler.is_compiling():
+        node.reset()
+        return
+    for name in list(dict(node.named_memories())):
+        setattr(node, name, node.get_reset_value(name))
 
 
 def _factory(class_name: str, replacement: type | None = None) -> Callable[..., StatelessNode]:
