@@ -104,12 +104,14 @@ class _Kept:
     These are buffers and attributes, such as the membrane potentials of neurons, the state of a recurrent cell, a counter of
     steps, or a table of positions and the size that it was made for, which belong together. The statistics of norms do not
     belong to them: a forward pass in eval mode leaves them alone. Of a module that has made itself parameters or modules in
-    its first call, plain values stay as that call left them, for they may say that it has.
+    its first call, plain values stay as that call left them, for they may say that it has. Hooks that a model has given its
+    modules in its first call are taken away, as the note that it has is: Hugging Face's models collect hidden states so.
     """
 
     def __init__(self, model: nn.Module):
         modules = [m for m in model.modules() if not has_statistics(m)]
         self._modules = [(m, dict(vars(m)), dict(m.named_buffers(recurse=False)), _made_of(m)) for m in modules]
+        self._hooks = [(m, set(m._forward_hooks) | set(m._forward_pre_hooks), _made_of(m)) for m in model.modules()]
         values = [
             v for _, attributes, buffers, _ in self._modules for v in (*_own(attributes).values(), *buffers.values())
         ]
@@ -117,6 +119,9 @@ class _Kept:
 
     def restore(self) -> None:
         """Put everything back: other objects than before, and other contents of the same objects."""
+        for module, hooks, made_of in self._hooks:
+            if _made_of(module) == made_of:
+                _take_away_hooks(module, hooks)
         for module, attributes, buffers, made_of in self._modules:
             kept = _holds_tensors if _made_of(module) != made_of else _is_state
             for name, value in _own(vars(module)).items():
@@ -137,6 +142,14 @@ class _Kept:
                 value[:] = content
             elif isinstance(value, Tensor) and not torch.equal(value, content):
                 value.detach().copy_(content)
+
+
+def _take_away_hooks(module: nn.Module, but: set[int]) -> None:
+    """Remove the hooks of a module's forward pass that are neither among some, by their number, nor of this package."""
+    for hooks in (module._forward_hooks, module._forward_pre_hooks):
+        for number, hook in list(hooks.items()):
+            if number not in but and not str(getattr(hook, "__module__", "")).startswith(f"{__package__}."):
+                del hooks[number]
 
 
 def _own(attributes: dict[str, Any]) -> dict[str, Any]:

@@ -377,6 +377,35 @@ def test_what_a_module_makes_in_its_first_call_is_made_once():
     assert model[0].made and np.array_equal(first, compute_erf(model, x, "0", batch_size=1).spatial["0"])
 
 
+class Collects(nn.Module):
+    """Gives its modules hooks in its first call, and notes that it has, as Hugging Face's models do for hidden states."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.out = (nn.Conv2d(n, 4, 3, padding=1) for n in (3, 4, 8))
+        self.found, self.hooked = [], False
+
+    def forward(self, x):
+        if not self.hooked:
+            for module in (self.first, self.second):
+                module.register_forward_hook(lambda module, arguments, output: self.found.append(output))
+            self.hooked = True
+        self.found.clear()
+        self.second(self.first(x))
+        return self.out(torch.cat(self.found, 1))
+
+
+def test_hooks_that_a_model_gives_its_modules_are_there_once():
+    torch.manual_seed(0)
+    model, x = Collects(), torch.randn(3, 3, 8, 8)
+    one, three = (compute_erf(model, x, "out", batch_size=n).spatial["out"] for n in (1, 3))
+    assert np.allclose(one, three, rtol=1e-5)
+    assert not model.hooked and not model.first._forward_hooks and not model.second._forward_hooks
+    before = model(x)
+    compute_erf(model, x, "out", batch_size=1)
+    assert torch.equal(model(x), before) and len(model.first._forward_hooks) == 1
+
+
 @pytest.mark.parametrize("hidden", [True, False])
 def test_states_that_snntorch_has_left_are_forgotten(hidden):
     pytest.importorskip("snntorch", reason="snntorch is part of the extra `dev`")
