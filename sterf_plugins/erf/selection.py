@@ -1,13 +1,21 @@
 """Where in a layer's output the gradient starts: positions and channels."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 
 PROJECTIONS = 8  # random projections of the channels where their sum is constant
 _CONSTANT = 1e-3  # below this share of the channels' own variation, a sum is constant but for rounding and leftovers
+
+# Operations, by what autograd calls them, that only move numbers, or put maps of several steps together.
+_MOVES = (
+    "Alias", "Cat", "Clone", "Expand", "Flip", "Index", "IndexSelect", "Permute", "ReshapeAlias", "Roll", "Select", "Slice",
+    "Split", "Squeeze", "Stack", "ToCopy", "Transpose", "Unbind", "UnsafeView", "Unsqueeze", "View",
+)  # fmt: skip
 
 Place = tuple[float, ...]  # row and column of one position, behind the slice or frame in a volume or video
 Position = str | Place | Sequence[Place]  # what users may give
@@ -135,9 +143,10 @@ def channel_vectors(channels: str | int, y: Tensor, generator: torch.Generator) 
 def sum_is_constant(y: Tensor, module: nn.Module) -> bool:
     """Whether the sum over the channels of a layer's output is constant, as behind a normalisation over channels.
 
-    Its gradient is then rounding noise. A LayerNorm counts as one whatever its weights: the sum of its normalised
-    channels is constant, and with trained weights it is what the weights leave of them. Of any other module, the sum's
-    variation over inputs and positions is compared with that of a sum with random signs.
+    Its gradient is then rounding noise. What a LayerNorm gives counts as one whatever its weights, also as the output of a
+    stage that ends with one: the sum of its normalised channels is constant, and with trained weights it is what the
+    weights leave of them. Of any other output, the sum's variation over inputs and positions is compared with that of a
+    sum with random signs.
 
     Args:
         y: the output as a map (T, B, C, h, w).
@@ -147,8 +156,21 @@ def sum_is_constant(y: Tensor, module: nn.Module) -> bool:
         return False
     if isinstance(module, nn.LayerNorm) or type(module).__name__.startswith("LayerNorm"):
         return True
+    if _layer_normed(y.grad_fn, y.shape[2]):
+        return True
     values = y.detach().movedim(2, -1).flatten(0, -2).double()  # (places, C)
     generator = torch.Generator().manual_seed(0)
     signs = (torch.randint(0, 2, (y.shape[2],), generator=generator) * 2 - 1).to(values)
     spread, scale = values.sum(1).std(correction=0), (values @ signs).std(correction=0)
     return bool(spread < _CONSTANT * scale)
+
+
+def _layer_normed(node: Node | None, channels: int) -> bool:
+    """Whether a tensor, by its node in the graph, is what a LayerNorm over so many channels gave, in whatever order of axes."""
+    if node is None:
+        return False
+    operation = node.name().partition("Backward")[0]
+    if operation == "NativeLayerNorm":
+        return math.prod(node._saved_normalized_shape) == channels  # type: ignore[attr-defined]
+    before = [n for n, _ in node.next_functions]
+    return operation in _MOVES and bool(before) and all(_layer_normed(n, channels) for n in before)

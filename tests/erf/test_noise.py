@@ -25,7 +25,7 @@ def bold(model):
         ("vit_tiny_patch16_224", "norm", (True, True)),
         ("vit_tiny_patch16_224", "blocks.1", (False, False)),
         ("edgenext_xx_small", "stages.0", (True, False)),  # its LayerNorm is in front of the blocks
-        ("pvt_v2_b0", "stages.0", (True, False)),
+        ("pvt_v2_b0", "stages.0", (True, True)),  # its LayerNorm is the last of the stage
         ("resnet18", "layer1", (False, False)),
     ],
 )
@@ -40,6 +40,32 @@ def test_constant_sums_of_channels_are_projected(name, layer, constant, trained)
     assert result.spatial[layer].max() > 1e-4
     channels = 8 if constant[trained] else "sum"
     assert np.array_equal(result.spatial[layer], compute_erf(model, x, layer, channels=channels).spatial[layer])
+
+
+class Stage(nn.Module):
+    """A stage that ends with a LayerNorm, or with another module behind it, over the channels or over the columns."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.conv = kind, nn.Conv2d(3, 8, 3, padding=1)
+        self.norm = bold(nn.Sequential(nn.LayerNorm(12 if kind == "columns" else 8)))[0]
+
+    def forward(self, x):
+        y = self.conv(x)
+        y = self.norm(y) if self.kind == "columns" else self.norm(y.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        if self.kind == "tokens":
+            return y.flatten(2).transpose(1, 2).contiguous()
+        return y.tanh() if self.kind == "inside" else y
+
+
+@pytest.mark.parametrize("kind", ["map", "tokens", "inside", "columns"])
+def test_a_stage_that_ends_with_a_layer_norm_is_projected_as_the_norm_is(kind):
+    torch.manual_seed(0)
+    model, x = nn.Sequential(Stage(kind)).double(), torch.randn(2, 3, 12, 12).double()
+    result = compute_erf(model, x, ["0", "0.norm"])
+    assert ("0" in result.info["constant_sums"]) == (kind in ("map", "tokens"))
+    if kind == "map":
+        assert np.array_equal(result.spatial["0"], compute_erf(model, x, "0", channels=8).spatial["0"])
 
 
 class Softmax(nn.Module):
