@@ -7,6 +7,7 @@ in ``volumes.py``.
 
 from collections.abc import Callable, Mapping
 
+import torch
 from torch import Size, Tensor, nn
 
 from .geometry import Evidence, Geometry, Grid, axis_orders, layout_of
@@ -59,6 +60,11 @@ def to_map(
     rest = y.shape[2:]
     if layout is None:
         layout, grid = _guess(name, rest, module, geometry, grid, evidence)
+        if layout == "BCHW" and _weighs_tokens(y[:1, :1].detach()):
+            raise ValueError(
+                f"layer {name!r} gives {tuple(rest)} per input, the weights of an attention, whose rows sum to 1, and no map; name "
+                f"the attention around it."
+            )
     expected = {"BCHW": 3, "BHWC": 3, "BNC": 2, "BCN": 2, "BC": 1}.get(layout)
     if len(rest) == 0 and layout == "BC":
         y = y[..., None]
@@ -172,6 +178,14 @@ def _guess(
     raise ValueError(
         f"layer {name!r} gives {tuple(rest)} per input; (C, H, W), (H, W, C), (N, C), (C, N) or (C,) are understood."
     )
+
+
+def _weighs_tokens(y: Tensor) -> bool:
+    """Whether the values (..., queries, keys) are none below zero, and sum to 1 over the keys, as behind a softmax."""
+    if y.shape[-1] == 1 or y.min() < 0:
+        return False
+    sums = y.sum(-1)
+    return torch.allclose(sums, torch.ones_like(sums), atol=1e-3)
 
 
 def prefix_counts(geometry: Geometry) -> tuple[int, ...]:

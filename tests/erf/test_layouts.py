@@ -386,20 +386,32 @@ def test_a_matrix_over_tokens_is_no_map_although_it_fits_a_grid(position):
     class Attention(nn.Module):
         def __init__(self):
             super().__init__()
-            self.embed, self.tokens, self.weights = nn.Conv2d(3, 32, 8, 8), nn.Identity(), nn.Dropout(0.1)
+            self.embed, self.tokens = nn.Conv2d(3, 32, 8, 8), nn.Identity()
+            self.scores, self.weights = nn.Identity(), nn.Dropout(0.1)
             self.fine = nn.Sequential(nn.ConvTranspose2d(32, 8, 4, 4), nn.Identity())
 
         def forward(self, x):
             y = self.tokens(self.embed(x).flatten(2).transpose(1, 2))
             heads = y.unflatten(2, (2, 16)).transpose(1, 2)
-            attention = self.weights((heads @ heads.transpose(2, 3) / 16).softmax(-1))
-            y = (attention @ heads).transpose(1, 2).flatten(2)
+            scores = self.scores(heads @ heads.transpose(2, 3) / 16)
+            y = (self.weights(scores.softmax(-1)) @ heads).transpose(1, 2).flatten(2)
             return self.fine(y.transpose(1, 2).unflatten(2, (4, 4)))
 
     torch.manual_seed(0)
-    result = compute_erf(Attention(), torch.randn(2, 3, 32, 32), ["weights", "fine.1"], position=position)
+    result = compute_erf(Attention(), torch.randn(2, 3, 32, 32), ["scores", "weights", "fine.1"], position=position)
     assert result.layers == ["fine.1"] and result.info["map_size"]["fine.1"] == [16, 16]  # a true map of this size
-    assert "others than they seem, as those of a matrix over tokens" in result.failed["weights"]
+    assert "others than they seem, as those of a matrix over tokens" in result.failed["scores"]
+    assert "the weights of an attention, whose rows sum to 1" in result.failed["weights"]
+
+
+def test_weights_of_an_attention_over_few_tokens_are_no_map():
+    """Swin's last stage has four tokens at 64x64: 4x4 numbers for each head, as many as the map of the stage before."""
+    torch.manual_seed(0)
+    options = dict(img_size=64, embed_dim=12, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2), window_size=2)
+    model = timm.create_model("swinv2_tiny_window8_256", **options)
+    layers = ["layers.2", "layers.3.blocks.0.attn.softmax"]
+    result = compute_erf(model, torch.randn(1, 3, 64, 64), layers)
+    assert result.layers == layers[:1] and "whose rows sum to 1" in result.failed[layers[1]]
 
 
 def test_heads_and_tokens_are_no_map():
