@@ -27,6 +27,9 @@ _CHANGED = ((0, 2, 1, 3), (0, 1, 2, 3), (1, 3, 0, 2))
 # looks everywhere, or it is without any order, as in a mixer with random weights.
 _CLEAR, _LEAST, _FEW = 0.3, 0.05, 0.2
 _ALONG = 0.3  # correlation of where a map changes with where the input does, along each axis, at least
+_STILL = (
+    0.05  # of the number of frames, by which the centre of what changes in a video moves from frame to frame at least
+)
 _NEAR = 0.6  # share of these changes that lies at the part's place, with a margin of one cell, at least
 
 
@@ -188,6 +191,8 @@ def _follows(before: Tensor, changed: list[Tensor]) -> bool | None:
         mass = excess.movedim(axis, 1).flatten(2).sum(2)
         centres = mass @ torch.arange(cells).to(mass) / mass.sum(1)
         x, y = centres - centres.mean(), torch.tensor(parts).to(mass) - (PARTS - 1) / 2
+        if len(size) == 3 and axis == 1 and x.abs().max() < _STILL * cells:
+            continue  # each frame sees all others, as few frames do
         if x @ y <= _ALONG * x.norm() * y.norm():
             return False
     near = 0

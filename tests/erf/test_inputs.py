@@ -317,6 +317,23 @@ def test_layouts_of_volumes(name):
     assert np.array_equal(result.volume["out"] > 0, expected > 0)
 
 
+def test_tokens_of_two_frames_that_see_each_other_are_in_order():
+    """What changes in any frame changes both alike: that says nothing against their order."""
+    torch.manual_seed(1)
+    spread = nn.Conv3d(5, 5, (3, 1, 1), padding=(1, 0, 0)).double()  # over both of 2 frames
+    nn.init.constant_(spread.weight, 0.1)
+    model = Tubes(lambda y: spread(y).tanh().flatten(2).transpose(1, 2)).double()
+    x = torch.randn(2, 1, 4, 24, 24).double()
+    assert compute_erf(model, x, "out", axes="NCDHW", position=[(1, 0, 5), (0, 3, 3)]).info["map_size"]["out"] == [
+        2,
+        6,
+        6,
+    ]
+    exchanged = Tubes(lambda y: spread(y).tanh().transpose(3, 4).flatten(2).transpose(1, 2)).double()
+    with pytest.raises(ValueError, match="its map of 2x6x6 changes elsewhere than the input does"):
+        compute_erf(exchanged, x, "out", axes="NCDHW", position=[(1, 0, 5), (0, 3, 3)])
+
+
 def test_what_a_volume_network_gives_may_be_unclear():
     square = Tubes(lambda y: y.new_ones(1) * y.repeat(1, 4, 1, 1, 1)[:, :4])  # (4, 4, 4, 4): channels first or last
     with pytest.raises(
@@ -409,6 +426,15 @@ def test_integer_images_are_differentiated_behind_the_cast():
     leaf = x.double().requires_grad_()
     y = model.conv((leaf.permute(0, 3, 1, 2).flip(1) / 255 - 0.4) / 0.2)
     assert same(result.spatial["conv"], field(y, leaf, channels=3))
+
+
+def test_division_of_integer_images_is_followed_in_float64_too():
+    """Bytes divided by a number are float32, whatever the type of the model's weights."""
+    torch.manual_seed(0)
+    model = Computes(lambda x: (x / 255).double()).double()
+    x = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
+    leaf = x.double().requires_grad_()
+    assert same(compute_erf(model, x, "conv").spatial["conv"], field(model.conv(leaf / 255), leaf))
 
 
 class Computes(nn.Module):
