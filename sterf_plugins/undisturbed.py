@@ -2,6 +2,7 @@
 
 import random
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -99,10 +100,11 @@ def reset_states(model: nn.Module) -> None:
 
 
 class _Kept:
-    """What the modules of a model keep between calls, besides parameters: tensors, plain values, and lists and dicts of them.
+    """What the modules of a model keep between calls, besides parameters: tensors, plain values, and what holds these.
 
     These are buffers and attributes, such as the membrane potentials of neurons, the state of a recurrent cell, a counter of
-    steps, or a table of positions and the size that it was made for, which belong together. The statistics of norms do not
+    steps, or a table of positions and the size that it was made for, which belong together; they may be in lists, dicts,
+    dataclasses and other objects, or in modules in a list that is no ``ModuleList``. The statistics of norms do not
     belong to them: a forward pass in eval mode leaves them alone. Of a module that has made itself parameters or modules in
     its first call, plain values stay as that call left them, for they may say that it has. Hooks that a model has given its
     modules in its first call are taken away, as the note that it has is: Hugging Face's models collect hidden states so.
@@ -115,7 +117,11 @@ class _Kept:
         values = [
             v for _, attributes, buffers, _ in self._modules for v in (*_own(attributes).values(), *buffers.values())
         ]
-        self._contents = [(v, _copy(v)) for v in values if isinstance(v, (list, dict)) or _holds_tensors(v)]
+        direct = {id(v) for v in values}  # of what these hold, only what has tensors is a state
+        self._contents = [
+            (v, _copy(v), _is_state if id(v) in direct else _holds_tensors)
+            for v in _changeable(values, but=list(model.modules()))
+        ]
 
     def restore(self) -> None:
         """Put everything back: other objects than before, and other contents of the same objects."""
@@ -124,24 +130,12 @@ class _Kept:
                 _take_away_hooks(module, hooks)
         for module, attributes, buffers, made_of in self._modules:
             kept = _holds_tensors if _made_of(module) != made_of else _is_state
-            for name, value in _own(vars(module)).items():
-                if name not in attributes and kept(value):
-                    delattr(module, name)
-                elif value is not attributes.get(name) and (kept(value) or kept(attributes.get(name))):
-                    setattr(module, name, attributes[name])
+            _put_back_attributes(module, attributes, kept)
             for name, value in dict(module.named_buffers(recurse=False)).items():
                 if value is not buffers.get(name, value):
                     setattr(module, name, buffers[name])
-        for value, content in self._contents:
-            if not _is_state(value) and not _is_state(content):
-                continue
-            if isinstance(value, dict):
-                value.clear()
-                value.update(content)
-            elif isinstance(value, list):
-                value[:] = content
-            elif isinstance(value, Tensor) and not torch.equal(value, content):
-                value.detach().copy_(content)
+        for value, content, kept in self._contents:
+            _put_back(value, content, kept)
 
 
 def _take_away_hooks(module: nn.Module, but: set[int]) -> None:
@@ -152,26 +146,93 @@ def _take_away_hooks(module: nn.Module, but: set[int]) -> None:
                 del hooks[number]
 
 
-def _own(attributes: dict[str, Any]) -> dict[str, Any]:
-    """A module's attributes without those that every module has."""
-    return {name: value for name, value in attributes.items() if name not in _OF_ALL_MODULES}
+def _put_back_attributes(owner: Any, before: dict[str, Any], kept: Callable[[Any], bool]) -> None:
+    """Let an object have those attributes again that it had before, as far as either value is one that is ``kept``."""
+    for name, value in _own(vars(owner)).items():
+        if name not in before and kept(value):
+            delattr(owner, name)
+        elif value is not before.get(name) and (kept(value) or kept(before.get(name))):
+            setattr(owner, name, before[name])
 
 
-def _holds_tensors(value: Any) -> bool:
-    """Whether a value is a tensor, but no parameter, or a list, tuple or dict with one in it."""
-    if isinstance(value, (list, tuple)):
-        return any(map(_holds_tensors, value))
+def _put_back(value: Any, content: Any, kept: Callable[[Any], bool]) -> None:
+    """Let what ``_changeable`` names have the content again of which ``_copy`` made a copy, if either is ``kept``."""
+    if isinstance(value, Tensor):
+        if not torch.equal(value, content):
+            value.detach().copy_(content)
+    elif not isinstance(value, _HOLDERS):
+        if not _same_entries(vars(value), content) and (_holds_tensors(value) or _holds_tensors(content)):
+            _put_back_attributes(value, content, _is_state)
+    elif not _same_entries(value, content) and (kept(value) or kept(content)):
+        value.clear()
+        add = value.update if isinstance(value, (dict, set)) else value.extend
+        add(content)
+
+
+_HOLDERS = (list, dict, set, deque)
+_DEPTH = 6  # how far lists, dicts and other objects are looked into
+
+
+def _changeable(values: list[Any], but: list[nn.Module]) -> Iterator[Any]:
+    """The tensors, lists, dicts and other objects that some values are or hold, each once; ``but`` are the model's modules."""
+    seen = {id(module) for module in but}
+    for _ in range(_DEPTH):
+        values = list({id(v): v for v in values if id(v) not in seen}.values())
+        seen |= {id(v) for v in values}
+        yield from (v for v in values if isinstance(v, _HOLDERS) or _is_record(v) or _is_tensor(v))
+        values = [inner for v in values for inner in _held(v)]
+
+
+def _same_entries(value: Any, content: Any) -> bool:
+    """Whether a list, dict or other holder has the very entries that a copy of it has."""
     if isinstance(value, dict):
-        return any(map(_holds_tensors, value.values()))
+        value, content = [*value.keys(), *value.values()], [*content.keys(), *content.values()]
+    return len(value) == len(content) and all(a is b for a, b in zip(value, content, strict=True))
+
+
+def _held(value: Any) -> list[Any]:
+    """What a list, dict or other object holds."""
+    if isinstance(value, (list, tuple, set, deque)):
+        return list(value)
+    if isinstance(value, dict):
+        return list(value.values())
+    registered = [value._buffers, *value._modules.values()] if isinstance(value, nn.Module) else []
+    return [*registered, *_own(vars(value)).values()] if _is_record(value) else []
+
+
+def _is_record(value: Any) -> bool:
+    """Whether a value is an object with attributes that a model's author may have made to keep a state."""
+    library = type(value).__module__.partition(".")[0]
+    if isinstance(value, nn.Module):
+        return True
+    return (
+        hasattr(value, "__dict__")
+        and not callable(value)
+        and library not in {*sys.stdlib_module_names, "torch", "numpy"}
+    )
+
+
+def _is_tensor(value: Any) -> bool:
+    """Whether a value is a tensor, but no parameter."""
     return isinstance(value, Tensor) and not isinstance(value, nn.Parameter)
 
 
+def _own(attributes: dict[str, Any]) -> dict[str, Any]:
+    """An object's attributes without those that every module has."""
+    return {name: value for name, value in attributes.items() if name not in _OF_ALL_MODULES}
+
+
+def _holds_tensors(value: Any, depth: int = _DEPTH) -> bool:
+    """Whether a value is a tensor, but no parameter, or holds one; ``depth`` says how far to look."""
+    if isinstance(value, Tensor):
+        return _is_tensor(value)
+    return depth > 0 and any(_holds_tensors(v, depth - 1) for v in _held(value))
+
+
 def _is_state(value: Any) -> bool:
-    """Whether a value is a tensor, a plain one such as a number, or a list, tuple or dict of such values or with a tensor."""
-    if isinstance(value, (list, tuple)):
-        return all(map(_is_state, value)) or _holds_tensors(value)
-    if isinstance(value, dict):
-        return all(map(_is_state, value.values())) or _holds_tensors(value)
+    """Whether a value is a tensor, a plain one such as a number, or holds such values alone, or a tensor."""
+    if isinstance(value, (tuple, *_HOLDERS)):
+        return all(map(_is_state, _held(value))) or _holds_tensors(value)
     return value is None or isinstance(value, _PLAIN) or _holds_tensors(value)
 
 
@@ -181,10 +242,12 @@ def _made_of(module: nn.Module) -> tuple[list[str], list[str]]:
 
 
 def _copy(value: Any) -> Any:
-    """A copy that later changes of the value do not reach; tensors inside of containers are not copied."""
+    """A copy that later changes of the value do not reach, of an object that of its attributes; what it holds is not copied."""
     if isinstance(value, Tensor):
         return value.detach().clone()
-    return value.copy() if isinstance(value, (list, dict)) else value
+    if isinstance(value, dict):
+        return dict(value)
+    return list(value) if isinstance(value, _HOLDERS) else dict(vars(value))
 
 
 class _PlainCall:

@@ -1,5 +1,8 @@
 """Fields are never rounding noise, and a layer without a field does not take the others with it."""
 
+from collections import deque
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import timm
@@ -248,8 +251,17 @@ def test_each_call_of_a_shared_layer_has_its_field():
     assert np.allclose(single, grad.abs().mean(1)[0], atol=1e-6)
 
 
+@dataclass
+class State:
+    value: torch.Tensor | None = None
+
+
+class Plain:
+    value = None
+
+
 class Remembers(nn.Module):
-    """Keeps a state in a plain attribute, a buffer, a list and a dict, and adds it to its output."""
+    """Keeps a state in a plain attribute, a buffer, a list, a dict or another object, and adds it to its output."""
 
     def __init__(self, kind):
         super().__init__()
@@ -258,6 +270,9 @@ class Remembers(nn.Module):
         self.state = None
         self.kept, self.named = [], {}
         self.register_buffer("sum", torch.zeros(1))
+        self.record, self.plain = State(), Plain()
+        self.nested, self.queue = [dict(inner={})], deque(maxlen=1)
+        self.unlisted = [Counts()]
 
     def forward(self, x):
         y = self.conv(x)
@@ -273,6 +288,22 @@ class Remembers(nn.Module):
         elif self.kind == "list":
             y = y * (1 + len(self.kept))
             self.kept.append(y.detach())
+        elif self.kind in ("record", "plain", "another record"):
+            held = self.plain if self.kind == "plain" else self.record
+            y = y if held.value is None else y * held.value
+            if self.kind == "another record":
+                self.record = State(y.detach() * 2)
+            else:
+                held.value = y.detach() * 2
+        elif self.kind == "nested":
+            inner = self.nested[0]["inner"]
+            y = y * inner.get("value", 1)
+            inner["value"] = y.detach() * 2
+        elif self.kind == "queue":
+            y = y * (self.queue[0] if self.queue else 1)
+            self.queue.append(y.detach() * 2)
+        elif self.kind == "unlisted":
+            y = self.unlisted[0](y)
         else:
             y = y * (1 + len(self.named))
             self.named[len(self.named)] = y.detach()
@@ -280,7 +311,34 @@ class Remembers(nn.Module):
         return y
 
 
-@pytest.mark.parametrize("kind", ["attribute", "buffer", "in place", "list", "dict"])
+class Counts(nn.Module):
+    """A module in a list that is no ``ModuleList``, which the model does not know of."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(1))
+
+    def forward(self, y):
+        self.calls += 1
+        return y * self.calls
+
+
+KINDS = [
+    "attribute",
+    "buffer",
+    "in place",
+    "list",
+    "dict",
+    "record",
+    "another record",
+    "plain",
+    "nested",
+    "queue",
+    "unlisted",
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_batch_starts_with_the_state_that_the_model_had(kind):
     torch.manual_seed(0)
     model, x = Remembers(kind), torch.randn(4, 3, 8, 8)
@@ -289,7 +347,10 @@ def test_every_batch_starts_with_the_state_that_the_model_had(kind):
     one, two = (compute_erf(wrapped, x, "0", batch_size=n).spatial["0"] for n in (4, 2))
     assert np.allclose(one, two, atol=1e-7)
     assert set(vars(model)) == names and model.state is None and not model.kept and not model.named
-    assert model.sum.item() == 0
+    assert model.sum.item() == 0 and model.unlisted[0].calls.item() == 0
+    assert (
+        model.record == State() and model.plain.value is None and model.nested == [dict(inner={})] and not model.queue
+    )
 
 
 class Loop(nn.Module):
