@@ -111,16 +111,18 @@ class _Kept:
     """
 
     def __init__(self, model: nn.Module):
-        modules = [m for m in model.modules() if not has_statistics(m)]
+        listed = list(model.modules())
+        values = [v for m in listed if not has_statistics(m) for v in _held(m)]
+        held = list(_changeable(values, but=listed))
+        unlisted = [v for v in held if isinstance(v, nn.Module)]
+        modules = [m for m in (*listed, *unlisted) if not has_statistics(m)]
         self._modules = [(m, dict(vars(m)), dict(m.named_buffers(recurse=False)), _made_of(m)) for m in modules]
-        self._hooks = [(m, set(m._forward_hooks) | set(m._forward_pre_hooks), _made_of(m)) for m in model.modules()]
-        values = [
-            v for _, attributes, buffers, _ in self._modules for v in (*_own(attributes).values(), *buffers.values())
-        ]
+        self._hooks = [(m, set(m._forward_hooks) | set(m._forward_pre_hooks), _made_of(m)) for m in listed]
         direct = {id(v) for v in values}  # of what these hold, only what has tensors is a state
         self._contents = [
             (v, _copy(v), _is_state if id(v) in direct else _holds_tensors)
-            for v in _changeable(values, but=list(model.modules()))
+            for v in held
+            if not isinstance(v, nn.Module)
         ]
 
     def restore(self) -> None:
@@ -196,8 +198,10 @@ def _held(value: Any) -> list[Any]:
         return list(value)
     if isinstance(value, dict):
         return list(value.values())
-    registered = [value._buffers, *value._modules.values()] if isinstance(value, nn.Module) else []
-    return [*registered, *_own(vars(value)).values()] if _is_record(value) else []
+    if not _is_record(value):
+        return []
+    registered = [*value.buffers(recurse=False), *value.children()] if isinstance(value, nn.Module) else []
+    return [*registered, *_own(vars(value)).values()]
 
 
 def _is_record(value: Any) -> bool:

@@ -88,6 +88,26 @@ def check_metadata():
     assert found[0]["description"] == 3
 
 
+@uses("torch: autograd nodes' _saved_normalized_shape", "erf/selection.py", "what a LayerNorm normalises over")
+def check_saved_normalized_shape():
+    node = nn.LayerNorm([2, 3])(torch.zeros(4, 2, 3, requires_grad=True)).grad_fn
+    assert node.name().startswith("NativeLayerNorm") and tuple(node._saved_normalized_shape) == (2, 3)
+
+
+@uses("torch: nn.Module _forward_hooks", "undisturbed.py", "hooks that a model gives its modules while it runs")
+@uses("torch: nn.Module _forward_pre_hooks", "undisturbed.py", "the same of those before a module")
+def check_forward_hooks():
+    module, called = nn.Identity(), []
+    handles = [
+        register(lambda *arguments: called.append(1))
+        for register in (module.register_forward_hook, module.register_forward_pre_hook)
+    ]
+    for hooks, handle in zip((module._forward_hooks, module._forward_pre_hooks), handles, strict=True):
+        del hooks[handle.id]
+    module(1)
+    assert not called
+
+
 @uses("torch: autograd nodes' _saved_input", "erf/single.py", "the memory order of a BatchNorm's input")
 def check_saved_input():
     x = torch.randn(1, 2, 3, 3, requires_grad=True)
