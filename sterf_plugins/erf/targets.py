@@ -30,13 +30,9 @@ def default_layers(model: nn.Module) -> list[str]:
     if isinstance(backbone, nn.Module):
         return ["backbone"]
     names = dict(model.named_modules())
-    info: Any = getattr(model, "feature_info", None)
-    if info is not None:
-        entries = info.info if hasattr(info, "info") else info
-        # Several maps may come from one module, and a stage may be a list, whose last entry gives its map.
-        feature_layers = list(dict.fromkeys(_called(names, e["module"]) for e in entries if e.get("module") in names))
-        if feature_layers:
-            return feature_layers
+    feature_layers = _feature_levels(model, names)
+    if feature_layers:
+        return feature_layers
     stages = _stages(model, names)
     if stages:
         return stages
@@ -47,6 +43,25 @@ def default_layers(model: nn.Module) -> list[str]:
         f"`layers` is None, and {type(model).__name__} names no feature layers. Give module names or patterns, such "
         f"as layers=['{example}']; its children are {', '.join(children) or 'none'}."
     )
+
+
+def _feature_levels(model: nn.Module, names: dict[str, nn.Module]) -> list[str]:
+    """Names of the levels in a ``feature_info`` of timm, of an extractor made by ``features_only=True`` those that it returns."""
+    info: Any = getattr(model, "feature_info", None)
+    if info is None:
+        return []
+    levels = info.info if hasattr(info, "info") else info
+    wanted = [levels[i] for i in getattr(info, "out_indices", range(len(levels)))]
+    found = [_level(names, level["module"]) for level in wanted if level.get("module")]
+    # Several maps may come from one module, and a stage may be a list, whose last entry gives its map.
+    return list(dict.fromkeys(_called(names, name) for name in found if name)) or _first_list(model)
+
+
+def _level(names: Iterable[str], module: str) -> str | None:
+    """The name of a module that ``feature_info`` names, which may be one module deeper, in an extractor, or flattened by one."""
+    inside = [name for name in names if name == module or name.partition(".")[2] == module]
+    flat = module.replace(".", "_")
+    return min(inside, key=len) if inside else flat if flat in names else None
 
 
 def _stages(model: nn.Module, names: dict[str, nn.Module]) -> list[str]:

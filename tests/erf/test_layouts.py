@@ -530,3 +530,17 @@ def test_a_field_that_has_nothing_around_its_target_is_marked():
     assert result.notes == ["† hardly any of the field lies around the target, in 0"]
     told = compute_erf(model, x, "0", position=(2, 10), layout=lambda y: y.transpose(2, 3))
     assert not told.warnings and np.allclose(told.spatial["0"], result.spatial["0.net"])
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "levels"),
+    [
+        ("repvgg_a0", {}, ["stem", "stages_0", "stages_1", "stages_2", "final_conv"]),  # flattened names
+        ("resnet18", dict(feature_cls="hook"), [f"body.{n}" for n in ("act1", "layer1", "layer2", "layer3", "layer4")]),
+        ("resnet18", dict(feature_cls="getter", out_indices=(1, 3)), ["model.layer1", "model.layer3"]),
+        ("mvitv2_tiny", None, [f"stages.{i}[0]" for i in range(4)]),  # whose `feature_info` names what is not there
+    ],
+)
+def test_levels_of_timm_models_are_the_default_in_extractors_too(name, options, levels):
+    options = {} if options is None else dict(features_only=True, **options)
+    assert compute_erf(timm.create_model(name, **options), torch.randn(1, 3, 64, 64), calibrate=False).layers == levels
