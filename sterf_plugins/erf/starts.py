@@ -177,7 +177,13 @@ def _starts(
     if not any(y.requires_grad for y in output.calls):
         raise ValueError(detached(name))
     starts, without = {}, {}
-    for label, (y, tokens) in maps_of(name, output, geometry, settings.calls, evidence, in_steps).items():
+    maps = maps_of(name, output, geometry, settings.calls, evidence, in_steps)
+    for label in [k for k in known if k.partition("#")[0] == name and k not in maps]:
+        without[label] = (
+            f"layer {label!r}: for some inputs the model calls this layer another number of times than for the first ones; "
+            f"give inputs for which it does the same."
+        )
+    for label, (y, tokens) in maps.items():
         if known and label not in known:
             continue  # it had no field in the first batch
         if not y.requires_grad:

@@ -251,6 +251,26 @@ def test_each_call_of_a_shared_layer_has_its_field():
     assert np.allclose(single, grad.abs().mean(1)[0], atol=1e-6)
 
 
+class Exits(Pyramid):
+    """Looks at a second level only where the first is bright."""
+
+    def forward(self, x):
+        a = self.embed(x)
+        levels = (a, self.down(a)) if x.mean() > 0 else (a,)
+        return [self.head(y) for y in levels]
+
+
+def test_another_number_of_calls_for_later_inputs_is_told():
+    x = torch.rand(3, 3, 32, 32)
+    x[1] -= 1
+    result = compute_erf(Exits(), x, ["embed", "head"], batch_size=1)
+    assert result.layers == ["embed"] and "another number of times" in result.failed["head#1"]
+    with pytest.raises(
+        ValueError, match="'head#0': for some inputs the model calls this layer another number of times"
+    ):
+        compute_erf(Exits(), x, "head", batch_size=1)
+
+
 @dataclass
 class State:
     value: torch.Tensor | None = None
