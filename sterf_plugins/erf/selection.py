@@ -158,11 +158,25 @@ def sum_is_constant(y: Tensor, module: nn.Module) -> bool:
         return True
     if _layer_normed(y.grad_fn, y.shape[2]):
         return True
-    values = y.detach().movedim(2, -1).flatten(0, -2).double()  # (places, C)
-    generator = torch.Generator().manual_seed(0)
-    signs = (torch.randint(0, 2, (y.shape[2],), generator=generator) * 2 - 1).to(values)
-    spread, scale = values.sum(1).std(correction=0), (values @ signs).std(correction=0)
-    return bool(spread < _CONSTANT * scale)
+    values = y.detach().double().flatten(3)
+    return _cancels(values, (2,)) or (len(y) > 1 and _cancels(values, (0, 2)))
+
+
+def steps_cancel(y: Tensor) -> bool:
+    """Whether each channel's sum over the time steps of a map (T, B, C, h, w) is constant, as behind a softmax over time."""
+    return len(y) > 1 and _cancels(y.detach().double().flatten(3), (0,))
+
+
+def _cancels(values: Tensor, axes: tuple[int, ...]) -> bool:
+    """Whether the sum of values over some axes varies much less over inputs and places, (1, 3), than that with random signs."""
+    shape = [n if i in axes else 1 for i, n in enumerate(values.shape)]
+    signs = torch.randint(0, 2, shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    over = (1, 3) if 0 in axes else (0, 1, 3)
+    plain, signed = (
+        float(v.sum(axes, keepdim=True).std(over, correction=0).square().mean())
+        for v in (values, values * signs.to(values))
+    )
+    return plain < _CONSTANT**2 * signed
 
 
 def _layer_normed(node: Node | None, channels: int) -> bool:

@@ -17,7 +17,7 @@ from .integers import followed
 from .maps import maps_of
 from .preparation import dtype_of
 from .protocols import Protocol
-from .selection import Place, select, sum_is_constant
+from .selection import Place, select, steps_cancel, sum_is_constant
 from .single import mend_batch_norms
 
 
@@ -188,6 +188,13 @@ def _starts(
             continue  # it had no field in the first batch
         if not y.requires_grad:
             without[label] = detached(label)
+            continue
+        over_places = bool({*settings.kinds} - {"temporal", "spatiotemporal"})
+        if label not in known and over_places and settings.time == "sum" and steps_cancel(y):
+            without[label] = (
+                f"layer {label!r}: the sum of each channel over all time steps is constant, as behind a softmax over time, so that "
+                f"its gradient is rounding noise; use time='each', or kinds=('temporal', 'spatiotemporal')."
+            )
             continue
         constant = known[label].constant if label in known else sum_is_constant(y, output.target.module)
         target, size = output.target, tuple(y.shape[3:])

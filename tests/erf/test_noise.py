@@ -71,6 +71,34 @@ def test_a_stage_that_ends_with_a_layer_norm_is_projected_as_the_norm_is(kind):
         assert np.array_equal(result.spatial["0"], compute_erf(model, x, "0", channels=8).spatial["0"])
 
 
+class OverTime(nn.Module):
+    """Convolves each step, and normalises over the steps, over steps and channels, or not at all."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.conv, self.out, self.norm = nn.Conv2d(3, 6, 3, padding=1), nn.Identity(), norm
+
+    def forward(self, x):
+        return self.out(self.norm(torch.stack([self.conv(step) for step in x])))
+
+
+def over_steps_and_channels(y):
+    return nn.functional.layer_norm(y.movedim((0, 2), (3, 4)), (len(y), 6)).movedim((3, 4), (0, 2))
+
+
+def test_sums_over_time_steps_that_are_constant_are_no_field():
+    torch.manual_seed(0)
+    x = torch.randn(4, 2, 3, 8, 10).double()
+    model = OverTime(lambda y: y.softmax(0)).double()
+    with pytest.raises(ValueError, match=r"the sum of each channel over all time steps is constant, .* use time='each'"):
+        compute_erf(model, x, "out")
+    assert compute_erf(model, x, "out", time="each").spatial["out"].max() > 1e-3
+    assert "out" in compute_erf(model, x, "out", kinds=("temporal", "spatiotemporal")).temporal
+    result = compute_erf(OverTime(over_steps_and_channels).double(), x, "out")
+    assert result.info["constant_sums"] == ["out"] and result.spatial["out"].max() > 1e-3
+    assert not compute_erf(OverTime(torch.tanh).double(), x, "out").info["constant_sums"]
+
+
 class Softmax(nn.Module):
     """Over the places of each channel."""
 
