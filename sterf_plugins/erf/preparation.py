@@ -22,7 +22,7 @@ from .windows import find_windows
 
 
 def check_weights(model: nn.Module) -> None:
-    """Raise ``ValueError`` if parameters or buffers are not finite, or belong to inference mode.
+    """Raise ``ValueError`` if parameters or buffers are not finite, have 8 bits, or belong to inference mode.
 
     Behind a spike function NaN weights give zero gradients, and the error about those would mislead.
     """
@@ -31,6 +31,12 @@ def check_weights(model: nn.Module) -> None:
         raise ValueError(
             "the model's parameters or buffers were made in inference mode, and nothing that uses them has a gradient; build "
             "and load the model outside of `torch.inference_mode`."
+        )
+    short = [name for name, tensor in entries if tensor.is_floating_point() and tensor.dtype.itemsize == 1]
+    if short:
+        raise ValueError(
+            f"the model has weights of 8 bits, such as {short[0]}, with which PyTorch computes no gradients; use the model before "
+            f"they were quantised."
         )
     broken = [name for name, p in model.named_parameters() if p.is_floating_point() and not _finite(p)]
     # Masks among the buffers may be infinite.

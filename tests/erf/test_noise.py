@@ -90,7 +90,9 @@ def test_sums_over_time_steps_that_are_constant_are_no_field():
     torch.manual_seed(0)
     x = torch.randn(4, 2, 3, 8, 10).double()
     model = OverTime(lambda y: y.softmax(0)).double()
-    with pytest.raises(ValueError, match=r"the sum of each channel over all time steps is constant, .* use time='each'"):
+    with pytest.raises(
+        ValueError, match=r"the sum of each channel over all time steps is constant, .* use time='each'"
+    ):
         compute_erf(model, x, "out")
     assert compute_erf(model, x, "out", time="each").spatial["out"].max() > 1e-3
     assert "out" in compute_erf(model, x, "out", kinds=("temporal", "spatiotemporal")).temporal
@@ -240,6 +242,10 @@ def test_quantised_and_scripted_layers_are_named():
     quantised = nn.Sequential(torch.ao.nn.quantized.Quantize(0.1, 0, torch.quint8))
     with pytest.raises(ValueError, match="layer '0' is quantised"):
         compute_erf(quantised, x, "0")
+    short = nn.Sequential(nn.Conv2d(3, 4, 3))
+    short[0].weight.data = short[0].weight.data.to(torch.float8_e4m3fn)
+    with pytest.raises(ValueError, match=r"weights of 8 bits, such as 0\.weight"):
+        compute_erf(short, x, "0")
 
 
 class Pyramid(nn.Module):
