@@ -54,11 +54,13 @@ class Seen:
         shapes: module -> shape of its first output, for all modules that give one tensor.
         cut: modules up to the last target that the model runs with ``no_grad`` on what depends on the input, but none inside
             of others.
+        queries: numbers of tokens that the model begins with whatever the input is, such as the queries of a decoder.
     """
 
     calls: dict[str, int] = field(default_factory=dict)
     shapes: dict[str, Size] = field(default_factory=dict)
     cut: list[str] = field(default_factory=list)
+    queries: set[int] = field(default_factory=set)
 
 
 class _Finished(Exception):
@@ -176,12 +178,14 @@ class _Pass:
             self.outputs[name].calls.append(_checked(name, y, module).clone())
 
     def _look(self, name: str, module: nn.Module, arguments: Any, result: Any) -> None:
-        """After each call of any module in the first pass: its shape, and whether the model runs it without a graph."""
+        """After each call of any module in the first pass: its shape, and what is known of its graph."""
         if isinstance(result, Tensor):
             self.seen.shapes.setdefault(name, result.shape)
         depends = any(isinstance(x, Tensor) and x.requires_grad for x in arguments)
         if depends and not self._counting and not torch.is_grad_enabled():
             self.seen.cut[:] = [inner for inner in self.seen.cut if not inner.startswith(f"{name}.")] + [name]
+        if not self._counting and torch.is_grad_enabled() and _begins(module, result):
+            self.seen.queries |= set(result.shape[:2])
 
     def _mark(self, name: str, module: nn.Module, arguments: Any, result: Any) -> None:
         """After each call of a spike layer: where its output is in the graph."""
@@ -202,6 +206,12 @@ class _Pass:
                 f"{name} is a list of modules, which is never called itself; name its entries, such as {entries[-1]}."
             )
         return f"the forward pass never reached {name}; name layers that it runs."
+
+
+def _begins(module: nn.Module, result: Any) -> bool:
+    """Whether a layer of a transformer gives tokens, (B, N, C) or (N, B, C), that do not depend on the input."""
+    layers = (nn.Linear, nn.LayerNorm)
+    return isinstance(module, layers) and isinstance(result, Tensor) and result.ndim == 3 and not result.requires_grad
 
 
 def _leading_to(y: Tensor, nodes: dict[str, list[Node]]) -> list[str]:

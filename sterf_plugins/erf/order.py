@@ -5,7 +5,7 @@ also behind attention that looks everywhere. This asks for no gradient, and one 
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Size, Tensor, nn
 from .batches import Batch, Key
 from .flaws import elsewhere, misread, near_target
 from .geometry import Evidence
+from .layouts import prefix_counts
 from .selection import cell
 from .starts import Facts, Passes, Settings, base_name, maps_by_name
 
@@ -44,7 +45,8 @@ def wrongly_read(
         Why outputs have no field, by name; and by name, if there are several entries, those that the output's map follows.
     """
     settings, evidence = passes.settings, Evidence(passes.model, passes.seen.shapes)
-    doubtful, wrong = _doubtful(settings, evidence, results, facts)
+    queries = {name for name, fact in facts.items() if _may_be_queries(passes, fact, len(inputs))}
+    doubtful, wrong = _doubtful(settings, evidence, results, facts, queries)
     asked = inputs.several and settings.target_in is None
     several = {base_name(name): fact for name, fact in facts.items()} if asked else {}
     names = {**several, **doubtful}
@@ -75,19 +77,27 @@ def wrongly_read(
         # What hardly depends on the place may be queries of a decoder, which are learnt.
         if found[name] is False
         or (found[name] is None and fact.size[-2:] not in likely and math.prod(fact.size) in learnt)
+        or (found[name] is None and queries & {label for label in facts if base_name(label) == name})
     }, followed
 
 
 def _doubtful(
-    settings: Settings, evidence: Evidence, results: dict[str, dict[str, np.ndarray]], facts: dict[str, Facts]
+    settings: Settings,
+    evidence: Evidence,
+    results: dict[str, dict[str, np.ndarray]],
+    facts: dict[str, Facts],
+    queries: Collection[str],
 ) -> tuple[dict[str, Facts], dict[str, str]]:
-    """The outputs whose order was inferred, and whose field does not show it; and why others are in another one."""
+    """The outputs whose order was inferred, and whose field does not show it; and why others are in another one.
+
+    Of what may be ``queries`` no field shows it: a query may look near its number's place by chance.
+    """
     doubtful: dict[str, Facts] = {}
     clear, shifted = set(), set()  # by the field itself
     for name, fact in facts.items():
         if not fact.inferred or settings.places == ["all"] or {*settings.kinds} == {"temporal"}:
             continue
-        if math.prod(fact.size) <= 4:
+        if math.prod(fact.size) <= 4 and name not in queries:
             continue
         doubtful[base_name(name)] = fact
         field = results[name].get("spatial")
@@ -103,10 +113,16 @@ def _doubtful(
             continue
         if all(elsewhere(field, fact.size[-2:], at) for at in targets):
             shifted.add(base_name(name))
-        elif near_target(field, fact.size[-2:], targets[0]):
+        elif name not in queries and near_target(field, fact.size[-2:], targets[0]):
             clear.add(base_name(name))
     wrong = {name: misread(name, doubtful[name].size) for name in shifted - clear}
     return {name: fact for name, fact in doubtful.items() if name not in clear | shifted}, wrong
+
+
+def _may_be_queries(passes: Passes, fact: Facts, batch: int) -> bool:
+    """Whether an output has as many tokens as the model begins with, whatever the inputs are, ``batch`` of them."""
+    counts = {math.prod(fact.size) + prefix for prefix in prefix_counts(passes.geometry)}
+    return fact.tokens and bool(counts & (passes.seen.queries - {1, batch}))
 
 
 def _random_states() -> list[bytes]:

@@ -12,6 +12,11 @@ SMALL = dict(
     hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=48, patch_size=8
 )  # fmt: skip
 STAGES = dict(depths=[1, 1, 1, 1], num_attention_heads=[1, 1, 1, 1])
+DETR = {
+    f"{part}_{name}": n
+    for part in ("encoder", "decoder")
+    for name, n in (("layers", 2), ("attention_heads", 2), ("ffn_dim", 16))
+}
 SWIN = dict(image_size=64, embed_dim=12, depths=[2, 2], num_heads=[2, 2], window_size=4)
 
 
@@ -126,17 +131,24 @@ def test_keyword_arguments_that_get_no_map():
     backbone = tf.ResNetConfig(
         embedding_size=8, hidden_sizes=[8, 8, 16, 16], depths=[1, 1, 1, 1], out_features=["stage4"]
     )
-    sizes = {
-        f"{part}_{name}": n
-        for part in ("encoder", "decoder")
-        for name, n in (("layers", 1), ("attention_heads", 2), ("ffn_dim", 16))
-    }
-    model = build(tf.DetrModel, tf.DetrConfig, backbone_config=backbone, d_model=16, num_queries=5, **sizes)
+    model = build(tf.DetrModel, tf.DetrConfig, backbone_config=backbone, d_model=16, num_queries=5, **DETR)
     x = dict(pixel_values=torch.randn(2, 3, 128, 128), pixel_mask=torch.ones(2, 128, 128, dtype=torch.long))
     x["pixel_mask"][:, :, 96:] = 0
     result = compute_erf(model.bfloat16(), x, ["backbone.model.encoder.stages.3", "encoder.layers.0"])
     assert not result.failed and result.info["map_size"]["encoder.layers.0"] == [4, 4]
     assert next(model.parameters()).dtype == torch.bfloat16
+
+
+def test_queries_are_no_map_although_there_are_as_many_as_tokens():
+    """Nine queries of DETR, and 3x3 tokens of an image of 96x96: those of the encoder are a map, those of the decoder none."""
+    backbone = tf.ResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 8, 16, 16], depths=[1, 1, 1, 1], out_features=["stage4"]
+    )
+    torch.manual_seed(0)
+    model = tf.DetrModel(tf.DetrConfig(backbone_config=backbone, d_model=16, num_queries=9, **DETR)).eval()
+    layers = ["encoder.layers.0", "decoder.layers.0", "decoder.layers.1"]
+    result = compute_erf(model, torch.randn(2, 3, 96, 96), layers, kinds="spatial")
+    assert result.layers == layers[:1] and all("queries" in result.failed[layer] for layer in layers[1:])
 
 
 @pytest.mark.slow
