@@ -208,6 +208,8 @@ def token_grid(name: str, tokens: int, channels: int, geometry: Geometry, eviden
     if geometry.signal:
         return 1, tokens - (geometry.prefix or 0)
     fitting = _fitting(tokens, geometry, geometry.grids())
+    if geometry.prefix is None:  # 5 or 6 tokens are rather queries or groups than a map of 2x2 behind class tokens
+        fitting = {g: r for g, r in fitting.items() if r[1] == 0 or g[0] * g[1] > 4 or g in evidence.grids()}
     if not fitting:
         fitting = _fitting(tokens, geometry, dict.fromkeys(evidence.grids(), 0))
     if not fitting and geometry.prefix is None and len(geometry.sizes) == 1:  # registers, but no queries of a decoder

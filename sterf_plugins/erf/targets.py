@@ -37,6 +37,11 @@ def default_layers(model: nn.Module) -> list[str]:
     if stages:
         return stages
     children = [name for name, _ in model.named_children()]
+    if len(children) == 1:  # a model around another one, such as Hugging Face's around timm's
+        try:
+            return [f"{children[0]}.{name}" for name in default_layers(model.get_submodule(children[0]))]
+        except ValueError:
+            pass
     example = children[-1] if children else "layer4"
     example = _called(names, example)
     raise ValueError(
@@ -93,7 +98,10 @@ def _first_list(model: nn.Module) -> list[str]:
         if any("text" in part or "decoder" in part for part in around):
             continue
         if isinstance(module, nn.ModuleList) and last in _LISTS and len(module):
-            return [_called(names, f"{name}.{key}") for key, _ in module.named_children()]
+            # A list of blocks may be in a list of stages of another name.
+            lists = [".".join(around[:n]) for n in range(1, len(around))]
+            name = next((n for n in lists if isinstance(names[n], nn.ModuleList)), name)
+            return [_called(names, f"{name}.{key}") for key, _ in names[name].named_children()]
     return []
 
 

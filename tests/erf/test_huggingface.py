@@ -151,6 +151,25 @@ def test_queries_are_no_map_although_there_are_as_many_as_tokens():
     assert result.layers == layers[:1] and all("queries" in result.failed[layer] for layer in layers[1:])
 
 
+def test_groups_are_no_map():
+    """GroupViT assigns tokens to six groups, which are no 2x2 behind two class tokens."""
+    sizes = dict(num_group_tokens=[6, 0], num_output_groups=[6, 0], depths=[1, 1], assign_mlp_ratio=[0.5, 4])
+    options = SMALL | dict(num_hidden_layers=2, image_size=64)
+    model = build(tf.GroupViTVisionModel, tf.GroupViTVisionConfig, **options, **sizes)
+    with pytest.raises(ValueError, match="has 6 tokens, which fit no grid"):
+        compute_erf(model, torch.randn(1, 3, 64, 64).double())
+
+
+def test_default_layers_of_models_around_others_and_of_lists_of_other_names():
+    wrapper = tf.TimmBackbone(
+        tf.TimmBackboneConfig(backbone="resnet18", use_pretrained_backbone=False, out_indices=[1, 3])
+    )
+    x = torch.randn(1, 3, 64, 64)
+    assert compute_erf(wrapper, x, calibrate=False).layers == ["_backbone.layer1", "_backbone.layer3"]
+    model = build(tf.SwiftFormerModel, tf.SwiftFormerConfig, depths=[1, 1, 1, 1], embed_dims=[8, 8, 16, 16])
+    assert compute_erf(model, x.double()).layers == [f"encoder.network.{i}" for i in range(7)]
+
+
 @pytest.mark.slow
 def test_a_map_is_not_taken_for_queries_that_a_table_of_biases_has_the_numbers_of():
     """LeViT's attention biases (heads, offsets) are 16 x 16 at 4x4 tokens; at random weights its attention looks everywhere."""
