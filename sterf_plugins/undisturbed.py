@@ -153,7 +153,7 @@ def _put_back_attributes(owner: Any, before: dict[str, Any], kept: Callable[[Any
     for name, value in _own(vars(owner)).items():
         if name not in before and kept(value):
             delattr(owner, name)
-        elif value is not before.get(name) and (kept(value) or kept(before.get(name))):
+        elif name in before and value is not before[name] and (kept(value) or kept(before[name])):
             setattr(owner, name, before[name])
 
 
