@@ -125,6 +125,7 @@ class _Pass:
         self.failed: dict[str, str] = {}
         self.calls = dict.fromkeys([target.name for target in targets], 0)
         self._nodes: dict[str, list[Node]] = {}  # where the outputs of each spike layer are in the graph
+        self._broken: Exception | None = None  # the error that ended the pass
         self._counting = False  # whether calls are counted alone, without a graph
 
     def run(self, model: nn.Module, forward: Callable[[Any], Any], x: Any) -> None:
@@ -141,8 +142,10 @@ class _Pass:
         except _Finished:
             pass
         except Exception as error:
-            if out_of_memory(error) or not all(self.calls.values()):
-                raise  # else it is an error of what nobody asked for
+            reached = [count > 0 for name, count in self.calls.items() if self.first or name in self.seen.calls]
+            if out_of_memory(error) or not (any(reached) if self.first else all(reached)):
+                raise  # else it is an error behind some layers, which have their fields
+            self._broken = error
         finally:
             for handle in handles:
                 handle.remove()
@@ -200,6 +203,8 @@ class _Pass:
             return f"layer {name!r} is a TorchScript module, into which nobody can look; use the model that it was made of."
         if self.calls[name]:
             return ""
+        if self._broken is not None:
+            return f"layer {name!r}: before it, {self._broken}"
         entries = [f"{name}.{key}" for key, _ in module.named_children()]
         if isinstance(module, (nn.ModuleList, nn.ModuleDict)) and entries:
             return (

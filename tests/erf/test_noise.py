@@ -285,6 +285,18 @@ def test_each_call_of_a_shared_layer_has_its_field():
     assert np.allclose(single, grad.abs().mean(1)[0], atol=1e-6)
 
 
+def test_layers_before_an_error_of_the_model_have_their_fields():
+    torch.manual_seed(0)
+    late = nn.Linear(5, 2)  # takes other channels
+    model, x = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.Tanh(), nn.Flatten(), late), torch.randn(3, 3, 16, 16)
+    result = compute_erf(model, x, ["0", "1", "3"], batch_size=1)
+    assert result.layers == ["0", "1"] and result.failed.keys() == {"3"}
+    assert "before it, the model's forward pass fails for inputs of 16x16" in result.failed["3"]
+    assert np.array_equal(result.spatial["1"], compute_erf(model[:2], x, "1", batch_size=1).spatial["1"])
+    with pytest.raises(ValueError, match=r"^the model's forward pass fails for inputs of 16x16"):
+        compute_erf(model, x, "3")
+
+
 class Exits(Pyramid):
     """Looks at a second level only where the first is bright."""
 
@@ -362,6 +374,7 @@ class Remembers(nn.Module):
             y = y * (1 + len(self.named))
             self.named[len(self.named)] = y.detach()
             self.late = y.detach()
+            self.helper = torch.tanh  # no state: it stays
         return y
 
 
@@ -400,7 +413,7 @@ def test_every_batch_starts_with_the_state_that_the_model_had(kind):
     wrapped = nn.Sequential(model)
     one, two = (compute_erf(wrapped, x, "0", batch_size=n).spatial["0"] for n in (4, 2))
     assert np.allclose(one, two, atol=1e-7)
-    assert set(vars(model)) == names and model.state is None and not model.kept and not model.named
+    assert set(vars(model)) - {"helper"} == names and model.state is None and not model.kept and not model.named
     assert model.sum.item() == 0 and model.unlisted[0].calls.item() == 0
     assert (
         model.record == State() and model.plain.value is None and model.nested == [dict(inner={})] and not model.queue
