@@ -20,9 +20,7 @@ def example() -> tuple[np.ndarray, np.ndarray]:
     labels = np.stack([0.9 * i - 8, 40 + 0.3 * i, np.full(FRAMES, 24.0), np.full(FRAMES, 18.0)], 1)
     grown = 1 + 0.08 * np.sin(i / 11)
     size = labels[:, 2:] * grown[:, None]
-    centre = (
-        labels[:, :2] + labels[:, 2:] / 2 + np.stack([2 * np.sin(i / 5) + 40 * np.exp(-i / 12), 1.5 * np.cos(i / 7)], 1)
-    )
+    centre = labels[:, :2] + labels[:, 2:] / 2 + np.stack([2 * np.sin(i / 5) + 40 * np.exp(-i / 12), 1.5 * np.cos(i / 7)], 1)
     start, stop = centre - size / 2, centre + size / 2
     start[:, 0] = np.maximum(start[:, 0], 0)
     return np.concatenate([start, stop - start], 1), labels
@@ -37,9 +35,7 @@ def table() -> str:
         "boxes cut to integers": curves(np.trunc(boxes), labels, protocol="ostrack"),
         "right edge x + w − 1, and no + 1 in the overlap": curves(boxes - one, labels - one, protocol="ostrack"),
         "areas (w + 1)(h + 1)": curves(boxes + one, labels + one, protocol="ostrack"),
-        f"`toolkit`: {(~inside).sum()} labels touch the left border, a miss in AUC and a hit in PR": curves(
-            boxes, labels
-        ),
+        f"`toolkit`: {(~inside).sum()} labels touch the left border, a miss in AUC and a hit in PR": curves(boxes, labels),
         "those images left out": curves(boxes[inside], labels[inside]),
         "`toolkit`, boxes cut to integers, as published": curves(np.trunc(boxes), labels),
     }

@@ -1,3 +1,3 @@
 # The MLPixer e6 row of arXiv:2510.21403, with a BN in the mixers so that they fire, and a channel MLP.
-_base_ = ["../_base_/tracking/sd_track.py"]
-model = dict(mixer="mlpixer", ratio=6, sep_conv=True)
+_base_ = ['../_base_/tracking/sd_track.py']
+model = dict(mixer='mlpixer', ratio=6, sep_conv=True)

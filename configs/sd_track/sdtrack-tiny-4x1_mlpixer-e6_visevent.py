@@ -1,10 +1,8 @@
 # The MLPixer e6 row of arXiv:2510.21403, with a BN in the mixers so that they fire, and a channel MLP.
-_base_ = ["../_base_/tracking/sd_track.py"]
-model = dict(mixer="mlpixer", ratio=6, sep_conv=True)
-train_dataloader = dict(
-    dataset=dict(type="sterf_plugins.VisEventDataset", data_root="data/VisEvent", samples=3_000_000)
-)
-test_dataloader = dict(dataset=dict(type="sterf_plugins.VisEventDataset", data_root="data/VisEvent"))
+_base_ = ['../_base_/tracking/sd_track.py']
+model = dict(mixer='mlpixer', ratio=6, sep_conv=True)
+train_dataloader = dict(dataset=dict(type='sterf_plugins.VisEventDataset', data_root='data/VisEvent', samples=3_000_000))
+test_dataloader = dict(dataset=dict(type='sterf_plugins.VisEventDataset', data_root='data/VisEvent'))
 train_cfg = dict(max_iters=93_700)
 param_scheduler = dict(milestones=[74_960])
 default_hooks = dict(checkpoint=dict(interval=4_685))

@@ -1,6 +1,5 @@
 # With the released segmentors' own behaviour, for their checkpoints (tools/model_converters/convert.py).
-_base_ = "./fpn_sdtv3-b-mlpixer6_spikefpn_4xb9-160k_ade20k-512x512.py"
+_base_ = './fpn_sdtv3-b-mlpixer6_spikefpn_4xb9-160k_ade20k-512x512.py'
 model = dict(
-    backbone=dict(layout="raster", norm_hidden=False),  # without the BN of the paper's formula
-    decode_head=dict(norm_cfg=dict(type="BN")),
-)
+    backbone=dict(layout='raster', norm_hidden=False),  # without the BN of the paper's formula
+    decode_head=dict(norm_cfg=dict(type='BN')))

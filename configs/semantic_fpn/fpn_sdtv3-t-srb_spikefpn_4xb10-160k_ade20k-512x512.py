@@ -1,11 +1,11 @@
 # Table row of arXiv:2510.21403: SDT-V3-T, SRB e4.
 _base_ = [
-    "../_base_/models/fpn_sdtv3_spikefpn.py",
-    "../_base_/datasets/ade20k.py",
-    "../_base_/default_runtime_seg.py",
-    "../_base_/schedules/adamw_160k_4gpu.py",
+    '../_base_/models/fpn_sdtv3_spikefpn.py', '../_base_/datasets/ade20k.py', '../_base_/default_runtime_seg.py',
+    '../_base_/schedules/adamw_160k_4gpu.py'
 ]
 # The dropout is that of the released segmentors.
-model = dict(data_preprocessor=dict(size=(512, 512)), backbone=dict(mixer="srb", drop_rate=0.2))
+model = dict(
+    data_preprocessor=dict(size=(512, 512)),
+    backbone=dict(mixer='srb', drop_rate=0.2))
 train_dataloader = dict(batch_size=10)
 auto_scale_lr = dict(enable=False, base_batch_size=40)

@@ -1,2 +1,2 @@
-_base_ = "./fpn_sdtv3-t-srb_shapes.py"
-model = dict(backbone=dict(mixer="conv"))
+_base_ = './fpn_sdtv3-t-srb_shapes.py'
+model = dict(backbone=dict(mixer='conv'))

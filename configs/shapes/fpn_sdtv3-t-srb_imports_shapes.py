@@ -27,11 +27,9 @@ model = dict(
         bgr_to_rgb=True,
         pad_val=0,
         seg_pad_val=255,
-        size=(128, 128),
-    ),
+        size=(128, 128)),
     backbone=dict(
-        type=SDTV3, arch=dict(embed_dims=[16, 32, 48, 64], num_heads=8), mixer="srb", out_indices=(1, 2, 3, 4)
-    ),
+        type=SDTV3, arch=dict(embed_dims=[16, 32, 48, 64], num_heads=8), mixer='srb', out_indices=(1, 2, 3, 4)),
     neck=dict(type=FPN, in_channels=[16, 32, 48, 64], out_channels=64, num_outs=4, norm_cfg=norm_cfg),
     decode_head=dict(
         type=FPNHead,
@@ -43,20 +41,15 @@ model = dict(
         dropout_ratio=0.0,
         norm_cfg=norm_cfg,
         align_corners=False,
-        loss_decode=[
-            dict(type=CrossEntropyLoss, loss_weight=1.0),
-            dict(type=DiceLoss, loss_weight=1.0, ignore_index=255),
-        ],
-    ),
+        loss_decode=[dict(type=CrossEntropyLoss, loss_weight=1.0), dict(type=DiceLoss, loss_weight=1.0, ignore_index=255)]),
     train_cfg=dict(),
-    test_cfg=dict(mode="whole"),
-)
+    test_cfg=dict(mode='whole'))
 
 max_iters = 700
 optim_wrapper = dict(type=OptimWrapper, optimizer=dict(type=AdamW, lr=3e-3, weight_decay=0.05))
 param_scheduler = [
     dict(type=LinearLR, start_factor=0.02, by_epoch=False, begin=0, end=20),
-    dict(type=CosineAnnealingLR, by_epoch=False, begin=20, end=max_iters, eta_min=2e-5),
+    dict(type=CosineAnnealingLR, by_epoch=False, begin=20, end=max_iters, eta_min=2e-5)
 ]
 train_dataloader.update(batch_size=8)
 train_cfg = dict(type=IterBasedTrainLoop, max_iters=max_iters, val_interval=100)
@@ -69,6 +62,5 @@ default_hooks = dict(
     checkpoint=dict(type=CheckpointHook, by_epoch=False, interval=100, max_keep_ckpts=2),
     sampler_seed=dict(type=DistSamplerSeedHook),
     visualization=dict(type=SegVisualizationHook),
-    erf=dict(type=ERFHook, input_size=128, num_samples=8, at_start=True),
-)
+    erf=dict(type=ERFHook, input_size=128, num_samples=8, at_start=True))
 randomness = dict(seed=0)

@@ -1,2 +1,2 @@
-_base_ = "./mask-rcnn_sdtv3-t-srb_fpn_shapes.py"
-model = dict(backbone=dict(mixer="mlpixer"))
+_base_ = './mask-rcnn_sdtv3-t-srb_fpn_shapes.py'
+model = dict(backbone=dict(mixer='mlpixer'))

@@ -1,3 +1,3 @@
 # LIF neurons; fields and time constants start as the covariant bank.
-_base_ = ["../../_base_/tracking/events48.py"]
-model = dict(tracker=dict(unit="lif", init="rf"))
+_base_ = ['../../_base_/tracking/events48.py']
+model = dict(tracker=dict(unit='lif', init='rf'))

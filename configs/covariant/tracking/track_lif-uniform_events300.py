@@ -1,3 +1,3 @@
 # LIF neurons; fields and time constants start at random.
-_base_ = ["../../_base_/tracking/events300.py"]
-model = dict(tracker=dict(unit="lif", init="uniform"))
+_base_ = ['../../_base_/tracking/events300.py']
+model = dict(tracker=dict(unit='lif', init='uniform'))

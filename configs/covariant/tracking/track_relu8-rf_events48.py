@@ -1,5 +1,5 @@
 # No memory, the last eight frames as input channels; otherwise as track_relu-rf_events48.py.
-_base_ = ["./track_relu-rf_events48.py"]
+_base_ = ['./track_relu-rf_events48.py']
 stack = 8
 model = dict(tracker=dict(in_ch=2 * stack))
 train_dataloader = dict(dataset=dict(stack=stack))
