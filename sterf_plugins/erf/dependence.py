@@ -3,20 +3,24 @@
 Inside of ``dependence`` every backward pass carries positive random marks instead of gradients: each node of the graph
 gives what it computes with them, and that is made positive again where it is not zero. So nothing cancels, nothing
 underflows, and a gradient is not zero exactly where there is a way through the graph. What an activation, a maximum or a
-product passes on depends on values; those nodes have rules (``marks.py``), and pass marks on to all that they look at.
+product passes on depends on values; those nodes have rules (``marks.py``), and pass marks on to all that they look at. Zeros
+of a constant are a mask, unless it has been computed from the input, as the condition of a rectifier that somebody wrote by hand.
 
 A NaN in an input would be the other way to ask. It does not pass a comparison, such as that of a spike, and it does pass
 weights of zero, as in masks and in resizing; and it needs a forward pass for every input pixel.
 """
 
+import re
+import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from .marks import forget_noise, marked, rule_of
+from .marks import chosen, forget_noise, marked, rule_of
 
 
 @contextmanager
@@ -28,6 +32,7 @@ def dependence(model: nn.Module, layers: Iterable[nn.Module]) -> Iterator[None]:
     """
     seen: set[Any] = set()
     handles: list[Any] = []
+    choices = _Choices()
 
     def mark_graph(module: nn.Module, arguments: Any, result: Any) -> None:
         starts = [t.grad_fn for t in _tensors(result) if t.grad_fn is not None]
@@ -38,7 +43,7 @@ def dependence(model: nn.Module, layers: Iterable[nn.Module]) -> Iterator[None]:
             if node in seen:
                 continue
             seen.add(node)
-            if (rule := rule_of(node)) is not None:
+            if (rule := chosen if node in choices.nodes else rule_of(node)) is not None:
                 handles.append(node.register_hook(rule))
             pending += [previous for previous, _ in node.next_functions if previous is not None]
 
@@ -50,7 +55,8 @@ def dependence(model: nn.Module, layers: Iterable[nn.Module]) -> Iterator[None]:
             for p in kept:
                 scale = float(p.abs().mean()) or 0.1 / max(1, p[0].numel() if p.ndim else 1) ** 0.5
                 p.copy_(torch.where(p == 0, scale * torch.randn(p.shape, generator=generator).to(p), p))
-        yield
+        with choices:
+            yield
     finally:
         for handle in handles:
             handle.remove()
@@ -58,6 +64,32 @@ def dependence(model: nn.Module, layers: Iterable[nn.Module]) -> Iterator[None]:
         with torch.no_grad():
             for p, value in kept.items():
                 p.copy_(value)
+
+
+class _Choices(TorchFunctionMode):
+    """Finds what goes element by element through a product or a choice with a constant that has been computed from the input.
+
+    Attributes:
+        nodes: nodes of the graph.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nodes: set[Any] = set()
+        self._computed: dict[int, weakref.ref[Tensor]] = {}  # tensors without a graph, by their ids
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        result = function(*args, **kwargs)
+        given = _tensors([*args, *kwargs.values()])
+        computed = any((ref := self._computed.get(id(t))) and ref() is t for t in given)
+        for t in _tensors(given[:1] if result is None else result):  # nothing: an assignment to a part of a tensor
+            if t.grad_fn is not None:
+                if computed and re.match("Where|MaskedFill|IndexPut|Mul|Div", t.grad_fn.name()):
+                    self.nodes.add(t.grad_fn)
+            elif computed or any(x.requires_grad for x in given):
+                self._computed[id(t)] = weakref.ref(t)
+        return result
 
 
 def _tensors(value: Any) -> list[Tensor]:

@@ -56,10 +56,12 @@ def rule_of(node: Any) -> Rule | None:
         return _matrix_product(node)
     if re.fullmatch(r"MaxPool[123]DWithIndices", name):
         return _windows(node)
-    if name == "AdaptiveMaxPool2D":
-        return _adaptive_windows
-    if name in ("Max", "Min", "Amax", "Amin", "Topk", "Sort", "Kthvalue", "Median"):
+    if adaptive := re.fullmatch(r"AdaptiveMaxPool([23])D", name):
+        return _adaptive_windows(int(adaptive[1]))
+    if name in _ALONG:
         return _along(node)
+    if name in ("Cummax", "Cummin", "Cumprod"):
+        return _up_to(node)
     return marked
 
 
@@ -68,6 +70,11 @@ _UNCHANGED = re.compile(
     r"(Add|Alias|AsStrided|Cat|Clone|Expand|Mean|Permute|Reshape|ReshapeAlias|Select|Slice|Split|Squeeze|Stack|Sum|T|"
     r"ToCopy|Transpose|UnsafeView|Unsqueeze|View)Backward\d*"
 )
+# Of all that lies along some axes.
+_ALONG = (
+    "Max", "Min", "Amax", "Amin", "Topk", "Sort", "Kthvalue", "Median", "Nanmedian", "Mode", "Norm", "LinalgVectorNorm",
+    "Prod",
+)  # fmt: skip
 _ELEMENTWISE = re.compile(
     r"Abs|Ceil|Celu|Clamp|ClampMax|ClampMin|Elu|Erf|Exp|Floor|Fmax|Fmin|Frac|Gelu|Hardshrink|Hardsigmoid|Hardswish|"
     r"Hardtanh|LeakyRelu|Log|LogSigmoid|Maximum|Minimum|Mish|Pow|PreluKernel|Relu|Round|Rsqrt|Sigmoid|Sign|Silu|Softplus|"
@@ -83,6 +90,13 @@ def _same_place(grads: Grads, outputs: Grads) -> Marks:
     """Each input element goes into the output element at its place."""
     out = _first(outputs)
     return tuple(None if g is None else out.sum_to_size(g.shape).to(g.dtype) for g in grads)
+
+
+def chosen(grads: Grads, outputs: Grads) -> Marks:
+    """A choice by the values of activations may be another one next time: what could be chosen counts."""
+    shape = _first(outputs).shape
+    fits = [g is not None and all(n in (1, m) for n, m in zip(g.shape[::-1], shape[::-1], strict=False)) for g in grads]
+    return tuple(_same_place([g], outputs)[0] if fit else _marks(g) for g, fit in zip(grads, fits, strict=True))
 
 
 def _own_or_same_place(grads: Grads, outputs: Grads) -> Marks:
@@ -134,11 +148,16 @@ def _windows(node: Any) -> Rule:
     return rule
 
 
-def _adaptive_windows(grads: Grads, outputs: Grads) -> Marks:
-    out = _first(outputs)
-    with torch.enable_grad():
-        x = torch.zeros_like(_first(grads)).requires_grad_()
-        return torch.autograd.grad(F.adaptive_avg_pool2d(x, (out.shape[-2], out.shape[-1])), x, out)
+def _adaptive_windows(axes: int) -> Rule:
+    pool: Any = {2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}[axes]
+
+    def rule(grads: Grads, outputs: Grads) -> Marks:
+        out = _first(outputs)
+        with torch.enable_grad():
+            x = torch.zeros_like(_first(grads)).requires_grad_()
+            return torch.autograd.grad(pool(x, out.shape[-axes:]), x, out)
+
+    return rule
 
 
 def _along(node: Any) -> Rule:
@@ -155,5 +174,17 @@ def _along(node: Any) -> Rule:
         for d in axes if not keep else ():
             out = out.unsqueeze(d)
         return (out.sum(axes, keepdim=True).expand(g.shape),)
+
+    return rule
+
+
+def _up_to(node: Any) -> Rule:
+    """Everything up to each place along an axis, of which a running maximum, minimum or product is taken."""
+    saved = node._saved_dim
+
+    def rule(grads: Grads, outputs: Grads) -> Marks:
+        out = _first(outputs)
+        d = saved - 2**64 if saved >= 2**63 else saved
+        return (out.flip(d).cumsum(d).flip(d) if out.ndim else out,)
 
     return rule

@@ -4,6 +4,7 @@ Definitions after Araujo et al. 2019 (doi:10.23915/distill.00021): the output at
 ``i * stride - padding`` to ``i * stride - padding + size - 1``, along rows and along columns.
 """
 
+from contextlib import suppress
 from math import ceil, inf, isfinite, nan
 from typing import Any
 
@@ -90,43 +91,71 @@ def theoretical_rf(
 def _along(axis: int, image: tuple[int, int], middle: ERFResult, measure: Any) -> dict[str, tuple[float, float, float]]:
     """Layer -> size, stride and padding along one axis."""
     length, across = image[axis], image[1 - axis]
-    extra = _LONGER * ceil(length / _LONGER)
-    for longer, narrow in ((length + extra, min(across, _NARROW)), (length + extra, across), (length, across)):
-        size = (longer, narrow) if axis == 0 else (narrow, longer)
-        # Outputs that lie on the grids of all strides as the one in the middle of the image does.
-        start = length / 2 % _PERIOD + 0.5
-        places = [start, start + (longer - start) // _PERIOD * _PERIOD] if longer > length else [0.5, length - 0.5]
-        places += [places[1] - extra / 2] if longer > length else []
-        try:
-            results = [measure(size, tuple((p / longer, 0.5)[:: 1 if axis == 0 else -1])) for p in places]
+    longer = length + _LONGER * ceil(length / _LONGER)
+
+    def at(places: list[float], size: tuple[int, int]) -> list[ERFResult]:
+        if axis == 1:
+            size = size[::-1]
+        return [measure(size, tuple((p / size[axis], 0.5)[:: 1 if axis == 0 else -1])) for p in places]
+
+    # Outputs that lie on the grids of all strides as the one in the middle of the image does: near both ends, and between them.
+    start = length / 2 % _PERIOD + 0.5
+    last = start + (longer - start) // _PERIOD * _PERIOD
+    places, long = [start, last, last - (longer - length) / 2], []
+    for narrow in (min(across, _NARROW), across):
+        with suppress(ValueError):
+            long = at(places, (longer, narrow))
             break
-        except ValueError:
-            if longer == length:
-                raise
+    ends: list[float] = [0.5, length - 0.5]
+    short: list[ERFResult] = []
     found = {}
     for name in middle.layers:
-        cells, more = (result.info["map_size"].get(name, (1, 1))[axis] for result in (middle, results[0]))
-        indices = [min(int(p / longer * more), more - 1) for p in places]
-        spans = [_span(result.spatial[name], axis) for result in results if name in result.spatial]
-        stride = length / cells  # of a model that takes images of one size alone
-        if longer > length:
-            stride = extra / (more - cells) if more > cells else inf
-        if len(spans) == 3 and spans[2][0] > 0 and indices[1] > indices[2]:
-            stride = (spans[1][0] - spans[2][0]) / (indices[1] - indices[2])
+        cells, more = (r.info["map_size"].get(name, (1, 1))[axis] for r in (middle, (long or [middle])[0]))
+        if more > cells:
+            field = _outputs(long, places, name, axis, longer, (longer - length) / (more - cells))
+        else:  # of a model that takes images of one size alone, or behind adaptive pooling
+            short = short or at(ends, (length, across))
+            field = _outputs(short, ends, name, axis, length, length / cells)
         begin, end = _span(middle.spatial[name], axis)
-        if begin > 0 and end < length:
-            index = cells // 2
-            found[name] = (float(end - begin), stride, index * stride - begin)
-            continue
-        found[name] = (inf, stride, nan)
-        if isfinite(stride) and len(spans) == len(places):
-            (_, far), (near, _) = spans[:2]
-            if far < longer and near > 0:
-                padding = indices[1] * stride - near
-                found[name] = (far - indices[0] * stride + padding, stride, padding)
-                if found[name][0] < end - begin:  # windows of an attention, of which those at the edges hold less
-                    found[name] = (float(end - begin), stride, cells // 2 * stride - begin)
+        seen = (float(end - begin), field[1], cells // 2 * field[1] - begin)
+        inside = begin > 0 and end < length
+        # In a small image, padding inside the network cuts off more; windows of an attention hold less at the edges.
+        if isfinite(field[0]) and (more > cells or not inside):
+            found[name] = max(seen, field, key=lambda f: f[0])
+        else:
+            found[name] = seen if inside else (inf, field[1] if more > cells or not long else inf, nan)
     return found
+
+
+def _outputs(
+    results: list[ERFResult], places: list[float], name: str, axis: int, length: int, stride: float
+) -> tuple[float, float, float]:
+    """Size, stride and padding of a layer's field by outputs near both ends of an image, and in its middle if that is given.
+
+    Args:
+        results: of the layer with the target at each place.
+        places: where the targets are, in pixels.
+        name: of the layer.
+        axis: along which it is looked at.
+        length: of the image.
+        stride: how many pixels more make one output more.
+    """
+    spans = [_span(result.spatial[name], axis) for result in results if name in result.spatial]
+    if len(spans) < len(places):
+        return inf, stride, nan
+    cells = results[0].info["map_size"].get(name, (1, 1))[axis]
+    indices = [min(int(p / length * cells), cells - 1) for p in places]
+    (_, far), (near, _) = spans[:2]
+    if len(spans) == 3 and spans[2][0] > 0:
+        if indices[1] > indices[2]:
+            stride = (near - spans[2][0]) / (indices[1] - indices[2])
+        begin, end = spans[2]
+        if end < length:
+            return float(end - begin), stride, indices[2] * stride - begin
+    if far == length or near == 0:
+        return inf, stride, nan
+    padding = indices[1] * stride - near
+    return far - indices[0] * stride + padding, stride, padding
 
 
 def _span(field: np.ndarray, axis: int) -> tuple[int, int]:

@@ -57,6 +57,20 @@ def test_stacks_have_the_fields_of_the_closed_formula(name, image):
         assert field.centre[0] == pytest.approx((size - 1) / 2 - padding)
 
 
+def test_padding_inside_a_small_network_cuts_off_nothing():
+    """Of the two rows of the last map, the lower one sees two of the three rows that it would see in a larger image."""
+    model = nn.Sequential(nn.Conv2d(1, 1, 4, 4), nn.Conv2d(1, 1, 9, padding=1), nn.AvgPool2d(3, 4, 1))
+    field = theoretical_rf(model, (45, 60), "2", in_channels=1)["2"]
+    assert (field.size, field.stride, field.padding) == ((44, 44), (16, 16), (8, 8))
+
+
+@pytest.mark.parametrize(("cells", "size", "padding"), [(2, 14, 1), (3, 10, 1)])
+def test_adaptive_pooling_has_the_fields_that_it_has_in_this_image(cells, size, padding):
+    model = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), nn.AdaptiveAvgPool2d(cells))
+    field = theoretical_rf(model, (24, 24), "*", in_channels=1)["1"]
+    assert (field.size, field.stride, field.padding) == ((size,) * 2, (24 / cells,) * 2, (padding,) * 2)
+
+
 def test_signals_have_fields_of_one_row():
     layers = [nn.Conv1d(2, 4, 5, 2, 2), nn.ReLU(), nn.Conv1d(4, 4, 3, padding=2, dilation=2), nn.Conv1d(4, 4, 3)]
     fields = theoretical_rf(nn.Sequential(*layers), (1, 128), "*", in_channels=2, axes="NCL")
@@ -133,6 +147,67 @@ def test_weights_of_zero_and_dead_activations_do_not_matter():
     assert field.size == (9, 9) and field.area == 81 / 32**2
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not any(m._forward_hooks for m in model.modules())
+
+
+class Between(nn.Module):
+    """Some function between two convolutions."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+        self.first, self.last = nn.Conv2d(1, 1, 3, padding=1), nn.Conv2d(1, 1, 3, padding=1)
+
+    def forward(self, x):
+        return self.last(self.function(self.first(x)))
+
+
+def assigned(y, mask):
+    y = y.clone()
+    y[mask] = 0.0
+    return y
+
+
+def field_of(model, size):
+    x = torch.randn(1, 1, *size)
+    with dependence(model, [model.last]):
+        return compute_erf(model, x, "last", channels="sum").spatial["last"] > 0
+
+
+@pytest.mark.parametrize(
+    "rectifier",
+    [
+        lambda y: torch.where(y > 2, y, 0.0),
+        lambda y: y.masked_fill(y < 2, 0.0),
+        lambda y: y * (y > 2).float(),
+        lambda y: y * (1 - (y.detach() < 2).to(y)),
+        lambda y: assigned(y, y < 2),
+        lambda y: torch.where((y > 2) & torch.ones_like(y).bool(), y, y.new_zeros(y.shape)),
+    ],
+)
+def test_rectifiers_written_by_hand_hide_nothing(rectifier):
+    assert field_of(Between(rectifier), (9, 9)).sum() == 25
+
+
+def test_a_constant_mask_hides_what_it_hides():
+    mask = torch.arange(9) < 4
+    for function in (lambda y: torch.where(mask, y, 0.0), lambda y: y * mask, lambda y: y.masked_fill(~mask, 0.0)):
+        assert np.flatnonzero(field_of(Between(function), (9, 9)).any(0)).tolist() == [2, 3, 4]
+
+
+def test_extrema_and_products_look_at_all_that_they_are_of():
+    patches = lambda y: nn.functional.unfold(y, 3, padding=1).unflatten(1, (1, 9))  # noqa: E731
+    image = lambda y: y.unflatten(2, (9, 9))  # noqa: E731
+    for function in (
+        lambda y: image(torch.linalg.vector_norm(patches(y), float("inf"), dim=2)),
+        lambda y: image(patches(y).mode(2)[0]),
+        lambda y: image(patches(y - 9).relu().prod(2)),
+    ):
+        assert field_of(Between(function), (9, 9)).sum() == 49
+    for function in (lambda y: y.cummax(3)[0], lambda y: y.cummin(-1)[0], lambda y: (y - 9).relu().cumprod(3)):
+        assert np.argwhere(field_of(Between(function), (9, 9))).max(0).tolist() == [6, 6]
+        assert field_of(Between(function), (9, 9)).sum() == 5 * 7
+    pool = lambda y: nn.functional.adaptive_max_pool3d(y[:, :, None], (1, 3, 3))[:, :, 0]  # noqa: E731
+    assert field_of(Between(pool), (18, 18)).all()
 
 
 class Difference(nn.Module):
