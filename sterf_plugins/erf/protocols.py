@@ -38,8 +38,11 @@ def _over_maximum(field: np.ndarray) -> np.ndarray:
 
 
 def _log(field: np.ndarray) -> np.ndarray:
-    """``log10(x + 1)`` over its maximum; unlike the other ways of showing a map, it depends on the map's scale."""
-    return _over_maximum(np.log10(field + 1))
+    """``log10(x + 1)`` over its maximum; unlike the other ways of showing a map, it depends on the map's scale.
+
+    The base cancels, and ``log1p`` keeps a map that is small beside the 1.
+    """
+    return _over_maximum(np.log1p(np.asarray(field, np.float64)))
 
 
 def _positive(field: np.ndarray) -> np.ndarray:
@@ -53,6 +56,11 @@ def _size(field: np.ndarray) -> Numbers:
     """
     size = float(np.sqrt((field > (1 - 0.9545) * field.max()).sum()))
     return {"luo_size": size, "positive_area_90": area_ratio(np.maximum(field, 0), 0.9)}
+
+
+def _step_of_size(numbers: Numbers) -> Numbers:
+    """How far this size is from the next one: one pixel more is above the threshold."""
+    return {"luo_size": float(np.sqrt(numbers["luo_size"] ** 2 + 1) - numbers["luo_size"])}
 
 
 def _squares(field: np.ndarray) -> Numbers:
@@ -194,6 +202,7 @@ PROTOCOLS: Mapping[str, Protocol] = {
         picture=_positive,
         numbers=_size,
         num_images=20,
+        steps=_step_of_size,
     ),
     "replknet": _REPLKNET,
     "slak": replace(

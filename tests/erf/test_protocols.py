@@ -128,6 +128,21 @@ def test_squares_of_the_log_map(images):
     assert np.isnan(PROTOCOLS["slak"].numbers(corner)["square_side_99"])
 
 
+@pytest.mark.parametrize("scale", [1e-4, 1e-9, 1e-20])
+def test_the_log_of_a_field_that_is_small_beside_one_is_the_field(scale):
+    field = np.outer(np.hanning(24), np.hanning(24)).astype(np.float32)
+    replknet = PROTOCOLS["replknet"]
+    small = (field * scale).astype(np.float32)
+    assert np.allclose(replknet.picture(small), field / field.max(), atol=1e-4)
+    assert replknet.numbers(small) == replknet.numbers(field * 1e-4)
+
+
+def test_a_size_in_whole_pixels_is_no_surer_than_one_of_them(images):
+    same = images[:1].expand(5, -1, -1, -1)
+    number = compute_erf(SignedNet(), same, "4", protocol="luo").numbers("4")["luo_size"]
+    assert number.error == pytest.approx(1 / (2 * number.value) / 12**0.5, rel=0.05)
+
+
 def test_size_is_the_root_of_the_area_above_two_standard_deviations():
     row = np.exp(-(np.arange(-30, 31) ** 2) / (2 * 5.0**2))
     radius = 5 * np.sqrt(-2 * np.log(1 - 0.9545))  # where the Gaussian falls to 4.55 %
