@@ -138,12 +138,17 @@ def _response(
 
 
 def _cutoff(frequencies: np.ndarray, gain: np.ndarray) -> float:
-    """Where the gain has fallen to 1/sqrt(2) of its peak."""
+    """Where the gain has fallen to 1/sqrt(2) of its peak.
+
+    Between two frequencies 1/gain² is taken as linear in the squared frequency, as it is for a slow leaky integrator.
+    """
     peak = int(gain.argmax())
     level = gain[peak] / np.sqrt(2)
     below = np.flatnonzero(gain[peak:] <= level)
     if not below.size or not gain[peak] > 0:
         return float("inf")
     end = peak + int(below[0])
-    share = (gain[end - 1] - level) / (gain[end - 1] - gain[end])
-    return float(frequencies[end - 1] + share * (frequencies[end] - frequencies[end - 1]))
+    before, at = (gain[end] / level) ** 2, (gain[end] / gain[end - 1]) ** 2
+    share = (before - at) / (1 - at)
+    low, high = frequencies[end - 1] ** 2, frequencies[end] ** 2
+    return float(np.sqrt(low + share * (high - low)))

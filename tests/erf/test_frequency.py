@@ -45,7 +45,7 @@ def test_leaky_integrator(result):
     assert np.allclose(response.gain / response.gain[0], np.abs(expected), atol=1e-5)
     assert np.allclose(response.phase, np.angle(expected), atol=1e-5)
     # the gain is 1 / sqrt(2) where 2 (1 - cos w) = (1 - a)^2 / a
-    assert response.cutoff.value == pytest.approx(np.arccos(1 - 0.2**2 / 1.6) / (2 * np.pi), rel=0.01)
+    assert response.cutoff.value == pytest.approx(np.arccos(1 - 0.2**2 / 1.6) / (2 * np.pi), rel=1e-4)
     assert np.all(response.gain_error < 1e-6 * response.gain[0])  # a linear system answers alike to all inputs
 
 
@@ -55,7 +55,7 @@ def test_gaussian_kernel(result):
     expected = np.exp(-2 * (np.pi * 2.0 * response.frequencies) ** 2)
     assert np.allclose((response.gain / response.gain[0])[some], expected[some], atol=1e-3)
     assert np.allclose(response.phase[response.frequencies < 0.15], 0, atol=1e-3)
-    assert response.cutoff.value == pytest.approx(np.sqrt(np.log(2) / 4) / (np.pi * 2.0), rel=0.05)
+    assert response.cutoff.value == pytest.approx(np.sqrt(np.log(2) / 4) / (np.pi * 2.0), rel=0.002)
 
 
 def test_a_second_difference_is_a_high_pass():
