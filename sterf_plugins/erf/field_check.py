@@ -12,7 +12,7 @@ from ..files import replacing
 from . import archive
 from .metrics import area_ratio
 from .number import Number
-from .similarity import similarity, with_errors
+from .similarity import overlap_steps, similarity, with_errors
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -64,7 +64,7 @@ class FieldCheck:
             ValueError: there is no such layer, or nothing was changed.
         """
         self.map(layer, "change")
-        numbers = with_errors(self.maps[layer], self._compare)
+        numbers = with_errors(self.maps[layer], self._compare, self._steps)
         if len(self.maps[layer]) > 1:
             change = self.maps[layer][:, self.kinds.index("change")]
             halves = similarity(change[::2].mean(0), change[1::2].mean(0))
@@ -83,6 +83,15 @@ class FieldCheck:
         for name, m in (("field", shown), ("change", change)):
             numbers[f"area_90_{name}"] = area_ratio(m, 0.9) if m.any() else 0.0
         return numbers
+
+    def _steps(self, mean: np.ndarray) -> dict[str, float]:
+        maps = dict(zip(self.kinds, mean, strict=True))
+        change = maps.pop("change")
+        steps: dict[str, float] = {}
+        for kind, m in maps.items():
+            prefix = "" if kind == "field" else f"{kind}_"
+            steps |= {f"{prefix}{name}": step for name, step in overlap_steps(m, change).items()}
+        return steps
 
     @property
     def warnings(self) -> list[str]:

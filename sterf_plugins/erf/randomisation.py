@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..checks import positive_int, whole_number
 from .occlusion import check_field
-from .similarity import similarity, with_errors
+from .similarity import overlap_steps, similarity, with_errors
 from .targets import match_layers, unwrapped
 
 
@@ -82,7 +82,7 @@ def randomise_field(
             _shuffle(modules[module], generator)
         maps = np.stack([reference, fields() if end else reference], 1)
         row: dict[str, Any] = dict(randomised=end, down_to=order[-end] if end else "")
-        for key, number in with_errors(maps, lambda pair: similarity(*pair)).items():
+        for key, number in with_errors(maps, lambda pair: similarity(*pair), lambda pair: overlap_steps(*pair)).items():
             row |= {key: number.value, f"{key}_error": number.error}
         found.append(row)
     return found

@@ -8,19 +8,24 @@ from .estimate import Estimate, group_sizes
 from .number import Number, jackknife, pseudo_values
 
 
-def with_errors(maps: np.ndarray, compute: Callable[[np.ndarray], dict[str, float]]) -> dict[str, Number]:
+def with_errors(
+    maps: np.ndarray,
+    compute: Callable[[np.ndarray], dict[str, float]],
+    steps: Callable[[np.ndarray], dict[str, float]] = lambda mean: {},
+) -> dict[str, Number]:
     """What a function computes of the mean over inputs of some maps, (N, ...), with jackknife standard errors.
 
-    The numbers are not corrected for their bias, so that correlations and shares stay within their bounds.
+    The numbers are not corrected for their bias, so that correlations and shares stay within their bounds. ``steps`` gives
+    the steps in which some of them move, whose rounding their errors hold at least.
     """
     estimate = Estimate()
     estimate.add(maps)
     full, parts = compute(estimate.value()), [compute(m) for m in estimate.without_groups()]
-    sizes = group_sizes(len(maps))
+    sizes, moving = group_sizes(len(maps)), steps(estimate.value())
     numbers = {}
     for key, value in full.items():
         corrected = jackknife(value, pseudo_values(value, [p[key] for p in parts], sizes), sizes)
-        numbers[key] = Number(value, corrected.error, corrected.dof)
+        numbers[key] = Number(value, corrected.error, corrected.dof).stepping(moving.get(key, 0.0))
     return numbers
 
 
@@ -42,10 +47,25 @@ def similarity(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
         return numbers | dict.fromkeys(("common_mass", "overlap_50", "overlap_90"), 0.0)
     a, b = a / a.sum(), b / b.sum()
     numbers["common_mass"] = float(np.minimum(a, b).sum())
+    for name, (common, both) in _overlaps(a, b).items():
+        numbers[name] = common / both
+    return numbers
+
+
+def overlap_steps(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
+    """By how much the overlaps of ``similarity`` change with one patch; none where a map is zero everywhere."""
+    if not np.any(a) or not np.any(b):
+        return {}
+    return {name: 1 / both for name, (_, both) in _overlaps(np.ravel(a) / np.sum(a), np.ravel(b) / np.sum(b)).items()}
+
+
+def _overlaps(a: np.ndarray, b: np.ndarray) -> dict[str, tuple[int, int]]:
+    """Number of patches in the intersection and in the union of the smallest areas, by the name of the overlap."""
+    found = {}
     for share in (0.5, 0.9):
         one, other = _top(a, share), _top(b, share)
-        numbers[f"overlap_{share * 100:g}"] = float((one & other).sum() / (one | other).sum())
-    return numbers
+        found[f"overlap_{share * 100:g}"] = int((one & other).sum()), int((one | other).sum())
+    return found
 
 
 def _top(mass: np.ndarray, share: float) -> np.ndarray:

@@ -254,6 +254,17 @@ def test_similarity_of_known_maps():
     assert outside == pytest.approx(found)
 
 
+def test_an_overlap_of_whole_patches_is_no_surer_than_one_of_them():
+    field, change = np.arange(16.0).reshape(4, 4), np.arange(16.0).reshape(4, 4).T
+    check = FieldCheck({"a": np.stack([[field, change, change]] * 5)}, ("field", "change", "predicted"))
+    numbers = check.numbers("a")
+    union = 2 * 5 / (1 + numbers["overlap_50"].value)  # the smallest areas with half of the mass have five patches each
+    sure = {"overlap_50": 1 / round(union), "predicted_overlap_50": 1 / 5}
+    assert numbers["common_mass"].error == 0
+    assert 0 < numbers["overlap_50"].value < 1 == numbers["predicted_overlap_50"].value
+    assert {name: numbers[name].error for name in sure} == pytest.approx({n: s / 12**0.5 for n, s in sure.items()})
+
+
 def test_a_check_is_written_and_read(tmp_path):
     check = check_field(linear(), IMAGES, "2", cells=4)
     read = FieldCheck.load(check.save(tmp_path / "check.npz"))
