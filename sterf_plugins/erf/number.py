@@ -89,14 +89,26 @@ def pseudo_values(
 def jackknife(full: float, pseudo: Sequence[float], sizes: Sequence[int], period: float | None = None) -> Number:
     """The number that pseudo-values give; without any, ``full`` with an unknown error.
 
-    A quarter of the correction of the bias counts as a standard error of its own, which the spread does not hold.
+    What a correction of the bias may leave is an error of its own, which the spread does not hold.
     """
     if not len(pseudo):
         return Number(full, math.nan)
     deviations = np.asarray(pseudo) - full
     bias = float(np.average(deviations, weights=sizes))
-    error = math.hypot(_spread(deviations, sizes), bias / 4)
+    error = math.hypot(_spread(deviations, sizes), _left_of(bias, None if period else full))
     return Number(wrapped(full + bias, period), error, len(pseudo) - 1)
+
+
+def _left_of(bias: float, value: float | None) -> float:
+    """What the correction of a bias may leave of it, as a standard error: a quarter.
+
+    Of a large one, by a share r of the value, it is twice that share or more: the jackknife removes the part of the bias that
+    falls with the number of inputs, and the next one, that falls with its square, is of the order of r². Few fields with a
+    value of its own at each pixel, most of them near zero, have such a bias.
+    """
+    if not value:
+        return abs(bias) / 4
+    return abs(bias) * math.hypot(1 / 4, min(1.0, 2 * abs(bias / value)))
 
 
 def _spread(pseudo: np.ndarray, sizes: Sequence[int]) -> float:
@@ -105,7 +117,7 @@ def _spread(pseudo: np.ndarray, sizes: Sequence[int]) -> float:
     return math.sqrt(float(np.mean((pseudo - share @ pseudo) ** 2 * share / (1 - share))))
 
 
-def _quarter_bias(number: Number, pseudo: Sequence[float], sizes: Sequence[int]) -> float:
+def _correction_error(number: Number, pseudo: Sequence[float], sizes: Sequence[int]) -> float:
     """What ``jackknife`` adds to an error for the correction of the bias."""
     return math.sqrt(max(number.error**2 - _spread(np.asarray(pseudo), sizes) ** 2, 0.0))
 
@@ -135,9 +147,9 @@ def change(
     value = 0.0 if same else wrapped(b.value - a.value, period)
     if pseudo is not None:
         changes = [wrapped(q - p, period) for p, q in zip(*pseudo, strict=True)]
-        # Half of how much the two numbers differ in the correction of their bias, which `jackknife` counts as a quarter.
-        quarters = [_quarter_bias(number, values, sizes) for number, values in zip((a, b), pseudo, strict=True)]
-        error = math.hypot(_spread(np.asarray(changes), sizes), 2 * (quarters[1] - quarters[0]))
+        # Twice the difference of what is left of the two biases; of small ones that is half of how much the corrections differ.
+        left = [_correction_error(number, values, sizes) for number, values in zip((a, b), pseudo, strict=True)]
+        error = math.hypot(_spread(np.asarray(changes), sizes), 2 * (left[1] - left[0]))
         return Number(value, error, min(a.dof, b.dof))
     u, v = a.error**2, b.error**2
     if not u + v > 0:  # none has an error, or that of one is unknown
