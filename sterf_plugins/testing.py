@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import plugins
+from . import checks, plugins
 from .backbones import SDTV3
 from .checkpoints import convert_state_dict, read_checkpoint
 from .erf import ERFResult, difference
 from .erf.calibrate import calibrate
+from .erf.compare import distances
 from .erf.rules import Rule
 
 __all__ = ["assert_same_field", "check_backbone", "check_mixer", "check_stem"]
@@ -235,25 +236,35 @@ def assert_same_field(
     """Check that two results have the same effective receptive fields, as a test of a model, a port or a checkpoint.
 
     A number may differ by ``k`` standard errors of the difference, or by a share of ``rtol``, whichever is more. For the
-    same inputs in the same order that error is far smaller than those of the two numbers. A layer that one of them lacks
-    is a difference.
+    same inputs in the same order that error is far smaller than those of the two numbers. Unless ``numbers`` are given, the
+    fields themselves may differ as much, pixel by pixel, so that a mirrored one is another. A layer that one of them lacks is
+    a difference.
 
     Args:
         a: a result, or the file that ``ERFResult.save`` or ``tools/erf.py`` wrote.
         b: the other one.
         layers: names or glob patterns of the layers to compare.
-        numbers: names or glob patterns of the numbers to compare; names that no layer has are left out.
+        numbers: names or glob patterns of the numbers to compare.
         k: standard errors that are allowed.
         rtol: share of the number in ``a`` that is allowed.
 
     Raises:
         AssertionError: a number differs by more, or a layer has a field in one result alone; the message says which.
-        ValueError: the results cannot be compared, or have none of these layers or numbers.
+        ValueError: the results cannot be compared, a layer or a number is one of neither, or ``k`` or ``rtol`` is negative.
     """
-    comparison = difference(*(x if isinstance(x, ERFResult) else ERFResult.load(x) for x in (a, b)))
+    for name, value in (("k", k), ("rtol", rtol)):
+        checks.number(name, value, lambda v: v >= 0, "a number >= 0")
+    first, second = (x if isinstance(x, ERFResult) else ERFResult.load(x) for x in (a, b))
+    comparison = difference(first, second)
     layers, numbers = ((x,) if isinstance(x, str) else tuple(x) for x in (layers, numbers))
     chosen = [(layer, name) for layer in layers for name in numbers if comparison.matching(layer, name)]
     alone = [line for layer in layers for line in comparison.alone(layer)]
+    for layer in layers:
+        if not comparison.matching(layer, "*") and not comparison.alone(layer):
+            raise ValueError(f"no layer is {layer}; there are {comparison.known()}.")
+    for name in numbers if numbers != FIELD_NUMBERS else ():  # of which not every field has all
+        if not comparison.matching("*", name):
+            raise ValueError(f"no number is {name}; there are {comparison.known()}.")
     if not chosen and not alone:
         raise ValueError(
             f"no layer of {', '.join(layers)} has a number of {', '.join(numbers)}; there are {comparison.known()}."
@@ -264,6 +275,13 @@ def assert_same_field(
         for d in dict.fromkeys(large)
         if not abs(d.change.value) <= k * d.change.error
     ]
+    compared = dict.fromkeys(d.layer for layer in layers for d in comparison.matching(layer, "*"))
+    for layer in compared if numbers == FIELD_NUMBERS else ():
+        for kind, distance in distances(first, second, layer).items():
+            if distance.value > rtol and not distance.value <= k * distance.error:
+                wrong.append(
+                    f"{layer}: its {kind} fields, each over its sum, differ by a share of {distance} of their norm"
+                )
     if wrong:
         head = f"the fields differ by more than {k:g} standard errors and {100 * rtol:g} %:"
         raise AssertionError("\n".join([head, *wrong]))

@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+import numpy as np
+
 from .estimate import group_sizes
 from .number import PERIODS, Number, change
 from .result import ERFResult
@@ -163,6 +165,26 @@ def difference(a: ERFResult, b: ERFResult) -> Comparison:
             )
             result.append(Difference(layer, name, ours[name], theirs[name], found, paired or fixed))
     return result
+
+
+def distances(a: ERFResult, b: ERFResult, layer: str) -> dict[str, Number]:
+    """How far apart the fields of a layer are, by kind: the norm of their difference, each over its sum, as a share of the first's.
+
+    The error is the distance that independent inputs alone would lead to; it is NaN for a single input.
+    """
+    found = {}
+    for kind in ("spatial", "temporal", "frames"):
+        if not all(layer in getattr(result, kind) for result in (a, b)):
+            continue
+        fields, errors = [], []
+        for result in (a, b):
+            field = getattr(result, kind)[layer].astype(np.float64)
+            error = getattr(result, f"{kind}_error").get(layer, np.full(field.shape, math.nan))
+            fields.append(field / np.abs(field).sum())
+            errors.append(error / np.abs(field).sum())
+        norm = float(np.linalg.norm(fields[0]))
+        found[kind] = Number(float(np.linalg.norm(fields[1] - fields[0])) / norm, float(np.linalg.norm(errors)) / norm)
+    return found
 
 
 def fits(layer: str, pattern: str) -> bool:

@@ -1,6 +1,7 @@
 """Two results beside each other: differences with intervals, rules for continuous integration, and what is printed."""
 
 import copy
+import math
 
 import numpy as np
 import pytest
@@ -178,8 +179,39 @@ def test_the_same_field_is_asserted(pair, tmp_path):
     assert f"6: area_50 is {number[0]} in the first and {number[1]} in the second" in str(error.value)
     assert_same_field(a, b, "6", "area_50", rtol=0.5)
     assert_same_field(a, b, "6", "area_50", k=1e6)
-    with pytest.raises(ValueError, match="no layer of 7 has a number of area_50"):
-        assert_same_field(a, b, "7", "area_50")
+    with pytest.raises(ValueError, match="no layer is 7; there are"):
+        assert_same_field(a, b, ["6", "7"], "area_50")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(numbers=["area_50", "area_51"]), "no number is area_51; there are the numbers area_20"),
+        (dict(rtol=math.nan), "`rtol` is nan; it must be a number >= 0"),
+        (dict(k=-1), "`k` is -1; it must be a number >= 0"),
+    ],
+)
+def test_an_assertion_that_could_not_fail_is_an_error(pair, options, message):
+    with pytest.raises(ValueError, match=message):
+        assert_same_field(pair[0], pair[0], **options)
+
+
+def test_a_mirrored_field_is_another_one():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 4, 7, padding=3), nn.ReLU(), nn.Conv2d(4, 4, 7, padding=3))
+    with torch.no_grad():
+        for layer in (net[0], net[2]):
+            layer.weight *= torch.linspace(0, 1, 7)
+    x = torch.randn(8, 1, 25, 25)
+
+    class Mirrored(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x.flip(3))
+
+    a, b = compute_erf(net, x, "2"), compute_erf(Mirrored(*net), x.flip(3), "2")
+    assert_same_field(a, b, numbers=["area_*", "r90", "rms_radius", "*_extent"])  # they are those of a mirrored map
+    with pytest.raises(AssertionError, match="2: its spatial fields, each over its sum, differ by a share of"):
+        assert_same_field(a, b)
 
 
 def test_a_port_with_its_weights_has_the_same_field():
