@@ -106,7 +106,7 @@ def _along(axis: int, image: tuple[int, int], middle: ERFResult, measure: Any) -
         with suppress(ValueError):
             long = at(places, (longer, narrow))
             break
-    ends: list[float] = [0.5, length - 0.5]
+    ends: list[float] = [0.5, length - 0.5, length / 2]
     short: list[ERFResult] = []
     found = {}
     for name in middle.layers:
@@ -114,7 +114,7 @@ def _along(axis: int, image: tuple[int, int], middle: ERFResult, measure: Any) -
         if more > cells:
             field = _outputs(long, places, name, axis, longer, (longer - length) / (more - cells))
         else:  # of a model that takes images of one size alone, or behind adaptive pooling
-            short = short or at(ends, (length, across))
+            short = short or [*at(ends[:2], (length, across)), middle]
             field = _outputs(short, ends, name, axis, length, length / cells)
         begin, end = _span(middle.spatial[name], axis)
         seen = (float(end - begin), field[1], cells // 2 * field[1] - begin)
@@ -130,7 +130,7 @@ def _along(axis: int, image: tuple[int, int], middle: ERFResult, measure: Any) -
 def _outputs(
     results: list[ERFResult], places: list[float], name: str, axis: int, length: int, stride: float
 ) -> tuple[float, float, float]:
-    """Size, stride and padding of a layer's field by outputs near both ends of an image, and in its middle if that is given.
+    """Size, stride and padding of a layer's field by outputs near both ends of an image, and in its middle.
 
     Args:
         results: of the layer with the target at each place.
@@ -145,13 +145,11 @@ def _outputs(
         return inf, stride, nan
     cells = results[0].info["map_size"].get(name, (1, 1))[axis]
     indices = [min(int(p / length * cells), cells - 1) for p in places]
-    (_, far), (near, _) = spans[:2]
-    if len(spans) == 3 and spans[2][0] > 0:
-        if indices[1] > indices[2]:
-            stride = (near - spans[2][0]) / (indices[1] - indices[2])
-        begin, end = spans[2]
-        if end < length:
-            return float(end - begin), stride, indices[2] * stride - begin
+    (_, far), (near, _), (begin, end) = spans
+    if begin > 0 and indices[1] > indices[2]:
+        stride = (near - begin) / (indices[1] - indices[2])
+    if begin > 0 and end < length:
+        return float(end - begin), stride, indices[2] * stride - begin
     if far == length or near == 0:
         return inf, stride, nan
     padding = indices[1] * stride - near

@@ -71,6 +71,13 @@ def test_adaptive_pooling_has_the_fields_that_it_has_in_this_image(cells, size, 
     assert (field.size, field.stride, field.padding) == ((size,) * 2, (24 / cells,) * 2, (padding,) * 2)
 
 
+def test_adaptive_pooling_that_does_nothing_changes_no_field():
+    layers = [nn.Conv2d(1, 1, 5, 4, 1), nn.Conv2d(1, 1, 3, padding=1)]
+    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(6))  # of 6 x 6, of an image of 26 pixels
+    fields = theoretical_rf(model, (26, 26), "*", in_channels=1)
+    assert fields["2"] == fields["1"] and (fields["1"].size, fields["1"].stride) == ((13, 13), (4, 4))
+
+
 def test_signals_have_fields_of_one_row():
     layers = [nn.Conv1d(2, 4, 5, 2, 2), nn.ReLU(), nn.Conv1d(4, 4, 3, padding=2, dilation=2), nn.Conv1d(4, 4, 3)]
     fields = theoretical_rf(nn.Sequential(*layers), (1, 128), "*", in_channels=2, axes="NCL")
