@@ -217,6 +217,16 @@ def test_extrema_and_products_look_at_all_that_they_are_of():
     assert field_of(Between(pool), (18, 18)).all()
 
 
+def test_recurrent_layers_see_however_far_back():
+    lstm = nn.LSTM(1, 2, batch_first=True)
+    nn.init.constant_(lstm.bias_hh_l0, -3.0)  # forgets 95 % in each step
+    along = lambda y: lstm(y.flatten(0, 2)[..., None])[0][None].permute(0, 3, 1, 2).sum(1, keepdim=True)  # noqa: E731
+    model = Between(along)
+    model.lstm = lstm
+    assert field_of(model, (3, 80)).sum() == 3 * 43  # the middle, the columns before it, and two beyond
+    assert torch.backends.mkldnn.enabled
+
+
 class Difference(nn.Module):
     """Two branches that cancel each other for these weights."""
 
