@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 PERIODS = {"theta": 90.0, "orientation": 180.0}  # of the numbers that are angles, in degrees
+_SHARES = ("area_", "rectangle_", "lag_", "entropy", "centre_mass", "gaussian_r2", "exponential_r2")
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,18 @@ def _spread(pseudo: np.ndarray, sizes: Sequence[int]) -> float:
 def _correction_error(number: Number, pseudo: Sequence[float], sizes: Sequence[int]) -> float:
     """What ``jackknife`` adds to an error for the correction of the bias."""
     return math.sqrt(max(number.error**2 - _spread(np.asarray(pseudo), sizes) ** 2, 0.0))
+
+
+def possible(name: str, corrected: float, value: float) -> float:
+    """A number whose bias is corrected, but not beyond what it can be.
+
+    It is as it was where few inputs would make a positive one negative; a share is 1 at most, and an anisotropy at least.
+    """
+    if value > 0 > corrected:
+        return value
+    if name == "anisotropy":
+        return max(corrected, 1.0)
+    return min(corrected, 1.0) if name.startswith(_SHARES) else corrected
 
 
 def effective(masses: Sequence[float]) -> float:

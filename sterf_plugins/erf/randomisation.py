@@ -82,7 +82,8 @@ def randomise_field(
             _shuffle(modules[module], generator)
         maps = np.stack([reference, fields() if end else reference], 1)
         row: dict[str, Any] = dict(randomised=end, down_to=order[-end] if end else "")
-        for key, number in with_errors(maps, lambda pair: similarity(*pair), lambda pair: overlap_steps(*pair)).items():
+        steps = (lambda pair: overlap_steps(*pair)) if end else (lambda pair: {})  # a field agrees with itself exactly
+        for key, number in with_errors(maps, lambda pair: similarity(*pair), steps).items():
             row |= {key: number.value, f"{key}_error": number.error}
         found.append(row)
     return found

@@ -15,7 +15,7 @@ from .estimate import Estimate, group_sizes
 from .flaws import flaw
 from .lags import frame_numbers, temporal_numbers
 from .metrics import area_ratio, mass_at, spatial_numbers
-from .number import PERIODS, Number, effective, jackknife, pseudo_values
+from .number import PERIODS, Number, effective, jackknife, possible, pseudo_values
 from .protocols import note, protocol_of
 from .selection import cell
 from .summary import summary
@@ -302,7 +302,7 @@ class ERFResult:
             pseudo = pseudo_values(value, [part[key] for part in parts], sizes, period)
             self._pseudo.setdefault(layer, {})[key] = pseudo
             number = jackknife(value, pseudo, sizes, period)
-            numbers[key] = Number(_possible(key, number.value, value) if corrected else value, number.error, dof)
+            numbers[key] = Number(possible(key, number.value, value) if corrected else value, number.error, dof)
         return numbers
 
     def pseudo_values(self, layer: str, name: str) -> list[float]:
@@ -360,10 +360,3 @@ class ERFResult:
         from .plot import draw
 
         return draw(self, path, common)
-
-
-def _possible(name: str, corrected: float, value: float) -> float:
-    """A number whose bias is corrected; as it was where few inputs would make a positive one negative, at most 1 of a share."""
-    if value > 0 > corrected:
-        return value
-    return min(corrected, 1.0) if name.startswith(("area", "rectangle")) else corrected

@@ -439,6 +439,16 @@ def test_the_measured_batch_counts_what_a_pass_keeps(efficient, monkeypatch):
     assert 1 <= sizes[0] < 8 and model.memory_efficient is efficient
 
 
+def test_a_corrected_number_is_none_that_cannot_be():
+    """Of few noisy inputs a round field seems long; the correction of that alone would make it wider across than along."""
+    rng = np.random.default_rng(0)
+    for count in (2, 3, 4, 8):
+        estimate = Estimate()
+        estimate.add(rng.exponential(size=(count, 8, 8)))
+        numbers = ERFResult.from_estimates({"layer": {"spatial": estimate}}, {}).numbers("layer")
+        assert numbers["anisotropy"].value >= 1 and 0 < numbers["entropy"].value <= 1
+
+
 def test_a_corrected_area_is_one():
     """Of two inputs, one spread and one not, the correction of the bias alone would give areas below 0 or above 1."""
     fields = np.zeros((2, 8, 8))
