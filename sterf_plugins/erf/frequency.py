@@ -134,7 +134,8 @@ def _response(
     errors = np.array([error(float(g), [float(part[i]) for part in parts]) for i, g in enumerate(gain)])
     cutoff = _cutoff(frequencies, gain)
     spread = error(cutoff, [_cutoff(frequencies, part) for part in parts])
-    return FrequencyResponse(frequencies, gain, np.unwrap(np.angle(response)), errors, Number(cutoff, spread))
+    dof = result.degrees_of_freedom(layer, kind)
+    return FrequencyResponse(frequencies, gain, np.unwrap(np.angle(response)), errors, Number(cutoff, spread, dof))
 
 
 def _cutoff(frequencies: np.ndarray, gain: np.ndarray) -> float:

@@ -264,6 +264,11 @@ class ERFResult:
         """What has been added up over groups of inputs, for errors; ``None`` of results from files."""
         return self._estimates.get(layer, {}).get(kind)
 
+    def degrees_of_freedom(self, layer: str, kind: str) -> float:
+        """Those of errors of a field's numbers: what its groups of inputs are worth; infinite of results from files."""
+        estimate = self.estimate(layer, kind)
+        return math.inf if estimate is None else max(effective(estimate.group_masses()) - 1, 1.0)
+
     def target(self, layer: str) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
         """Rows and columns of a layer's output, and the target's in it; ``None`` where there is no single target.
 
@@ -296,7 +301,7 @@ class ERFResult:
         none = dict.fromkeys(full, math.nan)  # of a field that the other groups do not have
         parts = [compute(part) if np.any(part) else none for part in estimate.without_groups()]
         sizes, numbers = group_sizes(estimate.count), {}
-        dof = max(effective(estimate.group_masses()) - 1, 1.0)
+        dof = self.degrees_of_freedom(layer, kind)
         for key, value in full.items():
             period = PERIODS.get(key)
             pseudo = pseudo_values(value, [part[key] for part in parts], sizes, period)

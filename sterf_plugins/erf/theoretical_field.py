@@ -59,7 +59,7 @@ def theoretical_numbers(field: TheoreticalField, area_90: Number | None = None) 
     }
     exact = {name: Number(float(value), 0.0) for name, value in numbers.items()}
     if area_90 is not None and field.area > 0:
-        exact["used_90"] = Number(area_90.value / field.area, area_90.error / field.area)
+        exact["used_90"] = Number(area_90.value / field.area, area_90.error / field.area, area_90.dof)
     return exact
 
 

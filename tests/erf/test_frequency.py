@@ -46,6 +46,7 @@ def test_leaky_integrator(result):
     assert np.allclose(response.phase, np.angle(expected), atol=1e-5)
     # the gain is 1 / sqrt(2) where 2 (1 - cos w) = (1 - a)^2 / a
     assert response.cutoff.value == pytest.approx(np.arccos(1 - 0.2**2 / 1.6) / (2 * np.pi), rel=1e-4)
+    assert response.cutoff.dof == pytest.approx(1, abs=0.01)  # of two inputs
     assert np.all(response.gain_error < 1e-6 * response.gain[0])  # a linear system answers alike to all inputs
 
 

@@ -327,6 +327,7 @@ def test_beside_the_effective_field_and_in_files(tmp_path):
     numbers = result.numbers("1")
     assert numbers["theory_rows"].value == 9 and numbers["theory_area"].value == 81 / 32**2
     assert numbers["used_90"].value == pytest.approx(numbers["area_90"].value * 32**2 / 81)
+    assert numbers["used_90"].dof == numbers["area_90"].dof < 12
     loaded = type(result).load(result.save(tmp_path / "r.npz"))
     assert theory_of(loaded) == fields and loaded.numbers("1") == numbers
 
