@@ -319,5 +319,6 @@ def table(result: Any) -> str:
         name, _, short = layer.rpartition("@")
         corrected = f"{numbers['area_90'].value:.4f} ± {numbers['area_90'].error:.1g}"
         area = result.area_ratio(layer, 0.9)
+        short += " †" if result.doubtful(layer) else ""
         lines.append(f"{name:<20} {short:<9} {area:>9.4f} {corrected:>16}  {', '.join(own) or '–'}")
     return "\n".join(lines)

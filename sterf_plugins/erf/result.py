@@ -11,10 +11,11 @@ import numpy as np
 
 from ..firing import listed
 from . import archive
+from .doubts import channels_of, is_elsewhere, is_noise, is_unsettled
 from .estimate import Estimate, group_sizes
 from .flaws import flaw
 from .lags import frame_numbers, temporal_numbers
-from .metrics import area_ratio, mass_at, spatial_numbers
+from .metrics import area_ratio, spatial_numbers
 from .number import PERIODS, Number, effective, jackknife, possible, pseudo_values
 from .protocols import note, protocol_of
 from .selection import cell
@@ -23,7 +24,6 @@ from .summary import summary
 _FIELDS = (
     "spatial", "temporal", "spatiotemporal", "frames", "volume", "spatial_error", "temporal_error", "frames_error",
 )  # fmt: skip
-_BESIDE = 0.01  # density of a field's mass around its target, below which it is called elsewhere; a flat field has 1
 
 
 @dataclass(repr=False)
@@ -119,13 +119,19 @@ class ERFResult:
             f"{layer}: the sum of its channels is constant, and this is the rounding noise of its gradient; use "
             f"channels='auto', 'per-channel' or a number of random projections."
             for layer in self.layers
-            if self._is_noise(layer)
+            if is_noise(self, layer)
         ]
         lines += [
             f"{layer}: hardly any of its field lies around the target, as where rows and columns of an output are exchanged; if "
             f"they are, pass a function as `layout` that makes (B, C, h, w) of it."
             for layer in self.layers
-            if self._is_elsewhere(layer)
+            if is_elsewhere(self, layer)
+        ]
+        lines += [
+            f"{layer}: gradients of either sign cancel, and half of this signed map or more is what so few inputs leave of their "
+            f"noise; so are its numbers. Give more inputs, or reduce='abs'."
+            for layer in self.layers
+            if is_unsettled(self, layer)
         ]
         for layer in self.layers:
             silent, saturated = self._silent(layer), self._saturated(layer)
@@ -142,17 +148,7 @@ class ERFResult:
     def doubtful(self, layer: str) -> bool:
         """Whether a layer is among those that ``warnings`` is about."""
         silent = self._silent(layer) or self._saturated(layer)
-        return bool(silent) or self._is_noise(layer) or self._is_elsewhere(layer)
-
-    def _is_noise(self, layer: str) -> bool:
-        """Whether a field is the rounding noise of the gradient of a constant sum of channels."""
-        return layer in self.info.get("constant_sums", []) and self._channels(layer) == "sum"
-
-    def _is_elsewhere(self, layer: str) -> bool:
-        """Whether hardly any of a field lies around its target."""
-        size, at = self.target(layer)
-        field = self.spatial.get(layer)
-        return size is not None and at is not None and field is not None and mass_at(np.abs(field), size, at) < _BESIDE
+        return bool(silent) or is_noise(self, layer) or is_elsewhere(self, layer) or is_unsettled(self, layer)
 
     @property
     def notes(self) -> list[str]:
@@ -171,23 +167,21 @@ class ERFResult:
         if protocol is not None:
             lines.append(protocol)
         constant = self.info.get("constant_sums", [])
-        projected = [n for n in self.layers if n in constant and self._channels(n) == "auto"]
+        projected = [n for n in self.layers if n in constant and channels_of(self, n) == "auto"]
         if projected:
             lines.append(f"random projections of the channels, whose sum is constant, in {listed(projected)}")
-        noise = [layer for layer in self.layers if self._is_noise(layer)]
+        noise = [layer for layer in self.layers if is_noise(self, layer)]
         if noise:
             lines.append(f"† the sum of the channels is constant, and this is rounding noise, in {listed(noise)}")
         if any(self._silent(layer) or self._saturated(layer) for layer in self.layers):
             lines.append("† leads through silent or saturated spike layers: there it is the surrogate's field")
-        beside = [layer for layer in self.layers if self._is_elsewhere(layer)]
+        unsettled = [layer for layer in self.layers if is_unsettled(self, layer)]
+        if unsettled:
+            lines.append(f"† half of the signed map or more is noise of so few inputs, in {listed(unsettled)}")
+        beside = [layer for layer in self.layers if is_elsewhere(self, layer)]
         if beside:
             lines.append(f"† hardly any of the field lies around the target, in {listed(beside)}")
         return lines
-
-    def _channels(self, layer: str) -> str | int | None:
-        """How the channels of a layer's output entered its field."""
-        protocol = protocol_of(self.info, layer)
-        return protocol.channels if protocol else self.info.get("channels")
 
     def published_map(self, layer: str) -> np.ndarray:
         """A layer's spatial field as the paper of its protocol shows it, such as ``log10(x + 1)`` over its maximum.

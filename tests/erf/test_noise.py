@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from sterf_plugins.erf import ERFResult, compute_erf
+from sterf_plugins.erf.protocols import table
 
 
 def bold(model):
@@ -218,6 +219,31 @@ REASONS = {
     "packed": "packed sequence",
     "absent": "never reached absent",
 }
+
+
+def test_signed_maps_that_are_noise_are_marked(tmp_path):
+    """The gradient of a square has either sign, as often as the other, and that of a convolution is the same for all inputs."""
+
+    class Square(nn.Module):
+        def forward(self, x):
+            return x.square()
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1, bias=False), Square())
+    x = torch.randn(10, 1, 16, 16)
+    for options in (dict(reduce="signed"), dict(protocol="luo")):
+        result = compute_erf(model, x, ["0", "1"], **options)
+        assert [result.doubtful(layer) for layer in "01"] == [False, True]
+        (line,) = result.warnings
+        assert line.startswith("1: gradients of either sign cancel")
+        assert "† half of the signed map or more is noise of so few inputs, in 1" in result.notes
+        loaded = ERFResult.load(result.save(tmp_path / "result.npz"))
+        assert loaded.warnings == result.warnings
+    assert not compute_erf(model, x, "1").warnings  # absolute values
+    assert not compute_erf(model, x + 5, "1", reduce="signed").warnings  # one sign
+    published = compute_erf(model, x, "1", protocol="all")
+    assert [layer for layer in published.layers if published.doubtful(layer)] == ["1@luo"]
+    assert " luo † " in table(published) and " openerf † " not in table(published)
 
 
 def test_a_layer_without_a_field_is_named_and_the_others_are_there(tmp_path):
