@@ -7,7 +7,8 @@ import numpy as np
 from .metrics import mass_at
 from .protocols import protocol_of
 
-_UNSETTLED = 0.5  # share of a signed map's squares that is noise, from which on its numbers are those of the noise
+_UNSETTLED = 0.5  # share of a signed field's squares that is noise, from which on its numbers are those of the noise
+_KINDS = ("spatial", "temporal", "frames")
 _BESIDE = 0.01  # density of a field's mass around its target, below which it is called elsewhere; a flat field has 1
 
 
@@ -23,15 +24,20 @@ def is_noise(result: Any, layer: str) -> bool:
 
 
 def is_unsettled(result: Any, layer: str) -> bool:
-    """Whether half of a signed map or more, of its sum of squares, is the noise that the mean over so few inputs leaves.
+    """Whether half of a signed field or more, of its sum of squares, is the noise that the mean over so few inputs leaves.
 
-    Noise adds to all absolute values, most where the field is about zero, and no correction finds out how much. Maps of
+    Noise adds to all absolute values, most where the field is about zero, and no correction finds out how much. Fields of
     absolute or positive gradients are those of the noise, too.
     """
-    protocol, error = protocol_of(result.info, layer), result.spatial_error.get(layer)
-    if error is None or (protocol.reduce if protocol else result.info.get("reduce")) != "signed":
+    protocol = protocol_of(result.info, layer)
+    if (protocol.reduce if protocol else result.info.get("reduce")) != "signed":
         return False
-    return bool(np.square(error).sum() > _UNSETTLED * np.square(result.spatial[layer]).sum())
+    fields = [(getattr(result, k).get(layer), getattr(result, f"{k}_error").get(layer)) for k in _KINDS]
+    return any(
+        bool(np.square(error).sum() > _UNSETTLED * np.square(field).sum())
+        for field, error in fields
+        if field is not None and error is not None
+    )
 
 
 def is_elsewhere(result: Any, layer: str) -> bool:

@@ -128,7 +128,7 @@ class ERFResult:
             if is_elsewhere(self, layer)
         ]
         lines += [
-            f"{layer}: gradients of either sign cancel, and half of this signed map or more is what so few inputs leave of their "
+            f"{layer}: gradients of either sign cancel, and half of this signed field or more is what so few inputs leave of their "
             f"noise; so are its numbers. Give more inputs, or reduce='abs'."
             for layer in self.layers
             if is_unsettled(self, layer)
@@ -177,7 +177,7 @@ class ERFResult:
             lines.append("† leads through silent or saturated spike layers: there it is the surrogate's field")
         unsettled = [layer for layer in self.layers if is_unsettled(self, layer)]
         if unsettled:
-            lines.append(f"† half of the signed map or more is noise of so few inputs, in {listed(unsettled)}")
+            lines.append(f"† half of the signed field or more is noise of so few inputs, in {listed(unsettled)}")
         beside = [layer for layer in self.layers if is_elsewhere(self, layer)]
         if beside:
             lines.append(f"† hardly any of the field lies around the target, in {listed(beside)}")

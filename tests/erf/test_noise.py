@@ -236,11 +236,13 @@ def test_signed_maps_that_are_noise_are_marked(tmp_path):
         assert [result.doubtful(layer) for layer in "01"] == [False, True]
         (line,) = result.warnings
         assert line.startswith("1: gradients of either sign cancel")
-        assert "† half of the signed map or more is noise of so few inputs, in 1" in result.notes
+        assert "† half of the signed field or more is noise of so few inputs, in 1" in result.notes
         loaded = ERFResult.load(result.save(tmp_path / "result.npz"))
         assert loaded.warnings == result.warnings
     assert not compute_erf(model, x, "1").warnings  # absolute values
     assert not compute_erf(model, x + 5, "1", reduce="signed").warnings  # one sign
+    clips = torch.randn(3, 10, 1, 8, 8)
+    assert compute_erf(nn.Sequential(Square()), clips, "0", reduce="signed", kinds="temporal").doubtful("0")
     published = compute_erf(model, x, "1", protocol="all")
     assert [layer for layer in published.layers if published.doubtful(layer)] == ["1@luo"]
     assert " luo † " in table(published) and " openerf † " not in table(published)
