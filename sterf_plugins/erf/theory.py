@@ -147,13 +147,20 @@ def _outputs(
     indices = [min(int(p / length * cells), cells - 1) for p in places]
     (_, far), (near, _), (begin, end) = spans
     if begin > 0 and indices[1] > indices[2]:
-        stride = (near - begin) / (indices[1] - indices[2])
+        measured = (near - begin) / (indices[1] - indices[2])
+        # The fields of neighbours behind an upsampling lie unevenly, and these two outputs may not be alike.
+        stride = stride if _is_even(stride) and not _is_even(measured) else measured
     if begin > 0 and end < length:
         return float(end - begin), stride, indices[2] * stride - begin
     if far == length or near == 0:
         return inf, stride, nan
     padding = indices[1] * stride - near
     return far - indices[0] * stride + padding, stride, padding
+
+
+def _is_even(stride: float) -> bool:
+    """Whether whole pixels lie between outputs, or whole outputs between pixels."""
+    return stride > 0 and (stride.is_integer() or (1 / stride).is_integer())
 
 
 def _span(field: np.ndarray, axis: int) -> tuple[int, int]:

@@ -78,6 +78,13 @@ def test_adaptive_pooling_that_does_nothing_changes_no_field():
     assert fields["2"] == fields["1"] and (fields["1"].size, fields["1"].stride) == ((13, 13), (4, 4))
 
 
+def test_strides_behind_an_upsampling_are_even():
+    """Maps of 50 cells, so that the output in the middle and one near the edge lie differently in their pairs."""
+    model = nn.Sequential(nn.Conv2d(1, 1, 2, 2, 1), nn.Upsample(scale_factor=2), nn.Identity())
+    field = theoretical_rf(model, (48, 48), "2", in_channels=1, layout="BCHW")["2"]
+    assert field.stride == (1, 1)
+
+
 def test_signals_have_fields_of_one_row():
     layers = [nn.Conv1d(2, 4, 5, 2, 2), nn.ReLU(), nn.Conv1d(4, 4, 3, padding=2, dilation=2), nn.Conv1d(4, 4, 3)]
     fields = theoretical_rf(nn.Sequential(*layers), (1, 128), "*", in_channels=2, axes="NCL")
