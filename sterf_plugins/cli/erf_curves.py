@@ -1,12 +1,13 @@
 """The options of ``tools/erf.py`` for theoretical fields, several image sizes and frequency responses."""
 
 import argparse
+import math
 from collections.abc import Mapping
 
 from ..erf.result import ERFResult
 from ..erf.sweep import Size
 from ..erf.theoretical_field import advice, theory_of
-from ..erf.wording import named
+from ..erf.wording import digits, named
 
 
 def add_curve_options(p: argparse.ArgumentParser) -> None:
@@ -47,9 +48,11 @@ def print_theory(results: Mapping[str, ERFResult]) -> None:
         width = max(len(named(result, layer)) for layer in fields)
         for layer, field in fields.items():
             used = result.numbers(layer)["used_90"]
+            share = "all" if field.area == 1 else digits(field.area)
+            padding = "" if math.isnan(field.padding[0]) else f", padding {field.padding[0]:g}"
             print(
-                f"  {named(result, layer):<{width}}  {field!s:>11}, stride {field.stride[0]:g}, padding {field.padding[0]:g}, "
-                f"{field.area:.3f} of the image; 90 % of the mass on {used.value:.3f} ± {used.error:.1g} of that"
+                f"  {named(result, layer):<{width}}  {field!s:>11}, stride {field.stride[0]:g}{padding}, "
+                f"{share} of the image; 90 % of the mass on {used} of that"
             )
         h, w = result.info["input_shape"][-2:]
         for line in advice({named(result, layer): field for layer, field in fields.items()}, (h, w)):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ..erf import ERFResult, FieldCheck, check_field, randomise_field
+from ..erf.number import Number
 from ..erf.protocols import PROTOCOLS
 from ..files import write_csv
 from .images import inputs_for, joined
@@ -168,8 +169,5 @@ def _print_checks(checks: Mapping[str, FieldCheck], out: TextIO) -> None:
 def _print_randomised(rows: Iterable[Mapping[str, Any]], out: TextIO) -> None:
     for row in rows:
         where = f"{row['randomised']} layers down to {row['down_to']}" if row["randomised"] else "as it is"
-        print(
-            f"{row['model']}, {row['layer']}, {where}: rank {row['rank']:.3g} ± {row['rank_error']:.1g}, common mass "
-            f"{row['common_mass']:.3g} ± {row['common_mass_error']:.1g}",
-            file=out,
-        )
+        rank, common = (Number(row[key], row[f"{key}_error"]) for key in ("rank", "common_mass"))
+        print(f"{row['model']}, {row['layer']}, {where}: rank {rank}, common mass {common}", file=out)

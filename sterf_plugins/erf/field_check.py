@@ -117,7 +117,7 @@ class FieldCheck:
             elif rank.value + 2 * np.nan_to_num(rank.error) < 0.5:
                 reliability = numbers["reliability"].value if "reliability" in numbers else 0.0
                 lines.append(
-                    f"{layer}: rank correlation of its field with the measured changes {rank.value:.2f} ± {rank.error:.2f}; "
+                    f"{layer}: rank correlation of its field with the measured changes {rank}; "
                     + (
                         "the field does not show which patches matter."
                         if reliability >= 0.5

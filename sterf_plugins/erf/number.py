@@ -15,6 +15,7 @@ import numpy as np
 
 PERIODS = {"theta": 90.0, "orientation": 180.0}  # of the numbers that are angles, in degrees
 _SHARES = ("area_", "rectangle_", "lag_", "entropy", "centre_mass", "gaussian_r2", "exponential_r2")
+ROUNDING = 1e-6  # share of a value; an error below it is that of float32
 
 
 @dataclass(frozen=True)
@@ -46,16 +47,31 @@ class Number:
     @property
     def format_spec(self) -> str:
         """How the value is written: to the second digit of its error, or with four digits."""
-        if not math.isfinite(self.error) or not self.error > 0:
+        if not has_error(self.value, self.error):
             return ".4g"
         places = 1 - math.floor(math.log10(self.error))
         return f".{max(places, 0)}f" if places < 9 and abs(self.value) < 1e6 else ".4g"
 
     def __str__(self) -> str:
-        value = f"{self.value:{self.format_spec}}"
-        if not math.isfinite(self.error) or not self.error > 0:
-            return value
-        return f"{value} ± {self.error:{self.format_spec if self.format_spec != '.4g' else '.2g'}}"
+        if not has_error(self.value, self.error):
+            return significant(self.value, 4)
+        return (
+            f"{self.value:{self.format_spec}} ± {self.error:{self.format_spec if self.format_spec != '.4g' else '.2g'}}"
+        )
+
+
+def has_error(value: float, error: float) -> bool:
+    """Whether an error is known, and more than what float32 rounds."""
+    return math.isfinite(error) and error > ROUNDING * abs(value)
+
+
+def significant(value: float, digits: int) -> str:
+    """A number as text, with so many significant digits, zeros at its end among them; a whole number has none behind it."""
+    if not math.isfinite(value) or (value == round(value) and abs(value) < 1e6):
+        return f"{value:.0f}"
+    scientific = f"{value:.{digits - 1}e}"
+    places = digits - 1 - int(scientific.partition("e")[2])
+    return scientific if places > 6 or abs(value) >= 1e6 else f"{value:.{max(places, 0)}f}"
 
 
 def wrapped(angle: float, period: float | None) -> float:

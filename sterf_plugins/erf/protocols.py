@@ -311,14 +311,14 @@ def table(result: Any) -> str:
 
     Areas are those of the maps, as papers give them, and corrected for the bias of few inputs, as ``result.numbers`` has them.
     """
-    lines = [f"{'layer':<20} {'protocol':<9} {'90 % area':>9} {'corrected':>16}  the paper's own numbers"]
+    width = max(len(layer.rpartition("@")[0]) for layer in [*result.layers, "layer@"])
+    lines = [f"{'layer':<{width}}  {'protocol':<10}  {'90 % area':>9}  {'corrected':>17}  the paper's own numbers"]
     for layer in result.layers:
         numbers, protocol = result.numbers(layer), protocol_of(result.info, layer)
         assert protocol is not None
         own = [f"{key} {numbers[key].value:.4g}" for key in protocol.measured(result.spatial[layer])]
         name, _, short = layer.rpartition("@")
-        corrected = f"{numbers['area_90'].value:.4f} ± {numbers['area_90'].error:.1g}"
-        area = result.area_ratio(layer, 0.9)
+        area, corrected = result.area_ratio(layer, 0.9), str(numbers["area_90"])
         short += " †" if result.doubtful(layer) else ""
-        lines.append(f"{name:<20} {short:<9} {area:>9.4f} {corrected:>16}  {', '.join(own) or '–'}")
+        lines.append(f"{name:<{width}}  {short:<10}  {area:>9.4f}  {corrected:>17}  {', '.join(own) or '–'}")
     return "\n".join(lines)

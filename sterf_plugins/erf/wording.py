@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .number import Number
+from .number import ROUNDING, Number, has_error, significant
 from .protocols import note, protocol_of
 from .selection import cell
 
@@ -39,7 +39,6 @@ class Fields(Described, Protocol):
 
 Results = Mapping[str, Fields]
 
-ROUNDING = 1e-6  # share of a value; an error below it is that of float32
 QUANTITIES = {  # what is drawn, by ``reduce`` of ``compute_erf``
     "abs": "|∂y/∂x|",
     "signed": "|mean of ∂y/∂x|",
@@ -58,8 +57,8 @@ def digits(value: float, error: float = math.nan) -> str:
     """
     if not math.isfinite(value):
         return "–" if math.isnan(value) else "∞" if value > 0 else "-∞"
-    if not error > ROUNDING * abs(value) or not math.isfinite(error):  # none, or that of rounding
-        return f"{value:.3g}" if abs(value) < 1e6 else f"{value:.2e}"
+    if not has_error(value, error):
+        return significant(value, 3)
     first, exponent = f"{error:.0e}".split("e")
     places = -int(exponent) + (first == "1")
     if value:  # never only zeros

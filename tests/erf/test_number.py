@@ -56,7 +56,9 @@ def test_numbers_are_written_to_the_second_digit_of_their_error():
         (123456.0, 4321.0): "123456 ± 4321",
         (1234567.0, 4321.0): "1.235e+06 ± 4.3e+03",
         (0.0000123456, math.nan): "1.235e-05",
-        (0.25, 0.0): "0.25",
+        (0.25, 0.0): "0.2500",
+        (0.005673, 4.5e-12): "0.005673",  # rounding is no error
+        (17.0, math.nan): "17",
         (math.inf, math.nan): "inf",
     }
     for (value, error), text in written.items():

@@ -106,6 +106,13 @@ def test_all_protocols_take_two_backward_passes(images):
     areas = [result.area_ratio(f"4@{name}", 0.9) for name in ("st-erf", "luo", "replknet", "openerf")]
     assert min(abs(a - b) for i, a in enumerate(areas) for b in areas[:i]) > 0.005
     lines = table(result).splitlines()
+    assert all(
+        str(result.numbers(layer)["area_90"]) in line for layer, line in zip(result.layers, lines[1:], strict=True)
+    )
+    result.layers = [f"a.layer.with.a.long.name@{name}" for name in ("st-erf", "luo")]
+    for fields in (result.spatial, result._numbers):
+        fields.update({new: fields[f"4@{new.rpartition('@')[2]}"] for new in result.layers})
+    assert len({line.index(" 0.") for line in table(result).splitlines()[1:]}) == 1
     assert len(lines) == 13 and all("square_side_50" in line for line in lines if " replknet " in line)
 
 
