@@ -14,18 +14,20 @@ from .sweep import Size, sweep_rows
 from .theoretical_field import advice, theory_of
 from .wording import digits, layer_label, measured, named
 
+_LONG = 14  # letters of a word that may be broken anywhere, so that a table fits its page
 _CHECKED = ("rank", "common_mass", "predicted_rank", "gain", "unchanged", "reliability")
 
 
 def html_table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table whose cells are ``str``, ``float``, ``Number``, or ``None`` for a dash; a column of one model is left out.
+    """A table whose cells are ``str``, numbers, ``Number``, or ``None`` for a dash; a column of one model is left out.
 
     Telephones show the name of the model above that of the layer, which is in the next column.
     """
     rows = list(rows)
     if head[0] == "model" and len({row[0] for row in rows}) == 1:
         head, rows = head[1:], [row[1:] for row in rows]
-    classes = {"model": ' class="text model"', "layer": ' class="text"'}
+    texts = {name for i, name in enumerate(head) if any(isinstance(row[i], str) for row in rows)}
+    classes = {name: ' class="text"' for name in texts} | {"model": ' class="text model"'}
     heads = "".join(
         f'<th scope="col"{classes.get(name, "")}>{html.escape(name).replace("_", "_<wbr>")}</th>' for name in head
     )
@@ -39,14 +41,22 @@ def _cells(row: Sequence[Any], models: bool) -> str:
         return "".join(map(_cell, row))
     name = html.escape(row[0], quote=True)
     return (
-        f'<td class="text model" data-value="{name}">{name}</td>' + _cell(row[1], name) + "".join(map(_cell, row[2:]))
+        f'<td class="{_text(row[0])} model" data-value="{name}">{name}</td>'
+        + _cell(row[1], row[0])
+        + "".join(map(_cell, row[2:]))
     )
+
+
+def _text(*texts: str) -> str:
+    """The class of a cell with these texts: words that are not long stay whole."""
+    return "text long" if any(len(word) > _LONG for text in texts for word in text.split()) else "text"
 
 
 def _cell(value: str | float | Number | None, model: str = "") -> str:
     if isinstance(value, str):
-        above = f' data-model="{model}"' if model else ""
-        return f'<td class="text"{above} data-value="{html.escape(value, quote=True)}">{html.escape(value)}</td>'
+        above = f' data-model="{html.escape(model, quote=True)}"' if model else ""
+        shown = html.escape(value, quote=True)
+        return f'<td class="{_text(value, model)}"{above} data-value="{shown}">{shown}</td>'
     number = float("nan") if value is None else value.value if isinstance(value, Number) else float(value)
     shown, _, error = (measured(value) if isinstance(value, Number) else digits(number)).partition(" ± ")
     error = f" <small>± {error}</small>" if error else ""
@@ -137,7 +147,7 @@ def check_table(checks: Mapping[str, FieldCheck], randomised: Sequence[Mapping[s
     tables = html_table(["model", "layer", *_CHECKED], rows) if rows else ""
     if randomised:
         shuffled = [
-            [row["model"], row["layer"], str(row["randomised"]), row["down_to"] or "–"]
+            [row["model"], row["layer"], row["randomised"], row["down_to"] or "–"]
             + [Number(row[key], row[f"{key}_error"]) for key in ("rank", "common_mass")]
             for row in randomised
         ]

@@ -351,6 +351,15 @@ def test_telephones_show_the_model_above_the_layer():
     assert "model" not in html_table(["model", "layer", "r90"], [["a", "0", 1.0], ["a", "1", 2.0]])
 
 
+def test_words_of_tables_stay_whole_unless_they_are_long():
+    table = html_table(
+        ["layer", "is", "count"], [["blocks.10, stride 16", "unclear", 3], ["backbone.stages.0.norm", "larger", 12]]
+    )
+    assert '<th scope="col" class="text">is</th><th scope="col">count</th>' in table
+    assert table.count('class="text long"') == 1 and '<td class="text" data-value="unclear">' in table
+    assert '<td data-value="12.0">12</td>' in table
+
+
 def picture_width(address: str) -> float:
     """Inches of a picture in an address that holds it."""
     with Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))) as picture:
