@@ -41,6 +41,12 @@ def letters(width: float, size: float = SMALL) -> int:
     return max(8, int(width / (size * _LETTER)))
 
 
+def _wrapped(text: str, letters: int) -> str:
+    """A text in lines of so many letters, none of which begins with a "%" or ends within a word."""
+    text = text.replace(" %", "\N{NO-BREAK SPACE}%")
+    return textwrap.fill(text, letters, break_on_hyphens=False).replace("\N{NO-BREAK SPACE}", " ")
+
+
 def _rows(groups: dict[str, int], columns: int) -> int:
     """How many rows all groups take."""
     return sum(math.ceil(n / columns) for n in groups.values())
@@ -85,10 +91,11 @@ class Sheet:
         self.width = width
         rows = {name: math.ceil(n / count) for name, n in groups.items()}
         above = lines * TITLE * _LINE + 0.1
-        self.text = "\n".join(textwrap.fill(line, letters(width)) for line in notes)
+        self.text = "\n".join(_wrapped(line, letters(width)) for line in notes)
         foot = (self.text.count("\n") + 1) * SMALL * _LINE + 0.1
         height = sum(rows.values()) * (panel * aspect + above + ticks) + 0.3 + foot + 0.65 * bar
-        engine = ConstrainedLayoutEngine(w_pad=0.04, h_pad=0.03, hspace=0.01, wspace=0.01)
+        margins = (0.005, 0, 0.99, 1)  # labels of rows, whose place follows from numbers, need more than their padding
+        engine = ConstrainedLayoutEngine(w_pad=0.04, h_pad=0.03, hspace=0.01, wspace=0.01, rect=margins)
         self.figure: Figure = Figure(figsize=(width, height), layout=engine)
         FigureCanvasAgg(self.figure)
         self.grid: Any = self.figure.subplots(sum(rows.values()), count, squeeze=False)
@@ -136,7 +143,7 @@ class Sheet:
         )
         bar.ax.set_xticklabels([f"{tick:g}" for tick in ticks])
         bar.ax.tick_params(labelsize=SMALL, pad=2)
-        bar.set_label(textwrap.fill(label, letters(self.width - 0.5, TITLE)), fontsize=TITLE)
+        bar.set_label(_wrapped(label, letters(self.width - 0.5, TITLE)), fontsize=TITLE)
         self._heighten(bar.ax.get_xlabel().count("\n") * TITLE * _LINE)
 
     def legend(self, handles: Sequence[Any]) -> None:
@@ -181,6 +188,18 @@ def _lay_out(figure: "Figure") -> None:
                 axis.set_label_coords(0.5, 0.5)
         engine.execute(figure)
         figure.set_layout_engine("none")
+        _cut_blank(figure)
+
+
+def _cut_blank(figure: "Figure") -> None:
+    """Lower a figure by what is blank at its top, since panels of images may be less high than was planned for them."""
+    height = figure.get_figheight()
+    left = figure.get_tightbbox().y1 + 0.05
+    if left < height:
+        for ax in figure.axes:
+            x0, y0, width, high = ax.get_position(original=True).bounds
+            ax.set_position((x0, y0 * height / left, width, high * height / left))
+        figure.set_figheight(left)
 
 
 def write(figure: "Figure", path: str | os.PathLike) -> Path:

@@ -19,7 +19,7 @@ from sterf_plugins.erf.check_plot import draw_checks
 from sterf_plugins.erf.curves import FLOOR, draw_lags, draw_profiles, draw_radial
 from sterf_plugins.erf.evolution import rows, write_evolution
 from sterf_plugins.erf.number import Number
-from sterf_plugins.erf.plot import draw, draw_all, draw_maps, draw_overlay
+from sterf_plugins.erf.plot import draw, draw_all, draw_maps, draw_overlay, draw_spectra
 from sterf_plugins.erf.published import draw_published
 from sterf_plugins.erf.report import COLUMNS, write_report
 from sterf_plugins.erf.report_tables import html_table
@@ -520,6 +520,7 @@ def test_narrow_pages_have_fewer_panels_in_a_row():
     figure = draw_maps({"net": result}, page=NARROW)
     panels = [ax for ax in figure.axes if ax.get_title()]
     assert figure.get_figwidth() == NARROW and panels[0].get_gridspec().get_geometry() == (3, 2)
+    assert not re.search(r"-\n|\n%", words(figure))
     figure.canvas.draw()
     titles = [ax.title.get_window_extent() for ax in panels]
     assert all(box.x0 >= 0 and box.x1 <= figure.bbox.width and box.y1 <= figure.bbox.height for box in titles)
@@ -538,6 +539,25 @@ def test_no_legend_is_wider_than_its_figure(result, timed):
         (legend,) = figure.legends
         box = legend.get_window_extent()
         assert box.x0 >= 0 and box.x1 <= figure.bbox.width == 100 * NARROW
+
+
+@pytest.mark.parametrize("page", [WIDTH, NARROW])
+def test_figures_end_with_what_they_show(result, page):
+    """Nothing is cut at an edge, the names of rows neither, and there is no blank at the top."""
+    two = {"a model": result, "another model": computed(layers=["0"])}
+    for figure in (
+        draw_maps({"": computed(layers=["2"])}, page=page),
+        draw_maps(two, page=page),
+        draw_spectra(two, page),
+    ):
+        blank = np.flatnonzero((pixels(figure, 100) < 250).any(2).any(1))[0]
+        box = figure.get_tightbbox()
+        assert (
+            blank <= 10
+            and box.x0 > 0.01
+            and box.x1 <= figure.get_figwidth()
+            and box.y1 <= figure.get_figheight() + 0.01
+        )
 
 
 def test_panels_of_several_sizes_have_their_own_numbers():
