@@ -58,6 +58,7 @@ from sterf_plugins.erf import ERFResult, compute_erf, theoretical_rf
 from sterf_plugins.erf.fields import REDUCTIONS
 from sterf_plugins.erf.protocols import PROTOCOLS, table
 from sterf_plugins.erf.report import REPORT_FILES, VECTORS, write_report
+from sterf_plugins.erf.summary import counted
 from sterf_plugins.erf.targets import match_layers
 from sterf_plugins.erf.theoretical_field import add_theory
 from sterf_plugins.erf.wording import facts, named
@@ -358,7 +359,7 @@ def compute(args: argparse.Namespace, job, size: tuple[int, int], folder: Path, 
         add_theory(result, fields)
     result.save(path)
     notes = f" ({', '.join(result.notes)})" if result.notes else ""
-    print(f"{label}: {result.info['num_inputs']} inputs{notes} -> {path}", file=sys.stderr)
+    print(f"{label}: {counted(result.info['num_inputs'], 'input')}{notes} -> {path}", file=sys.stderr)
     return result
 
 

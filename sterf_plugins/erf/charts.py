@@ -46,7 +46,7 @@ def draw_growth(results: Mapping[str, ERFResult], page: float = WIDTH) -> "Figur
         "Across: layers in order of execution. Up: side in pixels of a square with the field's area. Effective: the smallest "
         "area that holds 90 % of the mass, ± standard error."
     ]
-    sheet = Sheet({"": len(results)}, notes + provenance(results), 0.8, 1, 3, False, 0.8, 4.5, page)
+    sheet = Sheet({"": len(results)}, notes + provenance(results, "spatial"), 0.8, 1, 3, False, 0.8, 4.5, page)
     some_endless = False
     for ax, (name, result) in zip(sheet.panels[""], results.items(), strict=True):
         fields = theory_of(result)
@@ -98,7 +98,7 @@ def draw_sweep(sweeps: Mapping[str, Mapping[Size, ERFResult]], page: float = WID
         "error. Below: of the largest images."
     ]
     groups = dict.fromkeys(sweeps, 2)
-    sheet = Sheet(groups, notes + provenance(largest), 0.65, 1, 2, False, 0.25, 4.0, page)
+    sheet = Sheet(groups, notes + provenance(largest, "spatial"), 0.65, 1, 2, False, 0.25, 4.0, page)
     for name, sweep in sweeps.items():
         theory = next((fields for fields in map(theory_of, sweep.values()) if fields), {})
         table = sweep_rows(sweep)

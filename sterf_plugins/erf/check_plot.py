@@ -11,7 +11,8 @@ from .number import Number
 from .plot import COLORMAP, mark_target, pixel_axes
 from .protocols import PROTOCOLS
 from .sheet import SMALL, TITLE, WIDTH, Sheet, write
-from .wording import inputs, measured, told, weights
+from .summary import counted
+from .wording import error_text, inputs, measured, told, weights
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -60,7 +61,8 @@ def draw_checks(checks: Mapping[str, Check], path: str | os.PathLike | None = No
         "target's patch.",
         *["Silent ones: spike layers that never fire; their surrogate gradients are left out."] * any_live,
         *told(
-            {name: _facts(check) for name, check in checks.items()}, [e for c in checks.values() for e in _errors(c)]
+            {name: _facts(check) for name, check in checks.items()},
+            error_text(*(e for check in checks.values() for e in _errors(check))),
         ),
     ]
     sheet = Sheet({name: len(found) for name, found in kinds.items()}, notes, 1.0, 2, 4, panel=1.5, page=page)
@@ -104,9 +106,8 @@ def _facts(check: Check) -> list[str]:
     changes = {"mean": "occluded by the mean", "other": "taken from another input", "flip": "with one spike flipped"}
     how = changes.get(str(info["by"]), f"with noise of {info['by']} standard deviations")
     parts = [weights(check)]
-    parts += (
-        [f"BatchNorm statistics calibrated on {info['calibrated']['inputs']} inputs"] if info.get("calibrated") else []
-    )
+    calibrated = info.get("calibrated")
+    parts += [f"BatchNorm statistics calibrated on {counted(calibrated['inputs'], 'input')}"] if calibrated else []
     parts.append(inputs(check))
     parts += [f"{rows}×{columns} patches {how}"] if "change" in check.kinds else []
     return [*parts, f"unit: target {info.get('position', 'center')}, channels {info.get('channels', 'auto')}"]

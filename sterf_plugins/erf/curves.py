@@ -1,5 +1,6 @@
 """Lines of fields: sections with their Gaussians, means over rings, and the mass at each lag."""
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,17 +29,20 @@ def draw_profiles(results: Results, page: float = WIDTH) -> "Figure":
         f"horizontal and the vertical, ± standard error. R²: share of the map's variance that it explains."
     ]
     groups = {name: len(names) for name, names in layers.items()}
-    sheet = Sheet(groups, notes + provenance(results), 0.8, 4, bar=False, page=page)
+    sheet = Sheet(groups, notes + provenance(results, "spatial"), 0.8, 4, bar=False, page=page)
+    rows = max(field.shape[0] for result in results.values() for field in result.spatial.values())
+    shown = list(_SECTIONS)[: min(rows, 2)]  # a signal has no columns
     for name, result in results.items():
         for ax, layer in zip(sheet.panels[name], layers[name], strict=True):
-            _sections(ax, result, layer)
+            _sections(ax, result, layer, shown)
             numbers = result.numbers(layer)
-            lines = [f"σ {axis}: {measured(numbers[f'sigma_{axis}'])} px" for axis in "xy"]
+            widths = {axis: numbers[f"sigma_{axis}"] for axis in "xy"[: len(shown)]}
+            lines = [f"σ {axis}: {measured(n)}{' px' * math.isfinite(n.value)}" for axis, n in widths.items()]
             lines.append(f"R²: {measured(numbers['gaussian_r2'])}")
             ax.set_title("\n".join([shortened(layer_label(result, layer), sheet.letters), *lines]), fontsize=TITLE)
     sheet.outer_numbers()
-    handles = [Line2D([], [], **style, label=name) for name, style in _SECTIONS.items()]
-    handles += [Line2D([], [], **_GAUSSIANS[name], label=f"Gaussian, {name}") for name in _SECTIONS]
+    handles = [Line2D([], [], **_SECTIONS[name], label=name) for name in shown]
+    handles += [Line2D([], [], **_GAUSSIANS[name], label=f"Gaussian, {name}") for name in shown]
     sheet.legend(handles)
     return sheet.figure
 
@@ -54,8 +58,8 @@ _GAUSSIANS: dict[str, dict[str, Any]] = {
 }
 
 
-def _sections(ax: Any, result: Fields, layer: str) -> None:
-    """The centre row and column of a field, and the Gaussian's there."""
+def _sections(ax: Any, result: Fields, layer: str, shown: list[str]) -> None:
+    """Those of the centre row and column of a field that are shown, and the Gaussian's there."""
     field = np.abs(result.spatial[layer]).astype(np.float64)
     field = field / field.max()
     fit = fit_gaussian(field)
@@ -64,7 +68,7 @@ def _sections(ax: Any, result: Fields, layer: str) -> None:
         round(v) if -0.5 <= v < n - 0.5 else n // 2 for v, n in zip((fit.row, fit.column), field.shape, strict=True)
     )
     curves = ((field[r], fit.column, fit.sigma_x), (field[:, c], fit.row, fit.sigma_y))
-    for name, (values, centre, sigma) in zip(_SECTIONS, curves, strict=True):
+    for name, (values, centre, sigma) in zip(shown, curves, strict=False):
         x = np.arange(len(values))
         ax.plot(x, values, **_SECTIONS[name])
         if sigma > 0:
@@ -133,19 +137,25 @@ def _lines(results: Results, kind: str, curve, notes: list[str], scale: bool = T
     style = dict(zip(names, styles(len(names)), strict=True))
     labels = common_labels(results, names)
     panel = 4.5 if len(results) == 1 else 2.5
-    sheet = Sheet({"": len(results)}, notes + provenance(results), 0.8, 1, 4, False, 0.2, panel, page)
-    least = 1.0
-    for ax, (name, result) in zip(sheet.panels[""], results.items(), strict=True):
+    drawn: dict[str, dict[str, tuple[np.ndarray, np.ndarray | None]]] = {}
+    for name, result in results.items():
         for layer in (n for n in result.layers if n in getattr(result, kind)):
             values, error = curve(result, layer)
             top = values.max() if scale else 1.0
-            values = np.where(values > FLOOR * top, values / top, np.nan)
-            least = min(least, float(np.nanmin(values)))
+            shown = np.where(values > FLOOR * top, values / top, np.nan)
+            drawn.setdefault(name, {})[layer] = shown, None if error is None else error / top
+    each = np.concatenate([values for lines in drawn.values() for values, _ in lines.values()])
+    bottom = 10 ** np.floor(np.log10(min(1.0, np.nanmin(each)))) / 2
+    if np.isnan(each).any() and bottom >= FLOOR:
+        notes = [f"{notes[0]} Not drawn: what is below {FLOOR:g}."]
+    sheet = Sheet({"": len(results)}, notes + provenance(results, kind), 0.8, 1, 4, False, 0.2, panel, page)
+    for ax, (name, result) in zip(sheet.panels[""], results.items(), strict=True):
+        for layer, (values, error) in drawn[name].items():
             x = np.arange(len(values))
             ax.plot(x, values, markevery=max(1, len(values) // 12), **style[layer])
             if error is not None and np.isfinite(error).all():
-                low = np.maximum(values - error / top, FLOOR / 10)
-                ax.fill_between(x, low, values + error / top, color=style[layer]["color"], alpha=0.25, linewidth=0)
+                low = np.maximum(values - error, FLOOR / 10)
+                ax.fill_between(x, low, values + error, color=style[layer]["color"], alpha=0.25, linewidth=0)
         ax.set_yscale("log")
         ax.grid(alpha=0.25, linewidth=0.5)
         ax.tick_params(labelsize=SMALL, length=2, pad=1.5)
@@ -154,7 +164,6 @@ def _lines(results: Results, kind: str, curve, notes: list[str], scale: bool = T
         dagger = " †" if any(map(result.doubtful, result.layers)) else ""
         ax.set_title(shortened(name, sheet.letters - len(dagger)) + dagger, fontsize=TITLE)
     handles: list[Any] = [Line2D([], [], **style[name], label=labels[name]) for name in names]
-    bottom = 10 ** np.floor(np.log10(least)) / 2
     if bottom < FLOOR:
         handles.append(Patch(facecolor="0.85", hatch="////", edgecolor="0.6", label=f"below {FLOOR:g}: not drawn"))
     for ax in sheet.panels[""]:

@@ -9,7 +9,7 @@ import numpy as np
 from .curves import draw_frames, draw_lags, draw_profiles, draw_radial
 from .metrics import spectrum
 from .sheet import SMALL, TITLE, WIDTH, Sheet, shortened, write
-from .wording import Fields, Results, layer_label, measured, provenance, quantity, target_cells
+from .wording import Fields, Results, digits, layer_label, measured, provenance, quantity, target_cells
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -82,7 +82,7 @@ def draw_maps(results: Results, common: bool = False, notes: list[str] | None = 
     names = dict.fromkeys(quantity(r) for r in results.values())
     of = " or ".join(names)
     largest = max((float(np.abs(f).max()) for r in results.values() for f in r.spatial.values()), default=1.0)
-    over = f"over the largest of all panels, {largest:.2g}" if common else "over its maximum"
+    over = f"over the largest of all panels, {digits(largest)}" if common else "over its maximum"
     bar = f"cube root of {of} {over} (numbers at the bar: before the root)"
 
     def paint(ax: Any, result: Fields, layer: str, letters: int) -> None:
@@ -125,9 +125,8 @@ def draw_spectra(results: Results, page: float = WIDTH) -> "Figure":
         field = spectrum(result.spatial[layer])
         top = field.max()
         _show(ax, field / top if top > 0 else field, cube_root())
-        h, w = field.shape
-        ax.set_xticks([0, w // 2, w - 1], ["-½", "0", "½"], fontsize=SMALL)
-        ax.set_yticks([0, h // 2, h - 1], ["-½", "0", "½"], fontsize=SMALL)
+        for axis, n in ((ax.xaxis, field.shape[1]), (ax.yaxis, field.shape[0])):
+            axis.set_ticks(*(([0, n // 2, n - 1], ["-½", "0", "½"]) if n > 2 else ([n // 2], ["0"])), fontsize=SMALL)
         ax.set_title(shortened(layer_label(result, layer), letters), fontsize=TITLE)
 
     bar = "cube root of the field's Fourier transform over its maximum (numbers at the bar: before the root)"
@@ -158,7 +157,7 @@ def _grid(
     aspect = min(max([*(h / w for h, w in shapes), 0.2]), 3.0)  # a signal has one row
     layers = {name: [n for n in r.layers if n in r.spatial] for name, r in results.items()}
     groups = {name: len(names) for name, names in layers.items()}
-    sheet = Sheet(groups, [" ".join(notes), *provenance(results)], aspect, lines, page=page)
+    sheet = Sheet(groups, [" ".join(notes), *provenance(results, "spatial")], aspect, lines, page=page)
     for name, result in results.items():
         for ax, layer in zip(sheet.panels[name], layers[name], strict=True):
             paint(ax, result, layer, sheet.letters)
@@ -202,7 +201,8 @@ def draw_all(results: Results, image: np.ndarray | None = None, page: float = WI
     spatial = {k: r for k, r in results.items() if r.spatial}
     if spatial:
         figures["maps"] = draw_maps(spatial, page=page)
-        if sum(len(r.spatial) for r in spatial.values()) > 1:
+        several = sum(len(r.spatial) for r in spatial.values()) > 1
+        if several and not any(r.info.get("protocol") == "all" for r in spatial.values()):  # whose units are the same
             figures["scale"] = draw_maps(spatial, common=True, page=page)
         if image is not None:
             figures["overlay"] = draw_overlay(spatial, image, page)

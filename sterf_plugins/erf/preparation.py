@@ -150,7 +150,7 @@ def guarded(forward: Callable[[Any], Any], inputs: Batch) -> Callable[[Any], Any
         except (RuntimeError, AssertionError, IndexError) as error:
             if out_of_memory(error):
                 raise
-            line = (str(error).splitlines() or [type(error).__name__])[0]
+            line = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
             raise ValueError(
                 f"the model's forward pass fails for inputs of {size} (shape {shapes}): {line}. "
                 f"Give the size and the channels that it takes; inputs smaller than its stride are too small. What it needs "

@@ -37,7 +37,9 @@ def draw_published(results: Mapping[str, ERFResult], page: float = WIDTH) -> "Fi
     shown = {name: results[name] for name, *_ in panels}
     groups = {name: sum(panel[0] == name for panel in panels) for name in shown}
     aspect = max(result.spatial[layer].shape[0] / result.spatial[layer].shape[1] for _, result, layer, _ in panels)
-    sheet = Sheet(groups, [PIXELS, *provenance(shown)], min(aspect, 3.0), 3, 4, bar=False, ticks=0.45, page=page)
+    sheet = Sheet(
+        groups, [PIXELS, *provenance(shown, "spatial")], min(aspect, 3.0), 3, 4, bar=False, ticks=0.45, page=page
+    )
     for ax, (_, result, layer, protocol) in zip(chain(*sheet.panels.values()), panels, strict=True):
         assert protocol is not None
         field = result.published_map(layer)

@@ -19,7 +19,7 @@ from .metrics import area_ratio, spatial_numbers
 from .number import PERIODS, Number, effective, jackknife, possible, pseudo_values
 from .protocols import note, protocol_of
 from .selection import cell
-from .summary import summary
+from .summary import counted, summary
 
 _FIELDS = (
     "spatial", "temporal", "spatiotemporal", "frames", "volume", "spatial_error", "temporal_error", "frames_error",
@@ -160,7 +160,7 @@ class ERFResult:
         if calibrated:
             initial = calibrated.get("initial")  # norms that see one value of each channel
             but = f", but for {initial} that see a single value" if initial else ""
-            lines.append(f"BatchNorm statistics calibrated on {calibrated['inputs']} inputs{but}")
+            lines.append(f"BatchNorm statistics calibrated on {counted(calibrated['inputs'], 'input')}{but}")
         if self.info.get("cut"):
             lines.append(f"without what leads through {listed(self.info['cut'])}, run with no_grad inside the model")
         protocol = note(self.info)
@@ -173,8 +173,12 @@ class ERFResult:
         noise = [layer for layer in self.layers if is_noise(self, layer)]
         if noise:
             lines.append(f"† the sum of the channels is constant, and this is rounding noise, in {listed(noise)}")
-        if any(self._silent(layer) or self._saturated(layer) for layer in self.layers):
-            lines.append("† leads through silent or saturated spike layers: there it is the surrogate's field")
+        surrogates = [layer for layer in self.layers if self._silent(layer) or self._saturated(layer)]
+        if surrogates:
+            of = listed(surrogates)
+            lines.append(
+                f"† leads through silent or saturated spike layers, where it is the surrogate's field, in {of}"
+            )
         unsettled = [layer for layer in self.layers if is_unsettled(self, layer)]
         if unsettled:
             lines.append(f"† half of the signed field or more is noise of so few inputs, in {listed(unsettled)}")

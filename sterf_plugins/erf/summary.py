@@ -21,11 +21,11 @@ def summary(result: Any) -> str:
     """
     info = result.info
     shape = info.get("input_shape")
-    head = f"{_counted(len(result.layers), 'layer')}, {_counted(info.get('num_inputs', '?'), 'input')}"
+    head = f"{counted(len(result.layers), 'layer')}, {counted(info.get('num_inputs', '?'), 'input')}"
     head += f" of {'x'.join(map(str, shape))}" if isinstance(shape, list) else ""
     error = info.get("relative_error")
     known = isinstance(error, float) and math.isfinite(error)
-    head += f", relative error of the fields {100 * error:.2g} %" if known else ""
+    head += f", relative error of the fields at most {100 * error:.2g} %" if known else ""
     numbers = {layer: result.numbers(layer) for layer in result.layers[:LAYERS]}
     keys = [key for key in COLUMNS if any(key in n for n in numbers.values())]
     rows = [[layer, *(str(n.get(key, "")) for key in keys)] for layer, n in numbers.items()]
@@ -35,9 +35,10 @@ def summary(result: Any) -> str:
     if len(result.layers) > LAYERS:
         lines.append(f"... {len(result.layers) - LAYERS} more; numbers(layer) and rows() have all")
     if result.warnings:
-        lines.append(f"{_counted(len(result.warnings), 'warning')}: see .warnings")
+        lines.append(f"{counted(len(result.warnings), 'warning')}: see .warnings")
     return "\n".join(lines)
 
 
-def _counted(count: int | str, noun: str) -> str:
+def counted(count: int | str, noun: str) -> str:
+    """A number of things, as text."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

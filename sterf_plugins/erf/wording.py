@@ -27,6 +27,7 @@ class Fields(Described, Protocol):
     temporal: dict[str, np.ndarray]
     frames: dict[str, np.ndarray]
     spatial_error: dict[str, np.ndarray]
+    temporal_error: dict[str, np.ndarray]
     frames_error: dict[str, np.ndarray]
 
     @property
@@ -46,6 +47,7 @@ QUANTITIES = {  # what is drawn, by ``reduce`` of ``compute_erf``
     "relu": "max(∂y/∂x, 0)",
     "mean-relu": "max(mean of ∂y/∂x, 0)",
 }
+KINDS = {"spatial": "maps", "temporal": "curves over lags", "frames": "curves over frames"}  # whose errors are told
 
 
 def digits(value: float, error: float = math.nan) -> str:
@@ -76,10 +78,11 @@ def measured(number: Number) -> str:
 def stride(result: Fields, layer: str) -> int | None:
     """Pixels of the input from one place of a layer's output to the next; ``None`` where they are not known or not whole.
 
-    It is the smallest power of two that gives as many places, or else their ratio.
+    It is the smallest power of two that gives as many places, or else their ratio. There is none from an entry of the inputs
+    that the layer does not follow, such as a tracker's template.
     """
     field, size = result.spatial.get(layer), result.info.get("map_size", {}).get(layer)
-    if field is None or size is None or max(size[-2:]) == 1:
+    if field is None or size is None or max(size[-2:]) == 1 or layer in result.info.get("without_target", []):
         return None
     pairs = [(n, m) for n, m in zip(field.shape, size[-2:], strict=True) if n > 1]  # a signal has one row
     for step in (*(2**k for k in range(7)), max(1, pairs[0][0] // pairs[0][1])):
@@ -122,8 +125,9 @@ def common_labels(results: Results, names: Iterable[str]) -> dict[str, str]:
 
 
 def quantity(result: Fields) -> str:
-    """What a spatial field is the mean of, as a formula."""
-    return QUANTITIES.get(str(result.info.get("reduce", "abs")), "the field")
+    """What a spatial field is the mean of, as a formula; of a video or volume, also that it is a sum over frames."""
+    formula = QUANTITIES.get(str(result.info.get("reduce", "abs")), "the field")
+    return f"{formula}, summed over frames," if result.frames else formula
 
 
 def weights(result: Described) -> str:
@@ -170,19 +174,27 @@ def other_notes(result: Fields) -> list[str]:
     return [line for line in result.notes if line not in ("random weights", note(result.info))]
 
 
-def relative_error(result: Fields) -> float:
-    """Norm of the standard error over that of the field, of the worst layer; NaN where it is unknown."""
-    value = result.info.get("relative_error")
-    return math.nan if value is None or not math.isfinite(value) else float(value)
+def relative_errors(result: Fields, kind: str) -> list[float]:
+    """Norm of the standard error over that of the field, of each layer; NaN where it is unknown."""
+    errors = getattr(result, f"{kind}_error")
+    norms = {layer: np.linalg.norm(field.astype(np.float64)) for layer, field in getattr(result, kind).items()}
+    return [float(np.linalg.norm(errors.get(layer, math.nan)) / norm) for layer, norm in norms.items() if norm > 0]
 
 
-def error_text(*values: float) -> str:
-    """Relative errors, of one result or of several, as text."""
+def error_text(*values: float, of: str = "maps") -> str:
+    """The smallest and the largest of some relative errors as text, whose spaces before "%" do not break."""
     known = sorted(v if v > ROUNDING else 0.0 for v in values if math.isfinite(v))
     if not known:
         return "one input, no standard error"
-    shown = list(dict.fromkeys(f"{float(f'{100 * v:.2g}'):g} %" for v in (known[0], known[-1])))
-    return f"relative error of the maps {' to '.join(shown)}"
+    shown = list(dict.fromkeys(f"{float(f'{100 * v:.2g}'):g}\N{NO-BREAK SPACE}%" for v in (known[0], known[-1])))
+    return f"relative error of the {of} {' to '.join(shown)}"
+
+
+def errors_told(results: Iterable[Fields], kinds: Iterable[str] = KINDS) -> str:
+    """The relative errors of all fields of these kinds, as text."""
+    results = list(results)
+    found = {kind: [error for result in results for error in relative_errors(result, kind)] for kind in kinds}
+    return "; ".join(dict.fromkeys(error_text(*errors, of=KINDS[kind]) for kind, errors in found.items() if errors))
 
 
 def facts(result: Fields) -> dict[str, str]:
@@ -192,25 +204,34 @@ def facts(result: Fields) -> dict[str, str]:
         "weights": "; ".join([weights(result), *(n for n in notes if "statistics" in n)]),
         "inputs": inputs(result),
         "protocol": "; ".join([definition(result), *(n for n in notes if "statistics" not in n)]),
-        "relative error": error_text(relative_error(result)),
+        "relative error": errors_told([result]),
     }
 
 
-def provenance(results: Results) -> list[str]:
-    """The facts of several results: a line of what they share, then what differs, with the names of the results."""
+def provenance(results: Results, *kinds: str) -> list[str]:
+    """The facts of several results: a line of what they share, then what differs, with the names of the results.
+
+    Args:
+        results: label of the model -> result.
+        *kinds: the fields whose relative errors are told; all unless given.
+    """
     parts = {name: [weights(r), inputs(r), definition(r), *other_notes(r)] for name, r in results.items()}
-    return told(parts, map(relative_error, results.values()))
+    return told(parts, errors_told(results.values(), kinds or KINDS))
 
 
-def told(facts: Mapping[str, Iterable[str]], errors: Iterable[float]) -> list[str]:
-    """A line of the facts that all names share, with the relative errors, then what differs, with the names."""
+def told(facts: Mapping[str, Iterable[str]], errors: str) -> list[str]:
+    """A line of the facts that all names share, with the relative errors, then what differs, with the names.
+
+    A single name stands before its facts.
+    """
     said: dict[str, list[str]] = {}
     for name, parts in facts.items():
         for part in dict.fromkeys(parts):
             said.setdefault(part, []).append(name)
     shared = [part for part, names in said.items() if len(names) == len(facts)]
     own = [f"{', '.join(names)}: {part}" for part, names in said.items() if len(names) < len(facts)]
-    return ["; ".join([*shared, error_text(*errors)]), *own]
+    only = f"{next(iter(facts))}: " if len(facts) == 1 and any(facts) else ""
+    return [only + "; ".join([*shared, errors]), *own]
 
 
 def target_cells(result: Fields, layer: str) -> list[tuple[float, float, float, float]]:

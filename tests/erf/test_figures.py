@@ -94,10 +94,25 @@ def test_digits_are_those_that_the_error_leaves(value, error, text):
 
 
 def test_relative_errors_are_shares_in_percent():
-    assert error_text(0.0312) == "relative error of the maps 3.1 %"
-    assert error_text(9.5e-9, 0.2) == "relative error of the maps 0 % to 20 %"  # a linear network, but for rounding
-    assert error_text(0.02, np.nan, 1.04) == "relative error of the maps 2 % to 100 %"
+    assert error_text(0.0312) == "relative error of the maps 3.1\N{NO-BREAK SPACE}%"
+    shown = {
+        values: error_text(*values, of="curves").replace("\xa0", " ")
+        for values in ((9.5e-9, 0.2), (0.02, np.nan, 1.04))
+    }
+    assert shown[9.5e-9, 0.2] == "relative error of the curves 0 % to 20 %"  # a linear network, but for rounding
+    assert shown[0.02, np.nan, 1.04] == "relative error of the curves 2 % to 100 %"
     assert error_text(np.nan) == "one input, no standard error"
+
+
+def test_a_figure_tells_the_errors_of_what_it_shows(timed):
+    """Inputs of a linear network have the same field, so that lags have no error, whatever error the maps have."""
+    shown = replace(timed, spatial_error={"0": timed.spatial["0"] * np.linspace(0.1, 0.3, 5)})
+    share = np.linalg.norm(shown.spatial_error["0"]) / np.linalg.norm(shown.spatial["0"])
+    maps = f"relative error of the maps {100 * share:.2g} %"
+    of_maps, of_lags = (words(figure).replace("\n", " ") for figure in (draw(shown), draw_lags({"": shown})))
+    assert maps in of_maps and "curves" not in of_maps
+    assert "relative error of the curves over lags 0 %" in of_lags and "maps" not in of_lags
+    assert facts(shown)["relative error"].replace("\xa0", " ") == f"{maps}; relative error of the curves over lags 0 %"
 
 
 @pytest.mark.parametrize("value", [0.0004, 0.00049, 4e-7, 0.0096])
@@ -114,7 +129,8 @@ def test_maps_say_what_is_drawn(result):
         "random weights; 4 noise inputs of 1×24×32; protocol st-erf: mean of |∂y/∂x| over the inputs, target center"
         in text
     )
-    assert error_text(result.info["relative_error"]) in text.replace("\n", " ")
+    errors = [np.linalg.norm(result.spatial_error[n]) / np.linalg.norm(result.spatial[n]) for n in result.layers]
+    assert max(errors) > min(errors) and error_text(*errors).replace("\xa0", " ") in text.replace("\n", " ")
     area = measured(result.numbers("1")["area_90"])
     panels = [ax for ax in figure.axes if ax.get_title()]
     assert [ax.get_title().split("\n")[0] for ax in panels] == ["0, stride 1", "1, stride 1", "2, stride 4"]
@@ -142,7 +158,7 @@ def test_one_brightness_or_each_its_own(result):
     assert highest[0] == [1.0, 1.0, 1.0]
     tops = [np.abs(result.spatial[n]).max() for n in result.layers]
     assert highest[1] == pytest.approx([t / max(tops) for t in tops])
-    assert f"over the largest of all panels, {max(tops):.2g}" in words(common)
+    assert f"over the largest of all panels, {digits(max(tops))}" in words(common)
 
 
 def test_the_transform_is_that_of_the_reduction():
@@ -212,8 +228,9 @@ def test_radial_profiles_have_bands_and_a_floor_that_is_no_data():
     assert len([c for c in ax.collections]) == 3
     styles = {(line.get_linestyle(), line.get_marker(), line.get_color()) for line in ax.lines}
     assert len(styles) == 3 and len({style[:2] for style in styles}) == 3  # without colours, too
-    text = words(figure)
-    assert "Band: ±" in text and "pixels of the input" in text and "random weights" in text
+    text = words(figure).replace("\n", " ")
+    assert "Band: ±" in text and "pixels of the input" in text and "net: random weights" in text
+    assert "Not drawn: what is below 1e-06." in text
 
 
 def test_a_floor_within_the_picture_is_marked():
@@ -237,6 +254,8 @@ def test_frames_of_a_video_are_drawn():
     assert np.isnan(values[[0, 4]]).all() and np.nansum(values) == pytest.approx(1)  # a kernel of three frames
     assert len([line for line in figures["maps"].axes[0].lines if line.get_gid() == "target"]) == 4
     assert "3 inputs of 1×5×8×8" in words(figures["maps"])
+    assert "cube root of |∂y/∂x|, summed over frames, over its maximum" in words(figures["maps"]).replace("\n", " ")
+    assert "relative error of the curves over frames" in words(figures["frames"]).replace("\n", " ")
 
 
 def test_bands_of_lags_are_errors_of_shares():
@@ -412,10 +431,25 @@ def test_the_evolution_of_a_training(result, tmp_path):
 
 def test_a_signal_has_one_row():
     result = computed(layers=["0"])
-    result.spatial["0"], result.info["map_size"]["0"] = result.spatial["0"][12:13], [1, 32]
-    figure = draw(result)
-    figure.canvas.draw()
-    assert figure.axes[0].get_window_extent().height > 20
+    for fields in (result.spatial, result.spatial_error):
+        fields["0"] = fields["0"][12:13]
+    result.info["map_size"]["0"] = [1, 32]
+    figures = draw_all({"": result})
+    figures["maps"].canvas.draw()
+    assert figures["maps"].axes[0].get_window_extent().height > 20
+    assert [tick.get_text() for tick in figures["spectra"].axes[0].get_yticklabels()] == ["0"]
+    text = words(figures["profiles"])
+    assert (
+        "centre row" in text
+        and "centre column" not in text
+        and "σ x" in text
+        and "σ y" not in text.split("\nAcross")[0]
+    )
+
+
+def test_no_unit_stands_behind_a_width_that_is_none(result):
+    flat = replace(result, layers=["0"], spatial={"0": np.ones(SIZE, np.float32)}, _numbers={}, _estimates={})
+    assert "σ x: –\n" in draw_profiles({"net": flat}).axes[0].get_title()
 
 
 @pytest.mark.slow
@@ -430,6 +464,7 @@ def test_maps_of_other_protocols_say_what_was_done_to_them():
     assert len([ax for ax in figure.axes if not ax.get_title() and ax.axison]) == len(panels)  # a colour bar each
     assert "layer@protocol" in words(figure) and figure.get_figwidth() <= WIDTH
     assert "cube root of the field over its maximum" in words(draw(result))
+    assert "scale" not in draw_all({"net": result})  # sums and means have no common brightness
     assert "protocol st-erf: mean of |∂y/∂x|" in facts(computed(layers="0", protocol="st-erf"))["protocol"]
 
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from sterf_plugins.erf import ERFResult, compute_erf
 from sterf_plugins.erf.metrics import rectangle_ratio
-from sterf_plugins.erf.wording import target_cells
+from sterf_plugins.erf.wording import layer_label, target_cells
 
 
 def field(y, leaf, channels=1):
@@ -76,12 +76,12 @@ def test_the_target_is_a_place_in_the_entry_that_the_layer_follows(tracker, wrt)
         if entry == "search":
             cell = field[6:8, 2:4].sum() / field.sum()
             assert numbers["centre_mass"].value == pytest.approx(cell, rel=0.3) and target_cells(result, name)
-            assert result.target(name) == ((8, 6), (3, 1))
+            assert result.target(name) == ((8, 6), (3, 1)) and layer_label(result, name) == f"{name}, stride 2"
         else:
             assert "centre_mass" not in numbers and result.target(name) == (None, None)
             about_the_middle = rectangle_ratio(field, 0.5)
             assert numbers["rectangle_50"].value == pytest.approx(about_the_middle, rel=0.1)
-            assert not target_cells(result, name)
+            assert not target_cells(result, name) and layer_label(result, name) == name  # nor has it a stride
     assert result.info["without_target"] == ([] if wrt == "search" else ["head" if wrt else "head@template"])
     told = compute_erf(model, dict(search=search, template=template), "head", target_in="template", **options)
     assert told.info["without_target"] == ([] if wrt == "template" else ["head" if wrt else "head@search"])

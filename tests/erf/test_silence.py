@@ -85,7 +85,9 @@ def test_silent_layers_on_the_way_are_marked(tmp_path):
     assert live.warnings == [] and not live.doubtful("stages.0")
     assert [line.split(":")[0] for line in released.warnings] == LAYERS
     assert "1 silent (stages.0.blocks.0.mixer.spike2)" in released.warnings[0]
-    assert released.notes[-1].startswith("† leads through silent")
+    assert released.notes[-1].startswith("† leads through silent") and released.notes[-1].endswith(
+        f"in {', '.join(LAYERS)}"
+    )
     spikes = released.info["spike_layers"]["stages.0.blocks.0.mixer.spike2"]
     assert spikes == dict(channels=16, rate=0.0, dead=1.0, silent=True, saturated=False)
     before = released.info["spikes_before"]
