@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from sterf_plugins.erf import compute_erf, temporal_response
 from sterf_plugins.erf.charts import draw_response
 from sterf_plugins.erf.sheet import SMALL, TITLE, Sheet, styles, write
-from sterf_plugins.erf.wording import error_text
+from sterf_plugins.erf.wording import errors_told
 from sterf_plugins.layers import lif_node
 
 STEPS, SIDE, INPUTS = 128, 16, 10
@@ -65,26 +65,27 @@ def measured(model: Neurons, generator: torch.Generator) -> tuple[np.ndarray, np
 
 
 def main() -> None:
+    runs = []  # of each time constant: the model, where its noise comes from, and its result
+    for i, tau in enumerate(TAUS):
+        model, generator = Neurons(tau), torch.Generator().manual_seed(i)
+        inputs = torch.randn(STEPS, INPUTS, 1, SIDE, SIDE, generator=generator)
+        runs.append((model, generator, compute_erf(model, inputs, "neurons.0", reduce="signed", kinds="temporal")))
     notes = [
         "Across: frequency in cycles per step. Gain: over its maximum, grey line: 1/√2, where the cutoff is. Bands and bars: ± "
         f"standard error. No weights: LIF neurons, {SIDE**2} for each input, with white noise. Lines: response of the mean of "
-        f"∂y/∂x over {INPUTS} inputs of {STEPS} steps, last step; crosses: spikes of {4 * INPUTS} inputs with a small sine."
+        f"∂y/∂x over {INPUTS} inputs of {STEPS} steps, last step, "
+        f"{errors_told(result for *_, result in runs)}; crosses: spikes of {4 * INPUTS} inputs with a small sine."
     ]
     sheet = Sheet({"": 2}, notes, 0.75, 1, 2, bar=False, ticks=0.25, panel=4.0)
     gains, phases = sheet.panels[""]
-    looks, errors = list(styles(len(TAUS))), []
-    for i, tau in enumerate(TAUS):
-        generator = torch.Generator().manual_seed(i)
-        model = Neurons(tau)
-        inputs = torch.randn(STEPS, INPUTS, 1, SIDE, SIDE, generator=generator)
-        result = compute_erf(model, inputs, "neurons.0", reduce="signed", kinds="temporal")
+    looks = list(styles(len(TAUS)))
+    for tau, look, (model, generator, result) in zip(TAUS, looks, runs, strict=True):
         response = temporal_response(result, "neurons.0")
-        draw_response(gains, phases, response, looks[i])
-        errors.append(result.info["relative_error"])
-        color = looks[i]["color"]
+        draw_response(gains, phases, response, look)
+        color = look["color"]
         real, error = measured(model, generator)
         leak = 1 / (2 * np.pi) * np.arccos(max(-1.0, 1 - (1 / tau) ** 2 / (2 * (1 - 1 / tau))))
-        print(f"tau {tau:g}: cutoff {response.cutoff.value:.4f} ± {response.cutoff.error:.1g}, leak alone {leak:.4f}")
+        print(f"tau {tau:g}: cutoff {response.cutoff}, leak alone {leak:.4f}")
         at = np.interp(FREQUENCIES, response.frequencies, response.gain) / SIDE**2
         print(
             f"   spikes: gain {np.round(np.abs(real), 3)} ± {error.max():.1g}, relative {np.round(np.abs(real / real[0]), 2)}"
@@ -108,7 +109,6 @@ def main() -> None:
     handles.append(Line2D([], [], color="black", ls=(0, (1, 1.2)), label="the leak alone, closed form"))
     handles.append(Line2D([], [], color="black", marker="x", ls="none", label="real spikes"))
     sheet.legend(handles)
-    sheet.figure.text(0.99, 0.005, error_text(*errors), fontsize=SMALL, ha="right")
     write(sheet.figure, Path(__file__).parent / "images" / "erf_frequency_lif.png")
 
 
