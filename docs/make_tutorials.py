@@ -99,7 +99,7 @@ def main(names: list[str]) -> None:
             picture = Image.open(work / name).convert("RGB")
             picture.thumbnail((1000, 1000))
             # Of all methods the one that keeps rare colours, such as the bright end of a scale.
-            small = picture.quantize(128, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+            small = picture.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=3, dither=Image.Dither.NONE)
             small.save(FOLDER / "images" / name, optimize=True)
         print(f"{page.stem}: {seconds:.0f} s")
 
