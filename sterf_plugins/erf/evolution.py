@@ -36,7 +36,12 @@ def write_evolution(results: Mapping[int, ERFResult], folder: str | os.PathLike)
     figure = draw_maps(rows(alike))
     for suffix in ("png", "pdf"):
         write(figure, folder / f"evolution.{suffix}")
-    frames = [Image.fromarray(pixels(draw_maps({"": r}, notes=[f"{label}."]), 100)) for label, r in alike.items()]
+    pictures = [pixels(draw_maps({"": r}, notes=[f"{label}."]), 100) for label, r in alike.items()]
+    height = max(map(len, pictures))  # notes may take more lines at one step than at another
+    frames = [
+        Image.fromarray(np.pad(picture, ((0, height - len(picture)), (0, 0), (0, 0)), constant_values=255))
+        for picture in pictures
+    ]
     animated: dict[str, Any] = dict(save_all=True, duration=_FRAME_DURATION, loop=0)
     with replacing(folder / "evolution.gif") as partial:
         frames[0].save(partial, append_images=frames[1:], **animated)

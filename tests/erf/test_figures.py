@@ -429,6 +429,17 @@ def test_the_evolution_of_a_training(result, tmp_path):
     assert provenance(shown)[0].startswith("weights at step n of the training; 4 noise inputs")
 
 
+@pytest.mark.slow
+def test_frames_of_an_animation_have_the_size_of_the_largest(tmp_path):
+    """A later step may need more lines below, which would be cut."""
+    first = computed(num=2, layers=["2"])
+    later = replace(first, info=first.info | dict(cut=["a.block.with.a.long.name", "another.block.with.a.long.name"]))
+    write_evolution({0: first, 1: later}, tmp_path)
+    heights = [len(pixels(draw_maps({"": r}, notes=["step 0."]), 100)) for r in (first, later)]
+    with Image.open(tmp_path / "evolution.gif") as animation:
+        assert heights[0] < heights[1] == animation.size[1] and animation.n_frames == 2
+
+
 def test_a_signal_has_one_row():
     result = computed(layers=["0"])
     for fields in (result.spatial, result.spatial_error):

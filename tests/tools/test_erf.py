@@ -424,7 +424,7 @@ def test_theory_sizes_and_frequency_in_one_call(run, tmp_path):
     options = ["--layers", "layers.*", "--num", "10", "--sizes", "48", "32", "--theory", "--frequency"]
     spec = "net=sterf_plugins.backbones:SpikingCNN(depth=2, channels=2, neuron='relu', in_chans=3)"
     result = run(spec, *options, "--out", tmp_path)
-    assert "layers.1 (stride 1)          5x5, stride 1, padding 2, 0.011 of the image" in result.stdout
+    assert "layers.1 (stride 1)          5x5, stride 1, padding 2, 0.0109 of the image" in result.stdout
     assert "Smallest useful image: 3 pixels a side" in result.stdout
     rows = list(csv.DictReader((tmp_path / "sweep.csv").open()))
     assert [(row["height"], row["layer"]) for row in rows] == [(n, f"layers.{i}") for n in ("32", "48") for i in (0, 1)]
