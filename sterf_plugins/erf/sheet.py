@@ -30,6 +30,7 @@ _LETTER = 0.55 / 72  # inches of a letter's width a point, about
 _LINE = 1.25 / 72  # inches of a line's height a point
 _PANEL = 1.5  # inches of a panel's width at least, for its title
 _MARGIN = 0.65  # inches beside the panels, for a label and numbers
+_NUMBERS = 0.35  # inches of the numbers beside a panel with axes of its own
 _LARGEST = 16_383  # pixels of a side of a WebP picture
 _HANDLE = 10  # letters that a line of a legend and the space around it are wide
 
@@ -87,7 +88,7 @@ class Sheet:
         count = min(range(1, columns + 1), key=lambda n: (_rows(groups, n), n))
         panel = min(panel, (page - _MARGIN) / count)
         width = max(count * panel + _MARGIN, NARROW)
-        self.letters = letters(panel, TITLE)
+        self.letters = letters(panel - (_NUMBERS if ticks else 0), TITLE)
         self.width = width
         rows = {name: math.ceil(n / count) for name, n in groups.items()}
         above = lines * TITLE * _LINE + 0.1

@@ -201,6 +201,10 @@ def test_long_names_are_shortened_at_their_beginning():
     assert [t.get_text().split("\n")[0] for t in titles] == [f"…{i}.0, stride 1" for i in range(5)]
     boxes = [t.get_window_extent() for t in titles]
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+    figure = draw_radial({f"a.model_with_a_long_name(depth={i},mixer='srb')": result for i in range(4)})
+    figure.canvas.draw()
+    boxes = [ax.title.get_window_extent() for ax in figure.axes]
+    assert all(a.x1 < b.x0 for a, b in zip(boxes, boxes[1:], strict=False)) and boxes[-1].x1 < figure.bbox.width
 
 
 def test_what_differs_between_models_is_said_with_their_names(result):
