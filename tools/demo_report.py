@@ -230,7 +230,7 @@ def field_picture(fields: dict[str, ERFResult]) -> str:
     """The same picture, and a narrow one for telephones, as HTML."""
     alt = "; ".join(
         f"{name}: "
-        + ", ".join(f"{layer_label(result, n)} {measured(result.numbers(n)['area_90'])}" for n in result.layers)
+        + ", ".join(f"{layer_label(result, n)}: {measured(result.numbers(n)['area_90'])}" for n in result.layers)
         for name, result in fields.items()
     )
     wide, narrow = (embedded(pixels(draw_maps(fields, page=page))) for page in (WIDTH, NARROW))

@@ -63,10 +63,11 @@ def _sections(ax: Any, result: Fields, layer: str, shown: list[str]) -> None:
     field = np.abs(result.spatial[layer]).astype(np.float64)
     field = field / field.max()
     fit = fit_gaussian(field)
-    # Through the Gaussian's centre, or the middle of the map where it has none in it.
-    r, c = (
-        round(v) if -0.5 <= v < n - 0.5 else n // 2 for v, n in zip((fit.row, fit.column), field.shape, strict=True)
-    )
+    # Through the Gaussian's centre, or the centre of mass where it has none in the map.
+    masses = field.sum(1), field.sum(0)
+    mean = [mass @ np.arange(len(mass)) / mass.sum() for mass in masses]
+    inside = all(-0.5 <= v < n - 0.5 for v, n in zip((fit.row, fit.column), field.shape, strict=True))
+    r, c = map(round, (fit.row, fit.column) if inside else mean)
     curves = ((field[r], fit.column, fit.sigma_x), (field[:, c], fit.row, fit.sigma_y))
     for name, (values, centre, sigma) in zip(shown, curves, strict=False):
         x = np.arange(len(values))

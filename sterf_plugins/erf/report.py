@@ -70,7 +70,7 @@ GROUPS = {  # the other tables: heading -> how the names of their numbers begin
     "Areas": ("area",),
     "Rectangles": ("rectangle",),
     "Radii and extents": ("r50", "r90", "rms", "row", "column"),
-    "Shape": ("anisotropy", "entropy", "centre", "silent"),
+    "Shape": ("anisotropy", "orientation", "entropy", "centre", "silent"),
     "Gaussian": ("sigma", "theta", "gaussian"),
     "Time": ("mean_lag", "half_life", "time_constant", "exponential"),
     "Frames": ("mean_frame", "frame"),
@@ -218,7 +218,7 @@ def _alt(name: str, results: Mapping[str, ERFResult]) -> str:
     for label, result in results.items():
         key, words, unit = ALTERNATIVES.get(name, ("area_90", "90 % of the mass on", " of the pixels"))
         numbers = {layer: result.numbers(layer) for layer in result.layers}
-        shown = ", ".join(f"{layer_label(result, k)} {measured(n[key])}" for k, n in numbers.items() if key in n)
+        shown = ", ".join(f"{layer_label(result, k)}: {measured(n[key])}" for k, n in numbers.items() if key in n)
         parts.append(f"{label}: {words} {shown}{unit}")
     return f"{CAPTIONS[name]} {'; '.join(parts)}."
 

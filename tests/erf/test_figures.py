@@ -414,7 +414,7 @@ def test_the_report(result, tmp_path):
     assert len(page.alts) == 5  # maps, scale, profiles, radial, spectra
     widths = [picture_width(source) for source in page.narrow]
     assert widths == [NARROW] * 5 and "figure img { display: block; height: auto; max-width: 100%; }" in text
-    assert all("drawn: 90 % of the mass on 0, stride 1 " in alt and "±" in alt for alt in page.alts)
+    assert all("drawn: 90 % of the mass on 0, stride 1: 0" in alt and "±" in alt for alt in page.alts)
     assert "trained &lt;b&gt;" in text and "trained <b>" not in text
     assert not re.search(r">-?0\.0+<", text)
 
@@ -460,6 +460,15 @@ def test_a_signal_has_one_row():
         and "σ x" in text
         and "σ y" not in text.split("\nAcross")[0]
     )
+
+
+def test_profiles_of_a_field_in_a_corner_are_not_blank(result):
+    """A Gaussian with its centre beyond the map has no width there, and the middle of the map nothing of the field."""
+    field = np.zeros(SIZE, np.float32)
+    field[:6, :6] = np.exp(-0.3 * np.add.outer(np.arange(6), np.arange(6)))
+    corner = replace(result, layers=["0"], spatial={"0": field}, _numbers={}, _estimates={})
+    for line in draw_profiles({"": corner}).axes[0].lines[:2]:
+        assert max(line.get_ydata()) > 0.2
 
 
 def test_no_unit_stands_behind_a_width_that_is_none(result):

@@ -40,7 +40,7 @@ def test_rows_are_random_and_trained_weights(tool, out):
     tool["mixer_picture"](fields, out / "erf_mixers.png")
     assert (out / "erf_mixers.png").is_file() and (out / "erf_mixers.pdf").is_file()
     text = tool["field_picture"](fields)
-    assert "SRB (trained): 0, stride 1 0." in text
+    assert "SRB (trained): 0, stride 1: 0." in text
     assert text.count("data:image/webp") == 2 and '<source media="(max-width: 860px)"' in text  # one for telephones
     text = "\n".join(t.get_text() for t in tool["draw_maps"](fields).findobj(matplotlib.text.Text)).replace("\n", " ")
     assert "conv (random), SRB (random): random weights" in text
