@@ -158,7 +158,7 @@ def _lines(results: Results, kind: str, curve, notes: list[str], scale: bool = T
                 low = np.maximum(values - error, FLOOR / 10)
                 ax.fill_between(x, low, values + error, color=style[layer]["color"], alpha=0.25, linewidth=0)
         ax.set_yscale("log")
-        ax.yaxis.set_minor_formatter(NullFormatter())  # which has long numbers, such as 6×10⁻¹, within one decade
+        ax.yaxis.set_minor_formatter(NullFormatter())  # which writes long numbers within one decade
         ax.grid(alpha=0.25, linewidth=0.5)
         ax.tick_params(labelsize=SMALL, length=2, pad=1.5)
         ax.set_xlim(-0.02 * len(x), 1.02 * len(x) - 1)

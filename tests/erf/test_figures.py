@@ -5,6 +5,7 @@ import io
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -204,7 +205,7 @@ def test_long_names_are_shortened_at_their_beginning():
     figure = draw_radial({f"a.model_with_a_long_name(depth={i},mixer='srb')": result for i in range(4)})
     figure.canvas.draw()
     boxes = [ax.title.get_window_extent() for ax in figure.axes]
-    assert all(a.x1 < b.x0 for a, b in zip(boxes, boxes[1:], strict=False)) and boxes[-1].x1 < figure.bbox.width
+    assert all(a.x1 < b.x0 for a, b in pairwise(boxes)) and boxes[-1].x1 < figure.bbox.width
 
 
 def test_what_differs_between_models_is_said_with_their_names(result):
