@@ -25,6 +25,7 @@ from sterf_plugins.cli.tracker_inputs import region_sizes, tracker_inputs
 from sterf_plugins.erf.calibrate import tracking_norms
 from sterf_plugins.erf.plot import mark_target, pixel_axes
 from sterf_plugins.erf.sheet import TITLE, Sheet, write
+from sterf_plugins.erf.wording import error_text
 from sterf_plugins.firing import FiringRates
 
 NETWORKS = {
@@ -35,6 +36,7 @@ NETWORKS = {
     "srb_channel": dict(mixer="srb", layout="channel"),
 }
 POINTS = ("backbone.stages.0", "backbone.stages.1", "backbone.stages.2", "head.branches.score")
+DRAWN = (1, 3)  # of the points, those in the picture
 
 
 @torch.no_grad()
@@ -123,7 +125,7 @@ def main():
     p.add_argument("--num", type=int, default=8)
     p.add_argument("--out", type=Path, required=True)
     args = p.parse_args()
-    numbers, maps, trained = {}, {}, 0
+    numbers, maps, errors, trained = {}, {}, [], 0
     for name, options in NETWORKS.items():
         for state in ("random", "trained"):
             checkpoint = args.weights / f"{name}.pth" if state == "trained" else None
@@ -142,6 +144,7 @@ def main():
                 found = fields(network, template, search)
             sides = region_sizes(loaded)
             maps[name, state] = [found[point][0].mean(0) for point in POINTS]
+            errors += [relative_error(found[POINTS[i]][0]) for i in DRAWN]
             numbers[f"{name}, {state}"] = dict(
                 canvas={point: shares(found[point][0], sides) for point in POINTS},
                 tokens=token_shares(found[POINTS[-1]][1], sides),
@@ -149,21 +152,26 @@ def main():
             )
             print(f"{name}, {state}: {json.dumps(numbers[f'{name}, {state}'])}", flush=True)
     args.out.with_suffix(".json").write_text(json.dumps(numbers, indent=1))
-    draw(maps, sides, args.num, trained, args.out)
+    draw(maps, sides, args.num, trained, error_text(*errors), args.out)
     for channels, stride in ((32, 2), (64, 4), (128, 8)):
         print(f"Tiny, 256 and 128 pixels, stride {stride}: {strips(channels, 384 // stride, 256 // stride)}")
 
 
-def draw(maps, sides, count, trained, out):
+def relative_error(each):
+    """Norm of the standard error over that of the mean of a field of each pair (B, rows, columns)."""
+    return float(np.linalg.norm(each.std(0, ddof=1)) / len(each) ** 0.5 / np.linalg.norm(each.mean(0)))
+
+
+def draw(maps, sides, count, trained, error, out):
     """Fields over the canvas: rows for stride 4 and the score, with random weights and trained; a column for each network."""
-    rows = [(state, i) for i in (1, 3) for state in ("random", "trained") if any(key[1] == state for key in maps)]
+    rows = [(state, i) for i in DRAWN for state in ("random", "trained") if any(key[1] == state for key in maps)]
     size, template = sides[1], sides[0]
     states = "random weights with the BatchNorm statistics of the pairs"
     states += f"; trained weights: {trained} iterations, alike for all networks" if trained else ""
     notes = [
         "A canvas of the search region (upper left), the template (lower right) and two empty quadrants, in pixels; white lines: "
         "their borders. White cross: the target, the middle of the search region.",
-        f"{states}; {count} pairs of {size}² and {template}² pixels; mean of |∂y/∂x| over pairs and channels.",
+        f"{states}; {count} pairs of {size}² and {template}² pixels; mean of |∂y/∂x| over pairs and channels; {error}.",
     ]
     sheet = Sheet({f"{('stride 4', 'score')[i == 3]}, {state}": len(NETWORKS) for state, i in rows}, notes, 1.0, 1)
     colours = ScalarMappable(PowerNorm(1 / 2, 0, 1), "viridis")

@@ -163,7 +163,7 @@ def draw(results: dict[str, dict[str, Tensor]]) -> Figure:
                 ax.set_ylabel(name, fontsize=TITLE, fontweight="bold")
         bar = figure.colorbar(picture, ax=column, location="bottom", aspect=14, pad=0.01)
         bar.set_ticks([0, top] if key == "image" else [-top, 0, top])
-        bar.ax.set_xticklabels([digits(tick) for tick in bar.get_ticks()])
+        bar.ax.set_xticklabels([f"{tick:.3g}" for tick in bar.get_ticks()])
         bar.ax.tick_params(labelsize=SMALL)
         bar.set_label(label, fontsize=SMALL)
     figure.supxlabel("Axes: pixels. Grey: left out, because the field reaches beyond the image there.", fontsize=SMALL)
