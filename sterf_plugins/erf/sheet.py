@@ -194,8 +194,15 @@ def _lay_out(figure: "Figure") -> None:
 
 def _cut_blank(figure: "Figure") -> None:
     """Lower a figure by what is blank at its top, since panels of images may be less high than was planned for them."""
+    first: list[Any] = [ax for ax in figure.axes if (spec := ax.get_subplotspec()) and spec.rowspan.start == 0]
+    if figure.legends or not first:  # a legend is at the top
+        return
+    for ax in first:
+        ax.apply_aspect()
+    texts = [text for ax in first for text in (ax.title, ax.yaxis.label) if text.get_text()] + figure.texts
+    top = max([ax.bbox.y1 for ax in first] + [text.get_window_extent().y1 for text in texts])
     height = figure.get_figheight()
-    left = figure.get_tightbbox().y1 + 0.05
+    left = top / figure.dpi + 0.05
     if left < height:
         for ax in figure.axes:
             x0, y0, width, high = ax.get_position(original=True).bounds
