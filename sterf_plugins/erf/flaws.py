@@ -44,6 +44,12 @@ def near_target(field: np.ndarray, size: tuple[int, ...], at: tuple[int, ...]) -
     return here > 2 and here > 0.5 * mass_at(field, size, (row, column))
 
 
+def densest_at(field: np.ndarray, size: tuple[int, ...], at: tuple[int, ...]) -> bool:
+    """Whether no cell of the output has more of a field than the target's; else its tokens may be shifted by one."""
+    mass = cell_masses(np.abs(field), size)
+    return bool(mass[at] >= mass.max())
+
+
 def elsewhere(field: np.ndarray, size: tuple[int, ...], at: tuple[int, ...]) -> bool:
     """Whether more than half of a field's mass lies in a single cell of the output, and none to speak of in the target's.
 

@@ -14,7 +14,7 @@ import torch
 from torch import Size, Tensor, nn
 
 from .batches import Batch, Key
-from .flaws import elsewhere, misread, near_target
+from .flaws import densest_at, elsewhere, misread, near_target
 from .geometry import Evidence
 from .layouts import prefix_counts
 from .selection import cell
@@ -28,10 +28,10 @@ _CHANGED = ((0, 2, 1, 3), (0, 1, 2, 3), (1, 3, 0, 2))
 # looks everywhere, or it is without any order, as in a mixer with random weights.
 _CLEAR, _LEAST, _FEW = 0.3, 0.05, 0.2
 _ALONG = 0.3  # correlation of where a map changes with where the input does, along each axis, at least
-_STILL = (
-    0.05  # of the number of frames, by which the centre of what changes in a video moves from frame to frame at least
-)
+# By how much of the number of frames the centre of what changes in a video moves from part to part, if it moves.
+_STILL = 0.05
 _NEAR = 0.6  # share of these changes that lies at the part's place, with a margin of one cell, at least
+_BETTER = 1.15  # by how much changes fit the parts better where tokens are counted from others on, if they have to be
 
 
 def wrongly_read(
@@ -63,10 +63,11 @@ def wrongly_read(
         return read
 
     with torch.no_grad():
-        by_entry = orders(names, partial(maps, 0), inputs)
+        prefixed = {name for name, fact in names.items() if _prefixed(evidence, name, fact)}
+        by_entry = orders(names, partial(maps, 0), inputs, prefixed)
         found = {name: any_of(answers.values()) for name, answers in by_entry.items()}
         for seed in (1, 2) if True in drawn else ():  # tokens that are chosen at random may be in order by chance
-            again = orders(doubtful, partial(maps, seed), inputs)
+            again = orders(doubtful, partial(maps, seed), inputs, prefixed)
             found |= {name: False for name, answers in again.items() if any_of(answers.values()) is False}
     likely = evidence.grids()
     learnt = _learnt_tokens(passes.model, passes.seen.shapes.values())
@@ -113,10 +114,18 @@ def _doubtful(
             continue
         if all(elsewhere(field, fact.size[-2:], at) for at in targets):
             shifted.add(base_name(name))
-        elif name not in queries and near_target(field, fact.size[-2:], targets[0]):
+        elif name in queries or (_prefixed(evidence, name, fact) and not densest_at(field, fact.size[-2:], targets[0])):
+            continue
+        elif near_target(field, fact.size[-2:], targets[0]):
             clear.add(base_name(name))
     wrong = {name: misread(name, doubtful[name].size) for name in shifted - clear}
     return {name: fact for name, fact in doubtful.items() if name not in clear | shifted}, wrong
+
+
+def _prefixed(evidence: Evidence, name: str, fact: Facts) -> bool:
+    """Whether some of the tokens that a layer gives are taken for others than those of the image, such as a class token."""
+    shape = evidence.shapes.get(name.partition("#")[0].partition("@")[0])
+    return fact.tokens and shape is not None and math.prod(fact.size) not in shape
 
 
 def _may_be_queries(passes: Passes, fact: Facts, batch: int) -> bool:
@@ -145,7 +154,7 @@ def _learnt_tokens(model: nn.Module, shapes: Iterable[Size]) -> set[int]:
 
 
 def orders(
-    names: Iterable[str], maps: Callable[[Batch], dict[str, Tensor]], inputs: Batch
+    names: Iterable[str], maps: Callable[[Batch], dict[str, Tensor]], inputs: Batch, prefixed: Collection[str] = ()
 ) -> dict[str, dict[Key, bool | None]]:
     """Whether each of some layers has its tokens in the order of each entry; ``None`` where that cannot be told.
 
@@ -153,13 +162,14 @@ def orders(
         names: the layers.
         maps: the function that runs the model, and gives each layer's map (T, B, C, h, w) or (1, B, C, d, h, w).
         inputs: some inputs, whose entries with maps are changed.
+        prefixed: the layers that have other tokens than those of the image, which may be shifted by these.
     """
     before = maps(inputs)
     found: dict[str, dict[Key, bool | None]] = {name: {} for name in names}
     for key in inputs.axes:
         changed = [maps(copy) for copy in _changed(inputs, key)]
         for name, answers in found.items():
-            answers[key] = _follows(before[name], [m[name] for m in changed])
+            answers[key] = _follows(before[name], [m[name] for m in changed], name in prefixed)
     return found
 
 
@@ -190,7 +200,7 @@ def _changed(inputs: Batch, key: Key) -> Iterator[Batch]:
         yield inputs.apply(partial(lambda at, k, x: mixed(x, at) if k == key else x, at))
 
 
-def _follows(before: Tensor, changed: list[Tensor]) -> bool | None:
+def _follows(before: Tensor, changed: list[Tensor], prefixed: bool = False) -> bool | None:
     """Whether the place where a map changes moves with the part of the input that is changed; ``None`` if it hardly moves."""
     size = before.shape[3:]
     changes = torch.stack([(y - before).detach().double().square().mean((0, 1, 2)).sqrt() for y in changed])
@@ -215,4 +225,25 @@ def _follows(before: Tensor, changed: list[Tensor]) -> bool | None:
     for more, part in zip(excess, zip(*_CHANGED[-len(size) :], strict=True), strict=True):
         spans = [(at * n // PARTS - 1, -(-(at + 1) * n // PARTS) + 1) for at, n in zip(part, size, strict=True)]
         near += bool(more[tuple(slice(max(low, 0), high) for low, high in spans)].sum() > _NEAR * more.sum())
-    return near > len(excess) // 2
+    return near > len(excess) // 2 and not (prefixed and strength > _CLEAR and _shifted(excess))
+
+
+def _shifted(excess: Tensor) -> bool:
+    """Whether changes (parts, h, w) fit the parts better where tokens are counted from one or two others on.
+
+    So it is where a class token is not in front of all others; if it is amid them, this is seen in one half of the map.
+    """
+    if excess.ndim != 3 or min(excess.shape[1:]) < PARTS:
+        return False
+    edges = [torch.linspace(0, PARTS, n + 1).to(excess) for n in excess.shape[1:]]
+    inside = [
+        torch.stack([(e[1:].clamp(at, at + 1) - e[:-1].clamp(at, at + 1)) * (len(e) - 1) / PARTS for at in parts])
+        for e, parts in zip(edges, _CHANGED[-2:], strict=True)
+    ]  # share of each row and column of cells that is in each part
+    places = (inside[0][:, :, None] * inside[1][:, None, :]).flatten(1)
+    fits = {n: (excess.flatten(1).roll(n, 1) * places).sum(1) for n in (0, -2, -1, 1, 2)}
+    return any(
+        fit[half].sum() > _BETTER * fits[0][half].sum()
+        for fit in fits.values()
+        for half in (slice(None), slice(PARTS // 2), slice(PARTS // 2, None))
+    )

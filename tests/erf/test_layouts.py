@@ -544,3 +544,31 @@ def test_a_field_that_has_nothing_around_its_target_is_marked():
 def test_levels_of_timm_models_are_the_default_in_extractors_too(name, options, levels):
     options = {} if options is None else dict(features_only=True, **options)
     assert compute_erf(timm.create_model(name, **options), torch.randn(1, 3, 64, 64), calibrate=False).layers == levels
+
+
+class ClassToken(nn.Module):
+    """A small vision transformer whose class token is in front of the others, amid them or behind them."""
+
+    def __init__(self, before):
+        super().__init__()
+        self.embed, self.token, self.before = nn.Conv2d(3, 24, 8, 8), nn.Parameter(torch.randn(1, 1, 24)), before
+        self.block = nn.TransformerEncoderLayer(24, 2, 48, 0, batch_first=True, norm_first=True)
+        for module in self.block.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.2)
+
+    def forward(self, x):
+        tokens, n = self.embed(x).flatten(2).transpose(1, 2), self.before
+        return self.block(torch.cat([tokens[:, :n], self.token.expand(len(x), -1, -1), tokens[:, n:]], 1))
+
+
+@pytest.mark.parametrize("position", [(0.2, 0.7), [(1, 2), (6, 3)]])
+@pytest.mark.parametrize("before", [0, 32, 64])
+def test_a_class_token_that_is_not_in_front_does_not_shift_the_others_by_one(before, position):
+    torch.manual_seed(0)
+    model, x = ClassToken(before).eval(), torch.randn(2, 3, 64, 64)
+    if before == 0:
+        assert compute_erf(model, x, "block", position=position).info["map_size"]["block"] == [8, 8]
+        return
+    with pytest.raises(ValueError, match="its map of 8x8 changes elsewhere than the input does"):
+        compute_erf(model, x, "block", position=position)
