@@ -265,73 +265,92 @@ def jobs(args: argparse.Namespace):
     return models
 
 
+def request_of(args: argparse.Namespace, job, size: tuple[int, int], theory: bool) -> dict[str, Any]:
+    """All that a result of a model depends on, by which it is known again."""
+    _, spec, checkpoint, untrained = job
+    names = (
+        "layers", "images", "num", "tolerance", "protocol", "temporal", "time_steps", "position", "reduce", "channels",
+        "calls", "aggregate", "target", "grid", "layout", "seed", "calibrate", "pretrained",
+    )  # fmt: skip
+    request = {name: getattr(args, name) for name in names}
+    stamp = Path(checkpoint).stat().st_mtime if checkpoint and Path(checkpoint).is_file() else None
+    request |= dict(spec=spec, checkpoint=checkpoint, written=stamp, size=list(size), untrained=untrained)
+    request |= dict(files=digests) if (digests := contents(args, spec)) else {}
+    request |= dict(theory=True) if theory else {}
+    return request | {name: getattr(args, name) for name in ("inputs", "wrt", "axes") if getattr(args, name)}
+
+
+def stored(path: Path, request: dict[str, Any], overwrite: bool) -> ERFResult | None:
+    """The result in a file, if it is there and of this request; ``ValueError`` if it is of another one that is to be kept."""
+    if not path.is_file():
+        return None
+    result = ERFResult.load(path)
+    if result.info.get("request") == json.loads(json.dumps(request)):
+        return result
+    if not overwrite:
+        raise ValueError(
+            f"{path} exists and was computed with other settings or files; give another --out, or --overwrite to replace it."
+        )
+    return None
+
+
+def inputs_of(
+    args: argparse.Namespace, loaded: Loaded, layers: list[str] | None, size: tuple[int, int]
+) -> tuple[Any, list[str] | None, dict[str, Any]]:
+    """The inputs of a model, its layers, and the arguments of ``compute_erf`` that depend on what kind of model it is."""
+    model: Any = loaded.model.network if loaded.is_tracker else loaded.model
+    kinds: Any = ("spatial", "temporal", "spatiotemporal")
+    if loaded.is_tracker:  # the inputs have their time steps
+        inputs, layers, options = of_tracker(args, loaded, layers)
+        return inputs, layers, options | dict(kinds=kinds if model.T > 1 else "spatial")
+    steps = args.time_steps or (getattr(model, "T", None) or 4 if args.temporal else None)
+    options = dict(layout=args.layout, time_steps=steps, kinds=kinds if args.temporal else "spatial")
+    if args.inputs:
+        return given_inputs(args, loaded), layers, options | dict(wrt=entries(args), axes=args.axes, kinds=None)
+    squashed = PROTOCOLS.get(args.protocol, PROTOCOLS["st-erf"]).squashed
+    inputs = inputs_for(args.images, loaded, size, args.num, args.seed, squashed)
+    if getattr(getattr(model, "data_preprocessor", None), "time_steps", 1) > 1 and args.images != "noise":
+        options["time_steps"] = None  # images of events have their time steps
+    if loaded.config is not None:
+        from sterf_plugins.openmmlab.runtime.tensor_forward import forward_for
+
+        options["forward"] = forward_for(model, layers)
+    return inputs, layers, options
+
+
 def compute(args: argparse.Namespace, job, size: tuple[int, int], folder: Path, theory: bool = False) -> ERFResult:
     """The result of one model: from its file if it is there, else computed and written, with its ``theory`` if wanted."""
     label, spec, checkpoint, untrained = job
     slug = slug_of(label)
     path = folder / f"{slug}.npz"
-    request = {
-        k: getattr(args, k)
-        for k in (
-            "layers", "images", "num", "tolerance", "protocol", "temporal", "time_steps", "position", "reduce", "channels",
-            "calls", "aggregate", "target", "grid", "layout", "seed", "calibrate", "pretrained",
-        )
-    }  # fmt: skip
-    stamp = Path(checkpoint).stat().st_mtime if checkpoint and Path(checkpoint).is_file() else None
-    request |= dict(spec=spec, checkpoint=checkpoint, written=stamp, size=list(size), untrained=untrained)
-    request |= dict(files=digests) if (digests := contents(args, spec)) else {}
-    request |= dict(theory=True) if theory else {}
-    request |= {name: getattr(args, name) for name in ("inputs", "wrt", "axes") if getattr(args, name)}
-    if path.is_file():
-        result = ERFResult.load(path)
-        if result.info.get("request") == json.loads(json.dumps(request)):
-            print(f"{label}: results exist in {path}", file=sys.stderr)
-            return result
-        if not args.overwrite:
-            raise ValueError(
-                f"{path} exists and was computed with other settings or files; give another --out, or --overwrite to replace it."
-            )
+    request = request_of(args, job, size, theory)
+    found = stored(path, request, args.overwrite)
+    if found is not None:
+        print(f"{label}: results exist in {path}", file=sys.stderr)
+        return found
     loaded = build(spec, checkpoint, args.pretrained and not untrained, args.seed)
     for note in loaded.notes:
         print(f"{label}: {note}", file=sys.stderr)
     check_for_tracker(args, loaded)
     model: Any = (loaded.model.network if loaded.is_tracker else loaded.model).to(args.device)
-    protocol = PROTOCOLS.get(args.protocol, PROTOCOLS["st-erf"])
-    steps = args.time_steps or (getattr(model, "T", None) or 4 if args.temporal else None)
     layers = args.layers
     if layers and len(args.models) > 1:  # models that are compared may call their layers differently
         layers = [pattern for pattern in layers if has_layer(model, pattern)]
-    timed = args.temporal
-    options: dict[str, Any] = dict(layout=args.layout)
-    if loaded.is_tracker:
-        inputs, layers, options = of_tracker(args, loaded, layers)
-        steps, timed = None, model.T > 1  # the inputs have their time steps
-    elif args.inputs:
-        inputs, options = given_inputs(args, loaded), options | dict(wrt=entries(args), axes=args.axes)
-    else:
-        inputs = inputs_for(args.images, loaded, size, args.num, args.seed, protocol.squashed)
-        if getattr(getattr(model, "data_preprocessor", None), "time_steps", 1) > 1 and args.images != "noise":
-            steps = None  # images of events have their time steps
-        if loaded.config is not None:
-            from sterf_plugins.openmmlab.runtime.tensor_forward import forward_for
-
-            options["forward"] = forward_for(model, layers)
+    inputs, layers, options = inputs_of(args, loaded, layers, size)
+    calls = number_or("--calls", args.calls, "all", "first", "last")
+    same: dict[str, Any] = dict(calls=calls, target=args.target, grid=tuple(args.grid) if args.grid else None)
     with progress_bar(label, args.num) as show:
         result = compute_erf(
             model,
             inputs,
             layers,
             **options,
+            **same,
             protocol=args.protocol,
             position=parse_position(args.position),
             reduce=args.reduce,
             channels=args.channels and number_or("--channels", args.channels, "auto", "sum", "relu", "per-channel"),
-            calls=number_or("--calls", args.calls, "all", "first", "last"),
             aggregate=args.aggregate,
-            target=args.target,
-            grid=tuple(args.grid) if args.grid else None,
-            time_steps=steps,
-            kinds=None if args.inputs else ("spatial", "temporal", "spatiotemporal") if timed else "spatial",
             tolerance=args.tolerance,
             seed=args.seed,
             calibrate=args.calibrate if args.calibrate == "auto" else args.calibrate == "always",
@@ -344,19 +363,8 @@ def compute(args: argparse.Namespace, job, size: tuple[int, int], folder: Path, 
     images = "" if args.inputs and not is_noise(args) else args.images  # "": inputs of any kind
     result.info |= dict(model=spec, checkpoint=checkpoint, request=request, weights=weights, images=images)
     if theory:
-        fields = theoretical_rf(
-            model,
-            size,
-            layers,
-            forward=options.get("forward"),
-            in_channels=len(loaded.mean),
-            time_steps=steps,
-            calls=number_or("--calls", args.calls, "all", "first", "last"),
-            target=args.target,
-            grid=tuple(args.grid) if args.grid else None,
-            layout=args.layout,
-        )
-        add_theory(result, fields)
+        shared = {name: options.get(name) for name in ("forward", "time_steps", "layout")}
+        add_theory(result, theoretical_rf(model, size, layers, in_channels=len(loaded.mean), **shared, **same))
     result.save(path)
     notes = f" ({', '.join(result.notes)})" if result.notes else ""
     print(f"{label}: {counted(result.info['num_inputs'], 'input')}{notes} -> {path}", file=sys.stderr)
@@ -475,11 +483,7 @@ def main() -> None:
     title = args.title or f"Effective receptive fields: {', '.join(results)}"
     claim(folder, "erf")
     if args.json:
-        finite = lambda number: [v if math.isfinite(v) else None for v in number]  # noqa: E731  (JSON has no NaN)
-        numbers = {
-            k: {n: {m: finite(v) for m, v in r.numbers(n).items()} for n in r.layers} for k, r in results.items()
-        }
-        print(json.dumps(numbers))
+        print(as_json(results))
     else:
         summarise(results)
         for label, result in results.items():
@@ -504,6 +508,20 @@ def main() -> None:
     if broken := tell(args, found, rules):
         print("\n".join(["the field has changed:", *broken]), file=sys.stderr)
         raise SystemExit(1)
+
+
+def as_json(results: dict[str, ERFResult]) -> str:
+    """All numbers with their errors, by model and layer; ``null`` for what is not finite, which JSON does not have."""
+    tables = {label: {layer: result.numbers(layer) for layer in result.layers} for label, result in results.items()}
+    return json.dumps(
+        {
+            label: {
+                layer: {name: [v if math.isfinite(v) else None for v in number] for name, number in numbers.items()}
+                for layer, numbers in layers.items()
+            }
+            for label, layers in tables.items()
+        }
+    )
 
 
 def summarise(results: dict[str, ERFResult]) -> None:
