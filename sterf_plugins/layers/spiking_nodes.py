@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..checks import check_floating, check_steps, finite_number, positive_int
 from ..functional.still import repeat_still
+from ..functional.torch_kernels import transformed
 from ..plugins import check_options
 from .closed_form import IFNode, LIFNode
 from .described import Described
@@ -95,7 +96,9 @@ def _run_fresh(node: Any, x: Tensor) -> Tensor:
 
 def _reset(node: Any) -> None:
     """Give a node its initial state; for a compiler, which cannot trace that SpikingJelly's ``reset`` copies it, without a copy."""
-    if not torch.compiler.is_compiling():
+    if (
+        not torch.compiler.is_compiling() or transformed()
+    ):  # SpikingJelly's surrogate functions cannot be mapped in a graph
         node.reset()
         return
     for name in list(dict(node.named_memories())):
