@@ -95,10 +95,12 @@ def _run_fresh(node: Any, x: Tensor) -> Tensor:
 
 
 def _reset(node: Any) -> None:
-    """Give a node its initial state; for a compiler, which cannot trace that SpikingJelly's ``reset`` copies it, without a copy."""
-    if (
-        not torch.compiler.is_compiling() or transformed()
-    ):  # SpikingJelly's surrogate functions cannot be mapped in a graph
+    """Give a node its initial state.
+
+    A compiler cannot trace that SpikingJelly's ``reset`` copies it, and gets it without a copy; but not under ``torch.func``,
+    where the surrogate functions cannot be traced either, and all runs uncompiled.
+    """
+    if not torch.compiler.is_compiling() or transformed():
         node.reset()
         return
     for name in list(dict(node.named_memories())):
