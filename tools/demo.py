@@ -74,8 +74,8 @@ SEGMENTOR = Training(
     (
         "model.backbone.init_cfg.type=Pretrained",
         "model.backbone.init_cfg.checkpoint={out}/mask-rcnn_srb/epoch_3.pth",
-        "train_cfg.max_iters=300",
-        "param_scheduler.1.end=300",
+        "train_cfg.max_iters=350",
+        "param_scheduler.1.end=350",
     ),
 )
 COMPARED = tuple(
