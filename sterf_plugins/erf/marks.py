@@ -160,6 +160,11 @@ def _adaptive_windows(axes: int) -> Rule:
     return rule
 
 
+def _signed(axis: int) -> int:
+    """An axis as autograd saves it: one below zero as a number of 64 bits without a sign."""
+    return axis - 2**64 if axis >= 2**63 else axis
+
+
 def _along(node: Any) -> Rule:
     """Everything along the axes that a maximum, a minimum or an order is taken of."""
     saved = getattr(node, "_saved_dim", None)
@@ -169,8 +174,8 @@ def _along(node: Any) -> Rule:
         out, g = _first(outputs), _first(grads)
         if saved is None or g.ndim == 0:
             return (out.sum().expand(g.shape),)
-        axes = [d - 2**64 if d >= 2**63 else d for d in (saved if isinstance(saved, (tuple, list)) else [saved])]
-        axes = sorted({d % g.ndim for d in axes} or range(g.ndim))
+        axes = saved if isinstance(saved, (tuple, list)) else [saved]
+        axes = sorted({_signed(d) % g.ndim for d in axes} or range(g.ndim))
         for d in axes if not keep else ():
             out = out.unsqueeze(d)
         return (out.sum(axes, keepdim=True).expand(g.shape),)
@@ -180,11 +185,10 @@ def _along(node: Any) -> Rule:
 
 def _up_to(node: Any) -> Rule:
     """Everything up to each place along an axis, of which a running maximum, minimum or product is taken."""
-    saved = node._saved_dim
+    d = _signed(node._saved_dim)
 
     def rule(grads: Grads, outputs: Grads) -> Marks:
         out = _first(outputs)
-        d = saved - 2**64 if saved >= 2**63 else saved
         return (out.flip(d).cumsum(d).flip(d) if out.ndim else out,)
 
     return rule

@@ -82,7 +82,7 @@ class TIMMBackbone(Freezing):
             flag(name, value)
         fields = dict(stem) if isinstance(stem, Mapping) and "type" not in stem else None  # not a plugin
         kwargs |= _plugin_arguments(model_name, None if fields else stem, mixer)
-        kwargs["in_chans"] = _image_channels(in_channels, kwargs.get("in_chans"))
+        kwargs["in_chans"] = _channels_given(in_channels, kwargs)
         if out_indices is not None:
             kwargs["out_indices"] = check_out_indices(model_name, out_indices, **kwargs)
         if checkpoint_path:  # before timm cuts off what makes no features; its own `checkpoint_path` is loaded after it
@@ -151,13 +151,13 @@ class TIMMBackbone(Freezing):
         return tuple(y.contiguous() for y in maps)  # some heads of mmdet and mmseg look at them by `view`
 
 
-def _image_channels(in_channels: int, in_chans: int | None) -> int:
-    """The image channels, which timm calls ``in_chans``."""
-    if in_chans is not None and in_channels != 3:
-        raise ValueError(f"`in_channels` is {in_channels} and `in_chans` {in_chans}; give `in_channels` alone.")
-    channels = in_channels if in_chans is None else in_chans
-    positive_int("in_channels", channels)
-    return channels
+def _channels_given(in_channels: int, options: Mapping[str, Any]) -> int:
+    """The image channels, which may be among the options by timm's name for them, ``in_chans``."""
+    if "in_chans" in options and in_channels != 3:
+        raise ValueError(
+            f"`in_channels` is {in_channels} and `in_chans` {options['in_chans']}; give `in_channels` alone."
+        )
+    return positive_int("in_channels", options.get("in_chans", in_channels))
 
 
 def _plugin_arguments(model_name: str, stem: str | Mapping | None, mixer: str | Mapping | Callable | None) -> dict:
