@@ -191,6 +191,7 @@ class FiringRates:
         layers: counts of earlier forward passes to go on from, as in the attribute; none by default.
 
     Attributes:
+        neurons: name of the neuron layer -> the module.
         layers: name of the neuron layer -> ``LayerRate``, in the order of their first execution.
 
     Raises:
@@ -199,8 +200,9 @@ class FiringRates:
     """
 
     def __init__(self, model: nn.Module, layers: dict[str, LayerRate] | None = None):
-        self._model, self._names = model, list(neuron_layers(model))
-        if not self._names:
+        self._model = model
+        self.neurons = {name: module for name, (module, *_) in neuron_layers(model).items()}
+        if not self.neurons:
             raise ValueError(
                 f"{type(model).__name__} has no spiking neuron layer to count: IntegerSpike, or a neuron of SpikingJelly, snnTorch "
                 f"or norse."
@@ -243,7 +245,7 @@ class FiringRates:
     @property
     def not_run(self) -> str:
         """Names of the spike layers that no forward pass has reached, as the end of a line; empty if there are none."""
-        names = [name for name in self._names if name not in self.layers]
+        names = [name for name in self.neurons if name not in self.layers]
         return f"; not run: {listed(names)}" if names else ""
 
     @property
@@ -259,7 +261,7 @@ class FiringRates:
     def _mean(self, weighted: list[tuple[float, int]]) -> float:
         if not weighted:
             raise ValueError(
-                f"none of the {len(self._names)} spike layers of {type(self._model).__name__} has run; run the model inside of "
+                f"none of the {len(self.neurons)} spike layers of {type(self._model).__name__} has run; run the model inside of "
                 f"the `with` block, on at least one input."
             )
         return sum(value * weight for value, weight in weighted) / sum(weight for _, weight in weighted)

@@ -78,11 +78,12 @@ def stateful(model: nn.Module) -> list[Any]:
 
 
 def _of_spikingjelly(module: Any) -> bool:
-    return callable(getattr(module, "named_memories", None)) and callable(getattr(module, "reset", None))
+    kind = type(module)  # whose attributes are found faster than those of a module
+    return hasattr(kind, "named_memories") and hasattr(kind, "reset")
 
 
 def _of_snntorch(module: Any) -> bool:
-    return hasattr(module, "init_hidden") and callable(getattr(module, "reset_mem", None))
+    return hasattr(type(module), "reset_mem") and hasattr(module, "init_hidden")
 
 
 def forget(neuron: Any) -> None:
@@ -116,8 +117,9 @@ class _Kept:
         held = list(_changeable(values, but=listed))
         unlisted = [v for v in held if isinstance(v, nn.Module)]
         modules = [m for m in (*listed, *unlisted) if not has_statistics(m)]
-        self._modules = [(m, dict(vars(m)), dict(m.named_buffers(recurse=False)), _made_of(m)) for m in modules]
-        self._hooks = [(m, set(m._forward_hooks) | set(m._forward_pre_hooks), _made_of(m)) for m in listed]
+        self._made_of = {m: _made_of(m) for m in (*listed, *unlisted)}
+        self._modules = [(m, dict(vars(m)), dict(m._buffers)) for m in modules]
+        self._hooks = [(m, set(m._forward_hooks) | set(m._forward_pre_hooks)) for m in listed]
         direct = {id(v) for v in values}  # of what these hold, only what has tensors is a state
         self._contents = [
             (v, _copy(v), _is_state if id(v) in direct else _holds_tensors)
@@ -127,14 +129,16 @@ class _Kept:
 
     def restore(self) -> None:
         """Put everything back: other objects than before, and other contents of the same objects."""
-        for module, hooks, made_of in self._hooks:
-            if _made_of(module) == made_of:
+        grown = {module for module, made_of in self._made_of.items() if _made_of(module) != made_of}
+        for module, hooks in self._hooks:
+            if module not in grown:
                 _take_away_hooks(module, hooks)
-        for module, attributes, buffers, made_of in self._modules:
-            kept = _holds_tensors if _made_of(module) != made_of else _is_state
-            _put_back_attributes(module, attributes, kept)
-            for name, value in dict(module.named_buffers(recurse=False)).items():
-                if value is not buffers.get(name, value):
+        for module, attributes, buffers in self._modules:
+            _put_back_attributes(module, attributes, _holds_tensors if module in grown else _is_state)
+            for name, value in list(module._buffers.items()):
+                if name not in buffers:
+                    delattr(module, name)
+                elif value is not buffers[name]:
                     setattr(module, name, buffers[name])
         for value, content, kept in self._contents:
             _put_back(value, content, kept)
@@ -150,7 +154,9 @@ def _take_away_hooks(module: nn.Module, but: set[int]) -> None:
 
 def _put_back_attributes(owner: Any, before: dict[str, Any], kept: Callable[[Any], bool]) -> None:
     """Let an object have those attributes again that it had before, as far as either value is one that is ``kept``."""
-    for name, value in _own(vars(owner)).items():
+    now = vars(owner)
+    for name in now.keys() - _OF_ALL_MODULES:
+        value = now[name]
         if name not in before and kept(value):
             delattr(owner, name)
         elif name in before and value is not before[name] and (kept(value) or kept(before[name])):
@@ -240,9 +246,10 @@ def _is_state(value: Any) -> bool:
     return value is None or isinstance(value, _PLAIN) or _holds_tensors(value)
 
 
-def _made_of(module: nn.Module) -> tuple[list[str], list[str]]:
+def _made_of(module: nn.Module) -> list[list[str]]:
     """Names of a module's own parameters and modules."""
-    return list(dict(module.named_parameters(recurse=False))), list(dict(module.named_children()))
+    own = (module._parameters, module._modules)
+    return [[name for name, value in entries.items() if value is not None] for entries in own]
 
 
 def _copy(value: Any) -> Any:

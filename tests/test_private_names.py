@@ -108,6 +108,17 @@ def check_forward_hooks():
     assert not called
 
 
+@uses("torch: nn.Module _parameters", "undisturbed.py", "whether a module has made itself parameters while it ran")
+@uses("torch: nn.Module _modules", "undisturbed.py", "the same of modules")
+@uses("torch: nn.Module _buffers", "undisturbed.py", "buffers that were None before, which no public way names")
+def check_entries():
+    module = nn.BatchNorm1d(2, affine=False)
+    module.register_buffer("state", None)
+    module.inner = nn.Identity()
+    assert list(module._parameters) == ["weight", "bias"] and list(module._modules) == ["inner"]
+    assert module._buffers["state"] is None and torch.equal(module._buffers["running_var"], ones(2))
+
+
 @uses("torch: autograd nodes' _saved_input", "erf/single.py", "the memory order of a BatchNorm's input")
 def check_saved_input():
     x = torch.randn(1, 2, 3, 3, requires_grad=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Size, Tensor, nn
 from torch.autograd.graph import Node
 
-from ..firing import FiringRates, neuron_layers, spikes_of
+from ..firing import FiringRates, spikes_of
 from .batches import out_of_memory
 from .geometry import Grid
 from .layouts import Layout
@@ -54,12 +54,14 @@ class Seen:
         shapes: module -> shape of its first output, for all modules that give one tensor.
         cut: modules up to the last target that the model runs with ``no_grad`` on what depends on the input, but none inside
             of others.
+        autocast: modules up to the last target that the model runs with ``autocast``, but none inside of others.
         queries: numbers of tokens that the model begins with whatever the input is, such as the queries of a decoder.
     """
 
     calls: dict[str, int] = field(default_factory=dict)
     shapes: dict[str, Size] = field(default_factory=dict)
     cut: list[str] = field(default_factory=list)
+    autocast: list[str] = field(default_factory=list)
     queries: set[int] = field(default_factory=set)
 
 
@@ -130,8 +132,8 @@ class _Pass:
 
     def run(self, model: nn.Module, forward: Callable[[Any], Any], x: Any) -> None:
         """Run the model once, to its end in the first pass, and else up to the last call of a target."""
-        neurons = neuron_layers(model) if self.rates is not None else {}
-        hooks = [(module, partial(self._mark, name)) for name, (module, *_) in neurons.items()]
+        neurons = self.rates.neurons if self.rates is not None else {}
+        hooks = [(module, partial(self._mark, name)) for name, module in neurons.items()]
         hooks += [(target.module, partial(self._keep, target)) for target in self.targets]
         if self.first:
             hooks += [(module, partial(self._look, name)) for name, module in model.named_modules()]
@@ -184,10 +186,15 @@ class _Pass:
         """After each call of any module in the first pass: its shape, and what is known of its graph."""
         if isinstance(result, Tensor):
             self.seen.shapes.setdefault(name, result.shape)
-        depends = any(isinstance(x, Tensor) and x.requires_grad for x in arguments)
-        if depends and not self._counting and not torch.is_grad_enabled():
-            self.seen.cut[:] = [inner for inner in self.seen.cut if not inner.startswith(f"{name}.")] + [name]
-        if not self._counting and torch.is_grad_enabled() and _begins(module, result):
+        if self._counting:
+            return
+        tensors = [x for x in arguments if isinstance(x, Tensor)]
+        if any(torch.is_autocast_enabled(x.device.type) for x in tensors):
+            _enter(self.seen.autocast, name)
+        if not torch.is_grad_enabled():
+            if any(x.requires_grad for x in tensors):
+                _enter(self.seen.cut, name)
+        elif _begins(module, result):
             self.seen.queries |= set(result.shape[:2])
 
     def _mark(self, name: str, module: nn.Module, arguments: Any, result: Any) -> None:
@@ -211,6 +218,11 @@ class _Pass:
                 f"{name} is a list of modules, which is never called itself; name its entries, such as {entries[-1]}."
             )
         return f"the forward pass never reached {name}; name layers that it runs."
+
+
+def _enter(modules: list[str], name: str) -> None:
+    """Enter a module in a list of names, in place of the modules inside of it."""
+    modules[:] = [inner for inner in modules if not inner.startswith(f"{name}.")] + [name]
 
 
 def _begins(module: nn.Module, result: Any) -> bool:

@@ -245,6 +245,7 @@ def _info(request: Request, running: Running, position: Position) -> dict[str, A
         without_target=[name for name, fact in layers.items() if not fact.follows],
         failed=running.failed,
         cut=list(dict.fromkeys(running.cut)),
+        autocast=list(dict.fromkeys(running.autocast)),
         stages=stages_of(request.model, [*layers, *running.failed]),
     )
     if request.weight is not None:

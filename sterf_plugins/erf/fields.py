@@ -50,7 +50,7 @@ class BatchFields:
 
 
 def fields_of(passes: Passes, inputs: Batch) -> BatchFields:
-    """Compute the fields of all targets for one batch; the model starts afresh before and after it.
+    """Compute the fields of all targets for one batch, before which the model starts afresh.
 
     Raises:
         ValueError: no layer has a field; the message says why.
@@ -97,7 +97,6 @@ def fields_of(passes: Passes, inputs: Batch) -> BatchFields:
         }
         if not facts:
             raise ValueError(" ".join(list(failed.values())[:3]))
-    passes.start_afresh()
     return BatchFields({name: results[name] for name in facts}, facts, failed)
 
 

@@ -115,6 +115,11 @@ class ERFResult:
                 f"{listed(self.info['cut'])}: run with `no_grad` inside the model; what leads through them is missing in the "
                 f"fields of all later layers."
             )
+        if self.info.get("autocast"):
+            lines.append(
+                f"{listed(self.info['autocast'])}: run with `autocast` inside the model; the fields of all later layers are "
+                f"rounded to 16 bits on the way. Switch it off in the model for exact ones."
+            )
         lines += [
             f"{layer}: the sum of its channels is constant, and this is the rounding noise of its gradient; use "
             f"channels='auto', 'per-channel' or a number of random projections."
@@ -163,6 +168,8 @@ class ERFResult:
             lines.append(f"BatchNorm statistics calibrated on {counted(calibrated['inputs'], 'input')}{but}")
         if self.info.get("cut"):
             lines.append(f"without what leads through {listed(self.info['cut'])}, run with no_grad inside the model")
+        if self.info.get("autocast"):
+            lines.append(f"rounded to 16 bits in {listed(self.info['autocast'])}, run with autocast inside the model")
         protocol = note(self.info)
         if protocol is not None:
             lines.append(protocol)

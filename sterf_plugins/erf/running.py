@@ -33,6 +33,7 @@ class Running:
         failed: layer -> why it has no field.
         calibrated: how many ``norms`` have the statistics of how many ``inputs``; ``None`` if all have their own.
         cut: modules that the model runs without gradients, see ``capture.Seen``.
+        autocast: modules that the model runs with ``autocast``, see there.
         count: number of inputs so far.
         shape: shape of each tensor of a single input, by name or index, without the batch axis.
         kinds: kinds of fields that are computed.
@@ -45,6 +46,7 @@ class Running:
         self.failed: dict[str, str] = {}
         self.calibrated: dict[str, int] | None = None
         self.cut: list[str] = []
+        self.autocast: list[str] = []
         self.count = 0
         self.shape: dict[str, list[int]] = {}
         self.kinds: tuple[str, ...] = ()
@@ -121,7 +123,7 @@ class Running:
         first = next((p for p in parts if p.count), parts[0])
         whole = cls(first._aggregate, first._path)
         whole.shape, whole.kinds, whole.facts = first.shape, first.kinds, first.facts
-        whole.calibrated, whole.cut = first.calibrated, first.cut
+        whole.calibrated, whole.cut, whole.autocast = first.calibrated, first.cut, first.autocast
         for part in parts:
             if part.count and part.shape != whole.shape:
                 raise ValueError(f"inputs differ in shape: {whole.shape} and {part.shape}; resize them to one size.")

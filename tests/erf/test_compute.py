@@ -384,6 +384,27 @@ def test_inference_mode():
         compute_erf(model, x, "0")
 
 
+class Mixed(nn.Module):
+    """Computes a part in 16 bits by itself, whatever is asked for outside."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.out = nn.Sequential(nn.Conv2d(3, 4, 5, padding=2), nn.Tanh()), nn.Conv2d(4, 2, 1)
+
+    def forward(self, x):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            y = self.stem(x)
+        return self.out(y.float())
+
+
+def test_modules_that_run_in_16_bits_are_named():
+    result = compute_erf(Mixed(), torch.randn(2, 3, 8, 8), ["stem", "out"])
+    assert result.info["autocast"] == ["stem"] and [line.split(":")[0] for line in result.warnings] == ["stem"]
+    assert "rounded to 16 bits in stem, run with autocast inside the model" in result.notes
+    with torch.autocast("cpu", dtype=torch.bfloat16):  # of the caller, which the engine switches off
+        assert not compute_erf(nn.Sequential(nn.Conv2d(3, 4, 3)), torch.randn(2, 3, 8, 8), "0").warnings
+
+
 class PartlyWithoutGradients(nn.Module):
     """Two branches, of which one is run with ``no_grad``, up to a layer, and a third behind it."""
 

@@ -364,6 +364,7 @@ class Remembers(nn.Module):
         self.state = None
         self.kept, self.named = [], {}
         self.register_buffer("sum", torch.zeros(1))
+        self.register_buffer("empty", None)
         self.record, self.plain = State(), Plain()
         self.nested, self.queue = [dict(inner={})], deque(maxlen=1)
         self.unlisted = [Counts()]
@@ -376,6 +377,12 @@ class Remembers(nn.Module):
         elif self.kind == "buffer":
             y = y + self.sum
             self.sum = y.mean().detach()
+        elif self.kind == "empty buffer":
+            y = y if self.empty is None else y * self.empty
+            self.empty = y.detach() * 2
+        elif self.kind == "new buffer":
+            y = y * getattr(self, "new", 1)
+            self.register_buffer("new", y.detach() * 2)
         elif self.kind == "in place":
             y = y * (1 + self.sum)
             self.sum += 1
@@ -421,6 +428,8 @@ class Counts(nn.Module):
 KINDS = [
     "attribute",
     "buffer",
+    "empty buffer",
+    "new buffer",
     "in place",
     "list",
     "dict",
@@ -441,6 +450,7 @@ def test_every_batch_starts_with_the_state_that_the_model_had(kind):
     wrapped = nn.Sequential(model)
     one, two = (compute_erf(wrapped, x, "0", batch_size=n).spatial["0"] for n in (4, 2))
     assert np.allclose(one, two, atol=1e-7)
+    assert model.empty is None and not hasattr(model, "new")
     assert set(vars(model)) - {"helper"} == names and model.state is None and not model.kept and not model.named
     assert model.sum.item() == 0 and model.unlisted[0].calls.item() == 0
     assert (
