@@ -192,9 +192,10 @@ def test_the_metric_leaves_out_what_the_filter_does():
         sample(0, 400_000, [large], [other]),  # too early: a wrong box that does not count
         sample(1, 600_000, [large, small], [small, large]),
         sample(2, 700_000, [large], [small, large]),  # the small one is wrong, and does not count
+        sample(3, 800_000, [small], [other]),  # as at a time without boxes, of which the toolbox looks at no prediction
     ]
 
-    def average_precision(count=3, **options):
+    def average_precision(count=4, **options):
         metric = METRICS.build(dict(type="sterf_plugins.EventCocoMetric", **options))
         metric.dataset_meta = dict(classes=("car",))
         values = []

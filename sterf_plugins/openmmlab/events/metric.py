@@ -35,7 +35,8 @@ class EventCocoMetric(CocoMetric):
     Args:
         box_filter: "gen1" or "1mpx" for the rules of Prophesee's toolbox, a dict of ``skip_time`` in microseconds,
             ``min_diagonal`` and ``min_side`` in pixels, or ``None`` for no filter. It takes small boxes, and all of times up to
-            ``skip_time``, out of predictions and truth alike.
+            ``skip_time``, out of predictions and truth alike; times without a true box after it do not count, as in the
+            toolbox.
         from_first_event: times count from the first event of a recording, not from 0, as the toolbox takes for granted.
         **options: of mmdet's ``CocoMetric``, without ``ann_file``.
 
@@ -62,7 +63,7 @@ class EventCocoMetric(CocoMetric):
         self.from_first_event = from_first_event
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
-        """Keep the predictions and true boxes of a batch that pass the filter; images before ``skip_time`` do not count."""
+        """Keep the predictions and true boxes of a batch that pass the filter; an image without a true box does not count."""
         for sample in data_samples:
             missing = {"instances", "time"} - sample.keys()
             if missing:
@@ -70,9 +71,12 @@ class EventCocoMetric(CocoMetric):
                     f"PackDetInputs left out {', '.join(sorted(missing))}: add the names to its meta_keys in the test pipeline."
                 )
         if self.rules is not None:
-            late = [sample for sample in data_samples if self._time(sample) > self.rules["skip_time"]]
-            data_samples = [self._filtered(sample) for sample in late]
+            data_samples = [self._filtered(sample) for sample in data_samples]
+        before = len(self.results)
         super().process(data_batch, data_samples)
+        # Those without a box are left out later: several processes together cut what a sampler has repeated by its place.
+        for (truth, _), sample in zip(self.results[before:], data_samples, strict=True):
+            truth["counts"] = self.rules is None or bool(sample["instances"])
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """COCO's numbers of what is left.
@@ -80,6 +84,7 @@ class EventCocoMetric(CocoMetric):
         Raises:
             ValueError: no image is, or no true box.
         """
+        results = [result for result in results if result[0]["counts"]]
         # mmdet keeps the true boxes of the first evaluation, and the results of later ones have none.
         if not any(gt.get("anns", True) for gt, _ in results):
             raise ValueError(
