@@ -83,8 +83,8 @@ def _of_recording(path: Path, count: int, T: int, sides: tuple[int, int]) -> lis
             )
         return labelled_pairs([RecordedSequence(folder.name, boxes, folder, T, first, None, Scratch())], count, sides)
     pairs = []
-    for parts in windows(path, count, "gtp", 2 * T):
-        pixels = parts[T:].transpose(0, 2, 3, 1).astype(np.uint8)  # whose trajectories remember the earlier half
+    for parts in windows(path, count, "gtp", T):
+        pixels = parts.transpose(0, 2, 3, 1).astype(np.uint8)
         side = min(pixels.shape[1:3]) / SEARCH_FACTOR
         box = ((pixels.shape[2] - side) / 2, (pixels.shape[1] - side) / 2, side, side)
         crops = [

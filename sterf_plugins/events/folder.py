@@ -99,6 +99,10 @@ class EventFolder(Dataset):
         self.T = positive_int("T", T)
         self.kind, self.by, self.options = kind, by, options
         self.channels = channels_of(kind, **options)
+        if (kind, T) == ("gtp", 1):
+            raise ValueError(
+                "`T` is 1, and the trajectory of 'gtp' is of the steps before; give more, or another `kind`."
+            )
         self.transform, self.target_transform = transform, target_transform
 
         self.root = converted(Path(root), layout)

@@ -12,6 +12,8 @@ from .representations import REPRESENTATIONS, Images, channels_of, equal_times
 def windows(path: str | Path, count: int, kind: str = "histogram", parts: int = 1, **options: Any) -> Iterator[Images]:
     """Cut a recording into equally long windows, and draw each; memory holds the events of one.
 
+    With "gtp" only the later half of a window is drawn, whose trajectories remember the earlier half.
+
     Args:
         path: the recording, of any format that ``open_recording`` reads.
         count: number of windows.
@@ -31,6 +33,8 @@ def windows(path: str | Path, count: int, kind: str = "histogram", parts: int = 
     ends = [(int(events.t[0]), int(events.t[-1])) for events in recording]
     if not ends:
         raise ValueError(f"{path} has no events.")
-    times = equal_times(ends[0][0], ends[-1][1] + 1, count * parts)
-    for i, events in enumerate(recording.slices(boundaries=times[::parts])):
-        yield REPRESENTATIONS[kind](events, recording.size, times[i * parts : (i + 1) * parts + 1], **options)
+    cuts = 2 * parts if kind == "gtp" else parts
+    times = equal_times(ends[0][0], ends[-1][1] + 1, count * cuts)
+    for i, events in enumerate(recording.slices(boundaries=times[::cuts])):
+        own = times[i * cuts : (i + 1) * cuts + 1]
+        yield REPRESENTATIONS[kind](events, recording.size, own, **options)[-parts:]

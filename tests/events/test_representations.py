@@ -19,6 +19,7 @@ from sterf_plugins.events import (
     open_recording,
     time_surface,
     voxel_grid,
+    write_recording,
 )
 from sterf_plugins.events.representations import channels_of, on_white, trajectory_prompt
 from sterf_plugins.events.windows import windows
@@ -110,6 +111,17 @@ def test_images_of_a_real_recording():
     prompt = REPRESENTATIONS["gtp"](events, recording.size, times, amount=20)
     wanted = np.stack([image.pixels for image in gtp(recording, times, amount=20)])
     assert np.array_equal(prompt, wanted.transpose(0, 3, 1, 2)) and prompt[1:, 0].any() and not prompt[0, 0].any()
+
+
+def test_windows_of_event_images_have_trajectories(tmp_path):
+    """They are those of the later half of each window, that remember the earlier half."""
+    recording = open_recording(write_recording(tmp_path / "a.npz", some_events(100), SIZE))
+    times = equal_times(int(recording.events().t[0]), int(recording.events().t[-1]) + 1, 8)
+    wanted = [trajectory_prompt(recording.events(), SIZE, times[i : i + 5]) for i in (0, 4)]
+    for parts in (1, 2):
+        found = list(windows(tmp_path / "a.npz", 2, "gtp", parts))
+        assert [image.shape for image in found] == [(parts, 3, *SIZE)] * 2 and all(i[:, 0].any() for i in found)
+    assert np.array_equal(found, [images[2:] for images in wanted])
 
 
 @pytest.mark.parametrize("kind", REPRESENTATIONS)

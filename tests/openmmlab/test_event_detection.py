@@ -17,9 +17,10 @@ from mmengine.registry import DATASETS, METRICS, MODELS, init_default_scope  # n
 from mmengine.structures import InstanceData  # noqa: E402
 
 import sterf_plugins.openmmlab  # noqa: E402
-from sterf_plugins.events import Events, histogram, open_recording, write_recording  # noqa: E402
+from sterf_plugins.events import Events, histogram, open_recording, trajectory_prompt, write_recording  # noqa: E402
 from sterf_plugins.openmmlab.configs.model_checks import check_events  # noqa: E402
 from sterf_plugins.openmmlab.configs.reading import load_config  # noqa: E402
+from sterf_plugins.openmmlab.events.loading import LoadEvents  # noqa: E402
 from sterf_plugins.openmmlab.events.metric import BOX_FILTERS, kept  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -90,6 +91,23 @@ def test_an_image_has_the_events_before_its_boxes(data):
     for x1, y1, x2, y2 in sample["data_samples"].gt_instances.bboxes.tensor.round().int().tolist():
         inside[max(0, y1 - 5) : y2 + 5, max(0, x1 - 5) : x2 + 5] = True
     assert image[inside].mean() > 3 * image[~inside].mean()
+
+
+@pytest.mark.parametrize("options", [dict(window=50_000), dict(count=300)])
+@pytest.mark.parametrize("parts", [1, 2])
+def test_trajectories_remember_the_window_before(data, options, parts):
+    """Otherwise that of a single part would be empty. Of the events that are counted nothing changes."""
+    info = dataset(data, **options).get_data_info(15)
+    found, counts = (
+        LoadEvents(kind, parts, **more)(dict(info))["img"].transpose(2, 0, 1).reshape(parts, -1, 64, 96)
+        for kind, more in (("gtp", dict(amount=1)), ("histogram", {}))
+    )
+    assert np.array_equal(found[:, 1:], counts) and counts.sum() >= 300
+    start, stop = info["window"]
+    times = np.linspace(2 * start - stop, stop, 2 * parts + 1).round()
+    events = open_recording(info["img_path"]).events()
+    wanted = trajectory_prompt(events, (64, 96), times, amount=1)[parts:, 0]
+    assert np.array_equal(found[:, 0], wanted) and (wanted > 0).mean() > 0.01
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import numpy as np
 from mmcv.transforms import BaseTransform
 
 from ...checks import one_of, positive_int
-from ...events import REPRESENTATIONS, equal_times
+from ...events import REPRESENTATIONS, Events, equal_times
 from ...events.random_access import IndexedRecording
 from ...events.representations import channels_of
 from ...registry import TRANSFORMS
@@ -17,6 +17,7 @@ class LoadEvents(BaseTransform):
     """The events of an ``EventDetDataset``'s window as a float32 image (H, W, parts * C).
 
     The channels of the first part come first. ``EventDataPreprocessor(time_steps=parts)`` makes a time axis of the parts.
+    The trajectories of "gtp" remember the window before, which is as long.
 
     Args:
         representation: "histogram", "voxel_grid", "time_surface" or "gtp"; see ``events.representations``.
@@ -46,8 +47,13 @@ class LoadEvents(BaseTransform):
         recording = IndexedRecording(**results["recording"])
         events = recording.events(*results["event_range"])
         start, stop = results["window"]
-        times = equal_times(min(start, stop - self.parts), stop, self.parts)  # a part has a microsecond or more
-        images = REPRESENTATIONS[self.representation](events, recording.size, times, **self.options)
+        start, parts = min(start, stop - self.parts), self.parts  # a part has a microsecond or more
+        if self.representation == "gtp":  # whose trajectories are of the parts before, here also of the window before
+            earlier = recording.number_before([2 * start - stop, start])
+            events = Events.joined([recording.events(earlier[0], min(earlier[1], results["event_range"][0])), events])
+            start, parts = 2 * start - stop, 2 * parts
+        times = equal_times(start, stop, parts)
+        images = REPRESENTATIONS[self.representation](events, recording.size, times, **self.options)[-self.parts :]
         results["img"] = np.ascontiguousarray(images.reshape(-1, *recording.size).transpose(1, 2, 0))
         results["img_shape"] = results["ori_shape"] = recording.size
         results["scale_factor"] = (1.0, 1.0)  # until a transform resizes the image
