@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import Events
+from .arrays import Events, sensor_size
 from .recording import PIECE, Recording, smallest_sensor
 
 _WORDS = {b"2": 4, b"3": 2}  # version of Prophesee's RAW format -> bytes of a word
@@ -22,10 +22,13 @@ def is_old_dat(path: Path) -> bool:
 def old_dat(path: Path, size: tuple[int, int] | None) -> Recording:
     """DAT files of the event type "2d", which faery does not read: 32 bits of time, 14 of column and row each, polarity.
 
-    In version 1 columns have 9 bits, and rows 8.
+    In version 1 columns have 9 bits, and rows 8. The sensor has the size of the header's lines Height and Width, if they are there.
     """
     word_size(path)
     lines, _, start = _header(path)
+    said = {words[1]: int(words[2]) for words in map(bytes.split, lines) if len(words) == 3 and words[2].isdigit()}
+    if size is None and {b"Height", b"Width"} <= said.keys():
+        size = sensor_size((said[b"Height"], said[b"Width"]))
     start += 2
     x_bits, y_bits = (9, 8) if any(line.split()[1:] == [b"Version", b"1"] for line in lines) else (14, 14)
     count = (path.stat().st_size - start) // 8

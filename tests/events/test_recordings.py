@@ -285,6 +285,12 @@ def test_versions_of_prophesee_files(events, tmp_path):
     words = np.stack([t, events.x | events.y << 9 | events.p << 17], 1).astype("<u4")
     (tmp_path / "a.dat").write_bytes(b"% Data\n% Version 1\n" + bytes((0, 8)) + words.tobytes())
     assert same(open_recording(tmp_path / "a.dat").events(), Events(t, *events[1:]))
+    assert open_recording(tmp_path / "a.dat").size == (40, 60)  # the smallest
+    (tmp_path / "a.dat").write_bytes(
+        b"% Data\n% Height 240\n% Width 304\n% Version 1\n" + bytes((0, 8)) + words.tobytes()
+    )
+    assert open_recording(tmp_path / "a.dat").size == (240, 304)
+    assert open_recording(tmp_path / "a.dat", (50, 70)).size == (50, 70)
     for line, message in (
         (b"evt 2.1", "is EVT2.1"),
         (b"format EVT21;width=9", "is EVT2.1"),
