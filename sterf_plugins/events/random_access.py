@@ -52,7 +52,7 @@ class IndexedRecording:
             return Events.of(*(file[f"events/{name}"][start:stop] for name in _TYPES))
 
 
-def index_recording(path: str | Path, folder: str | Path) -> IndexedRecording:
+def index_recording(path: str | Path, folder: str | Path, size: tuple[int, int] | None = None) -> IndexedRecording:
     """A recording of any format for access to any window; its events are copied into ``folder`` at the first time.
 
     A recording that has changed since is copied again. An event takes 13 bytes.
@@ -60,18 +60,19 @@ def index_recording(path: str | Path, folder: str | Path) -> IndexedRecording:
     Args:
         path: the recording.
         folder: where the copies are.
+        size: (height, width) of the sensor; ``None`` for what ``open_recording`` finds.
 
     Raises:
-        ValueError: the recording cannot be read, or not be copied.
+        ValueError: the recording cannot be read, has events outside the sensor, or cannot be copied.
     """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"there is no event file {path}.")
     state = path.stat()
-    stamp = f"{path.resolve()} {state.st_size} {state.st_mtime_ns}"
+    stamp = f"{path.resolve()} {state.st_size} {state.st_mtime_ns}{size or ''}"
     copy = Path(folder) / f"{path.stem}-{hashlib.sha256(stamp.encode()).hexdigest()[:12]}.h5"
     if not copy.is_file():
-        recording = open_recording(path)
+        recording = open_recording(path, size)
         try:
             _copy(recording, copy)
         except OSError as error:

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -260,6 +261,37 @@ def test_the_metric_leaves_out_what_the_filter_does():
 def test_what_does_not_fit_is_one_clear_line(data, options, message):
     with pytest.raises(ValueError, match=message):
         dataset(data, **options)
+
+
+def test_images_of_another_size_and_recordings_of_one_name(data, tmp_path):
+    """A COCO file tells the size of the sensor, and may name files in folders; a file may not say its size."""
+    for folder in ("day", "night"):
+        (tmp_path / folder).mkdir()
+        events = Events.of([1000, 9000], [3, 60], [2, 7], [0, 1])
+        np.savez(tmp_path / folder / "a.npz", **events._asdict())
+    box = dict(category_id=0, bbox=[70, 2, 9, 9])
+    document = dict(
+        images=[
+            dict(id=i, file_name=f"{folder}/a.npz", t=9500, height=50, width=80)
+            for i, folder in enumerate(("day", "night"))
+        ],
+        annotations=[dict(id=i, image_id=i, **box) for i in range(2)],
+        categories=[dict(id=i, name=name) for i, name in enumerate(SHAPES)],
+    )
+    (tmp_path / "boxes.json").write_text(json.dumps(document))
+    load = partial(dataset, tmp_path, ann_file="boxes.json", data_prefix=dict(img=""), window=8000)
+    with pytest.raises(ValueError, match=r"image 0 has \(50, 80\) pixels .* has \(8, 61\); .*: sensor=\(50, 80\)"):
+        load()
+    found = load(sensor=(50, 80))
+    assert found[1]["inputs"].shape == (8, 50, 80) and len(found[1]["data_samples"].gt_instances) == 1
+    with pytest.raises(ValueError, match="event 1 has x=60, outside the sensor of 60 columns"):
+        load(sensor=(50, 60))
+    chosen = load(sensor=(50, 80), names=("night/a",))
+    assert [Path(chosen.get_data_info(i)["img_path"]).parent.name for i in range(len(chosen))] == ["night"]
+    with pytest.raises(
+        ValueError, match=r"`names` has a, which is the name of .*day/a.npz, .*night/a.npz; name the folder"
+    ):
+        load(sensor=(50, 80), names=("a",))
 
 
 def test_broken_arrays(data, tmp_path):

@@ -10,6 +10,7 @@ from mmdet.datasets import BaseDetDataset
 from tqdm import tqdm
 
 from ...checks import one_of, positive_int
+from ...events.arrays import sensor_size
 from ...events.random_access import IndexedRecording, index_recording
 from ...files import lines_of
 from ...registry import DATASETS
@@ -31,6 +32,8 @@ class EventDetDataset(BaseDetDataset):
         names: recordings to take, by their names without suffix, or a text file with one a line; ``None`` for all.
         time_unit: unit of the labels' times: "us", "ms" or "s". Events are in microseconds.
         ignored_class_ids: class_ids of arrays whose boxes are left out.
+        sensor: (height, width) of the sensor of all recordings, for files that do not say it; ``None`` for what each says, or
+            the smallest that holds its events.
         cache: folder of copies of the recordings that can be read at any time, 13 bytes an event;
             ``None`` for ``event_cache`` in ``data_root``.
         **options: of mmdet's ``BaseDetDataset``: ``pipeline``, ``test_mode``, ``filter_cfg=dict(filter_empty_gt=True)`` ….
@@ -49,6 +52,7 @@ class EventDetDataset(BaseDetDataset):
         names: Sequence[str] | str | None = None,
         time_unit: str = "us",
         ignored_class_ids: Sequence[int] = (),
+        sensor: Sequence[int] | None = None,
         cache: str | None = None,
         **options: Any,
     ):
@@ -58,6 +62,7 @@ class EventDetDataset(BaseDetDataset):
         self.count = None if count is None else positive_int("count", count)
         one_of("time_unit", time_unit, UNITS)
         self.names, self.time_unit, self.ignored_class_ids = names, time_unit, ignored_class_ids
+        self.sensor = None if sensor is None else sensor_size(sensor)
         self.cache = cache
         super().__init__(*args, **options)
 
@@ -80,7 +85,7 @@ class EventDetDataset(BaseDetDataset):
         cache = Path(self.cache or Path(self.data_root or ".") / "event_cache")
         infos: list[dict] = []
         for path, own in tqdm(groups, desc="recordings", disable=None):
-            infos += self._infos(index_recording(path, cache), path, own, len(infos))
+            infos += self._infos(index_recording(path, cache, self.sensor), path, own, len(infos))
         count = sum(len(label.boxes) for label in labels)
         taken = sum(len(info["instances"]) for info in infos)
         if 2 * taken < count:
@@ -119,22 +124,39 @@ class EventDetDataset(BaseDetDataset):
                     f"`names` is {names!r}, and there is no file {path}; it has a recording's name a line."
                 )
             names = lines_of(path)
-        present = {label.recording.stem.removesuffix("_td") for label in labels}
-        called = [Path(name).name.removesuffix("_td") for name in names]
-        twice = next((name for name in called if called.count(name) > 1), None)
-        if twice is not None:
-            raise ValueError(f"`names` has the recording {twice} twice; name each one once.")
-        wanted = set(called)
-        if not wanted or wanted - present:
+        present: dict[str, set[Path]] = {}
+        for label in labels:
+            present.setdefault(_name(label.recording.with_suffix("")).name, set()).add(label.recording)
+        wanted: set[Path] = set()
+        missing = []
+        for name in map(_name, map(Path, names)):
+            found = present.get(name.name, set())
+            if len(found) > 1:  # of one name in several folders
+                found = {p for p in found if _name(p.with_suffix("")).parts[-len(name.parts) :] == name.parts}
+            if len(found) > 1:
+                raise ValueError(
+                    f"`names` has {name}, which is the name of {', '.join(sorted(map(str, found)))}; name the folder, too."
+                )
+            if found & wanted:
+                raise ValueError(f"`names` has the recording {name} twice; name each one once.")
+            wanted |= found
+            missing += [str(name)] * (not found)
+        if missing or not wanted:
             raise ValueError(
-                f"`names` has {', '.join(sorted(wanted - present)) or 'nothing'}, of which there are no labels; there are "
+                f"`names` has {', '.join(sorted(missing)) or 'nothing'}, of which there are no labels; there are "
                 f"those of {', '.join(sorted(present)[:8])}{' …' * (len(present) > 8)}."
             )
-        return [label for label in labels if label.recording.stem.removesuffix("_td") in wanted]
+        return [label for label in labels if label.recording in wanted]
 
     def _infos(self, recording: IndexedRecording, path: Path, labels: list[Labels], done: int) -> list[dict]:
         """What mmdet is told of each labelled time of a recording."""
         self._check(recording, path, [label.time for label in labels])
+        other = next((label for label in labels if label.size not in (None, recording.size)), None)
+        if other is not None:
+            raise ValueError(
+                f"{self.ann_file}: image {other.image_id} has {other.size} pixels (height, width), and the sensor of {path} has "
+                f"{recording.size}; boxes are in its pixels. If the file does not say its size: sensor={other.size}."
+            )
         stops = [label.time for label in labels]
         ends = recording.number_before(stops)
         if self.window is not None:
@@ -175,6 +197,11 @@ class EventDetDataset(BaseDetDataset):
                 f"{path}: its labels are at {times[0]} to {times[-1]} µs, and its events at {recording.first} to "
                 f"{recording.last} µs; `time_unit` {self.time_unit!r} may be wrong: us, ms or s."
             )
+
+
+def _name(path: Path) -> Path:
+    """A recording's name as users give it: without "_td" at its end."""
+    return path.with_name(path.name.removesuffix("_td"))
 
 
 def _instances(label: Labels, size: tuple[int, int]) -> list[dict]:

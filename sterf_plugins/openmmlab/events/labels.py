@@ -30,6 +30,7 @@ class Labels(NamedTuple):
         classes: N numbers of classes, counted as their names are.
         crowd: whether each box is COCO's "iscrowd", which is neither right nor wrong.
         image_id: number of the image; ``None`` where the labels have none.
+        size: (height, width) of the image; ``None`` where the labels do not say it.
     """
 
     recording: Path
@@ -38,6 +39,7 @@ class Labels(NamedTuple):
     classes: list[int]
     crowd: list[bool]
     image_id: int | None
+    size: tuple[int, int] | None = None
 
 
 def read_coco(path: Path, folder: Path, classes: Sequence[str], unit: str) -> list[Labels]:
@@ -53,7 +55,8 @@ def read_coco(path: Path, folder: Path, classes: Sequence[str], unit: str) -> li
     try:
         document = json.loads(path.read_text())
         numbers = {category["name"]: category["id"] for category in document["categories"]}
-        images = [(image, image["file_name"]) for image in document["images"]]
+        images = [(image, str(image["file_name"])) for image in document["images"]]
+        annotations = list(document.get("annotations", ()))
     except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is no COCO file: {type(error).__name__}: {error}.") from error
     unknown = [name for name in classes if name not in numbers]
@@ -70,7 +73,7 @@ def read_coco(path: Path, folder: Path, classes: Sequence[str], unit: str) -> li
     if None in ids or len(ids) < len(images):
         raise ValueError(f"{path} has images without an id, or two with the same; each needs its own.")
     found = defaultdict(list)
-    for i, annotation in enumerate(document.get("annotations", [])):
+    for i, annotation in enumerate(annotations):
         missing = [key for key in ("image_id", "category_id", "bbox") if key not in annotation]
         if missing or annotation["image_id"] not in ids or annotation["category_id"] not in numbers.values():
             raise ValueError(
@@ -90,7 +93,8 @@ def read_coco(path: Path, folder: Path, classes: Sequence[str], unit: str) -> li
         boxes = _boxes(where, [a["bbox"] for a in own])
         crowd = [bool(a.get("iscrowd")) for a in own]
         classes_of = [label[a["category_id"]] for a in own]
-        result.append(Labels(folder / name, _time(where, time, unit), boxes, classes_of, crowd, image["id"]))
+        size = (image["height"], image["width"]) if image.get("height") and image.get("width") else None
+        result.append(Labels(folder / name, _time(where, time, unit), boxes, classes_of, crowd, image["id"], size))
     return result
 
 
