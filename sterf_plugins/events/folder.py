@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..checks import one_of, positive_int
+from .arrays import sensor_size
 from .downloads import converted
 from .readers import FORMATS, open_recording
 from .representations import REPRESENTATIONS, channels_of, equal_counts, equal_times
@@ -111,9 +112,11 @@ class EventFolder(Dataset):
             folder = "{split}"
         paths = _recordings(self.root, folder, split)
         labels = {name: name.split("/")[bool(folder)] for name in paths}
+        if folder:
+            _check_classes(self.root, folder, labels)
         self.classes = in_natural_order(set(labels.values()))
         self._first = next(iter(paths.values()))
-        self.sensor = sensor or known
+        self.sensor = known if sensor is None else sensor_size(sensor)
         self.size = self.sensor or open_recording(self._first).size
 
         if split is None:
@@ -193,6 +196,20 @@ def collate_time_first(samples: Sequence[tuple[Tensor, Any]]) -> tuple[Tensor, T
     """Samples (T, C, H, W) and their targets as (T, B, C, H, W) and (B,), for ``DataLoader(collate_fn=…)``."""
     inputs, targets = zip(*samples, strict=True)
     return torch.stack(inputs, 1), torch.as_tensor(targets)
+
+
+def _check_classes(root: Path, folder: str, labels: dict[str, str]) -> None:
+    """Raise ``ValueError`` if a class is for testing alone, as one that is spelt in another way than for training."""
+    training, testing = (
+        {label for name, label in labels.items() if name.startswith(f"{folder.format(split=split)}/")}
+        for split in SPLITS
+    )
+    unknown = sorted(testing - training)
+    if training and unknown:
+        raise ValueError(
+            f"{root / folder.format(split='test')} has the class {unknown[0]}, which is not among those for training "
+            f"({', '.join(in_natural_order(training))}); rename or remove it."
+        )
 
 
 def _recordings(root: Path, folder: str, split: str | Path | None) -> dict[str, Path]:

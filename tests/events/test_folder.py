@@ -114,6 +114,9 @@ def test_folders_of_splits(tmp_path):
     train, test = (EventFolder(tmp_path, split, T=2) for split in ("train", "test"))
     assert [t for _, t in train.samples] == [0, 1, 1] and [t for _, t in test.samples] == [1]
     assert test.classes == ["a", "b"] and len(EventFolder(tmp_path, T=2)) == 4
+    (tmp_path / "test" / "b").rename(tmp_path / "test" / "B")
+    with pytest.raises(ValueError, match=r"test has the class B, which is not among those for training \(a, b\)"):
+        EventFolder(tmp_path, "train", T=2)
 
 
 def test_a_split_without_recordings_is_an_error(tmp_path):
@@ -232,6 +235,7 @@ BAD_FOLDERS = [
     (None, dict(T=0), "`T` is 0"),
     (None, dict(T=1, kind="gtp"), "`T` is 1, and the trajectory of 'gtp' is of the steps before"),
     (None, dict(T=True), r"`T` is True \(bool\); it must be an int >= 1"),
+    (None, dict(sensor=(24,)), r"`size` is \(24,\); it must be \(height, width\)"),
     (None, dict(split="test", seed=1.0), r"`seed` is 1.0 \(float\); it must be an int"),
     (None, dict(split="test", share=1.0), r"`share` is 1.0; it must be a number in \[0, 1\)"),
 ]
@@ -289,5 +293,5 @@ def test_one_bad_recording_among_good_ones(root, spoil, message):
 
 def test_smaller_recordings_on_a_larger_sensor(root):
     other_sensor(root)
-    x, _ = EventFolder(root, sensor=(50, 40))[0]
+    x, _ = EventFolder(root, sensor=[50, 40])[0]
     assert x.shape == (8, 2, 50, 40) and x[..., :24, :32].sum() == x.sum() == 200
