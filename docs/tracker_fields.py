@@ -21,7 +21,7 @@ from PIL import Image
 
 from sterf_plugins.checkpoints.reading import read_checkpoint
 from sterf_plugins.cli.loading import load_model
-from sterf_plugins.cli.tracker_inputs import region_sizes, tracker_inputs
+from sterf_plugins.cli.tracker_inputs import tracker_inputs
 from sterf_plugins.erf.calibrate import tracking_norms
 from sterf_plugins.erf.plot import mark_target, pixel_axes
 from sterf_plugins.erf.sheet import TITLE, Sheet, write
@@ -142,7 +142,7 @@ def main():
                 settle(network, template, search)
             with FiringRates(network) as rates:
                 found = fields(network, template, search)
-            sides = region_sizes(loaded)
+            sides = loaded.region_sizes
             maps[name, state] = [found[point][0].mean(0) for point in POINTS]
             errors += [relative_error(found[POINTS[i]][0]) for i in DRAWN]
             numbers[f"{name}, {state}"] = dict(

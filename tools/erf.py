@@ -397,12 +397,12 @@ def of_tracker(
     args: argparse.Namespace, loaded: Loaded, layers: list[str] | None
 ) -> tuple[Any, list[str], dict[str, Any]]:
     """Pairs of template and search region for a tracker, its layers, and what ``compute_erf`` must know of it."""
-    from sterf_plugins.cli.tracker_inputs import region_sizes, tracker_inputs
+    from sterf_plugins.cli.tracker_inputs import tracker_inputs
     from sterf_plugins.tracking.fields import LAYERS, field_options
 
     network: Any = loaded.model.network
     inputs = tracker_inputs(args.images, loaded, args.num, args.seed, args.position == PEAK)
-    return inputs, layers or list(LAYERS), field_options(network, *region_sizes(loaded))
+    return inputs, layers or list(LAYERS), field_options(network, *loaded.region_sizes)
 
 
 def check_for_tracker(args: argparse.Namespace, loaded: Loaded) -> None:

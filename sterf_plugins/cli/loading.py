@@ -58,6 +58,12 @@ class Loaded:
         """Whether the model is an SDTrack, which takes a template and a search region."""
         return self.config is not None and str(self.config.model.type).rpartition(".")[2] == "SDTrack"
 
+    @property
+    def region_sizes(self) -> tuple[int, int]:
+        """Sides of template and search region in the config's test of a tracker."""
+        dataset = (self.config.get("test_dataloader") or {}).get("dataset", {})
+        return dataset.get("template_size", 128), dataset.get("search_size", 256)
+
 
 def parse_spec(spec: str) -> tuple[str, str, dict[str, Any]]:
     """Label, name and options of ``[LABEL=]NAME[(option=value, ...)]``; values are Python literals.
@@ -249,7 +255,9 @@ def build_config(config: Any, label: str) -> Loaded:
 
 def default_size(loaded: Loaded) -> tuple[int, int]:
     """(H, W) of the inputs of a tool that was given no ``--input-size``; says so where it is a guess."""
-    if not loaded.size_is_known and not loaded.is_tracker:
+    if loaded.is_tracker:
+        return (loaded.region_sizes[1],) * 2
+    if not loaded.size_is_known:
         print(
             f"{loaded.label}: inputs of {loaded.size[0]}x{loaded.size[1]}, since neither the model nor a config says for which "
             f"size it was made; give --input-size H W for others.",

@@ -17,12 +17,6 @@ from .loading import Loaded
 RATE = 0.4  # random events of a pixel in an image
 
 
-def region_sizes(loaded: Loaded) -> tuple[int, int]:
-    """Sides of template and search region in a config's test."""
-    dataset = (loaded.config.get("test_dataloader") or {}).get("dataset", {})
-    return dataset.get("template_size", 128), dataset.get("search_size", 256)
-
-
 def tracker_inputs(source: str, loaded: Loaded, count: int, seed: int, peak: bool = False) -> list[dict[str, Tensor]]:
     """Batches of one pair each, as ``compute_erf`` takes them with ``tracking.fields.field_options``.
 
@@ -39,7 +33,7 @@ def tracker_inputs(source: str, loaded: Loaded, count: int, seed: int, peak: boo
         ValueError: the data set cannot be read, or has no box with an area.
     """
     network: Any = loaded.model.network
-    sides = region_sizes(loaded)
+    sides = loaded.region_sizes
     if source == "noise":
         rng = np.random.default_rng(seed)
         names = ("template", "search")

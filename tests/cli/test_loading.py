@@ -9,6 +9,17 @@ from sterf_plugins.cli.images import displayed, from_files
 from sterf_plugins.cli.loading import Loaded, default_size, load_model
 
 
+def test_inputs_of_a_tracker_have_the_size_of_its_search_region():
+    """The counts of operations of the published trackers are those of 256 pixels."""
+    pytest.importorskip("mmengine", reason="the extra [openmmlab] is missing")
+    from mmengine.config import Config
+
+    for dataset, side in ((dict(search_size=128), 128), ({}, 256)):
+        config = Config(dict(model=dict(type="sterf_plugins.SDTrack"), test_dataloader=dict(dataset=dataset)))
+        loaded = Loaded("tracker", torch.nn.Identity(), (512, 512), (), (), config=config, size_is_known=False)
+        assert default_size(loaded) == (side, side)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["mmdet::retinanet/retinanet_r18_fpn_1x_coco.py", "mmseg::fcn/fcn_r50-d8_4xb2-40k_cityscapes-512x1024.py"]

@@ -241,7 +241,7 @@ def test_spikes_and_operations_of_event_images(forked, tmp_path):
     spec = f"{config}(model={dict(arch=dict(embed_dims=[8, 8, 16, 16], num_heads=2), head_width=16)})"
     images = tmp_path / "test" / "a" / "inter1_stack_3008"
     tool = ROOT / "tools" / "analysis_tools" / "get_sops.py"
-    done = forked(tool, spec, "--images", images, "--input-size", "256", "256", "--num", "2", "--json")
+    done = forked(tool, spec, "--images", images, "--num", "2", "--json")
     assert done.returncode == 0, done.stderr[-2000:]
     record = json.loads(done.stdout)
     first = next(row for row in record["layers"] if row["layer"] == "network.backbone.stages.0.downsample.conv")
