@@ -161,10 +161,22 @@ def has_time_axis(module: nn.Module, y: Tensor) -> bool:
     return getattr(module, "step_mode", "s") == "m" or y.ndim == 5
 
 
-def check_spikes(name: str, y: Tensor) -> None:
-    """Raise ``ValueError`` if there is NaN among the outputs of a neuron layer, which would count as no spike."""
-    if y.numel() and not math.isfinite(y.amax()):
-        raise ValueError(f"the neurons of layer {name!r} give NaN: the weights have diverged, or the input has NaN.")
+def check_spikes(name: str, y: Tensor, arguments: tuple = ()) -> None:
+    """Raise ``ValueError`` if there is NaN among the outputs or the inputs of a neuron layer, which would count as no spike.
+
+    Args:
+        name: name of the layer.
+        y: its outputs.
+        arguments: of its call. A neuron that compares its potential with a threshold makes no spike, and no NaN, of NaN.
+    """
+    if not y.numel():
+        return
+    x = arguments[0] if arguments else None
+    verb = "give" if not math.isfinite(y.amax()) else ""
+    if not verb and isinstance(x, Tensor) and x.numel() and math.isnan(x.detach().amax()):
+        verb = "get"
+    if verb:
+        raise ValueError(f"the neurons of layer {name!r} {verb} NaN: the weights have diverged, or the input has NaN.")
 
 
 def _count_above(y: Tensor, threshold: float) -> int:
@@ -225,7 +237,7 @@ class FiringRates:
             axis = min(2 if has_time_axis(module, y) or y.ndim == 3 else 1, y.ndim - 1)
             others = [i for i in range(y.ndim) if i != axis]
             highest = y.amax(others)
-            check_spikes(name, highest)
+            check_spikes(name, highest, arguments)
             at_least = [y.numel(), *[0] * (levels + 1)]  # how many outputs are at least k spikes, for k = 0..D + 1
             for k in range(1, levels + 1):
                 at_least[k] = _count_above(y, (k - 0.5) / norm)

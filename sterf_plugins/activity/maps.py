@@ -84,7 +84,7 @@ class FiringMaps:
             y = spikes_of(output).detach()
             if not y.numel():
                 return
-            check_spikes(name, y)
+            check_spikes(name, y, arguments)
             if not has_time_axis(module, y):
                 y = y.movedim(2, 1)[None] if y.ndim == 3 else y[None]
             found = _map(y, getattr(module, "levels_now", levels), norm)

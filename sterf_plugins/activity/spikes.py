@@ -68,7 +68,7 @@ class Spikes:
                 y = spikes_of(output)
                 found = self.neurons.setdefault(name, NeuronOperations(levels=levels, **_state_of(module, output)))
                 found.outputs += y.numel()
-                check_spikes(name, y)
+                check_spikes(name, y, arguments)
                 found.spikes += int((y.double() * norm).round().sum())
                 found.steps = max(found.steps, self._steps_of_neuron(name, module, arguments[0], y))
                 self.senders[name] = found

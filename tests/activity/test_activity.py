@@ -5,7 +5,7 @@ import contextlib
 import numpy as np
 import pytest
 import torch
-from spikingjelly.activation_based import neuron
+from spikingjelly.activation_based import functional, neuron
 from torch import nn
 
 from sterf_plugins.activity import FiringMaps, FiringRates, count_operations
@@ -266,14 +266,20 @@ def test_bad_input():
             count_operations(two_layers(), torch.rand(shape))
     with pytest.raises(TypeError, match="`inputs` has a list; each batch must be a tensor"):
         count_operations(two_layers(), [torch.rand(1, 1, 2, 2)])
-    model, nan = two_layers(), torch.full((1, 1, 2, 2), float("nan"))
-    for context, run in (
-        (contextlib.nullcontext(), count_operations),
-        (FiringRates(model), None),
-        (FiringMaps(model), None),
-    ):
-        with context, pytest.raises(ValueError, match="the neurons of layer '1' give NaN: the weights have diverged"):
-            run(model, nan) if run else model(nan)
+    nan = torch.full((1, 1, 2, 2), float("nan"))
+    threshold = nn.Sequential(nn.Conv2d(1, 1, 1), neuron.LIFNode())  # whose spikes of NaN are zeros
+    for model, verb in ((two_layers(), "give"), (threshold, "get")):
+        for context, run in (
+            (contextlib.nullcontext(), count_operations),
+            (FiringRates(model), None),
+            (FiringMaps(model), None),
+        ):
+            with (
+                context,
+                pytest.raises(ValueError, match=f"the neurons of layer '1' {verb} NaN: the weights have diver"),
+            ):
+                run(model, nan) if run else model(nan)
+            functional.reset_net(model)
 
 
 def test_a_state_that_was_left_in_a_neuron_does_not_enter_the_count():
