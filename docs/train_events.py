@@ -130,8 +130,8 @@ def build(args: argparse.Namespace, channels: int, classes: int) -> torch.nn.Mod
     model = timm.create_model(args.model, in_chans=channels, num_classes=classes, **args.model_kwargs)
     if not hasattr(model, "T"):
         raise ValueError(
-            f"--model {args.model} takes images (B, C, H, W) and has no time steps; give a Spikformer, SDT-V1, Meta-SDT or "
-            f"QKFormer, such as spikformer_8_384."
+            f"--model {args.model} takes images (B, C, H, W) and has no time steps; give a Spikformer, SDT-V1, Meta-SDT, "
+            f"QKFormer or Max-Former, such as spikformer_8_384."
         )
     return model.to(args.device)
 

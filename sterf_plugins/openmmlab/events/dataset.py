@@ -195,7 +195,8 @@ class EventDetDataset(BaseDetDataset):
         if times[-1] > recording.last + (self.window or length) or times[-1] <= recording.first:
             raise ValueError(
                 f"{path}: its labels are at {times[0]} to {times[-1]} µs, and its events at {recording.first} to "
-                f"{recording.last} µs; `time_unit` {self.time_unit!r} may be wrong: us, ms or s."
+                f"{recording.last} µs; `time_unit` {self.time_unit!r} may be wrong: us, ms or s. Labels and events must count from "
+                f"the same moment."
             )
 
 
