@@ -25,7 +25,6 @@ import itertools
 import json
 import math
 import re
-import runpy
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -37,7 +36,6 @@ begin()
 
 import torch
 
-import sterf_plugins
 from sterf_plugins.cli.checkpoints import add_checkpoint_option
 from sterf_plugins.cli.comparison import (
     TABLE,
@@ -54,6 +52,7 @@ from sterf_plugins.cli.field_check import CHECK_FILES, add_check_options, asked_
 from sterf_plugins.cli.images import displayed, image_files, inputs_for
 from sterf_plugins.cli.loading import Loaded, default_size, is_config, load_model, parse_spec
 from sterf_plugins.cli.progress import progress_bar
+from sterf_plugins.cli.study import check_entries, read_study
 from sterf_plugins.erf import ERFResult, compute_erf, theoretical_rf
 from sterf_plugins.erf.fields import REDUCTIONS
 from sterf_plugins.erf.protocols import PROTOCOLS, table
@@ -64,8 +63,6 @@ from sterf_plugins.erf.theoretical_field import add_theory
 from sterf_plugins.erf.wording import facts, named
 from sterf_plugins.files import check_claim, claim
 
-OURS = "sterf_plugins::"  # what stands before the names of shipped configs
-CONFIGS = Path(sterf_plugins.__file__).parent / ".mim" / "configs"
 PEAK = "peak"  # the position of a tracker's highest score
 UNTRAINED = " (untrained)"  # what the label of a model with random weights ends in, beside the trained one
 
@@ -179,33 +176,11 @@ def arguments() -> argparse.Namespace:
     study = read_study(args.model) if args.of is None else None
     if study is None:
         return args
-    models = study.pop("models")
-    unknown = sorted(set(study) - set(vars(args)))
-    if unknown:
-        raise ValueError(f"{args.model}: `study` has unknown keys {', '.join(unknown)}; allowed: options of this tool.")
-    p.set_defaults(**study)
+    models, settings = study
+    p.set_defaults(**check_entries(args.model, settings, parser(), set(vars(args)) - {"models"}))
     args = p.parse_args()
-    pairs = [[m, None] if isinstance(m, str) else [*m, None][:2] for m in models]
-    args.models = [*pairs, *([*m, None][:2] for m in args.compare)]
+    args.models = [*models, *([*m, None][:2] for m in args.compare)]
     return args
-
-
-def read_study(name: str) -> dict | None:
-    """The ``study`` of a Python file, or of one that this package brings along, or ``None`` if it is no study."""
-    path = CONFIGS / name.removeprefix(OURS) if name.startswith(OURS) else Path(name)
-    if path.suffix != ".py" or not path.is_file():
-        return None
-    try:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-    except SyntaxError as error:
-        raise ValueError(f"{name} cannot be read: {error}") from error
-    targets = [t.id for n in tree.body if isinstance(n, ast.Assign) for t in n.targets if isinstance(t, ast.Name)]
-    if "study" not in targets:
-        return None
-    study = dict(runpy.run_path(str(path))["study"])
-    if not study.get("models"):
-        raise ValueError(f"{name}: `study` needs models=[...], each a name, or a name and a checkpoint.")
-    return study
 
 
 def parse_position(text: str):

@@ -332,6 +332,43 @@ def test_bad_input_is_one_line_and_nothing_is_written(arguments, message, tmp_pa
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
 
 
+@pytest.mark.parametrize(
+    ("study", "message"),
+    [
+        ("dict(models='sdtv3_nano')", "`study` needs models=[...]"),
+        ("dict(models=[('sdtv3_nano', 'a.pth', 'b.pth')])", "give a name, or a name and a checkpoint"),
+        ("['sdtv3_nano']", "`study` is a list; give dict(models=[...]"),
+        ("dict(models=['sdtv3_nano'], input_size=32)", "argument --input-size: expected 2 arguments"),
+        (
+            "dict(models=['sdtv3_nano'], position=(0.5, 0.5))",
+            "unrecognized arguments: 0.5; give options what they take on the command line",
+        ),
+        ("dict(models=['sdtv3_nano'], reduce='mean')", "argument --reduce: invalid choice: 'mean'"),
+        ("dict(models=['sdtv3_nano'], untrained='no')", "ignored explicit argument 'no'"),
+        ("dict(models=['sdtv3_nano'], out='elsewhere')", "unknown keys out"),
+    ],
+)
+def test_what_a_study_says_is_checked_as_on_the_command_line(study, message, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(f"study = {study}\n")
+    tool = runpy.run_path(str(TOOL), run_name="tool")
+    monkeypatch.setattr(sys, "argv", [str(TOOL), str(tmp_path / "mine.py"), "--out", str(tmp_path)])
+    with pytest.raises(ValueError, match=r"mine\.py: `study`") as error:
+        tool["arguments"]()
+    assert message in str(error.value)
+
+
+def test_a_study_may_give_one_value_where_several_are_taken(tmp_path, monkeypatch):
+    """Not its letters, as where a string is taken for a list; and the command line wins."""
+    (tmp_path / "mine.py").write_text(
+        "study = dict(models=['resnet18', ('sdtv3_nano', 'a.pth')], layers='layer1', num=4, seed='1', temporal=False)\n"
+    )
+    tool = runpy.run_path(str(TOOL), run_name="tool")
+    monkeypatch.setattr(sys, "argv", [str(TOOL), str(tmp_path / "mine.py"), "--out", str(tmp_path), "--num", "2"])
+    args = tool["arguments"]()
+    assert args.models == [["resnet18", None], ["sdtv3_nano", "a.pth"]]
+    assert (args.layers, args.num, args.seed, args.temporal) == (["layer1"], 2, 1, False)
+
+
 @pytest.mark.slow
 def test_published_protocols(run, tmp_path, photos):
     """``all`` is a table; a protocol resizes images as its paper does; what contradicts it ends in a sentence."""
