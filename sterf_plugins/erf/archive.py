@@ -46,7 +46,7 @@ def arrays(path: str | os.PathLike, what: str, names: tuple[str, ...]) -> Iterat
     Raises:
         ValueError: the file is something else.
     """
-    with open(path, "rb") as opened:
+    with open(os.fspath(path), "rb") as opened:  # a number would be taken for a file that is open already
         if not zipfile.is_zipfile(opened):
             raise ValueError(f"{path} is no {what}: it is no .npz file.")
     with np.load(path, allow_pickle=False) as file:
@@ -62,7 +62,7 @@ def read(
     """What ``write`` wrote: layers, documents (empty where there is none), and kind -> layer -> array.
 
     Raises:
-        ValueError: the file is no result.
+        ValueError: the file is no result, such as that of a check, which has no such fields.
     """
     with arrays(path, "ERF result", ("layers", "info")) as file:
         layers = [str(name) for name in file["layers"]]
@@ -71,4 +71,6 @@ def read(
             kind: {name: file[f"{kind}.{i}"] for i, name in enumerate(layers) if f"{kind}.{i}" in file}
             for kind in kinds
         }
+    if not any(fields.values()):
+        raise ValueError(f"{path} is no ERF result: it has no field of any layer.")
     return layers, documents, fields

@@ -48,12 +48,16 @@ def calibrate(model: nn.Module, images: Tensor) -> nn.Module:
         The same model.
 
     Raises:
-        ValueError: there are fewer than two images.
-        TypeError: the model is no module.
+        ValueError: there are fewer than two images, or they hold NaN or infinite values.
+        TypeError: the model is no module, or the images are no tensor.
     """
     check_module("model", model)
+    if not isinstance(images, Tensor):
+        raise TypeError(f"`images` is a {type(images).__name__}; it must be a tensor (N, C, H, W) or (T, N, C, H, W).")
     if images.shape[images.ndim - 4] < 2:
         raise ValueError(f"`images` has shape {tuple(images.shape)}; statistics need at least two images.")
+    if not torch.isfinite(images).all():
+        raise ValueError("`images` hold NaN or infinite values, and so would the statistics; look at the files.")
     model.eval()
     _set_statistics(tracking_norms(model), getattr(model, "extract_feat", model), images)
     reset_states(model)

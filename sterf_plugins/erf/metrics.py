@@ -1,8 +1,9 @@
 """Numbers that describe a receptive field in space. All are of the linear map, never of a scaled one.
 
 Each function takes a map (H, W) without negative values, unless it says otherwise, and raises ``ValueError`` for one
-that is empty, has a negative value, or is zero everywhere. Distances are in input pixels. Radii and extents are about
-the map's own centre of mass, so that they do not depend on how a stack of strides places its output over the input.
+that is empty, has a negative or infinite value or NaN, or is zero everywhere. Distances are in input pixels. Radii and
+extents are about the map's own centre of mass, so that they do not depend on how a stack of strides places its output
+over the input.
 """
 
 from collections.abc import Sequence
@@ -17,8 +18,8 @@ SHARES = (0.2, 0.3, 0.5, 0.9, 0.99)
 def _mass(field: np.ndarray) -> np.ndarray:
     """The checked map, divided by its sum; float64."""
     mass = np.asarray(field, np.float64)
-    if mass.ndim != 2 or not mass.size or not mass.min() >= 0 or not mass.max() > 0:
-        raise ValueError("`field` must be a non-negative map (H, W) with some mass.")
+    if mass.ndim != 2 or not mass.size or not mass.min() >= 0 or not 0 < mass.max() < np.inf:
+        raise ValueError("`field` must be a finite, non-negative map (H, W) with some mass.")
     return mass / mass.sum()
 
 

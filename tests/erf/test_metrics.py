@@ -210,6 +210,8 @@ def test_bad_fields():
     for function in (m.area_ratio, m.rectangle_ratio, m.rms_radius, m.entropy):
         with pytest.raises(ValueError, match="non-negative map"):
             function(-np.ones((3, 3)))
+        with pytest.raises(ValueError, match="must be a finite, non-negative map"):
+            function(np.where(np.eye(3), np.inf, 1.0))
     with pytest.raises(ValueError, match="`share` is 2"):
         m.rectangle_ratio(np.ones((3, 3)), 2)
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from sterf_plugins.backbones import SDTV3, SpikingCNN
-from sterf_plugins.erf import FieldCheck, check_field, compute_erf, randomise_field
+from sterf_plugins.erf import ERFResult, FieldCheck, check_field, compute_erf, randomise_field
 from sterf_plugins.erf.similarity import similarity
 from sterf_plugins.layers import IntegerSpike
 
@@ -274,6 +274,8 @@ def test_a_check_is_written_and_read(tmp_path):
     compute_erf(linear(), IMAGES, "2").save(tmp_path / "erf.npz")
     with pytest.raises(ValueError, match="is no check of fields"):
         FieldCheck.load(tmp_path / "erf.npz")
+    with pytest.raises(ValueError, match="is no ERF result: it has no field of any layer"):
+        ERFResult.load(tmp_path / "check.npz")
 
 
 @pytest.mark.parametrize(
