@@ -7,6 +7,7 @@ Each check passes silently, or raises an ``AssertionError`` that says what is wr
 """
 
 import copy
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -250,10 +251,16 @@ def assert_same_field(
 
     Raises:
         AssertionError: a number differs by more, or a layer has a field in one result alone; the message says which.
+        TypeError: ``a`` or ``b`` is neither a result nor a path.
         ValueError: the results cannot be compared, a layer or a number is one of neither, or ``k`` or ``rtol`` is negative.
     """
     for name, value in (("k", k), ("rtol", rtol)):
         checks.number(name, value, lambda v: v >= 0, "a number >= 0")
+    for label, given in (("a", a), ("b", b)):
+        if not isinstance(given, (ERFResult, str, os.PathLike)):
+            raise TypeError(
+                f"`{label}` is {value!r} ({type(value).__name__}); give an ERFResult, or the path of its file."
+            )
     first, second = (x if isinstance(x, ERFResult) else ERFResult.load(x) for x in (a, b))
     comparison = difference(first, second)
     layers, numbers = ((x,) if isinstance(x, str) else tuple(x) for x in (layers, numbers))

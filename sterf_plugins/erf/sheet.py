@@ -211,9 +211,15 @@ def _cut_blank(figure: "Figure") -> None:
 
 
 def write(figure: "Figure", path: str | os.PathLike) -> Path:
-    """Write a figure, whole or not at all, and return the path; the suffix (.png, .pdf, .svg) decides the format."""
+    """Write a figure, whole or not at all, and return the path; the suffix (.png, .pdf, .svg) decides the format.
+
+    Raises:
+        ValueError: matplotlib writes no files of this suffix.
+    """
     from matplotlib import rc_context
 
+    if Path(path).suffix.lower().lstrip(".") not in figure.canvas.get_supported_filetypes():
+        raise ValueError(f"{path} does not end as a picture that can be written; give a .png, .pdf or .svg file.")
     _lay_out(figure)
     with replacing(path) as partial, rc_context(_STYLE):
         figure.savefig(partial, dpi=RESOLUTION)

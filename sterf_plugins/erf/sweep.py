@@ -36,6 +36,11 @@ def sweep_sizes(
     Raises:
         TypeError, ValueError: no sizes, or as from ``compute_erf``, such as for a size that the model does not take.
     """
+    if not (isinstance(inputs, Tensor) or callable(inputs)):
+        raise TypeError(
+            f"`inputs` is a {type(inputs).__name__}; give a tensor of images, which are resized, or a function of a "
+            f"size (H, W) that gives them."
+        )
     checked = [size_pair("sizes", size) for size in entries("sizes", sizes)]
     if not checked:
         raise ValueError("`sizes` is empty; give at least one image size.")

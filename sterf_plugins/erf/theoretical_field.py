@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from math import isfinite
 from typing import Any
 
+from ..checks import size_pair
 from .result import ERFResult, Number
 
 
@@ -80,7 +81,7 @@ def theory_of(result: ERFResult) -> dict[str, TheoreticalField]:
     }
 
 
-def advice(fields: Mapping[str, TheoreticalField], image_size: tuple[int, int]) -> list[str]:
+def advice(fields: Mapping[str, TheoreticalField], image_size: int | tuple[int, int]) -> list[str]:
     """What the fields say about depth and image size, one line each.
 
     After receptive-field analysis (Richter et al. 2021, arXiv:2106.12307): a layer whose input already sees more than the
@@ -88,18 +89,20 @@ def advice(fields: Mapping[str, TheoreticalField], image_size: tuple[int, int]) 
 
     Args:
         fields: layer -> field, in order of execution.
-        image_size: (H, W) of the images.
+        image_size: (H, W) of the images, or one number for both.
+
+    Raises:
+        TypeError, ValueError: ``image_size`` is no size.
     """
     lines = []
     names = list(fields)
-    side = min(image_size)
+    height, width = size_pair("image_size", image_size)
+    side = min(height, width)
     previous = dict(zip(names[1:], names, strict=False))
     beyond = [n for n in names if isfinite(fields[n].side) and min(fields[n].size) > side]
     endless = [n for n in names if not isfinite(fields[n].side)]
     if beyond:
-        lines.append(
-            f"From {beyond[0]} on, the field ({fields[beyond[0]]}) exceeds the image ({image_size[0]}x{image_size[1]})."
-        )
+        lines.append(f"From {beyond[0]} on, the field ({fields[beyond[0]]}) exceeds the image ({height}x{width}).")
     if endless:
         lines.append(f"From {endless[0]} on, every output depends on the whole image, however large.")
     late = [n for n in beyond if previous.get(n) in beyond]

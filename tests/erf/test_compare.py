@@ -181,6 +181,8 @@ def test_the_same_field_is_asserted(pair, tmp_path):
     assert_same_field(a, b, "6", "area_50", k=1e6)
     with pytest.raises(ValueError, match="no layer is 7; there are"):
         assert_same_field(a, b, ["6", "7"], "area_50")
+    with pytest.raises(TypeError, match=r"`b` is 1000000 \(int\); give an ERFResult, or the path of its file"):
+        assert_same_field(a, 10**6)
 
 
 @pytest.mark.parametrize(

@@ -252,6 +252,10 @@ def test_save_load_plot(tmp_path):
     np.savez(tmp_path / "other.npz", a=np.ones(1))
     with pytest.raises(ValueError, match="is no ERF result"):
         ERFResult.load(tmp_path / "other.npz")
+    with pytest.raises(TypeError):
+        ERFResult.load(10**6)  # not the file that is open under this number
+    with pytest.raises(ValueError, match=r"erf does not end as a picture that can be written; give a \.png"):
+        result.plot(tmp_path / "erf")
     with pytest.raises(ValueError, match="no layer 'x' in this result; it has 0, 1"):
         result.area_ratio("x")
 
@@ -286,6 +290,15 @@ def test_parameters_need_no_gradient_during_the_computation():
     conv.register_forward_pre_hook(lambda module, _: seen.append(module.weight.requires_grad))
     compute_erf(nn.Sequential(conv), torch.randn(2, 3, 8, 8), "0")
     assert seen and not any(seen) and conv.weight.requires_grad
+
+
+def test_no_statistics_are_taken_of_what_is_no_number():
+    model, images = nn.Sequential(nn.BatchNorm2d(1)), torch.ones(2, 1, 2, 2)
+    with pytest.raises(ValueError, match="`images` hold NaN or infinite values"):
+        calibrate(model, images * float("nan"))
+    with pytest.raises(TypeError, match="`images` is a list; it must be a tensor"):
+        calibrate(model, [images])
+    assert not model[0].running_mean.any()
 
 
 @pytest.mark.parametrize("function", [compute_erf, check_field, randomise_field, calibrate])

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from sterf_plugins.erf import check_field, compute_erf, sweep_sizes
+from sterf_plugins.erf import advice, check_field, compute_erf, sweep_sizes
 from sterf_plugins.erf.charts import draw_growth, draw_responses, draw_sweep
 from sterf_plugins.erf.sweep import sweep_rows
 from sterf_plugins.erf.theoretical_field import add_theory
@@ -38,6 +38,8 @@ def test_images_are_resized():
     assert np.array_equal(sweep[40, 40].spatial["2"], plain.spatial["2"])
     with pytest.raises(ValueError, match="`sizes` is empty"):
         sweep_sizes(net(), images, [])
+    with pytest.raises(TypeError, match="`inputs` is a list; give a tensor"):
+        sweep_sizes(net(), [images], [20])
 
 
 @pytest.mark.parametrize("size", ["8", 8.0, True, (8, 8, 8), (8,), 0])
@@ -47,6 +49,8 @@ def test_sizes_that_are_none(size):
         sweep_sizes(model, x, [size], "0")
     with pytest.raises((TypeError, ValueError), match="`image_size` is "):
         theoretical_rf(model, size, "0", in_channels=1)
+    with pytest.raises((TypeError, ValueError), match="`image_size` is "):
+        advice({}, size)
     with pytest.raises((TypeError, ValueError), match="`cells` is "):
         check_field(model, x, "0", cells=size)
     assert list(sweep_sizes(model, x, np.array([8]), "0")) == [(8, 8)]
