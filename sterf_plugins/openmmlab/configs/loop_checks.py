@@ -1,17 +1,14 @@
 """Checks of a config that its dataloaders, loops, optimizer, schedules and metrics fit together."""
 
-import inspect
 import json
 import logging
 from collections.abc import Iterator
-from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
-from mmengine.runner import Runner
 from torch import nn
 
 from .data_checks import PROBE_BYTES, datasets, full_path, is_kind_of
@@ -20,7 +17,6 @@ from .types import type_name
 
 def check_loops(config: Config, *phases: str) -> None:
     """Raise ``ValueError`` if a dataloader, a loop, a schedule or a metric does not fit the others."""
-    warn_of_names(config)
     check_complete(config, *phases)
     for phase in phases:
         check_workers(config, f"{phase}_dataloader")
@@ -28,17 +24,6 @@ def check_loops(config: Config, *phases: str) -> None:
     if "train" in phases:
         check_epochs(config)
         check_rates_by_layers(config)
-
-
-def warn_of_names(config: Config) -> None:
-    """Log a warning for each name at the top of a config that nothing reads, and that is nearly one that is read.
-
-    It may be a variable of the config file, so it is no error.
-    """
-    read = {*inspect.signature(Runner).parameters, "auto_scale_lr", "strategy"}
-    for name in sorted(config.keys() - read):
-        for meant in get_close_matches(name, read, 1, cutoff=0.885):
-            print_log(f"nothing reads {name!r} of the config; is {meant!r} meant?", "current", logging.WARNING)
 
 
 def warn_of_rates(config: Config, model: nn.Module) -> None:

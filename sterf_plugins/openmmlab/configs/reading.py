@@ -81,8 +81,8 @@ def load_config(name: str, options: dict | None = None) -> Config:
 def check_names(config: Config) -> None:
     """Raise ``ValueError`` if a name is nearly that of a setting: a training would not read it, without a word."""
     for name in set(config) - SETTINGS:
-        near = difflib.get_close_matches(name, sorted(SETTINGS), 1, 0.88) if len(name) > 7 else []
-        if near:
+        near = difflib.get_close_matches(name, sorted(SETTINGS), 1, 0.88)
+        if near and name != f"{near[0]}s":  # a plural, as `models` of a study, is a word of its own
             raise ValueError(
                 f"{name} is no setting, and would change nothing; {near[0]} is meant, it seems. Rename it."
             )
