@@ -3,12 +3,15 @@
 import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
 import textwrap
+from argparse import Namespace
 from configparser import ConfigParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import timm
@@ -17,6 +20,7 @@ import torch
 import sterf_plugins
 from sterf_plugins import plugins
 from sterf_plugins.cli import doctor
+from sterf_plugins.cli.loading import Loaded
 from sterf_plugins.cli.new_plugin import write_plugin
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -231,12 +235,27 @@ def test_every_tool_is_a_command(command):
     )
     for name in named:
         assert f" {name} " in text
-    result = command("bench", "resnet10t", "--size", "32", "32", "--batch", "2", "--train", "--repeats", "1", "--json")
+    models = ("resnet10t", "resnet10t(in_chans=2)")
+    result = command("bench", *models, "--size", "32", "32", "--batch", "2", "--train", "--repeats", "1", "--json")
     figures = json.loads(result.stdout.splitlines()[-1])["models"]["resnet10t"]
     assert figures["ratio"] == 1 and figures["seconds"] > 0
     assert figures["parameters"] == sum(p.numel() for p in timm.create_model("resnet10t").parameters())
     wrong = command("bench", "resnet10t", "--batch", "0")
     assert wrong.returncode == 2 and wrong.stderr.startswith("sterf bench: error: --batch is 0")
+    twice = command("bench", "resnet10t", "resnet10t")
+    assert twice.returncode == 2 and "error: resnet10t is given twice" in twice.stderr
+
+
+def test_a_config_is_measured_by_its_backbone():
+    tool = runpy.run_path(str(ROOT / "tools/analysis_tools/bench.py"), run_name="tool")
+    model = torch.nn.ModuleDict(dict(backbone=torch.nn.Conv2d(2, 1, 3), head=torch.nn.Linear(1, 1)))
+    kinds = [SimpleNamespace(model=SimpleNamespace(type=kind)) for kind in ("EncoderDecoder", "sterf_plugins.SDTrack")]
+    segmentor, tracker = (Loaded("mine", model, (8, 8), (0.0, 0.0), (1.0, 1.0), config=kind) for kind in kinds)
+    args = Namespace(device="cpu", batch=3, train=True, channels_last=False)
+    measured, images = tool["prepared"](segmentor, args, (4, 5))
+    assert measured is model.backbone and images.shape == (3, 2, 4, 5)
+    with pytest.raises(ValueError, match="mine takes a template and a search region"):
+        tool["prepared"](tracker, args, (4, 5))
 
 
 @pytest.mark.parametrize(

@@ -243,14 +243,17 @@ def build_config(config: Any, label: str) -> Loaded:
     model = MODELS.build(config.model)
     preprocessor: Any = getattr(model, "data_preprocessor", None)
     mean = getattr(preprocessor, "mean", None)
-    flat = (lambda t: tuple(float(v) for v in t.flatten())) if mean is not None else None
     raw = getattr(model, "takes_bytes", False) or (isinstance(preprocessor, ImgDataPreprocessor) and mean is None)
-    middle, scale = (0.0, 1.0) if raw else (127.5, 127.5)
-    means = flat(preprocessor.mean) if flat else (middle,) * _channels(model)
-    stds = flat(preprocessor.std) if flat else (scale,) * len(means)
+    means, stds = ([0.0], [1.0]) if raw else ([127.5], [127.5])
+    if mean is not None:
+        means, stds = ([float(v) for v in values.flatten()] for values in (mean, preprocessor.std))
+    if len(means) == 1:  # for all channels
+        means, stds = means * _channels(model), stds * _channels(model)
     size = getattr(preprocessor, "size", None)
     height, width = size or (512, 512)
-    return Loaded(label, model, (int(height), int(width)), means, stds, bgr, config, size_is_known=bool(size))
+    return Loaded(
+        label, model, (int(height), int(width)), tuple(means), tuple(stds), bgr, config, size_is_known=bool(size)
+    )
 
 
 def default_size(loaded: Loaded) -> tuple[int, int]:

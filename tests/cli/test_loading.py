@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from sterf_plugins.cli.images import displayed, from_files
-from sterf_plugins.cli.loading import Loaded, default_size, load_model
+from sterf_plugins.cli.loading import Loaded, build_config, default_size, load_model
 
 
 def test_inputs_of_a_tracker_have_the_size_of_its_search_region():
@@ -59,6 +59,22 @@ def test_images_are_as_the_configs_preprocessor_gives_them(tmp_path):
     pixels = torch.tensor([50, 100, 200], dtype=torch.uint8).view(3, 1, 1).expand(3, 32, 32)
     assert torch.equal(image, loaded.model.data_preprocessor(dict(inputs=[pixels], data_samples=None))["inputs"])
     assert np.allclose(255 * displayed(image, loaded), (200, 100, 50)) and _image_channels(loaded.model) == 3
+
+
+@pytest.mark.slow
+def test_one_mean_stands_for_all_channels():
+    """As ``openmmlab.configs.model_checks`` advises for other than three."""
+    images = dict(type="ImgDataPreprocessor", mean=[10.0], std=[2.0])
+    model = dict(type="mmseg.EncoderDecoder", data_preprocessor=images, test_cfg=dict(mode="whole"))
+    model["backbone"] = dict(type="sterf_plugins.SDTV3", arch="nano", in_channels=2)
+    model["decode_head"] = dict(type="mmseg.FCNHead", in_channels=128, in_index=3, channels=8, num_classes=3)
+    import sterf_plugins
+
+    sterf_plugins.setup()
+    from mmengine.config import Config
+
+    loaded = build_config(Config(dict(default_scope="mmseg", model=model)), "mine")
+    assert (loaded.mean, loaded.std) == ((10.0, 10.0), (2.0, 2.0))
 
 
 def vit(**options):

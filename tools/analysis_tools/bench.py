@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from sterf_plugins.cli.console import check_counts, check_device, run_tool
-from sterf_plugins.cli.loading import load_model
+from sterf_plugins.cli.loading import Loaded, load_model
 from sterf_plugins.erf.calibrate import calibrate, uncalibrated
 
 
@@ -54,13 +54,21 @@ def parse_args() -> argparse.Namespace:
     return p.parse_args()
 
 
-def prepared(spec: str, args: argparse.Namespace, images: Tensor) -> nn.Module:
-    """The model with norms that have statistics, in the mode and memory order that are asked for."""
-    model: Any = load_model(spec).model.to(args.device)
+def prepared(loaded: Loaded, args: argparse.Namespace, size: tuple[int, int]) -> tuple[nn.Module, Tensor]:
+    """The model with norms that have statistics, and noise as its images, in the mode and memory order that are asked for."""
+    if loaded.is_tracker:
+        raise ValueError(
+            f"{loaded.label} takes a template and a search region, and not one image; its times: sterf deploy {loaded.label}."
+        )
+    model: Any = (loaded.model if loaded.config is None else loaded.model.backbone).to(args.device)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(args.batch, len(loaded.mean), *size, generator=generator).to(args.device)
     if uncalibrated(model):
         calibrate(model, images if len(images) > 1 else images.repeat(2, 1, 1, 1))
     model.train(args.train)
-    return model.to(memory_format=torch.channels_last) if args.channels_last else model
+    if args.channels_last:
+        return model.to(memory_format=torch.channels_last), images.to(memory_format=torch.channels_last)
+    return model, images
 
 
 def one_pass(model: Callable[[Tensor], Any], images: Tensor, args: argparse.Namespace) -> Callable[[], None]:
@@ -100,19 +108,21 @@ def peak_bytes(run: Callable[[], None], device: str) -> int | None:
 
 def main() -> None:
     args = parse_args()
+    twice = next((spec for spec in args.models if args.models.count(spec) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{twice} is given twice; give it once, or another label to one of them: 'again={twice}'.")
     check_counts(args, "batch", "repeats", "size", "threads")
     check_device(args.device)
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    height, width = args.size or load_model(args.models[0]).size
-    images = torch.randn(args.batch, 3, height, width, device=args.device)
-    if args.channels_last:
-        images = images.to(memory_format=torch.channels_last)
+    size: Any = tuple(args.size) if args.size else None
     runs: dict[str, Callable[[], None]] = {}
     rows: dict[str, dict[str, Any]] = {}
     for spec in args.models:
-        model = prepared(spec, args, images)
+        loaded = load_model(spec)
+        size = size or loaded.size
+        model, images = prepared(loaded, args, size)
         run = runs[spec] = one_pass(torch.compile(model) if args.compile else model, images, args)
         run()
         run()
@@ -130,13 +140,13 @@ def main() -> None:
         median = statistics.median(values)
         rows[spec] |= dict(seconds=median, fastest=min(values), slowest=max(values), ratio=median / first)
     if args.json:
-        setting = dict(size=[height, width], batch=args.batch, train=args.train, amp=args.amp, compiled=args.compile)
+        setting = dict(size=size, batch=args.batch, train=args.train, amp=args.amp, compiled=args.compile)
         setting |= dict(device=args.device, threads=torch.get_num_threads(), torch=torch.__version__)
         print(json.dumps(dict(setting=setting, models=rows)))
         return
     what = "training step" if args.train else "inference"
     print(
-        f"{what}, {args.batch} x {height}x{width}, {args.device}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+        f"{what}, {args.batch} x {size[0]}x{size[1]}, {args.device}, {torch.get_num_threads()} threads, torch {torch.__version__}"
     )
     label = max(map(len, rows))
     print(f"{'model':<{label}} {'M params':>9} {'ms':>9} {'range':>17} {'ratio':>6} {'peak MiB':>9}")
