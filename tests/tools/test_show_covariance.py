@@ -22,9 +22,17 @@ def test_the_response_moves_with_field_and_image(forked, tmp_path):
 
 @pytest.mark.slow
 def test_bad_options(forked, tmp_path):
-    result = forked(TOOL, tmp_path / "figure.png", "--ratio", 0.5)
-    assert result.returncode == 2
-    assert "must be >= 1" in result.stderr
+    for option, value, message in (
+        ("--ratio", 0.5, "must be >= 1"),
+        (
+            "--sigma",
+            10,
+            "a window of 285 pixels, which fits nowhere into images of 128; give a smaller --sigma, or --size",
+        ),
+    ):
+        result = forked(TOOL, tmp_path / "figure.png", option, value)
+        assert result.returncode == 2
+        assert message in result.stderr
     assert not list(tmp_path.iterdir())
 
 

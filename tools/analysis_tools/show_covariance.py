@@ -176,7 +176,14 @@ def main() -> None:
         raise ValueError(f"--size is {args.size}; it must be at least 32.")
     check_new(args.out, args.overwrite)
     bank = RFBank([args.sigma], [args.ratio], angles=[math.radians(args.angle)], orders=[tuple(args.order)], truncate=5)
-    results = {name: compare(bank, torch.tensor(a, dtype=torch.float64), args.size) for name, a in MAPS.items()}
+    maps = {name: torch.tensor(a, dtype=torch.float64) for name, a in MAPS.items()}
+    window = max(bank.transform(a).kernel_size for a in maps.values())
+    if window >= args.size:
+        raise ValueError(
+            f"--sigma {args.sigma:g} --ratio {args.ratio:g}: the largest of the transformed fields has a window of {window} "
+            f"pixels, which fits nowhere into images of {args.size}; give a smaller --sigma, or --size {2 * window}."
+        )
+    results = {name: compare(bank, a, args.size) for name, a in maps.items()}
     for name, result in results.items():
         errors = {k: digits(result[k].abs().max().item()) for k in ("difference", "unmoved")}
         print(f"{name:18s} field transformed: {errors['difference']}   unchanged: {errors['unmoved']}")
