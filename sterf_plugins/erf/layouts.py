@@ -59,7 +59,7 @@ def to_map(
         )
     rest = y.shape[2:]
     if layout is None:
-        layout, grid = _guess(name, rest, module, geometry, grid, evidence)
+        layout = _guess(name, rest, module, geometry, grid, evidence)
         if layout == "BCHW" and _weighs_tokens(y[:1, :1].detach()):
             raise ValueError(
                 f"layer {name!r} gives {tuple(rest)} per input, the weights of an attention, whose rows sum to 1, and no map; name "
@@ -120,64 +120,75 @@ def _split_time(name: str, y: Tensor, geometry: Geometry, windows: Windows | Non
     return False, y[None]
 
 
-def _guess(
-    name: str, rest: Size, module: nn.Module, geometry: Geometry, grid: Grid | None, evidence: Evidence
-) -> tuple[str, Grid | None]:
-    """The layout of an output whose axes behind (T, B) are ``rest``, and the token grid if it is known."""
+def _guess(name: str, rest: Size, module: nn.Module, geometry: Geometry, grid: Grid | None, evidence: Evidence) -> str:
+    """The layout of an output whose axes behind (T, B) are ``rest``."""
     grids = {grid: 0} if grid else geometry.grids()
     if len(rest) <= 1:
-        return "BC", None
-    known = layout_of(module)
-    if len(rest) == 3:
-        if known is not None:
-            return known, None
-        fitting = axis_orders(rest, grids)
-        if fitting == ("BHWC",):
-            return "BHWC", None
-        if len(fitting) == 2:
-            likely = evidence.layout(name.partition("[")[0], module, rest, grids)
-            if likely is not None:
-                return likely, None
-            raise ValueError(
-                f"layer {name!r} gives {tuple(rest)} per input, which fits (C, H, W) and (H, W, C); pass "
-                f"layout='BCHW' or layout='BHWC'."
-            )
-        (h, w), ratios = (
-            (rest[1], rest[2]),
-            [width / height for height, width in (size[-2:] for size in geometry.sizes)],
-        )
-        if (h, w) not in grids and not any(0.5 < h / w * ratio < 2 for ratio in ratios):
-            raise ValueError(
-                f"layer {name!r} gives {tuple(rest)} per input, which is no map of a {geometry} input; pass "
-                f"layout='BCHW' if it is, or name the block around it."
-            )
-        return "BCHW", None
+        return "BC"
     if len(rest) == 2:
-        if known is not None:
-            return ("BCN" if known == "BCHW" else "BNC"), grid
-        if geometry.signal:
-            layout = evidence.token_layout(rest)
-            if layout is None:
-                raise ValueError(
-                    f"layer {name!r} gives {tuple(rest)} per signal; pass layout='BCN' if channels come first, or 'BNC'."
-                )
-            return layout, grid
-        likely = evidence.token_layout(rest, name.partition("[")[0])
-        if likely is not None:
-            return likely, grid
-        tokens_first, tokens_last = (bool(_fitting(n, geometry, grids)) for n in rest)
-        if tokens_first and tokens_last:
-            likely = evidence.token_layout(rest)
-            if likely is None:
-                raise ValueError(
-                    f"layer {name!r} gives {tuple(rest)} per input, which fits (N, C) and (C, N); pass layout='BNC' or "
-                    f"layout='BCN'."
-                )
-            return likely, grid
-        return ("BCN" if tokens_last else "BNC"), grid
+        return _guess_of_tokens(name, rest, module, geometry, grids, evidence)
+    if len(rest) == 3:
+        return _guess_of_map(name, rest, module, geometry, grids, evidence)
     raise ValueError(
         f"layer {name!r} gives {tuple(rest)} per input; (C, H, W), (H, W, C), (N, C), (C, N) or (C,) are understood."
     )
+
+
+def _guess_of_map(
+    name: str, rest: Size, module: nn.Module, geometry: Geometry, grids: Mapping[Grid, int], evidence: Evidence
+) -> str:
+    """Whether the channels of a map are its first axis or its last: "BCHW" or "BHWC"."""
+    known = layout_of(module)
+    if known is not None:
+        return known
+    fitting = axis_orders(rest, grids)
+    if fitting == ("BHWC",):
+        return "BHWC"
+    if len(fitting) == 2:
+        likely = evidence.layout(name.partition("[")[0], module, rest, grids)
+        if likely is not None:
+            return likely
+        raise ValueError(
+            f"layer {name!r} gives {tuple(rest)} per input, which fits (C, H, W) and (H, W, C); pass "
+            f"layout='BCHW' or layout='BHWC'."
+        )
+    h, w = rest[1:]
+    ratios = [size[-1] / size[-2] for size in geometry.sizes]
+    if (h, w) not in grids and not any(0.5 < h / w * ratio < 2 for ratio in ratios):
+        raise ValueError(
+            f"layer {name!r} gives {tuple(rest)} per input, which is no map of a {geometry} input; pass "
+            f"layout='BCHW' if it is, or name the block around it."
+        )
+    return "BCHW"
+
+
+def _guess_of_tokens(
+    name: str, rest: Size, module: nn.Module, geometry: Geometry, grids: Mapping[Grid, int], evidence: Evidence
+) -> str:
+    """Whether the channels of tokens are the last axis or the first: "BNC" or "BCN"."""
+    known = layout_of(module)
+    if known is not None:
+        return "BCN" if known == "BCHW" else "BNC"
+    if geometry.signal:
+        layout = evidence.token_layout(rest)
+        if layout is None:
+            raise ValueError(
+                f"layer {name!r} gives {tuple(rest)} per signal; pass layout='BCN' if channels come first, or 'BNC'."
+            )
+        return layout
+    likely = evidence.token_layout(rest, name.partition("[")[0])
+    if likely is not None:
+        return likely
+    tokens_first, tokens_last = (bool(_fitting(n, geometry, grids)) for n in rest)
+    if not (tokens_first and tokens_last):
+        return "BCN" if tokens_last else "BNC"
+    likely = evidence.token_layout(rest)
+    if likely is None:
+        raise ValueError(
+            f"layer {name!r} gives {tuple(rest)} per input, which fits (N, C) and (C, N); pass layout='BNC' or "
+            f"layout='BCN'."
+        )
+    return likely
 
 
 def _weighs_tokens(y: Tensor) -> bool:

@@ -45,18 +45,15 @@ def similarity(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
     numbers = {"rank": float("nan") if constant else float(spearmanr(*some).statistic)}
     if not a.any() or not b.any():
         return numbers | dict.fromkeys(("common_mass", "overlap_50", "overlap_90"), 0.0)
-    a, b = a / a.sum(), b / b.sum()
-    numbers["common_mass"] = float(np.minimum(a, b).sum())
-    for name, (common, both) in _overlaps(a, b).items():
-        numbers[name] = common / both
-    return numbers
+    numbers["common_mass"] = float(np.minimum(a / a.sum(), b / b.sum()).sum())
+    return numbers | {name: common / both for name, (common, both) in _overlaps(a, b).items()}
 
 
 def overlap_steps(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
     """By how much the overlaps of ``similarity`` change with one patch; none where a map is zero everywhere."""
     if not np.any(a) or not np.any(b):
         return {}
-    return {name: 1 / both for name, (_, both) in _overlaps(np.ravel(a) / np.sum(a), np.ravel(b) / np.sum(b)).items()}
+    return {name: 1 / both for name, (_, both) in _overlaps(np.ravel(a), np.ravel(b)).items()}
 
 
 def _overlaps(a: np.ndarray, b: np.ndarray) -> dict[str, tuple[int, int]]:
@@ -68,8 +65,9 @@ def _overlaps(a: np.ndarray, b: np.ndarray) -> dict[str, tuple[int, int]]:
     return found
 
 
-def _top(mass: np.ndarray, share: float) -> np.ndarray:
+def _top(values: np.ndarray, share: float) -> np.ndarray:
     """Mask of the smallest number of patches that hold a share of the mass."""
+    mass = values / values.sum()
     order = np.argsort(-mass, kind="stable")
     mask = np.zeros(mass.size, bool)
     mask[order[: np.searchsorted(np.cumsum(mass[order]), share * (1 - 1e-12)) + 1]] = True
