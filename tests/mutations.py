@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-ERF = "tests/erf/test_compute.py tests/erf/test_layouts.py tests/erf/test_time.py"
+ERF = "tests/erf/test_compute.py tests/erf/test_layouts.py tests/erf/test_order.py tests/erf/test_time.py"
 
 # file in the package, what stands there, what it becomes, the tests that should notice
 MUTATIONS = [

@@ -1,0 +1,234 @@
+"""Whether tokens and axes are in the order that was inferred: what changes where a part of the image does."""
+
+import numpy as np
+import pytest
+import timm
+import torch
+from arranged import Reshaped, patch_of_the_centre, with_prefix
+from torch import nn
+
+from sterf_plugins.erf import compute_erf
+
+
+@pytest.mark.slow
+def test_a_map_of_sixteen_tokens_in_another_order_is_refused():
+    """Hiera's third stage at 64x64: 4x4 tokens in mask units of 2x2, whose attention spreads over all of them."""
+    torch.manual_seed(0)
+    result = compute_erf(
+        timm.create_model("hiera_tiny_224", img_size=64), torch.randn(2, 3, 64, 64), ["blocks.9", "blocks.11"]
+    )
+    assert result.layers == ["blocks.11"] and "not in the order of rows and columns" in result.failed["blocks.9"]
+
+
+class Rearranged(nn.Module):
+    """Tokens in some order, which a layer spreads over all of them: no field is clearly around its target."""
+
+    def __init__(self, order, spread=0.02):
+        super().__init__()
+        self.embed, self.out = nn.Conv2d(3, 24, 4, 4), nn.Identity()
+        self.order, self.spread = order, spread
+
+    def forward(self, x, template=None):
+        y = self.embed(x).flatten(2).transpose(1, 2)[:, self.order]
+        y = y + self.spread * y.sum(1, keepdim=True)
+        return self.out(y if template is None else y + self.embed(template).mean((2, 3))[:, None])
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.05, 0.5])
+@pytest.mark.parametrize("several", [False, True])
+def test_an_order_is_checked_by_what_changes(spread, several):
+    """With several inputs, too, where the target's place in the map is one in one of them alone."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 32, 32)
+    inputs = dict(x=x, template=torch.randn(2, 3, 16, 16)) if several else x
+    result = compute_erf(Rearranged(torch.arange(64), spread), inputs, "out")
+    assert result.layers == (["out@x", "out@template"] if several else ["out"])
+    units = (
+        torch.arange(64).view(4, 2, 4, 2).permute(1, 3, 0, 2).flatten()
+    )  # the first of each unit of 2x2, the second, ...
+    with pytest.raises(ValueError, match="'out': its map of 8x8 changes elsewhere than the input does"):
+        compute_erf(Rearranged(units, spread), inputs, "out")
+    assert compute_erf(Rearranged(units, spread), inputs, "out", grid=(8, 8)).layers  # the user knows better
+
+
+@pytest.mark.parametrize("protocol", [None, "openerf"])
+def test_a_field_in_one_cell_is_at_its_target(protocol):
+    """Without any mixing all of the mass lies in one patch: of openerf's target, in the cell before that of the others."""
+    torch.manual_seed(0)  # openerf's field is zero where the mean gradient is negative
+    model = Rearranged(torch.arange(64), 0.0)
+    result = compute_erf(model, torch.randn(2, 3, 32, 32), "out", protocol=protocol)
+    rows, columns = np.nonzero(result.spatial["out"])
+    first = 12 if protocol else 16
+    assert {*rows} == {*columns} == {*range(first, first + 4)}
+    shifted = Rearranged((torch.arange(64) + 3) % 64, 0.0)
+    with pytest.raises(ValueError, match="'out': its map of 8x8 changes elsewhere"):
+        compute_erf(shifted, torch.randn(2, 3, 32, 32), "out", protocol=protocol)
+
+
+@pytest.mark.parametrize("position", ["center", (0.0, 0.0)])
+def test_a_matrix_over_tokens_is_no_map_although_it_fits_a_grid(position):
+    """Attention over 4x4 tokens of a 32x32 image gives 16x16 numbers for each head, as a map of stride 2 would have."""
+
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.tokens = nn.Conv2d(3, 32, 8, 8), nn.Identity()
+            self.scores, self.weights = nn.Identity(), nn.Dropout(0.1)
+            self.fine = nn.Sequential(nn.ConvTranspose2d(32, 8, 4, 4), nn.Identity())
+
+        def forward(self, x):
+            y = self.tokens(self.embed(x).flatten(2).transpose(1, 2))
+            heads = y.unflatten(2, (2, 16)).transpose(1, 2)
+            scores = self.scores(heads @ heads.transpose(2, 3) / 16)
+            y = (self.weights(scores.softmax(-1)) @ heads).transpose(1, 2).flatten(2)
+            return self.fine(y.transpose(1, 2).unflatten(2, (4, 4)))
+
+    torch.manual_seed(0)
+    result = compute_erf(Attention(), torch.randn(2, 3, 32, 32), ["scores", "weights", "fine.1"], position=position)
+    assert result.layers == ["fine.1"] and result.info["map_size"]["fine.1"] == [16, 16]  # a true map of this size
+    assert "others than they seem, as those of a matrix over tokens" in result.failed["scores"]
+    assert "the weights of an attention, whose rows sum to 1" in result.failed["weights"]
+
+
+def test_weights_of_an_attention_over_few_tokens_are_no_map():
+    """Swin's last stage has four tokens at 64x64: 4x4 numbers for each head, as many as the map of the stage before."""
+    torch.manual_seed(0)
+    options = dict(img_size=64, embed_dim=12, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2), window_size=2)
+    model = timm.create_model("swinv2_tiny_window8_256", **options)
+    layers = ["layers.2", "layers.3.blocks.0.attn.softmax"]
+    result = compute_erf(model, torch.randn(1, 3, 64, 64), layers)
+    assert result.layers == layers[:1] and "whose rows sum to 1" in result.failed[layers[1]]
+
+
+def test_heads_and_tokens_are_no_map():
+    """(B, heads, N, d), here (2, 3, 65, 64), has the ratio of a square image, but its rows are tokens."""
+
+    class Heads(Rearranged):
+        def forward(self, x):
+            y = self.embed(x).flatten(2).transpose(1, 2)
+            y = torch.cat([y.new_zeros(len(y), 1, 24), y], 1)
+            return self.out((y @ self.mix).unflatten(2, (3, 64)).transpose(1, 2))
+
+    torch.manual_seed(0)
+    model = Heads(None)
+    model.mix = torch.randn(24, 192)
+    with pytest.raises(ValueError, match="'out': its map of 65x64 changes elsewhere"):
+        compute_erf(model, torch.randn(2, 3, 32, 32), "out")
+
+
+def test_tokens_and_channels_that_both_fit_a_grid_are_told_apart_or_an_error():
+    """64 patches, a class token and 64 channels: (65, 64) is no list of 65 channels because 64 alone is a grid."""
+    model = Reshaped(with_prefix(1), dim=64)
+    x = torch.randn(2, 1, 32, 32)
+    with pytest.raises(ValueError, match=r"\(65, 64\) per input, which fits \(N, C\) and \(C, N\)"):
+        compute_erf(model, x, "out")
+    model.norm = nn.LayerNorm(64)
+    model.forward = lambda x: model.norm(model.out(model.arrange(model.embed(x))))
+    assert patch_of_the_centre(compute_erf(model, x, "out", batch_size=1).spatial["out"], (8, 8))
+
+
+def test_tokens_in_front_of_the_batch():
+    """As ``nn.TransformerEncoder`` has them by default; 65 of them are no 65 time steps."""
+    model = Reshaped(lambda y: with_prefix(1)(y).transpose(0, 1))
+    x = torch.randn(2, 1, 32, 32)
+    with pytest.raises(ValueError, match=r"tokens \(N, B, C\), for which pass layout='NBC'"):
+        compute_erf(model, x, "out", batch_size=2)
+    field = compute_erf(model, x, "out", batch_size=2, layout="NBC").spatial["out"]
+    assert patch_of_the_centre(field, (8, 8))
+
+
+@pytest.mark.parametrize("first", ["time", "batch"])
+def test_time_and_batch_of_equal_length(first):
+    """The output (B, C) of a head belongs to the last step, also where B = C = T; (B, T, ...) is no (T, B, ...)."""
+
+    class Head(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.out = nn.Conv2d(1, 4, 4, 4), nn.Identity()
+
+        def forward(self, x):  # (T, B, 1, H, W)
+            y = self.embed(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+            return self.out(y[-1].mean((2, 3)) if first == "time" else y.transpose(0, 1))
+
+    torch.manual_seed(0)
+    model, x = Head(), torch.randn(4, 8, 1, 16, 16)
+    if first == "batch":
+        with pytest.raises(ValueError, match="are understood"):
+            compute_erf(model, x, "out", batch_size=4)
+        return
+    several, single = (compute_erf(model, x, "out", batch_size=n) for n in (4, 1))
+    np.testing.assert_allclose(several.temporal["out"], single.temporal["out"], atol=1e-6)
+    assert several.temporal["out"][0] > 0 and not several.temporal["out"][1:].any()
+
+
+def test_an_output_without_places_does_not_take_the_others_of_its_layer_with_it():
+    """Also behind the first batch; a module that makes several of a model's feature maps counts once."""
+    model = Reshaped(lambda y: (y, y.new_ones(len(y), 1, 3, 5)))
+    model.feature_info = [dict(module="out", reduction=4), dict(module="out", reduction=4)]
+    result = compute_erf(model, torch.randn(4, 1, 32, 32), batch_size=1)
+    assert result.layers == ["out[0]"] and [*result.failed] == ["out[1]"] and result.info["num_inputs"] == 4
+
+
+def test_queries_of_a_decoder_are_no_map_even_if_they_could_be_a_grid():
+    """16 queries look at all of the image alike; no layer of the model gives 4x4 maps."""
+
+    class Decoder(Reshaped):
+        def forward(self, x):
+            y = self.embed(x).flatten(2).transpose(1, 2)
+            return self.out(self.query[None] * (1 + y.mean(1, keepdim=True)))
+
+    torch.manual_seed(0)
+    model = Decoder(None)
+    model.query = nn.Parameter(torch.randn(16, 37))
+    with pytest.raises(ValueError, match=r"'out': its map of 4x4 changes elsewhere than the input does.*are queries"):
+        compute_erf(model, torch.randn(2, 1, 32, 32), "out")
+
+
+class Exchanged(nn.Module):
+    """A square map whose rows are the columns of the image."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(4, 5, 3, 2, 1))
+
+    def forward(self, x):
+        return self.net(x).transpose(2, 3)
+
+
+def test_a_field_that_has_nothing_around_its_target_is_marked():
+    torch.manual_seed(0)
+    model, x = nn.Sequential(Exchanged()), torch.randn(2, 3, 64, 64)
+    result = compute_erf(model, x, ["0", "0.net"], position=(2, 10))
+    assert [line.split(":")[0] for line in result.warnings] == ["0"] and "rows and columns" in result.warnings[0]
+    assert result.doubtful("0") and not result.doubtful("0.net")
+    assert result.notes == ["† hardly any of the field lies around the target, in 0"]
+    told = compute_erf(model, x, "0", position=(2, 10), layout=lambda y: y.transpose(2, 3))
+    assert not told.warnings and np.allclose(told.spatial["0"], result.spatial["0.net"])
+
+
+class ClassToken(nn.Module):
+    """A small vision transformer whose class token is in front of the others, amid them or behind them."""
+
+    def __init__(self, before):
+        super().__init__()
+        self.embed, self.token, self.before = nn.Conv2d(3, 24, 8, 8), nn.Parameter(torch.randn(1, 1, 24)), before
+        self.block = nn.TransformerEncoderLayer(24, 2, 48, 0, batch_first=True, norm_first=True)
+        for module in self.block.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.2)
+
+    def forward(self, x):
+        tokens, n = self.embed(x).flatten(2).transpose(1, 2), self.before
+        return self.block(torch.cat([tokens[:, :n], self.token.expand(len(x), -1, -1), tokens[:, n:]], 1))
+
+
+@pytest.mark.parametrize("position", [(0.2, 0.7), [(1, 2), (6, 3)]])
+@pytest.mark.parametrize("before", [0, 32, 64])
+def test_a_class_token_that_is_not_in_front_does_not_shift_the_others_by_one(before, position):
+    torch.manual_seed(0)
+    model, x = ClassToken(before).eval(), torch.randn(2, 3, 64, 64)
+    if before == 0:
+        assert compute_erf(model, x, "block", position=position).info["map_size"]["block"] == [8, 8]
+        return
+    with pytest.raises(ValueError, match="its map of 8x8 changes elsewhere than the input does"):
+        compute_erf(model, x, "block", position=position)
