@@ -164,7 +164,14 @@ def state_dict_of(checkpoint: Mapping) -> dict[str, Any]:
 
     Args:
         checkpoint: a state dict, or a mapping that holds one under ``state_dict``, ``model`` or ``state_dict_ema``.
+
+    Raises:
+        TypeError: it is no mapping.
     """
+    if not isinstance(checkpoint, Mapping):
+        raise TypeError(
+            f"`checkpoint` is a {type(checkpoint).__name__}; give a state dict, or what read_checkpoint(FILE) returns."
+        )
     for name in _ENTRIES:
         if isinstance(checkpoint.get(name), Mapping):
             checkpoint = checkpoint[name]

@@ -12,7 +12,7 @@ from torch import nn
 
 import sterf_plugins
 from sterf_plugins.backbones import SDTV3, MetaSDT, convert_state_dict
-from sterf_plugins.checkpoints import read_checkpoint
+from sterf_plugins.checkpoints import read_checkpoint, state_dict_of
 from sterf_plugins.cli.loading import load_model
 from sterf_plugins.testing import check_mixer, check_stem
 
@@ -367,3 +367,9 @@ def test_conversion_leaves_our_own_names_alone():
     model = MetaSDT((8, 16, 32, 48), 4, num_classes=5)
     own = {f"module.{k}": v for k, v in model.state_dict().items()}
     assert convert_state_dict(own).keys() == model.state_dict().keys()
+
+
+@pytest.mark.parametrize("read", [state_dict_of, convert_state_dict])
+def test_what_is_no_checkpoint_is_named(read):
+    with pytest.raises(TypeError, match="`checkpoint` is a list; give a state dict, or what read_checkpoint"):
+        read([torch.zeros(1)])

@@ -29,10 +29,10 @@ def temporal_scales(n: int, min: float = 1.0, c: float = 2**0.5) -> list[float]:
 
     Raises:
         TypeError: ``n`` is not an int.
-        ValueError: ``n < 1``, ``min <= 0`` or ``c <= 1``.
+        ValueError: ``n < 1``, ``min <= 0`` or ``c <= 1``, or one of them is not finite.
     """
-    if not (min > 0 and c > 1):
-        raise ValueError(f"`min` is {min} and `c` is {c}; they must be > 0 and > 1.")
+    if not (0 < min < math.inf and 1 < c < math.inf):
+        raise ValueError(f"`min` is {min} and `c` is {c}; they must be > 0 and > 1, and finite.")
     return [math.sqrt(min) * c**k for k in range(positive_int("n", n))]
 
 
@@ -51,13 +51,13 @@ def cascade_constants(sigma: float, levels: int, c: float = 2**0.5, discrete: bo
 
     Raises:
         TypeError: ``levels`` is not an int.
-        ValueError: ``levels < 1``, ``sigma <= 0`` or ``c <= 1``.
+        ValueError: ``levels < 1``, ``sigma <= 0`` or ``c <= 1``, or one of them is not finite.
 
     Source: Lindeberg, arXiv:2311.10543.
     """
     flag("discrete", discrete)
-    if not (sigma > 0 and c > 1):
-        raise ValueError(f"`sigma` is {sigma} and `c` is {c}; they must be > 0 and > 1.")
+    if not (0 < sigma < math.inf and 1 < c < math.inf):
+        raise ValueError(f"`sigma` is {sigma} and `c` is {c}; they must be > 0 and > 1, and finite.")
     variances = [c ** (2 * (k - levels)) * sigma**2 for k in range(1, positive_int("levels", levels) + 1)]
     steps = [b - a for a, b in zip([0.0, *variances], variances, strict=False)]
     return [(math.sqrt(1 + 4 * d) - 1) / 2 if discrete else math.sqrt(d) for d in steps]
@@ -82,7 +82,7 @@ class TemporalRF(FixedNumbers):
         gain: "area": a constant input gives the same constant; "peak": an event gives a jump of 1.
         combine: how the scales become one output. "stack": K times as many channels, scale after scale; "sum": their
             sum; "mix": their sum with a learned weight for each; "last": the stack, of the last step alone.
-        th: firing threshold of the LIF kinds.
+        th: firing threshold of the LIF kinds, above their rest at 0.
         reset: what a spike does to the potential of the LIF kinds: "hard" sets it to 0, "soft" subtracts ``th``, and
             ``None`` leaves it as it is.
         surrogate: surrogate function of SpikingJelly for the kind "lif"; ``None``: its ``Sigmoid``. The other kinds accept
@@ -165,6 +165,8 @@ class TemporalRF(FixedNumbers):
             )
         if self.method == "euler" and ratio > 1:
             warnings.warn(f"forward Euler overshoots at dt/mu = {ratio:.3g} > 1; method='zoh' does not.", stacklevel=3)
+        if self.kind in ("lif", "norse:lif") and not self.th > 0:
+            raise ValueError(f"`th` is {self.th:g}; it must be > 0: at rest, at 0, a neuron would fire in every step.")
         if self.surrogate is not None and self.kind != "lif":
             raise ValueError(f"`surrogate` is for kind='lif'; kind={self.kind!r} has none, or its own: leave it out.")
         if self.surrogate is not None and not callable(self.surrogate):
