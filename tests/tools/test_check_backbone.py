@@ -49,6 +49,16 @@ def test_the_first_config_that_runs_stands_for_its_family(tool):
     assert table.lacking("new") == ["b1"]
 
 
+def test_results_of_another_interface_are_not_gone_on_with(tool, tmp_path):
+    tool["Table"](tmp_path / "table", False, False, "stock").write()
+    assert tool["Table"](tmp_path / "table", True, False, "stock").results == {}
+    with pytest.raises(ValueError, match="has the results of --interface stock, and --interface is exact"):
+        tool["Table"](tmp_path / "table", True, False, "exact")
+    (tmp_path / "table.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"table\.json has no results of this tool"):
+        tool["Table"](tmp_path / "table", True, False, "stock")
+
+
 def test_a_family_is_tried_with_several_sizes(tool, tmp_path):
     names = ["x_r50-d8", "x_r50-d16_long", "x_r18-d8", "x_r18-d8_long", "x_r101-d8"]
     for name in names:

@@ -36,7 +36,7 @@ from mmengine.logging import MMLogger
 
 from sterf_plugins.cli.console import run_tool
 from sterf_plugins.cli.versions import versions
-from sterf_plugins.files import check_new, replacing
+from sterf_plugins.files import check_new, replacing, settings_in
 from sterf_plugins.openmmlab.backbones.timm_backbone import check_model_name
 from sterf_plugins.openmmlab.configs.adapt import swap_backbone
 from sterf_plugins.openmmlab.configs.reading import config_root, load_config
@@ -187,18 +187,34 @@ class Table:
     """The results of configs (rows) with backbones (columns), and the file that they are kept in.
 
     Attributes:
+        interface: how backbones are adapted, as of ``--interface``.
         results: status, reason and seconds of each backbone, by config.
         configs: the configs that the table is of; results of others, which were tried in a family, are kept too.
     """
 
-    def __init__(self, out: Path | None, resume: bool, overwrite: bool):
+    def __init__(self, out: Path | None, resume: bool, overwrite: bool, interface: str = "auto"):
+        self.interface = interface
         self.out = out.with_suffix("") if out and out.suffix in (".json", ".md") else out
         self.results: dict[str, dict[str, Result]] = {}
         self.configs: list[str] = []
         if self.out and resume and self.file(".json").is_file():
-            self.results = json.loads(self.file(".json").read_text(encoding="utf-8"))["results"]
+            self.results = self._earlier()
         elif self.out:
             check_new(self.file(".json"), overwrite)
+
+    def _earlier(self) -> dict[str, dict[str, Result]]:
+        """The results in the file; ``ValueError`` if it is of something else, or they are of another interface."""
+        path = self.file(".json")
+        record = settings_in(path) or {}
+        if "results" not in record:
+            raise ValueError(f"--resume: {path} has no results of this tool; give another --out.")
+        interface = record.get("interface", self.interface)
+        if interface != self.interface:
+            raise ValueError(
+                f"--resume: {path} has the results of --interface {interface}, and --interface is {self.interface}; give the "
+                f"same one, or another --out."
+            )
+        return record["results"]
 
     def file(self, suffix: str) -> Path:
         """The file of a suffix."""
@@ -242,7 +258,8 @@ class Table:
             return
         installed = versions()
         used = [installed[module] for module in ("torch", "mmcv", "mmdet", "mmseg", "timm")]
-        record = dict(date=str(date.today()), versions=used, configs=self.configs, results=self.results)
+        record: dict[str, Any] = dict(date=str(date.today()), versions=used, interface=self.interface)
+        record |= dict(configs=self.configs, results=self.results)
         heading = f"Measured on {record['date']} with {', '.join(used)}.\n\n"
         for suffix, text in ((".json", json.dumps(record, indent=1)), (".md", heading + self.markdown())):
             with replacing(self.file(suffix)) as partial:
@@ -279,7 +296,7 @@ def main() -> None:
     for name in args.names:
         check_model_name(name)
     MMLogger.get_current_instance().setLevel("ERROR")  # the table says what goes wrong
-    table = Table(args.out, args.resume, args.overwrite)
+    table = Table(args.out, args.resume, args.overwrite, args.interface)
     names = (STOCK, *args.names)
     table.configs = matching(args.configs) if args.configs else choose(table, families(), args)
     fill(table, table.configs, names, args)
