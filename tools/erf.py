@@ -50,7 +50,15 @@ from sterf_plugins.cli.erf_curves import add_curve_options, print_theory, sizes_
 from sterf_plugins.cli.erf_inputs import add_input_options, entries, given_inputs, is_noise
 from sterf_plugins.cli.field_check import CHECK_FILES, add_check_options, asked_changes, check_models
 from sterf_plugins.cli.images import displayed, image_files, inputs_for
-from sterf_plugins.cli.loading import Loaded, default_size, is_config, load_model, parse_spec
+from sterf_plugins.cli.loading import (
+    Loaded,
+    check_pretrained,
+    default_size,
+    is_config,
+    is_timm,
+    load_model,
+    parse_spec,
+)
 from sterf_plugins.cli.progress import progress_bar
 from sterf_plugins.cli.study import check_entries, read_study
 from sterf_plugins.erf import ERFResult, compute_erf, theoretical_rf
@@ -212,12 +220,6 @@ def build(spec: str, checkpoint: str | None, pretrained: bool, seed: int) -> Loa
     return load_model(spec, checkpoint, pretrained and is_timm(spec))
 
 
-def is_timm(spec: str) -> bool:
-    """Whether a specification names a timm model."""
-    name = parse_spec(spec)[1]
-    return ":" not in name and not is_config(name)
-
-
 def slug_of(label: str) -> str:
     """A file name for a label."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", label).strip("-")
@@ -225,6 +227,8 @@ def slug_of(label: str) -> str:
 
 def jobs(args: argparse.Namespace):
     """The models to compute: (label, specification, checkpoint, whether the weights are random) of each."""
+    if args.pretrained:
+        check_pretrained([spec for spec, _ in args.models])
     models = []
     for spec, checkpoint in args.models:
         label = parse_spec(spec)[0]

@@ -47,6 +47,8 @@ def asked_changes(args: argparse.Namespace, size: tuple[int, int]) -> dict[str, 
         if how != RANDOMISATION:
             named: dict[str, str | float] = {OCCLUSION: "mean", "other": "other"}
             changes[how] = named[how] if how in named else _positive(how)
+    if args.check_cells is not None and not args.check:
+        raise ValueError("--check-cells is about --check; give that, too, such as --check occlusion.")
     cells = 1 if args.check_cells is None else args.check_cells
     if args.check and not 1 <= cells <= min(size):
         raise ValueError(f"--check-cells {cells}: give 1 to {min(size)} for inputs of {size[0]}x{size[1]}.")

@@ -95,6 +95,21 @@ def is_config(name: str) -> bool:
     return name.startswith(CONFIG_PREFIXES) or name.endswith(".py") or "::" in name
 
 
+def is_timm(spec: str) -> bool:
+    """Whether a specification names a timm model."""
+    name = parse_spec(spec)[1]
+    return ":" not in name and not is_config(name)
+
+
+def check_pretrained(specs: Sequence[str]) -> None:
+    """Raise ``ValueError`` if ``--pretrained`` would load no weights, since none of the models is timm's."""
+    if not any(map(is_timm, specs)):
+        raise ValueError(
+            f"--pretrained is for timm's models, and {specs[0]} is none: give its weights as CHECKPOINT, or by an option of its "
+            f"own, as in 'torchvision.models:resnet18(weights=\"DEFAULT\")'."
+        )
+
+
 def load_model(spec: str, checkpoint: str | None = None, pretrained: bool = False) -> Loaded:
     """Build a model from its specification, load its weights, and put it in eval mode.
 
@@ -111,12 +126,12 @@ def load_model(spec: str, checkpoint: str | None = None, pretrained: bool = Fals
         ValueError: unknown model, bad options, or a checkpoint that is unreadable or does not fit.
     """
     label, name, options = parse_spec(spec)
-    if is_config(name):
-        loaded = _from_config(label, name, options)
-    elif ":" in name:
-        loaded = _from_factory(label, name, options)
-    else:
+    if is_timm(spec):
         loaded = _from_timm(label, name, options, pretrained)
+    elif is_config(name):
+        loaded = _from_config(label, name, options)
+    else:
+        loaded = _from_factory(label, name, options)
     if checkpoint:
         load_weights(loaded, checkpoint)
     elif loaded.config is not None:

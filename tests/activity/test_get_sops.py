@@ -92,3 +92,10 @@ def test_the_tool_says_that_heads_are_left_out(forked, tmp_path):
         json.loads(forked(TOOL, *options, "--json", environment=dict(PYTHONPATH=tmp_path)).stdout)["left_out"]
         == "heads"
     )
+
+
+def test_pretrained_weights_are_timms(forked):
+    """Of a config or a factory they were random, and nothing said so but a line below the table."""
+    result = forked(TOOL, "torch.nn:Identity", "--pretrained")
+    assert result.returncode == 2
+    assert "--pretrained is for timm's models, and torch.nn:Identity is none" in result.stderr

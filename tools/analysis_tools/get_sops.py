@@ -35,7 +35,7 @@ from sterf_plugins.activity import (
 from sterf_plugins.cli.checkpoints import add_checkpoint_option
 from sterf_plugins.cli.console import check_counts, check_device, run_tool
 from sterf_plugins.cli.images import add_image_options, inputs_for, joined
-from sterf_plugins.cli.loading import Loaded, default_size, is_config, load_model, parse_spec
+from sterf_plugins.cli.loading import Loaded, check_pretrained, default_size, load_model
 from sterf_plugins.cli.progress import layers_bar
 from sterf_plugins.erf.calibrate import CALIBRATION, calibrate, uncalibrated
 from sterf_plugins.files import check_new, replacing, write_csv
@@ -123,10 +123,9 @@ def inputs(args: argparse.Namespace, loaded: Loaded, size: tuple[int, int], coun
 
 def prepare_weights(args: argparse.Namespace, loaded: Loaded, size: tuple[int, int]) -> str:
     """What the weights are, in words; untrained BatchNorms get the statistics of some of the inputs."""
-    name = parse_spec(args.model)[1]
     if args.checkpoint:
         return "; ".join(loaded.notes)
-    if args.pretrained and not is_config(name) and ":" not in name:
+    if args.pretrained:
         return "timm's own weights"
     if not uncalibrated(loaded.model):
         return "no checkpoint: random weights, unless the model loads its own"
@@ -147,6 +146,8 @@ def main() -> None:
     check_device(args.device)
     for path in filter(None, (args.csv, args.maps)):
         check_new(path, args.overwrite)
+    if args.pretrained:
+        check_pretrained([args.model])
     torch.manual_seed(args.seed)
     loaded = load_model(args.model, args.checkpoint, args.pretrained)
     size = tuple(args.input_size) if args.input_size else default_size(loaded)

@@ -27,7 +27,7 @@ from sterf_plugins.checkpoints.reading import DESCRIPTIONS
 from sterf_plugins.cli.checkpoints import add_checkpoint_option
 from sterf_plugins.cli.console import check_counts, check_device, run_tool
 from sterf_plugins.cli.images import add_image_options, inputs_for, joined
-from sterf_plugins.cli.loading import is_config, load_model, parse_spec
+from sterf_plugins.cli.loading import is_timm, load_model
 from sterf_plugins.files import check_new, replacing
 from sterf_plugins.layers.described import metadata_of
 from sterf_plugins.timm import write_model_card
@@ -65,8 +65,7 @@ def describe(weights: Path, model: nn.Module) -> None:
 
 def main() -> None:
     args = parse_args()
-    name = parse_spec(args.model)[1]
-    if is_config(name) or ":" in name:
+    if not is_timm(args.model):
         raise ValueError(f"model {args.model!r} is no timm name, and timm alone can load what the hub keeps.")
     if bool(args.checkpoint) == args.pretrained:
         raise ValueError("a card describes trained weights: give either CHECKPOINT or --pretrained.")
