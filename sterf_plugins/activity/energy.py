@@ -76,7 +76,12 @@ def estimate_energy(operations: Operations, model: str = "full") -> dict[str, La
 
 
 def bits(levels: int, steps: int) -> int:
-    """Bits of an activation that tells apart as many values as a neuron sends in all steps: ceil(log2(T D + 1))."""
+    """Bits of an activation that tells apart as many values as a neuron sends in all steps: ceil(log2(T D + 1)).
+
+    Args:
+        levels: D, the most spikes that the neuron sends in one time step.
+        steps: T, the number of time steps.
+    """
     return (levels * steps).bit_length()
 
 

@@ -78,6 +78,9 @@ def decode(maps: CentreMaps) -> Tensor:
     """The boxes (B, 4) of the cells with the highest score: centre x, centre y, width, height over the search region's side.
 
     Of several cells with the same score the first one counts, row by row. Boxes are not clipped.
+
+    Args:
+        maps: what the head gave for B search regions.
     """
     rows, columns = maps.score.shape[-2:]
     cell = maps.score.flatten(1).argmax(1)

@@ -21,11 +21,17 @@ State = list[Tensor | None]  # one entry for each unit that remembers, in the or
 
 
 class Tracks(NamedTuple):
-    """Where a tracker sees the shapes in T frames."""
+    """Where a tracker sees the shapes in T frames.
 
-    coordinates: Tensor  # (T, B, classes, 2), (row, column) in [-1, 1]
-    probabilities: Tensor  # (T, B, classes, h, w), each map sums to 1
-    rates: list[Tensor]  # mean activity of each channel, (C,), for every spiking layer of every branch
+    Args:
+        coordinates: (T, B, classes, 2), the shapes' places as (row, column) in [-1, 1].
+        probabilities: (T, B, classes, h, w), the maps whose means they are; each sums to 1.
+        rates: mean activity of each channel, (C,), for every spiking layer of every branch.
+    """
+
+    coordinates: Tensor
+    probabilities: Tensor
+    rates: list[Tensor]
 
 
 class ShapeTracker(nn.Module):

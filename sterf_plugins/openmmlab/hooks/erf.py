@@ -61,7 +61,7 @@ class ERFHook(MeasuringHook):
             else the first.
         time_steps: repeat the images for so many time steps, and give the model (T, B, C, H, W).
         batch_size: images per pass.
-        **options: further ones of ``compute_erf``: protocol, reduce, channels, time, target, aggregate, grid, layout,
+        **options: further ones of ``compute_erf``: protocol, reduce, channels, calls, time, target, aggregate, grid, layout,
             calibrate (by default, BatchNorms that have their initial statistics get those of the images for the computation).
 
     Raises:
