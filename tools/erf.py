@@ -58,6 +58,7 @@ from sterf_plugins.cli.loading import (
     is_timm,
     load_model,
     parse_spec,
+    slug_of,
 )
 from sterf_plugins.cli.progress import progress_bar
 from sterf_plugins.cli.study import check_entries, read_study
@@ -218,11 +219,6 @@ def build(spec: str, checkpoint: str | None, pretrained: bool, seed: int) -> Loa
     """Load a model; weights that it does not get from a file are drawn with this seed."""
     torch.manual_seed(seed)
     return load_model(spec, checkpoint, pretrained and is_timm(spec))
-
-
-def slug_of(label: str) -> str:
-    """A file name for a label."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", label).strip("-")
 
 
 def jobs(args: argparse.Namespace):

@@ -13,7 +13,7 @@ from ..erf.number import Number
 from ..erf.protocols import PROTOCOLS
 from ..files import write_csv
 from .images import inputs_for, joined
-from .loading import Loaded
+from .loading import Loaded, slug_of
 from .progress import progress_bar
 
 OCCLUSION, RANDOMISATION = "occlusion", "randomisation"
@@ -91,7 +91,7 @@ def check_models(
     randomised: list[dict[str, Any]] = []
     for label, result in results.items():
         layers = list(dict.fromkeys(re.split(r"[\[#@]", name)[0] for name in result.layers))
-        paths = {how: folder / f"{_slug(f'{label}-{how}')}.check.npz" for how in changes}
+        paths = {how: folder / f"{slug_of(f'{label}-{how}')}.check.npz" for how in changes}
         request = dict(fields=result.info["request"], layers=layers, cells=args.check_cells, budget=args.check_budget)
         request = json.loads(json.dumps(request))
         found = {how: FieldCheck.load(path) for how, path in paths.items() if path.is_file()}
@@ -127,10 +127,6 @@ def check_models(
         write_csv(folder / "randomised.csv", randomised)
         _print_randomised(randomised, out)
     return checks, randomised
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-")
 
 
 def _options(args: argparse.Namespace, result: ERFResult) -> dict[str, Any]:

@@ -90,6 +90,11 @@ def parse_spec(spec: str) -> tuple[str, str, dict[str, Any]]:
     return label, match["name"].strip(), options
 
 
+def slug_of(label: str) -> str:
+    """The name of files with the results of a model that has this label, without suffix."""
+    return re.sub(r"[^\w.-]+", "-", label).strip("-.") or "model"
+
+
 def is_config(name: str) -> bool:
     """Whether a name is a config: ``package::path``, or a path that ends in .py."""
     return name.startswith(CONFIG_PREFIXES) or name.endswith(".py") or "::" in name

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from sterf_plugins.cli.images import displayed, from_files
-from sterf_plugins.cli.loading import Loaded, build_config, default_size, load_model
+from sterf_plugins.cli.loading import Loaded, build_config, default_size, load_model, slug_of
 
 
 def test_inputs_of_a_tracker_have_the_size_of_its_search_region():
@@ -59,6 +59,22 @@ def test_images_are_as_the_configs_preprocessor_gives_them(tmp_path):
     pixels = torch.tensor([50, 100, 200], dtype=torch.uint8).view(3, 1, 1).expand(3, 32, 32)
     assert torch.equal(image, loaded.model.data_preprocessor(dict(inputs=[pixels], data_samples=None))["inputs"])
     assert np.allclose(255 * displayed(image, loaded), (200, 100, 50)) and _image_channels(loaded.model) == 3
+
+
+@pytest.mark.parametrize(
+    ("label", "name"),
+    [
+        ("LIF tau 4", "LIF-tau-4"),
+        ("a/b (c=1)", "a-b-c-1"),
+        ("τ = 2", "τ-2"),
+        ("模型", "模型"),
+        ("../x", "x"),
+        ("%", "model"),
+    ],
+)
+def test_files_of_a_label_have_its_letters_in_any_script(label, name):
+    """Of Greek or Chinese letters nothing was left, and all such labels had one hidden file."""
+    assert slug_of(label) == name
 
 
 @pytest.mark.slow
