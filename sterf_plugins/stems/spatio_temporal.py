@@ -1,5 +1,6 @@
 """The covariant stem in space and time."""
 
+import torch
 from torch import Tensor, nn
 
 from ..checks import one_of, positive_int
@@ -16,9 +17,10 @@ class CovariantSTStem(nn.Module):
     ``out_ch``, times the number of scales if ``temporal`` stacks them. If ``temporal`` has ``combine="last"``, y is
     (B, C', H', W').
 
+    A sequence that is fed in pieces, with the state passed on, gives the same as the whole sequence.
+
     Leaky integrators commute with a convolution. If only the last step is needed, nothing stands between the two and
-    no state is passed, the input is filtered in time first. Then only one map per scale is convolved, and the state
-    that comes out is ``None``.
+    no state is passed, the input is filtered in time first, so that only one map per scale is convolved.
 
     Args:
         in_ch: input channels.
@@ -62,7 +64,7 @@ class CovariantSTStem(nn.Module):
             raise TypeError(f"`temporal` is {temporal!r} ({type(temporal).__name__}); it must be a TemporalRF.")
         self.act = nn.ReLU() if act else nn.Identity()
 
-    def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         if x.ndim == 4 and self.static_T is not None:
             x = x.expand(self.static_T, *x.shape)
         if x.ndim != 5:
@@ -71,7 +73,7 @@ class CovariantSTStem(nn.Module):
                 f"for T steps, build the stem with static_T=T."
             )
         if self._time_first(state):
-            return self._last(x), None
+            return self._last(x)
         y = self.space(x)
         if self.norm is not None:
             y = self.norm(y.flatten(0, 1)).unflatten(0, y.shape[:2])
@@ -84,7 +86,9 @@ class CovariantSTStem(nn.Module):
         commutes = self.norm is None and t.kind == "li" and not t.channels and self.space.bias is None
         return commutes and t.combine == "last" and state is None
 
-    def _last(self, x: Tensor) -> Tensor:
-        """The output (B, C', H', W') of the last step, filtered in time before space."""
+    def _last(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The output (B, C', H', W') of the last step, filtered in time before space; and the state behind it, by scale."""
         last = self.time(x)[0].unflatten(1, (self.time.scales, -1)).transpose(0, 1)
-        return self.act(self.space(last).transpose(0, 1).flatten(1, 2))
+        y = self.space(last)
+        state = y if y.dtype == torch.float64 else y.float()  # as `TemporalRF` keeps it
+        return self.act(y.transpose(0, 1).flatten(1, 2)), state
