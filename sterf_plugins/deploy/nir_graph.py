@@ -18,6 +18,7 @@ from torch.nn.utils import fuse_conv_bn_eval
 from ..backbones import SpikingCNN
 from ..backbones.spiking_cnn import Layer
 from ..checks import check_module, require
+from ..files import replacing
 from ..functional import decay
 from ..layers import StatelessNode
 from ..layers.closed_form import IFNode, LIFNode
@@ -46,7 +47,7 @@ def to_nir(
     Args:
         model: ``SpikingCNN``, ``nn.Sequential`` or another chain of layers; it is left as it is.
         example: one time step of its input, (B, C, H, W).
-        path: file to write the graph to, such as "network.nir".
+        path: file to write the graph to, such as "network.nir", which appears when it is whole.
         dt: duration of a time step in seconds.
 
     Returns:
@@ -80,7 +81,8 @@ def to_nir(
             x = layer(x)
     graph = nir.NIRGraph.from_list(*nodes, nir.Output({"output": np.array(x.shape[1:])}))
     if path is not None:
-        nir.write(path, graph)
+        with replacing(path) as partial:
+            nir.write(partial, graph)
     return graph
 
 

@@ -53,11 +53,13 @@ def test_a_covariant_stem_is_read_back_with_its_norm(tmp_path):
     frames = torch.randn(5, 2, 3, 16, 16)
     calibrate(model, frames)
     model.train()
-    graph = to_nir(model, frames[0], tmp_path / "stem.nir", dt=DT)
+    path = tmp_path / "new folder" / "stem.nir"
+    graph = to_nir(model, frames[0], path, dt=DT)
+    assert list(path.parent.iterdir()) == [path]
     assert model.training and model[0].bn.training
     assert [type(node).__name__ for node in graph.nodes.values()] == ["Input", "Conv2d", "LIF", "Output"]
     model.eval()
-    torch.testing.assert_close(read_back(tmp_path / "stem.nir", frames), model(frames))
+    torch.testing.assert_close(read_back(path, frames), model(frames))
 
 
 @pytest.mark.parametrize("kind, gain", [("li", "area"), ("li", "peak"), ("lif", "area"), ("lif", "peak")])
