@@ -46,7 +46,15 @@ def write_model_card(
 
     Returns:
         Path of the card.
+
+    Raises:
+        TypeError: ``model`` has no configuration of timm's, since timm has not made it.
+        ValueError: ``layers`` or ``images`` are refused by ``compute_erf``.
     """
+    if not isinstance(getattr(model, "pretrained_cfg", None), dict) or not hasattr(model, "feature_info"):
+        raise TypeError(
+            f"`model` is a {type(model).__name__}, which timm has not made; give what timm.create_model(NAME) returns."
+        )
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     config: Any = model.pretrained_cfg

@@ -107,6 +107,12 @@ def test_the_card_of_a_network_that_never_saw_an_image_says_so(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_card_is_of_a_model_that_timm_made(tmp_path):
+    with pytest.raises(TypeError, match=r"`model` is a Linear, which timm has not made; give what timm\.create_model"):
+        write_model_card(tmp_path / "new", torch.nn.Linear(1, 1), torch.zeros(1, 3, 8, 8), repo_id="me/x")
+    assert not (tmp_path / "new").exists()
+
+
 def test_the_card_of_a_network_without_spikes_has_no_firing_rates(tmp_path):
     model = timm.create_model("covrf_resnet18", num_classes=2)
     text = write_model_card(tmp_path, model, torch.randn(1, 3, 32, 32), repo_id="me/r").read_text()
