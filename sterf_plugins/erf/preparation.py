@@ -194,6 +194,17 @@ def in_type(model: nn.Module, to: torch.dtype, of: tuple[torch.dtype, ...]) -> I
             tensor.data = data
 
 
+def _usable(device: str | torch.device) -> torch.device:
+    """The device; ``ValueError`` if no tensor can be put there."""
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ValueError(
+            f"`device` is {str(device)!r}, which cannot be used: {reason}. Give 'cpu', 'cuda' or 'cuda:N'."
+        ) from error
+
+
 @contextmanager
 def prepared(model: nn.Module, device: str | torch.device | None) -> Iterator[tuple[torch.device, Callable[[], None]]]:
     """Inside, a model is on a device, in 32 bits and undisturbed, and kernels are exact; afterwards it is as before.
@@ -204,9 +215,12 @@ def prepared(model: nn.Module, device: str | torch.device | None) -> Iterator[tu
 
     Yields:
         The device, and a function that lets the model start afresh.
+
+    Raises:
+        ValueError: there is no such device.
     """
     home = device_of(model)
-    there = home if device is None else torch.device(device)
+    there = home if device is None else _usable(device)
     try:
         if there != home:
             model.to(there)

@@ -346,6 +346,10 @@ def test_a_norm_with_one_value_of_each_channel_keeps_its_initial_statistics(coun
         (dict(layers="body", axes=5), "`axes` is '5'; give a letter"),
         (dict(layers="body", wrt=[]), "`wrt` is empty; name entries"),
         (dict(layers="body", tolerance="0.1"), r"`tolerance` is '0.1'; it must be in \(0, 1\)"),
+        (
+            dict(layers="body", device="gpu"),
+            "`device` is 'gpu', which cannot be used: .* Give 'cpu', 'cuda' or 'cuda:N'",
+        ),
         (dict(layers="body", seed=None), r"`seed` is None \(NoneType\); it must be an int"),
         (dict(layers="body", seed=0.5), r"`seed` is 0.5 \(float\); it must be an int"),
         (dict(layers="body", inputs=torch.ones(2, 3, 8, 8, dtype=torch.complex64)), "`inputs` are complex; give real"),
