@@ -206,6 +206,38 @@ def test_averaged_weights_that_are_not_there_are_refused(hooks, validation):
         ERFHook(weights="ema").before_train(runner)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(kinds="depth"), "`kinds` is 'depth'; allowed: 'spatial'"),
+        (dict(kinds=3), r"`kinds` is 3 \(int\)"),
+        (dict(time_steps=0), "`time_steps` is 0"),
+        (dict(time="mean"), "`time` is 'mean'; allowed: 'sum', 'each'"),
+        (dict(target="stage"), "`target` is 'stage'; allowed: 'module', 'block'"),
+        (dict(aggregate="max"), "`aggregate` is 'max'; allowed: 'mean', 'median'"),
+        (dict(calibrate="yes"), "`calibrate` is 'yes'; allowed: 'auto', True, False"),
+        (dict(at_start="no"), "`at_start` is 'no'"),
+        (dict(layout="CHW"), "`layout` is 'CHW'; allowed"),
+        (dict(layout={"stage": "BCHW"}), "`layout` has the pattern 'stage', which fits no module"),
+        (dict(grid=7), r"`grid` is 7; give \(rows, columns\)"),
+    ],
+)
+def test_what_compute_erf_refuses_is_refused_before_the_training(options, message):
+    """It ended trainings at their first validation."""
+    from sterf_plugins.openmmlab.hooks import ERFHook
+
+    runner = SimpleNamespace(model=torch.nn.Sequential(torch.nn.Conv2d(3, 2, 1)), val_loop=object(), iter=0)
+    with pytest.raises((TypeError, ValueError), match=message):
+        ERFHook("0", **options).before_train(runner)
+
+
+def test_a_word_is_no_answer_to_whether_operations_are_counted():
+    from sterf_plugins.openmmlab.hooks import FiringRateHook
+
+    with pytest.raises(TypeError, match="`operations` is 'no'"):
+        FiringRateHook(operations="no")
+
+
 @pytest.mark.parametrize("hook", ["ERFHook", "FiringRateHook"])
 def test_a_resumed_training_measures_at_the_steps_of_a_whole_one(hook, monkeypatch):
     """Every second of five validations and the last one, wherever the run starts; and each outside of a training."""

@@ -10,15 +10,16 @@ from mmengine.dist import all_gather_object, get_rank, get_world_size, is_main_p
 from torch import nn
 from tqdm import tqdm
 
-from ...checks import image_channels, one_of, positive_int, whole_number
+from ...checks import entries, flag, image_channels, one_of, positive_int, whole_number
 from ...erf import ERFResult, compute_erf
 from ...erf.evolution import write_evolution
-from ...erf.fields import REDUCTIONS
+from ...erf.fields import KINDS, REDUCTIONS
 from ...erf.plot import draw
+from ...erf.preparation import find_targets
 from ...erf.protocols import choose
 from ...erf.selection import check_calls, check_channels, check_position
 from ...erf.sheet import pixels
-from ...erf.targets import match_layers
+from ...erf.targets import enclosing_blocks, match_layers
 from ...erf.wording import named
 from ...registry import HOOKS
 from ...stems import CovariantRFConv2d
@@ -29,6 +30,14 @@ from ..runtime.tensor_forward import forward_for
 from .moments import MeasuringHook, dataset_of, log_scalars, size_of_images
 from .plain_model import plain_model
 from .tracker_pairs import is_tracker, tracker_pairs
+
+_ALLOWED: dict[str, tuple] = {  # options of ``compute_erf`` that are one of some words
+    "reduce": (None, *REDUCTIONS),
+    "time": ("sum", "each"),
+    "target": ("module", "block"),
+    "aggregate": ("mean", "median"),
+    "calibrate": ("auto", True, False),
+}
 
 
 @HOOKS.register_module()
@@ -92,25 +101,28 @@ class ERFHook(MeasuringHook):
         )  # fmt: skip
         for name in options:
             one_of("argument of ERFHook", name, (*allowed, *list(signature(ERFHook).parameters)[:-1]))
-        if options.get("reduce") is not None:
-            one_of("reduce", options["reduce"], REDUCTIONS)
+        for name, values in _ALLOWED.items():
+            if name in options:
+                one_of(name, options[name], values)
         check_position(position)
         if options.get("channels") is not None:
             check_channels(options["channels"])
         check_calls(options.get("calls", "all"))
+        for kind in () if kinds is None else (kinds,) if isinstance(kinds, str) else entries("kinds", kinds):
+            one_of("kinds", kind, KINDS)
         self.layers = layers
         self.interval = positive_int("interval", interval)
         self.num_samples = positive_int("num_samples", num_samples)
         self.source = source
         self.input_size = size_of_images(input_size)
-        self.at_start, self.averaged = at_start, weights == "ema"
+        self.at_start, self.averaged = flag("at_start", at_start), weights == "ema"
         self.seed = whole_number("seed", seed)
         self._resumed = False
         self.options = dict(
             options,
             position=position if isinstance(position, str) else tuple(position),
             kinds=kinds,
-            time_steps=time_steps,
+            time_steps=None if time_steps is None else positive_int("time_steps", time_steps),
             batch_size=positive_int("batch_size", batch_size),
             seed=seed,
         )
@@ -123,7 +135,7 @@ class ERFHook(MeasuringHook):
         self.priority = 45 if self.averaged else 55
 
     def before_train(self, runner) -> None:
-        """Check the layer names now rather than after the first epoch; with ``at_start``, compute the first ERF."""
+        """Check what is said of layers now rather than after the first epoch; with ``at_start``, compute the first ERF."""
         if self.averaged and (
             runner.val_loop is None or not any("EMA" in type(hook).__name__ for hook in runner.hooks)
         ):
@@ -133,17 +145,23 @@ class ERFHook(MeasuringHook):
             )
         model: Any = plain_model(runner)
         if is_tracker(model):
-            match_layers(model.network, self.layers or LAYERS)
+            self._check_layers(model.network, self.layers or LAYERS)
             if self.source == "noise" or self.options["time_steps"]:
                 raise ValueError("ERFHook takes pairs of the data set for a tracker; leave out source and time_steps.")
         else:
-            match_layers(model, self.layers)
+            self._check_layers(model, self.layers)
             if self.source == "noise":
                 _image_channels(model)
         super().before_train(runner)
         self._resumed = runner.iter > 0
         if self.at_start and not self._resumed:
             self.measure(runner, step=0)
+
+    def _check_layers(self, model: nn.Module, layers: str | Sequence[str] | None) -> None:
+        """Raise ``ValueError`` or ``TypeError`` if ``compute_erf`` would not find the layers, or a layout or grid of theirs."""
+        names = match_layers(model, layers)
+        names = enclosing_blocks(model, names) if self.options.get("target") == "block" else names
+        find_targets(model, names, self.options.get("grid"), self.options.get("layout"))
 
     def before_val_epoch(self, runner) -> None:
         """Remove the scalars of the previous computation, so that no log line repeats them."""

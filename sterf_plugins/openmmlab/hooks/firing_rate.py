@@ -8,7 +8,7 @@ from mmengine.dist import is_main_process
 from torch import Tensor
 
 from ...activity import FiringRates, count_operations, silence
-from ...checks import positive_int
+from ...checks import flag, positive_int
 from ...files import replacing
 from ...registry import HOOKS
 from ...undisturbed import preserved_random_state, undisturbed
@@ -52,7 +52,7 @@ class FiringRateHook(MeasuringHook):
         self.interval = positive_int("interval", interval)
         self.num_samples = positive_int("num_samples", num_samples)
         self.input_size = size_of_images(input_size)
-        self.operations = operations
+        self.operations = flag("operations", operations)
 
     def before_train(self, runner) -> None:
         """Refuse a model without neurons now and not after the first epoch."""
