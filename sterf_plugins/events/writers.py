@@ -29,7 +29,7 @@ def write_recording(
         path: the file; its suffix is .aedat4, .h5, .hdf5 or .npz.
         events: in the order of time, all at once or in pieces.
         size: (height, width) of the sensor.
-        frames: pictures taken beside the events, for AEDAT4.
+        frames: pictures taken beside the events, for AEDAT4; of a frame one time is written, so that ``start`` is 0, or ``t``.
 
     Returns:
         The path.
@@ -84,6 +84,11 @@ def _check_frames(frames: list[Frame], size: tuple[int, int]) -> None:
             )
         if whole_number(f"frames[{i}].t", frame.t) < (frames[i - 1].t if i else 0):
             raise ValueError(f"frame {i} is at {frame.t} µs; frames must be in the order of time, from 0 on.")
+        if frame.start not in (0, frame.t):
+            raise ValueError(
+                f"frame {i} began at {frame.start} µs and has the time {frame.t} µs; AEDAT4 is written with one time of a frame: "
+                f"give frame._replace(t=frame.start), which `frame_times` says of it, or frame._replace(start=0)."
+            )
 
 
 def _compact(events: Events) -> dict[str, Any]:

@@ -372,6 +372,12 @@ def test_what_is_no_recording_is_not_written(events, tmp_path):
         (".aedat4", {}, [Frame(5, 0, frame[1:])], "frame 0 is uint8 .39, 60.; it must be uint8 of the sensor's size"),
         (".aedat4", {}, [Frame(5, 0, frame / 2)], "frame 0 is float64"),
         (".aedat4", {}, [Frame(5, 0, frame), Frame(4, 0, frame)], "frame 1 is at 4 .s; frames must be in the order"),
+        (
+            ".aedat4",
+            {},
+            [Frame(5, 5, frame), Frame(9, 7, frame)],
+            "frame 1 began at 7 .s and has the time 9 .s; .* one time",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             write_recording(tmp_path / f"a{suffix}", events._replace(**change), (40, 60), frames)
