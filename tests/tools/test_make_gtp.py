@@ -3,7 +3,9 @@
 import json
 import runpy
 import shutil
+import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -117,6 +119,15 @@ def test_images_of_other_labels_are_made_again(tmp_path, monkeypatch):
         tool["make"](args, folder)
     args.overwrite = True
     assert tool["make"](args, folder) == "made" and len(list(images.glob("*_1.png"))) == 5
+
+
+def test_a_process_that_the_system_kills():
+    """As where memory is short: the others would wait for ever for its sequence."""
+    tool = runpy.run_path(str(TOOL), run_name="tool")
+    bar = SimpleNamespace(update=lambda: None)
+    assert sorted(tool["in_processes"](abs, [-3, 2], 2, bar)) == [2, 3]
+    with pytest.raises(ValueError, match=r"--jobs 2: one of the processes was killed, .* memory is short; give fewer"):
+        tool["in_processes"](signal.raise_signal, [signal.SIGKILL, 0], 2, bar)
 
 
 # The tool with a largest size of a file, in bytes: what a full disk does. What it says does not count.

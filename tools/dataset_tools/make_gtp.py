@@ -12,7 +12,11 @@ which settings its images were made, for how many labels and from which frame on
 
 import argparse
 import json
+import multiprocessing
 import os
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +25,6 @@ from sterf_plugins.cli.begin import OptionParser, begin
 begin()
 
 import cv2
-import torch.multiprocessing as processes
 from tqdm import tqdm
 
 from sterf_plugins.checks import positive_int
@@ -97,6 +100,30 @@ def attempt(args: argparse.Namespace, folder: Path) -> str | ValueError:
         return error
 
 
+def in_processes(
+    work: Callable[[Path], str | ValueError], folders: list[Path], jobs: int, bar: tqdm
+) -> list[str | ValueError]:
+    """What ``work`` gives for each folder, by ``jobs`` processes, in the order in which they end.
+
+    Raises:
+        ValueError: the system has killed one of the processes, for whose sequence the others would wait for ever.
+    """
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        try:
+            made = as_completed([pool.submit(work, folder) for folder in folders])
+            return [(future.result(), bar.update())[0] for future in made]
+        except BrokenProcessPool as error:
+            raise ValueError(
+                f"--jobs {jobs}: one of the processes was killed, as the system does where memory is short; give fewer, and the "
+                f"sequences that are made stay."
+            ) from error
+        except BaseException:  # Ctrl-C: nobody waits for the sequences that the processes are at
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
+
+
 def main() -> None:
     args = parse_args()
     for name in ("interval", "jobs"):
@@ -115,8 +142,7 @@ def main() -> None:
         if jobs == 1:
             done = [(bar.set_postfix_str(folder.name), work(folder), bar.update())[1] for folder in folders]
         else:
-            with processes.get_context("spawn").Pool(jobs) as pool:
-                done = [(result, bar.update())[0] for result in pool.imap_unordered(work, folders)]
+            done = in_processes(work, folders, jobs, bar)
     failed = [result for result in done if isinstance(result, ValueError)]
     if failed:
         others = f" (and {len(failed) - 1} more of {len(folders)} sequences failed)" if failed[1:] else ""
