@@ -20,16 +20,21 @@ from ..files import lines_of, replacing
 from .sequences import LAYOUTS, Sequence, check_unit, read_boxes, sequence_folders
 
 
+def recordings_in(folder: Path) -> list[Path]:
+    """The files of a sequence that are its recording by their names: ``events.*``, or the name of the folder."""
+    names = {f"{stem}{suffix}" for stem in ("events", folder.name) for suffix in FORMATS}
+    return sorted(
+        path for path in folder.iterdir() if path.name in names or f"{path.stem}{path.suffix.lower()}" in names
+    )
+
+
 def recording_of(folder: Path) -> Recording:
-    """The recording of a sequence: ``events.*``, or a file with the name of the folder.
+    """The recording of a sequence.
 
     Raises:
         ValueError: there is none, or several, or it cannot be read.
     """
-    names = {f"{stem}{suffix}" for stem in ("events", folder.name) for suffix in FORMATS}
-    found = sorted(
-        path for path in folder.iterdir() if path.name in names or f"{path.stem}{path.suffix.lower()}" in names
-    )
+    found = recordings_in(folder)
     if len(found) != 1:
         raise ValueError(f"{folder} has {len(found)} recordings events.* or {folder.name}.*; it must have one.")
     return open_recording(found[0])

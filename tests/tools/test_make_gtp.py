@@ -98,7 +98,7 @@ def test_a_second_run_goes_on_and_refuses_a_mix(forked, data):
     assert done.returncode == 0 and "images begin with the first frame of each recording" in done.stdout, done.stderr
 
 
-def test_images_of_other_labels_are_made_again(tmp_path, monkeypatch):
+def test_images_of_other_labels_or_another_recording_are_made_again(tmp_path, monkeypatch):
     """A line more in the labels: the images that are there do not fit any more, and --overwrite replaces them."""
     monkeypatch.setattr("sys.argv", ["make_gtp.py", str(tmp_path), "--layout", "fe108", "--interval", "1000"])
     tool = runpy.run_path(str(TOOL), run_name="tool")
@@ -111,7 +111,7 @@ def test_images_of_other_labels_are_made_again(tmp_path, monkeypatch):
     labels.write_text("1,1,5,5\n" * 4)
     assert [tool["make"](args, folder) for _ in range(2)] == ["made", "there"]
     old = json.loads((images / "gtp.json").read_text())
-    (images / "gtp.json").write_text(json.dumps({key: old[key] for key in old if key not in ("count", "first")}))
+    (images / "gtp.json").write_text(json.dumps({key: old[key] for key in list(old)[:-4]}))
     assert tool["make"](args, folder) == "there"  # as version 0.1 wrote it
     (images / "gtp.json").write_text(json.dumps(old))
     labels.write_text("1,1,5,5\n" * 5)
@@ -119,6 +119,13 @@ def test_images_of_other_labels_are_made_again(tmp_path, monkeypatch):
         tool["make"](args, folder)
     args.overwrite = True
     assert tool["make"](args, folder) == "made" and len(list(images.glob("*_1.png"))) == 5
+    args.overwrite = False
+    other = Events.of(np.sort(rng.integers(0, 5000, 499)), *(column[1:] for column in columns))
+    write_recording(folder / "events.npz", other, (20, 30))
+    with pytest.raises(ValueError, match="of other labels or frames, of another recording, or of another program"):
+        tool["make"](args, folder)
+    (folder / "events.npz").unlink()  # for room
+    assert tool["make"](args, folder) == "there"
 
 
 def test_a_process_that_the_system_kills():

@@ -7,7 +7,8 @@
 For each sequence SPLIT/NAME: SPLIT/NAME/inter{T}_stack_3008/NNNN_k.png, the T parts of an image for each label. Images lie between
 the times of the camera's frames: in FE108 from the frame that pair.txt names, without one and in VisEvent from the first.
 A sequence appears when it is whole; the same command goes on after an interruption. gtp.json in the folder of a sequence says with
-which settings its images were made, for how many labels and from which frame on; others are refused.
+which settings its images were made, for how many labels, from which frame on and of which recording (its name and length); others
+are refused.
 """
 
 import argparse
@@ -32,7 +33,7 @@ from sterf_plugins.cli import console
 from sterf_plugins.events import gtp
 from sterf_plugins.events.gtp import RULES, STEPS
 from sterf_plugins.files import replacing_folder, settings_in
-from sterf_plugins.tracking.recordings import boundaries, first_frame, recording_of, with_events
+from sterf_plugins.tracking.recordings import boundaries, first_frame, recording_of, recordings_in, with_events
 from sterf_plugins.tracking.sequences import IMAGES, LAYOUTS, SPLITS, read_boxes
 
 MARKER = "gtp.json"
@@ -63,18 +64,21 @@ def make(args: argparse.Namespace, folder: Path) -> str:
     count = len(read_boxes(folder / labels))
     first = first_frame(args.root, args.layout, folder.name, args.interval)
     settings |= dict(count=count, first=first)
+    found = recordings_in(folder)
+    if len(found) == 1:  # without it, as where it was deleted for room, images that are there stay
+        settings |= dict(recording=found[0].name, bytes=found[0].stat().st_size)
     out = folder / IMAGES.format(args.steps)
     if out.exists():
         made_with = settings_in(out / MARKER)
         if made_with is None and args.overwrite:
             raise ValueError(f"{out} has no {MARKER}, so another program made it; it is not deleted: move it away.")
-        # Markers of version 0.1 have neither count nor first.
+        # Markers of version 0.1 have neither count nor first nor what the recording is.
         if made_with is not None and all(made_with.get(key, value) == value for key, value in settings.items()):
             return "there"
         if not args.overwrite:
             raise ValueError(
-                f"{out} has images of other settings, of other labels or frames, or of another program; move it away or give "
-                f"--overwrite."
+                f"{out} has images of other settings, of other labels or frames, of another recording, or of another program; "
+                f"move it away or give --overwrite."
             )
     recording = recording_of(folder)
     times = boundaries(recording, count, first, args.interval)
