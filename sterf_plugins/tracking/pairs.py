@@ -86,11 +86,6 @@ class TrackingPairs(Dataset):
         if not (sequence.is_whole(first) and sequence.is_whole(later)):
             return None
         images = sequence.image(first), sequence.image(later)
-        if images[0].shape != images[1].shape:
-            raise ValueError(
-                f"images {first} and {later} of sequence {sequence.name} have shapes {images[0].shape} and {images[1].shape}; "
-                f"all images of a sequence must be of one size."
-            )
         try:
             template = square_crop(images[0], template_box, TEMPLATE_FACTOR, self.sizes[0])
             search = square_crop(images[1], around, SEARCH_FACTOR, self.sizes[1])

@@ -8,6 +8,7 @@ recording from which they are made.
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -68,16 +69,26 @@ class ImageFiles(Sequence):
 
     files: tuple[tuple[Path, ...], ...]
 
+    @cached_property
+    def size(self) -> tuple[int, ...]:
+        """(height, width) of the first image, and so of all."""
+        return _read(self.files[0][0]).shape[:2]
+
     def image(self, frame: int) -> NDArray[np.uint8]:
         """An event image; as in the release, the first part stands for one that FE108's script has not written.
 
         Raises:
-            ValueError: a file is missing, no image, or of another size than the image's other parts.
+            ValueError: a file is missing, no image, or of another size than the first.
         """
         first, *rest = self.files[frame]
-        parts = [_read(path) for path in (first, *(path if path.exists() else first for path in rest))]
-        if len({part.shape for part in parts}) > 1:
-            raise ValueError(f"the parts of {self.files[frame][0]} have different sizes: {[p.shape for p in parts]}.")
+        paths = [first, *(path if path.exists() else first for path in rest)]
+        parts = [_read(path) for path in paths]
+        for path, part in zip(paths, parts, strict=True):
+            if part.shape[:2] != self.size:
+                raise ValueError(
+                    f"{path} has {part.shape[1]} x {part.shape[0]} pixels, and {self.files[0][0].name} {self.size[1]} x "
+                    f"{self.size[0]}; all images of a sequence must be of one size: make them again: {MAKE}."
+                )
         return np.stack(parts) if len(parts) > 1 else parts[0]
 
     def is_whole(self, frame: int) -> bool:
@@ -113,7 +124,7 @@ def find_sequences(
         ValueError: a folder or file is missing, labels cannot be read, or there are not as many as images.
     """
     one_of("T", T, STEPS)
-    return [_files_of(folder, *LAYOUTS[layout], T) for folder in sequence_folders(root, layout, split, names)]
+    return [_files_of(folder, layout, T) for folder in sequence_folders(root, layout, split, names)]
 
 
 def sequence_folders(
@@ -167,11 +178,14 @@ def _names(folder: Path, split: str, labels: str, names: Iterable[str] | str | P
     return found
 
 
-def _files_of(folder: Path, labels: str, number: int, T: int) -> Sequence:
+def _files_of(folder: Path, layout: str, T: int) -> Sequence:
+    labels, number = LAYOUTS[layout]
     boxes = read_boxes(folder / labels)
     images = folder / IMAGES.format(T)
     if not images.is_dir():
-        raise ValueError(f"{images} is missing: make the event images, {MAKE} {folder.parents[1]} --steps {T}.")
+        raise ValueError(
+            f"{images} is missing: make the event images, {MAKE} {folder.parents[1]} --layout {layout} --steps {T}."
+        )
     files = tuple(tuple(images / f"{number + i:04d}_{k}.png" for k in range(1, T + 1)) for i in range(len(boxes)))
     there = {path.name for path in images.glob("*_1.png")}
     lacking = [first for first, *_ in files if first.name not in there]
@@ -184,7 +198,7 @@ def _files_of(folder: Path, labels: str, number: int, T: int) -> Sequence:
     if lacking:
         raise ValueError(f"{lacking[0]} is missing; images are counted from {number:04d}_1.png on, one for each label.")
     sequence = ImageFiles(folder.name, boxes, files)
-    check_unit(boxes, sequence.image(0).shape[-3:-1], folder / labels)
+    check_unit(boxes, sequence.size, folder / labels)
     return sequence
 
 

@@ -80,7 +80,7 @@ def test_bad_folders(tmp_path):
     with pytest.raises(ValueError, match="is no folder; a data set of layout 'fe108'"):
         find_sequences(tmp_path, "fe108", "train")
     make(tmp_path, "fe108", "train", ["a"], frames=3)
-    with pytest.raises(ValueError, match=r"inter4_stack_3008 is missing: make the event images"):
+    with pytest.raises(ValueError, match=r"inter4_stack_3008 is missing: .* --layout fe108 --steps 4"):
         find_sequences(tmp_path, "fe108", "train", 4)
     sequences = find_sequences(tmp_path, "fe108", "train")
     with pytest.raises(ValueError, match="none of 1 sequences has 20 images and 5 boxes with an area"):
@@ -178,8 +178,10 @@ def test_images_that_cannot_be_used(tmp_path):
     sequences = find_sequences(tmp_path, "fe108", "train")
     for path in sorted(folder.iterdir())[1::2]:
         cv2.imwrite(str(path), np.zeros((30, 44, 3), np.uint8))
-    with pytest.raises(ValueError, match=r"of sequence a have shapes .*; all images of a sequence must be of one size"):
-        list(TrackingPairs(sequences, 20, 32, 64))
+    other = r"_1.png has 44 x 30 pixels, and 0001_1.png 80 x 60; all images of a sequence must be of one size"
+    for read in (lambda: list(TrackingPairs(sequences, 20, 32, 64)), lambda: list(sequences[0].images())):
+        with pytest.raises(ValueError, match=other):
+            read()
     for data in (b"", b"hello", cv2.imencode(".png", np.zeros((60, 80, 3), np.uint8))[1].tobytes()[:60]):
         (folder / "0002_1.png").write_bytes(data)
         with pytest.raises(ValueError, match=r"0002_1.png cannot be read as an image; make the event images again"):
