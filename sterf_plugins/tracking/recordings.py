@@ -6,6 +6,7 @@ import tempfile
 import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 
@@ -173,6 +174,10 @@ class RecordedSequence(Sequence):
     first: int
     interval: int | None
     scratch: Scratch
+
+    @cached_property
+    def size(self) -> tuple[int, int]:  # type: ignore[override]  # a property that is computed once
+        return recording_of(self.folder).size
 
     def images(self) -> Iterator[NDArray[np.uint8]]:
         recording = recording_of(self.folder)

@@ -142,9 +142,7 @@ class SDTrackModel(BaseModel):
             return dict(name=sequence.name, boxes=known, labels=sequence.boxes, seconds=None, results=run.results)
         start = time.perf_counter()
         images = sequence.images()
-        image = next(images)
-        check_box(sequence.boxes[0], image.shape[-3:-1], f"the first box of sequence {sequence.name}")
-        follower = Follower(self.network, image, sequence.boxes[0], *run.sizes)
+        follower = Follower(self.network, next(images), sequence.boxes[0], *run.sizes)
         boxes = [sequence.boxes[0], *(follower.step(image).box for image in images)]
         seconds = time.perf_counter() - start
         return dict(
@@ -196,6 +194,8 @@ class _TrackingSequences(Dataset):
     """Whole sequences for a test, one after another."""
 
     def __init__(self, sequences: list[Sequence], sizes: tuple[int, int], results: str | Path | None):
+        for sequence in sequences:  # before hours have passed with those in front of it
+            check_box(sequence.boxes[0], sequence.size, f"the first box of sequence {sequence.name}")
         self.sequences, self.sizes = sequences, sizes
         self.results = _results_folder(results)
 

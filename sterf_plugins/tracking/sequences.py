@@ -46,6 +46,11 @@ class Sequence:
         """For each frame, whether its box has an area; others are not counted."""
         return have_area(self.boxes)
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of its images."""
+        raise NotImplementedError
+
     def image(self, frame: int) -> NDArray[np.uint8]:
         """An event image, uint8 (H, W, 3) or (T, H, W, 3): trajectory, negative, positive."""
         raise NotImplementedError
@@ -70,9 +75,9 @@ class ImageFiles(Sequence):
     files: tuple[tuple[Path, ...], ...]
 
     @cached_property
-    def size(self) -> tuple[int, ...]:
-        """(height, width) of the first image, and so of all."""
-        return _read(self.files[0][0]).shape[:2]
+    def size(self) -> tuple[int, int]:  # type: ignore[override]  # a property that is computed once
+        height, width, _ = _read(self.files[0][0]).shape
+        return height, width
 
     def image(self, frame: int) -> NDArray[np.uint8]:
         """An event image; as in the release, the first part stands for one that FE108's script has not written.

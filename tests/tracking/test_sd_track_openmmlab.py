@@ -195,6 +195,10 @@ def test_settings_that_are_no_settings(tmp_path):
     labels.write_text("\n".join(["-24960,-24970,50000,50000"] * 20))
     with pytest.raises(ValueError, match=r"images \d+ and \d+ of sequence a: `box` is .*a side of 100000 pixels"):
         fe108_dataset(tmp_path, samples=1)[0]
+    labels = tmp_path / "test" / "a" / "groundtruth_rect.txt"
+    labels.write_text("NaN,NaN,NaN,NaN\n" + "10,20,16,12\n" * 19)
+    with pytest.raises(ValueError, match="the first box of sequence a is nan nan nan nan"):  # not after hours of a test
+        fe108_dataset(tmp_path, split="test")
 
 
 def test_the_metrics_folder_has_the_boxes_of_an_earlier_test_too(tmp_path):
