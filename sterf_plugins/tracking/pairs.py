@@ -119,8 +119,8 @@ def jittered(box: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _empty(crop: Crop) -> bool:
-    """Whether all of a crop lies outside the image, also as the network's tokens see it."""
-    return bool(crop.outside.all() or crop.outside[STRIDE // 2 :: STRIDE, STRIDE // 2 :: STRIDE].all())
+    """Whether all of a crop lies outside the image, or all of it as ``interpolate`` reduces it to one pixel for each token."""
+    return bool(crop.outside[::STRIDE, ::STRIDE].all())
 
 
 def _channels_first(crop: Crop) -> Tensor:

@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader
 from tracking_data import make
 
 from sterf_plugins.cli.console import is_mistake
-from sterf_plugins.tracking.pairs import TrackingPairs, draw_frames, jittered
+from sterf_plugins.tracking.crops import Crop
+from sterf_plugins.tracking.pairs import TrackingPairs, _empty, draw_frames, jittered
 from sterf_plugins.tracking.sequences import find_sequences, read_boxes, write_boxes
 
 
@@ -66,6 +67,16 @@ def test_frames_and_jitter_are_drawn_as_published():
     assert np.abs(offsets).max() == pytest.approx(1.5, rel=0.01) and offsets.std() == pytest.approx(
         3 / 12**0.5, rel=0.03
     )
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(64, 3), (3, 64), (16, 16), (17, 20)])
+def test_crops_of_which_little_is_in_the_image(rows, columns):
+    """Those are drawn again of which nothing is left when PyTorch reduces them to the tokens, as the release does."""
+    for start in (0, 9, 31, 58):
+        outside = np.ones((64, 64), bool)
+        outside[start : start + rows, start : start + columns] = False
+        reduced = torch.nn.functional.interpolate(torch.from_numpy(outside)[None, None].float(), 4)
+        assert _empty(Crop(outside, 1.0, outside)) == reduced.bool().all()
 
 
 def test_result_files(tmp_path):
