@@ -82,11 +82,13 @@ def read_events(path: str | Path, frames: int | None = None) -> tuple[Tensor, Te
     labels: Any = None
     if frames is None:
         frames, labels = _frames_and_labels(recording.path)
-        bounds = np.arange(frames + 1)
+        bounds = list(range(frames + 1))
     else:
-        pieces = [(events.t[0], events.t[-1]) for events in recording]
-        first, last = (pieces[0][0], pieces[-1][1]) if pieces else (0, 0)
-        bounds = np.linspace(first, last + 1, positive_int("frames", frames) + 1)
+        frames = positive_int("frames", frames)
+        pieces = [(int(events.t[0]), int(events.t[-1])) for events in recording]
+        first, span = (pieces[0][0], pieces[-1][1] + 1 - pieces[0][0]) if pieces else (0, 1)
+        # The first whole microsecond of each frame; fractions of them, added to the time of day, would be rounded.
+        bounds = [first - (-i * span // frames) for i in range(frames + 1)]
     seen = torch.zeros(frames, 2, *recording.size, dtype=torch.bool)
     for t, x, y, p in recording:
         if t[0] < bounds[0] or t[-1] >= bounds[-1]:

@@ -113,6 +113,14 @@ def test_a_recording_in_microseconds_is_divided_into_frames(tmp_path):
     ]  # fmt: skip
 
 
+def test_frames_of_a_recording_do_not_depend_on_its_clock(tmp_path):
+    """Fractions of a microsecond are lost of a time of day in float64: an event after 4 of 5 µs is in frame 6 of 8."""
+    for clock in (0, 1_643_243_628_737_093):
+        write_recording(tmp_path / "a.npz", Events.of(clock + np.arange(5), np.arange(5), [0] * 5, [1] * 5), (1, 5))
+        frames, _ = read_events(tmp_path / "a.npz", frames=8)
+        assert frames[:, 1, 0].nonzero().tolist() == [[0, 0], [1, 1], [3, 2], [4, 3], [6, 4]]
+
+
 def test_data_set(tmp_path):
     events, centres = render(5, 20, motion=Motion(translate=0.7, size=16), resolution=(32, 32), seed=1)
     for i in range(5):
