@@ -107,11 +107,13 @@ def _by_faery(path: Path, size: tuple[int, int] | None) -> Recording:
             f"CIFAR10-DVS and DVS128 Gesture converted by SpikingJelly; another file of version 3.1: load it by "
             f"spikingjelly.datasets.utils.load_aedat_v3, and write_recording(PATH, Events.of(**events), size)."
         )
-    fallback: dict[str, Any] = {} if size is None else dict(dimensions_fallback=size[::-1])
+    # By its magic number or suffix faery would not know files whose suffix is in capitals.
+    options: dict[str, Any] = dict(file_type=_FAERY[path.suffix.lower()])
+    options |= {} if size is None else dict(dimensions_fallback=size[::-1])
 
     def pieces() -> Iterator[Events]:
         with _of_faery(path):
-            for piece in faery.events_stream_from_file(path, **fallback):
+            for piece in faery.events_stream_from_file(path, **options):
                 yield Events(*[piece[name].astype(np.int64) for name in ("t", "x", "y", "on")])
 
     def pictures() -> Iterator[Frame]:
@@ -141,7 +143,7 @@ def _by_faery(path: Path, size: tuple[int, int] | None) -> Recording:
         one_stream("events")
         frames = pictures
     with _of_faery(path):
-        width, height = faery.events_stream_from_file(path, **fallback).dimensions()
+        width, height = faery.events_stream_from_file(path, **options).dimensions()
     own = (height, width)
 
     def ordered() -> Iterator[Events]:

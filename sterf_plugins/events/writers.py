@@ -43,6 +43,8 @@ def write_recording(
     suffix = path.suffix.lower()
     if suffix not in FORMATS:
         raise ValueError(f"{path} ends with none of {', '.join(FORMATS)}; these formats can be written.")
+    if suffix == ".aedat4" != path.suffix:  # a file of another name ends the process in dv_processing
+        raise ValueError(f"{path} ends with {path.suffix}, and dv_processing writes files that end with .aedat4.")
     if frames and suffix != ".aedat4":
         raise ValueError(f"{path} cannot hold frames; write an .aedat4 file.")
     _check_frames(frames, size)
@@ -129,6 +131,7 @@ def _write_aedat4(path: Path, pieces: Iterable[Events], size: tuple[int, int], f
         config.addFrameStream(size[::-1])
     pictures = sum(frame.pixels.nbytes for frame in frames)
     _check_room(path, pictures)
+    path.touch()  # a folder that cannot be written is an OSError, and not one of dv_processing
     writer = dv.io.MonoCameraWriter(str(path), config)
     waiting = iter([*frames, None])
     frame = next(waiting)

@@ -57,6 +57,14 @@ def test_real_recordings(name, count, first, last, size, frames):
         assert all(np.array_equal(a, b) for a, b in zip(joined, events, strict=True)) and len(parts) >= 1
 
 
+@pytest.mark.parametrize("name", ["emlb_demo-01.aedat4", "faery_evt2.raw", "tonic_sample_ncars.dat", "faery_dvs.es"])
+def test_suffixes_in_capitals(name, tmp_path):
+    path = tmp_path / f"a{Path(name).suffix.upper()}"
+    path.symlink_to(real(name))
+    small, capital = (next(iter(open_recording(p))) for p in (real(name), path))
+    assert same(small, capital) and small.number > 100
+
+
 def test_an_old_dat_file():
     """N-CARS: events of the type "2d"; one car of 100 ms on 120 x 100 pixels, in the order of time."""
     recording = open_recording(real("tonic_sample_ncars.dat"))
@@ -381,6 +389,10 @@ def test_what_is_no_recording_is_not_written(events, tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             write_recording(tmp_path / f"a{suffix}", events._replace(**change), (40, 60), frames)
+    for name, error, message in (("a.AEDAT4", ValueError, "ends with .AEDAT4, and dv_processing writes files"),
+                                 ("/proc/a.aedat4", OSError, "'/proc")):  # fmt: skip
+        with pytest.raises(error, match=message):
+            write_recording(tmp_path / name, events, (40, 60))
     with pytest.raises(TypeError, match=r"`events` has a ndarray; it must be Events"):
         write_recording(tmp_path / "a.h5", tuple(events), (40, 60))
     assert not list(tmp_path.iterdir())
