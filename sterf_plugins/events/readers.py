@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from tokenize import TokenError
 from typing import Any
 
 import numpy as np
 
 from ..checks import require
-from .arrays import Events, check_shapes, sensor_size
+from .arrays import Events, check_events, check_shapes, sensor_size
 from .prophesee import in_order, is_old_dat, old_dat, word_size
 from .recording import PIECE, Frame, Recording, smallest_sensor
 
@@ -147,9 +148,44 @@ def _by_faery(path: Path, size: tuple[int, int] | None) -> Recording:
     own = (height, width)
 
     def ordered() -> Iterator[Events]:
-        return in_order(path, pieces(), word)
+        if is_prophesee:
+            return in_order(path, pieces(), word)
+        return pieces() if frames is None else _advancing(path, pieces())
 
-    return Recording(path, size or own, ordered if is_prophesee else pieces, frames, inside=size in (None, own))
+    return Recording(path, size or own, ordered, frames, inside=size in (None, own))
+
+
+def _advancing(path: Path, pieces: Iterator[Events]) -> Iterator[Events]:
+    """The packets of an AEDAT4 file that faery reads, unless its clock went back, which faery's times do not show.
+
+    It gives an event that goes back in time the latest time before it. So after a clock that began anew, or one event of a later
+    time, all times are the same; where a whole packet has the time of the event before it, the camera maker's library looks.
+    """
+    last, looked = None, False
+    for events in pieces:
+        if events.number:
+            if not looked and events.t[0] == events.t[-1] == last:
+                _check_order(path)
+                looked = True
+            last = events.t[-1]
+        yield events
+
+
+def _check_order(path: Path) -> None:
+    """Raise ``ValueError`` if an event of an AEDAT4 file goes back in time."""
+    require("dv_processing", extra="events")
+    import dv_processing as dv
+
+    last, done = None, 0
+    with TemporaryDirectory() as folder:
+        link = Path(folder) / "a.aedat4"  # of other suffixes it reads nothing
+        link.symlink_to(path.resolve())
+        reader = dv.io.MonoCameraRecording(str(link))
+        while (batch := reader.getNextEventBatch()) is not None:
+            t = batch.timestamps().astype(np.int64)
+            if len(t):
+                check_events(Events(t, t, t, t), None, path, last, done)
+                last, done = int(t[-1]), done + len(t)
 
 
 @contextmanager

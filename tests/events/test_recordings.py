@@ -145,6 +145,34 @@ def test_several_cameras_in_one_file(tmp_path):
             open_recording(tmp_path / "a.aedat4").frame_times()
 
 
+@pytest.mark.parametrize(("at", "to", "message"), [(0, 9999, "9999 to 1 µs at event 1"), (25, 9999, "9999 to 26 µs at event 26"),
+                                                   (99, 99, None)])  # fmt: skip
+def test_an_aedat4_file_whose_clock_goes_back(tmp_path, at, to, message):
+    """faery gives all later events the time of the one that is too late; the file is written packet by packet, not compressed."""
+    dv = pytest.importorskip("dv_processing")
+    config = dv.io.MonoCameraWriter.Config("camera")
+    config.addEventStream((60, 40))
+    config.compression = dv.CompressionType.NONE
+    writer = dv.io.MonoCameraWriter(str(tmp_path / "a.aedat4"), config)
+    times = [*range(100), *[100] * 50]  # and packets in which nothing advances
+    for start in range(0, 150, 10):
+        store = dv.EventStore()
+        for t in times[start : start + 10]:
+            store.push_back(t, 5, 7, True)
+        writer.writeEvents(store)
+    del writer
+    place, event = (np.array([(t, 5, 7, 1)], "<i8,<i2,<i2,i1").tobytes() for t in (at, to))
+    data = (tmp_path / "a.aedat4").read_bytes()
+    assert data.count(place) == 1
+    (tmp_path / "b.aedat").write_bytes(data.replace(place, event))
+    with (
+        nullcontext()
+        if message is None
+        else pytest.raises(ValueError, match=f"b.aedat goes back in time from {message}")
+    ):
+        assert open_recording(tmp_path / "b.aedat").events().t.tolist() == times
+
+
 def test_a_disk_without_room_for_an_aedat4_file(events, tmp_path, monkeypatch):
     """Otherwise a thread of dv_processing ends the whole process."""
     pytest.importorskip("dv_processing")
