@@ -92,7 +92,8 @@ class ImageFiles(Sequence):
             if part.shape[:2] != self.size:
                 raise ValueError(
                     f"{path} has {part.shape[1]} x {part.shape[0]} pixels, and {self.files[0][0].name} {self.size[1]} x "
-                    f"{self.size[0]}; all images of a sequence must be of one size: make them again: {MAKE}."
+                    f"{self.size[0]}; all images of a sequence must be of one size: delete {path.parent} "
+                    f"and make them again: {MAKE}."
                 )
         return np.stack(parts) if len(parts) > 1 else parts[0]
 
@@ -108,7 +109,7 @@ def _read(path: Path) -> NDArray[np.uint8]:
     image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB) if len(data) else None
     if image is None:
         what = "cannot be read as an image" if path.is_file() else "is missing"
-        raise ValueError(f"{path} {what}; make the event images again: {MAKE}.")
+        raise ValueError(f"{path} {what}; delete {path.parent} and make the event images again: {MAKE}.")
     return image.astype(np.uint8, copy=False)
 
 

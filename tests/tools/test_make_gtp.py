@@ -111,9 +111,11 @@ def test_images_of_other_labels_or_another_recording_are_made_again(tmp_path, mo
     labels.write_text("1,1,5,5\n" * 4)
     assert [tool["make"](args, folder) for _ in range(2)] == ["made", "there"]
     old = json.loads((images / "gtp.json").read_text())
-    (images / "gtp.json").write_text(json.dumps({key: old[key] for key in list(old)[:-4]}))
+    (images / "gtp.json").write_text(json.dumps({key: old[key] for key in list(old)[:-5]}))
     assert tool["make"](args, folder) == "there"  # as version 0.1 wrote it
     (images / "gtp.json").write_text(json.dumps(old))
+    (images / "0003_1.png").unlink()
+    assert [tool["make"](args, folder) for _ in range(2)] == ["made", "there"] and (images / "0003_1.png").is_file()
     labels.write_text("1,1,5,5\n" * 5)
     with pytest.raises(ValueError, match="has images of other settings, of other labels or frames"):
         tool["make"](args, folder)

@@ -72,10 +72,11 @@ def make(args: argparse.Namespace, folder: Path) -> str:
         made_with = settings_in(out / MARKER)
         if made_with is None and args.overwrite:
             raise ValueError(f"{out} has no {MARKER}, so another program made it; it is not deleted: move it away.")
-        # Markers of version 0.1 have neither count nor first nor what the recording is.
-        if made_with is not None and all(made_with.get(key, value) == value for key, value in settings.items()):
+        # Markers of version 0.1 have neither count nor first, nor what the recording is, nor the number of files.
+        same = made_with is not None and all(made_with.get(key, value) == value for key, value in settings.items())
+        if made_with and same and len(list(out.glob("*.png"))) >= made_with.get("files", 0):
             return "there"
-        if not args.overwrite:
+        if not same and not args.overwrite:
             raise ValueError(
                 f"{out} has images of other settings, of other labels or frames, of another recording, or of another program; "
                 f"move it away or give --overwrite."
@@ -88,7 +89,8 @@ def make(args: argparse.Namespace, folder: Path) -> str:
             for interval, part, pixels in with_events(images, recording, times):
                 path = unfinished / f"{start + interval:04d}_{part + 1}.png"
                 path.write_bytes(cv2.imencode(".png", pixels[..., ::-1])[1].tobytes())
-            (unfinished / MARKER).write_text(json.dumps(settings))
+            files = len(list(unfinished.iterdir()))
+            (unfinished / MARKER).write_text(json.dumps(dict(settings, files=files)))
     except OSError as error:
         raise ValueError(
             f"{out} cannot be written ({error.strerror}); nothing of it was left there: mend that, and run this again."
