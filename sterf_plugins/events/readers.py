@@ -308,7 +308,8 @@ def _number(path: Path, name: str, value: Any) -> int:
 def _csv(path: Path, size: tuple[int, int] | None) -> Recording:
     with path.open(newline="", encoding="utf-8-sig") as file:
         line = file.readline().lstrip("# ")  # NumPy writes a # in front of the names
-    separator = max(",;\t ", key=line.count)
+    separator: str | None = max(",;\t ", key=line.count)
+    separator = None if separator == " " else separator  # any number of spaces
     header = [name.strip().strip('"').lower() for name in line.strip().split(separator)]
     try:
         order = [header.index(name) for name in _columns(path, header)]
@@ -323,13 +324,14 @@ def _csv(path: Path, size: tuple[int, int] | None) -> Recording:
                 written = [line for line in lines if line.strip(" \r\n") and not line.startswith("#")]
                 if not written:
                     continue
-                wrong = next((line for line in written if line.count(separator) != len(header) - 1), None)
+                wrong = next((line for line in written if len(line.split(separator)) != len(header)), None)
                 if wrong is not None:
                     raise ValueError(f"{path} has {len(header)} columns, and the line {wrong.strip()[:60]!r}.")
                 try:
                     columns = np.loadtxt(written, delimiter=separator, usecols=order, ndmin=2, quotechar='"')
                 except ValueError as error:
-                    raise _unreadable(path, error) from error
+                    hint = "Its columns t, x, y and p must be numbers, p of them 0 or 1, or -1 or 1."
+                    raise _unreadable(path, error, hint) from error
                 yield _events(path, done, *columns.T)
                 done += len(columns)
 

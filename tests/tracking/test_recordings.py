@@ -206,6 +206,7 @@ def test_tables_of_other_programs(tmp_path):
         '"t"\t"x"\t"y"\t"p"\n"5"\t"1"\t"2"\t"1"\n',
         "# t,x,y,p\n5,1,2,1\n",
         "t x y p\n5 1 2 1\n",
+        "      t  x y   p\n      5  1 2   1\n",
     ):
         (tmp_path / "b.csv").write_text(text)
         assert [column.tolist() for column in open_recording(tmp_path / "b.csv").events()] == [[5], [1], [2], [1]]
@@ -215,6 +216,7 @@ def test_tables_of_other_programs(tmp_path):
         ("t,timestamp,x,y,p\n5,500,1,2,1\n", "has 't' and 'timestamp', each of which may be t"),
         ("t,x,y,p\n5,0,1,2,1\n", "has 4 columns, and the line '5,0,1,2,1'"),  # a comma as the decimal point
         ("t,x,y,p\n9007199254740993,1,2,1\n", "event 0 has t=9007199254740992"),
+        ("t,x,y,p\n5,1,2,True\n", "could not convert string 'True' .* must be numbers, p of them 0 or 1, or -1 or 1"),
         ("t,x,y,p\n5,1,2,nan\n", "event 0 has p=nan; it must be a polarity"),
     ):
         (tmp_path / "b.csv").write_text(text)
