@@ -150,21 +150,23 @@ def _by_faery(path: Path, size: tuple[int, int] | None) -> Recording:
     def ordered() -> Iterator[Events]:
         if is_prophesee:
             return in_order(path, pieces(), word)
-        return pieces() if frames is None else _advancing(path, pieces())
+        return pieces() if frames is None else _advancing(path, pieces)
 
     return Recording(path, size or own, ordered, frames, inside=size in (None, own))
 
 
-def _advancing(path: Path, pieces: Iterator[Events]) -> Iterator[Events]:
+def _advancing(path: Path, pieces: Callable[[], Iterator[Events]]) -> Iterator[Events]:
     """The packets of an AEDAT4 file that faery reads, unless its clock went back, which faery's times do not show.
 
     It gives an event that goes back in time the latest time before it. So after a clock that began anew, or one event of a later
     time, all times are the same; where a whole packet has the time of the event before it, the camera maker's library looks.
     """
     last, looked = None, False
-    for events in pieces:
+    for events in pieces():
         if events.number:
             if not looked and events.t[0] == events.t[-1] == last:
+                for _ in pieces():  # a damaged file ends here: dv_processing would wait for ever at it
+                    pass
                 _check_order(path)
                 looked = True
             last = events.t[-1]

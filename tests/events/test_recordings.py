@@ -3,6 +3,7 @@
 import gzip
 import itertools
 import os
+import signal
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -171,6 +172,24 @@ def test_an_aedat4_file_whose_clock_goes_back(tmp_path, at, to, message):
         else pytest.raises(ValueError, match=f"b.aedat goes back in time from {message}")
     ):
         assert open_recording(tmp_path / "b.aedat").events().t.tolist() == times
+
+
+def test_a_damaged_aedat4_file_in_which_nothing_advances(tmp_path):
+    """Whether its clock went back, dv_processing would say, which waits for ever at a packet that it cannot unpack."""
+    pytest.importorskip("dv_processing")
+    still = [Events.of([100] * 10, [5] * 10, [7] * 10, [1] * 10)] * 10
+    path = write_recording(tmp_path / "a.aedat4", still, (40, 60))
+    mark = b"\x04\x22\x4d\x18"  # of each packet, which LZ4 has packed
+    *packets, table = path.read_bytes().split(mark)
+    assert len(packets) == 11
+    path.write_bytes(mark.join(packets[:5]) + bytes(4) + mark.join([*packets[5:], table]))
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(60)  # it does not give Python the time to fail
+    try:
+        with pytest.raises(ValueError, match=r"a.aedat4 cannot be read as an event file: LZ4 error"):
+            open_recording(path).events()
+    finally:
+        signal.alarm(0)
 
 
 def test_a_disk_without_room_for_an_aedat4_file(events, tmp_path, monkeypatch):
