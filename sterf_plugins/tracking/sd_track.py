@@ -46,8 +46,8 @@ class SDTrack(nn.Module):
             four time steps of LIF neurons.
         sep_conv: whether the transformer blocks have a separable convolution. The published tracker with convolutions has
             none, those with MLPixer and SRB have it.
-        classifier: keep SDT-V3's linear head of 1000 classes, which nothing reads, and which the published parameter counts
-            of some rows include.
+        classifier: keep SDT-V3's linear head of 1000 classes, which nothing reads or trains, and which the published parameter
+            counts of some rows include.
         head_width: channels of the centre head's first convolutions, at least 8; ``None`` for the published ones.
         memory_efficient: compute norms and spikes again in the backward pass, as in ``SDTV3``.
 
@@ -87,6 +87,8 @@ class SDTrack(nn.Module):
             num_classes=1000 if flag("classifier", classifier) else 0,
             memory_efficient=memory_efficient,
         )
+        if classifier:  # without gradients, for which DistributedDataParallel would wait
+            self.backbone.head.requires_grad_(False)
         self.head = CentreHead(
             self.backbone.stage_dims[-1], default_width if head_width is None else head_width, levels
         )

@@ -52,6 +52,9 @@ def test_parameter_counts_of_the_table(options, count):
     with torch.device("meta"):
         net = SDTrack(**options)
     assert sum(p.numel() for p in net.parameters()) == count
+    unread = [p.numel() for name, p in net.named_parameters() if name.startswith("backbone.head.")]
+    assert sum(p.numel() for p in net.parameters() if p.requires_grad) == count - sum(unread)  # DDP would wait for them
+    assert bool(unread) == bool(options.get("classifier"))
 
 
 def test_other_sides_of_the_regions():
