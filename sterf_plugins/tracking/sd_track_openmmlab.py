@@ -29,6 +29,7 @@ from .follow import Follower
 from .pairs import TrackingPairs
 from .published import published_weights
 from .recordings import find_recorded_sequences
+from .results import check_tested, weights_digest
 from .sd_track import VARIANTS, SDTrack
 from .sequences import Sequence, find_sequences, read_boxes, write_boxes
 
@@ -131,6 +132,9 @@ class SDTrackModel(BaseModel):
     def follow(self, run: "TestRun") -> dict[str, Any]:
         """The boxes of a sequence, unless an earlier test has written them, and the seconds that they took."""
         sequence = run.sequence
+        if run.results is not None:
+            weights = weights_digest(self.network.state_dict())
+            check_tested(run.results, dict(weights=weights, **run.settings))
         if run.results is not None and run.results.exists():
             known = read_boxes(run.results)
             if len(known) != len(sequence):
@@ -183,20 +187,28 @@ class TestRun:
         sequence: the images, and the box to begin with.
         sizes: sides of template and search region in pixels.
         results: the file of boxes that an earlier test may have written; ``None`` to follow in any case.
+        settings: what the boxes depend on besides the tracker, as plain values.
     """
 
     sequence: Sequence
     sizes: tuple[int, int]
     results: Path | None
+    settings: dict[str, Any]
 
 
 class _TrackingSequences(Dataset):
     """Whole sequences for a test, one after another."""
 
-    def __init__(self, sequences: list[Sequence], sizes: tuple[int, int], results: str | Path | None):
+    def __init__(
+        self,
+        sequences: list[Sequence],
+        sizes: tuple[int, int],
+        results: str | Path | None,
+        settings: dict[str, Any],
+    ):
         for sequence in sequences:  # before hours have passed with those in front of it
             check_box(sequence.boxes[0], sequence.size, f"the first box of sequence {sequence.name}")
-        self.sequences, self.sizes = sequences, sizes
+        self.sequences, self.sizes, self.settings = sequences, sizes, settings
         self.results = _results_folder(results)
 
     def __len__(self) -> int:
@@ -205,7 +217,7 @@ class _TrackingSequences(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         sequence = self.sequences[index]
         done = None if self.results is None else self.results / f"{sequence.name}.txt"
-        return dict(sequence=TestRun(sequence, self.sizes, done))
+        return dict(sequence=TestRun(sequence, self.sizes, done, self.settings))
 
 
 def _results_folder(path: str | Path | None) -> Path | None:
@@ -244,7 +256,7 @@ def tracking_dataset(
         search_size: side of the search region in pixels.
         seed: seed of the pairs.
         results: of a test, the folder of results, where each sequence's boxes are written when it has been followed;
-            sequences whose file is there are not run again.
+            sequences whose file is there are not run again, and a folder of other weights or settings is an error.
         images: "png" for the files that make_gtp.py has made, "events" to make the same images from the recordings.
         interval: of "events", microseconds of an image; ``None`` for the times of the camera's frames.
     """
@@ -257,7 +269,8 @@ def tracking_dataset(
     else:
         raise ValueError("`interval` is of images='events'; PNG files have been made with their own.")
     if split == "test":
-        return _TrackingSequences(sequences, sizes, results)
+        settings = dict(data_root=str(data_root), template_size=sizes[0], search_size=sizes[1], images=images)
+        return _TrackingSequences(sequences, sizes, results, settings | dict(interval=interval))
     return TrackingPairs(sequences, samples, *sizes, seed)
 
 

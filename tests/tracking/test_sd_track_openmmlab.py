@@ -8,6 +8,8 @@ import pytest
 import torch
 from tracking_data import make
 
+from sterf_plugins.tracking.sequences import write_boxes
+
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted((ROOT / "configs" / "sd_track").glob("*.py"))
 SMALL = {
@@ -101,7 +103,7 @@ def test_averaged_weights_tensorboard_and_two_processes(forked, tmp_path):
         assert done.returncode == 0 and "frames_per_second" in done.stdout + done.stderr, done.stderr[-3000:]
         (log,) = (tmp_path / f"tested{processes}").glob("*/*.json")
         numbers = json.loads(log.read_text().splitlines()[-1])
-        files = {path.name: path.read_text() for path in results.iterdir()}
+        files = {path.name: path.read_text() for path in results.glob("*.txt")}
         assert set(files) == {f"{name}.txt" for name in names} and numbers["frames_per_second"] > 0
         written[processes] = files, {k: v for k, v in numbers.items() if k in ("AUC", "PR", "NPR", "OP50")}
     assert written[1] == written[2] and len(written[1][1]) == 4
@@ -199,6 +201,32 @@ def test_settings_that_are_no_settings(tmp_path):
     labels.write_text("NaN,NaN,NaN,NaN\n" + "10,20,16,12\n" * 19)
     with pytest.raises(ValueError, match="the first box of sequence a is nan nan nan nan"):  # not after hours of a test
         fe108_dataset(tmp_path, split="test")
+
+
+def test_results_of_other_weights_or_settings_are_refused(tmp_path):
+    from sterf_plugins.tracking.sd_track_openmmlab import SDTrackModel, fe108_dataset
+
+    make(tmp_path, "fe108", "test", ["a"], frames=20)
+    torch.manual_seed(0)
+    model = SDTrackModel(arch=dict(embed_dims=[8, 8, 16, 16], num_heads=2, depths=[1, 1, 1, 1, 1]), head_width=16)
+    results = tmp_path / "results"
+
+    def run(**settings) -> dict:
+        sides = dict(template_size=48, search_size=64) | settings
+        return model.follow(fe108_dataset(tmp_path, split="test", results=results, **sides)[0]["sequence"])
+
+    first = run()
+    write_boxes(results / "a.txt", first["boxes"])
+    assert first["seconds"] and run()["seconds"] is None
+    with pytest.raises(ValueError, match=r"results of another test, with search_size 64, and here it is 128; give ano"):
+        run(search_size=128)
+    with torch.no_grad():
+        model.network.head.branches["score"][1].bn.running_mean[0] += 1
+    with pytest.raises(ValueError, match=r"results of another test, with weights '\w+', and here it is '\w+'"):
+        run()
+    (results / "tested.json").unlink()
+    with pytest.raises(ValueError, match=r"a.txt is there, and .*tested.json does not say of which checkpoint it is"):
+        run()
 
 
 def test_the_metrics_folder_has_the_boxes_of_an_earlier_test_too(tmp_path):
