@@ -113,8 +113,8 @@ class Pictures:
                 self.video = cv2.VideoWriter(str(self.path), cv2.VideoWriter.fourcc(*"mp4v"), self.fps, size)
                 if not self.video.isOpened():
                     raise ValueError(
-                        f"--out: OpenCV cannot encode a video of type {self.path.suffix} here; give one that ends in .mp4, or a "
-                        f"folder, for pictures."
+                        f"--out: OpenCV cannot encode a video of type {self.path.suffix} with {self.fps:g} pictures a second here; "
+                        f"give one that ends in .mp4 and --fps 25, or a folder, for pictures."
                     )
             self.video.write(picture)
         self.count += 1
@@ -166,6 +166,10 @@ def main() -> None:
     check_new(args.out, args.overwrite)
     if args.out.is_dir():
         check_made(args.out, PICTURES)
+    elif cv2.haveImageWriter(str(args.out)):  # of which OpenCV would write one after another, under names of its own
+        raise ValueError(
+            f"--out is {args.out}, a single picture; give a video such as a.mp4, or a folder, for pictures."
+        )
     boxes_file = args.out.with_name(f"{args.out.name}.txt")
     check_new(boxes_file, args.overwrite)
     console.check_writable(args.out.parent, "--out")

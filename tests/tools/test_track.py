@@ -80,7 +80,18 @@ def test_mistakes(forked, command, tmp_path):
         (["--fps", "nan"], "--fps is nan"),
         (["--interval", "1"], "has 4000 events, and gives 199"),
         (["--box", "0", "0", "1e9", "1e9"], "the square around it would have a side of 2000000000 pixels"),
-        (["--out", tmp_path / "b.xyz"], "OpenCV cannot encode a video of type .xyz here; give one that ends in .mp4"),
+        (
+            ["--out", tmp_path / "b.xyz"],
+            "OpenCV cannot encode a video of type .xyz with 25 pictures a second here; give",
+        ),
+        (
+            ["--fps", "999.123456"],
+            "type .mp4 with 999.123 pictures a second here; give one that ends in .mp4 and --fps 25",
+        ),
+        (
+            ["--out", tmp_path / "b.gif"],
+            "b.gif, a single picture; give a video such as a.mp4, or a folder, for pictures",
+        ),
         (
             ["--out", tmp_path / "full"],
             "full is not deleted: it holds files that were not made here (1), such as notes",
