@@ -67,11 +67,11 @@ def convert(args: argparse.Namespace, checkpoint: Mapping) -> tuple[dict, dict]:
     """
     if is_published_tracker(checkpoint):
         return convert_sd_track(args, checkpoint)
+    state = state_dict_of(checkpoint)
+    if has_our_names({key.removeprefix("network.").removeprefix("backbone."): value for key, value in state.items()}):
+        raise ValueError(f"{args.source} has the names of this package already; load it as it is.")
     if args.variant is not None:
         raise ValueError(f"--variant is of an SDTrack, and {args.source} is none; leave it out.")
-    state = state_dict_of(checkpoint)
-    if has_our_names({key.removeprefix("backbone."): value for key, value in state.items()}):
-        raise ValueError(f"{args.source} has the names of this package already; load it as it is.")
     if any(key.startswith(("roi_head.", "decode_head.")) for key in state):
         sterf_plugins.setup()
         from sterf_plugins.checkpoints.detectors import convert_model, kind_of
