@@ -2,8 +2,11 @@
 
 import argparse
 import pkgutil
+from collections.abc import Mapping
 
 import torch
+
+from ..checkpoints.sd_track import entries_of
 
 
 def add_checkpoint_option(parser: argparse.ArgumentParser) -> None:
@@ -30,3 +33,17 @@ def allow(name: str) -> str:
         raise argparse.ArgumentTypeError(f"{name!r} cannot be imported ({error}); give module.name.") from error
     torch.serialization.add_safe_globals([(target, name)])
     return name
+
+
+def check_not_published_tracker(checkpoint: Mapping, path: str) -> None:
+    """Raise ``ValueError`` for a published SDTrack, whose entries have the names of its authors.
+
+    Args:
+        checkpoint: as it was read.
+        path: its file, for messages.
+    """
+    if any(key.startswith("box_head.") for key in entries_of(checkpoint)):
+        raise ValueError(
+            f"checkpoint {path} is an SDTrack under the names of its authors; make one of this package, which can be loaded: "
+            f"sterf convert {path} ours.pth"
+        )

@@ -18,6 +18,7 @@ from ..checkpoints import read_checkpoint, state_dict_of
 from ..checkpoints.efficientnet import with_timm_names
 from ..checkpoints.reading import averaged_beside
 from ..checks import image_channels
+from .checkpoints import check_not_published_tracker
 
 CONFIG_PREFIXES = ("mmdet::", "mmseg::", "sterf_plugins::")
 CHECKPOINTS = (".pth", ".pt", ".pth.tar", ".ckpt", ".safetensors")  # how names of checkpoints end
@@ -332,6 +333,7 @@ def load_weights(loaded: Loaded, path: str) -> None:
         ValueError: the checkpoint is unreadable or does not fit; the message names what is wrong.
     """
     model, checkpoint = loaded.model, read_checkpoint(path)
+    check_not_published_tracker(checkpoint, path)
     own = model.state_dict()
     state = with_timm_names(state_dict_of(checkpoint), own)
     if not any(isinstance(v, torch.Tensor) for v in state.values()):

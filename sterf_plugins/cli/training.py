@@ -26,7 +26,7 @@ from ..openmmlab.configs.segmentation_checks import check_segmentation_data
 from ..openmmlab.configs.stem import swap_stem
 from ..openmmlab.runtime.checkpoint_files import read_local_or_remote
 from .banner import Banner
-from .checkpoints import add_checkpoint_option
+from .checkpoints import add_checkpoint_option, check_not_published_tracker
 from .console import check_writable
 from .loading import entries_without_place
 from .settings import Settings
@@ -215,6 +215,7 @@ def check_checkpoint(runner: Runner, path: str, strict: bool) -> None:
         ValueError: the file is no checkpoint, or does not fit.
     """
     checkpoint = read_local_or_remote(path)
+    check_not_published_tracker(checkpoint, path)
     state = state_dict_of(checkpoint)
     model = runner.model.module if hasattr(runner.model, "module") else runner.model
     own = model.state_dict()

@@ -4,6 +4,7 @@ import os
 import sys
 import types
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ import sterf_plugins
 sterf_plugins.setup()
 
 from sterf_plugins.checkpoints import read_checkpoint  # noqa: E402
+from sterf_plugins.cli.loading import load_weights  # noqa: E402
+from sterf_plugins.cli.training import check_checkpoint  # noqa: E402
 from sterf_plugins.registry import MODELS  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -193,6 +196,20 @@ def test_entries_that_fit_nowhere(forked, authors, tmp_path):
     extra = {"backbone.block9.0.attn.weight": torch.ones(2)}
     done = forked(TOOL, authors(tmp_path / "a.pth", "1x4_conv", **extra), tmp_path / "b.pth")
     assert done.returncode == 2 and "unknown keys (1)" in done.stderr and "block9" in done.stderr
+
+
+def test_a_published_tracker_that_is_loaded_as_it_is(authors, tmp_path):
+    """Tools that load weights name the command that converts it."""
+    path = str(authors(tmp_path / "a.pth.tar", "1x4_conv"))
+    model = torch.nn.Linear(1, 1)
+    for load in (
+        lambda: load_weights(SimpleNamespace(model=model), path),
+        lambda: check_checkpoint(SimpleNamespace(model=model), path, strict=False),
+    ):
+        with pytest.raises(
+            ValueError, match=r"is an SDTrack under the names of its authors; .*: sterf convert .*a.pth.tar"
+        ):
+            load()
 
 
 def test_a_tracker_of_this_package_is_no_published_one(forked, tmp_path):
