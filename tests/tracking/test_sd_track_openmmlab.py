@@ -1,11 +1,13 @@
 """SDTrack through the real tools: training, resuming, and a test that follows whole sequences."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from tracking_data import make
 
 from sterf_plugins.tracking.sequences import write_boxes
@@ -311,6 +313,25 @@ def test_configs_are_the_published_settings(path):
         net = MODELS.build(config.model).network
     assert steps == net.T
     assert sum(p.numel() for p in net.parameters()) == PARAMETERS[path.stem.split("_")[1]]
+
+
+def test_metafile_and_readme_have_the_reported_numbers():
+    folder = ROOT / "configs" / "sd_track"
+    rows = re.findall(
+        r"^\| (\dx\d), (\S+?)(?: (e\d))? \| \S+ \| ([\d.]+ / [\d.]+) \| ([\d.]+ / [\d.]+) \|$",
+        (folder / "README.md").read_text(),
+        re.MULTILINE,
+    )
+    reported = {}
+    for variant, mixer, ratio, *numbers in rows:
+        mixer = "-".join(filter(None, ("conv" if mixer == "convolutions" else mixer.lower(), ratio)))
+        for data, pair in zip(("FE108", "VisEvent"), numbers, strict=True):
+            reported[f"sdtrack-tiny-{variant}_{mixer}_{data.lower()}"] = (data, *map(float, pair.split(" / ")))
+    listed = {}
+    for model in yaml.safe_load((folder / "metafile.yml").read_text())["Models"]:
+        for result in model.get("Results", ()):
+            listed[model["Name"]] = (result["Dataset"], *result["Metrics"].values())
+    assert listed == reported and len(listed) == len(CONFIGS) - 2  # like with like is nowhere reported
 
 
 @pytest.mark.slow
