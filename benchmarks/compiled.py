@@ -42,12 +42,12 @@ def step(model: nn.Module, images: Tensor) -> list[Tensor]:
 
 
 def difference(found: list[Tensor], expected: list[Tensor]) -> dict[str, float]:
-    """Relative distance of the logits, and of all gradients together."""
+    """Relative distance of the logits, and of all gradients together; of logits that are all zero, the distance itself."""
     parts = [
         [torch.cat([t.flatten() for t in ts]).double() for ts in (side[:1], side[1:])] for side in (found, expected)
     ]
     names = ("logits", "gradients")
-    return {name: ((a - b).norm() / b.norm()).item() for name, a, b in zip(names, *parts, strict=True)}
+    return {name: ((a - b).norm() / (b.norm() or 1)).item() for name, a, b in zip(names, *parts, strict=True)}
 
 
 def compare(name: str, args) -> dict[str, dict]:
