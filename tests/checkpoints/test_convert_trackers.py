@@ -216,7 +216,7 @@ def test_a_tracker_of_this_package_is_no_published_one(forked, tmp_path):
     torch.save(dict(state_dict={"network.backbone.stages.0.downsample.conv.bias": torch.ones(2)}), tmp_path / "a.pth")
     for variant in ([], ["--variant", "4x1"]):
         done = forked(TOOL, tmp_path / "a.pth", tmp_path / "b.pth", *variant)
-        assert done.returncode == 2 and "a.pth has the names of this package already; load it as it is" in done.stderr
+        assert done.returncode == 2 and "which are the names of this package already: load it as it is" in done.stderr
 
 
 class Harmful:

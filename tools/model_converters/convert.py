@@ -69,7 +69,10 @@ def convert(args: argparse.Namespace, checkpoint: Mapping) -> tuple[dict, dict]:
         return convert_sd_track(args, checkpoint)
     state = state_dict_of(checkpoint)
     if has_our_names({key.removeprefix("network.").removeprefix("backbone."): value for key, value in state.items()}):
-        raise ValueError(f"{args.source} has the names of this package already; load it as it is.")
+        raise ValueError(
+            f"{args.source} has entries stages.…, which are the names of this package already: load it as it is. If it is of "
+            f"another model, it cannot be converted."
+        )
     if args.variant is not None:
         raise ValueError(f"--variant is of an SDTrack, and {args.source} is none; leave it out.")
     if any(key.startswith(("roi_head.", "decode_head.")) for key in state):
