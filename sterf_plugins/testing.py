@@ -259,7 +259,7 @@ def assert_same_field(
     for label, given in (("a", a), ("b", b)):
         if not isinstance(given, (ERFResult, str, os.PathLike)):
             raise TypeError(
-                f"`{label}` is {value!r} ({type(value).__name__}); give an ERFResult, or the path of its file."
+                f"`{label}` is {given!r} ({type(given).__name__}); give an ERFResult, or the path of its file."
             )
     first, second = (x if isinstance(x, ERFResult) else ERFResult.load(x) for x in (a, b))
     comparison = difference(first, second)

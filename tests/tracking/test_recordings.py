@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from sterf_plugins.cli.loading import Loaded
 from sterf_plugins.cli.tracker_inputs import tracker_inputs
 from sterf_plugins.events import Events, Frame, gtp, open_recording
 from sterf_plugins.tracking import SDTrack
@@ -73,7 +74,7 @@ def test_images_are_those_of_the_generator_in_any_order_and_process(tmp_path, T)
 def test_inputs_from_a_recording_without_labels_have_trajectories(tmp_path, T):
     folder = write(tmp_path / "bike", 0)
     (folder / "groundtruth_rect.txt").unlink()
-    tracker = SimpleNamespace(model=SimpleNamespace(network=SDTrack(SMALL, variant=f"{T}x{4 // T}")), config={})
+    tracker = loaded(SDTrack(SMALL, variant=f"{T}x{4 // T}"))
     pairs = tracker_inputs(str(folder / "events.h5"), tracker, 2, 0)
     assert len(pairs) == 2
     for pair in pairs:
@@ -122,7 +123,7 @@ def test_what_cannot_be_made(tmp_path):
     (tmp_path / "pair.txt").unlink()
     shutil.copy(folder / "events.h5", folder / "denoised.h5")
     with pytest.raises(ValueError, match=r"bike are of its recording events.h5; give that one, not denoised.h5"):
-        tracker_inputs(str(folder / "denoised.h5"), SimpleNamespace(model=TRACKER, config={}), 1, 0)
+        tracker_inputs(str(folder / "denoised.h5"), loaded(SimpleNamespace(T=1)), 1, 0)
     (folder / "events.npz").write_bytes(b"")
     with pytest.raises(ValueError, match=r"bike has 2 recordings events.\* or bike.\*"):
         find_recorded_sequences(tmp_path, "fe108", "train")
@@ -132,7 +133,11 @@ def test_what_cannot_be_made(tmp_path):
         find_recorded_sequences(tmp_path, "fe108", "train")
 
 
-TRACKER = SimpleNamespace(network=SimpleNamespace(T=1))
+def loaded(network):
+    """A tracker as ``load_model`` gives it, with a config that says nothing of its sizes."""
+    return Loaded("tracker", SimpleNamespace(network=network), (256, 256), (0.0,), (1.0,), config={})
+
+
 FRAME_TIMES = [Frame(t, 0, np.zeros((1, 1), np.uint8)) for t in (10, 30, 20, 40)]
 
 
