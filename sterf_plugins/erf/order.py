@@ -21,8 +21,10 @@ from .selection import cell
 from .starts import Facts, Passes, Settings, base_name, maps_by_name
 
 PARTS = 4  # along each axis
-# Parts along slices, rows and columns that are changed, one by one.
+# Parts along slices, rows and columns that are changed, one by one; and others, with which a layer is looked at once more
+# before it is refused, as the changes of a network that mixes all places may seem to be elsewhere by chance.
 _CHANGED = ((0, 2, 1, 3), (0, 1, 2, 3), (1, 3, 0, 2))
+_CHANGED_AGAIN = ((1, 3, 0, 2), (0, 1, 2, 3), (2, 0, 3, 1))
 # What a part changes more than others, as a share of all that it changes: by itself enough to tell an order, and enough if
 # it is in a few cells, at most a fifth of them. Else it hardly depends on the place which field is taken, as in attention that
 # looks everywhere, or it is without any order, as in a mixer with random weights.
@@ -167,9 +169,11 @@ def orders(
     before = maps(inputs)
     found: dict[str, dict[Key, bool | None]] = {name: {} for name in names}
     for key in inputs.axes:
-        changed = [maps(copy) for copy in _changed(inputs, key)]
-        for name, answers in found.items():
-            answers[key] = _follows(before[name], [m[name] for m in changed], name in prefixed)
+        for places in (_CHANGED, _CHANGED_AGAIN):
+            asked = [name for name, answers in found.items() if answers.get(key, False) is False]
+            changed = [maps(copy) for copy in _changed(inputs, key, places)] if asked else []
+            for name in asked:
+                found[name][key] = _follows(before[name], [m[name] for m in changed], places, name in prefixed)
     return found
 
 
@@ -179,8 +183,8 @@ def any_of(answers: Iterable[bool | None]) -> bool | None:
     return True in found or (False if False in found else None)
 
 
-def _changed(inputs: Batch, key: Key) -> Iterator[Batch]:
-    """Copies of inputs in each of which one part of an entry has pixels from anywhere in it."""
+def _changed(inputs: Batch, key: Key, places: tuple[tuple[int, ...], ...]) -> Iterator[Batch]:
+    """Copies of inputs in each of which one part of an entry, at the next of some places, has pixels from anywhere in it."""
     axes = inputs.axes[key]
     dims = 3 if "D" in axes.letters else 2
 
@@ -190,7 +194,7 @@ def _changed(inputs: Batch, key: Key) -> Iterator[Batch]:
         chosen = torch.randperm(pixels.shape[-1], generator=torch.Generator().manual_seed(at)).to(x.device)
         spans: list[Any] = [
             slice(parts[at] * n // PARTS, max((parts[at] + 1) * n // PARTS, parts[at] * n // PARTS + 1))
-            for n, parts in zip(x.shape[-dims:], _CHANGED[-dims:], strict=True)
+            for n, parts in zip(x.shape[-dims:], places[-dims:], strict=True)
         ]
         place = (..., *spans)
         x[place] = pixels[..., chosen].view(x.shape)[place]
@@ -200,9 +204,12 @@ def _changed(inputs: Batch, key: Key) -> Iterator[Batch]:
         yield inputs.apply(partial(lambda at, k, x: mixed(x, at) if k == key else x, at))
 
 
-def _follows(before: Tensor, changed: list[Tensor], prefixed: bool = False) -> bool | None:
+def _follows(
+    before: Tensor, changed: list[Tensor], places: tuple[tuple[int, ...], ...], prefixed: bool = False
+) -> bool | None:
     """Whether the place where a map changes moves with the part of the input that is changed; ``None`` if it hardly moves."""
     size = before.shape[3:]
+    places = places[-len(size) :]
     changes = torch.stack([(y - before).detach().double().square().mean((0, 1, 2)).sqrt() for y in changed])
     changes = changes.flatten(1) / changes.flatten(1).sum(1, keepdim=True).clamp_min(1e-300)
     changes -= changes.mean(0)
@@ -211,7 +218,7 @@ def _follows(before: Tensor, changed: list[Tensor], prefixed: bool = False) -> b
     if strength < (_LEAST if few.sum() > len(few) // 2 else _CLEAR):
         return None
     excess = excess.square().view(len(changed), *size)  # squares, since many small changes may be anywhere
-    for axis, (cells, parts) in enumerate(zip(size, _CHANGED[-len(size) :], strict=True), 1):
+    for axis, (cells, parts) in enumerate(zip(size, places, strict=True), 1):
         if cells == 1:
             continue
         mass = excess.movedim(axis, 1).flatten(2).sum(2)
@@ -222,13 +229,13 @@ def _follows(before: Tensor, changed: list[Tensor], prefixed: bool = False) -> b
         if x @ y <= _ALONG * x.norm() * y.norm():
             return False
     near = 0
-    for more, part in zip(excess, zip(*_CHANGED[-len(size) :], strict=True), strict=True):
+    for more, part in zip(excess, zip(*places, strict=True), strict=True):
         spans = [(at * n // PARTS - 1, -(-(at + 1) * n // PARTS) + 1) for at, n in zip(part, size, strict=True)]
         near += bool(more[tuple(slice(max(low, 0), high) for low, high in spans)].sum() > _NEAR * more.sum())
-    return near > len(excess) // 2 and not (prefixed and strength > _CLEAR and _shifted(excess))
+    return near > len(excess) // 2 and not (prefixed and strength > _CLEAR and _shifted(excess, places))
 
 
-def _shifted(excess: Tensor) -> bool:
+def _shifted(excess: Tensor, places: tuple[tuple[int, ...], ...]) -> bool:
     """Whether changes (parts, h, w) fit the parts better where tokens are counted from one or two others on.
 
     So it is where a class token is not in front of all others; if it is amid them, this is seen in one half of the map.
@@ -238,10 +245,10 @@ def _shifted(excess: Tensor) -> bool:
     edges = [torch.linspace(0, PARTS, n + 1).to(excess) for n in excess.shape[1:]]
     inside = [
         torch.stack([(e[1:].clamp(at, at + 1) - e[:-1].clamp(at, at + 1)) * (len(e) - 1) / PARTS for at in parts])
-        for e, parts in zip(edges, _CHANGED[-2:], strict=True)
+        for e, parts in zip(edges, places, strict=True)
     ]  # share of each row and column of cells that is in each part
-    places = (inside[0][:, :, None] * inside[1][:, None, :]).flatten(1)
-    fits = {n: (excess.flatten(1).roll(n, 1) * places).sum(1) for n in (0, -2, -1, 1, 2)}
+    shares = (inside[0][:, :, None] * inside[1][:, None, :]).flatten(1)
+    fits = {n: (excess.flatten(1).roll(n, 1) * shares).sum(1) for n in (0, -2, -1, 1, 2)}
     return any(
         fit[half].sum() > _BETTER * fits[0][half].sum()
         for fit in fits.values()

@@ -20,8 +20,8 @@ DETR = {
 SWIN = dict(image_size=64, embed_dim=12, depths=[2, 2], num_heads=[2, 2], window_size=4)
 
 
-def build(cls, config, **options):
-    torch.manual_seed(0)
+def build(cls, config, seed=0, **options):
+    torch.manual_seed(seed)
     model = cls(config(**options)).double().eval()
     for module in model.modules():  # the initial weights of attention are so small that nothing is mixed
         if isinstance(module, torch.nn.Linear):
@@ -61,6 +61,14 @@ def test_vision_transformers(cls, config, options, prefix):
     assert result.info["map_size"][layer] == [6, 6]
     expected = brute_force(model, x, layer, lambda y: y[:, prefix + 3 * 6 + 3]).mean((0, 1)).numpy()
     assert np.allclose(result.spatial[layer], expected, rtol=1e-5, atol=1e-7 * expected.max())
+
+
+@pytest.mark.parametrize(("kind", "seed"), [("DeiT", 5000), ("Dinov2", 19000)])
+def test_networks_that_mix_all_places_are_not_refused_by_chance(kind, seed):
+    """With these seeds what four changed parts of the input change seems to be elsewhere, and with four others does not."""
+    model = build(getattr(tf, f"{kind}Model"), getattr(tf, f"{kind}Config"), seed, **SMALL)
+    result = compute_erf(model, torch.randn(2, 3, 48, 48).double())
+    assert len(result.layers) == 2 and not result.failed
 
 
 @pytest.mark.parametrize(
