@@ -34,7 +34,7 @@ from .processes import everywhere, first_inputs
 from .protocols import choose
 from .result import ERFResult
 from .running import Running
-from .selection import Position, check_calls, check_channels, check_position
+from .selection import Position, check_calls, check_channels, check_choices, check_position
 from .targets import enclosing_blocks, match_layers, stages_of, unwrapped
 
 
@@ -166,11 +166,7 @@ def compute_erf(
     """
     if reduce is not None:
         one_of("reduce", reduce, REDUCTIONS)
-    one_of("time", time, ("sum", "each"))
-    one_of("aggregate", aggregate, ("mean", "median"))
-    one_of("normalize", normalize, (None, "max", "sum"))
-    one_of("target", target, ("module", "block"))
-    one_of("calibrate", calibrate, ("auto", True, False))
+    check_choices(time=time, aggregate=aggregate, normalize=normalize, target=target, calibrate=calibrate)
     if weight is not None and time != "each":
         raise ValueError("`weight` needs time='each'; with time='sum' there is one backward for all steps and lags.")
     whole_number("seed", seed)

@@ -29,7 +29,7 @@ from .perturbation import Perturbation, image_of, with_image
 from .preparation import device_of, find_targets
 from .progress import Progress
 from .protocols import PROTOCOLS, choose
-from .selection import Position, check_calls, check_channels, check_position
+from .selection import Position, check_calls, check_channels, check_choices, check_position
 from .single import mixes_inputs
 from .starts import Settings
 from .targets import enclosing_blocks, match_layers, unwrapped
@@ -104,8 +104,7 @@ def check_field(
         TypeError, ValueError: bad arguments, unknown layers, no inputs, or no layer has a field.
         MemoryError: a single input does not fit into memory.
     """
-    one_of("target", target, ("module", "block"))
-    one_of("calibrate", calibrate, ("auto", True, False))
+    check_choices(target=target, calibrate=calibrate)
     steps = None if time_steps is None else positive_int("time_steps", time_steps)
     model = unwrapped(model)
     names = match_layers(model, layers)

@@ -1,4 +1,4 @@
-"""Where in a layer's output the gradient starts: positions and channels."""
+"""Where in a layer's output the gradient starts, positions and channels; and the checks of the user's choices."""
 
 import math
 from collections.abc import Sequence
@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
+
+from ..checks import one_of
 
 PROJECTIONS = 8  # random projections of the channels where their sum is constant
 _CONSTANT = 1e-3  # below this share of the channels' own variation, a sum is constant but for rounding and leftovers
@@ -21,6 +23,21 @@ Place = tuple[float, ...]  # row and column of one position, behind the slice or
 Position = str | Place | Sequence[Place]  # what users may give
 
 _ALLOWED = "'center', 'all', (row, col) as ints or as fractions in [0, 1], (frame, row, col), or a list of such tuples"
+
+
+CHOICES: dict[str, tuple] = {  # options of ``compute_erf`` that are one of a few words
+    "time": ("sum", "each"),
+    "aggregate": ("mean", "median"),
+    "normalize": (None, "max", "sum"),
+    "target": ("module", "block"),
+    "calibrate": ("auto", True, False),
+}
+
+
+def check_choices(**options: object) -> None:
+    """Raise ``ValueError`` if one of these options, by their names in ``CHOICES``, is none of the words for it."""
+    for name, value in options.items():
+        one_of(name, value, CHOICES[name])
 
 
 def check_position(position: Position) -> list[str | Place]:

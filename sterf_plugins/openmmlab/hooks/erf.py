@@ -17,7 +17,7 @@ from ...erf.fields import KINDS, REDUCTIONS
 from ...erf.plot import draw
 from ...erf.preparation import find_targets
 from ...erf.protocols import choose
-from ...erf.selection import check_calls, check_channels, check_position
+from ...erf.selection import CHOICES, check_calls, check_channels, check_choices, check_position
 from ...erf.sheet import pixels
 from ...erf.targets import enclosing_blocks, match_layers
 from ...erf.wording import named
@@ -30,14 +30,6 @@ from ..runtime.tensor_forward import forward_for
 from .moments import MeasuringHook, dataset_of, log_scalars, size_of_images
 from .plain_model import plain_model
 from .tracker_pairs import is_tracker, tracker_pairs
-
-_ALLOWED: dict[str, tuple] = {  # options of ``compute_erf`` that are one of some words
-    "reduce": (None, *REDUCTIONS),
-    "time": ("sum", "each"),
-    "target": ("module", "block"),
-    "aggregate": ("mean", "median"),
-    "calibrate": ("auto", True, False),
-}
 
 
 @HOOKS.register_module()
@@ -101,9 +93,8 @@ class ERFHook(MeasuringHook):
         )  # fmt: skip
         for name in options:
             one_of("argument of ERFHook", name, (*allowed, *list(signature(ERFHook).parameters)[:-1]))
-        for name, values in _ALLOWED.items():
-            if name in options:
-                one_of(name, options[name], values)
+        one_of("reduce", options.get("reduce"), (None, *REDUCTIONS))
+        check_choices(**{name: value for name, value in options.items() if name in CHOICES})
         check_position(position)
         if options.get("channels") is not None:
             check_channels(options["channels"])
