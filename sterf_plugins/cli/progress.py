@@ -35,6 +35,8 @@ def layers_bar(model: "nn.Module", label: str, delay: float = 5) -> Iterator[Non
     """A bar of the modules that have run in one pass, which is there only if the pass takes more than ``delay`` seconds."""
     from tqdm.auto import tqdm
 
+    from ..undisturbed import hooked  # which imports torch, as not every tool does
+
     waiting = set(model.modules())
     with tqdm(total=len(waiting), desc=label, unit="layer", file=sys.stderr, delay=delay, mininterval=_pause()) as bar:
 
@@ -43,9 +45,5 @@ def layers_bar(model: "nn.Module", label: str, delay: float = 5) -> Iterator[Non
                 waiting.remove(module)
                 bar.update()
 
-        handles = [module.register_forward_hook(count) for module in model.modules()]
-        try:
+        with hooked(module.register_forward_hook(count) for module in model.modules()):
             yield
-        finally:
-            for handle in handles:
-                handle.remove()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..undisturbed import reset_states
+from ..undisturbed import hooked, reset_states
 
 Example = Tensor | tuple[Tensor, ...]  # the input of a model, or its positional arguments
 Forward = Callable[[nn.Module, Example], object]  # runs a model on an example
@@ -66,12 +66,8 @@ def calls_of(
 
         return hook
 
-    handles = [m.register_forward_hook(record(n)) for n, m in model.named_modules() if isinstance(m, kinds)]
-    try:
+    with hooked(m.register_forward_hook(record(n)) for n, m in model.named_modules() if isinstance(m, kinds)):
         run(model, example, forward)
-    finally:
-        for handle in handles:
-            handle.remove()
     return calls
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from ..checks import check_module
+from ..undisturbed import hooked
 from .probe import (
     Example,
     Forward,
@@ -146,12 +147,8 @@ def _observed(model: nn.Module, example: Example, norms: list[str], forward: For
         return tuple(x + torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device) for x in inputs)
 
     plain = _pass(model, example, norms, forward)
-    handles = [m.register_forward_pre_hook(disturb) for m in model.modules() if isinstance(m, _FOLDED)]
-    try:
+    with hooked(m.register_forward_pre_hook(disturb) for m in model.modules() if isinstance(m, _FOLDED)):
         noisy = _pass(model, example, norms, forward)
-    finally:
-        for handle in handles:
-            handle.remove()
     return {name: [torch.stack(pair) for pair in zip(plain[name], noisy[name], strict=True)] for name in plain}
 
 
@@ -162,10 +159,6 @@ def _pass(model: nn.Module, example: Example, norms: list[str], forward: Forward
     def record(name: str) -> Callable:
         return lambda module, inputs, output: seen[name].append(output.clone())
 
-    handles = [model.get_submodule(name).register_forward_hook(record(name)) for name in norms]
-    try:
+    with hooked(model.get_submodule(name).register_forward_hook(record(name)) for name in norms):
         outputs = tensors_in(run(model, example, forward))
-    finally:
-        for handle in handles:
-            handle.remove()
     return {"": outputs} | {name: found for name, found in seen.items() if found}

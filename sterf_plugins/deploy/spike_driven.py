@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..checks import check_module
 from ..layers import IntegerSpike
+from ..undisturbed import hooked
 from .probe import Example, calls_of, example_for, replace
 
 _WEIGHTS = (nn.Conv1d, nn.Conv2d, nn.Linear)
@@ -128,12 +129,8 @@ def _busy(model: nn.Module) -> Iterator[None]:
         counts = torch.randint(spike.levels_now + 1, output.shape, generator=generator)
         return torch.empty_like(output).copy_(counts).div_(spike.norm)
 
-    handles = [module.register_forward_hook(fire) for module in model.modules() if isinstance(module, IntegerSpike)]
-    try:
+    with hooked(module.register_forward_hook(fire) for module in model.modules() if isinstance(module, IntegerSpike)):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _are_counts(x: Tensor, spike: IntegerSpike) -> bool:

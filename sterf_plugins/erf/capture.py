@@ -11,6 +11,7 @@ from torch import Size, Tensor, nn
 from torch.autograd.graph import Node
 
 from ..firing import FiringRates, spikes_of
+from ..undisturbed import hooked
 from .batches import out_of_memory
 from .geometry import Grid
 from .layouts import Layout
@@ -139,7 +140,7 @@ class _Pass:
             hooks += [(module, partial(self._look, name)) for name, module in model.named_modules()]
         handles = [m.register_forward_hook(hook) for m, hook in hooks if not isinstance(m, torch.jit.ScriptModule)]
         try:
-            with torch.enable_grad():
+            with torch.enable_grad(), hooked(handles):
                 forward(x)
         except _Finished:
             pass
@@ -148,9 +149,6 @@ class _Pass:
             if out_of_memory(error) or not (any(reached) if self.first else all(reached)):
                 raise  # else it is an error behind some layers, which have their fields
             self._broken = error
-        finally:
-            for handle in handles:
-                handle.remove()
         self.failed |= {target.name: why for target in self.targets if (why := self._never_called(target))}
         self.outputs = {name: o for name, o in self.outputs.items() if o.target.name not in self.failed}
         if self.first:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checks import positive_int, whole_number
+from ..undisturbed import hooked
 from .occlusion import check_field
 from .similarity import overlap_steps, similarity, with_errors
 from .targets import match_layers, unwrapped
@@ -111,11 +112,8 @@ def _recorded(model: nn.Module, target: str, run: Callable[[], Any]) -> tuple[An
         if next(module.parameters(recurse=False), None) is not None
     ]
     handles.append(model.get_submodule(target).register_forward_hook(end))
-    try:
+    with hooked(handles):
         return run(), list(order)
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..firing import FiringRates, neuron_layers
+from ..undisturbed import hooked
 from .batches import Batch
 from .calibrate import calibrated
 from .capture import Target
@@ -142,9 +143,5 @@ def stopped(model: nn.Module, names: list[str]) -> Iterator[None]:
         return output[0].detach(), *output[1:]  # of a neuron that returns its state, too
 
     modules = dict(model.named_modules())
-    handles = [modules[name].register_forward_hook(stop) for name in names]
-    try:
+    with hooked(modules[name].register_forward_hook(stop) for name in names):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -8,6 +8,7 @@ from torch import nn
 
 from ... import plugins
 from ...checks import has_statistics
+from ...undisturbed import hooked
 from .adapt import detector_config
 from .stock_interface import SIDE, build_stock, image_channels
 from .types import type_name
@@ -78,12 +79,10 @@ def first_convolution(backbone: Any, channels: int = 3) -> tuple[str, str | None
 
         return hook
 
-    handles = [module.register_forward_hook(note(name)) for name, module in backbone.named_modules()]
     backbone.eval()
-    with torch.no_grad():
+    hooks = [module.register_forward_hook(note(name)) for name, module in backbone.named_modules()]
+    with hooked(hooks), torch.no_grad():
         backbone(image)
-    for handle in handles:
-        handle.remove()
     if len(readers) != 1:
         raise ValueError(
             f"--stem covariant: {type(backbone).__name__} does not start with one convolution: "

@@ -13,7 +13,7 @@ from mmengine.config import ConfigDict
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor
 
-from ...undisturbed import preserved_random_state
+from ...undisturbed import hooked, preserved_random_state
 from .reading import revert_sync_bn
 from .types import type_name
 
@@ -205,12 +205,9 @@ def _train(stock: Any, x: Tensor) -> tuple[Any, list[tuple[Tensor, int]]]:
             convolutions.append((y, _stride(y, x) * (dilation if isinstance(dilation, int) else max(dilation))))
 
     layers = [m for m in stock.modules() if hasattr(m, "dilation") and hasattr(m, "weight")]
-    handles = [layer.register_forward_hook(note) for layer in layers]
     stock.train()
-    outputs = stock(x)
-    for handle in handles:
-        handle.remove()
-    return outputs, convolutions
+    with hooked(layer.register_forward_hook(note) for layer in layers):
+        return stock(x), convolutions
 
 
 def _structure(outputs: Any, x: Tensor, order: list[int]) -> Structure:
