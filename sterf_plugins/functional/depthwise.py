@@ -8,7 +8,7 @@ step of SDT-V3. Here they are computed three columns at a time, each from an ima
 import torch
 from torch import Tensor
 
-from .torch_kernels import depthwise_backward, transformed
+from .torch_kernels import depthwise_backward, is_traced, transformed
 
 _COLUMNS = 3  # the most columns that oneDNN's depthwise kernel takes
 
@@ -68,7 +68,7 @@ def depthwise_conv2d(x: Tensor, weight: Tensor) -> Tensor:
     Returns:
         (B, C, H, W).
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or transformed():
+    if is_traced() or transformed():
         return _stock(x, weight)
     return _DepthwiseConv.apply(x, weight)
 
@@ -79,7 +79,7 @@ def splits_weight_gradient(x: Tensor, weight: Tensor) -> bool:
     This is so for float32 maps (B, C, H, W) on a CPU with oneDNN and more than three columns of weights, outside of
     autocast, of a compiler, ``torch.jit.trace`` and ``torch.func``, where the weight needs a gradient at all.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or transformed():
+    if is_traced() or transformed():
         return False
     if not torch.is_grad_enabled() or not weight.requires_grad:
         return False

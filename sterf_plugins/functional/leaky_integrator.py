@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..checks import check_steps, one_of
-from .torch_kernels import is_mapped, transformed
+from .torch_kernels import is_mapped, is_traced, transformed
 
 METHODS = ("zoh", "euler", "backward")
 GAINS = ("area", "peak")
@@ -71,7 +71,7 @@ def leaky_integrator(x: Tensor, a: Tensor, v: Tensor, gain: str = "area", backen
         backend = "gemm" if small and len(x) <= _GEMM_STEPS and _is_product(x, a) else "loop"
     if backend == "gemm":
         return _product(x, a, v, gain)
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or transformed():
+    if is_traced() or transformed():
         return _plain(x, a, v, gain)
     return _Recursion.apply(x, a, v, gain == "area")
 

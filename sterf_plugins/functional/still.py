@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .torch_kernels import transformed
+from .torch_kernels import is_traced, transformed
 
 
 class _Repeat(torch.autograd.Function):
@@ -26,7 +26,7 @@ class _Repeat(torch.autograd.Function):
 
 def repeat_still(frame: Tensor, steps: int) -> Tensor:
     """Repeat a frame over time, (steps, *frame.shape), without a copy: the time axis has stride 0."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or transformed():
+    if is_traced() or transformed():
         return frame.expand(steps, *frame.shape)
     return _Repeat.apply(frame, steps)
 

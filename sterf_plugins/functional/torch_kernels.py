@@ -1,4 +1,6 @@
-"""PyTorch's names that are not public; ``tests/test_private_names.py`` notices when a release changes one.
+"""What our operations ask of PyTorch: kernels of its own, and for whom they run.
+
+Most of these names are not public; ``tests/test_private_names.py`` notices when a release changes one.
 
 The kernels stay because the public ways are slower: a clamp's gradient by comparisons takes several passes over memory
 instead of one, and ``torch.nn.grad.conv2d_input`` returns contiguous memory where everything around it is channels-last.
@@ -40,6 +42,11 @@ def depthwise_backward(
     """
     options = ((1, 1), padding, (1, 1), False, (0, 0), x.shape[1])
     return torch.ops.aten.convolution_backward(grad, x, weight, None, *options, (*needed, False))[:2]
+
+
+def is_traced() -> bool:
+    """Whether ``torch.compile``, ``torch.export`` or ``torch.jit.trace`` writes down operations, and takes ordinary ones alone."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 def transformed() -> bool:

@@ -2,12 +2,11 @@
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 
 from ..functional import frozen_batch_norm, same_strided_grad
 from ..functional.batch_norm import plain_batch_norm
-from ..functional.torch_kernels import transformed
+from ..functional.torch_kernels import is_traced, transformed
 
 Norm = nn.BatchNorm1d | nn.BatchNorm2d
 
@@ -17,7 +16,7 @@ def _normalised(norm: Norm, x: Tensor, forward: Callable[[Tensor], Tensor]) -> T
     mean, var = norm.running_mean, norm.running_var
     if transformed() and (mean is None or not norm.training):  # in training PyTorch says what torch.func cannot do
         return plain_batch_norm(x, mean, var, norm.weight, norm.bias, norm.eps)
-    if not x.requires_grad or torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if not x.requires_grad or is_traced():
         return forward(x)
     fixed = not norm.training and not any(p.requires_grad for p in norm.parameters())  # as for a receptive field
     if fixed and mean is not None and var is not None:

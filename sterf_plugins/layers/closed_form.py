@@ -29,7 +29,7 @@ from torch import Tensor
 
 from ..functional.still import is_still
 from ..functional.strides import empty_frames
-from ..functional.torch_kernels import is_mapped, transformed
+from ..functional.torch_kernels import is_mapped, is_traced, transformed
 
 Node = Any  # SpikingJelly's IFNode or LIFNode, which have no types
 if TYPE_CHECKING:  # what the mixin stands in front of
@@ -63,7 +63,7 @@ class _ClosedForm(_Base):
         return _Spikes.apply(x_seq, self, still)[0]
 
     def _has_closed_form(self, x: Tensor) -> bool:
-        if torch.compiler.is_compiling() or torch.jit.is_tracing() or not self.closed_form or self.store_v_seq:
+        if is_traced() or not self.closed_form or self.store_v_seq:
             return False
         if not _is_step(self.surrogate_function):
             return False
@@ -91,12 +91,7 @@ def _fire(x: Tensor, node: Node) -> Tensor:
     for frame, s in zip(x, spikes, strict=True):
         h = _charge(node, frame, v)
         torch.ge(h, node.v_threshold, out=s)
-        if node.v_reset is None:
-            torch.sub(h, s, alpha=node.v_threshold, out=v)
-            continue
-        torch.addcmul(h, h, s, value=-1.0, out=v)
-        if node.v_reset:
-            v.add_(s, alpha=node.v_reset)
+        _reset(node, h, s, v)
     return spikes
 
 
@@ -118,7 +113,8 @@ class _Spikes(torch.autograd.Function):
             h = _charge(node, frame, v)
             torch.ge(h, node.v_threshold, out=s)
             slope = _surrogate_slope(node, h)
-            slope_of_reset = _reset(node, h, s, slope, v)
+            _reset(node, h, s, v)
+            slope_of_reset = _slope_of_reset(node, h, s, slope)
             d, c = slope.mul_(gain), slope_of_reset.mul_(leak)
             direct.append(d.mul_(weight) if still else d)
             if still:
@@ -252,14 +248,20 @@ def _surrogate_slope(node: Node, h: Tensor) -> Tensor:
     return slope
 
 
-def _reset(node: Node, h: Tensor, s: Tensor, slope: Tensor, v: Tensor) -> Tensor:
-    """Write the potential after the reset into ``v``; the derivative dv/dh."""
+def _reset(node: Node, h: Tensor, s: Tensor, v: Tensor) -> None:
+    """Write the potential after the reset into ``v``."""
     if node.v_reset is None:
         torch.sub(h, s, alpha=node.v_threshold, out=v)
+        return
+    torch.addcmul(h, h, s, value=-1.0, out=v)
+    if node.v_reset:
+        v.add_(s, alpha=node.v_reset)
+
+
+def _slope_of_reset(node: Node, h: Tensor, s: Tensor, slope: Tensor) -> Tensor:
+    """The derivative dv/dh of the potential after the reset; ``slope`` is that of the spike."""
+    if node.v_reset is None:
         derivative = torch.ones_like(h)
         return derivative if node.detach_reset else derivative.sub_(slope, alpha=node.v_threshold)
     derivative = 1.0 - s
-    torch.mul(derivative, h, out=v)
-    if node.v_reset:
-        v.add_(s, alpha=node.v_reset)
     return derivative if node.detach_reset else derivative.addcmul_(slope, node.v_reset - h)
