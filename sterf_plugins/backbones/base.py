@@ -140,7 +140,7 @@ class StagedBackbone(Described):
         """Turn a stage's output into the feature map that a user gets; unchanged unless a subclass differs."""
         return x
 
-    def hold(self, x: Tensor) -> Tensor:
+    def undo_leave(self, x: Tensor) -> Tensor:
         """Turn a feature map that ``leave`` gave back into what ``classify`` takes; unchanged unless a subclass differs."""
         return x
 

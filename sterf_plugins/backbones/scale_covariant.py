@@ -137,7 +137,7 @@ class ScaleCovariantNet(StagedBackbone):
         """The maps of all scales -> their pool (B, C, H, W) on the grid of the finest one."""
         return _pooled(x[: len(self.scales)], self.pool)
 
-    def hold(self, x: Tensor) -> Any:
+    def undo_leave(self, x: Tensor) -> Any:
         """A pooled map as the only scale."""
         return [x]
 

@@ -69,7 +69,7 @@ class TemporalBackbone(StagedBackbone):
         """(T, B, C, H, W) -> its mean over time (B, C, H, W), or all of it with ``keep_time``."""
         return x if self.keep_time else x.mean(0)
 
-    def hold(self, x: Tensor) -> Tensor:
+    def undo_leave(self, x: Tensor) -> Tensor:
         """A mean over time (B, C, H, W), held for ``T`` steps; a sequence (T, B, C, H, W) stays as it is."""
         return x if x.ndim == 5 else repeat_still(x, self.T)
 

@@ -91,7 +91,7 @@ class Batch:
         entries = {key: axes.ordered(self.entries[key].detach()) for key, axes in self.axes.items()}
         return {k: (x if x.is_floating_point() else x.to(dtype)).clone().requires_grad_() for k, x in entries.items()}
 
-    def given(self, leaves: Mapping[Key, Tensor]) -> tuple[Any, list[tuple[Tensor, Tensor]]]:
+    def for_model(self, leaves: Mapping[Key, Tensor]) -> tuple[Any, list[tuple[Tensor, Tensor]]]:
         """What the model is given: the batch in the user's form; and the integer tensors in it, with floats of the leaves.
 
         The model gets copies, which it may change in place.

@@ -165,7 +165,7 @@ def _check_values(inputs: Batch) -> None:
 @contextmanager
 def _calibrated(request: Request, forward: Callable[[Any], Any], sample: Batch) -> Iterator[dict[str, int]]:
     """BatchNorms with the statistics of a sample meanwhile; gives how many have them, of how many inputs, and how many not."""
-    x, integers = sample.given(sample.leaves(dtype_of(request.model)))
+    x, integers = sample.for_model(sample.leaves(dtype_of(request.model)))
     with calibrated(request.norms, followed(guarded(forward, sample), integers), x) as lacking:
         told = dict(norms=len(request.norms) - lacking, inputs=len(sample))
         yield told | (dict(initial=lacking) if lacking else {})

@@ -118,7 +118,7 @@ def starts_of(passes: Passes, inputs: Batch) -> tuple[dict[Key, Tensor], dict[st
     geometry = replace(passes.geometry, batch=len(inputs))
     leaves = inputs.leaves(dtype_of(passes.model))
     with cropped_convolutions():
-        outputs, failed, in_steps = outputs_of(passes, *inputs.given(leaves))
+        outputs, failed, in_steps = outputs_of(passes, *inputs.for_model(leaves))
     if geometry.batch == 1:
         mend_batch_norms(y for output in outputs.values() for y in output.calls)
     known = {base_name(name): facts for name, facts in passes.known.items()}
@@ -149,7 +149,7 @@ def outputs_of(
 
 def maps_by_name(passes: Passes, inputs: Batch, names: Collection[str]) -> dict[str, Tensor]:
     """The maps (T, B, C, h, w) that some layers give for a batch, whose spikes are not counted, by name as in ``maps_of``."""
-    outputs, _, in_steps = outputs_of(replace(passes, rates=None), *inputs.given({}))
+    outputs, _, in_steps = outputs_of(replace(passes, rates=None), *inputs.for_model({}))
     geometry, evidence = replace(passes.geometry, batch=len(inputs)), Evidence(passes.model, passes.seen.shapes)
     found: dict[str, Tensor] = {}
     for name, output in outputs.items():

@@ -94,7 +94,7 @@ class Units(Passes):
             return []
         self.start_afresh()
         with torch.no_grad(), FiringRates(self.model) as rates:
-            self.forward(self.place(sample).given({})[0])
+            self.forward(self.place(sample).for_model({})[0])
         return [name for name, rate in rates.layers.items() if rate.silent or rate.saturated]
 
 
@@ -127,7 +127,7 @@ def ready(
     geometry = Geometry(tuple(sample.sizes), 0, steps, possible_strides(model), prefix_tokens(model))
     with prepared(model, device) as (_, start_afresh):
         units = Units(model, run, targets, geometry, settings, start_afresh)
-        with calibrated(norms, run, units.place(sample).given({})[0]):
+        with calibrated(norms, run, units.place(sample).for_model({})[0]):
             yield units
 
 

@@ -111,7 +111,7 @@ class TimmContract(_Backbone):
         ``pool="logsumexp"`` these are other numbers.
         """
         if self.num_classes and not pre_logits:
-            return self.classify(self.hold(x))
+            return self.classify(self.undo_leave(x))
         return self.pool_pixels(x) if self.global_pool else x
 
     def forward(self, x: Tensor) -> Tensor:
