@@ -10,7 +10,8 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor
 
-from .sdt_v3 import check_entries, convert_state_dict, infer_architecture, listing
+from .renaming import check_entries, listing, name_by
+from .sdt_v3 import convert_state_dict, infer_architecture
 
 # Rules are (pattern of a released key, our key). A released detector's layer is a sequence of spikes (0) and a
 # container (1) that applies the layer (0) to all time steps; some versions have a `module` between these two.
@@ -60,11 +61,11 @@ def convert_model(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for key, value in state.items():
         if key.startswith(("backbone.", "data_preprocessor.")):
             continue
-        rule = next(((p, r) for p, r in rules if re.fullmatch(p, key)), None)
-        if rule is None:
+        name = name_by(rules, key)
+        if name is None:
             unknown.append(key)
         else:
-            converted[re.sub(*rule, key)] = value
+            converted[name] = value
     if unknown:
         raise ValueError(listing(f"the {kind} has unknown keys", unknown))
     check_entries(converted, _expected(converted, kind), f"spiking {kind}")

@@ -7,7 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from .reading import state_dict_of
-from .sdt_v3 import infer_architecture, listing, rename_entries
+from .renaming import count_of, listing
+from .sdt_v3 import infer_architecture, rename_entries
 
 # The variants with time name the layers of a branch, and the variant without numbers them, as SDT-V3's releases do.
 _NUMBERED = [
@@ -82,8 +83,8 @@ def convert_tracker(checkpoint: Mapping) -> dict[str, Tensor]:
             unknown.append(f"box_head.{key}")
             continue
         number, branch, layer, what = match.groups()
-        place = f"{2 * int(number) - 1}.{'conv' if layer in ('1', 'conv') else 'bn'}" if layer else "8"
-        converted[f"head.branches.{_BRANCHES[branch]}.{place}.{what}"] = value
+        ours = f"{2 * int(number) - 1}.{'conv' if layer in ('1', 'conv') else 'bn'}" if layer else "8"
+        converted[f"head.branches.{_BRANCHES[branch]}.{ours}.{what}"] = value
     if unknown or (is_tracker and not head):
         raise ValueError(listing("the checkpoint is no SDTrack; unknown keys", unknown or ["no entry of box_head"]))
     return converted
@@ -99,10 +100,7 @@ def tracker_architecture(converted: Mapping[str, Tensor]) -> dict[str, Any]:
     """
     backbone = {k.removeprefix("backbone."): v for k, v in converted.items() if k.startswith("backbone.")}
     found = infer_architecture(backbone)
-    depths = [
-        1 + max((int(m[1]) for m in (re.match(rf"stages\.{i}\.blocks\.(\d+)\.", k) for k in backbone) if m), default=-1)
-        for i in range(5)
-    ]
+    depths = [count_of(rf"stages\.{i}\.blocks\.(\d+)\.", backbone) for i in range(5)]
     width = converted.get("head.branches.score.1.conv.weight")
     return dict(
         arch=dict(embed_dims=found["arch"]["embed_dims"], num_heads=1, depths=depths),

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..backbones.sdt_v3 import SDTV3
 from .reading import below, renamed, state_dict_of
+from .renaming import check_entries, classes_of, join_qkv, listing
 from .zoo import find_family, rename_zoo
 
 # published module -> ours, applied to the start of a key
@@ -137,7 +138,7 @@ def infer_architecture(converted: Mapping[str, Tensor]) -> dict:
         **(dict(layout="raster") if released else {}),
         layer_scale=1.0 if "stages.3.blocks.0.layer_scale1" in converted else None,
         in_chans=in_chans,
-        num_classes=converted["head.weight"].shape[0] if "head.weight" in converted else 0,
+        num_classes=classes_of(converted),
     )
 
 
@@ -163,7 +164,7 @@ def rename_entries(entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
             renamed[name] = value.unsqueeze(-1) if is_conv1d else value
     if unknown:
         raise ValueError(listing("the checkpoint has unknown keys", unknown))
-    return _join_qkv(renamed)
+    return join_qkv(renamed, ("qkv",))
 
 
 def _backbone_entries(state_dict: Mapping) -> dict[str, Tensor]:
@@ -198,47 +199,3 @@ def _rename(key: str) -> str | None:
             if re.match(layer, rest):
                 return match.expand(ours) + re.sub(layer, our_layer, rest, count=1)
     return None
-
-
-def _join_qkv(entries: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Concatenate the entries of the layers q, k and v into those of the one layer ``qkv`` that we have."""
-    joined: dict[str, Tensor] = {}
-    for key, value in entries.items():
-        match = re.fullmatch(r"(.*\.attn\.)([qkv])(\..*)", key)
-        if match is None:
-            joined[key] = value
-            continue
-        names = [f"{match[1]}{name}{match[3]}" for name in "qkv"]
-        if any(name not in entries for name in names):
-            raise ValueError(f"{match[1]}{{q,k,v}}{match[3]}: the checkpoint lacks one of the three.")
-        parts = [entries[name] for name in names]
-        joined[f"{match[1]}qkv{match[3]}"] = value if value.ndim == 0 else torch.cat(parts)
-    return joined
-
-
-def check_entries(converted: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str) -> None:
-    """Check that the entries have the names and shapes of the expected ones.
-
-    Args:
-        converted: entries of a checkpoint under our names.
-        expected: the state dict of the model that they are for.
-        what: the model's name in the error message.
-
-    Raises:
-        ValueError: entries are missing, unexpected or of another shape; the message lists them.
-    """
-    problems = [f"{k}: missing" for k in expected if k not in converted]
-    problems += [f"{k}: not of this model" for k in converted if k not in expected]
-    problems += [
-        f"{k}: shape {tuple(converted[k].shape)}, expected {tuple(v.shape)}"
-        for k, v in expected.items()
-        if k in converted and converted[k].shape != v.shape
-    ]
-    if problems:
-        raise ValueError(listing(f"the checkpoint does not fit a {what}", problems))
-
-
-def listing(what: str, items: list[str], limit: int = 10) -> str:
-    """An error message: ``what``, the number of items, and the first ``limit`` of them, one a line."""
-    rest = f"\n  ... and {len(items) - limit} more" if len(items) > limit else ""
-    return f"{what} ({len(items)}):\n  " + "\n  ".join(items[:limit]) + rest

@@ -4,7 +4,6 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from ..backbones.max_former import MaxFormer
@@ -12,6 +11,7 @@ from ..backbones.meta_sdt import MetaSDT
 from ..backbones.qkformer import QKFormer
 from ..backbones.sdt_v1 import SDTV1
 from ..backbones.spikformer import Spikformer
+from .renaming import Rules, classes_of, count_of, join_qkv, name_by
 
 Entries = Mapping[str, Tensor]
 
@@ -33,7 +33,7 @@ class Family:
 
     name: str
     matches: Callable[[Entries], bool]
-    rules: tuple[tuple[str, str], ...]
+    rules: Rules
     unused: str
     arguments: Callable[[Entries], dict]
     build: Callable[..., nn.Module]
@@ -60,45 +60,18 @@ def rename_zoo(entries: Entries, family: Family) -> tuple[dict[str, Tensor], lis
         if key.startswith("head."):
             renamed[key] = value
             continue
-        rule = next(((p, r) for p, r in family.rules if re.fullmatch(p, key)), None)
-        if rule is None:
+        name = name_by(family.rules, key)
+        if name is None:
             unknown.append(key)
             continue
-        name = re.sub(*rule, key)
         # Convolutions over tokens are 1x1 convolutions over maps here.
         renamed[name] = value.unsqueeze(-1) if value.ndim == 3 else value
-    return _joined(renamed), unknown
-
-
-def _joined(entries: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Concatenate the ``conv_bn`` of ``attn.q``, ``attn.k`` and, where there is one, ``attn.v``: one layer here."""
-    joined: dict[str, Tensor] = {}
-    for key, value in entries.items():
-        match = re.fullmatch(r"(.*\.attn\.)([qkv])(\.conv_bn\..*)", key)
-        if match is None:
-            joined[key] = value
-        else:
-            names = [n for n in "qkv" if f"{match[1]}{n}{match[3]}" in entries]
-            if names[:2] != ["q", "k"]:
-                raise ValueError(f"{match[1]}{{q,k,v}}{match[3]}: the checkpoint has {' and '.join(names)} alone.")
-            parts = [entries[f"{match[1]}{n}{match[3]}"] for n in names]
-            joined[f"{match[1]}{''.join(names)}{match[3]}"] = value if value.ndim == 0 else torch.cat(parts)
-    return joined
+    return join_qkv(renamed), unknown
 
 
 def _has(pattern: str) -> Callable[[Entries], bool]:
     """A function that says whether any key of some entries starts with the pattern."""
     return lambda entries: any(re.match(pattern, key) for key in entries)
-
-
-def _blocks(entries: Entries) -> int:
-    """Number of stages, which in the plain transformers is the number of blocks."""
-    return 1 + max((int(m[1]) for m in (re.match(r"stages\.(\d+)\.", key) for key in entries) if m), default=-1)
-
-
-def _classes(entries: Entries) -> int:
-    """Width of the classifier, 0 if there is none."""
-    return entries["head.weight"].shape[0] if "head.weight" in entries else 0
 
 
 def _plain_arguments(position: str, first_conv: str, first_mlp: str) -> Callable[[Entries], dict]:
@@ -107,12 +80,12 @@ def _plain_arguments(position: str, first_conv: str, first_mlp: str) -> Callable
     def arguments(entries: Entries) -> dict:
         dim = entries[position].shape[0]
         return dict(
-            depth=_blocks(entries),
+            depth=count_of(r"stages\.(\d+)\.", entries),  # a block is a stage
             dim=dim,
             num_heads=1,
             ratio=entries[first_mlp].shape[0] // dim,
             in_chans=entries[first_conv].shape[1],
-            num_classes=_classes(entries),
+            num_classes=classes_of(entries),
         )
 
     return arguments
@@ -123,14 +96,13 @@ def _pyramid_arguments(last: str, first_conv: str, first_mlp: str) -> Callable[[
 
     def arguments(entries: Entries) -> dict:
         dim = entries[last].shape[0]
-        blocks = [int(m[1]) for m in (re.match(r"stages\.2\.blocks\.(\d+)\.", key) for key in entries) if m]
         return dict(
-            depth=4 + max(blocks, default=-1),  # the first two stages have one block and two
+            depth=3 + count_of(r"stages\.2\.blocks\.(\d+)\.", entries),  # the first two stages have one block and two
             dim=dim,
             num_heads=1,
             ratio=entries[first_mlp].shape[0] // dim,
             in_chans=entries[first_conv].shape[1],
-            num_classes=_classes(entries),
+            num_classes=classes_of(entries),
         )
 
     return arguments
@@ -143,7 +115,7 @@ def _meta_arguments(entries: Entries) -> dict:
         num_heads=1,
         ratio=entries["stages.3.blocks.0.mlp.fc1.conv.weight"].shape[0] // dims[2],
         in_chans=entries["stages.0.downsample.conv_bn.conv.weight"].shape[1],
-        num_classes=_classes(entries),
+        num_classes=classes_of(entries),
     )
 
 
@@ -163,7 +135,7 @@ _META_STAGES = {
 }
 
 
-def _meta_rules() -> tuple[tuple[str, str], ...]:
+def _meta_rules() -> Rules:
     rules = []
     for theirs, ours in _META_STAGES.items():
         prefix = re.escape(theirs) + r"\."
@@ -188,7 +160,7 @@ def _meta_rules() -> tuple[tuple[str, str], ...]:
             (rep + r"1\.(.*)", rf"{ours}attn.\2.bn2.\3"),
             (block + r"mlp\.fc([12])_(conv|bn)\.(.*)", rf"{ours}mlp.fc\2.\3.\4"),
         ]
-    return tuple(rules)
+    return rules
 
 
 # The first family that matches counts. Max-Former stands before QKFormer, and SDT-V1 before Spikformer, whose tests they

@@ -10,7 +10,8 @@ from timm.models import build_model_with_cfg, register_model
 from torch import Tensor, nn
 
 from ..checkpoints import convert_state_dict
-from ..checkpoints.sdt_v3 import has_our_names, listing
+from ..checkpoints.renaming import listing
+from ..checkpoints.sdt_v3 import has_our_names
 from ..checks import entries, is_whole, one_of
 from ..functional.torch_kernels import default_device
 

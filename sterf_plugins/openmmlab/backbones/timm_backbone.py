@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ...backbones.base import StagedBackbone
 from ...checkpoints.reading import below, read_checkpoint, state_dict_of, weights_beside
-from ...checkpoints.sdt_v3 import listing
+from ...checkpoints.renaming import listing
 from ...checks import entries, flag, positive_int
 from ...layers.described import compare
 from ...registry import MODELS
