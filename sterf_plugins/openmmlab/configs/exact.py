@@ -11,7 +11,7 @@ from mmengine.registry import MODELS
 
 from ..backbones.timm_backbone import feature_levels
 from .stock_interface import StockInterface
-from .types import type_name
+from .types import dicts_in, type_name
 
 NECKS = ("FPN", "PAFPN", "ChannelMapper")
 # Parts of a model in which every stride is in the config; others have factors between levels in their code.
@@ -176,29 +176,24 @@ def _set_head_channels(head: ConfigDict, new: Pyramid) -> None:
 
 def _keys(node: Any) -> list[str]:
     """All keys of a config, with those of the dicts inside it."""
-    if isinstance(node, dict):
-        return [*node, *(key for value in node.values() for key in _keys(value))]
-    return [key for value in node for key in _keys(value)] if isinstance(node, (list, tuple)) else []
+    return [key for part in dicts_in(node) for key in part]
 
 
 def _write_down_strides(node: Any, scope: str) -> None:
     """Write strides that are defaults of a head's class, such as those of VFNet's anchors, into its config, in place."""
-    if not isinstance(node, dict):
-        for item in node if isinstance(node, (list, tuple)) else ():
-            _write_down_strides(item, scope)
-        return
-    with MODELS.switch_scope_and_registry(scope) as registry:
-        kind = registry.get(node["type"]) if isinstance(node.get("type"), str) else node.get("type")
-    for owner in getattr(kind, "__mro__", ()):
-        parameters = signature(owner.__init__).parameters if "__init__" in vars(owner) else {}
-        found = {name: p.default for name, p in parameters.items() if any(map(_is_strides, _keys({name: p.default})))}
-        for name, default in found.items():
-            if default is not Parameter.empty:
-                node.setdefault(name, ConfigDict(copy.deepcopy({name: default}))[name])
-        if found:  # its own strides take the place of those of its base classes
-            break
-    for value in node.values():
-        _write_down_strides(value, scope)
+    for part in dicts_in(node):
+        with MODELS.switch_scope_and_registry(scope) as registry:
+            kind = registry.get(part["type"]) if isinstance(part.get("type"), str) else part.get("type")
+        for owner in getattr(kind, "__mro__", ()):
+            parameters = signature(owner.__init__).parameters if "__init__" in vars(owner) else {}
+            found = {
+                name: p.default for name, p in parameters.items() if any(map(_is_strides, _keys({name: p.default})))
+            }
+            for name, default in found.items():
+                if default is not Parameter.empty:
+                    part.setdefault(name, ConfigDict(copy.deepcopy({name: default}))[name])
+            if found:  # its own strides take the place of those of its base classes
+                break
 
 
 def _is_strides(key: str) -> bool:

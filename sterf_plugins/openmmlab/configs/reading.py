@@ -11,7 +11,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
 
-from .types import type_name, use_registered_names
+from .types import dicts_in, type_name, use_registered_names
 
 PACKAGES = ("mmdet", "mmseg", "sterf_plugins")
 SUFFIXES = (".py", ".json", ".yaml", ".yml")  # those of configs, which mmengine reads
@@ -206,35 +206,19 @@ def _leaves(node: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 def revert_sync_bn(config: Config) -> int:
     """Replace every ``SyncBN`` by ``BN`` in the model's config; returns how many there were."""
-    replaced = 0
-
-    def walk(node):
-        nonlocal replaced
-        if isinstance(node, dict):
-            if type_name(node) in ("SyncBN", "MMSyncBN", "SyncBatchNorm"):
-                node["type"] = "BN"
-                replaced += 1
-            for value in node.values():
-                walk(value)
-        elif isinstance(node, (list, tuple)):
-            for value in node:
-                walk(value)
-
-    walk(config.model)
-    return replaced
+    norms = [part for part in dicts_in(config.model) if type_name(part) in ("SyncBN", "MMSyncBN", "SyncBatchNorm")]
+    for norm in norms:
+        norm["type"] = "BN"
+    return len(norms)
 
 
 def without_weight_files(config: Any) -> None:
     """Take out of a model's config, wherever they stand, the files that weights would be read from."""
-    for value in config.values() if isinstance(config, dict) else config:
-        if isinstance(value, (dict, list, tuple)):
-            without_weight_files(value)
-    if not isinstance(config, dict):
-        return
-    inits = config.get("init_cfg")
-    if isinstance(inits, (list, tuple)):
-        config["init_cfg"] = [init for init in inits if "checkpoint" not in init]
-    elif isinstance(inits, dict) and "checkpoint" in inits:
-        config["init_cfg"] = None
-    if isinstance(config.get("pretrained"), str):
-        config["pretrained"] = None
+    for part in dicts_in(config):
+        inits = part.get("init_cfg")
+        if isinstance(inits, (list, tuple)):
+            part["init_cfg"] = [init for init in inits if "checkpoint" not in init]
+        elif isinstance(inits, dict) and "checkpoint" in inits:
+            part["init_cfg"] = None
+        if isinstance(part.get("pretrained"), str):
+            part["pretrained"] = None

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...undisturbed import hooked, preserved_random_state
 from .reading import revert_sync_bn
-from .types import type_name
+from .types import dicts_in, type_name
 
 SIDE = 256  # a multiple of every stride of a stock backbone
 ODD_SIDE = 203  # its half, quarter, … are all rounded up and down to different numbers
@@ -122,7 +122,9 @@ def build_stock(config: ConfigDict, scope: str) -> Any:
     """
     holder = ConfigDict(model=copy.deepcopy(config))
     revert_sync_bn(holder)
-    _keep_activations(holder.model)
+    for part in dicts_in(holder.model):
+        if "with_cp" in part:  # gradient checkpointing, which hides the graph
+            part["with_cp"] = False
     try:
         with DefaultScope.overwrite_default_scope(scope), preserved_random_state():
             stock: Any = MODELS.build(holder.model)
@@ -143,15 +145,6 @@ def _changed(values: dict[str, Any], **defaults: Any) -> dict[str, Any]:
 
 def _grow(numbers: list[int]) -> bool:
     return all(a < b for a, b in pairwise(numbers))
-
-
-def _keep_activations(node: Any) -> None:
-    """Switch off gradient checkpointing, which hides the graph."""
-    if isinstance(node, dict) and "with_cp" in node:
-        node["with_cp"] = False
-    for value in node.values() if isinstance(node, dict) else node:
-        if isinstance(value, (dict, list, tuple)):
-            _keep_activations(value)
 
 
 def _names_read_of_a_backbone(model: ConfigDict, scope: str) -> set[str]:

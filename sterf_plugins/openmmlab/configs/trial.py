@@ -17,7 +17,7 @@ from torch import nn
 
 from ...undisturbed import preserved_random_state
 from .reading import revert_sync_bn, without_weight_files
-from .types import type_name
+from .types import dicts_in, type_name
 
 SMALL, LARGE = 128, 448  # sides of the images in pixels; some heads pool over windows of 400
 NOT_TRIED = {
@@ -217,18 +217,15 @@ def _shrink(model: Any, size: int) -> int:
 
 def _change(node: Any, key: str, new: Callable[[Any], Any]) -> None:
     """Replace the values of a key, wherever it stands in a config."""
-    for child in node.values() if isinstance(node, dict) else node if isinstance(node, (list, tuple)) else ():
-        _change(child, key, new)
-    if isinstance(node, dict) and node.get(key) is not None:
-        node[key] = new(node[key])
+    for part in dicts_in(node):
+        if part.get(key) is not None:
+            part[key] = new(part[key])
 
 
 def _find(node: Any, key: str, default: int) -> int:
     """The smallest number that is given for a key anywhere in a config, or the default if there is none."""
-    numbers = [node[key]] if isinstance(node, dict) and isinstance(node.get(key), int) else []
-    children = node.values() if isinstance(node, dict) else node if isinstance(node, (list, tuple)) else ()
-    numbers += [n for n in (_find(child, key, 0) for child in children) if n]
-    return min(numbers, default=default)
+    numbers = (part.get(key) for part in dicts_in(node))
+    return min((n for n in numbers if n and isinstance(n, int)), default=default)
 
 
 def _channels(config: Config) -> int:
@@ -295,9 +292,7 @@ def _detection(config: Config, size: int) -> Any:
 
 def _loads_masks(node: Any) -> bool:
     """Whether anything in a data loader's config loads masks of objects."""
-    if isinstance(node, dict):
-        return bool(node.get("with_mask")) or "Panoptic" in type_name(node) or any(map(_loads_masks, node.values()))
-    return isinstance(node, (list, tuple)) and any(map(_loads_masks, node))
+    return any(part.get("with_mask") or "Panoptic" in type_name(part) for part in dicts_in(node))
 
 
 def _segmentation(config: Config, size: int) -> Any:

@@ -24,6 +24,15 @@ def type_name(config: Any) -> str:
     return name.rpartition(".")[2]
 
 
+def dicts_in(node: Any) -> Iterator[Any]:
+    """Each dict in a part of a config, the part itself if it is one included, before those inside it."""
+    if isinstance(node, dict):
+        yield node
+        node = list(node.values())
+    for inner in node if isinstance(node, (list, tuple)) else ():
+        yield from dicts_in(inner)
+
+
 def registered(part: Any, registry: Registry, config: Config) -> type | None:
     """The class that a part of a config builds; ``None`` if nothing is registered by its name.
 
@@ -46,7 +55,8 @@ def use_registered_names(config: Config) -> None:
     each path that it has written: a function hides the module of its name in ``mmdet.models.losses.iou_loss.IoULoss``.
     A config with such types and without a ``default_scope`` gets that of its model.
     """
-    found = [entry for key in config.to_dict() for entry in _classes(config[key])]  # to_dict: without what it imports
+    parts = (part for key in config.to_dict() for part in dicts_in(config[key]))  # to_dict: without what it imports
+    found = [(part, kind) for part in parts if hasattr(kind := _kind(part), "__qualname__")]
     if not found:
         return
     if config.get("default_scope") is None and "model" in config:
@@ -54,21 +64,8 @@ def use_registered_names(config: Config) -> None:
         if scope:
             config.default_scope = scope
     names = _registered_names(config.get("default_scope"))
-    for node, kind in found:
-        node["type"] = names.get(kind) or _path(kind)
-
-
-def _classes(node: Any) -> Iterator[tuple[dict, Any]]:
-    """Each dict in a part of a config whose type is a class or a function, or the path of one; and that type."""
-    if isinstance(node, (list, tuple)):
-        for item in node:
-            yield from _classes(item)
-    elif isinstance(node, dict):
-        kind = _kind(node)
-        if hasattr(kind, "__qualname__"):
-            yield node, kind
-        for item in node.values():
-            yield from _classes(item)
+    for part, kind in found:
+        part["type"] = names.get(kind) or _path(kind)
 
 
 def _kind(node: dict) -> Any:
