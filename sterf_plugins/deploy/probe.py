@@ -77,12 +77,6 @@ def called_once(calls: list[Call]) -> list[Call]:
     return [call for call in calls if counts[call.name] == 1]
 
 
-def replace(model: nn.Module, name: str, module: nn.Module) -> None:
-    """Put ``module`` in the place of the model's submodule ``name``."""
-    parent, _, last = name.rpartition(".")
-    setattr(model.get_submodule(parent), last, module)
-
-
 def tensors_in(output: object) -> list[Tensor]:
     """The floating-point tensors of a model's output: a tensor, or sequences and mappings of such outputs, in order."""
     if isinstance(output, Tensor):

@@ -18,7 +18,6 @@ from .probe import (
     example_for,
     largest_error,
     output_of,
-    replace,
     run,
     tensors_in,
 )
@@ -123,8 +122,8 @@ def _fold(model: nn.Module, pairs: list[Pair]) -> nn.Module:
     for pair in pairs:
         layer, norm = model.get_submodule(pair.layer), model.get_submodule(pair.norm)
         fuse: Callable[..., nn.Module] = fuse_linear_bn_eval if isinstance(layer, nn.Linear) else fuse_conv_bn_eval
-        replace(model, pair.layer, fuse(layer, norm))
-        replace(model, pair.norm, _what_remains(norm))
+        model.set_submodule(pair.layer, fuse(layer, norm))
+        model.set_submodule(pair.norm, _what_remains(norm))
     return model
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..checks import check_module
 from ..layers import IntegerSpike
 from ..undisturbed import hooked
-from .probe import Example, calls_of, example_for, replace
+from .probe import Example, calls_of, example_for
 
 _WEIGHTS = (nn.Conv1d, nn.Conv2d, nn.Linear)
 
@@ -116,7 +116,7 @@ def to_spike_driven(model: nn.Module, example: Example | None = None) -> nn.Modu
                 )
     for module, layer in driven.items():
         for name in names[module]:
-            replace(converted, name, layer)
+            converted.set_submodule(name, layer)
     return converted
 
 
