@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "sterf_plugins"
 # Lower layers first; a module may import from its own part and from lower layers. Every file and folder has its place.
 LAYERS = [
     {"checks"},
-    {"files", "mmcv_ops", "plugins"},
+    {"files", "mmcv_ops", "module_state", "plugins"},
     {"undisturbed"},
     {"firing"},
     {"functional"},

@@ -94,8 +94,8 @@ def check_saved_normalized_shape():
     assert node.name().startswith("NativeLayerNorm") and tuple(node._saved_normalized_shape) == (2, 3)
 
 
-@uses("torch: nn.Module _forward_hooks", "undisturbed.py", "hooks that a model gives its modules while it runs")
-@uses("torch: nn.Module _forward_pre_hooks", "undisturbed.py", "the same of those before a module")
+@uses("torch: nn.Module _forward_hooks", "module_state.py", "hooks that a model gives its modules while it runs")
+@uses("torch: nn.Module _forward_pre_hooks", "module_state.py", "the same of those before a module")
 def check_forward_hooks():
     module, called = nn.Identity(), []
     handles = [
@@ -108,9 +108,9 @@ def check_forward_hooks():
     assert not called
 
 
-@uses("torch: nn.Module _parameters", "undisturbed.py", "whether a module has made itself parameters while it ran")
-@uses("torch: nn.Module _modules", "undisturbed.py", "the same of modules")
-@uses("torch: nn.Module _buffers", "undisturbed.py", "buffers that were None before, which no public way names")
+@uses("torch: nn.Module _parameters", "module_state.py", "whether a module has made itself parameters while it ran")
+@uses("torch: nn.Module _modules", "module_state.py", "the same of modules")
+@uses("torch: nn.Module _buffers", "module_state.py", "buffers that were None before, which no public way names")
 def check_entries():
     module = nn.BatchNorm1d(2, affine=False)
     module.register_buffer("state", None)
