@@ -14,6 +14,7 @@ from ..firing import FiringRates, spikes_of
 from ..undisturbed import hooked
 from .batches import out_of_memory
 from .geometry import Grid
+from .graph import nodes_behind
 from .layouts import Layout
 from .windows import Windows
 
@@ -231,14 +232,8 @@ def _begins(module: nn.Module, result: Any) -> bool:
 
 def _leading_to(y: Tensor, nodes: dict[str, list[Node]]) -> list[str]:
     """The names of those nodes that the graph of a tensor holds."""
-    seen: set[Node] = set()
-    waiting = [y.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            waiting += [before for before, _ in node.next_functions]
-    return [name for name, own in nodes.items() if not seen.isdisjoint(own)]
+    behind = set(nodes_behind([y]))
+    return [name for name, own in nodes.items() if not behind.isdisjoint(own)]
 
 
 def _tensors(name: str, result: Any) -> list[tuple[str, Tensor]]:

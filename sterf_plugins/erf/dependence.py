@@ -21,6 +21,7 @@ from torch import Tensor, backends, nn
 from torch.overrides import TorchFunctionMode
 
 from ..undisturbed import changed
+from .graph import nodes_behind
 from .marks import chosen, forget_noise, marked, rule_of
 
 
@@ -36,17 +37,12 @@ def dependence(model: nn.Module, layers: Iterable[nn.Module]) -> Iterator[None]:
     choices = _Choices()
 
     def mark_graph(module: nn.Module, arguments: Any, result: Any) -> None:
-        starts = [t.grad_fn for t in _tensors(result) if t.grad_fn is not None]
+        outputs = _tensors(result)
+        starts = [t.grad_fn for t in outputs if t.grad_fn is not None]
         handles.extend(node.register_prehook(lambda grads: marked(grads, ())) for node in starts)
-        pending: list[Any] = list(starts)
-        while pending:
-            node = pending.pop()
-            if node in seen:
-                continue
-            seen.add(node)
+        for node in nodes_behind(outputs, seen):
             if (rule := chosen if node in choices.nodes else rule_of(node)) is not None:
                 handles.append(node.register_hook(rule))
-            pending += [previous for previous, _ in node.next_functions if previous is not None]
 
     handles += [m.register_forward_hook(mark_graph) for m in layers if not isinstance(m, torch.jit.ScriptModule)]
     kept = {p: p.detach().clone() for p in model.parameters() if p.is_floating_point() and (p == 0).any()}

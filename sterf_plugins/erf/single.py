@@ -1,12 +1,12 @@
 """A batch of one input: which models need it, and PyTorch's BatchNorm, whose wrong gradient there is mended in the graph."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..checks import has_statistics
+from .graph import nodes_behind
 
 _OF_EACH_INPUT = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 
@@ -26,14 +26,7 @@ def mend_batch_norms(outputs: Iterable[Tensor]) -> None:
     Args:
         outputs: tensors with the graph.
     """
-    waiting = [y.grad_fn for y in outputs]
-    seen = set()
-    while waiting:
-        node: Any = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        waiting.extend(before for before, _ in node.next_functions)
+    for node in nodes_behind(outputs):
         if node.name().startswith("NativeBatchNorm"):
             node.register_prehook(_in_the_order_of(node._saved_input))
 
