@@ -125,6 +125,14 @@ class Reading:
     steps: int | None = None
     whole: bool = False
 
+    @classmethod
+    def of(cls, wrt: Key | Iterable[Key] | None, axes: str | None, steps: int | None, forward: Any) -> "Reading":
+        """What these arguments of ``compute_erf`` ask for: a function ``forward`` of the user, and ``wrt``, take batches whole."""
+        keys = None if wrt is None else (wrt,) if isinstance(wrt, (str, int)) else tuple(wrt)
+        return cls(
+            keys, None if axes is None else Axes.parse(axes), steps, whole=forward is not None or wrt is not None
+        )
+
     def batch(self, value: Any, single: bool = True) -> Batch:
         """A batch of what the user gave.
 
@@ -235,6 +243,17 @@ def batches(inputs: Any, reading: Reading) -> Iterator[Batch]:
         if not isinstance(item, (Tensor, Mapping, list, tuple)):
             raise TypeError(f"`inputs` holds {type(item).__name__}; give image tensors (N, C, H, W) or (C, H, W).")
         yield reading.batch(item)
+
+
+def check_shapes(first: dict[str, list[int]], other: dict[str, list[int]]) -> None:
+    """Raise ``ValueError`` unless inputs have the shapes that the first ones have; see ``Batch.shapes``."""
+    if first == other:
+        return
+    shown = (
+        ", ".join(f"{key} {tuple(shape)}" if len(shapes) > 1 else str(tuple(shape)) for key, shape in shapes.items())
+        for shapes in (first, other)
+    )
+    raise ValueError(f"inputs differ in shape: {' and '.join(shown)}; resize them to one size.")
 
 
 def peek(stream: Iterator[Batch], count: int) -> tuple[Batch | None, Iterator[Batch]]:

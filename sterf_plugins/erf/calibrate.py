@@ -28,6 +28,13 @@ def initial_norms(model: nn.Module) -> list[Any]:
     return [m for m in tracking_norms(model) if not m.running_mean.any() and bool(torch.all(m.running_var == 1))]
 
 
+def norms_to_calibrate(model: nn.Module, choice: bool | str) -> list[Any]:
+    """The BatchNorms that ``calibrate`` of ``compute_erf`` is about: "auto", ``True`` or ``False``."""
+    if choice == "auto":
+        return initial_norms(model)
+    return tracking_norms(model) if choice else []
+
+
 def uncalibrated(model: nn.Module) -> bool:
     """Whether a model has BatchNorms and all of them still have their initial statistics."""
     norms = tracking_norms(model)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..checks import entries, one_of
 from ..firing import FiringRates, neuron_layers
-from .batches import Batch, Key, Reading, Sizer
+from .batches import Batch, Key, Reading, Sizer, check_shapes
 from .calibrate import calibrated
 from .capture import Seen, Target
 from .fields import KINDS, fields_of
@@ -129,10 +129,7 @@ def collect(
                         running.calibrated = stack.enter_context(_calibrated(request, forward, sample))
                     if rates is not None:
                         stack.enter_context(rates)
-                if shape != running.shape:
-                    raise ValueError(
-                        f"inputs differ in shape: {_shown(running.shape)} and {_shown(shape)}; resize them to one size."
-                    )
+                check_shapes(running.shape, shape)
                 skipped = min(skip, len(inputs))
                 skip -= skipped
                 inputs = inputs.narrow(skipped, len(inputs) - skipped).to(compute_device, dtype)
@@ -193,11 +190,6 @@ def _kinds(kinds: str | Iterable[str] | None, inputs: Batch) -> tuple[str, ...]:
                 f"`kinds` asks for {', '.join(lacking)}, but `inputs` have no {axis} axis. Give {example}."
             )
     return tuple(k for k in KINDS if k in chosen)
-
-
-def _shown(shapes: dict[str, list[int]]) -> str:
-    """Shapes of the inputs as text, by name where there are several inputs."""
-    return ", ".join(f"{key} {tuple(shape)}" if len(shapes) > 1 else str(tuple(shape)) for key, shape in shapes.items())
 
 
 def _check_weight(weight: Any, steps: int | None) -> None:

@@ -22,9 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from ..checks import one_of, positive_int, whole_number
-from .axes import Axes
 from .batches import Batch, Key, Reading, batches
-from .calibrate import CALIBRATION, initial_norms, tracking_norms
+from .calibrate import CALIBRATION, norms_to_calibrate
 from .collect import Request, collect, told_weight
 from .fields import REDUCTIONS
 from .geometry import Grid
@@ -35,7 +34,7 @@ from .protocols import choose
 from .result import ERFResult
 from .running import Running
 from .selection import Position, check_calls, check_channels, check_choices, check_position
-from .targets import enclosing_blocks, match_layers, stages_of, unwrapped
+from .targets import match_layers, stages_of, unwrapped
 
 
 def compute_erf(
@@ -181,18 +180,11 @@ def compute_erf(
     )  # fmt: skip
     if protocol not in (None, "st-erf"):
         kinds = "spatial"
-    reading = Reading(
-        wrt=None if wrt is None else (wrt,) if isinstance(wrt, (str, int)) else tuple(wrt),
-        axes=None if axes is None else Axes.parse(axes),
-        steps=steps,
-        whole=forward is not None or wrt is not None,
-    )
-    names = match_layers(model, layers)
-    if target == "block":
-        names = enclosing_blocks(model, names)
+    reading = Reading.of(wrt, axes, steps, forward)
+    names = match_layers(model, layers, target)
     request = Request(
         model, names, places, kinds, protocol, protocols, time, weight, calls, aggregate, target, size, tolerance, seed,
-        calibrate, forward, reading, _norms_to_calibrate(model, calibrate), target_in,
+        calibrate, forward, reading, norms_to_calibrate(model, calibrate), target_in,
     )  # fmt: skip
     running = Running(aggregate, Path(state) if state is not None else None)
     targets = find_targets(model, names, grid, layout)
@@ -259,10 +251,3 @@ def _info(request: Request, running: Running, position: Position) -> dict[str, A
     if request.tolerance is not None:
         info |= dict(tolerance=request.tolerance, converged=running.error() < request.tolerance)
     return info
-
-
-def _norms_to_calibrate(model: nn.Module, choice: bool | str) -> list[Any]:
-    """The BatchNorms that ``calibrate`` of ``compute_erf`` is about."""
-    if choice == "auto":
-        return initial_norms(model)
-    return tracking_norms(model) if choice else []

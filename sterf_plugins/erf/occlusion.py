@@ -19,9 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from ..checks import one_of, positive_int
-from .axes import Axes
-from .batches import Batch, Key, Reading, Sizer, batches, peek
-from .calibrate import CALIBRATION, initial_norms, tracking_norms
+from .batches import Batch, Key, Reading, Sizer, batches, check_shapes, peek
+from .calibrate import CALIBRATION, norms_to_calibrate
 from .field_check import FieldCheck
 from .geometry import Grid
 from .layouts import Layout
@@ -32,7 +31,7 @@ from .protocols import PROTOCOLS, choose
 from .selection import Position, check_calls, check_channels, check_choices, check_position
 from .single import mixes_inputs
 from .starts import Settings
-from .targets import enclosing_blocks, match_layers, unwrapped
+from .targets import match_layers, unwrapped
 from .units import Units, ready, stopped
 
 
@@ -107,24 +106,17 @@ def check_field(
     check_choices(target=target, calibrate=calibrate)
     steps = None if time_steps is None else positive_int("time_steps", time_steps)
     model = unwrapped(model)
-    names = match_layers(model, layers)
-    names = enclosing_blocks(model, names) if target == "block" else names
+    names = match_layers(model, layers, target)
     places, calls = check_position(position), check_calls(calls)
     one_of("protocol", protocol, (None, *PROTOCOLS))
     given = None if channels is None else check_channels(channels)
     _, protocols = choose(protocol, reduce=None, channels=given, kinds="spatial", position=position)
     settings = Settings(("spatial",), places, protocols, "sum", None, calls, seed)
-    reading = Reading(
-        wrt=None if wrt is None else (wrt,),
-        axes=None if axes is None else Axes.parse(axes),
-        steps=steps,
-        whole=forward is not None or wrt is not None,
-    )
-    sample, stream = peek(batches(inputs, reading), CALIBRATION)
+    sample, stream = peek(batches(inputs, Reading.of(wrt, axes, steps, forward)), CALIBRATION)
     if sample is None:
         raise ValueError("`inputs` is empty; give at least one image.")
     perturbation = Perturbation(by, image_of(sample), cells, budget, seed)
-    norms = initial_norms(model) if calibrate == "auto" else tracking_norms(model) if calibrate else []
+    norms = norms_to_calibrate(model, calibrate)
     maps: dict[str, list[np.ndarray]] = {}
     done = 0
     with (
@@ -139,10 +131,7 @@ def check_field(
             return _maps(units, units.place(part), perturbation, done, left_out)
 
         for batch in sizer.regroup(stream):
-            if batch.shapes() != sample.shapes():
-                raise ValueError(
-                    f"inputs differ in shape: {sample.shapes()} and {batch.shapes()}; resize them to one size."
-                )
+            check_shapes(sample.shapes(), batch.shapes())
             if not torch.isfinite(image_of(batch)).all():
                 raise ValueError("`inputs` hold NaN or infinite values; look at the files and the normalisation.")
             for count, found in sizer.run(batch, work):

@@ -12,6 +12,7 @@ import numpy as np
 from ..files import replacing
 from ..firing import LayerRate
 from . import archive
+from .batches import check_shapes
 from .estimate import Estimate
 from .fields import BatchFields
 from .starts import Facts
@@ -125,8 +126,8 @@ class Running:
         whole.shape, whole.kinds, whole.facts = first.shape, first.kinds, first.facts
         whole.calibrated, whole.cut, whole.autocast = first.calibrated, first.cut, first.autocast
         for part in parts:
-            if part.count and part.shape != whole.shape:
-                raise ValueError(f"inputs differ in shape: {whole.shape} and {part.shape}; resize them to one size.")
+            if part.count:
+                check_shapes(whole.shape, part.shape)
             if part.count and part.facts != whole.facts:
                 raise ValueError(
                     "the processes see different layers; give `layers`, `layout` and `channels` explicitly."

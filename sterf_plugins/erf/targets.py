@@ -113,21 +113,26 @@ def unwrapped(model: Any) -> Any:
     return model if compiled is None else unwrapped(compiled)
 
 
-def match_layers(model: nn.Module, patterns: str | Iterable[str] | None) -> list[str]:
+def match_layers(model: nn.Module, patterns: str | Iterable[str] | None, target: str | None = "module") -> list[str]:
     """Names of the modules that fit the patterns, each once, in the order of ``named_modules``.
 
     Args:
         model: the model.
         patterns: exact names or globs (``*`` does not cross a dot, so ``stages.*`` are the stages alone); ``None`` for
             ``default_layers``.
+        target: "block" for the blocks around these modules (see ``enclosing_blocks``) in their place.
 
     Raises:
         ValueError: a pattern matches nothing; the message lists near candidates.
         TypeError: the model is no module, or a pattern is no text.
     """
     check_module("model", model)
-    if patterns is None:
-        return default_layers(model)
+    names = default_layers(model) if patterns is None else _fitting(model, patterns)
+    return enclosing_blocks(model, names) if target == "block" else names
+
+
+def _fitting(model: nn.Module, patterns: str | Iterable[str]) -> list[str]:
+    """Names of the modules that fit the patterns, see ``match_layers``."""
     patterns = [patterns] if isinstance(patterns, str) else list(entries("layers", patterns))
     for pattern in patterns:
         if not isinstance(pattern, str):

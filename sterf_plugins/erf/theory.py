@@ -16,7 +16,7 @@ from ..checks import one_of, size_pair
 from .compute import compute_erf
 from .dependence import dependence
 from .result import ERFResult
-from .targets import enclosing_blocks, match_layers, unwrapped
+from .targets import match_layers, unwrapped
 from .theoretical_field import TheoreticalField
 
 # Pixels that an image gets for fields beyond it, or a multiple of so many: half of it is a multiple of 64, 3 and 7.
@@ -65,10 +65,7 @@ def theoretical_rf(
     generator = torch.Generator().manual_seed(0)
 
     model = unwrapped(model)
-    names = match_layers(model, layers)
-    if options.get("target") == "block":
-        names = enclosing_blocks(model, names)
-    modules = [model.get_submodule(name) for name in names]
+    modules = [model.get_submodule(name) for name in match_layers(model, layers, options.get("target"))]
 
     def measure(size: tuple[int, int], position: Any = "center") -> ERFResult:
         image = torch.randn(1, in_channels, *size[signal:], generator=generator)

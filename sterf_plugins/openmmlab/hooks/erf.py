@@ -19,7 +19,7 @@ from ...erf.preparation import find_targets
 from ...erf.protocols import choose
 from ...erf.selection import CHOICES, check_calls, check_channels, check_choices, check_position
 from ...erf.sheet import pixels
-from ...erf.targets import enclosing_blocks, match_layers
+from ...erf.targets import match_layers
 from ...erf.wording import named
 from ...registry import HOOKS
 from ...stems import CovariantRFConv2d
@@ -150,8 +150,7 @@ class ERFHook(MeasuringHook):
 
     def _check_layers(self, model: nn.Module, layers: str | Sequence[str] | None) -> None:
         """Raise ``ValueError`` or ``TypeError`` if ``compute_erf`` would not find the layers, or a layout or grid of theirs."""
-        names = match_layers(model, layers)
-        names = enclosing_blocks(model, names) if self.options.get("target") == "block" else names
+        names = match_layers(model, layers, self.options.get("target"))
         find_targets(model, names, self.options.get("grid"), self.options.get("layout"))
 
     def before_val_epoch(self, runner) -> None:
