@@ -28,9 +28,14 @@ def write(
         for i, name in enumerate(layers)
         if name in of_layers
     }
-    texts = {name: np.array(json.dumps(document)) for name, document in documents.items()}
+    arrays |= {name: np.array(json.dumps(document)) for name, document in documents.items()}
+    return save(path, dict(layers=np.array(layers), **arrays))
+
+
+def save(path: str | os.PathLike, arrays: Mapping[str, np.ndarray], compressed: bool = True) -> Path:
+    """Write arrays as an ``.npz`` file of this very name, whatever it ends in; a file that is there is replaced as a whole."""
     with replacing(path) as partial, open(partial, "wb") as file:
-        np.savez_compressed(file, layers=np.array(layers), allow_pickle=False, **texts, **arrays)
+        (np.savez_compressed if compressed else np.savez)(file, **arrays)  # type: ignore[arg-type]
     return Path(path)
 
 

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..files import replacing
 from . import archive
 from .metrics import area_ratio
-from .number import Number
+from .number import Number, columns
 from .similarity import overlap_steps, similarity, with_errors
 
 if TYPE_CHECKING:
@@ -129,19 +128,13 @@ class FieldCheck:
 
     def rows(self) -> list[dict[str, Any]]:
         """One dict per layer: ``layer``, and for each number ``name`` and ``name_error``; for tables and CSV files."""
-        return [
-            {"layer": layer}
-            | {k: v for key, n in numbers.items() for k, v in ((key, n.value), (f"{key}_error", n.error))}
-            for layer, numbers in ((layer, self.numbers(layer)) for layer in self.layers)
-        ]
+        return [{"layer": layer} | columns(self.numbers(layer)) for layer in self.layers]
 
     def save(self, path: str | os.PathLike) -> Path:
         """Write an ``.npz``: ``layers``, ``kinds``, ``info`` as JSON, and the array ``maps.<i>`` of layer i."""
         arrays: dict[str, Any] = {f"maps.{i}": m for i, m in enumerate(self.maps.values())}
         arrays |= dict(layers=np.array(self.layers), kinds=np.array(self.kinds), info=np.array(json.dumps(self.info)))
-        with replacing(path) as partial, open(partial, "wb") as file:
-            np.savez_compressed(file, **arrays)
-        return Path(path)
+        return archive.save(path, arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "FieldCheck":

@@ -8,7 +8,7 @@ Busing, Meijer, van der Leeden, "Delete-m jackknife for unequal m", Statistics a
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -58,6 +58,11 @@ class Number:
         return (
             f"{self.value:{self.format_spec}} ± {self.error:{self.format_spec if self.format_spec != '.4g' else '.2g'}}"
         )
+
+
+def columns(numbers: Mapping[str, Number]) -> dict[str, float]:
+    """For each number ``name`` and ``name_error``, as a row of a table has them."""
+    return {key: part for name, n in numbers.items() for key, part in ((name, n.value), (f"{name}_error", n.error))}
 
 
 def has_error(value: float, error: float) -> bool:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..checks import positive_int, whole_number
 from ..undisturbed import hooked
+from .number import columns
 from .occlusion import check_field
 from .similarity import overlap_steps, similarity, with_errors
 from .targets import match_layers, unwrapped
@@ -84,9 +85,7 @@ def randomise_field(
         maps = np.stack([reference, fields() if end else reference], 1)
         row: dict[str, Any] = dict(randomised=end, down_to=order[-end] if end else "")
         steps = (lambda pair: overlap_steps(*pair)) if end else (lambda pair: {})  # a field agrees with itself exactly
-        for key, number in with_errors(maps, lambda pair: similarity(*pair), steps).items():
-            row |= {key: number.value, f"{key}_error": number.error}
-        found.append(row)
+        found.append(row | columns(with_errors(maps, lambda pair: similarity(*pair), steps)))
     return found
 
 

@@ -16,7 +16,7 @@ from .estimate import Estimate, group_sizes
 from .flaws import flaw
 from .lags import frame_numbers, temporal_numbers
 from .metrics import area_ratio, spatial_numbers
-from .number import PERIODS, Number, effective, jackknife, possible, pseudo_values
+from .number import PERIODS, Number, columns, effective, jackknife, possible, pseudo_values
 from .protocols import note, protocol_of
 from .selection import cell
 from .summary import counted, summary
@@ -322,13 +322,7 @@ class ERFResult:
 
     def rows(self) -> list[dict[str, Any]]:
         """One dict per layer: ``layer``, and for each number ``name`` and ``name_error``; for tables and CSV files."""
-        rows = []
-        for layer in self.layers:
-            row: dict[str, Any] = {"layer": layer}
-            for key, number in self.numbers(layer).items():
-                row |= {key: number.value, f"{key}_error": number.error}
-            rows.append(row)
-        return rows
+        return [{"layer": layer} | columns(self.numbers(layer)) for layer in self.layers]
 
     def save(self, path: str | os.PathLike) -> Path:
         """Write an ``.npz`` with the fields and all numbers; see ``archive.py``."""

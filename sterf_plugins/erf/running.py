@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from ..files import replacing
 from ..firing import LayerRate
 from . import archive
 from .batches import check_shapes
@@ -168,8 +167,8 @@ class Running:
             failed=self.failed,
             rates=rates,
         )
-        with replacing(self._path) as partial, open(partial, "wb") as file:
-            np.savez(file, header=np.array(json.dumps(header)), **arrays)
+        arrays["header"] = np.array(json.dumps(header))
+        archive.save(self._path, arrays, compressed=False)
         self._saved = time.monotonic()
 
     def remove(self) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..checks import entries, size_pair
 from .compute import compute_erf
+from .number import Number, columns
 from .result import ERFResult
 
 Size = tuple[int, int]  # (H, W)
@@ -67,17 +68,7 @@ def sweep_rows(results: Mapping[Size, ERFResult]) -> list[dict[str, Any]]:
         for layer in result.layers:
             numbers = result.numbers(layer)
             area, radius = numbers["area_90"], numbers["r90"]
-            rows.append(
-                {
-                    "height": h,
-                    "width": w,
-                    "layer": layer,
-                    "area_90": area.value,
-                    "area_90_error": area.error,
-                    "area_90_pixels": area.value * h * w,
-                    "area_90_pixels_error": area.error * h * w,
-                    "r90": radius.value,
-                    "r90_error": radius.error,
-                }
-            )
+            pixels = Number(area.value * h * w, area.error * h * w)
+            row: dict[str, Any] = dict(height=h, width=w, layer=layer)
+            rows.append(row | columns(dict(area_90=area, area_90_pixels=pixels, r90=radius)))
     return rows

@@ -6,7 +6,8 @@ from math import isfinite
 from typing import Any
 
 from ..checks import size_pair
-from .result import ERFResult, Number
+from .number import Number
+from .result import ERFResult
 
 
 @dataclass(frozen=True)
