@@ -10,16 +10,15 @@ from typing import Any
 import numpy as np
 
 from ..firing import listed
-from . import archive
-from .doubts import channels_of, is_elsewhere, is_noise, is_unsettled
+from . import archive, doubts
 from .estimate import Estimate, group_sizes
 from .flaws import flaw
 from .lags import frame_numbers, temporal_numbers
 from .metrics import area_ratio, spatial_numbers
 from .number import PERIODS, Number, columns, effective, jackknife, possible, pseudo_values
-from .protocols import note, protocol_of
+from .protocols import protocol_of
 from .selection import cell
-from .summary import counted, summary
+from .summary import summary
 
 _FIELDS = (
     "spatial", "temporal", "spatiotemporal", "frames", "volume", "spatial_error", "temporal_error", "frames_error",
@@ -109,90 +108,16 @@ class ERFResult:
         Behind spike layers that are silent or saturated the network passes nothing on from its input, and the field is
         that of the surrogate gradient alone. The gradient of a constant sum of channels is rounding noise.
         """
-        lines = [f"{layer}: no field. {reason}" for layer, reason in self.failed.items()]
-        if self.info.get("cut"):
-            lines.append(
-                f"{listed(self.info['cut'])}: run with `no_grad` inside the model; what leads through them is missing in the "
-                f"fields of all later layers."
-            )
-        if self.info.get("autocast"):
-            lines.append(
-                f"{listed(self.info['autocast'])}: run with `autocast` inside the model; the fields of all later layers are "
-                f"rounded to 16 bits on the way. Switch it off in the model for exact ones."
-            )
-        lines += [
-            f"{layer}: the sum of its channels is constant, and this is the rounding noise of its gradient; use "
-            f"channels='auto', 'per-channel' or a number of random projections."
-            for layer in self.layers
-            if is_noise(self, layer)
-        ]
-        lines += [
-            f"{layer}: hardly any of its field lies around the target, as where rows and columns of an output are exchanged; if "
-            f"they are, pass a function as `layout` that makes (B, C, h, w) of it."
-            for layer in self.layers
-            if is_elsewhere(self, layer)
-        ]
-        lines += [
-            f"{layer}: gradients of either sign cancel, and half of this signed field or more is what so few inputs leave of their "
-            f"noise; so are its numbers. Give more inputs, or reduce='abs'."
-            for layer in self.layers
-            if is_unsettled(self, layer)
-        ]
-        for layer in self.layers:
-            silent, saturated = self._silent(layer), self._saturated(layer)
-            if silent or saturated:
-                total = len(self._spikes_before(layer))
-                states = [f"{len(n)} silent ({listed(n)})" for n in [silent] if n]
-                states += [f"{len(n)} saturated ({listed(n)})" for n in [saturated] if n]
-                lines.append(
-                    f"{layer}: of {total} spike layers on its way, {' and '.join(states)} for these inputs; what leads "
-                    f"through them is the field of the surrogate gradient, not of the network."
-                )
-        return lines
+        return doubts.warnings(self)
 
     def doubtful(self, layer: str) -> bool:
         """Whether a layer is among those that ``warnings`` is about."""
-        silent = self._silent(layer) or self._saturated(layer)
-        return bool(silent) or is_noise(self, layer) or is_elsewhere(self, layer) or is_unsettled(self, layer)
+        return doubts.doubtful(self, layer)
 
     @property
     def notes(self) -> list[str]:
         """What a picture of this result has to say beside it: whose statistics BatchNorms had, and what a † means."""
-        lines = []
-        if self.info.get("weights") == "random":
-            lines.append("random weights")
-        calibrated = self.info.get("calibrated")
-        if calibrated:
-            initial = calibrated.get("initial")  # norms that see one value of each channel
-            but = f", but for {initial} that see a single value" if initial else ""
-            lines.append(f"BatchNorm statistics calibrated on {counted(calibrated['inputs'], 'input')}{but}")
-        if self.info.get("cut"):
-            lines.append(f"without what leads through {listed(self.info['cut'])}, run with no_grad inside the model")
-        if self.info.get("autocast"):
-            lines.append(f"rounded to 16 bits in {listed(self.info['autocast'])}, run with autocast inside the model")
-        protocol = note(self.info)
-        if protocol is not None:
-            lines.append(protocol)
-        constant = self.info.get("constant_sums", [])
-        projected = [n for n in self.layers if n in constant and channels_of(self, n) == "auto"]
-        if projected:
-            lines.append(f"random projections of the channels, whose sum is constant, in {listed(projected)}")
-        noise = [layer for layer in self.layers if is_noise(self, layer)]
-        if noise:
-            lines.append(f"† the sum of the channels is constant, and this is rounding noise, in {listed(noise)}")
-        surrogates = [layer for layer in self.layers if self._silent(layer) or self._saturated(layer)]
-        if surrogates:
-            of = listed(surrogates)
-            lines.append(
-                f"† leads through silent or saturated spike layers, where it is the surrogate's field, in {of}"
-            )
-        unsettled = [layer for layer in self.layers if is_unsettled(self, layer)]
-        if unsettled:
-            lines.append(f"† half of the signed field or more is noise of so few inputs, in {listed(unsettled)}")
-        beside = [layer for layer in self.layers if is_elsewhere(self, layer)]
-        if beside:
-            lines.append(f"† hardly any of the field lies around the target, in {listed(beside)}")
-        return lines
+        return doubts.notes(self)
 
     def published_map(self, layer: str) -> np.ndarray:
         """A layer's spatial field as the paper of its protocol shows it, such as ``log10(x + 1)`` over its maximum.
@@ -204,17 +129,6 @@ class ERFResult:
         if protocol is None:
             raise ValueError("this result follows no published protocol; compute it with protocol=NAME.")
         return protocol.picture(field)
-
-    def _spikes_before(self, layer: str) -> dict[str, dict[str, Any]]:
-        """Facts of the spike layers that ran before a layer, by name."""
-        facts = self.info.get("spike_layers", {})
-        return {name: facts[name] for name in self.info.get("spikes_before", {}).get(layer, [])}
-
-    def _silent(self, layer: str) -> list[str]:
-        return [name for name, fact in self._spikes_before(layer).items() if fact["silent"]]
-
-    def _saturated(self, layer: str) -> list[str]:
-        return [name for name, fact in self._spikes_before(layer).items() if fact["saturated"]]
 
     def area_ratio(self, layer: str, share: float = 0.5) -> float:
         """Smallest share of the input's pixels that holds ``share``, in (0, 1], of the layer's mass.
@@ -251,7 +165,7 @@ class ERFResult:
                 numbers |= self._estimated(layer, "temporal", temporal_numbers, corrected=True)
             if layer in self.frames:
                 numbers |= self._estimated(layer, "frames", frame_numbers, corrected=True)
-            spikes = self._spikes_before(layer).values()
+            spikes = doubts.spikes_before(self, layer).values()
             if spikes:
                 dead = sum(fact["dead"] * fact["channels"] for fact in spikes)
                 numbers["silent_units"] = Number(dead / sum(fact["channels"] for fact in spikes), 0.0)
