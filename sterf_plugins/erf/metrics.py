@@ -54,28 +54,21 @@ def _area_ratios(mass: np.ndarray, shares: Sequence[float]) -> list[float]:
     return [float(n) / mass.size for n in np.interp(_checked(shares), cumulative, np.arange(mass.size + 1))]
 
 
-def rectangle_ratio(field: np.ndarray, share: float = 0.5, centre: tuple[float, float] | None = None) -> float:
-    """Area, as a share of the image, of the smallest rectangle about a centre that holds ``share`` of the mass.
-
-    The rectangle has the image's aspect ratio; what would lie outside the image is cut off. The mass of a pixel lies
-    evenly within it, so that the area does not move in steps. RepLKNet's area score (arXiv:2203.06717) takes whole pixels
-    about the image's centre, and the logarithm of the map.
-
-    Args:
-        field: (H, W), non-negative.
-        share: in (0, 1].
-        centre: row and column in pixels from the upper left corner of the image, so that the middle of the first pixel
-            is at (0.5, 0.5); the middle of the image unless given.
-
-    Raises:
-        ValueError: ``share`` out of range, or the map is empty, negative or all zero.
-    """
-    return _rectangle_ratios(_mass(field), (share,), centre)[0]
-
-
 def _rectangle_ratios(
     mass: np.ndarray, shares: Sequence[float], centre: tuple[float, float] | None = None
 ) -> list[float]:
+    """Areas, as shares of the image, of the smallest rectangles about a centre that hold these shares of the mass.
+
+    The rectangles have the image's aspect ratio; what would lie outside the image is cut off. The mass of a pixel lies
+    evenly within it, so that an area does not move in steps. RepLKNet's area score (arXiv:2203.06717) takes whole pixels
+    about the image's centre, and the logarithm of the map.
+
+    Args:
+        mass: (H, W), its sum 1.
+        shares: in (0, 1].
+        centre: row and column in pixels from the upper left corner of the image, so that the middle of the first pixel
+            is at (0.5, 0.5); the middle of the image unless given.
+    """
     from scipy.ndimage import map_coordinates
 
     h, w = mass.shape

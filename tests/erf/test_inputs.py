@@ -7,7 +7,7 @@ from by_autograd import field, leaves, same
 from torch import nn
 
 from sterf_plugins.erf import ERFResult, compute_erf
-from sterf_plugins.erf.metrics import rectangle_ratio
+from sterf_plugins.erf.metrics import spatial_numbers
 from sterf_plugins.erf.wording import layer_label, target_cells
 
 # --- several inputs ---------------------------------------------------------------------------------------------------
@@ -64,7 +64,7 @@ def test_the_target_is_a_place_in_the_entry_that_the_layer_follows(tracker, wrt)
             assert result.target(name) == ((8, 6), (3, 1)) and layer_label(result, name) == f"{name}, stride 2"
         else:
             assert "centre_mass" not in numbers and result.target(name) == (None, None)
-            about_the_middle = rectangle_ratio(field, 0.5)
+            about_the_middle = spatial_numbers(field)["rectangle_50"]
             assert numbers["rectangle_50"].value == pytest.approx(about_the_middle, rel=0.1)
             assert not target_cells(result, name) and layer_label(result, name) == name  # nor has it a stride
     assert result.info["without_target"] == ([] if wrt == "search" else ["head" if wrt else "head@template"])
