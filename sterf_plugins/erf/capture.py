@@ -12,10 +12,10 @@ from torch.autograd.graph import Node
 
 from ..firing import FiringRates, spikes_of
 from ..undisturbed import hooked
-from .batches import out_of_memory
 from .geometry import Grid
 from .graph import nodes_behind
 from .layouts import Layout
+from .sizer import out_of_memory
 from .windows import Windows
 
 

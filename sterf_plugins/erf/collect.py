@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..checks import entries, one_of
 from ..firing import FiringRates, neuron_layers
-from .batches import Batch, Key, Reading, Sizer, check_shapes
+from .batches import Batch, Key, Reading, check_shapes
 from .calibrate import calibrated
 from .capture import Seen, Target
 from .fields import KINDS, fields_of
@@ -33,6 +33,7 @@ from .progress import Progress
 from .protocols import Protocol
 from .running import Running
 from .single import mixes_inputs
+from .sizer import Sizer
 from .starts import Passes, Settings
 
 LEAST_INPUTS = 8  # inputs that must be done before a relative error is trusted

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checks import one_of, positive_int
-from .batches import Batch, Key, Reading, Sizer, batches, check_shapes, peek
+from .batches import Batch, Key, Reading, batches, check_shapes, peek
 from .calibrate import CALIBRATION, norms_to_calibrate
 from .field_check import FieldCheck
 from .geometry import Grid
@@ -30,6 +30,7 @@ from .progress import Progress
 from .protocols import PROTOCOLS, choose
 from .selection import Position, check_calls, check_channels, check_choices, check_position
 from .single import mixes_inputs
+from .sizer import Sizer
 from .starts import Settings
 from .targets import match_layers, unwrapped
 from .units import Units, ready, stopped

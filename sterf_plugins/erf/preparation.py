@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from ..checks import is_whole, one_of
 from ..undisturbed import exact_kernels, uncompiled, undisturbed
 from .axes import Axes
-from .batches import Batch, out_of_memory
+from .batches import Batch
 from .capture import Target
 from .geometry import by
 from .layouts import LAYOUTS
+from .sizer import out_of_memory
 from .targets import ancestors
 from .windows import find_windows
 

@@ -11,8 +11,9 @@ from torch.utils.checkpoint import checkpoint
 
 from sterf_plugins.backbones import SDTV3
 from sterf_plugins.erf import ERFResult, FieldCheck, calibrate, compute_erf
-from sterf_plugins.erf.batches import Reading, Sizer
+from sterf_plugins.erf.batches import Reading
 from sterf_plugins.erf.estimate import Estimate
+from sterf_plugins.erf.sizer import Sizer
 
 NANO = dict(embed_dims=[8, 16, 24, 32], num_heads=4)
 
@@ -433,7 +434,7 @@ def test_the_measured_batch_counts_what_a_pass_keeps(efficient, monkeypatch):
         return result
 
     monkeypatch.setattr(Sizer, "_measured", watched)
-    monkeypatch.setattr("sterf_plugins.erf.batches._free_memory", lambda device: 3 << 20)
+    monkeypatch.setattr("sterf_plugins.erf.sizer._free_memory", lambda device: 3 << 20)
     model = SDTV3(NANO, memory_efficient=efficient)
     compute_erf(model, torch.randn(8, 3, 64, 64), "stages.2")
     assert 1 <= sizes[0] < 8 and model.memory_efficient is efficient
