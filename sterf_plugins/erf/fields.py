@@ -1,8 +1,7 @@
 """The fields of one batch: a single forward pass for all layers, then backward passes from each of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from .batches import Batch, Key
 from .constant import look_for_constant_sums
 from .order import wrongly_read
 from .protocols import Protocol
-from .selection import PROJECTIONS, channel_vectors
+from .selection import channel_vectors
 from .starts import Facts, Passes, Settings, Start, field_name, starts_of
 
 
@@ -28,7 +27,6 @@ REDUCTIONS: dict[str, Callable[[Tensor, int], Tensor]] = {  # of a gradient, to 
     "relu": lambda g, axis: _mean(g.relu(), axis),
     "mean-relu": lambda g, axis: _mean(g, axis).relu(),
 }
-Add = Callable[..., None]  # adds a value (B, ...) to the sum of a kind: kind, index in the sum, value, shape of the sum
 KINDS = ("spatial", "temporal", "spatiotemporal", "frames", "volume")
 
 
@@ -116,11 +114,8 @@ def _fields(
     """
     shared: dict[tuple[str | int, tuple], dict[str, Protocol]] = {}
     for suffix, protocol in settings.protocols.items():
-        channels = protocol.channels
-        if channels == "auto":
-            channels = PROJECTIONS if start.facts.constant else "sum"
         places = tuple(protocol.places(settings.places, start.facts.tokens))
-        shared.setdefault((channels, places), {})[suffix] = protocol
+        shared.setdefault((start.channels(protocol), places), {})[suffix] = protocol
     fields: dict[tuple[Key, str], dict[str, np.ndarray]] = {}
     for i, ((channels, places), protocols) in enumerate(shared.items()):
         outputs = [start.places[place] for place in places if start.places]
@@ -140,90 +135,109 @@ def _fields_of_sums(
     keep: bool,
 ) -> dict[tuple[Key, str], dict[str, np.ndarray]]:
     """What ``_fields`` returns, for protocols that differentiate the same sums of the channels at the same places."""
-    timed = steps is not None
-    kinds = settings.kinds
-    generator = torch.Generator().manual_seed(settings.seed)
-    reduction = REDUCTIONS[next(iter(protocols.values())).reduce]
     if channels == "relu":
         places, total, channels = [y.relu() for y in places], None if total is None else total.relu(), "sum"
     example = places[0] if places else total
     assert example is not None
-    vectors, factor = channel_vectors(channels, example, generator)
-    # A sum to differentiate, and what takes its gradient with respect to a leaf.
-    jobs: list[tuple[Tensor, Callable[[Tensor, Add], None]]] = []
-    sums: dict[tuple[Key, str], dict[str, Tensor]] = {(key, suffix): {} for key in leaves for suffix in protocols}
-    first = next(iter(protocols))
-
-    def add_to(key: Key) -> Add:
-        def add(kind: str, index: tuple, value: Tensor, shape: tuple[int, ...] = (), suffix: str = first) -> None:
-            shape, found = shape or tuple(value.shape[1:]), sums[key, suffix]
-            if kind not in found:
-                found[kind] = torch.zeros(len(value), *shape, dtype=torch.float64, device=value.device)
-            found[kind][(slice(None), *index)] += value
-
-        return add
-
-    share = factor / max(1, len(places))  # of one place and one vector in the field
-    over_places = bool({"spatial", "frames", "volume"} & {*kinds})
-    each_step = "spatiotemporal" in kinds or (over_places and settings.time == "each")
-    for vector in vectors:
-        for y in places:
-            if each_step:
-                jobs.extend(_each_step(y, vector, steps, settings, reduction, share))
-            if over_places and settings.time == "sum":
-
-                def spatial(g: Tensor, add: Add, count: int = y.shape[0]) -> None:
-                    g = g.sum(0) if timed else g  # over input steps, before the absolute value
-                    for suffix, protocol in protocols.items():
-                        scale = share / count * (g.shape[1] if protocol.summed else 1)
-                        value = REDUCTIONS[protocol.reduce](g, 1) * scale
-                        _add_places(partial(add, suffix=suffix), kinds, value)
-
-                jobs.append(((y * vector).sum(), spatial))
-        if "temporal" in kinds:
-            assert total is not None
-            last = total[-1]
-
-            def temporal(g: Tensor, add: Add) -> None:
-                mass = reduction(g, 2).flatten(2).sum(2)  # (T, B)
-                add("temporal", (), mass.flip(0).T * factor)
-
-            jobs.append(((last * vector).sum(), temporal))
+    vectors, factor = channel_vectors(channels, example, torch.Generator().manual_seed(settings.seed))
+    jobs = list(_jobs(total, places, vectors, factor, protocols, steps, settings))
+    sums = {key: _Sums({suffix: {} for suffix in protocols}) for key in leaves}
     for i, (target, use) in enumerate(jobs):
         retain = keep or i + 1 < len(jobs)
         gradients = torch.autograd.grad(target, list(leaves.values()), retain_graph=retain, allow_unused=True)
         for (key, x), g in zip(leaves.items(), gradients, strict=True):
-            use(torch.zeros_like(x) if g is None else g, add_to(key))
-    return {at: {kind: found[kind].cpu().numpy() for kind in kinds if kind in found} for at, found in sums.items()}
+            use(torch.zeros_like(x) if g is None else g, sums[key])
+    return {
+        (key, suffix): {kind: found[kind].cpu().numpy() for kind in settings.kinds if kind in found}
+        for key in leaves
+        for suffix, found in sums[key].fields.items()
+    }
 
 
-def _add_places(add: Add, kinds: tuple[str, ...], value: Tensor) -> None:
-    """Add a field over places, (B, H, W) or (B, D, H, W): its sum over slices, its sum over each slice, and itself."""
-    if "spatial" in kinds:
-        add("spatial", (), value.sum(1) if value.ndim == 4 else value)
-    if "frames" in kinds:
-        add("frames", (), value.sum((-2, -1)))
-    if "volume" in kinds:
-        add("volume", (), value)
+@dataclass
+class _Sums:
+    """The fields over one leaf, which grow with each backward pass: by protocol (its suffix) and kind, (B, ...)."""
+
+    fields: dict[str, dict[str, Tensor]]
+
+    def add(self, suffix: str, kind: str, value: Tensor, index: tuple = (), shape: tuple[int, ...] = ()) -> None:
+        """Add a value (B, ...) to a field, or to the part at an index of a field (B, *shape)."""
+        found = self.fields[suffix]
+        if kind not in found:
+            size = (len(value), *(shape or value.shape[1:]))
+            found[kind] = torch.zeros(size, dtype=torch.float64, device=value.device)
+        found[kind][(slice(None), *index)] += value
+
+    def add_places(self, suffix: str, kinds: tuple[str, ...], value: Tensor) -> None:
+        """Add to a field over places, (B, H, W) or (B, D, H, W): its sum over slices, its sum over each slice, and itself."""
+        if "spatial" in kinds:
+            self.add(suffix, "spatial", value.sum(1) if value.ndim == 4 else value)
+        if "frames" in kinds:
+            self.add(suffix, "frames", value.sum((-2, -1)))
+        if "volume" in kinds:
+            self.add(suffix, "volume", value)
 
 
-def _each_step(y, vector, steps, settings, reduction, share):
+Job = tuple[Tensor, Callable[[Tensor, _Sums], None]]  # what to differentiate, and what takes its gradient over a leaf
+
+
+def _jobs(
+    total: Tensor | None,
+    places: list[Tensor],
+    vectors: Iterable[Tensor],
+    factor: float,
+    protocols: dict[str, Protocol],
+    steps: int | None,
+    settings: Settings,
+) -> Iterator[Job]:
+    """A job for each backward pass; all kinds but those over places are of a single protocol."""
+    share = factor / max(1, len(places))  # of one place and one vector in the field
+    over_places = bool({"spatial", "frames", "volume"} & {*settings.kinds})
+    each_step = "spatiotemporal" in settings.kinds or (over_places and settings.time == "each")
+    suffix, reduce = next((suffix, protocol.reduce) for suffix, protocol in protocols.items())
+    for vector in vectors:
+        for y in places:
+            if each_step:
+                yield from _each_step(y, vector, steps, settings, suffix, reduce, share)
+            if over_places and settings.time == "sum":
+
+                def spatial(g: Tensor, sums: _Sums, count: int = y.shape[0]) -> None:
+                    g = g if steps is None else g.sum(0)  # over input steps, before the absolute value
+                    for suffix, protocol in protocols.items():
+                        scale = share / count * (g.shape[1] if protocol.summed else 1)
+                        sums.add_places(suffix, settings.kinds, REDUCTIONS[protocol.reduce](g, 1) * scale)
+
+                yield (y * vector).sum(), spatial
+        if "temporal" in settings.kinds:
+            assert total is not None
+
+            def temporal(g: Tensor, sums: _Sums) -> None:
+                mass = REDUCTIONS[reduce](g, 2).flatten(2).sum(2)  # (T, B)
+                sums.add(suffix, "temporal", mass.flip(0).T * factor)
+
+            yield (total[-1] * vector).sum(), temporal
+
+
+def _each_step(
+    y: Tensor, vector: Tensor, steps: int | None, settings: Settings, suffix: str, reduce: str, share: float
+) -> Iterator[Job]:
     """A job for each output step: the ST-ERF, and the S-ERF that weighs |dy[t]/dx[t - lag]| by w(t, lag)."""
     count = y.shape[0]
     for t in range(count):
         # An output without a time axis belongs to the last step.
         out = t if steps is None or count == steps else steps - 1
 
-        def use(g: Tensor, add: Add, out: int = out) -> None:
-            g = reduction(g, 2 if steps else 1)  # (T, B, H, W) or (B, H, W)
+        def use(g: Tensor, sums: _Sums, out: int = out) -> None:
+            g = REDUCTIONS[reduce](g, 2 if steps else 1)  # (T, B, H, W) or (B, H, W)
             for lag in range(out + 1 if steps else 1):
                 step = g[out - lag] if steps else g
                 if "spatiotemporal" in settings.kinds:
+                    assert steps is not None
                     flat = step.sum(1) if step.ndim == 4 else step
-                    add("spatiotemporal", (out, lag), flat * share, (steps, steps, *flat.shape[1:]))
+                    sums.add(suffix, "spatiotemporal", flat * share, (out, lag), (steps, steps, *flat.shape[1:]))
                 if settings.time == "each":
                     weight = weight_at(settings.weight, out + 1, lag)
-                    _add_places(add, settings.kinds, step * share * weight / count)
+                    sums.add_places(suffix, settings.kinds, step * share * weight / count)
 
         yield (y[t] * vector).sum(), use
 

@@ -17,7 +17,7 @@ from .integers import followed
 from .maps import maps_of
 from .preparation import dtype_of
 from .protocols import Protocol
-from .selection import Place, select, steps_cancel, sum_is_constant
+from .selection import PROJECTIONS, Place, select, steps_cancel, sum_is_constant
 from .single import mend_batch_norms
 
 
@@ -80,6 +80,12 @@ class Start:
     facts: Facts
     places: dict[str | Place, Tensor]
     total: Tensor | None
+
+    def channels(self, protocol: Protocol) -> str | int:
+        """How a protocol lets the output's channels enter; "auto" are random projections where their sum is constant."""
+        if protocol.channels != "auto":
+            return protocol.channels
+        return PROJECTIONS if self.facts.constant else "sum"
 
 
 @dataclass

@@ -25,7 +25,7 @@ from .preparation import (
     inner_steps,
     prepared,
 )
-from .selection import PROJECTIONS, channel_vectors
+from .selection import channel_vectors
 from .single import mixes_inputs
 from .starts import Passes, Settings, starts_of
 from .targets import match_layers
@@ -63,10 +63,8 @@ class Units(Passes):
             self.known.setdefault(name, start.facts)
             (protocol,) = self.settings.protocols.values()
             outputs = [start.places[place] for place in protocol.places(self.settings.places, start.facts.tokens)]
-            channels = protocol.channels
-            if channels == "auto":
-                channels = PROJECTIONS if start.facts.constant else "sum"
-            elif channels == "relu":
+            channels = start.channels(protocol)
+            if channels == "relu":
                 outputs, channels = [y.relu() for y in outputs], "sum"
             generator = torch.Generator().manual_seed(self.settings.seed)
             vectors, factor = channel_vectors(channels, outputs[0], generator)
