@@ -74,6 +74,16 @@ def check_floating(name: str, x: Any) -> None:
         raise TypeError(f"`{name}` has dtype {x.dtype}; it must be a floating-point tensor (use {name}.float()).")
 
 
+def check_images(x: Any, in_chans: int) -> None:
+    """Raise ``TypeError`` or ``ValueError`` unless a backbone's input are images (B, in_chans, H, W) of floating point."""
+    check_floating("x", x)
+    if x.ndim != 4 or x.shape[1] != in_chans:
+        raise ValueError(
+            f"input has shape {tuple(x.shape)}; this model takes (B, {in_chans}, H, W). The number of image channels is "
+            f"`in_chans`; in a config of mmdet or mmseg it is `in_channels`."
+        )
+
+
 def check_steps(name: str, x: Any) -> None:
     """Raise ``ValueError`` if a sequence (T, ...), whose first axis is time, has no time step."""
     if x.ndim == 0 or len(x) == 0:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import plugins
-from ..checks import check_floating, entries, finite_number, flag, fraction, one_of, positive_int, whole_number
+from ..checks import check_images, entries, finite_number, flag, fraction, one_of, positive_int, whole_number
 from ..layers import BatchNorm1d
 from ..layers.drop_path import drop_path, drop_path_rates
 from ..layers.spiking_nodes import check_takes_maps
@@ -181,12 +181,7 @@ def over_scales(layer: nn.Module, maps: list[Tensor]) -> list[Tensor]:
 @torch.fx.wrap  # one step of a traced model, since it looks at the shape
 def _sizes(x: Tensor, in_chans: int, scales: tuple[float, ...], zoom: float) -> list[Tensor]:
     """The image at 1 / scale of its size for each scale, and windows of it where ``zoom`` is above 1."""
-    check_floating("x", x)
-    if x.ndim != 4 or x.shape[1] != in_chans:
-        raise ValueError(
-            f"input has shape {tuple(x.shape)}; this model takes (B, {in_chans}, H, W). The number of image channels is "
-            f"`in_chans`; in a config of mmdet or mmseg it is `in_channels`."
-        )
+    check_images(x, in_chans)
     if torch.jit.is_tracing():
         raise TypeError(
             "torch.jit.trace would keep the sizes of the scales for images of other sizes; use torch.export."
@@ -200,8 +195,8 @@ def _resized(x: Tensor, height: int, width: int) -> Tensor:
     """The image in another size; the triangle of the anti-aliased filter grows with the scale."""
     if x.shape[2:] == (height, width):
         return x
-    wide = x if x.dtype == torch.float64 else x.float()  # on a CPU PyTorch has no such filter for half precision
-    return F.interpolate(wide, (height, width), mode="bilinear", antialias=True).to(x.dtype)
+    single = x if x.dtype == torch.float64 else x.float()  # on a CPU PyTorch has no such filter for half precision
+    return F.interpolate(single, (height, width), mode="bilinear", antialias=True).to(x.dtype)
 
 
 def _window(x: Tensor, factor: float, size: Sequence[int]) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import plugins
-from ..checks import check_floating, entries, finite_number, flag, fraction, one_of, positive_int
+from ..checks import check_images, entries, finite_number, flag, fraction, one_of, positive_int
 from ..functional import LAYOUTS
 from ..functional.strides import channels_last
 from ..layers import Downsample, IntegerSpike, MixerBlock, TransformerBlock
@@ -166,12 +166,7 @@ def _check_maps(stem: nn.Module, in_chans: int, dim: int, stride: int) -> None:
 
 @torch.fx.wrap  # one step of a traced model, since it looks at the shape
 def _images(x: Tensor, in_chans: int) -> Tensor:
-    check_floating("x", x)
-    if x.ndim != 4 or x.shape[1] != in_chans:
-        raise ValueError(
-            f"input has shape {tuple(x.shape)}; this model takes (B, {in_chans}, H, W). The number of image channels is "
-            f"`in_chans`; in a config of mmdet or mmseg it is `in_channels`."
-        )
+    check_images(x, in_chans)
     return channels_last(x)
 
 
