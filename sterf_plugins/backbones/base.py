@@ -176,6 +176,14 @@ class StagedBackbone(Described):
         return tuple(self.leave(outputs[i]) for i in self.out_indices)
 
 
+def save_memory(model: nn.Module) -> bool:
+    """Set ``memory_efficient`` of the backbones of this package in a model; returns whether there is one."""
+    backbones = [module for module in model.modules() if isinstance(module, StagedBackbone)]
+    for backbone in backbones:
+        backbone.memory_efficient = True
+    return bool(backbones)
+
+
 def _feature_levels(out_indices: Sequence[int] | None, strides: Sequence[int]) -> tuple[int, ...]:
     """Check ``out_indices`` and return them as a tuple; ``None`` stands for every stage."""
     chosen = tuple(range(len(strides))) if out_indices is None else entries("out_indices", out_indices)

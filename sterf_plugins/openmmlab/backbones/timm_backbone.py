@@ -15,7 +15,7 @@ from timm.layers import Format
 from timm.models import FeatureListNet, load_state_dict
 from torch import Tensor, nn
 
-from ...backbones.base import StagedBackbone
+from ...backbones.base import StagedBackbone, save_memory
 from ...checkpoints.reading import below, read_checkpoint, state_dict_of, weights_beside
 from ...checkpoints.renaming import listing
 from ...checks import entries, flag, positive_int
@@ -103,8 +103,10 @@ class TIMMBackbone(Freezing):
         self.timm_model = model
         if with_cp:
             _checkpoint_gradients(model, model_name)
-        if memory_efficient:
-            _save_memory(model, model_name)
+        if memory_efficient and not save_memory(model):
+            raise ValueError(
+                f"`memory_efficient` is True, but {model_name} is not of this package; use `with_cp=True`."
+            )
         modules: list[str] = []
         parameters: list[nn.Parameter] = []
         if check_frozen_stages(frozen_stages, len(info)) >= 0:
@@ -250,15 +252,6 @@ def _compare_and_tell(model: nn.Module, path: str) -> None:
     beside = weights_beside(checkpoint)
     if averaged := [name for name in ("state_dict_ema", "model_ema") if name in beside]:
         print_log(f"backbone: the averaged weights {averaged[0]!r} of {path} are taken, as timm always does", "current")
-
-
-def _save_memory(model: nn.Module, name: str) -> None:
-    """Turn on the memory option of the backbones of this package; ``ValueError`` if the model is none."""
-    ours = [module for module in model.modules() if isinstance(module, StagedBackbone)]
-    if not ours:
-        raise ValueError(f"`memory_efficient` is True, but {name} is not of this package; use `with_cp=True`.")
-    for module in ours:
-        module.memory_efficient = True
 
 
 def _checkpoint_gradients(model: Any, name: str) -> None:

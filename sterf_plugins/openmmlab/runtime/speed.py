@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...backbones.base import StagedBackbone
+from ...backbones.base import save_memory
 
 
 def speed_up(
@@ -22,15 +22,11 @@ def speed_up(
         raise ValueError(
             f"--compile and --channels-last act on the model's backbone; {type(inner).__name__} has none. Leave them out."
         )
-    if memory_efficient:
-        ours = [module for module in inner.modules() if isinstance(module, StagedBackbone)]
-        if not ours:
-            raise ValueError(
-                "--memory-efficient acts on a backbone of this package, which the model does not have; use --backbone "
-                "sdtv3_… or leave it out. Stock backbones have with_cp=True."
-            )
-        for module in ours:
-            module.memory_efficient = True
+    if memory_efficient and not save_memory(inner):
+        raise ValueError(
+            "--memory-efficient acts on a backbone of this package, which the model does not have; use --backbone "
+            "sdtv3_… or leave it out. Stock backbones have with_cp=True."
+        )
     if channels_last:
         inner.to(memory_format=torch.channels_last)
         backbone.register_forward_pre_hook(_to_channels_last)
