@@ -63,6 +63,13 @@ def changed(settings: list[tuple[Any, str, Any]]) -> Iterator[None]:
             setattr(owner, name, value)
 
 
+def recurrent_steps(model: nn.Module) -> AbstractContextManager[None]:
+    """Inside, recurrent layers of the model run step by step: the libraries' kernels for all steps at once are switched off."""
+    libraries: tuple[Any, ...] = (torch.backends.mkldnn, torch.backends.cudnn)
+    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
+    return changed([(library, "enabled", False) for library in libraries if recurrent])
+
+
 @contextmanager
 def hooked(handles: Iterable[Any]) -> Iterator[None]:
     """Inside, the hooks of these handles, as PyTorch returns them for each, are at work; afterwards they are removed."""

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..undisturbed import changed
+from ..undisturbed import recurrent_steps
 
 
 @contextmanager
@@ -20,12 +20,10 @@ def single_products(model: nn.Module) -> Iterator[None]:
     ``nn.TransformerEncoderLayer`` is off, and so are the libraries' kernels for whole recurrent layers, if there are any.
     """
     backends: Any = torch.backends
-    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
-    libraries = [(backends.mkldnn, "enabled", False), (backends.cudnn, "enabled", False)] if recurrent else []
     fast = backends.mha.get_fastpath_enabled()
     try:
         backends.mha.set_fastpath_enabled(False)
-        with changed(libraries), sdpa_kernel(SDPBackend.MATH), _Decomposed():
+        with recurrent_steps(model), sdpa_kernel(SDPBackend.MATH), _Decomposed():
             yield
     finally:
         backends.mha.set_fastpath_enabled(fast)

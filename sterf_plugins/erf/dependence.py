@@ -17,10 +17,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, backends, nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ..undisturbed import changed
+from ..undisturbed import recurrent_steps
 from .graph import nodes_behind
 from .marks import chosen, forget_noise, marked, rule_of
 
@@ -52,7 +52,8 @@ def dependence(model: nn.Module, layers: Iterable[nn.Module]) -> Iterator[None]:
             for p in kept:
                 scale = float(p.abs().mean()) or 0.1 / max(1, p[0].numel() if p.ndim else 1) ** 0.5
                 p.copy_(torch.where(p == 0, scale * torch.randn(p.shape, generator=generator).to(p), p))
-        with choices, changed(_one_step_at_a_time(model)):
+        # In one node for all steps of a recurrent layer, gradients underflow.
+        with choices, recurrent_steps(model):
             yield
     finally:
         for handle in handles:
@@ -61,12 +62,6 @@ def dependence(model: nn.Module, layers: Iterable[nn.Module]) -> Iterator[None]:
         with torch.no_grad():
             for p, value in kept.items():
                 p.copy_(value)
-
-
-def _one_step_at_a_time(model: nn.Module) -> list[tuple[Any, str, Any]]:
-    """What is switched off, so that a recurrent layer has a node for each step: in a single one, gradients underflow."""
-    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
-    return [(library, "enabled", False) for library in (backends.mkldnn, backends.cudnn)] if recurrent else []
 
 
 class _Choices(TorchFunctionMode):
