@@ -9,13 +9,13 @@ from torch.utils.data import Dataset
 
 from ..checks import positive_int, whole_number
 from .crops import SEARCH_FACTOR, TEMPLATE_FACTOR, Crop, box_in_crop, square_crop
+from .sd_track import STRIDE
 from .sequences import Sequence
 
 LARGEST_GAP = 200  # images between template and search region
 WIDER = 5  # by which the gap grows where nothing is found
 LEAST_VALID, LEAST_LENGTH = 5, 20  # images of a sequence that is trained on
 CENTRE_JITTER, SIZE_JITTER = 3.0, 0.25
-STRIDE = 16
 ATTEMPTS = 100
 
 
