@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ..checks import positive_int
 from ..files import replacing
-from .readers import explained, open_recording
+from .damage import explained
+from .readers import open_recording
 
 SUFFIXES = (".h5", ".hdf5", ".npz")
 

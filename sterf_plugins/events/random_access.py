@@ -12,7 +12,8 @@ import numpy as np
 
 from ..files import replacing
 from .arrays import Events
-from .readers import explained, open_recording
+from .damage import explained
+from .readers import open_recording
 from .recording import Recording
 
 _TYPES = {"t": np.int64, "x": np.uint16, "y": np.uint16, "p": np.uint8}

@@ -1,28 +1,21 @@
-"""Open event files: which reader is for which format.
-
-AEDAT4, Prophesee RAW and DAT, and Event Stream are read by the package ``faery`` (LGPL-3.0), which agrees with the camera
-makers' own libraries about all files that were compared; HDF5 by h5py, the rest by NumPy.
-"""
+"""Open event files: which reader is for which format, and those of files of arrays: HDF5 by h5py, NPZ and CSV by NumPy."""
 
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from tokenize import TokenError
 from typing import Any
 
 import numpy as np
 
-from ..checks import require
-from .arrays import Events, check_events, check_shapes, sensor_size
-from .prophesee import in_order, is_old_dat, old_dat, word_size
-from .recording import PIECE, Frame, Recording, smallest_sensor
+from .arrays import Events, check_shapes, sensor_size
+from .damage import explained, unreadable
+from .faery_formats import FAERY, by_faery
+from .prophesee import is_old_dat, old_dat
+from .recording import PIECE, Recording, smallest_sensor
 
-_FAERY = {".aedat4": "aedat", ".aedat": "aedat", ".raw": "evt", ".dat": "dat", ".es": "es"}
-FORMATS = (*_FAERY, ".h5", ".hdf5", ".npz", ".csv")
+FORMATS = (*FAERY, ".h5", ".hdf5", ".npz", ".csv")
 # Names of the columns in other people's files.
 _NAMES = {
     "t": ("t", "ts", "timestamp", "timestamps", "time"),
@@ -32,8 +25,6 @@ _NAMES = {
 }
 # What other files than recordings begin with.
 _PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip"}
-# What NumPy, h5py and zipfile raise for files that are damaged, or of another kind.
-_DAMAGED = (OSError, KeyError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error, UnicodeDecodeError, TokenError)
 
 
 def open_recording(path: str | Path, size: tuple[int, int] | None = None) -> Recording:
@@ -64,141 +55,10 @@ def open_recording(path: str | Path, size: tuple[int, int] | None = None) -> Rec
         packed = next((name for mark, name in _PACKED.items() if head.startswith(mark)), None)
         if packed and not (packed == "zip" and suffix == ".npz"):
             raise ValueError(f"{path} is packed by {packed}; unpack it first.")
-        if suffix in _FAERY:
-            return old_dat(path, size) if is_old_dat(path) else _by_faery(path, size)
+        if suffix in FAERY:
+            return old_dat(path, size) if is_old_dat(path) else by_faery(path, size)
         opener: Callable[..., Recording] = {".npz": _npz, ".csv": _csv}.get(suffix, _hdf5)
         return opener(path, size)
-
-
-@contextmanager
-def explained(
-    path: Path, *others: type[Exception], hint: str = "It may be cut off, or of another format."
-) -> Iterator[None]:
-    """Turn what other libraries raise for a file that cannot be read into a ``ValueError`` of one line.
-
-    Args:
-        path: the file.
-        others: more types of such errors, where no line of this package inside raises them.
-        hint: the end of the message.
-    """
-    kinds: tuple[type[Exception], ...] = (*_DAMAGED, *others)
-    try:
-        yield
-    except kinds as error:
-        raise _unreadable(path, error, hint) from error
-
-
-def _unreadable(path: Path, error: BaseException, hint: str = "It may be cut off, or of another format.") -> ValueError:
-    line = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-    line = "".join(c if c.isprintable() else "?" for c in line[:200])
-    return ValueError(f"{path} cannot be read as an event file: {line}. {hint}")
-
-
-def _by_faery(path: Path, size: tuple[int, int] | None) -> Recording:
-    require("faery", extra="events")
-    import faery
-
-    is_prophesee = path.suffix.lower() in (".raw", ".dat")
-    word = word_size(path) if is_prophesee else 0
-    with path.open("rb") as file:
-        head = file.read(12)
-    if head.startswith(b"#!AER-DAT") and head[9:10] != b"4":
-        raise ValueError(
-            f"{path} is AEDAT {head[9:].decode(errors='replace')}, and of AEDAT version 4 alone is read. EventFolder has "
-            f"CIFAR10-DVS and DVS128 Gesture converted by SpikingJelly; another file of version 3.1: load it by "
-            f"spikingjelly.datasets.utils.load_aedat_v3, and write_recording(PATH, Events.of(**events), size)."
-        )
-    # By its magic number or suffix faery would not know files whose suffix is in capitals.
-    options: dict[str, Any] = dict(file_type=_FAERY[path.suffix.lower()])
-    options |= {} if size is None else dict(dimensions_fallback=size[::-1])
-
-    def pieces() -> Iterator[Events]:
-        with _of_faery(path):
-            for piece in faery.events_stream_from_file(path, **options):
-                yield Events(*[piece[name].astype(np.int64) for name in ("t", "x", "y", "on")])
-
-    def pictures() -> Iterator[Frame]:
-        one_stream("frame")
-        with faery.aedat.Decoder(path) as decoder:
-            packets = iter(decoder)
-            while True:
-                with _of_faery(path):
-                    found = next(packets, None)
-                if found is None:
-                    return
-                track, packet = found
-                if track.data_type == "frame":
-                    yield Frame(int(packet.t), int(packet.start_t), np.asarray(packet.pixels))
-
-    def one_stream(kind: str) -> None:
-        with _of_faery(path), faery.aedat.Decoder(path) as decoder:
-            count = sum(track.data_type == kind for track in decoder.tracks())
-        if count > 1:
-            raise ValueError(
-                f"{path} has {count} streams of type {kind!r}, as of several cameras; write each into a file of its own, by "
-                f"dv_processing.io.MonoCameraWriter."
-            )
-
-    frames = None
-    if path.suffix.lower().startswith(".aedat"):
-        one_stream("events")
-        frames = pictures
-    with _of_faery(path):
-        width, height = faery.events_stream_from_file(path, **options).dimensions()
-    own = (height, width)
-
-    def ordered() -> Iterator[Events]:
-        if is_prophesee:
-            return in_order(path, pieces(), word)
-        return pieces() if frames is None else _advancing(path, pieces)
-
-    return Recording(path, size or own, ordered, frames, inside=size in (None, own))
-
-
-def _advancing(path: Path, pieces: Callable[[], Iterator[Events]]) -> Iterator[Events]:
-    """The packets of an AEDAT4 file that faery reads, unless its clock went back, which faery's times do not show.
-
-    It gives an event that goes back in time the latest time before it. So after a clock that began anew, or one event of a later
-    time, all times are the same; where a whole packet has the time of the event before it, the camera maker's library looks.
-    """
-    last, looked = None, False
-    for events in pieces():
-        if events.number:
-            if not looked and events.t[0] == events.t[-1] == last:
-                for _ in pieces():  # a damaged file ends here: dv_processing would wait for ever at it
-                    pass
-                _check_order(path)
-                looked = True
-            last = events.t[-1]
-        yield events
-
-
-def _check_order(path: Path) -> None:
-    """Raise ``ValueError`` if an event of an AEDAT4 file goes back in time."""
-    require("dv_processing", extra="events")
-    import dv_processing as dv
-
-    last, done = None, 0
-    with TemporaryDirectory() as folder:
-        link = Path(folder) / "a.aedat4"  # of other suffixes it reads nothing
-        link.symlink_to(path.resolve())
-        reader = dv.io.MonoCameraRecording(str(link))
-        while (batch := reader.getNextEventBatch()) is not None:
-            t = batch.timestamps().astype(np.int64)
-            if len(t):
-                check_events(Events(t, t, t, t), None, path, last, done)
-                last, done = int(t[-1]), done + len(t)
-
-
-@contextmanager
-def _of_faery(path: Path) -> Iterator[None]:
-    """Turn faery's errors, which are plain Exceptions or where its Rust code panics none, into a ``ValueError`` of one line."""
-    try:
-        yield
-    except BaseException as error:
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        raise _unreadable(path, error) from error
 
 
 def _npz(path: Path, size: tuple[int, int] | None) -> Recording:
@@ -333,7 +193,7 @@ def _csv(path: Path, size: tuple[int, int] | None) -> Recording:
                     columns = np.loadtxt(written, delimiter=separator, usecols=order, ndmin=2, quotechar='"')
                 except ValueError as error:
                     hint = "Its columns t, x, y and p must be numbers, p of them 0 or 1, or -1 or 1."
-                    raise _unreadable(path, error, hint) from error
+                    raise unreadable(path, error, hint) from error
                 yield _events(path, done, *columns.T)
                 done += len(columns)
 

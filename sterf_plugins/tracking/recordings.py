@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from ..checks import one_of, positive_int
 from ..events import EventImage, Recording, gtp, open_recording
+from ..events.damage import explained
 from ..events.gtp import STEPS
-from ..events.readers import FORMATS, explained
+from ..events.readers import FORMATS
 from ..files import lines_of, replacing
 from .sequences import LAYOUTS, Sequence, check_unit, read_boxes, sequence_folders
 
