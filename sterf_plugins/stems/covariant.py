@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from ..checks import positive_int
 from ..layers.batch_norm import BatchNorm2d
 from .fields import CovariantRFConv2d, RFBank
-from .fields.bank import bank_or_default
+from .fields.bank_arguments import bank_or_default
 
 
 class CovariantStem(nn.Module):

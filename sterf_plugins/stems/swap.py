@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from torch import nn
 
 from ..checks import one_of, positive_int
-from .fields.bank import RFBank, bank_or_default
+from .fields.bank import RFBank
+from .fields.bank_arguments import bank_or_default
 from .fields.covariant_conv import INITS, CovariantRFConv2d
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..checks import flag, fraction, one_of, positive_int
-from ..stems.fields.bank import as_bank
+from ..stems.fields.bank_arguments import as_bank
 from ..stems.fields.covariant_conv import CovariantRFConv2d
 from ..stems.fields.temporal import TemporalRF, uniform_constants
 from .readouts import LeakyReadout, SoftArgmax2d

@@ -1,6 +1,6 @@
 """A convolution whose kernels are learned mixtures of covariant receptive fields."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +66,7 @@ class CovariantRFConv2d(nn.Module):
         one_of("mode", mode, MODES)
         one_of("init", init, INITS)
         one_of("mix_init", mix_init, ("orthogonal", "identity"))
-        one_of("padding_mode", padding_mode, ("zeros", "reflect", "replicate", "circular"))
+        one_of("padding_mode", padding_mode, get_args(PaddingMode))
         bank = RFBank.for_kernel_size(7) if bank is None else bank
         if not isinstance(bank, RFBank):
             raise TypeError(f"`bank` is a {type(bank).__name__}; it must be an RFBank.")
