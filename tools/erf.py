@@ -50,17 +50,9 @@ from sterf_plugins.cli.erf_curves import add_curve_options, print_theory, sizes_
 from sterf_plugins.cli.erf_inputs import add_input_options, entries, given_inputs, is_noise
 from sterf_plugins.cli.field_check import CHECK_FILES, add_check_options, asked_changes, check_models
 from sterf_plugins.cli.images import displayed, image_files, inputs_for
-from sterf_plugins.cli.loading import (
-    Loaded,
-    check_pretrained,
-    default_size,
-    is_config,
-    is_timm,
-    load_model,
-    parse_spec,
-    slug_of,
-)
+from sterf_plugins.cli.loading import Loaded, default_size, load_model
 from sterf_plugins.cli.progress import progress_bar
+from sterf_plugins.cli.specs import check_pretrained, is_config, is_timm, parse_spec, slug_of
 from sterf_plugins.cli.study import check_entries, read_study
 from sterf_plugins.erf import ERFResult, compute_erf, theoretical_rf
 from sterf_plugins.erf.fields import REDUCTIONS

@@ -13,8 +13,9 @@ from ..erf.number import Number
 from ..erf.protocols import PROTOCOLS
 from ..files import write_csv
 from .images import inputs_for, joined
-from .loading import Loaded, slug_of
+from .loading import Loaded
 from .progress import progress_bar
+from .specs import slug_of
 
 OCCLUSION, RANDOMISATION = "occlusion", "randomisation"
 CHECK_FILES = ("checks.csv", "randomised.csv")

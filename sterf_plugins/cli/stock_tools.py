@@ -12,7 +12,7 @@ import torch
 import sterf_plugins
 
 from ..checkpoints.reading import harmless_globals
-from .loading import CONFIG_PREFIXES, is_config
+from .specs import CONFIG_PREFIXES, is_config
 
 LIBRARIES = ("mmdet", "mmseg")
 

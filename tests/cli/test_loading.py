@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 
 from sterf_plugins.cli.images import displayed, from_files
-from sterf_plugins.cli.loading import Loaded, build_config, default_size, load_model, slug_of
+from sterf_plugins.cli.loading import Loaded, build_config, default_size, load_model
+from sterf_plugins.cli.specs import slug_of
 
 
 def test_inputs_of_a_tracker_have_the_size_of_its_search_region():

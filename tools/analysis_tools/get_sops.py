@@ -35,8 +35,9 @@ from sterf_plugins.activity import (
 from sterf_plugins.cli.checkpoints import add_checkpoint_option
 from sterf_plugins.cli.console import check_counts, check_device, run_tool
 from sterf_plugins.cli.images import add_image_options, inputs_for, joined
-from sterf_plugins.cli.loading import Loaded, check_pretrained, default_size, load_model
+from sterf_plugins.cli.loading import Loaded, default_size, load_model
 from sterf_plugins.cli.progress import layers_bar
+from sterf_plugins.cli.specs import check_pretrained
 from sterf_plugins.erf.calibrate import CALIBRATION, calibrate, uncalibrated
 from sterf_plugins.files import check_new, replacing, write_csv
 

@@ -27,7 +27,8 @@ from sterf_plugins.checkpoints.reading import DESCRIPTIONS
 from sterf_plugins.cli.checkpoints import add_checkpoint_option
 from sterf_plugins.cli.console import check_counts, check_device, run_tool
 from sterf_plugins.cli.images import add_image_options, inputs_for, joined
-from sterf_plugins.cli.loading import is_timm, load_model
+from sterf_plugins.cli.loading import load_model
+from sterf_plugins.cli.specs import is_timm
 from sterf_plugins.files import check_new, replacing
 from sterf_plugins.layers.described import metadata_of
 from sterf_plugins.timm import write_model_card

@@ -39,7 +39,8 @@ from tqdm import tqdm
 from sterf_plugins.checks import require
 from sterf_plugins.cli.checkpoints import add_checkpoint_option
 from sterf_plugins.cli.console import check_counts, check_writable, run_tool
-from sterf_plugins.cli.loading import Loaded, load_model, parse_spec
+from sterf_plugins.cli.loading import Loaded, load_model
+from sterf_plugins.cli.specs import parse_spec
 from sterf_plugins.deploy import reparameterize, to_spike_driven
 from sterf_plugins.deploy.probe import compared_values, largest_error, run, tensors_in
 from sterf_plugins.erf.calibrate import CALIBRATION, calibrate, uncalibrated
