@@ -19,14 +19,10 @@ is a place of the search region; inputs are random events, or of the config's te
 """
 
 import argparse
-import ast
-import hashlib
 import itertools
 import json
 import math
-import re
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,14 +44,15 @@ from sterf_plugins.cli.comparison import (
 from sterf_plugins.cli.console import check_counts, check_device, check_writable, run_tool
 from sterf_plugins.cli.erf_curves import add_curve_options, print_theory, sizes_of
 from sterf_plugins.cli.erf_inputs import add_input_options, entries, given_inputs, is_noise
+from sterf_plugins.cli.erf_options import PEAK, add_field_options, number_or, parse_position
+from sterf_plugins.cli.erf_requests import digest, request_of, stored
 from sterf_plugins.cli.field_check import CHECK_FILES, add_check_options, asked_changes, check_models
-from sterf_plugins.cli.images import displayed, image_files, inputs_for
+from sterf_plugins.cli.images import displayed, inputs_for
 from sterf_plugins.cli.loading import Loaded, default_size, load_model
 from sterf_plugins.cli.progress import progress_bar
-from sterf_plugins.cli.specs import check_pretrained, is_config, is_timm, parse_spec, slug_of
+from sterf_plugins.cli.specs import check_pretrained, is_timm, parse_spec, slug_of
 from sterf_plugins.cli.study import check_entries, read_study
 from sterf_plugins.erf import ERFResult, compute_erf, theoretical_rf
-from sterf_plugins.erf.fields import REDUCTIONS
 from sterf_plugins.erf.protocols import PROTOCOLS, table
 from sterf_plugins.erf.report import REPORT_FILES, VECTORS, write_report
 from sterf_plugins.erf.summary import counted
@@ -64,7 +61,6 @@ from sterf_plugins.erf.theoretical_field import add_theory
 from sterf_plugins.erf.wording import facts, named
 from sterf_plugins.files import check_claim, claim
 
-PEAK = "peak"  # the position of a tracker's highest score
 UNTRAINED = " (untrained)"  # what the label of a model with random weights ends in, beside the trained one
 
 
@@ -93,55 +89,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="DIR|noise|val|photographs",
         help="inputs (default: standard normal noise); photographs: twelve of the extra [examples]",
     )
-    p.add_argument(
-        "--protocol",
-        choices=[*PROTOCOLS, "all"],
-        help="a published definition, with its number and size of images; all: every layer by each, as a table",
-    )
-    p.add_argument(
-        "--num", type=int, help="number of inputs, the most of them with --tolerance (default: the protocol's, or 64)"
-    )
-    p.add_argument("--tolerance", type=float, help="stop when the relative standard error is below this, such as 0.05")
-    p.add_argument(
-        "--input-size", type=int, nargs=2, metavar=("H", "W"), help="default: the protocol's, or the first model's own"
-    )
-    p.add_argument("--untrained", action="store_true", help="add each model with random weights, for comparison")
-    p.add_argument("--pretrained", action="store_true", help="timm's own weights")
-    p.add_argument(
-        "--calibrate",
-        default="auto",
-        choices=["auto", "always", "never"],
-        help="give BatchNorms the statistics of the first 8 inputs: those that still have initial ones, all, or none",
-    )
-    p.add_argument("--temporal", action="store_true", help="fields in time as well; images are held for --time-steps")
-    p.add_argument(
-        "--time-steps", type=int, metavar="T", help="T of the inputs (default with --temporal: the model's, or 4)"
-    )
-    p.add_argument(
-        "--position",
-        default="center",
-        help="center, all, or row,col as ints or fractions; of a tracker also peak: where the score is highest",
-    )
-    p.add_argument("--reduce", choices=list(REDUCTIONS), help="default: the protocol's, or abs")
-    p.add_argument(
-        "--channels",
-        metavar="auto|sum|relu|per-channel|K",
-        help="auto: the sum, or 8 random projections where it is constant (behind a LayerNorm); K: so many projections; "
-        "default: the protocol's, or auto",
-    )
-    p.add_argument(
-        "--calls", default="all", metavar="all|first|last|N", help="which calls of a layer that is called several times"
-    )
-    p.add_argument("--aggregate", default="mean", choices=["mean", "median"], help="how to average over inputs")
-    p.add_argument(
-        "--target", default="module", choices=["module", "block"], help="block: the block around each module"
-    )
-    p.add_argument(
-        "--grid", type=int, nargs=2, metavar=("ROWS", "COLS"), help="size of the token grid, if it is unclear"
-    )
-    p.add_argument(
-        "--layout", choices=["BCHW", "BHWC", "BNC", "BCN", "BC"], help="axes of outputs, if they are unclear"
-    )
+    add_field_options(p)
     add_input_options(p)
     add_check_options(p)
     add_curve_options(p)
@@ -184,29 +132,6 @@ def arguments() -> argparse.Namespace:
     return args
 
 
-def parse_position(text: str):
-    """The value of ``--position`` as ``compute_erf`` takes it."""
-    if text in ("center", "all"):
-        return text
-    if text == PEAK:
-        return "center"  # of the one pixel that is read of a tracker's layers
-    try:
-        row, col = (ast.literal_eval(part.strip()) for part in text.split(","))
-    except (ValueError, SyntaxError) as error:
-        raise ValueError(f"--position {text}: give center, all, or row,col such as 0.5,0.25.") from error
-    return row, col
-
-
-def number_or(option: str, text: str, *names: str) -> str | int:
-    """An option that is one of some names or a number; ``ValueError`` if it is neither."""
-    if text in names:
-        return text
-    try:
-        return int(text)
-    except ValueError as error:
-        raise ValueError(f"{option} {text}: give {', '.join(names)} or a number.") from error
-
-
 def build(spec: str, checkpoint: str | None, pretrained: bool, seed: int) -> Loaded:
     """Load a model; weights that it does not get from a file are drawn with this seed."""
     torch.manual_seed(seed)
@@ -230,35 +155,6 @@ def jobs(args: argparse.Namespace):
         if slugs.count(slug_of(label)) > 1:
             raise ValueError(f"two models are called {label!r}; give one a label: 'LABEL=NAME'.")
     return models
-
-
-def request_of(args: argparse.Namespace, job, size: tuple[int, int], theory: bool) -> dict[str, Any]:
-    """All that a result of a model depends on, by which it is known again."""
-    _, spec, checkpoint, untrained = job
-    names = (
-        "layers", "images", "num", "tolerance", "protocol", "temporal", "time_steps", "position", "reduce", "channels",
-        "calls", "aggregate", "target", "grid", "layout", "seed", "calibrate", "pretrained",
-    )  # fmt: skip
-    request = {name: getattr(args, name) for name in names}
-    stamp = Path(checkpoint).stat().st_mtime if checkpoint and Path(checkpoint).is_file() else None
-    request |= dict(spec=spec, checkpoint=checkpoint, written=stamp, size=list(size), untrained=untrained)
-    request |= dict(files=digests) if (digests := contents(args, spec)) else {}
-    request |= dict(theory=True) if theory else {}
-    return request | {name: getattr(args, name) for name in ("inputs", "wrt", "axes") if getattr(args, name)}
-
-
-def stored(path: Path, request: dict[str, Any], overwrite: bool) -> ERFResult | None:
-    """The result in a file, if it is there and of this request; ``ValueError`` if it is of another one that is to be kept."""
-    if not path.is_file():
-        return None
-    result = ERFResult.load(path)
-    if result.info.get("request") == json.loads(json.dumps(request)):
-        return result
-    if not overwrite:
-        raise ValueError(
-            f"{path} exists and was computed with other settings or files; give another --out, or --overwrite to replace it."
-        )
-    return None
 
 
 def inputs_of(
@@ -336,28 +232,6 @@ def compute(args: argparse.Namespace, job, size: tuple[int, int], folder: Path, 
     notes = f" ({', '.join(result.notes)})" if result.notes else ""
     print(f"{label}: {counted(result.info['num_inputs'], 'input')}{notes} -> {path}", file=sys.stderr)
     return result
-
-
-def contents(args: argparse.Namespace, spec: str) -> dict[str, str]:
-    """What the config of a model, arrays and folders of images hold, as digests: a result of others is no result of these."""
-    _, name, options = parse_spec(spec)
-    found = {}
-    if is_config(name):
-        from sterf_plugins.openmmlab.configs.reading import load_config
-
-        found[name] = load_config(name, options).pretty_text
-    sources = [args.images, *(re.sub(r"^[A-Za-z_]\w*=|@[\dx]+$", "", source) for source in args.inputs or ())]
-    for source in sources:
-        files = [Path(source)] if Path(source).is_file() else []
-        with suppress(ValueError):  # a folder without images, as those of trackers, or none
-            files = files or image_files(source, args.num)
-            found[source] = str([(str(p), p.stat().st_size, p.stat().st_mtime) for p in files])
-    return {name: digest(text) for name, text in found.items()}
-
-
-def digest(text: str) -> str:
-    """A short name for a text."""
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def of_tracker(
