@@ -9,8 +9,9 @@ from torch import Tensor
 from ..events import Events, Recording, gtp, open_recording, windows
 from ..events.readers import FORMATS
 from ..tracking.crops import SEARCH_FACTOR, TEMPLATE_FACTOR, square_crop
-from ..tracking.fields import CELL, as_input, highest_cell, labelled_pairs
+from ..tracking.fields import CELL, highest_cell, labelled_pairs
 from ..tracking.recordings import RecordedSequence, Scratch, labels_beside, recording_of
+from ..tracking.sd_track import as_input
 from ..tracking.sequences import LAYOUTS
 from .loading import Loaded
 

@@ -8,15 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..files import replacing
 from .arrays import Events
 from .damage import explained
 from .readers import open_recording
-from .recording import Recording
-
-_TYPES = {"t": np.int64, "x": np.uint16, "y": np.uint16, "p": np.uint8}
+from .writers import write_hdf5
 
 
 @dataclass(frozen=True)
@@ -50,7 +46,7 @@ class IndexedRecording:
     def events(self, start: int, stop: int) -> Events:
         """The events of the numbers from ``start`` until before ``stop``."""
         with _opened(self.path) as file:
-            return Events.of(*(file[f"events/{name}"][start:stop] for name in _TYPES))
+            return Events.of(*(file[f"events/{name}"][start:stop] for name in Events._fields))
 
 
 def index_recording(path: str | Path, folder: str | Path, size: tuple[int, int] | None = None) -> IndexedRecording:
@@ -75,7 +71,8 @@ def index_recording(path: str | Path, folder: str | Path, size: tuple[int, int] 
     if not copy.is_file():
         recording = open_recording(path, size)
         try:
-            _copy(recording, copy)
+            with replacing(copy) as partial:
+                write_hdf5(partial, recording.slices(count=1 << 20), recording.size)
         except OSError as error:
             raise ValueError(
                 f"{path} cannot be copied to {copy} ({error}); free space there, or give another folder: `cache`."
@@ -98,19 +95,3 @@ def _opened(copy: Path) -> Iterator[Any]:
     hint = "It is a copy of a recording: delete it, and it is made anew."
     with explained(copy, ValueError, hint=hint), h5py.File(copy, "r") as file:
         yield file
-
-
-def _copy(recording: Recording, copy: Path) -> None:
-    import h5py
-
-    with replacing(copy) as partial, h5py.File(partial, "w") as file:
-        columns = {
-            name: file.create_dataset(f"events/{name}", (0,), kind, maxshape=(None,), chunks=(1 << 16,))
-            for name, kind in _TYPES.items()
-        }
-        for events in recording.slices(count=1 << 20):
-            for name, values in zip(_TYPES, events, strict=True):
-                done = len(columns[name])
-                columns[name].resize((done + len(values),))
-                columns[name][done:] = values
-        file.attrs.update(height=recording.size[0], width=recording.size[1])

@@ -57,7 +57,7 @@ def write_recording(
             with partial.open("wb") as file:
                 np.savez_compressed(file, **_compact(everything), height=size[0], width=size[1])
         else:
-            _write_hdf5(partial, pieces, size)
+            write_hdf5(partial, pieces, size, compression="gzip", shuffle=True)
     return path
 
 
@@ -97,7 +97,15 @@ def _compact(events: Events) -> dict[str, Any]:
     return dict(t=events.t, x=events.x.astype(np.uint16), y=events.y.astype(np.uint16), p=events.p.astype(bool))
 
 
-def _write_hdf5(path: Path, pieces: Iterable[Events], size: tuple[int, int]) -> None:
+def write_hdf5(path: Path, pieces: Iterable[Events], size: tuple[int, int], **storage: Any) -> None:
+    """Write events to an HDF5 file.
+
+    Args:
+        path: the file.
+        pieces: the events, which are in order and on the sensor.
+        size: (height, width) of the sensor.
+        **storage: options of h5py's data sets, such as ``compression``.
+    """
     import h5py
 
     with h5py.File(path, "w") as file:
@@ -105,9 +113,7 @@ def _write_hdf5(path: Path, pieces: Iterable[Events], size: tuple[int, int]) -> 
         for events in pieces:
             for name, values in _compact(events).items():
                 if name not in columns:
-                    options: dict[str, Any] = dict(
-                        maxshape=(None,), chunks=(1 << 16,), compression="gzip", shuffle=True
-                    )
+                    options = dict(maxshape=(None,), chunks=(1 << 16,), **storage)
                     columns[name] = file.create_dataset(f"events/{name}", (0,), values.dtype, **options)
                 columns[name].resize((len(columns[name]) + len(values),))
                 columns[name][len(columns[name]) - len(values) :] = values

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from ..checks import positive_int
 from ..layers.batch_norm import BatchNorm2d
+from ..layers.over_time import over_time
 from .fields import CovariantRFConv2d, RFBank
 from .fields.bank_arguments import bank_or_default
 
@@ -56,4 +57,4 @@ class CovariantStem(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv(x)
-        return self.bn(y) if y.ndim == 4 else self.bn(y.flatten(0, 1)).unflatten(0, y.shape[:2])
+        return self.bn(y) if y.ndim == 4 else over_time(self.bn, y)

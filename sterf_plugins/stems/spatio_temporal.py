@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from ..checks import one_of, positive_int
 from ..layers.batch_norm import BatchNorm2d
+from ..layers.over_time import over_time
 from .fields.bank import RFBank
 from .fields.covariant_conv import CovariantRFConv2d
 from .fields.temporal import TemporalRF
@@ -76,7 +77,7 @@ class CovariantSTStem(nn.Module):
             return self._last(x)
         y = self.space(x)
         if self.norm is not None:
-            y = self.norm(y.flatten(0, 1)).unflatten(0, y.shape[:2])
+            y = over_time(self.norm, y)
         y, state = self.time(y, state)
         return self.act(y), state
 

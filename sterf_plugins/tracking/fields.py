@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .crops import SEARCH_FACTOR, TEMPLATE_FACTOR, square_crop
-from .sd_track import STRIDE, SDTrack
+from .sd_track import STRIDE, SDTrack, as_input
 from .sequences import Sequence
 
 # The stages, and the score before the sigmoid and before the mean over time steps.
@@ -99,9 +99,3 @@ def labelled_pairs(sequences: Several[Sequence], count: int, sizes: tuple[int, i
         )
         for s, first, later in chosen
     ]
-
-
-def as_input(pixels: np.ndarray) -> Tensor:
-    """Bytes (side, side, 3) or (T, side, side, 3) as floats (1, 3, side, side) or, of several steps, (T, 1, 3, side, side)."""
-    x = torch.from_numpy(pixels).float().movedim(-1, -3)
-    return x.unsqueeze(-4) if x.ndim == 3 or len(x) > 1 else x

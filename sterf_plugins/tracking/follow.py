@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .centre_head import decode
 from .crops import SEARCH_FACTOR, TEMPLATE_FACTOR, Box, box_in_image, check_box, square_crop
-from .sd_track import SDTrack
+from .sd_track import SDTrack, as_input
 
 
 class Step(NamedTuple):
@@ -79,5 +79,4 @@ class Follower:
 
     def _tensor(self, pixels: np.ndarray) -> Tensor:
         """(1, 3, S, S) or (T, 1, 3, S, S) of the network's type; the values stay 0 to 255."""
-        like = next(self.network.parameters())
-        return torch.from_numpy(pixels).to(like).movedim(-1, -3).unsqueeze(-4)
+        return as_input(pixels).to(next(self.network.parameters()))

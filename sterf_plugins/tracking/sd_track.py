@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -181,6 +182,12 @@ def on_canvas(template: Tensor, search: Tensor) -> Tensor:
     canvas[..., :s, :s] = search
     canvas[..., s:, s:] = template
     return canvas
+
+
+def as_input(pixels: np.ndarray) -> Tensor:
+    """Bytes (side, side, 3) or (T, side, side, 3) as floats (1, 3, side, side) or, of several steps, (T, 1, 3, side, side)."""
+    x = torch.from_numpy(pixels).float().movedim(-1, -3)
+    return x.unsqueeze(-4) if x.ndim == 3 or len(x) > 1 else x
 
 
 def as_one_map(parts: list[Tensor]) -> Tensor:

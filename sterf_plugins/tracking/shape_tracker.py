@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..checks import flag, fraction, one_of, positive_int
+from ..layers.over_time import over_time
 from ..stems.fields.bank_arguments import as_bank
 from ..stems.fields.covariant_conv import CovariantRFConv2d
 from ..stems.fields.temporal import TemporalRF, uniform_constants
@@ -167,10 +168,10 @@ class ShapeTracker(nn.Module):
             outputs.append(y)
 
         if self.head_kind == "conv":
-            maps = _on_frames(self.head, torch.cat(outputs, 2))
+            maps = over_time(self.head, torch.cat(outputs, 2))
         else:
-            y = torch.stack([_on_frames(nn.MaxPool2d(2), y) for y in outputs]).mean(0)
-            maps = _on_frames(self.head, y)
+            y = torch.stack([over_time(nn.MaxPool2d(2), y) for y in outputs]).mean(0)
+            maps = over_time(self.head, y)
             maps = maps.relu() if self.head_unit is None else run_unit(self.head_unit, maps).relu()
         maps = F.dropout(maps, self.dropout, self.training)
         coordinates, probabilities = self.readout(maps)
@@ -181,9 +182,4 @@ class ShapeTracker(nn.Module):
 
 
 def _pool_and_convolve(conv: nn.Module, x: Tensor) -> Tensor:
-    return _on_frames(lambda frames: conv(F.avg_pool2d(frames, 2)), x)
-
-
-def _on_frames(function, x: Tensor) -> Tensor:
-    """Apply a function of images (B, C, H, W) to every frame of a sequence (T, B, C, H, W)."""
-    return function(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+    return over_time(lambda frames: conv(F.avg_pool2d(frames, 2)), x)
