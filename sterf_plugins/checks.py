@@ -3,7 +3,7 @@
 import importlib.util
 import math
 import numbers
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeGuard
 
 EXTRAS_HINT = 'pip install "sterf-plugins[{extra}]"'
@@ -70,6 +70,8 @@ def size_pair(name: str, value: Any) -> tuple[int, int]:
 
 def check_floating(name: str, x: Any) -> None:
     """Raise ``TypeError`` unless a tensor is of floating point; of whole numbers or bools a network computes nonsense."""
+    if not hasattr(x, "is_floating_point"):
+        raise TypeError(f"`{name}` is a {type(x).__name__}; it must be a floating-point tensor.")
     if not x.is_floating_point():
         raise TypeError(f"`{name}` has dtype {x.dtype}; it must be a floating-point tensor (use {name}.float()).")
 
@@ -82,6 +84,14 @@ def check_images(x: Any, in_chans: int) -> None:
             f"input has shape {tuple(x.shape)}; this model takes (B, {in_chans}, H, W). The number of image channels is "
             f"`in_chans`; in a config of mmdet or mmseg it is `in_channels`."
         )
+
+
+def check_axes(name: str, x: Any, axes: str) -> None:
+    """Raise ``TypeError`` or ``ValueError`` unless ``x`` is a tensor with so many axes; they are named as in "(B, C, H, W)"."""
+    if not hasattr(x, "is_floating_point"):
+        raise TypeError(f"`{name}` is a {type(x).__name__}; it must be a tensor {axes}.")
+    if x.ndim != axes.count(",") + 1:
+        raise ValueError(f"`{name}` has shape {tuple(x.shape)}; it must be {axes}.")
 
 
 def check_steps(name: str, x: Any) -> None:
@@ -139,16 +149,24 @@ def fraction(name: str, value: float) -> float:
 
 
 def entries(name: str, value: Any) -> tuple:
-    """Return ``value``, a list or tuple, as a tuple; ``name`` is what the message calls it.
+    """Return ``value``, a list, tuple, array or tensor, as a tuple; ``name`` is what the message calls it.
 
     Raises:
         TypeError: it is something else, such as a single number.
     """
+    value = value.tolist() if hasattr(value, "tolist") else value  # numbers of Python instead of NumPy's or PyTorch's
     if isinstance(value, str) or not isinstance(value, Iterable):
         raise TypeError(
             f"`{name}` is {value!r} ({type(value).__name__}); it must be a list or tuple, such as [{value!r}]."
         )
     return tuple(value)
+
+
+def distinct(name: str, values: Sequence[Any]) -> None:
+    """Raise ``ValueError`` for a list that has an entry twice, of which the second would add nothing new."""
+    twice = next((value for i, value in enumerate(values) if value in values[:i]), None)
+    if twice is not None:
+        raise ValueError(f"`{name}` has {twice!r} twice: {tuple(values)}; give each entry once.")
 
 
 def flag(name: str, value: object) -> bool:
@@ -164,7 +182,7 @@ def flag(name: str, value: object) -> bool:
 
 def check_heads(dim: int, num_heads: int) -> None:
     """Raise ``TypeError`` or ``ValueError`` unless ``dim`` channels can be divided evenly among the heads."""
-    if dim % positive_int("num_heads", num_heads):
+    if positive_int("dim", dim) % positive_int("num_heads", num_heads):
         raise ValueError(f"`dim` (={dim}) must be divisible by `num_heads` (={num_heads}).")
 
 

@@ -175,10 +175,14 @@ def _architecture(arch: str | Mapping) -> tuple[tuple[int, ...], int, tuple[int,
     if isinstance(arch, str):
         one_of("arch", arch, ARCHITECTURES, "Or give dict(embed_dims=[32, 64, 128, 192], num_heads=8).")
         arch = ARCHITECTURES[arch]
-    elif not isinstance(arch, Mapping) or set(arch) - {"depths"} != {"embed_dims", "num_heads"}:
+    elif not isinstance(arch, Mapping):
+        raise TypeError(
+            f"`arch` is {arch!r} ({type(arch).__name__}); it must be one of {', '.join(map(repr, ARCHITECTURES))}, or a dict."
+        )
+    if set(arch) - {"depths"} != {"embed_dims", "num_heads"}:
         raise ValueError(
-            f"`arch` is {arch!r}; give one of {', '.join(map(repr, ARCHITECTURES))} or a dict with exactly "
-            f"`embed_dims` (four ints) and `num_heads`, and `depths` (five ints) where those differ."
+            f"`arch` has {', '.join(map(repr, arch)) or 'nothing'}; as a dict it has exactly `embed_dims` (four ints) and "
+            f"`num_heads`, and `depths` (five ints) where those differ from {DEPTHS}."
         )
     dims = tuple(positive_int("arch['embed_dims']", d) for d in entries("arch['embed_dims']", arch["embed_dims"]))
     heads = positive_int("arch['num_heads']", arch["num_heads"])

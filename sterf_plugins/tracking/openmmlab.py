@@ -10,7 +10,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseModel
 from torch import Tensor
 
-from ..checks import finite_number
+from ..checks import distinct, entries, finite_number
 from ..plugins import check_options
 from ..registry import DATASETS, METRICS, MODELS
 from . import picture_hook as _picture_hook  # noqa: F401  (registers the hook)
@@ -94,7 +94,8 @@ class PositionError(BaseMetric):
 
     def __init__(self, classes: Sequence[str] = (), **options):
         super().__init__(**options)
-        self.classes = tuple(classes)
+        self.classes = entries("classes", classes)
+        distinct("classes", self.classes)
 
     def process(self, data_batch, data_samples: Sequence[dict]) -> None:
         for sample in data_samples:
@@ -103,5 +104,8 @@ class PositionError(BaseMetric):
 
     def compute_metrics(self, results: list[Tensor]) -> dict[str, float]:
         distances = torch.stack(results).mean(0)
-        named = dict(zip(self.classes, distances.tolist(), strict=bool(self.classes)))
-        return dict(position_error=distances.mean().item(), **named)
+        if len(self.classes) not in (0, len(distances)):
+            raise ValueError(
+                f"`classes` names {len(self.classes)}, {', '.join(self.classes)}, and the data set has {len(distances)}."
+            )
+        return dict(zip(self.classes, distances.tolist(), strict=False)) | dict(position_error=distances.mean().item())

@@ -87,6 +87,10 @@ def test_timm_backbone_init_weights_keeps_what_timm_made():
             dict(type="sterf_plugins.TIMMBackbone", model_name="resnet18", out_indices=(1, 7)),
             r"`out_indices` is \(1, 7\); resnet18 has 0 \(stride 2, 64 channels\)",
         ),
+        *(
+            (dict(type="sterf_plugins.TIMMBackbone", model_name="resnet18", out_indices=wrong), "ascending, each once")
+            for wrong in ((1, 1), (2, 1), (-1, 4), (True,), (1.0,))
+        ),
         (dict(type="sterf_plugins.SDTV3", levels=0), "`levels` is 0"),
         (dict(type="sterf_plugins.SDTV3", mixer="nothing"), "unknown mixer 'nothing'; known: conv, mlpixer, srb"),
         (dict(type="sterf_plugins.SDTV3", out_indices=(9,)), "give ascending feature levels"),

@@ -61,6 +61,18 @@ def test_losses_go_by_the_ramp_of_the_readout():
             ShapeTrackingModel((32, 32), losses=options)
 
 
+def test_the_metric_has_a_number_of_its_own_for_each_class():
+    from sterf_plugins.tracking.openmmlab import PositionError
+
+    for classes, message in ((("ball", "ball"), "`classes` has 'ball' twice"), ("ball", "`classes` is 'ball'")):
+        with pytest.raises((TypeError, ValueError), match=message):
+            PositionError(classes, prefix="test")
+    metric = PositionError(("ball", "box", "star"), prefix="test")
+    metric.process(None, [dict(found=torch.zeros(4, 2, 2), poses=torch.ones(4, 2, 2))])
+    with pytest.raises(ValueError, match="`classes` names 3, ball, box, star, and the data set has 2"):
+        metric.compute_metrics(metric.results)
+
+
 @pytest.mark.parametrize("path", SMALL, ids=lambda p: p.stem)
 @pytest.mark.slow
 def test_every_small_config_trains_validates_and_draws(path, videos, tmp_path):

@@ -80,6 +80,10 @@ def test_other_sides_of_the_regions():
         (dict(head_width=7), "`head_width` is 7; it must be an int >= 8"),
         (dict(classifier="no"), "`classifier` is 'no'"),
         (dict(arch=None), "`arch` is None; allowed: 'tiny', 'base'. Or give dict"),
+        (
+            dict(arch=dict(dims=(8, 8))),
+            "^`arch` has 'dims'; as a dict it has exactly `embed_dims` .* and `num_heads`, and `depths`",
+        ),
     ):
         with pytest.raises((TypeError, ValueError), match=message):
             SDTrack(**options)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ...backbones.base import StagedBackbone, save_memory
 from ...checkpoints.reading import below, read_checkpoint, state_dict_of, weights_beside
 from ...checkpoints.renaming import listing
-from ...checks import entries, flag, positive_int
+from ...checks import entries, flag, is_whole, positive_int
 from ...layers.described import compare
 from ...registry import MODELS
 from ...timm import swap_stem
@@ -221,12 +221,17 @@ def any_image_size(model_name: str) -> dict[str, bool]:
 
 
 def check_out_indices(model_name: str, out_indices: Sequence[int], **options) -> tuple[int, ...]:
-    """Return the levels as a tuple; raise ``ValueError`` unless the model with these options has them all."""
+    """Return the levels as a tuple; raise ``ValueError`` unless the model with these options has them all.
+
+    timm gives the maps in ascending order, each once, whatever it is asked for.
+    """
     levels = feature_levels(model_name, **options)
     indices = entries("out_indices", out_indices)
-    if not indices or any(i not in range(-len(levels), len(levels)) for i in indices):
+    count = len(levels)
+    there = [i % count for i in indices if is_whole(i) and -count <= i < count]
+    if not indices or len(there) < len(indices) or there != sorted(set(there)):
         table = ", ".join(f"{i} (stride {f['reduction']}, {f['num_chs']} channels)" for i, f in enumerate(levels))
-        raise ValueError(f"`out_indices` is {indices}; {model_name} has {table}.")
+        raise ValueError(f"`out_indices` is {indices}; {model_name} has {table}. Give them ascending, each once.")
     return indices
 
 

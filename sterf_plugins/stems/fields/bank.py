@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...checks import finite_number, flag, one_of, positive_int
+from ...checks import distinct, entries, finite_number, flag, one_of, positive_int
 from ...functional import affine_gaussian as ag
 from ...functional.precision import without_autocast
 from .bank_checks import check_sampling, derivative_orders, numbers, sigma_bounds, window_size
@@ -33,7 +33,7 @@ class RFBank(FixedNumbers):
     differentiated by each of ``orders`` along its axes. Kernels are for convolution (flip them for ``conv2d``), y down.
 
     Args:
-        sigmas: sizes in pixels.
+        sigmas: sizes in pixels, each once, as the numbers of all these lists: another kernel of the same field has nothing new.
         ratios: elongations, >= 1.
         n_angles: number of angles, k pi / n_angles for k = 0, 1, ...; unused if ``angles`` is given.
         angles: radians, from +x towards +y.
@@ -107,12 +107,11 @@ class RFBank(FixedNumbers):
         self._index = tuple(tuple(index.tolist()) for index in (i, j, k))
         sigma, ratio, angle = values
         frames = ag.frame_of_eigen(sigma[i] * ratio[j].sqrt(), sigma[i] / ratio[j].sqrt(), angle[k])
-        generators = None if "frame" in learn else values
         self._finish(
             frames,
             orders,
             learn,
-            generators,
+            values,
             bounds,
             kernel_size=kernel_size,
             truncate=truncate,
@@ -161,6 +160,7 @@ class RFBank(FixedNumbers):
                 raise ValueError(
                     f"`directions` has shape {tuple(w.shape)}; it must be ({len(s)}, 2), no direction being zero."
                 )
+        distinct("covariances, directions", list(zip(s.tolist(), w.tolist(), strict=True)))
         return cls._of_frames(ag.frame_of_direction(s, w), orders, **options)
 
     @classmethod
@@ -213,7 +213,7 @@ class RFBank(FixedNumbers):
         """The part that all constructors share: check the options, and store them and the fields."""
         one_of("discretization", discretization, ag.DISCRETIZATIONS)
         one_of("normalize", normalize, NORMALIZATIONS)
-        learn = (learn,) if isinstance(learn, str) else tuple(learn)
+        learn = (learn,) if isinstance(learn, str) else tuple(dict.fromkeys(entries("learn", learn)))
         for name in learn:
             one_of("learn", name, LEARNABLE)
         if "frame" in learn and len(learn) > 1:
@@ -227,7 +227,7 @@ class RFBank(FixedNumbers):
         self.kernel_size = window_size(frames, kernel_size, truncate)
         check_sampling(frames, self.orders, self.kernel_size, discretization)
         self.bounds = None if bounds is None else sigma_bounds(bounds, frames)
-        if learn and generators is not None:
+        if learn and "frame" not in learn and generators is not None:
             sigma, ratio, angle = generators
             self._store("log_sigma", self._unbounded(sigma), learned="sigma" in learn)
             self._store("log_ratio", ratio.log(), learned="ratio" in learn)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from ...checks import entries, positive_int, whole_number
+from ...checks import distinct, entries, finite_number, positive_int, whole_number
 from ...functional import affine_gaussian as ag
 
 # Below these standard deviations along the shorter axis, in pixels, a derivative of order 1 or 2 is more than about a
@@ -18,15 +18,15 @@ _REPRESENTABLE = {"sampled": 0.3, "integrated": 0.1, "integrated_comp": 0.3, "st
 
 
 def numbers(name: str, values: Sequence[float], lowest: float | None = None) -> list[float]:
-    """The values as floats that are finite and, for ``lowest`` 0 or 1, > 0 or >= 1."""
-    values = [float(v) for v in entries(name, values)]
+    """The values as different floats that are finite and, for ``lowest`` 0 or 1, > 0 or >= 1."""
+    values = [finite_number(name, v) for v in entries(name, values)]
     if not values:
         raise ValueError(f"`{name}` is empty; a bank needs at least one entry.")
     requirement = {None: "finite", 0.0: "> 0", 1.0: ">= 1; swap the axes by angle + pi/2 instead"}[lowest]
     for v in values:
-        fits = math.isfinite(v) and (lowest is None or (v >= 1 if lowest else v > 0))
-        if not fits:
+        if not (lowest is None or (v >= 1 if lowest else v > 0)):
             raise ValueError(f"`{name}` holds {v}; it must be {requirement}.")
+    distinct(name, values)
     return values
 
 
@@ -43,6 +43,7 @@ def derivative_orders(orders: int | Iterable[ag.Order]) -> tuple[ag.Order, ...]:
     whole = tuple((whole_number("orders", m), whole_number("orders", n)) for m, n in pairs)
     if min(map(min, whole)) < 0:
         raise ValueError(f"`orders` is {whole}; m and n must be >= 0.")
+    distinct("orders", whole)
     return whole
 
 
@@ -60,7 +61,10 @@ def window_size(frames: Tensor, kernel_size: int | None, truncate: float) -> int
 
 def sigma_bounds(bounds: tuple[float, float], frames: Tensor) -> tuple[float, float]:
     """The bounds as floats; an error if they do not hold all sigmas."""
-    low, high = (float(b) for b in bounds)
+    ends = tuple(finite_number("bounds", b) for b in entries("bounds", bounds))
+    if len(ends) != 2:
+        raise ValueError(f"`bounds` is {bounds}; it must be two numbers, (lowest, highest) sigma.")
+    low, high = ends
     sigma = torch.linalg.det(frames).abs().sqrt()
     if not 0 < low < high or sigma.min() < low * (1 - 1e-6) or sigma.max() > high * (1 + 1e-6):
         raise ValueError(

@@ -9,7 +9,7 @@ import torch
 from spikingjelly.activation_based import base, functional, surrogate
 from torch import Tensor, nn
 
-from ...checks import check_floating, check_steps, entries, finite_number, flag, one_of, positive_int
+from ...checks import check_floating, check_steps, entries, finite_number, flag, number, one_of, positive_int
 from ...functional.leaky_integrator import BACKENDS, GAINS, METHODS, decay, leaky_integrator
 from ...functional.precision import without_autocast
 from ...layers.norse_cells import norse_sequence
@@ -31,9 +31,12 @@ def temporal_scales(n: int, min: float = 1.0, c: float = 2**0.5) -> list[float]:
         TypeError: ``n`` is not an int.
         ValueError: ``n < 1``, ``min <= 0`` or ``c <= 1``, or one of them is not finite.
     """
-    if not (0 < min < math.inf and 1 < c < math.inf):
-        raise ValueError(f"`min` is {min} and `c` is {c}; they must be > 0 and > 1, and finite.")
+    min, c = _above("min", min, 0), _above("c", c, 1)
     return [math.sqrt(min) * c**k for k in range(positive_int("n", n))]
+
+
+def _above(name: str, value: Any, least: float) -> float:
+    return number(name, value, lambda v: least < v < math.inf, f"a finite number > {least}")
 
 
 def cascade_constants(sigma: float, levels: int, c: float = 2**0.5, discrete: bool = False) -> list[float]:
@@ -56,8 +59,7 @@ def cascade_constants(sigma: float, levels: int, c: float = 2**0.5, discrete: bo
     Source: Lindeberg, arXiv:2311.10543.
     """
     flag("discrete", discrete)
-    if not (0 < sigma < math.inf and 1 < c < math.inf):
-        raise ValueError(f"`sigma` is {sigma} and `c` is {c}; they must be > 0 and > 1, and finite.")
+    sigma, c = _above("sigma", sigma, 0), _above("c", c, 1)
     variances = [c ** (2 * (k - levels)) * sigma**2 for k in range(1, positive_int("levels", levels) + 1)]
     steps = [b - a for a, b in zip([0.0, *variances], variances, strict=False)]
     return [(math.sqrt(1 + 4 * d) - 1) / 2 if discrete else math.sqrt(d) for d in steps]
@@ -132,12 +134,10 @@ class TemporalRF(FixedNumbers):
             ("backend", backend, BACKENDS),
         ):
             one_of(name, value, allowed)
-        mu = torch.tensor([float(m) for m in entries("mus", mus)], dtype=torch.float64, device="cpu")
-        dt, th = finite_number("dt", dt), finite_number("th", th)
-        if not len(mu) or not bool(((mu > 0) & mu.isfinite()).all()) or not dt > 0:
-            raise ValueError(
-                f"`mus` is {list(mus)} and `dt` {dt}; give at least one time constant, all > 0 and finite."
-            )
+        mu = torch.tensor([_above("mus", m, 0) for m in entries("mus", mus)], dtype=torch.float64, device="cpu")
+        dt, th = _above("dt", dt, 0), finite_number("th", th)
+        if not len(mu):
+            raise ValueError("`mus` is empty; give at least one time constant.")
         if init == "uniform":
             mu = uniform_constants(mu.tolist(), mu.dtype)
         self.kind, self.mode, self.dt, self.method, self.gain = kind, mode, dt, method, gain
