@@ -18,7 +18,15 @@ def linear_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     Returns:
         (B, heads, e, N).
 
+    Raises:
+        ValueError: the shapes do not fit.
+
     Source: SDT-V3, arXiv:2411.16061 (linear spiking attention).
     """
+    if k.shape != q.shape or v.shape[:-2] != q.shape[:-2] or v.shape[-1] != q.shape[-1]:
+        raise ValueError(
+            f"`q`, `k` and `v` have shapes {tuple(q.shape)}, {tuple(k.shape)} and {tuple(v.shape)}; they must be (B, heads, d, N) "
+            f"twice, and (B, heads, e, N)."
+        )
     vk = v @ k.transpose(-2, -1)  # (B, heads, e, d)
     return (vk @ q) * scale

@@ -8,6 +8,7 @@ step of SDT-V3. Here they are computed three columns at a time, each from an ima
 import torch
 from torch import Tensor
 
+from ..checks import check_axes
 from .torch_kernels import depthwise_backward, is_traced, transformed
 
 _COLUMNS = 3  # the most columns that oneDNN's depthwise kernel takes
@@ -67,9 +68,18 @@ def depthwise_conv2d(x: Tensor, weight: Tensor) -> Tensor:
 
     Returns:
         (B, C, H, W).
+
+    Raises:
+        TypeError, ValueError: the shapes do not fit.
     """
     if is_traced() or transformed():
         return _stock(x, weight)
+    check_axes("x", x, "(B, C, H, W)")
+    height, width = weight.shape[-2:]
+    if weight.shape != (x.shape[1], 1, height, width) or not height % 2 == width % 2 == 1:
+        raise ValueError(
+            f"`weight` has shape {tuple(weight.shape)}, and `x` {tuple(x.shape)}; it must be (C, 1, kh, kw) with odd kh and kw."
+        )
     return _DepthwiseConv.apply(x, weight)
 
 

@@ -80,7 +80,7 @@ def integer_fire(x: Tensor, levels: int = 4, norm: float | None = None) -> Tenso
 
 def check_norm(norm: float) -> None:
     """Raise ``ValueError`` unless the divisor of a number of spikes is positive and finite."""
-    if not 0 < norm < math.inf:
+    if isinstance(norm, str) or not 0 < norm < math.inf:
         raise ValueError(f"`norm` is {norm!r}; it must be > 0 and finite, or None for `levels`.")
 
 

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..checks import one_of
+from ..checks import check_axes, entries, one_of
 from .torch_kernels import is_exporting
 
 LAYOUTS = ("raster", "channel")
@@ -27,9 +27,11 @@ def to_tokens(x: Tensor, layout: str) -> Tensor:
     """Read a feature map as tokens, (B, C, H, W) -> (B, H*W, C); ``layout`` is one of ``LAYOUTS``.
 
     Raises:
-        ValueError: ``layout`` is another word, or it is "raster" and the model is being exported with a dynamic H or W.
+        TypeError, ValueError: ``x`` has other axes, ``layout`` is another word, or it is "raster" and the model is being exported
+            with a dynamic H or W.
     """
     one_of("layout", layout, LAYOUTS)
+    check_axes("x", x, "(B, C, H, W)")
     if layout == "channel":
         return x.permute(0, 2, 3, 1).flatten(1, 2)
     b, c, h, w = x.shape
@@ -54,11 +56,17 @@ def from_tokens(tokens: Tensor, size: Sequence[int], layout: str) -> Tensor:
     """Write tokens as a feature map, (B, H*W, C') -> (B, C', H, W), as ``to_tokens`` reads it; ``size`` is (H, W).
 
     Raises:
-        ValueError: ``layout`` is another word.
+        TypeError, ValueError: the tokens have other axes, ``size`` is no size of so many, or ``layout`` is another word.
     """
     one_of("layout", layout, LAYOUTS)
-    b, _, c = tokens.shape
-    h, w = size
+    check_axes("tokens", tokens, "(B, H*W, C')")
+    b, count, c = tokens.shape
+    h, w = size if len(entries("size", size)) == 2 else (0, 0)
+    fixed = not (torch.compiler.is_compiling() or torch.jit.is_tracing())  # others are sizes that may change
+    if fixed and (h * w != count or min(h, w) < 0):
+        raise ValueError(
+            f"`size` is {size}, and `tokens` has shape {tuple(tokens.shape)}; it must be (H, W) of {count} tokens."
+        )
     if layout == "channel":
         return tokens.view(b, h, w, c).permute(0, 3, 1, 2)
     return tokens.reshape(b, c, h, w)

@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..checks import check_steps, one_of
+from ..checks import check_steps, entries, finite_number, one_of
 from .torch_kernels import is_mapped, is_traced, transformed
 
 METHODS = ("zoh", "euler", "backward")
@@ -36,9 +36,13 @@ def decay(mu: Tensor, dt: float = 1.0, method: str = "zoh") -> Tensor:
         Tensor of the shape of ``mu``.
 
     Raises:
-        ValueError: ``method`` is another word.
+        TypeError, ValueError: ``method`` is another word, ``mu`` no tensor, or ``dt`` not above 0.
     """
     one_of("method", method, METHODS)
+    if not isinstance(mu, Tensor):
+        raise TypeError(f"`mu` is {mu!r} ({type(mu).__name__}); it must be a tensor, such as torch.tensor({mu!r}).")
+    if not 0 < dt < math.inf:
+        raise ValueError(f"`dt` is {dt!r}; it must be a finite number > 0.")
     r = dt / mu
     if method == "zoh":
         return torch.exp(-r)
@@ -61,11 +65,20 @@ def leaky_integrator(x: Tensor, a: Tensor, v: Tensor, gain: str = "area", backen
         States after each step, (T, *v.shape); the last one is the state from which to continue.
 
     Raises:
-        ValueError: there is no time step, the shapes do not fit backend "gemm", or ``gain`` or ``backend`` is another word.
+        TypeError, ValueError: there is no time step, the shapes do not fit each other or backend "gemm", or ``gain`` or
+            ``backend`` is another word.
     """
     one_of("gain", gain, GAINS)
     one_of("backend", backend, BACKENDS)
+    for name, value in (("x", x), ("a", a), ("v", v)):
+        if not isinstance(value, Tensor):
+            raise TypeError(f"`{name}` is {value!r} ({type(value).__name__}); it must be a tensor.")
     check_steps("x", x)
+    if not (_broadcasts(x.shape[1:], v.shape) and _broadcasts(a.shape, v.shape)):
+        raise ValueError(
+            f"`x` has shape {tuple(x.shape)}, `a` {tuple(a.shape)} and `v` {tuple(v.shape)}; a step of `x`, and `a`, must "
+            f"broadcast to `v`, the state."
+        )
     if backend == "auto":
         small = v.numel() <= _GEMM_VALUES if v.device.type == "cpu" else True
         backend = "gemm" if small and len(x) <= _GEMM_STEPS and _is_product(x, a) else "loop"
@@ -74,6 +87,11 @@ def leaky_integrator(x: Tensor, a: Tensor, v: Tensor, gain: str = "area", backen
     if is_traced() or transformed():
         return _plain(x, a, v, gain)
     return _Recursion.apply(x, a, v, gain == "area")
+
+
+def _broadcasts(shape: torch.Size, target: torch.Size) -> bool:
+    """Whether a tensor of this shape can be expanded to the other one."""
+    return len(shape) <= len(target) and all(n in (1, m) for n, m in zip(shape[::-1], target[::-1], strict=False))
 
 
 def _is_product(x: Tensor, a: Tensor) -> bool:
@@ -173,9 +191,14 @@ def moving_integrator(x: Tensor, a: Tensor, velocity: tuple[float, float]) -> Te
         States after each step, of the shape of ``x``; the state before the first step is 0.
 
     Raises:
-        ValueError: there is no time step.
+        TypeError, ValueError: there is no time step, or no image in it, or ``velocity`` is not two finite numbers.
     """
     check_steps("x", x)
+    velocity = tuple(finite_number("velocity", part) for part in entries("velocity", velocity))  # type: ignore[assignment]
+    if len(velocity) != 2 or x.ndim < 3:
+        raise ValueError(
+            f"`velocity` is {velocity} and `x` has shape {tuple(x.shape)}; they must be (x, y) and (T, ..., H, W)."
+        )
     v, steps = torch.zeros_like(x[0]), []
     for frame in x.unbind(0):
         v = a * _shifted(_shifted(v, velocity[0], -1), velocity[1], -2) + (1 - a) * frame

@@ -4,7 +4,7 @@ import math
 
 from torch import Tensor
 
-from ..checks import check_heads
+from ..checks import check_heads, finite_number
 from ..functional import linear_attention
 from .conv_bn import ConvBN2d
 from .described import Described
@@ -27,7 +27,7 @@ class SpikeAttention(Described):
         factor: numerator of the scale; 2 in the released detectors and segmentors, 1 in the released ERF script.
 
     Raises:
-        ValueError: ``dim`` is not a multiple of ``num_heads``.
+        TypeError, ValueError: an argument is out of range, or ``dim`` is not a multiple of ``num_heads``.
     """
 
     def __init__(self, dim: int, num_heads: int = 8, levels: int = 4, factor: float = 2.0):
@@ -35,7 +35,7 @@ class SpikeAttention(Described):
         check_heads(dim, num_heads)
         self.num_heads = num_heads
         self.split = (dim, dim, V_EXPANSION * dim)
-        self.scale = factor / math.sqrt(dim // num_heads)
+        self.scale = finite_number("factor", factor) / math.sqrt(dim // num_heads)
         self.spike_in = IntegerSpike(levels)
         self.qkv = ConvBN2d(dim, sum(self.split))
         self.spike_qkv = IntegerSpike(levels)

@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from ..checks import positive_int
 from .batch_norm import BatchNorm2d
 from .integer_spike import IntegerSpike
 
@@ -16,11 +17,15 @@ class Downsample(nn.Module):
         embed_dim: channels of the output.
         stride: stride of the convolution.
         levels: D, integer spike levels.
+
+    Raises:
+        TypeError, ValueError: an argument is no int >= 1.
     """
 
     def __init__(self, in_chans: int, embed_dim: int, stride: int = 2, levels: int = 4):
         super().__init__()
-        self.stride = stride
+        positive_int("in_chans", in_chans), positive_int("embed_dim", embed_dim)
+        self.stride = positive_int("stride", stride)
         self.spike = IntegerSpike(levels)
         self.conv = nn.Conv2d(in_chans, embed_dim, 3, stride, 1)
         self.bn = BatchNorm2d(embed_dim)

@@ -13,7 +13,7 @@ def drop_path(rate: float, over_time: bool = False) -> nn.Module:
         rate: probability that a sample does without the branch; the other samples' branches grow by 1 / (1 - rate).
         over_time: the branch gives (T, B, C, H, W); a sample is then left out in all time steps or in none.
     """
-    if not rate:
+    if not fraction("drop_path_rate", rate):
         return nn.Identity()
     from timm.layers import DropPath  # timm takes a second to import
 

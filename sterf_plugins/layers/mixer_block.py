@@ -16,11 +16,18 @@ class MixerBlock(nn.Module):
         mixer: the channel mixer's branch, (B, dim, H, W) -> (B, dim, H, W).
         levels: D, integer spike levels of the separable convolution.
         drop_path_rate: probability that a sample does without a branch in training.
+
+    Raises:
+        TypeError, ValueError: an argument is out of range.
     """
 
     def __init__(self, dim: int, mixer: nn.Module, levels: int = 4, drop_path_rate: float = 0.0):
         super().__init__()
         self.sep_conv = SepConv(dim, 7, levels)
+        if not callable(mixer):
+            raise TypeError(
+                f"`mixer` is {mixer!r} ({type(mixer).__name__}); it must be a module, such as ConvMixer({dim})."
+            )
         self.mixer = mixer
         self.drop_path = drop_path(drop_path_rate)
 

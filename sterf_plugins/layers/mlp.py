@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from ..checks import positive_int
 from .conv_bn import ConvBN2d
 from .integer_spike import IntegerSpike
 
@@ -15,14 +16,18 @@ class SpikeMlp(nn.Module):
         dim: channels.
         ratio: hidden channels per input channel.
         levels: D, integer spike levels.
+
+    Raises:
+        TypeError, ValueError: an argument is no int >= 1.
     """
 
     def __init__(self, dim: int, ratio: int = 4, levels: int = 4):
         super().__init__()
+        hidden = positive_int("ratio", ratio) * positive_int("dim", dim)
         self.spike1 = IntegerSpike(levels)
-        self.fc1 = ConvBN2d(dim, ratio * dim, bias=True)
+        self.fc1 = ConvBN2d(dim, hidden, bias=True)
         self.spike2 = IntegerSpike(levels)
-        self.fc2 = ConvBN2d(ratio * dim, dim, bias=True)
+        self.fc2 = ConvBN2d(hidden, dim, bias=True)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(self.spike2(self.fc1(self.spike1(x))))

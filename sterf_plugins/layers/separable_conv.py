@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from ..checks import positive_int
 from .conv_bn import ConvBN2d
 from .integer_spike import IntegerSpike
 
@@ -15,11 +16,14 @@ class SepConv(nn.Module):
         dim: channels.
         kernel: depthwise kernel size; 7 in mixer blocks, 3 in transformer blocks.
         levels: D, integer spike levels.
+
+    Raises:
+        TypeError, ValueError: an argument is no int >= 1, or ``kernel`` is even.
     """
 
     def __init__(self, dim: int, kernel: int, levels: int = 4):
         super().__init__()
-        hidden = 2 * dim
+        hidden = 2 * positive_int("dim", dim)
         self.spike1 = IntegerSpike(levels)
         self.pw1 = ConvBN2d(dim, hidden)
         self.spike2 = IntegerSpike(levels)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from ..checks import finite_number, flag
 from .attention import SpikeAttention
 from .drop_path import drop_path
 from .mlp import SpikeMlp
@@ -26,7 +27,7 @@ class TransformerBlock(nn.Module):
         sep_conv: whether there is the branch of the separable convolution; SDTrack's blocks have none.
 
     Raises:
-        ValueError: ``dim`` is not a multiple of ``num_heads``.
+        TypeError, ValueError: an argument is out of range, or ``dim`` is not a multiple of ``num_heads``.
     """
 
     sep_conv: SepConv | None
@@ -46,12 +47,13 @@ class TransformerBlock(nn.Module):
         sep_conv: bool = True,
     ):
         super().__init__()
-        self.sep_conv = SepConv(dim, 3, levels) if sep_conv else None
+        self.sep_conv = SepConv(dim, 3, levels) if flag("sep_conv", sep_conv) else None
         self.attn = SpikeAttention(dim, num_heads, levels, attn_factor)
         self.mlp = SpikeMlp(dim, ratio, levels)
         self.drop_path = drop_path(drop_path_rate)
+        start = None if layer_scale is None else finite_number("layer_scale", layer_scale)
         for name in ("layer_scale1", "layer_scale2", "layer_scale3"):
-            value = None if layer_scale is None else nn.Parameter(torch.full((dim,), float(layer_scale)))
+            value = None if start is None else nn.Parameter(torch.full((dim,), start))
             self.register_parameter(name, value)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """The short backward pass of IF and LIF nodes against SpikingJelly's own."""
 
 import copy
+import io
 import itertools
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from spikingjelly.activation_based import functional, neuron, surrogate
 
 from sterf_plugins.functional.still import repeat_still
-from sterf_plugins.layers import StatelessNode, if_node, lif_node
+from sterf_plugins.layers import StatelessNode, if_node, lif_node, plif_node
 from sterf_plugins.layers.lif_layers import SpikingConv
 
 KINDS = [
@@ -217,3 +218,11 @@ def test_a_still_input_whose_steps_have_gradients_of_their_own(layer):
     (found,) = torch.autograd.grad(layer(still), still, upstream)
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(torch.func.vjp(layer, still.detach())[1](upstream)[0], expected)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # PyTorch says that this exporter is old
+@pytest.mark.parametrize("build", [lif_node, plif_node])
+def test_the_old_onnx_exporter_is_refused_with_the_way(build):
+    """It would say at the end of a printed graph that it does not know the operators of SpikingJelly's neurons."""
+    with pytest.raises(TypeError, match=r"dynamo=False\) has no operator for a .*LIFNode; export with dynamo=True"):
+        torch.onnx.export(build(T=2).eval(), (torch.zeros(1, 2),), io.BytesIO(), dynamo=False)
