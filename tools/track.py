@@ -11,8 +11,6 @@ in the recording's folder, which are drawn, too.
 
 import argparse
 import time
-from collections.abc import Iterator
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +28,15 @@ from sterf_plugins.cli import console
 from sterf_plugins.cli.checkpoints import add_checkpoint_option
 from sterf_plugins.cli.loading import build_config, load_weights
 from sterf_plugins.cli.training import add_model_options, changed_config
-from sterf_plugins.events import Recording, gtp, open_recording
+from sterf_plugins.events import Recording, open_recording
+from sterf_plugins.events.arrays import sensor_size
 from sterf_plugins.files import check_made, check_new, replacing, replacing_folder
 from sterf_plugins.openmmlab.configs.types import type_name
 from sterf_plugins.tracking import Follower, recordings
 from sterf_plugins.tracking.box_metrics import curves
 from sterf_plugins.tracking.crops import check_box
 from sterf_plugins.tracking.drawing import draw_step
-from sterf_plugins.tracking.sequences import write_boxes
+from sterf_plugins.tracking.sequences import read_absent, write_boxes
 
 PICTURES = ("*.png",)
 
@@ -56,6 +55,13 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--checkpoint", required=True, metavar="FILE", help="its weights")
     p.add_argument("--out", type=Path, required=True, metavar="OUT", help="a video such as a.mp4, or a folder")
     p.add_argument("--interval", type=int, metavar="µs", help="of an image (default: between the camera's frames)")
+    p.add_argument(
+        "--sensor",
+        type=int,
+        nargs=2,
+        metavar=("H", "W"),
+        help="size of the sensor, where the recording does not say it",
+    )
     p.add_argument("--start", type=int, default=0, metavar="µs", help="after the first event or frame (default: 0)")
     p.add_argument("--fps", type=float, default=25, help="of the video (default: 25)")
     p.add_argument(
@@ -134,14 +140,6 @@ class Pictures:
                 )
 
 
-def images(recording: Recording, times: np.ndarray, steps: int) -> Iterator[np.ndarray]:
-    """The event images, uint8 (H, W, 3) or (T, H, W, 3), unless the later half of them has no events."""
-    found = recordings.with_events(gtp(recording, times, steps), recording, times)
-    for _, parts in groupby(found, key=lambda image: image.interval):
-        pixels = [part.pixels for part in parts]
-        yield np.stack(pixels) if steps > 1 else pixels[0]
-
-
 def main() -> None:
     args = parse_args()
     console.check_device(args.device)
@@ -151,7 +149,8 @@ def main() -> None:
         raise ValueError(
             f"--fps is {args.fps:g}, and --start {args.start}; give up to 1000 pictures, more than 0, and a time from 0 on."
         )
-    recording = open_recording(args.recording)
+    sensor = None if args.sensor is None else sensor_size(args.sensor, "--sensor")
+    recording = open_recording(args.recording, sensor)
     labels = None
     if args.box is not None:
         check_box(args.box, recording.size, "--box")
@@ -184,10 +183,11 @@ def main() -> None:
     sizes = data.get("template_size", 128), data.get("search_size", 256)
     boxes = [np.array(args.box)]
     follower: Follower | None = None
+    images = recordings.event_images(recording, times, network.T)
     with replacing(args.out) if args.out.suffix else replacing_folder(args.out, PICTURES) as out:
         pictures = Pictures(out, args.fps)
         try:
-            for i, image in enumerate(tqdm(images(recording, times, network.T), total=len(times) - 1, unit="image")):
+            for i, image in enumerate(tqdm(images, total=len(times) - 1, unit="image")):
                 begin, step = time.perf_counter(), None
                 if follower is None:
                     follower = Follower(network, image, args.box, *sizes)
@@ -203,7 +203,8 @@ def main() -> None:
     write_boxes(boxes_file, np.stack(boxes))
     print(f"{len(boxes)} images -> {args.out}, boxes -> {boxes_file}")
     if labels is not None:
-        numbers = curves(np.stack(boxes), labels).numbers()
+        absent = read_absent(args.recording.resolve().parent, len(labels))
+        numbers = curves(np.stack(boxes), labels, absent).numbers()
         print("beside the labels, in per cent: " + ", ".join(f"{key} {value:.1f}" for key, value in numbers.items()))
 
 

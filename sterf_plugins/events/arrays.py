@@ -143,17 +143,17 @@ def check_events(
             )
 
 
-def sensor_size(size: Any) -> tuple[int, int]:
-    """(height, width) as two ints.
+def sensor_size(size: Any, name: str = "size") -> tuple[int, int]:
+    """(height, width) as two ints; ``name`` is what the messages call it.
 
     Raises:
         TypeError, ValueError: it is something else.
     """
     if not isinstance(size, (tuple, list, np.ndarray)) or len(size) != 2:
-        raise ValueError(f"`size` is {size!r}; it must be (height, width) of the sensor, in pixels.")
-    height, width = (positive_int("size", n) for n in size)
+        raise ValueError(f"`{name}` is {size!r}; it must be (height, width) of the sensor, in pixels.")
+    height, width = (positive_int(name, n) for n in size)
     if max(height, width) > 2**16:
-        raise ValueError(f"`size` is {height, width}; a sensor has at most 65,536 rows and columns.")
+        raise ValueError(f"`{name}` is {height, width}; a sensor has at most 65,536 rows and columns.")
     return height, width
 
 

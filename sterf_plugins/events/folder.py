@@ -116,7 +116,7 @@ class EventFolder(Dataset):
             _check_classes(self.root, folder, labels)
         self.classes = in_natural_order(set(labels.values()))
         self._first = next(iter(paths.values()))
-        self.sensor = known if sensor is None else sensor_size(sensor)
+        self.sensor = known if sensor is None else sensor_size(sensor, "sensor")
         self.size = self.sensor or open_recording(self._first).size
 
         if split is None:

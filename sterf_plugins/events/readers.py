@@ -97,7 +97,7 @@ def _of_columns(
         with explained(path), opened() as columns:
             for i in range(0, len(columns[0]), PIECE):
                 events = _events(path, i, *(column[i : i + PIECE] for column in columns))
-                yield Events(events.t + offset, *events[1:])
+                yield _events(path, i, events.t + offset, *events[1:]) if offset else events
 
     with opened() as columns:
         try:
@@ -118,6 +118,8 @@ def _hdf5(path: Path, size: tuple[int, int] | None) -> Recording:
         for name in names:
             _check_filters(path, name, file[group][name])
         offset = _number(path, "t_offset", file["t_offset"][()]) if "t_offset" in file else 0  # DSEC's
+        if abs(offset) >= 2**53:
+            raise ValueError(f"{path}: t_offset is {offset}; it must be whole microseconds.")
         stored = {name: file[group][name][()] for name in ("height", "width") if name in file[group]}  # RVT's
         known = _known_size(path, {**file.attrs, **file[group].attrs, **stored})
 
@@ -149,10 +151,11 @@ def _known_size(path: Path, said: Mapping[str, Any]) -> tuple[int, int] | None:
     """(height, width) that a file says, if it does."""
     if not {"height", "width"} <= said.keys():
         return None
+    size = [_number(path, name, said[name]) for name in ("height", "width")]
     try:
-        return sensor_size([_number(path, name, said[name]) for name in ("height", "width")])
+        return sensor_size(size, "height, width")
     except ValueError as error:
-        raise ValueError(f"{path}: height and width are no size of a sensor: {error}") from error
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _number(path: Path, name: str, value: Any) -> int:
@@ -183,7 +186,7 @@ def _csv(path: Path, size: tuple[int, int] | None) -> Recording:
         with path.open(newline="", encoding="utf-8-sig") as file:
             file.readline()
             while lines := list(islice(file, PIECE)):
-                written = [line for line in lines if line.strip(" \r\n") and not line.startswith("#")]
+                written = [line for line in lines if line.strip() and not line.startswith("#")]
                 if not written:
                     continue
                 wrong = next((line for line in written if len(line.split(separator)) != len(header)), None)

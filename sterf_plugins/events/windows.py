@@ -9,7 +9,14 @@ from .readers import open_recording
 from .representations import REPRESENTATIONS, Images, channels_of, equal_times
 
 
-def windows(path: str | Path, count: int, kind: str = "histogram", parts: int = 1, **options: Any) -> Iterator[Images]:
+def windows(
+    path: str | Path,
+    count: int,
+    kind: str = "histogram",
+    parts: int = 1,
+    sensor: tuple[int, int] | None = None,
+    **options: Any,
+) -> Iterator[Images]:
     """Cut a recording into equally long windows, and draw each; memory holds the events of one.
 
     With "gtp" only the later half of a window is drawn, whose trajectories remember the earlier half.
@@ -19,6 +26,7 @@ def windows(path: str | Path, count: int, kind: str = "histogram", parts: int = 
         count: number of windows.
         kind: "histogram", "voxel_grid", "time_surface" or "gtp"; see ``events.representations``.
         parts: equally long intervals of a window, each with an image.
+        sensor: (height, width) of the sensor, for files that do not say it.
         **options: of the representation.
 
     Yields:
@@ -29,7 +37,7 @@ def windows(path: str | Path, count: int, kind: str = "histogram", parts: int = 
     """
     channels_of(kind, **options)  # which checks both
     count, parts = positive_int("count", count), positive_int("parts", parts)
-    recording = open_recording(path)
+    recording = open_recording(path, sensor)
     ends = [(int(events.t[0]), int(events.t[-1])) for events in recording]
     if not ends:
         raise ValueError(f"{path} has no events.")

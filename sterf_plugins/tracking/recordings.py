@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from ..checks import one_of, positive_int
 from ..events import EventImage, Recording, gtp, open_recording
+from ..events.arrays import sensor_size
 from ..events.damage import explained
 from ..events.gtp import STEPS
 from ..events.readers import FORMATS
 from ..files import lines_of, replacing
-from .sequences import LAYOUTS, Sequence, check_unit, read_boxes, sequence_folders
+from .sequences import LAYOUTS, Sequence, check_unit, read_absent, read_boxes, sequence_folders
 
 
 def recordings_in(folder: Path) -> list[Path]:
@@ -30,8 +31,8 @@ def recordings_in(folder: Path) -> list[Path]:
     )
 
 
-def recording_of(folder: Path) -> Recording:
-    """The recording of a sequence.
+def recording_of(folder: Path, sensor: tuple[int, int] | None = None) -> Recording:
+    """The recording of a sequence; ``sensor`` is (height, width) for files that do not say it.
 
     Raises:
         ValueError: there is none, or several, or it cannot be read.
@@ -39,7 +40,7 @@ def recording_of(folder: Path) -> Recording:
     found = recordings_in(folder)
     if len(found) != 1:
         raise ValueError(f"{folder} has {len(found)} recordings events.* or {folder.name}.*; it must have one.")
-    return open_recording(found[0])
+    return open_recording(found[0], sensor)
 
 
 def first_frame(root: Path, layout: str, name: str, interval: int | None = None) -> int:
@@ -142,6 +143,17 @@ def with_events(images: Iterable[EventImage], recording: Recording, times: NDArr
         )
 
 
+def event_images(recording: Recording, times: NDArray[np.int64], T: int) -> Iterator[NDArray[np.uint8]]:
+    """The event images between the times, uint8 (H, W, 3) or of T parts (T, H, W, 3).
+
+    Raises:
+        ValueError: all of the later half of them are empty.
+    """
+    for _, parts in groupby(with_events(gtp(recording, times, T), recording, times), lambda image: image.interval):
+        pixels = [part.pixels for part in parts]
+        yield np.stack(pixels) if T > 1 else pixels[0]
+
+
 class Scratch:
     """A folder for images that were made, which goes with the process that asked for it; worker processes share it."""
 
@@ -168,6 +180,7 @@ class RecordedSequence(Sequence):
         first: number of the camera's frame with which the first image begins.
         interval: microseconds of an image; ``None`` for the times of the camera's frames.
         scratch: where images wait.
+        sensor: (height, width) of the sensor, for files that do not say it.
     """
 
     folder: Path
@@ -175,19 +188,15 @@ class RecordedSequence(Sequence):
     first: int
     interval: int | None
     scratch: Scratch
+    sensor: tuple[int, int] | None = None
 
     @cached_property
     def size(self) -> tuple[int, int]:  # type: ignore[override]  # a property that is computed once
-        return recording_of(self.folder).size
+        return recording_of(self.folder, self.sensor).size
 
     def images(self) -> Iterator[NDArray[np.uint8]]:
-        recording = recording_of(self.folder)
-        times = boundaries(recording, len(self), self.first, self.interval)
-        for _, parts in groupby(
-            with_events(gtp(recording, times, self.T), recording, times), key=lambda image: image.interval
-        ):
-            pixels = [part.pixels for part in parts]
-            yield np.stack(pixels) if self.T > 1 else pixels[0]
+        recording = recording_of(self.folder, self.sensor)
+        return event_images(recording, boundaries(recording, len(self), self.first, self.interval), self.T)
 
     def image(self, frame: int) -> NDArray[np.uint8]:
         import h5py
@@ -222,16 +231,18 @@ def find_recorded_sequences(
     T: int = 1,
     names: Iterable[str] | str | Path | None = None,
     interval: int | None = None,
+    sensor: Iterable[int] | None = None,
 ) -> list[Sequence]:
     """The sequences of a data set, with images that are made from its recordings.
 
     Args:
-        root: as all arguments but the last in ``find_sequences``.
+        root: as all arguments but the last two in ``find_sequences``.
         layout: "fe108" or "visevent".
         split: "train" or "test".
         T: parts of each image.
         names: which sequences, or a text file of them; ``None`` for all.
         interval: microseconds of an image; ``None`` for the times of the camera's frames.
+        sensor: (height, width) of the sensor of all recordings, for files that do not say it.
 
     Raises:
         ValueError: a folder, recording or file is missing, or labels cannot be read.
@@ -239,11 +250,14 @@ def find_recorded_sequences(
     one_of("T", T, STEPS)
     if interval is not None:
         positive_int("interval", interval)
+    size = None if sensor is None else sensor_size(sensor, "sensor")
     scratch, sequences = Scratch(), []
     for folder in sequence_folders(root, layout, split, names):
         labels = folder / LAYOUTS[layout][0]
         boxes = read_boxes(labels)
-        check_unit(boxes, recording_of(folder).size, labels)
         first = first_frame(Path(root), layout, folder.name, interval)
-        sequences.append(RecordedSequence(folder.name, boxes, folder, T, first, interval, scratch))
+        absent = read_absent(folder, len(boxes))
+        sequence = RecordedSequence(folder.name, boxes, folder, T, first, interval, scratch, size, absent=absent)
+        check_unit(boxes, sequence.size, labels)
+        sequences.append(sequence)
     return list(sequences)

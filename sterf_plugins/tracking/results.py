@@ -13,9 +13,10 @@ from torch import Tensor
 
 from ..files import lines_of, replacing, settings_in
 from .box_metrics import Curves, curves
-from .sequences import LAYOUTS, read_boxes, sequence_folders
+from .sequences import LAYOUTS, read_absent, read_boxes, sequence_folders
 
 Boxes = Mapping[str, NDArray[np.float64]]  # name of a sequence -> (frames, 4), x, y, w, h in pixels
+Absences = Mapping[str, NDArray[np.bool_] | None]  # the same -> for each frame whether the object is not there
 TESTED = "tested.json"  # in a result folder that a test may go on with: what its boxes are of
 
 
@@ -35,11 +36,29 @@ def read_labels(root: str | Path, layout: str, split: str = "test", names: str |
     return {folder.name: read_boxes(folder / LAYOUTS[layout][0]) for folder in folders}
 
 
-def evaluate(folder: str | Path, labels: Boxes, protocol: str = "toolkit") -> dict[str, Curves]:
-    """The curves of each sequence, from a tracker's result folder. Files of other names do not count.
+def read_absences(root: str | Path, split: str, labels: Boxes) -> Absences:
+    """For each sequence whether the object is not there, where the data set says it; arguments as above.
 
     Raises:
-        ValueError: the folder or a sequence is missing, or a file cannot be read or used under the protocol.
+        ValueError: a file cannot be read.
+    """
+    return {name: read_absent(Path(root) / split / name, len(boxes)) for name, boxes in labels.items()}
+
+
+def evaluate(
+    folder: str | Path, labels: Boxes, protocol: str = "toolkit", absences: Absences | None = None
+) -> dict[str, Curves]:
+    """The curves of each sequence, from a tracker's result folder. Files of other names do not count.
+
+    Args:
+        folder: the result folder.
+        labels: those of ``read_labels``.
+        protocol: "toolkit" or "ostrack".
+        absences: those of ``read_absences``; ``None``: no object is ever absent.
+
+    Raises:
+        ValueError: the folder or a sequence is missing, a file cannot be read or used under the protocol, or all files have two
+            corners for x, y, w, h, or shares of the image for pixels.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -50,15 +69,34 @@ def evaluate(folder: str | Path, labels: Boxes, protocol: str = "toolkit") -> di
         raise ValueError(
             f"{folder} lacks {len(missing)} of {len(labels)} sequences: {listed}; run its test to the end."
         )
+    results = {name: read_boxes(folder / f"{name}.txt") for name in labels}
+    _check_form(folder, results, labels)
     found = {}
     for name, truth in labels.items():
         path = folder / f"{name}.txt"
-        boxes = read_boxes(path)
         try:
-            found[name] = curves(boxes, truth, protocol=protocol)
+            found[name] = curves(results[name], truth, (absences or {}).get(name), protocol)
         except ValueError as error:
             raise ValueError(f"{path}, protocol {protocol!r}: {error}") from error
     return found
+
+
+def _check_form(folder: Path, results: Boxes, labels: Boxes) -> None:
+    """Raise ``ValueError`` if the boxes certainly are no x, y, w, h in pixels, as all files together show.
+
+    Every tracker begins with the first label, which tells its corner and size from its two corners.
+    """
+    starts, truth = (np.stack([boxes[name][0] for name in labels]) for boxes in (results, labels))
+    corners = np.concatenate([truth[:, :2], truth[:, :2] + truth[:, 2:]], 1)
+    begin_with_corners = (np.abs(starts - corners) <= 2).all() and not (np.abs(starts - truth) <= 2).all(1).any()
+    every = np.concatenate(list(results.values()))
+    if begin_with_corners and (every[:, :2] < every[:, 2:]).all():
+        raise ValueError(
+            f"{folder} has two corners in each line: the first ones are those of the labels, such as {starts[0].tolist()} of "
+            f"{truth[0].tolist()}. Boxes are x, y, w, h: write w = x2 - x1 and h = y2 - y1."
+        )
+    if np.nan_to_num(every).max() <= 1 < np.nan_to_num(truth).max():
+        raise ValueError(f"{folder} has no number above 1; boxes are x, y, w, h in pixels, not shares of the image.")
 
 
 def read_attributes(path: str | Path, labels: Boxes) -> dict[str, list[str]]:

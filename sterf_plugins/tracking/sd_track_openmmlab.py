@@ -132,6 +132,7 @@ class SDTrackModel(BaseModel):
     def follow(self, run: "TestRun") -> dict[str, Any]:
         """The boxes of a sequence, unless an earlier test has written them, and the seconds that they took."""
         sequence = run.sequence
+        outcome = dict(name=sequence.name, labels=sequence.boxes, absent=sequence.absent, results=run.results)
         if run.results is not None:
             weights = weights_digest(self.network.state_dict())
             check_tested(run.results, dict(weights=weights, **run.settings))
@@ -143,15 +144,13 @@ class SDTrackModel(BaseModel):
                     f"to follow the object anew."
                 )
             print_log(f"{sequence.name}: the boxes of {run.results} are taken", logger="current")
-            return dict(name=sequence.name, boxes=known, labels=sequence.boxes, seconds=None, results=run.results)
+            return dict(outcome, boxes=known, seconds=None)
         start = time.perf_counter()
         images = sequence.images()
         follower = Follower(self.network, next(images), sequence.boxes[0], *run.sizes)
         boxes = [sequence.boxes[0], *(follower.step(image).box for image in images)]
         seconds = time.perf_counter() - start
-        return dict(
-            name=sequence.name, boxes=np.stack(boxes), labels=sequence.boxes, seconds=seconds, results=run.results
-        )
+        return dict(outcome, boxes=np.stack(boxes), seconds=seconds)
 
     def _images(self, x: Tensor) -> Tensor:
         """Bytes as the network's numbers 0 to 255, with the time axis first."""
@@ -242,6 +241,7 @@ def tracking_dataset(
     results: str | None = None,
     images: str = "png",
     interval: int | None = None,
+    sensor: Several[int] | None = None,
 ) -> Dataset:
     """Sequences of event images with boxes: pairs for a training, whole sequences for a test.
 
@@ -259,17 +259,20 @@ def tracking_dataset(
             sequences whose file is there are not run again, and a folder of other weights or settings is an error.
         images: "png" for the files that make_gtp.py has made, "events" to make the same images from the recordings.
         interval: of "events", microseconds of an image; ``None`` for the times of the camera's frames.
+        sensor: of "events", (height, width) of the sensor of all recordings, for files that do not say it.
     """
     one_of("images", images, ("png", "events"))
     sizes = positive_int("template_size", template_size), positive_int("search_size", search_size)
     if images == "events":
-        sequences = find_recorded_sequences(data_root, layout, split, T, names, interval)
-    elif interval is None:
+        sequences = find_recorded_sequences(data_root, layout, split, T, names, interval, sensor)
+    elif interval is None and sensor is None:
         sequences = find_sequences(data_root, layout, split, T, names)
     else:
-        raise ValueError("`interval` is of images='events'; PNG files have been made with their own.")
+        raise ValueError("`interval` and `sensor` are of images='events'; PNG files have been made with their own.")
     if split == "test":
         settings = dict(data_root=str(data_root), template_size=sizes[0], search_size=sizes[1], images=images)
+        if sensor is not None:
+            settings |= dict(sensor=list(sensor))
         return _TrackingSequences(sequences, sizes, results, settings | dict(interval=interval))
     return TrackingPairs(sequences, samples, *sizes, seed)
 
@@ -318,7 +321,7 @@ class TrackingMetric(BaseMetric):
             for file in {own, sample["results"]} - {taken, None}:
                 write_boxes(file, sample["boxes"], self.integers)
             boxes = np.trunc(sample["boxes"]) if self.integers else sample["boxes"]
-            one = curves(boxes, sample["labels"], protocol=self.protocol)
+            one = curves(boxes, sample["labels"], sample.get("absent"), self.protocol)
             self.results.append((sample["name"], one, len(boxes), sample["seconds"]))
 
     def compute_metrics(self, results: list) -> dict[str, float]:

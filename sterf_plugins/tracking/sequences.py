@@ -7,7 +7,7 @@ recording from which they are made.
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from ..files import lines_of, replacing, text_of
 
 # layout -> file of the labels, number of the first image
 LAYOUTS = {"fe108": ("groundtruth_rect.txt", 1), "visevent": ("groundtruth.txt", 0)}
+ABSENCES = "absent_label.txt"  # VisEvent's: a line for each image, 1 where the object is there and 0 where it is not
 SPLITS = ("train", "test")
 IMAGES = "inter{}_stack_3008"
 MAKE = "sterf make-gtp"
@@ -33,10 +34,12 @@ class Sequence:
     Args:
         name: the folder's name.
         boxes: float64 (frames, 4), x, y, w, h in pixels.
+        absent: for each frame whether the object is not there; ``None`` where the data set does not say it.
     """
 
     name: str
     boxes: NDArray[np.float64]
+    absent: NDArray[np.bool_] | None = field(default=None, kw_only=True)
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -203,7 +206,7 @@ def _files_of(folder: Path, layout: str, T: int) -> Sequence:
         )
     if lacking:
         raise ValueError(f"{lacking[0]} is missing; images are counted from {number:04d}_1.png on, one for each label.")
-    sequence = ImageFiles(folder.name, boxes, files)
+    sequence = ImageFiles(folder.name, boxes, files, absent=read_absent(folder, len(boxes)))
     check_unit(boxes, sequence.size, folder / labels)
     return sequence
 
@@ -271,6 +274,34 @@ def read_boxes(path: Path) -> NDArray[np.float64]:
     if not rows:
         raise ValueError(f"{path} has no boxes; it must have a line x, y, w, h for each image.")
     return np.array(rows)
+
+
+def read_absent(folder: Path, count: int) -> NDArray[np.bool_] | None:
+    """For each labelled image of a sequence, whether the object is not there; ``None`` if no file ``ABSENCES`` says it.
+
+    Args:
+        folder: the sequence's.
+        count: number of its labels. VisEvent's begin where the object is there first, and the file with the recording.
+
+    Raises:
+        ValueError: the file has other lines than 0 and 1, or is of another number of images.
+    """
+    path = folder / ABSENCES
+    if not path.exists():
+        return None
+    flags = lines_of(path)
+    wrong = next((flag for flag in flags if flag not in ("0", "1")), None)
+    if wrong is not None:
+        raise ValueError(
+            f"{path} has the line {wrong[:40]!r}; it must be 1 where the object is there, and 0 where it is not."
+        )
+    if len(flags) != count and "1" in flags:
+        flags = flags[flags.index("1") :]
+    if len(flags) != count:
+        raise ValueError(
+            f"{path} has {len(flags)} lines from the first 1 on, and there are {count} labels; each needs one."
+        )
+    return np.array(flags) == "0"
 
 
 def write_boxes(path: Path, boxes: NDArray[np.floating], integers: bool = False) -> None:

@@ -235,7 +235,7 @@ BAD_FOLDERS = [
     (None, dict(T=0), "`T` is 0"),
     (None, dict(T=1, kind="gtp"), "`T` is 1, and the trajectory of 'gtp' is of the steps before"),
     (None, dict(T=True), r"`T` is True \(bool\); it must be an int >= 1"),
-    (None, dict(sensor=(24,)), r"`size` is \(24,\); it must be \(height, width\)"),
+    (None, dict(sensor=(24,)), r"`sensor` is \(24,\); it must be \(height, width\)"),
     (None, dict(split="test", seed=1.0), r"`seed` is 1.0 \(float\); it must be an int"),
     (None, dict(split="test", share=1.0), r"`share` is 1.0; it must be a number in \[0, 1\)"),
 ]

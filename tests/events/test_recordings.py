@@ -393,9 +393,10 @@ def test_hdf5_of_other_things(events, tmp_path):
     columns = dict(zip("txyp", events, strict=True))
     for added, message in (
         (dict(t_offset=[1, 2]), "t_offset is .1 2.; it must be one whole number"),
+        (dict(t_offset=2**63 - 1), "t_offset is 9223372036854775807; it must be whole microseconds"),
         (dict(t_offset="soon"), "t_offset is b'soon'; it must be one whole number"),
-        (dict(height=[48, 3], width=64), "height and width are no size of a sensor: .*height is"),
-        (dict(height=0, width=64), "height and width are no size of a sensor: `size` is 0"),
+        (dict(height=[48, 3], width=64), r"height is \[48  3\]; it must be one whole number"),
+        (dict(height=0, width=64), "`height, width` is 0; it must be an int >= 1"),
         (dict(height=48, width=2**16 + 1), "a sensor has at most 65,536 rows and columns"),
         (dict(t=h5py.Empty("i8")), "t, x, y, p have the shapes None"),
         (dict(t=3), r"t, x, y, p have the shapes \(\)"),
@@ -411,6 +412,11 @@ def test_hdf5_of_other_things(events, tmp_path):
                     file[name] = values
         with pytest.raises(ValueError, match=message):
             open_recording(tmp_path / "a.h5")
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        for name, values in (columns | dict(t=events.t + 2**53 - 10**7, t_offset=10**8)).items():
+            file[name] = values
+    with pytest.raises(ValueError, match=r"event \d+ has t=\d+; it must be whole microseconds"):
+        open_recording(tmp_path / "a.h5").events()
     for size, error in (((48,), ValueError), ("ab", ValueError), ((48.5, 64), TypeError), ((0, 64), ValueError)):
         with pytest.raises(error, match="`size` is"):
             open_recording(real("faery_dvs.es"), size)

@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 
@@ -111,8 +112,17 @@ def test_images_of_other_labels_or_another_recording_are_made_again(tmp_path, mo
     labels.write_text("1,1,5,5\n" * 4)
     assert [tool["make"](args, folder) for _ in range(2)] == ["made", "there"]
     old = json.loads((images / "gtp.json").read_text())
-    (images / "gtp.json").write_text(json.dumps({key: old[key] for key in list(old)[:-5]}))
+    (images / "gtp.json").write_text(json.dumps({key: old[key] for key in list(old)[:-6]}))
     assert tool["make"](args, folder) == "there"  # as version 0.1 wrote it
+    args.sensor = [24, 32]
+    with pytest.raises(ValueError, match="has images of other settings"):
+        tool["make"](args, folder)
+    args.overwrite = True
+    assert tool["make"](args, folder) == "made" and cv2.imread(str(images / "0001_1.png")).shape == (24, 32, 3)
+    args.sensor = None
+    assert [tool["make"](args, folder) for _ in range(2)] == ["made", "there"]
+    args.overwrite = False
+    old = json.loads((images / "gtp.json").read_text())
     (images / "gtp.json").write_text(json.dumps(old))
     (images / "0003_1.png").unlink()
     assert [tool["make"](args, folder) for _ in range(2)] == ["made", "there"] and (images / "0003_1.png").is_file()

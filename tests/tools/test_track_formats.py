@@ -97,6 +97,22 @@ def test_every_format_gives_the_same_boxes(forked, events, tracker, tmp_path):
 
 
 @pytest.mark.slow
+def test_the_size_of_a_sensor_that_a_file_does_not_say(forked, events, tracker, tmp_path):
+    path = tmp_path / "old.npz"
+    np.savez(path, **events._asdict())
+    run = [TOOL, path, *tracker, "--box", *BOX_AT_START, "--interval", GAP, "--out", tmp_path / "pictures"]
+    done = forked(*run, "--sensor", "96", "128")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert cv2.imread(str(tmp_path / "pictures" / "00001.png")).shape[:2] == (480 + 28, 640 + 480)
+    for size, message in (
+        (("96", "20"), "outside the sensor of 20 columns"),
+        (("0", "9"), "`--sensor` is 0; it must be"),
+    ):
+        done = forked(*run, "--overwrite", "--sensor", *size)
+        assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr, done.stderr[-2000:]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["fe108", "visevent"])
 def test_labels_beside_the_recording_stand_for_the_box(forked, events, tracker, tmp_path, layout):
     folder = tmp_path / "set" / "test" / "moving"

@@ -7,8 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from golden_trackers import arrays
+from tracking_data import make
 
 from sterf_plugins.tracking.box_metrics import PROTOCOLS, curves, mean_curves
+from sterf_plugins.tracking.results import evaluate, read_absences, read_labels
+from sterf_plugins.tracking.sequences import find_sequences
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -118,3 +121,57 @@ def test_a_sequence_in_which_nothing_is_hit():
         every = [curves(truth, truth, protocol=protocol), curves(truth + 500, lost, protocol=protocol)]
         assert not every[1].success.any()
         assert mean_curves(every, protocol).numbers()["AUC"] == pytest.approx(100 * auc)
+
+
+def test_images_without_the_object_are_no_hits(tmp_path):
+    """VisEvent's absent_label.txt has a 1 where the object is there, and begins with the recording, labels with the object."""
+    make(tmp_path, "visevent", "test", ["a"])  # whose eighth label is 0,0,0,0, nearly: a hit in precision by itself
+    folder = tmp_path / "test" / "a"
+    labels = read_labels(tmp_path, "visevent")
+    results = tmp_path / "results"
+    results.mkdir()
+    np.savetxt(results / "a.txt", labels["a"].clip(1))
+
+    def precision() -> float:
+        absences = read_absences(tmp_path, "test", labels)
+        (sequence,) = find_sequences(tmp_path, "visevent", "test")
+        assert np.array_equal(sequence.absent, absences["a"])
+        return evaluate(results, labels, "toolkit", absences)["a"].numbers()["PR"]
+
+    assert precision() == 100
+    there = ["1"] * 40
+    there[7] = "0"
+    for lines in (there, ["0", "0", *there]):
+        (folder / "absent_label.txt").write_text("\r\n".join(lines))
+        assert precision() == pytest.approx(100 * 39 / 40)
+    for lines, message in (
+        (["1"] * 39, "has 39 lines from the first 1 on, and there are 40 labels"),
+        (["0"] * 39, "has 39 lines"),
+        (["1"] * 39 + ["2"], "has the line '2'; it must be 1 where the object is there"),
+    ):
+        (folder / "absent_label.txt").write_text("\n".join(lines))
+        with pytest.raises(ValueError, match=message):
+            precision()
+
+
+@pytest.mark.parametrize("error", [0, 3])
+def test_results_in_another_form_are_told_where_it_is_certain(tmp_path, error):
+    rng = np.random.default_rng(0)
+    labels = {
+        name: np.concatenate([rng.uniform(5, 90, (9, 2)), rng.uniform(10, 40, (9, 2))], 1).round(1) for name in "ab"
+    }
+
+    def told(change, protocol="toolkit"):
+        for name, truth in labels.items():
+            boxes = truth + error * rng.random(truth.shape).round(2)
+            boxes[0] = truth[0]
+            np.savetxt(tmp_path / f"{name}.txt", change(boxes))
+        return evaluate(tmp_path, labels, protocol)
+
+    assert told(lambda boxes: boxes)["a"].numbers()["PR"] == 100
+    with pytest.raises(ValueError, match=r"has two corners in each line: .* write w = x2 - x1"):
+        told(lambda boxes: np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1))
+    with pytest.raises(ValueError, match=r"has no number above 1; boxes are x, y, w, h in pixels"):
+        told(lambda boxes: boxes / 200)
+    labels["a"][:, :2], labels["b"][:, :2] = 1, 1  # here both forms are nearly the same: nothing is certain
+    assert told(lambda boxes: np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1))

@@ -84,8 +84,13 @@ def test_inputs_from_a_recording_without_labels_have_trajectories(tmp_path, T):
 
 def test_what_cannot_be_made(tmp_path):
     folder = write(tmp_path / "train" / "bike", 0)
-    with pytest.raises(ValueError, match="`interval` is of images='events'"):
-        tracking_dataset(str(tmp_path), interval=3)
+    for option in (dict(interval=3), dict(sensor=(40, 60))):
+        with pytest.raises(ValueError, match="`interval` and `sensor` are of images='events'"):
+            tracking_dataset(str(tmp_path), **option)
+    with pytest.raises(ValueError, match=r"`sensor` is \(40,\); it must be \(height, width\)"):
+        find_recorded_sequences(tmp_path, "fe108", "train", sensor=(40,))
+    (sequence,) = find_recorded_sequences(tmp_path, "fe108", "train", interval=INTERVAL, sensor=(90, 120))
+    assert sequence.image(2).shape == (90, 120, 3) and sequence.image(2)[:, 60:].max() == 0 < sequence.image(2).max()
     (sequence,) = find_recorded_sequences(tmp_path, "fe108", "train")
     with pytest.raises(ValueError, match=r"events.h5 has no frames beside its events"):
         sequence.image(0)
@@ -112,6 +117,7 @@ def test_what_cannot_be_made(tmp_path):
     with pytest.raises(ValueError, match=r"has no event in the last 3 of 4 images, from .* give a shorter interval"):
         list(with_events(gtp(recording, times), recording, times))
     labels = folder / "groundtruth_rect.txt"
+    (tmp_path / "pair.txt").write_text("bike 0\n")
     whole = labels.read_text()
     for line, message in (("0.1,0.2,0.3,0.4\n", "no number above 1; boxes are x, y, w, h in pixels, not shares"),
                           ("10,10,55,35\n", "look like two corners")):  # fmt: skip

@@ -4,8 +4,9 @@
         --data data/FE108 --layout fe108 --out work_dirs/compared
 
 A result folder has a file NAME.txt for each test sequence with a line x, y, w, h for each image, between commas, tabs or spaces,
-as sterf test and the official toolkits write them. Of the data set only the labels are read. Numbers are in per cent, under the
-protocol of the MATLAB toolkit behind the published numbers ("toolkit") and under OSTrack's ("ostrack").
+as sterf test and the official toolkits write them. Of the data set only the labels are read, and absent_label.txt beside them, as
+VisEvent has it. Numbers are in per cent, under the protocol of the MATLAB toolkit behind the published numbers ("toolkit"), which
+counts no image without the object as a hit, and under OSTrack's ("ostrack").
 
     OUT/table.md  OUT/numbers.json  OUT/curves_toolkit.png  OUT/curves_ostrack.png
 """
@@ -23,7 +24,7 @@ from sterf_plugins.erf.sheet import write
 from sterf_plugins.files import check_claim, claim, replacing
 from sterf_plugins.tracking.box_metrics import PROTOCOLS, Curves, mean_curves
 from sterf_plugins.tracking.charts import draw_curves
-from sterf_plugins.tracking.results import evaluate, read_attributes, read_labels
+from sterf_plugins.tracking.results import evaluate, read_absences, read_attributes, read_labels
 from sterf_plugins.tracking.sequences import LAYOUTS, SPLITS
 
 
@@ -76,6 +77,7 @@ def main() -> None:
     args = parse_args()
     trackers = folders(args.results)
     labels = read_labels(args.data, args.layout, args.split, args.names)
+    absences = read_absences(args.data, args.split, labels)
     groups = {} if args.attributes is None else read_attributes(args.attributes, labels)
     pictures = {protocol: args.out / f"curves_{protocol}.png" for protocol in dict.fromkeys(args.protocol)}
     check_claim(
@@ -83,7 +85,7 @@ def main() -> None:
     )
     parts, numbers, figures = [], {}, {}
     for protocol, picture in pictures.items():
-        found = {name: evaluate(folder, labels, protocol) for name, folder in trackers.items()}
+        found = {name: evaluate(folder, labels, protocol, absences) for name, folder in trackers.items()}
         means = {name: mean_curves(one.values(), protocol) for name, one in found.items()}
         numbers[protocol] = {name: mean.numbers() for name, mean in means.items()}
         title = f"{len(labels)} sequences, {sum(map(len, labels.values()))} images, protocol {protocol}"

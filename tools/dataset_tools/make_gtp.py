@@ -31,6 +31,7 @@ from tqdm import tqdm
 from sterf_plugins.checks import positive_int
 from sterf_plugins.cli import console
 from sterf_plugins.events import gtp
+from sterf_plugins.events.arrays import sensor_size
 from sterf_plugins.events.gtp import RULES, STEPS
 from sterf_plugins.files import replacing_folder, settings_in
 from sterf_plugins.tracking.recordings import boundaries, first_frame, recording_of, recordings_in, with_events
@@ -50,6 +51,9 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--trajectory", type=int, default=30, help="of a beginning (default: 30)")
     p.add_argument("--decay", type=float, default=0.8, help="of the trajectory (default: 0.8)")
     p.add_argument("--interval", type=int, metavar="µs", help="equal intervals instead of the times of frames")
+    p.add_argument(
+        "--sensor", type=int, nargs=2, metavar=("H", "W"), help="size of the sensor, where recordings do not say it"
+    )
     p.add_argument("--jobs", type=int, default=1, metavar="N", help="processes at a time (default: 1)")
     p.add_argument("--overwrite", action="store_true", help="replace images of other settings")
     return p.parse_args()
@@ -58,7 +62,8 @@ def parse_args() -> argparse.Namespace:
 def make(args: argparse.Namespace, folder: Path) -> str:
     """Make the images of one sequence; what was done, in a word."""
     settings = {
-        key: getattr(args, key) for key in ("layout", "steps", "rule", "amount", "trajectory", "decay", "interval")
+        key: getattr(args, key)
+        for key in ("layout", "steps", "rule", "amount", "trajectory", "decay", "interval", "sensor")
     }
     labels, start = LAYOUTS[args.layout]
     count = len(read_boxes(folder / labels))
@@ -72,8 +77,9 @@ def make(args: argparse.Namespace, folder: Path) -> str:
         made_with = settings_in(out / MARKER)
         if made_with is None and args.overwrite:
             raise ValueError(f"{out} has no {MARKER}, so another program made it; it is not deleted: move it away.")
-        # Markers of version 0.1 have neither count nor first, nor what the recording is, nor the number of files.
-        same = made_with is not None and all(made_with.get(key, value) == value for key, value in settings.items())
+        # Markers of version 0.1 have neither count nor first, nor what the recording is, nor the number of files; nor a sensor.
+        known = dict(settings, sensor=None) | (made_with or {})
+        same = made_with is not None and all(known[key] == value for key, value in settings.items())
         if made_with and same and len(list(out.glob("*.png"))) >= made_with.get("files", 0):
             return "there"
         if not same and not args.overwrite:
@@ -81,7 +87,7 @@ def make(args: argparse.Namespace, folder: Path) -> str:
                 f"{out} has images of other settings, of other labels or frames, of another recording, or of another program; "
                 f"move it away or give --overwrite."
             )
-    recording = recording_of(folder)
+    recording = recording_of(folder, args.sensor)
     times = boundaries(recording, count, first, args.interval)
     images = gtp(recording, times, args.steps, args.amount, args.trajectory, args.decay, args.rule)
     try:
@@ -135,6 +141,8 @@ def main() -> None:
     for name in ("interval", "jobs"):
         if getattr(args, name) is not None:
             positive_int(f"--{name}", getattr(args, name))
+    if args.sensor is not None:
+        sensor_size(args.sensor, "--sensor")
     labels, _ = LAYOUTS[args.layout]
     folders = sorted(path.parent for split in SPLITS for path in args.root.glob(f"{split}/[!.]*/{labels}"))
     if not folders:
