@@ -546,6 +546,15 @@ def test_arrays_and_json_that_say_nothing_or_nonsense(data, tmp_path):
     ):
         dataset(root, ann_file="c.json", filter_cfg=dict(filter_empty_gt=True))
     assert len(dataset(root, ann_file="c.json")) == 1
+    for shortest, message in (
+        (65, "leaves out all 1 images, whose shorter sides are below min_size=65"),
+        ("64", "is '64'"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=message):
+            dataset(root, ann_file="c.json", filter_cfg=dict(min_size=shortest))
+    with pytest.raises(TypeError, match="`filter_cfg` has no option 'min_box'; it has filter_empty_gt, min_size"):
+        dataset(root, ann_file="c.json", filter_cfg=dict(min_box=8))
+    assert len(dataset(root, ann_file="c.json", filter_cfg=dict(min_size=64))) == 1
     np.save(file, good)
     (root / "file").write_text("")
     with pytest.raises(ValueError, match=r"cannot be copied to .*file.*: `cache`"):

@@ -9,10 +9,11 @@ from typing import Any
 from mmdet.datasets import BaseDetDataset
 from tqdm import tqdm
 
-from ...checks import one_of, positive_int
+from ...checks import finite_number, one_of, positive_int
 from ...events.arrays import sensor_size
 from ...events.random_access import IndexedRecording, index_recording
 from ...files import lines_of
+from ...plugins import check_options
 from ...registry import DATASETS
 from .labels import UNITS, Labels, read_coco, read_prophesee
 
@@ -36,7 +37,8 @@ class EventDetDataset(BaseDetDataset):
             the smallest that holds its events.
         cache: folder of copies of the recordings that can be read at any time, 13 bytes an event;
             ``None`` for ``event_cache`` in ``data_root``.
-        **options: of mmdet's ``BaseDetDataset``: ``pipeline``, ``test_mode``, ``filter_cfg=dict(filter_empty_gt=True)`` ….
+        **options: of mmdet's ``BaseDetDataset``: ``pipeline``, ``test_mode`` …. ``filter_cfg`` says as in ``CocoDataset`` what a
+            training leaves out: times without a box (``filter_empty_gt=True``), images whose shorter side is below ``min_size``.
 
     Raises:
         ValueError: an argument is out of range, labels do not fit the recordings, or one of them cannot be read.
@@ -62,12 +64,13 @@ class EventDetDataset(BaseDetDataset):
         self.count = None if count is None else positive_int("count", count)
         one_of("time_unit", time_unit, UNITS)
         self.names, self.time_unit, self.ignored_class_ids = names, time_unit, ignored_class_ids
-        self.sensor = None if sensor is None else sensor_size(sensor)
+        self.sensor = None if sensor is None else sensor_size(sensor, "sensor")
         self.cache = cache
         super().__init__(*args, **options)
 
     def load_data_list(self) -> list[dict]:
         """Read labels, and find the events that belong to each of their times."""
+        check_options("`filter_cfg`", self.filter_cfg or (), ("filter_empty_gt", "min_size"))
         classes = self.metainfo["classes"]
         if not classes:
             raise ValueError("EventDetDataset needs the names of its classes: metainfo=dict(classes=('car', …)).")
@@ -97,14 +100,23 @@ class EventDetDataset(BaseDetDataset):
         return infos
 
     def filter_data(self) -> list[dict]:
-        """Without times that have no box, if ``filter_cfg`` says ``filter_empty_gt``; a test has all.
+        """Without what ``filter_cfg`` leaves out; a test has all.
 
         Raises:
-            ValueError: none of them has a box.
+            ValueError: nothing is left.
         """
-        if self.test_mode or not (self.filter_cfg or {}).get("filter_empty_gt"):
+        options = self.filter_cfg or {}
+        if self.test_mode or not options:
             return self.data_list
-        kept = [info for info in self.data_list if info["instances"]]
+        shortest = finite_number("filter_cfg['min_size']", options.get("min_size", 0))
+        kept = [info for info in self.data_list if min(info["height"], info["width"]) >= shortest]
+        if not kept:
+            raise ValueError(
+                f"`filter_cfg` leaves out all {len(self.data_list)} images, whose shorter sides are below min_size={shortest:g} "
+                f"pixels; give a smaller one."
+            )
+        if options.get("filter_empty_gt"):
+            kept = [info for info in kept if info["instances"]]
         if not kept:
             raise ValueError(
                 f"none of {len(self.data_list)} labelled times of {self.ann_file} has a box, and `filter_cfg` leaves out all of "
