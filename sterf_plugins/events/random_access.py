@@ -46,7 +46,7 @@ class IndexedRecording:
     def events(self, start: int, stop: int) -> Events:
         """The events of the numbers from ``start`` until before ``stop``."""
         with _opened(self.path) as file:
-            return Events.of(*(file[f"events/{name}"][start:stop] for name in Events._fields))
+            return Events.of(*(file[f"events/{name}"][start:stop] for name in "txyp"))
 
 
 def index_recording(path: str | Path, folder: str | Path, size: tuple[int, int] | None = None) -> IndexedRecording:
