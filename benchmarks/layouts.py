@@ -75,9 +75,9 @@ def train_and_test(folder: Path, data: Path, mixer: str, layout: str, seed: int,
 
 def scores(folder: Path, truth: Path) -> dict:
     """Average precision by class and by distance of twins."""
-    sys.path.insert(0, str(ROOT / "tools"))
-    from demo_report import average_precision, quiet_coco, twin_accuracy
     from pycocotools.coco import COCO
+
+    from sterf_plugins.cli.shape_scores import average_precision, quiet_coco, twin_accuracy
 
     coco = quiet_coco(lambda: COCO(str(truth)))
     found = {}
