@@ -1,42 +1,24 @@
 """The stand-in for mmcv's compiled ops: right numbers, clear errors, and the same numbers as compiled mmcv."""
 
-import ast
-import importlib.util
-import re
 import subprocess
 import sys
 import types
-from pathlib import Path
 
 import pytest
 import torch
 import torchvision
-from torch.nn import functional as F
 
-from sterf_plugins import import_hooks, mmcv_ops
+from sterf_plugins import mmcv_ops
 
 pytest.importorskip("sterf_plugins.openmmlab")
 
 import mmcv.ops
-
-COMPILED = import_hooks.compiled_ops_available()
-
-# Compiled mmcv has these on CUDA only; there is nothing of ours to test then.
-not_on_cpu = pytest.mark.skipif(COMPILED, reason="compiled mmcv has no CPU kernel of this op")
+from mmcv_cases import COMPILED, boxes, close, deformable_inputs, not_on_cpu, rois, same_gradients
 
 
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
-
-
-def boxes(count, size=60):
-    corner = torch.rand(count, 2) * size * 0.6
-    return torch.cat([corner, corner + 4 + torch.rand(count, 2) * size * 0.4], 1)
-
-
-def rois(count, batch=2):
-    return torch.cat([torch.randint(batch, (count, 1)).float(), boxes(count)], 1)
 
 
 def greedy_nms(b, scores, threshold, offset):
@@ -90,49 +72,6 @@ def test_roi_pool_forward_and_backward():
     upstream = torch.randn_like(y)
     assert torch.equal(y, expected)
     assert torch.allclose(*(torch.autograd.grad(t, x, upstream)[0] for t in (y, expected)), atol=1e-6)
-
-
-def test_deformable_convolution_without_offsets_is_a_convolution():
-    x, w = torch.randn(2, 4, 9, 8, requires_grad=True), torch.randn(6, 4, 3, 3, requires_grad=True)
-    offset = torch.zeros(2, 18, 9, 8, requires_grad=True)
-    y = mmcv.ops.deform_conv2d(x, offset, w, 1, 1)
-    expected = F.conv2d(x, w, padding=1)
-    assert torch.allclose(y, expected, atol=1e-5)
-    upstream = torch.randn_like(y)
-    for ours, theirs in zip(
-        torch.autograd.grad(y, (x, w), upstream), torch.autograd.grad(expected, (x, w), upstream), strict=True
-    ):
-        assert torch.allclose(ours, theirs, atol=1e-4)
-
-
-def test_deformable_convolution_gradients():
-    x, w = torch.randn(2, 4, 6, 6, requires_grad=True), torch.randn(4, 2, 3, 3, requires_grad=True)
-    offset = (torch.randn(2, 36, 6, 6) * 0.5).requires_grad_()
-    y = mmcv.ops.deform_conv2d(x, offset, w, 1, 1, 1, 2, 2)
-    expected = torchvision.ops.deform_conv2d(x, offset, w, padding=1)
-    upstream = torch.randn_like(y)
-    assert torch.allclose(y, expected, atol=1e-5)
-    inputs = (x, offset, w)
-    for a, b in zip(
-        torch.autograd.grad(y, inputs, upstream), torch.autograd.grad(expected, inputs, upstream), strict=True
-    ):
-        assert torch.allclose(a, b, atol=1e-4)
-
-
-@pytest.mark.parametrize("bias", [True, False])
-def test_modulated_deformable_convolution(bias):
-    x, w = torch.randn(2, 4, 6, 6, requires_grad=True), torch.randn(5, 4, 3, 3, requires_grad=True)
-    b = torch.randn(5, requires_grad=True) if bias else None
-    offset, mask = (torch.randn(2, 18, 6, 6) * 0.5).requires_grad_(), torch.rand(2, 9, 6, 6, requires_grad=True)
-    y = mmcv.ops.modulated_deform_conv2d(x, offset, mask, w, b, 1, 1, 1, 1, 1)
-    expected = torchvision.ops.deform_conv2d(x, offset, w, b, padding=1, mask=mask)
-    upstream = torch.randn_like(y)
-    assert torch.allclose(y, expected, atol=1e-5)
-    inputs = (x, offset, mask, w, *([b] if bias else []))
-    for ours, theirs in zip(
-        torch.autograd.grad(y, inputs, upstream), torch.autograd.grad(expected, inputs, upstream), strict=True
-    ):
-        assert torch.allclose(ours, theirs, atol=1e-4)
 
 
 def focal(logits, target, gamma, alpha, weight):
@@ -253,110 +192,6 @@ print(_ext.nms, sterf_plugins.import_hooks.compiled_ops_available())
     assert result.stdout.split() == ["compiled", "True"]
 
 
-def close(ours, expected, atol=1e-10):
-    assert ours.shape == expected.shape and torch.allclose(ours, expected, atol=atol), (ours - expected).abs().max()
-
-
-def same_gradients(ours, expected, inputs, atol=1e-10):
-    """Two functions of the same inputs have the same values and the same gradients."""
-    close(ours, expected, atol)
-    upstream = torch.randn_like(expected)
-    grads = (torch.autograd.grad(y, inputs, upstream, retain_graph=True) for y in (ours, expected))
-    for got, wanted in zip(*grads, strict=True):
-        close(got, wanted, atol)
-
-
-def bilinear(maps, y, x):
-    """Values (C, …) of a map (C, H, W) between pixels, from the four around (y, x); 0 outside the map."""
-    height, width = maps.shape[1:]
-    low_y, low_x, total = y.detach().floor().long(), x.detach().floor().long(), 0
-    for row, column in ((low_y, low_x), (low_y, low_x + 1), (low_y + 1, low_x), (low_y + 1, low_x + 1)):
-        inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-        value = maps[:, row.clamp(0, height - 1), column.clamp(0, width - 1)]
-        total = total + value * inside * (1 - (y - row).abs()) * (1 - (x - column).abs())
-    return total
-
-
-def deformable(x, offset, mask, weight, bias, stride, padding, dilation, groups, deform_groups):
-    """Deformable convolution by its definition, with each value at the address where mmcv's kernel reads it."""
-    batch, channels, rows, columns = x.shape
-    taps = weight.shape[2] * weight.shape[3]
-    height = (rows + 2 * padding - dilation * (weight.shape[2] - 1) - 1) // stride + 1
-    width = (columns + 2 * padding - dilation * (weight.shape[3] - 1) - 1) // stride + 1
-    row, column = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    outputs = []
-    for image in range(batch):
-        window = []
-        for channel in range(channels):
-            group = channel // (channels // deform_groups)
-            for tap in range(taps):
-                place = ((group * taps + tap) * height + row) * width + column
-                dy, dx = (
-                    offset[image].flatten()[((2 * (group * taps + tap) + i) * height + row) * width + column]
-                    for i in (0, 1)
-                )
-                y = row * stride - padding + tap // weight.shape[3] * dilation + dy
-                x_ = column * stride - padding + tap % weight.shape[3] * dilation + dx
-                value = bilinear(x[image, channel : channel + 1], y, x_)[0]
-                window.append(value if mask is None else value * mask[image].flatten()[place])
-        window = torch.stack(window).view(groups, -1, height * width)
-        outputs.append((weight.view(groups, len(weight) // groups, -1) @ window).view(-1, height, width))
-    return torch.stack(outputs) + (0 if bias is None else bias[:, None, None])
-
-
-# Kernel, stride, padding, dilation, groups, groups of offsets, and who has such a layer.
-GEOMETRIES = {
-    "heads": (3, 1, 1, 1, 1, 1),
-    "bottleneck of stage 2": (3, 2, 1, 1, 1, 1),
-    "ResNeXt": (3, 2, 1, 1, 4, 1),
-    "4 groups of offsets": (3, 1, 1, 1, 1, 4),
-    "both groups": (3, 2, 1, 1, 2, 4),
-    "Cascade RPN": (3, 1, 3, 3, 1, 1),
-    "TOOD": (1, 1, 0, 1, 4, 4),
-    "no padding": (3, 1, 0, 1, 1, 1),
-    "oblong kernel": ((1, 3), 1, 1, 1, 2, 2),
-}
-
-
-def deformable_inputs(geometry, extra=0, size=(6, 5)):
-    """Input, offset, mask, weight and bias in double precision; offsets of ``extra`` more rows than the output."""
-    kernel, stride, padding, dilation, groups, deform_groups = geometry
-    kernel = kernel if isinstance(kernel, tuple) else (kernel, kernel)
-    out = [(n + 2 * padding - dilation * (k - 1) - 1) // stride + 1 + extra for n, k in zip(size, kernel, strict=True)]
-    taps = kernel[0] * kernel[1] * deform_groups
-    offset, mask = torch.randn(2, 2 * taps, *out, dtype=torch.float64), torch.rand(2, taps, *out, dtype=torch.float64)
-    x = torch.randn(2, 4, *size, dtype=torch.float64)
-    weight, bias = torch.randn(8, 4 // groups, *kernel, dtype=torch.float64), torch.randn(8, dtype=torch.float64)
-    return [tensor.requires_grad_() for tensor in (x, offset, mask, weight, bias)]
-
-
-@pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES)
-def test_deformable_convolutions_follow_their_definition(geometry):
-    x, offset, mask, weight, bias = deformable_inputs(geometry)
-    y = mmcv.ops.modulated_deform_conv2d(x, offset, mask, weight, bias, *geometry[1:])
-    same_gradients(y, deformable(x, offset, mask, weight, bias, *geometry[1:]), (x, offset, mask, weight, bias))
-    y = mmcv.ops.modulated_deform_conv2d(x, offset, mask, weight, None, *geometry[1:])
-    same_gradients(y, deformable(x, offset, mask, weight, None, *geometry[1:]), (x, offset, mask, weight))
-    y = mmcv.ops.deform_conv2d(x, offset, weight, *geometry[1:])
-    same_gradients(y, deformable(x, offset, None, weight, None, *geometry[1:]), (x, offset, weight))
-
-
-@pytest.mark.parametrize("stride", [1, 2])
-def test_offsets_of_a_finer_map_are_read_as_mmcvs_kernel_does(stride):
-    """DyHead gives the offsets of one level to the convolution of the next, coarser one."""
-    geometry = (3, stride, 1, 1, 1, 2)
-    x, offset, mask, weight, bias = deformable_inputs(geometry, extra=3)
-    y = mmcv.ops.modulated_deform_conv2d(x, offset, mask, weight, bias, *geometry[1:])
-    same_gradients(y, deformable(x, offset, mask, weight, bias, *geometry[1:]), (x, offset, mask, weight, bias))
-
-
-@not_on_cpu
-def test_offsets_of_a_coarser_map_are_refused():
-    x, offset, mask, weight, bias = deformable_inputs((3, 1, 1, 1, 1, 1), extra=-1)
-    with pytest.raises(ValueError, match=r"is \(2, 18, 5, 4\); its output needs 18 channels and at least 6x5"):
-        mmcv.ops.modulated_deform_conv2d(x, offset, mask, weight, bias, 1, 1)
-
-
 NAN, INF = float("nan"), float("inf")
 
 
@@ -423,40 +258,6 @@ def test_ops_in_bfloat16():
     assert len(kept) > 0
 
 
-def pooled_by_moved_bins(x, rois, offset, size, scale, ratio, gamma):
-    """Deformable RoIPool, sample by sample."""
-    output = []
-    for roi, moves in zip(rois, offset, strict=True):
-        left, top, right, bottom = roi[1:] * scale - 0.5
-        bin_h, bin_w = (bottom - top) / size[0], (right - left) / size[1]
-        ny, nx = (ratio, ratio) if ratio else (int(bin_h.ceil()), int(bin_w.ceil()))
-        for i in range(size[0]):
-            for j in range(size[1]):
-                y = top + i * bin_h + gamma * (bottom - top) * moves[1, i, j]
-                x_ = left + j * bin_w + gamma * (right - left) * moves[0, i, j]
-                samples = []
-                for sy in range(ny):
-                    for sx in range(nx):
-                        at = y + (sy + 0.5) * bin_h / ny, x_ + (sx + 0.5) * bin_w / nx
-                        within = all(-1 <= p <= n for p, n in zip(at, x.shape[2:], strict=True))
-                        inner = (p.clamp(0, n - 1) for p, n in zip(at, x.shape[2:], strict=True))
-                        samples.append(bilinear(x[int(roi[0])], *inner) * within)
-                output.append(sum(samples) / len(samples))
-    return torch.stack(output).view(len(rois), *size, -1).movedim(-1, 1)
-
-
-@not_on_cpu
-@pytest.mark.parametrize("ratio", [0, 2])
-def test_deformable_roi_pool(ratio):
-    x, r = torch.randn(2, 3, 12, 14, dtype=torch.float64, requires_grad=True), rois(6).double()
-    r[0] = torch.tensor([0, -9, -9, 8, 11])  # partly outside
-    offset = torch.randn(6, 2, 3, 2, dtype=torch.float64, requires_grad=True)
-    y = mmcv.ops.deform_roi_pool(x, r, offset, (3, 2), 0.25, ratio, 0.1)
-    same_gradients(y, pooled_by_moved_bins(x, r, offset, (3, 2), 0.25, ratio, 0.1), (x, offset))
-    still = mmcv.ops.deform_roi_pool(x, r, None, (3, 2), 0.25, ratio)
-    same_gradients(still, mmcv.ops.roi_align(x, r, (3, 2), 0.25, ratio, "avg", True), [x])
-
-
 def by_windows(features, masks, size, groups, scale):
     """CARAFE, pixel by pixel."""
     batch, channels, height, width = features.shape
@@ -512,31 +313,6 @@ def attention_masks(x, kind, window):
 def test_psa_masks(kind, window):
     x = torch.randn(2, window[0] * window[1], 4, 3, dtype=torch.float64, requires_grad=True)
     same_gradients(mmcv.ops.PSAMask(kind, window)(x), attention_masks(x, kind, window), [x])
-
-
-def test_multi_scale_deformable_attention():
-    """The function for a GPU and mmcv's own for a CPU have the numbers of a loop over levels, heads and points."""
-    from mmcv.ops.multi_scale_deform_attn import MultiScaleDeformableAttnFunction, multi_scale_deformable_attn_pytorch
-
-    shapes, heads, points, queries = torch.tensor([[4, 5], [2, 3]]), 2, 3, 4
-    value = torch.randn(2, 26, heads, 4, dtype=torch.float64, requires_grad=True)
-    where = (torch.rand(2, queries, heads, 2, points, 2, dtype=torch.float64) * 1.4 - 0.2).requires_grad_()
-    share = torch.rand(2, queries, heads, 2, points, dtype=torch.float64, requires_grad=True)
-    expected = []
-    for image in range(2):
-        for head in range(heads):
-            total = 0
-            for level, (start, (height, width)) in enumerate(zip((0, 20), shapes.tolist(), strict=True)):
-                maps = value[image, start : start + height * width, head].T.view(4, height, width)
-                at = where[image, :, head, level]
-                sampled = bilinear(maps, at[..., 1] * height - 0.5, at[..., 0] * width - 0.5)
-                total = total + (sampled * share[image, :, head, level]).sum(-1)
-            expected.append(total.T)
-    expected = torch.stack(expected).view(2, heads, queries, 4).transpose(1, 2).flatten(2)
-    same_gradients(multi_scale_deformable_attn_pytorch(value, shapes, where, share), expected, (value, where, share))
-    if not COMPILED:
-        ours = MultiScaleDeformableAttnFunction.apply(value, shapes, torch.tensor([0, 20]), where, share, 64)
-        same_gradients(ours, expected, (value, where, share))
 
 
 @pytest.mark.parametrize("mode", ["iou", "iof"])
@@ -636,66 +412,3 @@ def test_synchronized_batch_norm_of_one_process_is_a_batch_norm(mode, tmp_path):
         distributed.destroy_process_group()
     for got, wanted in zip(*results, strict=True):
         close(got, wanted, 1e-5)
-
-
-def stock_configs():
-    """Path of each config that mmdet and mmseg bring along, with their packages' folders."""
-    for package in ("mmdet", "mmseg"):
-        root = Path(importlib.util.find_spec(package).origin).parent
-        yield from ((path, root) for path in sorted((root / ".mim" / "configs").rglob("*.py")))
-
-
-def ops_of_stock_configs() -> dict:
-    """What the code of mmdet and mmseg imports from ``mmcv.ops``, and what a config of theirs gives as a type, by name."""
-    from mmengine.registry import MODELS
-
-    ops = {}
-    for root in {root for _, root in stock_configs()}:
-        for path in (path for path in root.rglob("*.py") if ".mim" not in path.parts):
-            for node in ast.walk(ast.parse(path.read_text())):
-                if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mmcv.ops"):
-                    module = importlib.import_module(node.module)
-                    ops |= {alias.name: getattr(module, alias.name) for alias in node.names}
-    for path, _ in stock_configs():
-        for name in re.findall(r"type\s*=\s*['\"](\w+)['\"]", path.read_text()):
-            op = MODELS.module_dict.get(name, getattr(mmcv.ops, name, None))
-            if getattr(op, "__module__", "").startswith("mmcv.ops"):
-                ops[name] = op
-    return ops
-
-
-def kernels_of(name: str, op) -> set[str]:
-    """The compiled functions that an op calls."""
-    module = getattr(op, "__self__", op).__module__  # of an autograd function, where the op is its `apply`
-    if module == "mmcv.ops.nms":  # a file of several ops
-        return {dict(nms="nms", batched_nms="nms", soft_nms="softnms", nms_match="nms_match")[name]}
-    return set(re.findall(r"ext_module\.(\w+)", Path(sys.modules[module].__file__).read_text()))
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:invalid escape sequence")  # in mmdet's docstrings
-@pytest.mark.skipif(COMPILED, reason="mmcv is compiled here")
-def test_every_op_of_a_stock_config_is_there_and_in_the_docs():
-    """The list is read from the installed packages, so that a new version's need is seen."""
-    provided = {op.__name__ for op in mmcv_ops.PROVIDED}
-    needed = {name: kernels for name, op in ops_of_stock_configs().items() if (kernels := kernels_of(name, op))}
-    assert {"DCNv2", "MaskedConv2d", "PSAMask", "carafe", "nms_match", "MMSyncBN"} <= needed.keys()
-    assert not {name: kernels - provided for name, kernels in needed.items() if kernels - provided}
-
-    page = (Path(__file__).parents[2] / "docs" / "openmmlab.md").read_text()
-    cells = [[set(re.findall(r"`(\w+)`", cell)) for cell in line.split("|")] for line in page.splitlines()]
-    rows = [(row[1], row[3]) for row in cells if len(row) == 5 and row[1] & needed.keys()]
-    documented = {op: set().union(*(folders for ops, folders in rows if op in ops)) for op in needed}
-    assert all(any(op in ops for ops, _ in rows) for op in needed), needed.keys() - set().union(
-        *(ops for ops, _ in rows)
-    )
-    uses: dict[str, set] = {}
-    folders = set()
-    for path, root in stock_configs():
-        folder = path.relative_to(root / ".mim" / "configs").parts[0]
-        folders.add(folder)
-        for name in re.findall(r"type\s*=\s*['\"](\w+)['\"]", path.read_text()):
-            uses.setdefault(name, set()).add(folder)
-    assert set().union(*documented.values()) <= folders
-    for op in needed.keys() & uses.keys() - {"nms", "RoIAlign", "MultiScaleDeformableAttention"}:  # in very many
-        assert uses[op] - {"_base_"} <= documented[op], op
