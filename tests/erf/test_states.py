@@ -1,0 +1,277 @@
+"""Models that keep something between calls: states of neurons, tables and counters; every batch starts as the model was."""
+
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from sterf_plugins.erf import compute_erf
+
+
+@dataclass
+class State:
+    value: torch.Tensor | None = None
+
+
+class Plain:
+    value = None
+
+
+class Remembers(nn.Module):
+    """Keeps a state in a plain attribute, a buffer, a list, a dict or another object, and adds it to its output."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = kind
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.state = None
+        self.kept, self.named = [], {}
+        self.register_buffer("sum", torch.zeros(1))
+        self.register_buffer("empty", None)
+        self.record, self.plain = State(), Plain()
+        self.nested, self.queue = [dict(inner={})], deque(maxlen=1)
+        self.unlisted = [Counts()]
+
+    def forward(self, x):
+        y = self.conv(x)
+        if self.kind == "attribute":
+            y = y if self.state is None else y * self.state
+            self.state = y.detach() * 2
+        elif self.kind == "buffer":
+            y = y + self.sum
+            self.sum = y.mean().detach()
+        elif self.kind == "empty buffer":
+            y = y if self.empty is None else y * self.empty
+            self.empty = y.detach() * 2
+        elif self.kind == "new buffer":
+            y = y * getattr(self, "new", 1)
+            self.register_buffer("new", y.detach() * 2)
+        elif self.kind == "in place":
+            y = y * (1 + self.sum)
+            self.sum += 1
+        elif self.kind == "list":
+            y = y * (1 + len(self.kept))
+            self.kept.append(y.detach())
+        elif self.kind in ("record", "plain", "another record"):
+            held = self.plain if self.kind == "plain" else self.record
+            y = y if held.value is None else y * held.value
+            if self.kind == "another record":
+                self.record = State(y.detach() * 2)
+            else:
+                held.value = y.detach() * 2
+        elif self.kind == "nested":
+            inner = self.nested[0]["inner"]
+            y = y * inner.get("value", 1)
+            inner["value"] = y.detach() * 2
+        elif self.kind == "queue":
+            y = y * (self.queue[0] if self.queue else 1)
+            self.queue.append(y.detach() * 2)
+        elif self.kind == "unlisted":
+            y = self.unlisted[0](y)
+        else:
+            y = y * (1 + len(self.named))
+            self.named[len(self.named)] = y.detach()
+            self.late = y.detach()
+            self.helper = torch.tanh  # no state: it stays
+        return y
+
+
+class Counts(nn.Module):
+    """A module in a list that is no ``ModuleList``, which the model does not know of."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(1))
+
+    def forward(self, y):
+        self.calls += 1
+        return y * self.calls
+
+
+KINDS = [
+    "attribute",
+    "buffer",
+    "empty buffer",
+    "new buffer",
+    "in place",
+    "list",
+    "dict",
+    "record",
+    "another record",
+    "plain",
+    "nested",
+    "queue",
+    "unlisted",
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_batch_starts_with_the_state_that_the_model_had(kind):
+    torch.manual_seed(0)
+    model, x = Remembers(kind), torch.randn(4, 3, 8, 8)
+    names = set(vars(model))
+    wrapped = nn.Sequential(model)
+    one, two = (compute_erf(wrapped, x, "0", batch_size=n).spatial["0"] for n in (4, 2))
+    assert np.allclose(one, two, atol=1e-7)
+    assert model.empty is None and not hasattr(model, "new")
+    assert set(vars(model)) - {"helper"} == names and model.state is None and not model.kept and not model.named
+    assert model.sum.item() == 0 and model.unlisted[0].calls.item() == 0
+    assert (
+        model.record == State() and model.plain.value is None and model.nested == [dict(inner={})] and not model.queue
+    )
+
+
+class Loop(nn.Module):
+    """snnTorch's neurons with a hidden state, or one that is handed on but for the first step, stepped over time."""
+
+    def __init__(self, hidden=True):
+        super().__init__()
+        import snntorch
+
+        self.conv = nn.Conv2d(2, 3, 3, padding=1)
+        self.neuron = snntorch.Leaky(beta=0.7, threshold=0.1, init_hidden=hidden)
+        self.out = nn.Conv2d(3, 2, 1)
+
+    def forward(self, x):
+        spikes, state = [], ()
+        for step in x:
+            found = self.neuron(self.conv(step), *state)
+            found, *state = found if isinstance(found, tuple) else (found,)
+            spikes.append(found)
+            self.out(found)
+        return torch.stack(spikes)
+
+
+def test_hidden_states_of_snntorch_are_put_back():
+    pytest.importorskip("snntorch", reason="snntorch is part of the extra `dev`")
+    torch.manual_seed(0)
+    model, x = Loop(), torch.randn(5, 4, 2, 8, 8)
+    before = {name: value.clone() for name, value in model.neuron.named_buffers()}
+    one, two = (compute_erf(model, x, "neuron", batch_size=n).spatial["neuron"] for n in (4, 1))
+    assert one.any() and np.allclose(one, two, rtol=1e-5, atol=1e-7)
+    assert all(torch.equal(value, before[name]) for name, value in model.neuron.named_buffers())
+    leaf = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(model(leaf)[:, :, :, 4, 4].sum(), leaf)
+    assert np.allclose(one, gradient.sum(0).abs().mean(1).mean(0) / 5, rtol=1e-4, atol=1e-7)
+
+
+class NorseLoop(nn.Module):
+    """norse's cell, whose state is handed from step to step, and begins as ``None``."""
+
+    def __init__(self):
+        super().__init__()
+        import norse.torch as norse
+
+        self.conv, self.cell = nn.Conv2d(2, 4, 3, padding=1), norse.LIFCell()
+
+    def forward(self, x):
+        state, outputs = None, []
+        for step in x:
+            spikes, state = self.cell(5 * self.conv(step), state)
+            outputs.append(spikes)
+        return torch.stack(outputs)
+
+
+def test_states_of_norse_are_handed_on():
+    pytest.importorskip("norse", reason="norse is part of the extra `dev`")
+    torch.manual_seed(0)
+    model, x = NorseLoop(), torch.randn(4, 3, 2, 8, 8)
+    one, two = (compute_erf(model, x, "cell", batch_size=n) for n in (3, 1))
+    assert "cell[0]" in one.layers and np.allclose(one.spatial["cell[0]"], two.spatial["cell[0]"], rtol=1e-5, atol=1e-7)
+    leaf = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(model(leaf)[:, :, :, 4, 4].sum(), leaf)
+    expected = gradient.sum(0).abs().mean(1).mean(0) / 4
+    assert np.allclose(one.spatial["cell[0]"], expected, rtol=1e-4, atol=1e-6 * float(expected.max()))
+
+
+class Positions(nn.Module):
+    """A table that is made anew for each size of the input, as tables of positions are, and a counter of calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.out = nn.Conv2d(3, 4, 3, padding=1), nn.Identity()
+        self.size = self.table = None
+        self.calls, self.lengths = 0, []
+
+    def forward(self, x):
+        self.calls += 1
+        self.lengths.append(len(x))
+        y = self.conv(x)
+        if self.size != tuple(y.shape[-2:]):
+            self.size = tuple(y.shape[-2:])
+            self.table = torch.linspace(1, 2, y.shape[-1]).expand(self.size).clone()
+        return self.out(y * self.table * (1 if self.calls % 2 else 10))
+
+
+@pytest.mark.parametrize("before", [None, 6])
+def test_a_table_and_the_size_that_it_was_made_for_go_back_together(before):
+    torch.manual_seed(0)
+    model, x = Positions(), torch.randn(5, 3, 8, 8)
+    if before is not None:
+        model(torch.randn(1, 3, before, before))
+    size, calls, lengths = model.size, model.calls, list(model.lengths)
+    one, two = (compute_erf(model, x, "out", batch_size=n).spatial["out"] for n in (1, 5))
+    assert np.allclose(one, two, rtol=1e-5)
+    assert (model.size, model.calls, model.lengths) == (size, calls, lengths)
+    assert (model.table is None) == (before is None)
+
+
+def test_what_a_module_makes_in_its_first_call_is_made_once():
+    class Lazy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.made = False
+
+        def forward(self, x):
+            if not self.made:
+                self.conv, self.made = nn.Conv2d(3, 4, 3, padding=1), True
+            return self.conv(x)
+
+    model, x = nn.Sequential(Lazy()), torch.randn(3, 3, 8, 8)
+    first = compute_erf(model, x, "0", batch_size=1).spatial["0"]
+    assert model[0].made and np.array_equal(first, compute_erf(model, x, "0", batch_size=1).spatial["0"])
+
+
+class Collects(nn.Module):
+    """Gives its modules hooks in its first call, and notes that it has, as Hugging Face's models do for hidden states."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.out = (nn.Conv2d(n, 4, 3, padding=1) for n in (3, 4, 8))
+        self.found, self.hooked = [], False
+
+    def forward(self, x):
+        if not self.hooked:
+            for module in (self.first, self.second):
+                module.register_forward_hook(lambda module, arguments, output: self.found.append(output))
+            self.hooked = True
+        self.found.clear()
+        self.second(self.first(x))
+        return self.out(torch.cat(self.found, 1))
+
+
+def test_hooks_that_a_model_gives_its_modules_are_there_once():
+    torch.manual_seed(0)
+    model, x = Collects(), torch.randn(3, 3, 8, 8)
+    one, three = (compute_erf(model, x, "out", batch_size=n).spatial["out"] for n in (1, 3))
+    assert np.allclose(one, three, rtol=1e-5)
+    assert not model.hooked and not model.first._forward_hooks and not model.second._forward_hooks
+    before = model(x)
+    compute_erf(model, x, "out", batch_size=1)
+    assert torch.equal(model(x), before) and len(model.first._forward_hooks) == 1
+
+
+@pytest.mark.parametrize("hidden", [True, False])
+def test_states_that_snntorch_has_left_are_forgotten(hidden):
+    pytest.importorskip("snntorch", reason="snntorch is part of the extra `dev`")
+    torch.manual_seed(0)
+    model, x = Loop(hidden), torch.randn(5, 3, 2, 8, 8)
+    fresh = compute_erf(model, x, "out", batch_size=3).spatial["out"]
+    with torch.no_grad():
+        model(x + 1)
+    left = model.neuron.mem.clone()
+    assert left.any() and np.array_equal(fresh, compute_erf(model, x, "out", batch_size=3).spatial["out"])
+    assert torch.equal(model.neuron.mem, left)
