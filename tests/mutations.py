@@ -32,8 +32,8 @@ MUTATIONS = [
     ("functional/depthwise.py", "parts.append(part)", "parts.append(part.zero_())", "tests/functional"),
     (
         "layers/spiking_nodes.py",
-        "node.reset()\n    try:",
-        "try:",
+        "node.reset()\n        return",
+        "return",
         "tests/layers tests/openmmlab/test_layers.py",
     ),
     (
@@ -65,7 +65,7 @@ MUTATIONS = [
     ("undisturbed.py", '(p, "requires_grad", False)', '(p, "requires_grad", True)', ERF),
     ("erf/calibrate.py", "norm.reset_running_stats()", "pass", "tests/erf"),
     ("erf/estimate.py", " - self.value() ** 2", "", "tests/erf/test_estimate.py"),
-    ("erf/starts.py", "passes.start_afresh()\n    # A network", "pass\n    # A network", "tests/erf/test_noise.py"),
+    ("erf/starts.py", "passes.start_afresh()\n    # A network", "pass\n    # A network", "tests/erf/test_states.py"),
     ("erf/result.py", "(value / scale)", "value", "tests/erf"),
     ("firing.py", "(k - 0.5) / norm)", "k - 0.5)", "tests/activity"),
     ("activity/operations.py", "            start_afresh()", "            pass", "tests/activity"),

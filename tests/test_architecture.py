@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from mutations import MUTATIONS
 
 PACKAGE = Path(__file__).resolve().parents[1] / "sterf_plugins"
 
@@ -157,3 +158,9 @@ except ImportError as error:
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "['stages.1']" in result.stdout, result.stderr
     assert 'pip install "sterf-plugins[openmmlab]"' in result.stdout
+
+
+@pytest.mark.parametrize(("name", "old", "new", "tests"), MUTATIONS)
+def test_mutations_are_of_lines_and_tests_that_are_there(name, old, new, tests):
+    assert (PACKAGE / name).read_text().count(old) == 1 and old != new
+    assert all((PACKAGE.parent / path).exists() for path in tests.split())
