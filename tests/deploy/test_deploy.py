@@ -1,49 +1,19 @@
 """Folded and spike-driven models against the models that they come from."""
 
 import copy
-import itertools
 import math
 
 import pytest
 import timm
 import torch
 from torch import nn
+from trained import NORMS, VARIANTS, outputs, trained
 
-from sterf_plugins.backbones import SDTV1, SDTV3, MaxFormer, MetaSDT, QKFormer, Spikformer
-from sterf_plugins.deploy import SpikeDrivenLayer, reparameterize, to_spike_driven
+from sterf_plugins.backbones import SDTV1, MaxFormer, MetaSDT, QKFormer, Spikformer
+from sterf_plugins.deploy import reparameterize, to_spike_driven
 from sterf_plugins.deploy.probe import compared_values, largest_error
 from sterf_plugins.erf import calibrate
-from sterf_plugins.layers import IntegerSpike, lif_node
-from sterf_plugins.layers.merged_time import MergedTimeNeuron
-
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
-NANO = dict(embed_dims=[8, 16, 24, 32], num_heads=4)
-VARIANTS = {
-    "conv": dict(mixer="conv"),
-    "conv-layer-scale": dict(mixer="conv", layer_scale=0.5),
-    **{
-        f"{mixer}-{layout}{'-norm' if norm else ''}": dict(mixer=mixer, layout=layout, norm_hidden=norm)
-        for mixer, layout, norm in itertools.product(("mlpixer", "srb"), ("raster", "channel"), (False, True))
-    },
-}
-
-
-def trained(num_classes=0, dtype=torch.float32, arch=NANO, **options):
-    """Random weights that let all neurons fire, norms with statistics and slopes of their own, logits that differ."""
-    torch.manual_seed(0)
-    model = SDTV3(arch, num_classes=num_classes, drop_rate=0.1, **options)
-    for module in model.modules():
-        if isinstance(module, NORMS):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, 0.2, 0.3)
-        elif isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, 0, module.in_features**-0.5)
-    return calibrate(model, torch.randn(4, 3, 64, 64)).to(dtype)
-
-
-def outputs(model, x):
-    with torch.no_grad():
-        return model(x)
+from sterf_plugins.layers import IntegerSpike
 
 
 @pytest.mark.parametrize("classes", [0, 7])
@@ -91,158 +61,6 @@ def test_folding_the_other_models(build):
     assert "constants" not in compared_values(outputs(model, x), outputs(model, x.flip(0, 3)))
     left = [name for name, m in folded.named_modules() if isinstance(m, NORMS)]
     assert all(name.endswith("bn1.bn") for name in left)  # inside of a BorderedBatchNorm
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "levels"), [*((name, 4) for name in VARIANTS), ("conv", 1), ("mlpixer-raster", 8), ("srb-raster", 8)]
-)
-def test_spike_driven_inference_gives_the_same_numbers(name, levels):
-    model = trained(7, torch.float64, levels=levels, **VARIANTS[name])
-    x = torch.randn(2, 3, 64, 48, dtype=torch.float64)
-    driven, folded = to_spike_driven(model), to_spike_driven(reparameterize(model))
-    expected = outputs(model, x)
-    compared_values(expected[:1], expected[1:])
-    for other in (driven, folded):
-        assert largest_error(outputs(other, x), expected) < 1e-9
-    for ours, theirs in zip(driven.run_stages(x), model.run_stages(x), strict=True):
-        assert largest_error(ours, theirs) < 1e-9
-
-
-@pytest.mark.parametrize("name", VARIANTS)
-def test_in_single_precision_too(name):
-    model = trained(**VARIANTS[name])
-    x = torch.randn(1, 3, 32, 32)
-    assert largest_error(outputs(to_spike_driven(model), x), outputs(model, x)) < 1e-4
-
-
-@pytest.mark.parametrize("name", VARIANTS)
-def test_every_weight_layer_but_the_first_sees_zeros_and_ones(name):
-    model = to_spike_driven(trained(7, **VARIANTS[name]))
-    seen = {}
-
-    def look(layer):
-        def hook(module, arguments, output):
-            seen[layer] = arguments[0]
-
-        return hook
-
-    for layer, module in model.named_modules():
-        if isinstance(module, (nn.Conv2d, nn.Conv1d, nn.Linear)):
-            module.register_forward_hook(look(layer))
-    outputs(model, torch.randn(2, 3, 64, 64))
-    analog = [layer for layer, x in seen.items() if not ((x == 0) | (x == 1)).all()]
-    assert analog == ["stages.0.downsample.conv"]
-    assert len(seen) > 60 and sum(bool(x.any()) for x in seen.values()) > 0.8 * len(seen)
-    steps = {len(x) for layer, x in seen.items() if layer not in analog}
-    assert steps == {2 * 4}  # B = 2 images times D = 4 steps
-
-
-def test_bias_comes_once():
-    layer = nn.Conv2d(3, 5, 3)
-    spike = IntegerSpike(4)
-    x = spike(torch.randn(2, 3, 6, 6))
-    with torch.no_grad():
-        assert torch.allclose(SpikeDrivenLayer(layer, 4, 4)(x), layer(x), atol=1e-6)
-
-
-def test_a_layer_that_two_parts_share_is_driven_in_both():
-    """As in the heads of RTMDet, whose levels have norms of their own around the same convolution."""
-    torch.manual_seed(0)
-    x = torch.randn(2, 3, 6, 6)
-    shared = nn.Conv2d(3, 3, 1)
-    model = nn.Sequential(nn.Conv2d(3, 3, 1), IntegerSpike(), shared, IntegerSpike(), shared)
-    driven = to_spike_driven(model, x)
-    assert isinstance(driven[2], SpikeDrivenLayer) and driven[2] is driven[4]
-    torch.testing.assert_close(outputs(driven, x), outputs(model, x))
-    model[3] = IntegerSpike(2)
-    with pytest.raises(ValueError, match="layer '2' runs several times, behind neurons of D = 4 and of 2 spikes"):
-        to_spike_driven(model, x)
-
-
-class TwoNeurons(nn.Module):
-    """Two neurons of different levels on one map; each feeds a layer, or their spikes are added in front of one."""
-
-    def __init__(self, added: bool):
-        super().__init__()
-        self.stem, self.coarse, self.fine = nn.Conv2d(3, 4, 1), IntegerSpike(2), IntegerSpike(8)
-        self.conv1, self.conv2, self.added = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1), added
-
-    def forward(self, x):
-        x = self.stem(x)
-        fine, coarse = self.fine(x), self.coarse(x)
-        return self.conv1(coarse + coarse) if self.added else self.conv1(fine) + self.conv2(coarse)
-
-
-def test_what_feeds_a_layer_is_found_where_the_neurons_are_silent():
-    torch.manual_seed(0)
-    black, x = torch.zeros(1, 3, 6, 6), 20 * torch.randn(2, 3, 6, 6)
-    model = TwoNeurons(added=False).requires_grad_(False)
-    model.stem.bias.zero_()
-    driven = to_spike_driven(model, black)
-    assert (driven.conv1.levels, driven.conv2.levels) == (8, 2)
-    torch.testing.assert_close(outputs(driven, x), outputs(model, x))
-    with pytest.raises(ValueError, match="layer 'conv1' is not fed by integer spikes"):
-        to_spike_driven(TwoNeurons(added=True), black)
-
-
-def test_the_sum_of_single_steps_products_is_another_number():
-    """Why attention must wait for whole counts: per-step products of the binary steps do not add up to it."""
-    from spikingjelly.activation_based.layer import SpikeCountToBinary
-
-    q, k = torch.randint(0, 5, (2, 1, 4, 6)).float()
-    steps = SpikeCountToBinary(4, always_convert=True)
-    per_step = (steps(q) @ steps(k).transpose(-1, -2)).sum(0)
-    assert not torch.allclose(per_step, (q @ k.transpose(-1, -2))[0])
-
-
-@pytest.mark.parametrize("kind", ["folded", "spike-driven"])
-@pytest.mark.parametrize("name", ["conv", "mlpixer-raster", "mlpixer-channel", "srb-raster", "srb-channel"])
-@pytest.mark.slow
-@pytest.mark.usefixtures("shallow")
-def test_torch_export(name, kind):
-    model = trained(7, **VARIANTS[name])
-    model = reparameterize(model) if kind == "folded" else to_spike_driven(model)
-    x = torch.randn(2, 3, 64, 64)
-    with torch.no_grad():
-        program = torch.export.export(model, (x,))
-    assert largest_error(outputs(program.module(), x), outputs(model, x)) < 1e-4
-
-
-class SeveralReaders(nn.Module):
-    """Neurons of the same levels that read one map, as the branches of a head do."""
-
-    def __init__(self, spike):
-        super().__init__()
-        self.spikes = nn.ModuleList(spike() for _ in range(3))
-
-    def forward(self, x):
-        y = x.exp()
-        return tuple(i * spike(y) for i, spike in enumerate(self.spikes, 1))
-
-
-EXPORTED = {
-    "mlpixer-channel": lambda: reparameterize(trained(**VARIANTS["mlpixer-channel"])),
-    "srb-raster": lambda: reparameterize(trained(**VARIANTS["srb-raster"])),
-    "several readers": lambda: SeveralReaders(IntegerSpike).eval(),
-    "several readers with D = 1": lambda: SeveralReaders(lambda: IntegerSpike(1)).eval(),
-    "several readers over time": lambda: SeveralReaders(lambda: MergedTimeNeuron(lif_node(), 4)).eval(),
-}
-
-
-@pytest.mark.parametrize("name", EXPORTED)
-@pytest.mark.slow
-@pytest.mark.usefixtures("shallow")
-def test_onnx(name, tmp_path):
-    runtime = pytest.importorskip("onnxruntime")
-    model = EXPORTED[name]()
-    x = torch.randn(4, 3, 32, 32)
-    path = str(tmp_path / "model.onnx")
-    torch.onnx.export(model, (x,), path, dynamo=True, verbose=False)
-    session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    found = session.run(None, {session.get_inputs()[0].name: x.numpy()})
-    for ours, theirs in zip(map(torch.from_numpy, found), outputs(model, x), strict=True):
-        assert theirs.std() > 0 and largest_error(ours, theirs) < 1e-4
 
 
 def test_activations_that_overwrite():
@@ -460,15 +278,6 @@ def test_constants_are_no_proof():
 def test_what_cannot_be_converted(call, message):
     with pytest.raises(ValueError, match=message):
         call()
-
-
-def test_a_spike_driven_layer_has_a_bias_of_its_own():
-    layer = nn.Conv2d(3, 4, 1)
-    driven = SpikeDrivenLayer(layer, levels=4, norm=4)
-    before = layer.bias.detach().clone()
-    with torch.no_grad():
-        driven.bias += 1
-    assert torch.equal(layer.bias, before) and not torch.equal(driven.bias, before)
 
 
 @pytest.mark.slow

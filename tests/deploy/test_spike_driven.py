@@ -1,0 +1,122 @@
+"""Spike-driven models have the numbers of those that they come from, and their layers see zeros and ones."""
+
+import pytest
+import torch
+from torch import nn
+from trained import VARIANTS, outputs, trained
+
+from sterf_plugins.deploy import SpikeDrivenLayer, reparameterize, to_spike_driven
+from sterf_plugins.deploy.probe import compared_values, largest_error
+from sterf_plugins.layers import IntegerSpike
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "levels"), [*((name, 4) for name in VARIANTS), ("conv", 1), ("mlpixer-raster", 8), ("srb-raster", 8)]
+)
+def test_spike_driven_inference_gives_the_same_numbers(name, levels):
+    model = trained(7, torch.float64, levels=levels, **VARIANTS[name])
+    x = torch.randn(2, 3, 64, 48, dtype=torch.float64)
+    driven, folded = to_spike_driven(model), to_spike_driven(reparameterize(model))
+    expected = outputs(model, x)
+    compared_values(expected[:1], expected[1:])
+    for other in (driven, folded):
+        assert largest_error(outputs(other, x), expected) < 1e-9
+    for ours, theirs in zip(driven.run_stages(x), model.run_stages(x), strict=True):
+        assert largest_error(ours, theirs) < 1e-9
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_in_single_precision_too(name):
+    model = trained(**VARIANTS[name])
+    x = torch.randn(1, 3, 32, 32)
+    assert largest_error(outputs(to_spike_driven(model), x), outputs(model, x)) < 1e-4
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_weight_layer_but_the_first_sees_zeros_and_ones(name):
+    model = to_spike_driven(trained(7, **VARIANTS[name]))
+    seen = {}
+
+    def look(layer):
+        def hook(module, arguments, output):
+            seen[layer] = arguments[0]
+
+        return hook
+
+    for layer, module in model.named_modules():
+        if isinstance(module, (nn.Conv2d, nn.Conv1d, nn.Linear)):
+            module.register_forward_hook(look(layer))
+    outputs(model, torch.randn(2, 3, 64, 64))
+    analog = [layer for layer, x in seen.items() if not ((x == 0) | (x == 1)).all()]
+    assert analog == ["stages.0.downsample.conv"]
+    assert len(seen) > 60 and sum(bool(x.any()) for x in seen.values()) > 0.8 * len(seen)
+    steps = {len(x) for layer, x in seen.items() if layer not in analog}
+    assert steps == {2 * 4}  # B = 2 images times D = 4 steps
+
+
+def test_bias_comes_once():
+    layer = nn.Conv2d(3, 5, 3)
+    spike = IntegerSpike(4)
+    x = spike(torch.randn(2, 3, 6, 6))
+    with torch.no_grad():
+        assert torch.allclose(SpikeDrivenLayer(layer, 4, 4)(x), layer(x), atol=1e-6)
+
+
+def test_a_layer_that_two_parts_share_is_driven_in_both():
+    """As in the heads of RTMDet, whose levels have norms of their own around the same convolution."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 6, 6)
+    shared = nn.Conv2d(3, 3, 1)
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), IntegerSpike(), shared, IntegerSpike(), shared)
+    driven = to_spike_driven(model, x)
+    assert isinstance(driven[2], SpikeDrivenLayer) and driven[2] is driven[4]
+    torch.testing.assert_close(outputs(driven, x), outputs(model, x))
+    model[3] = IntegerSpike(2)
+    with pytest.raises(ValueError, match="layer '2' runs several times, behind neurons of D = 4 and of 2 spikes"):
+        to_spike_driven(model, x)
+
+
+class TwoNeurons(nn.Module):
+    """Two neurons of different levels on one map; each feeds a layer, or their spikes are added in front of one."""
+
+    def __init__(self, added: bool):
+        super().__init__()
+        self.stem, self.coarse, self.fine = nn.Conv2d(3, 4, 1), IntegerSpike(2), IntegerSpike(8)
+        self.conv1, self.conv2, self.added = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1), added
+
+    def forward(self, x):
+        x = self.stem(x)
+        fine, coarse = self.fine(x), self.coarse(x)
+        return self.conv1(coarse + coarse) if self.added else self.conv1(fine) + self.conv2(coarse)
+
+
+def test_what_feeds_a_layer_is_found_where_the_neurons_are_silent():
+    torch.manual_seed(0)
+    black, x = torch.zeros(1, 3, 6, 6), 20 * torch.randn(2, 3, 6, 6)
+    model = TwoNeurons(added=False).requires_grad_(False)
+    model.stem.bias.zero_()
+    driven = to_spike_driven(model, black)
+    assert (driven.conv1.levels, driven.conv2.levels) == (8, 2)
+    torch.testing.assert_close(outputs(driven, x), outputs(model, x))
+    with pytest.raises(ValueError, match="layer 'conv1' is not fed by integer spikes"):
+        to_spike_driven(TwoNeurons(added=True), black)
+
+
+def test_the_sum_of_single_steps_products_is_another_number():
+    """Why attention must wait for whole counts: per-step products of the binary steps do not add up to it."""
+    from spikingjelly.activation_based.layer import SpikeCountToBinary
+
+    q, k = torch.randint(0, 5, (2, 1, 4, 6)).float()
+    steps = SpikeCountToBinary(4, always_convert=True)
+    per_step = (steps(q) @ steps(k).transpose(-1, -2)).sum(0)
+    assert not torch.allclose(per_step, (q @ k.transpose(-1, -2))[0])
+
+
+def test_a_spike_driven_layer_has_a_bias_of_its_own():
+    layer = nn.Conv2d(3, 4, 1)
+    driven = SpikeDrivenLayer(layer, levels=4, norm=4)
+    before = layer.bias.detach().clone()
+    with torch.no_grad():
+        driven.bias += 1
+    assert torch.equal(layer.bias, before) and not torch.equal(driven.bias, before)
