@@ -42,7 +42,7 @@ MUTATIONS = [
         "torch.zeros_like(x[0])\n        direct",
         "tests/layers",
     ),
-    ("layers/attention.py", "factor / math.sqrt(dim // num_heads)", "factor", "tests/backbones/test_golden.py"),
+    ("layers/attention.py", " / math.sqrt(dim // num_heads)", "", "tests/backbones/test_golden.py"),
     ("backbones/sdt_v1.py", "q * self.mask((k * v)", "q * ((k * v)", "tests/backbones/test_zoo.py"),
     ("backbones/meta_sdt.py", ".copy_(border)", "", "tests/backbones/test_zoo.py"),
     ("backbones/recompute.py", 'callback(setattr, norm, "momentum", momentum)', "callback(int)", "tests/backbones"),
