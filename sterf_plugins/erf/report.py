@@ -123,35 +123,13 @@ def write_report(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_csv(folder / "numbers.csv", [{"model": label, **row} for label, r in results.items() for row in r.rows()])
-    theory = {label: result for label, result in results.items() if theory_of(result)}
-    tables: dict[str, str] = {}
-    if difference is not None:
-        tables["difference"] = difference_table(*difference)
-    if theory:
-        tables["theory"] = theory_table(theory)
     if sweeps:
-        tables["sweep"] = sweep_table(sweeps)
         rows = [{"model": label, **row} for label, sweep in sweeps.items() for row in sweep_rows(sweep)]
         write_csv(folder / "sweep.csv", rows)
-    if frequency:
-        tables["frequency"] = frequency_table(results)
-    if checks or randomised:
-        tables["checks"] = _warnings(checks or {}) + check_table(checks or {}, randomised)
-
-    def draw(page: float) -> dict[str, "Figure"]:
-        """All figures for a page of this width, by name."""
-        figures = draw_all(results, image, page)
-        published = draw_published(results, page)
-        figures |= dict(published=published) if published is not None else {}
-        figures |= dict(theory=draw_growth(theory, page)) if theory else {}
-        figures |= dict(sweep=draw_sweep(sweeps, page)) if sweeps else {}
-        figures |= dict(frequency=draw_responses(results, page)) if frequency else {}
-        figures |= dict(checks=draw_checks(checks, page=page)) if checks else {}
-        return figures
-
-    figures = draw(WIDTH)
+    tables = _tables(results, sweeps, frequency, checks, randomised, difference)
+    figures = _figures(WIDTH, results, image, sweeps, frequency, checks)
     wide = any(figure.get_figwidth() > NARROW for figure in figures.values())
-    narrow = draw(NARROW) if wide else {}
+    narrow = _figures(NARROW, results, image, sweeps, frequency, checks) if wide else {}
     template = Template((Path(__file__).parent / "report.html").read_text(encoding="utf-8"))
     names = list(dict.fromkeys(key for r in results.values() for layer in r.layers for key in r.numbers(layer)))
     page = template.substitute(
@@ -170,6 +148,57 @@ def write_report(
     with replacing(path) as partial:
         partial.write_text(page, encoding="utf-8")
     return path
+
+
+def _with_theory(results: Mapping[str, ERFResult]) -> dict[str, ERFResult]:
+    """The results to which theoretical fields have been added."""
+    return {label: result for label, result in results.items() if theory_of(result)}
+
+
+def _tables(
+    results: Mapping[str, ERFResult],
+    sweeps: Mapping[str, Mapping[Size, ERFResult]] | None,
+    frequency: bool,
+    checks: Mapping[str, FieldCheck] | None,
+    randomised: Sequence[Mapping[str, Any]],
+    difference: tuple[tuple[str, str], Comparison] | None,
+) -> dict[str, str]:
+    """All tables that stand below figures, as HTML by the figure's name; the arguments are those of ``write_report``."""
+    tables: dict[str, str] = {}
+    if difference is not None:
+        tables["difference"] = difference_table(*difference)
+    if theory := _with_theory(results):
+        tables["theory"] = theory_table(theory)
+    if sweeps:
+        tables["sweep"] = sweep_table(sweeps)
+    if frequency:
+        tables["frequency"] = frequency_table(results)
+    if checks or randomised:
+        tables["checks"] = _warnings(checks or {}) + check_table(checks or {}, randomised)
+    return tables
+
+
+def _figures(
+    page: float,
+    results: Mapping[str, ERFResult],
+    image: np.ndarray | None,
+    sweeps: Mapping[str, Mapping[Size, ERFResult]] | None,
+    frequency: bool,
+    checks: Mapping[str, FieldCheck] | None,
+) -> dict[str, "Figure"]:
+    """All figures for a page of this width, by name; the other arguments are those of ``write_report``."""
+    figures = draw_all(results, image, page)
+    if (published := draw_published(results, page)) is not None:
+        figures["published"] = published
+    if theory := _with_theory(results):
+        figures["theory"] = draw_growth(theory, page)
+    if sweeps:
+        figures["sweep"] = draw_sweep(sweeps, page)
+    if frequency:
+        figures["frequency"] = draw_responses(results, page)
+    if checks:
+        figures["checks"] = draw_checks(checks, page=page)
+    return figures
 
 
 def _section(
