@@ -64,11 +64,14 @@ class Request:
     target_in: Key | None
 
     def settings(self, inputs: Batch) -> Settings:
-        """What to compute for inputs of this shape; ``kinds`` and ``weight`` are checked against it."""
+        """What to compute for inputs of this shape, against which model, ``axes``, ``kinds`` and ``weight`` are checked."""
+        check_axes(self.model, inputs, self.reading.axes)
         _check_weight(self.weight, inputs.steps)
         kinds = _kinds(self.kinds, inputs)
         if self.target_in is not None:
             one_of("target_in", self.target_in, tuple(inputs.entries))
+        for size in inputs.sizes:
+            check_size(self.model, size)
         return Settings(
             kinds, self.places, self.protocols, self.time, self.weight, self.calls, self.seed, self.target_in
         )
@@ -116,12 +119,8 @@ def collect(
                 shape = inputs.shapes()
                 forward = forward_of(model, names, request.forward, inputs.form)
                 if settings is None:
-                    check_axes(model, inputs, request.reading.axes)
                     settings = request.settings(inputs)
-                    for size in inputs.sizes:
-                        check_size(model, size)
-                    if inputs.steps and "spatiotemporal" in settings.kinds:  # bytes of the float64 ST-ERFs of one input
-                        sizer.extra = 8 * inputs.steps**2 * sum(map(math.prod, inputs.sizes)) * len(targets)
+                    sizer.extra = _bytes_of_results(settings.kinds, inputs) * len(targets)
                     skip = running.resume(partial(_identity, request, settings, targets, shape, inputs, total))
                     running.shape, running.kinds = shape, settings.kinds
                     bar.update(skip)
@@ -149,6 +148,13 @@ def collect(
     except KeyboardInterrupt:
         running.save()
         raise
+
+
+def _bytes_of_results(kinds: tuple[str, ...], inputs: Batch) -> int:
+    """Bytes of the float64 ST-ERF of one layer and one input; those of all other fields are few."""
+    if not inputs.steps or "spatiotemporal" not in kinds:
+        return 0
+    return 8 * inputs.steps**2 * sum(map(math.prod, inputs.sizes))
 
 
 def _check_values(inputs: Batch) -> None:
