@@ -118,8 +118,6 @@ def check_field(
         raise ValueError("`inputs` is empty; give at least one image.")
     perturbation = Perturbation(by, image_of(sample), cells, budget, seed)
     norms = norms_to_calibrate(model, calibrate)
-    maps: dict[str, list[np.ndarray]] = {}
-    done = 0
     with (
         ready(model, find_targets(model, names, grid, layout), settings, sample, norms, forward, device) as units,
         Progress(progress, None) as bar,
@@ -127,19 +125,7 @@ def check_field(
         left_out = units.spike_layers(without, sample)
         together = positive_int("batch_size", batch_size)
         sizer = Sizer(1 if mixes_inputs(model) else together, device_of(model))
-
-        def work(part: Batch) -> dict[str, np.ndarray]:
-            return _maps(units, units.place(part), perturbation, done, left_out)
-
-        for batch in sizer.regroup(stream):
-            check_shapes(sample.shapes(), batch.shapes())
-            if not torch.isfinite(image_of(batch)).all():
-                raise ValueError("`inputs` hold NaN or infinite values; look at the files and the normalisation.")
-            for count, found in sizer.run(batch, work):
-                for name, values in found.items():
-                    maps.setdefault(name, []).append(values)
-                done += count
-                bar.update(count)
+        maps, done = _maps_of_all(units, stream, sample, sizer, perturbation, left_out, bar)
     kinds = ("field", *(("change", "predicted") if by is not None else ()), *(("live",) if left_out else ()))
     info = dict(
         num_inputs=done, input_shape=next(iter(sample.shapes().values())), by=by, cells=list(perturbation.grid),
@@ -148,8 +134,36 @@ def check_field(
         calibrated=dict(norms=len(norms), inputs=len(sample)) if norms else None,
         failed=units.failed,
     )  # fmt: skip
+    return FieldCheck(maps, kinds, info)
+
+
+def _maps_of_all(
+    units: Units,
+    stream: Iterable[Batch],
+    sample: Batch,
+    sizer: Sizer,
+    perturbation: Perturbation,
+    left_out: list[str],
+    bar: Progress,
+) -> tuple[dict[str, np.ndarray], int]:
+    """The maps of all inputs, by each layer that has them for every input, and the number of inputs."""
+    maps: dict[str, list[np.ndarray]] = {}
+    done = 0
+
+    def work(part: Batch) -> dict[str, np.ndarray]:
+        return _maps(units, units.place(part), perturbation, done, left_out)
+
+    for batch in sizer.regroup(stream):
+        check_shapes(sample.shapes(), batch.shapes())
+        if not torch.isfinite(image_of(batch)).all():
+            raise ValueError("`inputs` hold NaN or infinite values; look at the files and the normalisation.")
+        for count, found in sizer.run(batch, work):
+            for name, values in found.items():
+                maps.setdefault(name, []).append(values)
+            done += count
+            bar.update(count)
     whole = {name: np.concatenate(parts) for name, parts in maps.items()}
-    return FieldCheck({name: m for name, m in whole.items() if len(m) == done}, kinds, info)
+    return {name: m for name, m in whole.items() if len(m) == done}, done
 
 
 def _maps(
