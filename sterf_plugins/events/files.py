@@ -33,10 +33,13 @@ def write_events(path: str | Path, events: Tensor, labels: Tensor) -> Path:
         The path.
 
     Raises:
-        ValueError: the path has another suffix, or the shapes of the tensors do not fit.
+        TypeError, ValueError: the path has another suffix, or the shapes of the tensors do not fit.
     """
     path = _checked(path)
-    if events.ndim != 4 or events.shape[1] != 2 or len(labels) != len(events):
+    for name, value in (("events", events), ("labels", labels)):
+        if not isinstance(value, Tensor):
+            raise TypeError(f"`{name}` is a {type(value).__name__}; it must be a tensor.")
+    if events.ndim != 4 or events.shape[1] != 2 or labels.ndim != 3 or labels.shape[::2] != (len(events), 2):
         raise ValueError(
             f"`events` has shape {tuple(events.shape)} and `labels` {tuple(labels.shape)}; they must be (T, 2, H, W) "
             f"and (T, shapes, 2)."

@@ -61,12 +61,13 @@ def gtp(
         Parts in the order of time; with "clean" each part of each interval, with "parity" those that the script writes.
 
     Raises:
-        ValueError: an argument is out of range; what reading the recording raises.
+        TypeError, ValueError: an argument is out of range; what reading the recording raises.
     """
     one_of("rule", rule, RULES)
     one_of("steps", steps, STEPS)
-    positive_int("amount", amount)
-    positive_int("trajectory", trajectory)
+    if not isinstance(recording, Recording):
+        raise TypeError(f"`recording` is a {type(recording).__name__}; it must be a Recording: open_recording(PATH).")
+    amount, trajectory = (min(255, positive_int(n, v)) for n, v in (("amount", amount), ("trajectory", trajectory)))
     decay = number("decay", decay, lambda d: 0 <= d <= 1, "a number from 0 to 1")
     times = ascending(boundaries)
     parts = _parts if rule == "clean" else _parity_parts

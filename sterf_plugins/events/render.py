@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..checks import finite_number, number, one_of, positive_int
+from ..checks import entries, finite_number, number, one_of, positive_int, whole_number
 from .arrays import sensor_size
 from .shapes import SHAPES, raster
 
@@ -91,7 +91,7 @@ def render(
     check_video(videos, frames, resolution, motion, shapes, density, background, upsampling)
     rows, columns = resolution
     size = min(resolution) / 3 if motion.size is None else float(motion.size)
-    generator = torch.Generator(device).manual_seed(torch.seed() if seed is None else seed)
+    generator = torch.Generator(device).manual_seed(torch.seed() if seed is None else whole_number("seed", seed))
 
     def uniform(low, high, *shape):
         return low + (high - low) * torch.rand(shape, generator=generator, device=device)
@@ -189,9 +189,16 @@ def check_video(
     upsampling: int = 4,
 ) -> None:
     """Raise ``TypeError`` or ``ValueError`` unless these are arguments of ``render``."""
+    if not isinstance(motion, Motion):
+        raise TypeError(
+            f"`motion` is {motion!r} ({type(motion).__name__}); it must be a Motion: Motion(translate=0.5)."
+        )
     for name, value in (("videos", videos), ("frames", frames), ("upsampling", upsampling)):
         positive_int(name, value)
-    for name, value, least in (("resolution", min(sensor_size(resolution)), 8), ("shapes", len(shapes), 1)):
+    for name, value, least in (
+        ("resolution", min(sensor_size(resolution)), 8),
+        ("shapes", len(entries("shapes", shapes)), 1),
+    ):
         if value < least:
             raise ValueError(f"`{name}` is {value}; it must be at least {least}.")
     for shape in shapes:

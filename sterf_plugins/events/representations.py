@@ -11,14 +11,14 @@ channels of one image, (F * C, H, W).
 * ``gtp``: counts and a trajectory (SDTrack, arXiv:2503.08703), as ``events.gtp`` makes them.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..checks import number, one_of, positive_int
+from ..checks import number, one_of, positive_int, whole_number
 from .arrays import Events, ascending, check_events, sensor_size
 from .gtp import gtp
 from .recording import Recording
@@ -105,6 +105,7 @@ def on_white(images: NDArray) -> Images:
 
 def equal_times(start: int, stop: int, parts: int) -> NDArray[np.int64]:
     """The parts + 1 times that cut a window into equally long intervals, in whole microseconds."""
+    start, stop = whole_number("start", start), whole_number("stop", stop)
     if stop - start < positive_int("parts", parts):
         raise ValueError(f"the window from {start} to {stop} µs is too short for {parts} parts.")
     return start + (stop - start) * np.arange(parts + 1) // parts
@@ -142,8 +143,10 @@ def _checked(events: Events, size: tuple[int, int]) -> Events:
     """The events with int64 entries, if they are in order and on the sensor.
 
     Raises:
-        ValueError: they are not.
+        TypeError, ValueError: they are not.
     """
+    if not isinstance(events, (Sequence, np.ndarray)) or len(events) != 4:
+        raise TypeError(f"`events` is a {type(events).__name__}; it must be Events: Events.of(t, x, y, p).")
     size, events = sensor_size(size), Events.of(*events)
     if events.number:
         check_events(events, size, "`events`")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..checks import require, whole_number
+from ..checks import entries, require, whole_number
 from ..files import replacing
 from .arrays import Events, check_events, sensor_size
 from .recording import Frame
@@ -39,7 +39,7 @@ def write_recording(
             outside the sensor, or the format does not hold them.
         ImportError: a package is missing; the message names the pip command.
     """
-    path, frames, size = Path(path), list(frames), sensor_size(size)
+    path, frames, size = Path(path), list(entries("frames", frames)), sensor_size(size)
     suffix = path.suffix.lower()
     if suffix not in FORMATS:
         raise ValueError(f"{path} ends with none of {', '.join(FORMATS)}; these formats can be written.")
@@ -63,6 +63,10 @@ def write_recording(
 
 def _checked(pieces: Iterable[Events], size: tuple[int, int]) -> Iterator[Events]:
     """The pieces that have events, which must be in the order of time and on the sensor."""
+    if not isinstance(pieces, Iterable):
+        raise TypeError(
+            f"`events` is a {type(pieces).__name__}; it must be Events, or several of them: Events.of(t, x, y, p)."
+        )
     last, done = None, 0
     for piece in pieces:
         if not isinstance(piece, Events):
@@ -79,6 +83,10 @@ def _checked(pieces: Iterable[Events], size: tuple[int, int]) -> Iterator[Events
 def _check_frames(frames: list[Frame], size: tuple[int, int]) -> None:
     """Raise ``ValueError`` unless the frames are pictures of the sensor, in the order of time."""
     for i, frame in enumerate(frames):
+        if not isinstance(frame, Frame) or not isinstance(frame.pixels, np.ndarray):
+            raise TypeError(
+                f"`frames[{i}]` is a {type(frame).__name__}; it must be Frame(t, start, pixels), pixels an array."
+            )
         pixels = frame.pixels
         if pixels.dtype != np.uint8 or pixels.shape not in (size, (*size, 3)):
             raise ValueError(

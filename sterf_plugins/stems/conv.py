@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from ..checks import positive_int
 from ..layers.batch_norm import BatchNorm2d
 
 
@@ -14,11 +15,15 @@ class ConvStem(nn.Module):
         in_chans: image channels.
         embed_dim: output channels.
         stride: stride of the convolution.
+
+    Raises:
+        TypeError, ValueError: an argument is no int >= 1.
     """
 
     def __init__(self, in_chans: int, embed_dim: int, stride: int = 2):
         super().__init__()
-        self.stride = stride
+        positive_int("in_chans", in_chans), positive_int("embed_dim", embed_dim)
+        self.stride = positive_int("stride", stride)
         self.conv = nn.Conv2d(in_chans, embed_dim, 7, stride, 3)
         self.bn = BatchNorm2d(embed_dim)
 

@@ -27,7 +27,14 @@ def centre_losses(maps: CentreMaps, boxes: Tensor) -> dict[str, Tensor]:
 
     Returns:
         "giou", "l1" (of corners) and "focal" (of the scores), as numbers.
+
+    Raises:
+        ValueError: the boxes have another shape, or are not finite.
     """
+    if boxes.shape != (len(maps.score), 4) or not boxes.isfinite().all():
+        raise ValueError(
+            f"`boxes` has shape {tuple(boxes.shape)}; it must be finite numbers x, y, w, h of {len(maps.score)} search regions."
+        )
     predicted = box_convert(decode(maps), "cxcywh", "xyxy")
     target = box_convert(boxes, "xywh", "xyxy").clamp(0, 1)
     return {

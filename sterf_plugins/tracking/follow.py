@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..checks import check_module, entries, positive_int
 from .centre_head import decode
 from .crops import SEARCH_FACTOR, TEMPLATE_FACTOR, Box, box_in_image, check_box, square_crop
 from .sd_track import SDTrack, as_input
@@ -37,16 +38,21 @@ class Follower:
         search_size: side of the search region in pixels.
 
     Raises:
-        ValueError: the image or the box cannot be used.
+        TypeError, ValueError: the image, the box or a size cannot be used.
     """
 
     def __init__(self, network: SDTrack, image: np.ndarray, box: Box, template_size: int = 128, search_size: int = 256):
-        self.network = network.eval()
-        self.search_size = search_size
-        self.box = np.asarray(box, np.float64)
-        self.shape = image.shape
-        check_box(box, image.shape[-3:-1], "`box`")
-        self.template = self._tensor(square_crop(self._checked(image), box, TEMPLATE_FACTOR, template_size).pixels)
+        check_module("network", network)
+        sizes = positive_int("template_size", template_size), positive_int("search_size", search_size)
+        numbers = entries("box", box)
+        if len(numbers) != 4:
+            raise ValueError(f"`box` is {box!r}; it must be four numbers x, y, w, h.")
+        self.network, self.search_size = network.eval(), sizes[1]
+        self.box = np.array(numbers, np.float64)
+        self.shape = np.shape(image)
+        image = self._checked(image)
+        check_box(numbers, image.shape[-3:-1], "`box`")
+        self.template = self._tensor(square_crop(image, numbers, TEMPLATE_FACTOR, sizes[0]).pixels)
 
     @torch.no_grad()
     def step(self, image: np.ndarray) -> Step:
@@ -68,9 +74,15 @@ class Follower:
 
     def _checked(self, image: np.ndarray) -> np.ndarray:
         time = self.network.T
-        if image.dtype != np.uint8 or image.shape[-1] != 3 or image.ndim != (3 if time == 1 else 4):
+        if (
+            not isinstance(image, np.ndarray)
+            or image.dtype != np.uint8
+            or image.shape[-1] != 3
+            or image.ndim != (3 if time == 1 else 4)
+        ):
             axes = "(H, W, 3)" if time == 1 else f"({time}, H, W, 3)"
-            raise ValueError(f"`image` is {image.dtype} {image.shape}; this tracker takes uint8 {axes}.")
+            kind = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else f"a {type(image).__name__}"
+            raise ValueError(f"`image` is {kind}; this tracker takes uint8 {axes}.")
         if image.shape != self.shape:
             raise ValueError(
                 f"`image` is of shape {image.shape}, and the first one of {self.shape}; all must be of one size."

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_steps, one_of
+from ..checks import check_steps, number, one_of
 from ..functional.leaky_integrator import leaky_integrator
 from .soft_argmax import RAMPS, soft_argmax
 
@@ -45,16 +45,15 @@ class LeakyReadout(nn.Module):
         k: initial value of both; for a constant input c the state approaches c / k.
 
     Raises:
-        ValueError: ``k`` is outside (0, 2), where the recursion diverges; T is 0; the state belongs to another batch.
+        TypeError, ValueError: ``k`` is outside (0, 2), where the recursion diverges; T is 0; the state belongs to another batch.
 
     Source: Nat. Commun. 16:8231 (2025).
     """
 
     def __init__(self, k: float = 0.9):
         super().__init__()
-        if not 0 < k < 2:
-            raise ValueError(f"`k` is {k}; it must be in (0, 2).")
-        self.k = nn.Parameter(torch.full((2,), float(k)))
+        k = number("k", k, lambda value: 0 < value < 2, "a number in (0, 2)")
+        self.k = nn.Parameter(torch.full((2,), k))
 
     def forward(self, coordinates: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         check_steps("coordinates", coordinates)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..backbones import SDTV3
-from ..checks import flag, one_of
+from ..checks import check_floating, flag, one_of
 from ..layers import ilif_node
 from ..layers.lif_layers import lif
 from ..layers.merged_time import put_neurons
@@ -105,7 +105,7 @@ class SDTrack(nn.Module):
             search: where it is looked for, (B, 3, S, S) or (T, B, 3, S, S).
 
         Raises:
-            ValueError: the images do not fit the network.
+            TypeError, ValueError: the images do not fit the network.
         """
         self._check(template, search)
         if self.T > 1:
@@ -133,6 +133,7 @@ class SDTrack(nn.Module):
     def _check(self, template: Tensor, search: Tensor) -> None:
         axes = "(B, 3, side, side)" if self.T == 1 else f"({self.T}, B, 3, side, side)"
         for name, x in (("template", template), ("search", search)):
+            check_floating(name, x)
             fits = x.ndim == (4 if self.T == 1 else 5) and x.shape[-3] == 3 and x.shape[-1] == x.shape[-2]
             if not fits or (self.T > 1 and len(x) != self.T):
                 raise ValueError(f"`{name}` has shape {tuple(x.shape)}; this network takes {axes}.")

@@ -1,5 +1,6 @@
 """The network of the covariant paper (Nat. Commun. 16:8231, 2025), which follows moving shapes in an event stream."""
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import repeat
 from typing import NamedTuple
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..checks import flag, fraction, one_of, positive_int
+from ..checks import entries, flag, fraction, number, one_of, positive_int
 from ..layers.over_time import over_time
 from ..stems.fields.bank_arguments import as_bank
 from ..stems.fields.covariant_conv import CovariantRFConv2d
@@ -100,9 +101,12 @@ class ShapeTracker(nn.Module):
         flag("share", share), flag("norm", norm)
         if surrogate is not None and unit != "lif":
             raise ValueError(f"`surrogate` is of unit='lif', and `unit` is {unit!r}; leave it out.")
-        wrong = next((layer for layer in layers if set(layer) != {"out_ch", "bank"}), None)
-        if wrong is not None:
-            raise ValueError(f"`layers` has {dict(wrong)}; each is dict(out_ch=…, bank=…).")
+        layers, mus = entries("layers", layers), entries("mus", mus)
+        for layer in layers:
+            if not isinstance(layer, Mapping) or set(layer) != {"out_ch", "bank"}:
+                raise ValueError(f"`layers` has {layer!r}; each is dict(out_ch=…, bank=…).")
+        for mu in mus:
+            number("mus", mu, lambda value: 0 < value < math.inf, "a finite number > 0")
         if not layers or not mus:
             raise ValueError(f"`layers` is {list(layers)} and `mus` {list(mus)}; each needs at least one entry.")
         self.unit, self.share, self.head_kind, self.dropout = unit, share, head, dropout
@@ -138,9 +142,19 @@ class ShapeTracker(nn.Module):
         """Whether earlier frames change the output; if not, a warm-up is useless."""
         return self.unit != "relu" or self.leaky_readout is not None
 
+    @property
+    def num_states(self) -> int:
+        """Length of a state: units of all branches, of the head and of the readout."""
+        units = self.num_branches * self.depth if self.units else 0
+        return units + (self.head_unit is not None) + (self.leaky_readout is not None)
+
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tracks, State]:
         if x.ndim != 5:
             raise ValueError(f"input has shape {tuple(x.shape)}; it must be (T, B, C, H, W).")
+        if state is not None and len(state) != self.num_states:
+            raise ValueError(
+                f"`state` has {len(state)} entries, and this tracker {self.num_states}; give what a call returned."
+            )
         old_states = repeat(None) if state is None else iter(state)
         new_states: State = []
         rates: list[Tensor] = []

@@ -59,7 +59,19 @@ def test_bad_input():
     net, _ = tracker("4x1_conv")
     with pytest.raises(ValueError, match=r"takes uint8 \(4, H, W, 3\)"):
         Follower(net, image, (1, 1, 5, 5))
-    assert torch.is_tensor(Follower(net, np.stack([image] * 4), (1, 1, 5, 5)).template)
+    images = np.stack([image] * 4)
+    assert torch.is_tensor(Follower(net, images, (1, 1, 5, 5)).template)
+    for arguments, message in (
+        ((3, images, (1, 1, 5, 5)), "`network` is 3"),
+        ((net, image[..., 0], (1, 1, 5, 5)), r"`image` is uint8 \(40, 60\)"),
+        ((net, torch.zeros(4, 40, 60, 3), (1, 1, 5, 5)), "`image` is a Tensor"),
+        ((net, images, (1, 1, 5)), r"`box` is \(1, 1, 5\); it must be four numbers"),
+        ((net, images, "1 1 5 5"), "`box` is '1 1 5 5'"),
+        ((net, images, (1, 1, 5, 5), 0), "`template_size` is 0"),
+        ((net, images, (1, 1, 5, 5), 128, 255.5), "`search_size` is 255.5"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=message):
+            Follower(*arguments)
     far = ((0, 0, 1e300, 1e300), (np.nan, 1, 5, 5), (-np.inf, 1, 5, 5))
     for box in ((0, 0, 1e9, 1e9), (1, 1, 1e-200, 1e-200), *far):
         with pytest.raises(ValueError, match=r"pixels; it must be from 1 to 16,384"):

@@ -89,6 +89,15 @@ def test_other_sides_of_the_regions():
             SDTrack(**options)
 
 
+def test_boxes_that_are_no_targets():
+    maps = CentreMaps(torch.rand(1, 1, 4, 4), torch.rand(1, 2, 4, 4), torch.rand(1, 2, 4, 4))
+    for boxes in (torch.rand(2, 4), torch.rand(4), torch.full((1, 4), float("nan"))):
+        with pytest.raises(
+            ValueError, match=r"`boxes` has shape .*; it must be finite numbers x, y, w, h of 1 search regions"
+        ):
+            centre_losses(maps, boxes)
+
+
 def test_heat_maps_boxes_and_losses():
     golden = {k: torch.from_numpy(v) for k, v in arrays("losses").items()}
     boxes = golden["boxes_xywh"]

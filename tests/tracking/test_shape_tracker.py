@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sterf_plugins.tracking import ShapeTracker
+from sterf_plugins.tracking import LeakyReadout, ShapeTracker
 
 LAYERS = (
     dict(out_ch=6, bank=dict(sigmas=(1.0,), ratios=(1.0,), orders=1, kernel_size=7)),
@@ -82,6 +82,11 @@ def test_memory():
         (dict(norm="no"), "`norm` is 'no'"),
         (dict(unit="relu", surrogate=torch.sigmoid), "`surrogate` is of unit='lif', and `unit` is 'relu'"),
         (dict(layers=[dict(LAYERS[0], kernel=3)]), "`layers` has {.*'kernel': 3}; each is dict"),
+        (dict(layers=[3]), "`layers` has 3; each is dict"),
+        (dict(layers=3), "`layers` is 3"),
+        (dict(mus=3.0), "`mus` is 3.0"),
+        (dict(mus=(0.0, 3.0), init="uniform"), "`mus` is 0.0; it must be a finite number > 0"),
+        (dict(unit="relu", mus=("a",)), "`mus` is 'a'"),
         (dict(layers=[dict(bank=3)]), "`layers` has {'bank': 3}; each is dict"),
     ],
 )
@@ -97,3 +102,11 @@ def test_bad_tensors():
     _, state = model(events(2, batch=3))
     with pytest.raises(ValueError, match="another batch"):
         model(events(2, batch=2), state)
+    for wrong in (state[:-1], [*state, None]):
+        with pytest.raises(ValueError, match=rf"`state` has {len(wrong)} entries, and this tracker {len(state)}"):
+            model(events(2, batch=3), wrong)
+    for options in (dict(unit="relu"), dict(head="deconv", readout="dsnt"), dict(share=False, unit="lif")):
+        model = ShapeTracker(**options)
+        assert len(model(events(2))[1]) == model.num_states
+    with pytest.raises(ValueError, match=r"`k` is nan; it must be a number in \(0, 2\)"):
+        LeakyReadout(float("nan"))

@@ -9,7 +9,17 @@ import torch
 from spikingjelly.activation_based import base, functional, surrogate
 from torch import Tensor, nn
 
-from ...checks import check_floating, check_steps, entries, finite_number, flag, number, one_of, positive_int
+from ...checks import (
+    check_floating,
+    check_module,
+    check_steps,
+    entries,
+    finite_number,
+    flag,
+    number,
+    one_of,
+    positive_int,
+)
 from ...functional.leaky_integrator import BACKENDS, GAINS, METHODS, decay, leaky_integrator
 from ...functional.precision import without_autocast
 from ...layers.norse_cells import norse_sequence
@@ -319,6 +329,7 @@ class TemporalMemory(base.MemoryModule):
 
     def __init__(self, module: nn.Module, step_mode: str = "m"):
         super().__init__()
+        check_module("module", module)
         self.module = module
         self.step_mode = step_mode
         self.register_memory("state", None)
