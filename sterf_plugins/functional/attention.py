@@ -6,8 +6,10 @@ from torch import Tensor
 def linear_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     """``(q k^T) v * scale`` computed as ``q (k^T v) * scale``.
 
-    Without a softmax both orders give the same result, and this one needs no (N, N) scores. For integer spikes every
-    partial sum is a multiple of 1/norm^3, so float32 gives bit-equal results while the sums stay below 2^24.
+    Without a softmax both orders give the same result, and this one needs no (N, N) scores. For integer spikes whose norm
+    is a power of two, such as 4, every partial sum is a multiple of 1/norm^3, so float32 gives bit-equal results while the
+    sums stay below 2^24. With other norms, such as 3 and 5, spikes are rounded themselves: the orders agree to rounding,
+    and where the result lies at a tie between two counts, the neuron behind may count one more in one of them.
 
     Args:
         q: queries (B, heads, d, N), channels before tokens.
