@@ -168,7 +168,7 @@ def from_recording(source: str, loaded: Loaded, size: tuple[int, int], count: in
     """Windows of a recording of events, evenly spread over it: (1, C, H, W), or (T, 1, C, H, W) of a config with time steps.
 
     They are drawn as the config's ``LoadEvents`` says, or for a model without one by its channels: histograms for two, event
-    images with a trajectory for three, voxel grids otherwise.
+    images with a trajectory for three, voxel grids otherwise. The size of the sensor is the config's ``sensor``, if it has one.
     """
     model: Any = loaded.config.model if loaded.config is not None else {}
     dataset = (loaded.config.get("test_dataloader") or {}).get("dataset", {}) if model else {}
@@ -181,7 +181,7 @@ def from_recording(source: str, loaded: Loaded, size: tuple[int, int], count: in
         kind = {2: "histogram", 3: "gtp"}.get(channels, "voxel_grid")
         options = dict(bins=channels) if kind == "voxel_grid" else {}
     steps = (model.get("data_preprocessor") or {}).get("time_steps", 1) if model else 1
-    for images in windows(source, count, kind, **options):
+    for images in windows(source, count, kind, sensor=dataset.get("sensor"), **options):
         x = torch.from_numpy(images)
         x = x.unsqueeze(1) if steps > 1 else x.flatten(0, 1).unsqueeze(0)
         yield resized(x, size)

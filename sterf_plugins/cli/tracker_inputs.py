@@ -43,7 +43,8 @@ def tracker_inputs(source: str, loaded: Loaded, count: int, seed: int, peak: boo
             for _ in range(count)
         ]
     elif Path(source).suffix.lower() in FORMATS:
-        pairs = _of_recording(Path(source), count, network.T, sides)
+        dataset = ((loaded.config or {}).get("test_dataloader") or {}).get("dataset", {})
+        pairs = _of_recording(Path(source), count, network.T, sides, dataset.get("sensor"))
     else:
         from mmengine.registry import DATASETS
 
@@ -65,20 +66,23 @@ def _random_image(rng: np.random.Generator, side: int, T: int) -> np.ndarray:
     return np.stack([image.pixels for image in gtp(recording, times, T) if image.interval == 3])
 
 
-def _of_recording(path: Path, count: int, T: int, sides: tuple[int, int]) -> list[dict[str, Tensor]]:
-    """Pairs of a recording, around its labelled boxes or the middle of its images."""
+def _of_recording(
+    path: Path, count: int, T: int, sides: tuple[int, int], sensor: tuple[int, int] | None
+) -> list[dict[str, Tensor]]:
+    """Pairs of a recording, around its labelled boxes or the middle of its images; ``sensor`` is as in ``open_recording``."""
     folder = path.resolve().parent
     layout = next((name for name, (labels, _) in LAYOUTS.items() if (folder / labels).is_file()), None)
     if layout is not None:
-        boxes, first = labels_beside(open_recording(path))
+        boxes, first = labels_beside(open_recording(path, sensor))
         labelled = recording_of(folder).path
         if not labelled.samefile(path):
             raise ValueError(
                 f"the labels in {folder} are of its recording {labelled.name}; give that one, not {path.name}."
             )
-        return labelled_pairs([RecordedSequence(folder.name, boxes, folder, T, first, None, Scratch())], count, sides)
+        sequence = RecordedSequence(folder.name, boxes, folder, T, first, None, Scratch(), sensor)
+        return labelled_pairs([sequence], count, sides)
     pairs = []
-    for parts in windows(path, count, "gtp", T):
+    for parts in windows(path, count, "gtp", T, sensor):
         pixels = parts.transpose(0, 2, 3, 1).astype(np.uint8)
         side = min(pixels.shape[1:3]) / SEARCH_FACTOR
         box = ((pixels.shape[2] - side) / 2, (pixels.shape[1] - side) / 2, side, side)

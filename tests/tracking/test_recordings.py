@@ -80,6 +80,11 @@ def test_inputs_from_a_recording_without_labels_have_trajectories(tmp_path, T):
     for pair in pairs:
         regions = pair["search"].reshape(T, 3, 256, 256)
         assert regions.amax((2, 3)).min() >= 30  # each part has trajectory, negative and positive events
+    larger = replace(tracker, config=dict(test_dataloader=dict(dataset=dict(sensor=(400, 600)))))
+    (pair,) = tracker_inputs(
+        str(folder / "events.h5"), larger, 1, 0
+    )  # events are at the top left, and not in the middle
+    assert not pair["template"].any()
 
 
 def test_what_cannot_be_made(tmp_path):
