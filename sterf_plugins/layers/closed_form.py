@@ -244,7 +244,7 @@ def _surrogate_slope(node: Node, h: Tensor) -> Tensor:
         y = excess.mul_(function.alpha).sigmoid_()
         return y.addcmul_(y, y, value=-1.0).mul_(function.alpha)
     with torch.enable_grad():
-        (slope,) = torch.autograd.grad(function(excess.requires_grad_()).sum(), excess)
+        (slope,) = torch.autograd.grad(function(excess.requires_grad_()), excess, torch.ones_like(excess))
     return slope
 
 

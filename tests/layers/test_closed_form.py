@@ -18,9 +18,9 @@ KINDS = [
     (if_node, neuron.IFNode, {}),
 ]
 ALL_SURROGATES = [
-    surrogate.ATan, surrogate.Erf, surrogate.LeakyKReLU, surrogate.NonzeroSignLogAbs, surrogate.PiecewiseExp,
-    surrogate.PiecewiseLeakyReLU, surrogate.PiecewiseQuadratic, surrogate.Rect, surrogate.Sigmoid, surrogate.SoftSign,
-    surrogate.SuperSpike,
+    surrogate.ATan, surrogate.DeterministicPass, surrogate.Erf, surrogate.LeakyKReLU, surrogate.NonzeroSignLogAbs,
+    surrogate.PiecewiseExp, surrogate.PiecewiseLeakyReLU, surrogate.PiecewiseQuadratic, surrogate.Rect, surrogate.Sigmoid,
+    surrogate.SoftSign, surrogate.SuperSpike,
 ]  # fmt: skip
 
 
