@@ -13,7 +13,7 @@ from sterf_plugins.backbones import SDTV3
 from sterf_plugins.firing import neuron_layers
 from sterf_plugins.layers import IntegerSpike, if_node
 from sterf_plugins.layers.lif_layers import SelfAttention
-from sterf_plugins.stems import CovariantRFConv2d, RFBank
+from sterf_plugins.stems import CovariantRFConv2d, RFBank, TemporalRF
 
 
 def two_layers():
@@ -330,3 +330,34 @@ def test_neurons_of_other_libraries_are_spikes_with_their_states():
     assert not neuron_layers(
         nn.ModuleList([snntorch.StateLeaky(0.9, 3, output=False), norse.LICell()])
     )  # give potentials
+
+
+@pytest.mark.parametrize("kind", ["lif", "norse:lif"])
+@pytest.mark.parametrize("combine", ["stack", "sum", "mix", "last"])
+def test_lif_neurons_of_temporal_fields_are_counted(kind, combine):
+    """Two steps of an input of 1: potentials of .5 and .75, and a spike at .6, of three channels at two scales."""
+    if kind == "norse:lif":
+        pytest.importorskip("norse.torch", reason="norse is part of the extra `dev`")
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.time = TemporalRF((2.0, 2.0), kind, method="euler", combine=combine, th=0.6)
+            self.out = nn.Conv2d(3 if combine in ("sum", "mix") else 6, 2, 1)
+
+        def forward(self, x):
+            return self.out(self.time(x)[0].flatten(0, -4))
+
+    model, x = Net(), torch.ones(2, 1, 3, 1, 1)
+    with FiringRates(model) as rates, FiringMaps(model) as maps:
+        found = count_operations(model, x)
+    neurons = found.neurons["time.neurons"]
+    assert (neurons.outputs, neurons.spikes, neurons.steps, neurons.states, neurons.leaks) == (12, 6, 2, 1, True)
+    assert rates.layers["time.neurons"].rate == 0.5 and rates.layers["time.neurons"].fired.size == 3
+    assert not maps.layers["time.neurons"].never.any()
+    # A mean of spikes with learned weights is no spikes.
+    assert (found.layers["out"].acs, found.layers["out"].macs) == ((0, 12) if combine == "mix" else (12, 0))
+
+
+def test_leaky_integrators_are_no_neurons():
+    assert not neuron_layers(TemporalRF((2.0,)))

@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -79,6 +80,21 @@ def uniform_constants(mus: Sequence[float], dtype: torch.dtype = torch.float32) 
     """Random time constants (len(mus),), whose inverses are uniform between the extremes of the inverses of ``mus``."""
     low, high = 1 / max(mus), 1 / min(mus)
     return 1 / (low + (high - low) * torch.rand(len(mus), device="cpu").to(dtype))
+
+
+class _Neurons(nn.Module):
+    """The LIF neurons of one scale after another, as a module whose spikes ``firing`` and ``activity`` see by hooks.
+
+    ``forward(x, v, fire)`` is ``fire(x, v)``: spikes (T, B, C, ...), and potentials (B, C, ...) after the last step.
+    """
+
+    is_spiking = True
+    levels = norm = 1
+    step_mode = "m"  # the first axis is time
+    decay = True  # of the potential
+
+    def forward(self, x: Tensor, v: Tensor, fire: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]):
+        return fire(x, v)
 
 
 class TemporalRF(FixedNumbers):
@@ -165,6 +181,7 @@ class TemporalRF(FixedNumbers):
             self.fix("log_mu", log_mu)
         if combine == "mix":
             self.weights = nn.Parameter(torch.full((len(mu),), 1 / len(mu)))
+        self.neurons = _Neurons() if kind in ("lif", "norse:lif") else None
 
     def _check_dynamics(self, mu: Tensor) -> None:
         ratio = self.dt / mu.min().item()
@@ -271,12 +288,19 @@ class TemporalRF(FixedNumbers):
 
     def _scale(self, x: Tensor, v: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Output (T, B, C, ...) of the scale ``k``, and its state (B, C, ...) after the last step."""
-        if self.kind.startswith("norse"):
-            return norse_sequence(x, v, 1 / self.mus[k], self.dt, self.kind == "norse:lif", self.th)
-        if self.kind == "li" or self.reset is None:
+        if self.neurons is not None:
+            return self.neurons(x, v, partial(self._fire, k))
+        if self.kind == "norse:li":
+            return norse_sequence(x, v, 1 / self.mus[k], self.dt, False, self.th)
+        y = leaky_integrator(x, self._decays(x.ndim, x.dtype)[k], v, self.gain, self.backend)
+        return y, y[-1]
+
+    def _fire(self, k: int, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Spikes (T, B, C, ...) of the neurons of the scale ``k``, and their potentials (B, C, ...) after the last step."""
+        if self.kind == "norse:lif":
+            return norse_sequence(x, v, 1 / self.mus[k], self.dt, True, self.th)
+        if self.reset is None:
             y = leaky_integrator(x, self._decays(x.ndim, x.dtype)[k], v, self.gain, self.backend)
-            if self.kind == "li":
-                return y, y[-1]
             return (self.surrogate or surrogate.Sigmoid())(y - self.th), y[-1]
         # SpikingJelly's neuron computes v += q (x - v) for the gain "area" and v += x - q v for "peak", with
         # q = sigmoid(w). It is ours for q = 1 - a, whose logit w follows.
