@@ -261,8 +261,8 @@ def affine_kernels(frame: Tensor, orders: Sequence[Order], half: int, method: st
     * "discrete" takes differences of ``semi_discrete_gaussian``.
 
     "sampled" and "stencil" divide the kernels of a field by the sum of its kernel of order (0, 0), which then sums
-    to 1. The derivatives of "stencil" and "discrete" are differences, which deviate from the continuous
-    ones by 2-9 %.
+    to 1. The derivatives of "stencil" and "discrete" are differences: in images of blobs of 1.7 pixels and more they are
+    up to 8 % off in order 1 and 14 % in order 2, and further where details are finer.
 
     Args:
         frame: frames F in pixels, (N, 2, 2).

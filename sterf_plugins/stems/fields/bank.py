@@ -49,8 +49,8 @@ class RFBank(FixedNumbers):
             (``functional.affine_gaussian``). By default nothing is.
         shared: True: fields share one parameter per entry of ``sigmas``, ``ratios`` and ``angles``; False: each field
             has its own.
-        bounds: (lowest, highest) sigma in pixels that learning can reach; ``None``: no limits. They do not limit a
-            learned "frame".
+        bounds: (lowest, highest) sigma in pixels that learning can approach; all ``sigmas`` lie well between them.
+            ``None``: no limits. They do not limit a learned "frame".
 
     Raises:
         ValueError, TypeError: an argument is out of range, or the fields cannot be represented on the pixel grid.
@@ -258,7 +258,7 @@ class RFBank(FixedNumbers):
         if self.bounds is None:
             return sigma.log()
         low, high = (math.log(b) for b in self.bounds)
-        return torch.logit((sigma.log() - low) / (high - low), eps=1e-6)
+        return torch.logit((sigma.log() - low) / (high - low))
 
     def __len__(self) -> int:
         """Number of kernels: fields times orders."""

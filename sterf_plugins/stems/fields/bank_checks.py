@@ -15,6 +15,8 @@ from ...functional import affine_gaussian as ag
 _ACCURATE = {"sampled": {1: 0.65, 2: 0.8}, "integrated": {1: 0.65, 2: 0.8}, "integrated_comp": {1: 0.6, 2: 0.6}}
 # The pixel grid cannot represent fields whose shorter standard deviation is not above these, in pixels.
 _REPRESENTABLE = {"sampled": 0.3, "integrated": 0.1, "integrated_comp": 0.3, "stencil": 0.3, "discrete": 0.0}
+# Learned sigmas start at so much of the range of their bounds from each bound, in logarithms, at least.
+_ROOM = 0.01
 
 
 def numbers(name: str, values: Sequence[float], lowest: float | None = None) -> list[float]:
@@ -60,16 +62,17 @@ def window_size(frames: Tensor, kernel_size: int | None, truncate: float) -> int
 
 
 def sigma_bounds(bounds: tuple[float, float], frames: Tensor) -> tuple[float, float]:
-    """The bounds as floats; an error if they do not hold all sigmas."""
+    """The bounds as floats; an error unless they leave room about all sigmas, since at a bound the gradient is 0."""
     ends = tuple(finite_number("bounds", b) for b in entries("bounds", bounds))
     if len(ends) != 2:
         raise ValueError(f"`bounds` is {bounds}; it must be two numbers, (lowest, highest) sigma.")
     low, high = ends
     sigma = torch.linalg.det(frames).abs().sqrt()
-    if not 0 < low < high or sigma.min() < low * (1 - 1e-6) or sigma.max() > high * (1 + 1e-6):
+    room = (high / low) ** _ROOM if 0 < low < high else math.inf
+    if not (sigma.min() >= low * room and sigma.max() <= high / room):
         raise ValueError(
-            f"`bounds` is {bounds}; it must be 0 < low < high and hold all sigmas, "
-            f"{sigma.min().item():.3g} to {sigma.max().item():.3g}."
+            f"`bounds` is {bounds}; it must be 0 < low < high, with all sigmas, {sigma.min().item():.3g} to "
+            f"{sigma.max().item():.3g}, well between them: one at a bound would never be learned."
         )
     return low, high
 
