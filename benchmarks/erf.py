@@ -24,7 +24,7 @@ from plain_erf import contiguous_gradients, published, simple_loop
 from plain_sdtv3 import PlainSDTV3
 from plain_spikformer import PlainSpikformer, calibrate
 from saved import Results, begin, options
-from timing import now, peak_mib, seconds
+from timing import peak_mib, seconds
 
 import sterf_plugins.timm  # noqa: F401
 from sterf_plugins.backbones import SDTV3, Spikformer
@@ -38,15 +38,15 @@ def timed(work, device):
     return seconds(lambda: result.append(work()), device), *result
 
 
-def compare(sides, repeats, device, inputs):
-    """Median seconds per input, and the maps, of each side, run in turn; ``inputs`` counts the inputs of each."""
-    seconds, maps = {name: [] for name in sides}, {}
+def compare(sides, repeats, device="cpu", inputs=None):
+    """Median seconds, and the result, of each side, run in turn; per input where ``inputs`` counts those of each side."""
+    times, results = {name: [] for name in sides}, {}
     for i in range(repeats + 1):
         for name, work in sides.items():
-            spent, maps[name] = timed(work, device)
+            spent, results[name] = timed(work, device)
             if i:  # the first is warm-up
-                seconds[name].append(spent / inputs[name])
-    return {name: statistics.median(values) for name, values in seconds.items()}, maps
+                times[name].append(spent / (inputs[name] if inputs else 1))
+    return {name: statistics.median(values) for name, values in times.items()}, results
 
 
 def largest_difference(a, b):
@@ -174,7 +174,7 @@ def hook(args):
         "training step, batch 8": train,
         "hook, 16 images, 4 layers": lambda: compute_erf(model, samples, layers, batch_size=4),
     }
-    seconds, _ = compare(sides, args.repeats, args.device, dict.fromkeys(sides, 1))
+    seconds, _ = compare(sides, args.repeats, args.device)
     step, evaluation = seconds.values()
     steps = evaluation / step
     result = dict(
@@ -199,18 +199,6 @@ LAYERS = {
     ],
     "spikformer_8_384": [f"stages.{i}" for i in range(8)],
 }  # fmt: skip
-
-
-def cpu_seconds(sides, repeats):
-    """Median seconds, and the result, of each side, run in turn; the first run is warm-up."""
-    times, results = {name: [] for name in sides}, {}
-    for i in range(repeats + 1):
-        for name, work in sides.items():
-            start = now("cpu")
-            results[name] = work()
-            if i:
-                times[name].append(now("cpu") - start)
-    return {name: statistics.median(values) for name, values in times.items()}, results
 
 
 def engine(model, images, layers, **options):
@@ -241,7 +229,7 @@ def loop(args):
             }
             if len(layers) == 1:
                 sides["engine, batch_size=1"] = partial(engine, model, images, layers, batch_size=1)
-            seconds, maps = cpu_seconds(sides, args.repeats)
+            seconds, maps = compare(sides, args.repeats)
             entry = dict(
                 seconds_per_input={name: value / len(images) for name, value in seconds.items()},
                 ratios={name: value / seconds["engine"] for name, value in seconds.items() if name != "engine"},
@@ -273,7 +261,7 @@ def openerf(args):
                 "openerf": partial(eight_runs, theirs, model, folder, layers),
                 "engine": partial(engine, model, torch.stack(pixels), layers, calibrate=False),
             }
-            seconds, _ = cpu_seconds(sides, args.repeats)
+            seconds, _ = compare(sides, args.repeats)
             results[model_name] = dict(seconds=seconds, ratio=seconds["openerf"] / seconds["engine"])
             print(model_name, json.dumps(results[model_name]), flush=True)
     return results
@@ -297,7 +285,7 @@ def order(args):
                 "checked": partial(doubted, model, few, layers),
                 "unchecked": partial(unchecked, model, few, layers),
             }
-            seconds, maps = cpu_seconds(sides, args.repeats)
+            seconds, maps = compare(sides, args.repeats)
             entry = dict(
                 seconds=seconds,
                 share=1 - seconds["unchecked"] / seconds["checked"],
