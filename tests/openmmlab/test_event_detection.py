@@ -546,6 +546,24 @@ def test_arrays_and_json_that_say_nothing_or_nonsense(data, tmp_path):
     ):
         dataset(root, ann_file="c.json", filter_cfg=dict(filter_empty_gt=True))
     assert len(dataset(root, ann_file="c.json")) == 1
+    for change in (
+        dict(annotations=[3]),
+        dict(annotations=[dict(image_id=[1])]),
+        dict(images=[dict(images[0], id=[1])]),
+    ):
+        (root / "d.json").write_text(json.dumps(dict(images=images, annotations=[], categories=categories) | change))
+        with pytest.raises(ValueError, match=r"d.json is no COCO file: \w+Error"):
+            dataset(root, ann_file="d.json")
+    (root / "d.json").write_text((root / "c.json").read_text(), encoding="utf-8-sig")  # as editors of Windows do
+    assert len(dataset(root, ann_file="d.json")) == 1
+    for options, message in (
+        (dict(names=3), "`names` is 3"),
+        (dict(ignored_class_ids="0"), "`ignored_class_ids` is '0'"),
+        (dict(ignored_class_ids=["0"]), "`ignored_class_ids` is '0' .*an int"),
+        (dict(metainfo=dict(classes="ab")), "`metainfo.classes` is 'ab'; give a list of names"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=message):
+            dataset(root, ann_file="c.json", **options)
     for shortest, message in (
         (65, "leaves out all 1 images, whose shorter sides are below min_size=65"),
         ("64", "is '64'"),

@@ -105,7 +105,7 @@ def test_the_size_of_a_sensor_that_a_file_does_not_say(forked, events, tracker, 
     assert done.returncode == 0, done.stderr[-2000:]
     assert cv2.imread(str(tmp_path / "pictures" / "00001.png")).shape[:2] == (480 + 28, 640 + 480)
     for size, message in (
-        (("96", "20"), "outside the sensor of 20 columns"),
+        (("96", "33"), "outside the sensor of 33 columns"),
         (("0", "9"), "`--sensor` is 0; it must be"),
     ):
         done = forked(*run, "--overwrite", "--sensor", *size)

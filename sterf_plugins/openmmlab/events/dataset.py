@@ -9,7 +9,7 @@ from typing import Any
 from mmdet.datasets import BaseDetDataset
 from tqdm import tqdm
 
-from ...checks import finite_number, one_of, positive_int
+from ...checks import entries, finite_number, one_of, positive_int, whole_number
 from ...events.arrays import sensor_size
 from ...events.random_access import IndexedRecording, index_recording
 from ...files import lines_of
@@ -63,7 +63,9 @@ class EventDetDataset(BaseDetDataset):
         self.window = None if window is None else positive_int("window", window)
         self.count = None if count is None else positive_int("count", count)
         one_of("time_unit", time_unit, UNITS)
-        self.names, self.time_unit, self.ignored_class_ids = names, time_unit, ignored_class_ids
+        self.names = names if names is None or isinstance(names, str) else entries("names", names)
+        ignored = entries("ignored_class_ids", ignored_class_ids)
+        self.time_unit, self.ignored_class_ids = time_unit, [whole_number("ignored_class_ids", i) for i in ignored]
         self.sensor = None if sensor is None else sensor_size(sensor, "sensor")
         self.cache = cache
         super().__init__(*args, **options)
@@ -74,6 +76,8 @@ class EventDetDataset(BaseDetDataset):
         classes = self.metainfo["classes"]
         if not classes:
             raise ValueError("EventDetDataset needs the names of its classes: metainfo=dict(classes=('car', …)).")
+        if isinstance(classes, str):  # of which each letter would be a class; a file that is there has been read
+            raise ValueError(f"`metainfo.classes` is {classes!r}; give a list of names, or a file that is there.")
         if len(set(classes)) < len(classes):
             raise ValueError(f"`metainfo.classes` has a name twice: {', '.join(classes)}.")
         boxes, folder = Path(self.ann_file or self.data_prefix["img"]), Path(self.data_prefix["img"])
@@ -135,7 +139,7 @@ class EventDetDataset(BaseDetDataset):
                 raise ValueError(
                     f"`names` is {names!r}, and there is no file {path}; it has a recording's name a line."
                 )
-            names = lines_of(path)
+            names = tuple(lines_of(path))
         present: dict[str, set[Path]] = {}
         for label in labels:
             present.setdefault(_name(label.recording.with_suffix("")).name, set()).add(label.recording)

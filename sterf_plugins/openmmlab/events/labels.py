@@ -53,11 +53,13 @@ def read_coco(path: Path, folder: Path, classes: Sequence[str], unit: str) -> li
     if not path.is_file():
         raise ValueError(f"there is no file of boxes {path}; give `ann_file`, a COCO json or a folder of .npy files.")
     try:
-        document = json.loads(path.read_text())
+        document = json.loads(path.read_text(encoding="utf-8-sig"))
         numbers = {category["name"]: category["id"] for category in document["categories"]}
         images = [(image, str(image["file_name"])) for image in document["images"]]
         annotations = list(document.get("annotations", ()))
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+        ids = {image.get("id") for image, _ in images}
+        _ = {(annotation.get("image_id"), annotation.get("category_id")) for annotation in annotations}
+    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is no COCO file: {type(error).__name__}: {error}.") from error
     unknown = [name for name in classes if name not in numbers]
     if unknown:
@@ -69,7 +71,6 @@ def read_coco(path: Path, folder: Path, classes: Sequence[str], unit: str) -> li
     if len(set(numbers.values())) < len(document["categories"]):
         listed = ", ".join(f"{category['name']} ({category['id']})" for category in document["categories"])
         raise ValueError(f"{path} has two categories of one name or one id: {listed}.")
-    ids = {image.get("id") for image, _ in images}
     if None in ids or len(ids) < len(images):
         raise ValueError(f"{path} has images without an id, or two with the same; each needs its own.")
     found = defaultdict(list)
