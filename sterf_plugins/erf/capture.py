@@ -216,6 +216,12 @@ class _Pass:
             return (
                 f"{name} is a list of modules, which is never called itself; name its entries, such as {entries[-1]}."
             )
+        inside = next((inner for inner in self.seen.shapes if inner.startswith(f"{name}.")), None)
+        if inside is not None:
+            return (
+                f"{name} runs without being called, as by `{name.rpartition('.')[2]}.forward(x)`, so that nobody sees what it "
+                f"gives; name layers in it, such as {inside}."
+            )
         return f"the forward pass never reached {name}; name layers that it runs."
 
 

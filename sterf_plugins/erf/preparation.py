@@ -1,10 +1,12 @@
 """What is looked up in a model and checked about it before anything is computed."""
 
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -148,10 +150,10 @@ def guarded(forward: Callable[[Any], Any], inputs: Batch) -> Callable[[Any], Any
     def run(x: Any) -> Any:
         try:
             return forward(x)
-        except (RuntimeError, AssertionError, IndexError) as error:
+        except (RuntimeError, AssertionError, LookupError, TypeError, AttributeError) as error:
             if out_of_memory(error):
                 raise
-            line = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+            line = (str(error).splitlines() or [_where(error)])[0].rstrip(".")
             raise ValueError(
                 f"the model's forward pass fails for inputs of {size} (shape {shapes}): {line}. "
                 f"Give the size and the channels that it takes; inputs smaller than its stride are too small. What it needs "
@@ -159,6 +161,12 @@ def guarded(forward: Callable[[Any], Any], inputs: Batch) -> Callable[[Any], Any
             ) from error
 
     return run
+
+
+def _where(error: BaseException) -> str:
+    """What an error without a text is about: its type, and the line of code that raised it."""
+    at = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} at `{at.line}` in {Path(at.filename).name}, line {at.lineno}"
 
 
 def inner_steps(model: nn.Module) -> int | None:

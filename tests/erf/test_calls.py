@@ -120,6 +120,31 @@ def test_layers_before_an_error_of_the_model_have_their_fields():
         compute_erf(model, x, "3")
 
 
+class Strict(nn.Module):
+    """Asks for something without saying what, and runs its head without calling it."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Conv2d(3, 4, 3, 2, 1), nn.Sequential(nn.Conv2d(4, 4, 1), nn.Tanh())
+
+    def forward(self, x, sizes=(1, 1)):
+        if sizes is None:
+            raise AssertionError
+        return self.head.forward(self.body(x))
+
+
+def test_an_assertion_without_a_text_and_a_head_that_is_not_called_are_named():
+    model, x = Strict(), torch.randn(2, 3, 16, 16)
+    with pytest.raises(ValueError, match=r"AssertionError at `raise AssertionError` in test_calls.py, line \d+\. Give"):
+        compute_erf(model, x, "body", forward=lambda model, x: model(x, None))
+    with pytest.raises(
+        ValueError, match=r"forward pass fails for inputs of 16x16 .*`forward=` can give it"
+    ):  # a TypeError
+        compute_erf(model, x, "body", forward=lambda model, x: model(None))
+    result = compute_erf(model, x, ["body", "head"])
+    assert result.layers == ["body"] and "name layers in it, such as head.0" in result.failed["head"]
+
+
 class Exits(Pyramid):
     """Looks at a second level only where the first is bright."""
 

@@ -1,5 +1,7 @@
 """Receptive fields of layers of stock mmdet and mmseg models, against autograd."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -135,3 +137,11 @@ def test_bare_backbones_have_their_stages_as_default_layers(name, options, last)
     assert result.layers[-1].startswith(last) and not result.failed
     sizes = {tuple(result.info["map_size"][layer]) for layer in result.layers}
     assert {tuple(m.shape[2:]) for m in maps} <= sizes
+
+
+def test_detectors_get_no_objects_where_their_heads_ask_for_some():
+    """As that of Sparse R-CNN does, whose forward pass assigns proposals to objects."""
+    detector = sys.modules["mmdet.models"].BaseDetector
+    model = detector.__new__(detector)
+    samples = forward_for(model, ["roi_head"])(lambda images, samples, mode: samples, torch.zeros(2, 3, 8, 8))
+    assert [tuple(s.gt_instances.bboxes.shape) for s in samples] == [(0, 4)] * 2 and samples[0].img_shape == (8, 8)

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -21,10 +22,14 @@ def forward_for(model: Any, layers: str | Sequence[str] | None) -> Callable[[Any
 
 
 def _tensors(model: Any, images: Tensor) -> Any:
-    """The outputs of a detector's heads, with the sizes of the images, which transformers ask for."""
+    """The outputs of a detector's heads, with the sizes of the images and no objects, which some heads ask for."""
     from mmdet.structures import DetDataSample
+    from mmengine.structures import InstanceData
 
     size = tuple(images.shape[-2:])
     sizes = dict.fromkeys(("img_shape", "ori_shape", "pad_shape", "batch_input_shape"), size)
-    samples = [DetDataSample(metainfo=dict(sizes, scale_factor=(1.0, 1.0))) for _ in images]
+    none = dict(bboxes=images.new_zeros(0, 4), labels=images.new_zeros(0, dtype=torch.long))
+    samples = [
+        DetDataSample(metainfo=dict(sizes, scale_factor=(1.0, 1.0)), gt_instances=InstanceData(**none)) for _ in images
+    ]
     return model(images, samples, mode="tensor")
