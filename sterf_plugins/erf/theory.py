@@ -5,6 +5,7 @@ Definitions after Araujo et al. 2019 (doi:10.23915/distill.00021): the output at
 """
 
 from contextlib import suppress
+from fractions import Fraction
 from math import ceil, inf, isfinite, nan
 from typing import Any
 
@@ -109,10 +110,10 @@ def _along(axis: int, image: tuple[int, int], middle: ERFResult, measure: Any) -
     for name in middle.layers:
         cells, more = (r.info["map_size"].get(name, (1, 1))[axis] for r in (middle, (long or [middle])[0]))
         if more > cells:
-            field = _outputs(long, places, name, axis, longer, (longer - length) / (more - cells))
+            field = _outputs(long, places, name, axis, longer, Fraction(longer - length, more - cells))
         else:  # of a model that takes images of one size alone, or behind adaptive pooling
             short = short or [*at(ends[:2], (length, across)), middle]
-            field = _outputs(short, ends, name, axis, length, length / cells)
+            field = _outputs(short, ends, name, axis, length, Fraction(length, cells))
         begin, end = _span(middle.spatial[name], axis)
         seen = (float(end - begin), field[1], cells // 2 * field[1] - begin)
         inside = begin > 0 and end < length
@@ -125,7 +126,7 @@ def _along(axis: int, image: tuple[int, int], middle: ERFResult, measure: Any) -
 
 
 def _outputs(
-    results: list[ERFResult], places: list[float], name: str, axis: int, length: int, stride: float
+    results: list[ERFResult], places: list[float], name: str, axis: int, length: int, ratio: Fraction
 ) -> tuple[float, float, float]:
     """Size, stride and padding of a layer's field by outputs near both ends of an image, and in its middle.
 
@@ -135,8 +136,9 @@ def _outputs(
         name: of the layer.
         axis: along which it is looked at.
         length: of the image.
-        stride: how many pixels more make one output more.
+        ratio: how many pixels more make one output more.
     """
+    stride = float(ratio)
     spans = [_span(result.spatial[name], axis) for result in results if name in result.spatial]
     if len(spans) < len(places):
         return inf, stride, nan
@@ -144,20 +146,16 @@ def _outputs(
     indices = [min(int(p / length * cells), cells - 1) for p in places]
     (_, far), (near, _), (begin, end) = spans
     if begin > 0 and indices[1] > indices[2]:
-        measured = (near - begin) / (indices[1] - indices[2])
-        # The fields of neighbours behind an upsampling lie unevenly, and these two outputs may not be alike.
-        stride = stride if _is_even(stride) and not _is_even(measured) else measured
+        # The fields of neighbours behind an upsampling lie unevenly, and these two outputs may not be alike; and the image may
+        # not be longer by a whole number of strides. Either shows in a fraction of large numbers.
+        measured = Fraction(near - begin, indices[1] - indices[2])
+        stride = float(min((f for f in (measured, ratio) if f > 0), key=lambda f: f.numerator + f.denominator))
     if begin > 0 and end < length:
         return float(end - begin), stride, indices[2] * stride - begin
     if far == length or near == 0:
         return inf, stride, nan
     padding = indices[1] * stride - near
     return far - indices[0] * stride + padding, stride, padding
-
-
-def _is_even(stride: float) -> bool:
-    """Whether whole pixels lie between outputs, or whole outputs between pixels."""
-    return stride > 0 and (stride.is_integer() or (1 / stride).is_integer())
 
 
 def _span(field: np.ndarray, axis: int) -> tuple[int, int]:

@@ -83,6 +83,8 @@ def test_strides_behind_an_upsampling_are_even():
     model = nn.Sequential(nn.Conv2d(1, 1, 2, 2, 1), nn.Upsample(scale_factor=2), nn.Identity())
     field = theoretical_rf(model, (48, 48), "2", in_channels=1, layout="BCHW")["2"]
     assert field.stride == (1, 1)
+    model = nn.Sequential(nn.Conv2d(1, 1, 3, 2, 1), nn.ConvTranspose2d(1, 1, 5, 3, 2))
+    assert theoretical_rf(model, (60, 60), "1", in_channels=1)["1"].stride == pytest.approx((2 / 3, 2 / 3), abs=1e-12)
 
 
 def test_signals_have_fields_of_one_row():
