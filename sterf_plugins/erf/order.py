@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Size, Tensor, nn
 
+from .axes import Axes
 from .batches import Batch, Key
 from .flaws import densest_at, elsewhere, misread, near_target
 from .geometry import Evidence
@@ -33,6 +34,7 @@ _ALONG = 0.3  # correlation of where a map changes with where the input does, al
 # By how much of the number of frames the centre of what changes in a video moves from part to part, if it moves.
 _STILL = 0.05
 _NEAR = 0.6  # share of these changes that lies at the part's place, with a margin of one cell, at least
+_SAME = 0.75  # correlation of what the parts change in two images, at least, if a map is refused
 _BETTER = 1.15  # by how much changes fit the parts better where tokens are counted from others on, if they have to be
 
 
@@ -168,12 +170,23 @@ def orders(
     """
     before = maps(inputs)
     found: dict[str, dict[Key, bool | None]] = {name: {} for name in names}
+
+    def refused(key: Key) -> list[str]:
+        return [name for name, answers in found.items() if answers.get(key, False) is False]
+
     for key in inputs.axes:
+        changed: list[dict[str, Tensor]] = []
         for places in (_CHANGED, _CHANGED_AGAIN):
-            asked = [name for name, answers in found.items() if answers.get(key, False) is False]
+            asked = refused(key)
             changed = [maps(copy) for copy in _changed(inputs, key, places)] if asked else []
             for name in asked:
                 found[name][key] = _follows(before[name], [m[name] for m in changed], places, name in prefixed)
+        if asked := refused(key):
+            turned = inputs.apply(partial(_turned, inputs.axes[key], key))
+            other, others = maps(turned), [maps(copy) for copy in _changed(turned, key, _CHANGED_AGAIN)]
+            for name in asked:
+                y, z = (_compared(b[name], [m[name] for m in ms]) for b, ms in ((before, changed), (other, others)))
+                found[name][key] = False if _alike(y, z) else None
     return found
 
 
@@ -204,15 +217,18 @@ def _changed(inputs: Batch, key: Key, places: tuple[tuple[int, ...], ...]) -> It
         yield inputs.apply(partial(lambda at, k, x: mixed(x, at) if k == key else x, at))
 
 
+def _turned(axes: Axes, of: Key, key: Key, x: Tensor) -> Tensor:
+    """An entry of the inputs turned by half a turn, if it is the one that is asked for."""
+    return axes.restored(axes.ordered(x).flip(-2, -1)) if key == of else x
+
+
 def _follows(
     before: Tensor, changed: list[Tensor], places: tuple[tuple[int, ...], ...], prefixed: bool = False
 ) -> bool | None:
     """Whether the place where a map changes moves with the part of the input that is changed; ``None`` if it hardly moves."""
     size = before.shape[3:]
     places = places[-len(size) :]
-    changes = torch.stack([(y - before).detach().double().square().mean((0, 1, 2)).sqrt() for y in changed])
-    changes = changes.flatten(1) / changes.flatten(1).sum(1, keepdim=True).clamp_min(1e-300)
-    changes -= changes.mean(0)
+    changes = _compared(before, changed)
     strength, excess = float(changes.abs().sum(1).mean()), changes.clamp_min(0)
     few = excess.sum(1).square() < _FEW * excess.shape[1] * excess.square().sum(1)
     if strength < (_LEAST if few.sum() > len(few) // 2 else _CLEAR):
@@ -233,6 +249,23 @@ def _follows(
         spans = [(at * n // PARTS - 1, -(-(at + 1) * n // PARTS) + 1) for at, n in zip(part, size, strict=True)]
         near += bool(more[tuple(slice(max(low, 0), high) for low, high in spans)].sum() > _NEAR * more.sum())
     return near > len(excess) // 2 and not (prefixed and strength > _CLEAR and _shifted(excess, places))
+
+
+def _compared(before: Tensor, changed: list[Tensor]) -> Tensor:
+    """How much more than the others each of some changes of the input changes each cell of a map, (changes, cells)."""
+    changes = torch.stack([(y - before).detach().double().square().mean((0, 1, 2)).sqrt() for y in changed]).flatten(1)
+    changes /= changes.sum(1, keepdim=True).clamp_min(1e-300)
+    return changes - changes.mean(0)
+
+
+def _alike(changes: Tensor, others: Tensor) -> bool:
+    """Whether changes (parts, cells) of two images at the same parts are in the same cells of a map.
+
+    So they are in whatever order tokens are. Attention without a shortcut looks where the image says.
+    """
+    both = [excess - excess.mean(1, keepdim=True) for excess in (changes.clamp_min(0), others.clamp_min(0))]
+    norms = both[0].norm(dim=1) * both[1].norm(dim=1)
+    return bool(((both[0] * both[1]).sum(1) / norms.clamp_min(1e-300)).mean() > _SAME)
 
 
 def _shifted(excess: Tensor, places: tuple[tuple[int, ...], ...]) -> bool:

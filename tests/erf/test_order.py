@@ -184,6 +184,17 @@ def test_queries_of_a_decoder_are_no_map_even_if_they_could_be_a_grid():
         compute_erf(model, torch.randn(2, 1, 32, 32), "out")
 
 
+@pytest.mark.parametrize("seed", [0, 3])
+def test_attention_without_a_shortcut_is_not_refused_by_chance(seed):
+    """A LeViT's first stage ends with one, and with random weights the image alone decides what looks where."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(seed)
+    options = dict(hidden_sizes=[64, 96, 128], num_attention_heads=[2, 3, 4], depths=[1, 1, 1], key_dim=[16, 16, 16])
+    model = transformers.LevitModel(transformers.LevitConfig(**options))
+    result = compute_erf(model, torch.randn(1, 3, 224, 224), "encoder.stages.0")
+    assert result.info["map_size"]["encoder.stages.0"] == [7, 7]
+
+
 class Exchanged(nn.Module):
     """A square map whose rows are the columns of the image."""
 
