@@ -156,7 +156,7 @@ class StagedBackbone(Described):
         """Called by ``torch.jit.script``, which cannot read spikes, whose gradients are functions of our own."""
         raise TypeError(
             f"torch.jit.script cannot compile a {type(self).__name__}: its spikes are autograd functions. Use "
-            f"torch.jit.trace, torch.export or torch.compile."
+            f"torch.jit.trace inside of torch.no_grad(), torch.export or torch.compile."
         )
 
     def run_stages(self, x: Tensor, last: int | None = None) -> list[Tensor]:

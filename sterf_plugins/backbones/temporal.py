@@ -121,5 +121,5 @@ def _sequence(x: Tensor, in_chans: int, steps: int) -> Tensor:
             f"`in_channels`."
         )
     if x.ndim == 5:
-        return channels_last(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+        return channels_last(x.flatten(0, 1)).unflatten(0, (x.shape[0], -1))
     return repeat_still(channels_last(x), steps)

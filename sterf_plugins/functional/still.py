@@ -27,7 +27,7 @@ class _Repeat(torch.autograd.Function):
 def repeat_still(frame: Tensor, steps: int) -> Tensor:
     """Repeat a frame over time, (steps, *frame.shape), without a copy: the time axis has stride 0."""
     if is_traced() or transformed():
-        return frame.expand(steps, *frame.shape)
+        return frame.expand(steps, *[-1] * frame.ndim)
     return _Repeat.apply(frame, steps)
 
 

@@ -21,6 +21,7 @@ h'[t] = x'[t] + c[t - 1] h'[t - 1].
 """
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
@@ -29,7 +30,7 @@ from torch import Tensor
 
 from ..functional.still import is_still
 from ..functional.strides import empty_frames
-from ..functional.torch_kernels import is_mapped, is_traced, transformed
+from ..functional.torch_kernels import is_mapped, transformed
 
 Node = Any  # SpikingJelly's IFNode or LIFNode, which have no types
 if TYPE_CHECKING:  # what the mixin stands in front of
@@ -42,8 +43,8 @@ class _ClosedForm(_Base):
     """Mixin in front of SpikingJelly's node: the same values and first derivatives on a CPU.
 
     The node starts without a state and leaves none behind, so it belongs into a ``StatelessNode``. SpikingJelly's own
-    forward pass runs on a GPU, under autocast, for a compiler or ``torch.jit.trace``, where ``store_v_seq`` is set, and for
-    surrogate functions whose values are not known to be a step, such as those of several levels.
+    forward pass runs on a GPU, under autocast, for a compiler, where ``store_v_seq`` is set, and for surrogate functions whose
+    values are not known to be a step, such as those of several levels. For ``torch.jit.trace`` all is ordinary operations.
     ``torch.func`` and forward-mode differentiation take the closed form on every device, since SpikingJelly's surrogate
     functions support neither ``vmap`` nor ``jvp``.
 
@@ -55,19 +56,24 @@ class _ClosedForm(_Base):
 
     def multi_step_forward(self, x_seq: Tensor) -> Tensor:
         """Spikes (T, ...) for an input (T, ...)."""
-        if not self._has_closed_form(x_seq):
+        if not self.has_closed_form(x_seq):
             return super().multi_step_forward(x_seq)
+        if torch.jit.is_tracing():
+            return _traceable(x_seq, self)
         if not transformed() and not (x_seq.requires_grad and torch.is_grad_enabled()):
             return _fire(x_seq, self)
         still = is_still(x_seq) and not transformed()
         return _Spikes.apply(x_seq, self, still)[0]
 
-    def _has_closed_form(self, x: Tensor) -> bool:
-        if is_traced() or not self.closed_form or self.store_v_seq:
+    def has_closed_form(self, x: Tensor) -> bool:
+        """Whether an input takes our forward pass instead of SpikingJelly's."""
+        if torch.compiler.is_compiling() or not self.closed_form or self.store_v_seq:
             return False
         if not _is_step(self.surrogate_function):
             return False
-        return transformed() or (x.device.type == "cpu" and not torch.is_autocast_enabled("cpu"))
+        return (
+            transformed() or torch.jit.is_tracing() or (x.device.type == "cpu" and not torch.is_autocast_enabled("cpu"))
+        )
 
 
 class IFNode(_ClosedForm, neuron.IFNode):
@@ -93,6 +99,25 @@ def _fire(x: Tensor, node: Node) -> Tensor:
         torch.ge(h, node.v_threshold, out=s)
         _reset(node, h, s, v)
     return spikes
+
+
+def _traceable(x: Tensor, node: Node) -> Tensor:
+    """The same spikes and derivatives in ordinary operations.
+
+    A trace with SpikingJelly's operators in it can neither be loaded where SpikingJelly is not imported, nor become ONNX.
+    """
+    smooth = copy(node.surrogate_function)
+    smooth.spiking = False
+    v = x.new_full((), node.v_reset or 0.0).expand_as(x[0])
+    spikes = []
+    for t in range(x.shape[0]):  # ONNX takes the size of a batch for fixed behind `for frame in x`
+        h = _charge(node, x[t], v)
+        slope = smooth(h - node.v_threshold)
+        s = (h >= node.v_threshold).to(h) + (slope - slope.detach())  # the step, with the surrogate's gradient
+        spikes.append(s)
+        reset = s.detach() if node.detach_reset else s
+        v = h - reset * node.v_threshold if node.v_reset is None else (1.0 - reset) * h + reset * node.v_reset
+    return torch.stack(spikes)
 
 
 class _Spikes(torch.autograd.Function):

@@ -105,7 +105,7 @@ class SelfAttention(Described):
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         n = self.num_heads
         mixed = linear_attention(heads(q, n), heads(k, n), heads(v, n), self.SCALE)
-        return self.lif(mixed.reshape(q.shape))
+        return self.lif(mixed.reshape(len(q), -1, *q.shape[2:]))
 
     def description(self) -> dict[str, int]:
         """What a state dict says of the attention that no shape shows: its number of heads."""

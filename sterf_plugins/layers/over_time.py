@@ -15,4 +15,5 @@ def over_time(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """
     if is_still(x):
         return repeat_still(layer(x[0]), len(x))
-    return layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+    # The batch is -1, not its size, which PyTorch's older ONNX exporter would take for fixed.
+    return layer(x.flatten(0, 1)).unflatten(0, (x.shape[0], -1))

@@ -3,6 +3,7 @@
 import copy
 import io
 import itertools
+from functools import partial
 
 import pytest
 import torch
@@ -221,8 +222,55 @@ def test_a_still_input_whose_steps_have_gradients_of_their_own(layer):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # PyTorch says that this exporter is old
-@pytest.mark.parametrize("build", [lif_node, plif_node])
+@pytest.mark.parametrize("build", [plif_node, partial(lif_node, surrogate_function=surrogate.MultiLevelSpikeCount(2))])
 def test_the_old_onnx_exporter_is_refused_with_the_way(build):
     """It would say at the end of a printed graph that it does not know the operators of SpikingJelly's neurons."""
     with pytest.raises(TypeError, match=r"dynamo=False\) has no operator for a .*LIFNode; export with dynamo=True"):
         torch.onnx.export(build(T=2).eval(), (torch.zeros(1, 2),), io.BytesIO(), dynamo=False)
+
+
+class _Weighted(torch.nn.Module):
+    """A node behind a parameter, as inside of a model."""
+
+    def __init__(self, node):
+        super().__init__()
+        self.node, self.weight = node, torch.nn.Parameter(torch.ones((), dtype=torch.float64))
+
+    def forward(self, x):
+        return self.node(x * self.weight)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize(("build", "kind", "options"), KINDS)
+@pytest.mark.parametrize("detach", [True, False])
+def test_a_trace_has_ordinary_operations_and_the_same_derivatives(build, kind, options, detach):
+    """Where SpikingJelly is not imported, nothing knows its operators."""
+    for reset, function in zip(RESETS, SURROGATES, strict=True):
+        same = dict(v_reset=reset, detach_reset=detach, surrogate_function=function, v_threshold=0.5, **options)
+        model = _Weighted(build(**same)).double()
+        x, other = 2 * torch.randn(2, 4, 3, 5, dtype=torch.float64)
+        traced = torch.jit.trace(model, x)
+        assert {node.kind().split("::")[0] for node in traced.inlined_graph.nodes()} == {"aten", "prim"}
+        assert "PythonOp" not in str(traced.inlined_graph)
+        other.requires_grad_()
+        ours, theirs = traced(other), model(other)
+        assert torch.equal(ours, theirs) and 0 < ours.mean() < 1
+        (a,), (b,) = (torch.autograd.grad(y, other, torch.arange(60.0).view(4, 3, 5)) for y in (ours, theirs))
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_the_older_onnx_exporter_writes_a_file_for_any_batch(tmp_path):
+    """timm's ``onnx_export.py`` calls it."""
+    runtime = pytest.importorskip("onnxruntime")
+    model = torch.nn.Sequential(SpikingConv(3, 4, 3), SpikingConv(4, 4)).eval()
+    for part in model:
+        torch.nn.init.normal_(part.conv_bn.conv.weight)
+    file, axes = str(tmp_path / "model.onnx"), {"x": {1: "batch"}}
+    example = torch.randn(2, 1, 3, 6, 6)
+    torch.onnx.export(model, (example,), file, dynamo=False, input_names=["x"], dynamic_axes=axes)
+    x = torch.randn(2, 3, 3, 6, 6)
+    (found,) = runtime.InferenceSession(file).run(None, {"x": x.numpy()})
+    expected = model(x)
+    assert expected.any() and (expected[:, 0] != expected[:, 1]).any()
+    assert torch.equal(torch.from_numpy(found), expected)
