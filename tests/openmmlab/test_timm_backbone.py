@@ -156,6 +156,15 @@ def test_a_checkpoint_is_loaded_strictly(name, classes, tmp_path):
         build(name, checkpoint_path=str(path), **options)
 
 
+def test_configs_of_mmsegs_own_class(tmp_path):
+    net = build("sdtv3_nano", features_only=True, **NANO)
+    assert len(net(images(1))) == 5
+    with pytest.raises(ValueError, match="`features_only` is False; a backbone gives feature maps"):
+        build("sdtv3_nano", features_only=False, **NANO)
+    with pytest.raises(ValueError, match=r"`checkpoint_path`: there is no file .*none\.pth"):
+        build("sdtv3_nano", checkpoint_path=str(tmp_path / "none.pth"), **NANO)
+
+
 def test_a_published_checkpoint(golden, tmp_path):
     _, arrays, state = golden.case("bb_det_srb_t8")
     path = tmp_path / "published.pth"

@@ -5,6 +5,7 @@ import re
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -53,6 +54,7 @@ class TIMMBackbone(Freezing):
             and computes norms and spikes again.
         init_cfg: mmengine's initialisation. Of type "Pretrained" it is a checkpoint of this backbone, or of a detector or
             segmentor with it, and every entry must be there.
+        features_only: configs of mmseg's ``TIMMBackbone`` say it; it can only be true.
         **kwargs: passed to ``timm.create_model``.
 
     Raises:
@@ -74,6 +76,7 @@ class TIMMBackbone(Freezing):
         with_cp: bool = False,
         memory_efficient: bool = False,
         init_cfg: Mapping | None = None,
+        features_only: bool = True,
         **kwargs,
     ):
         super().__init__(init_cfg)
@@ -81,10 +84,14 @@ class TIMMBackbone(Freezing):
         for name, value in dict(pretrained=pretrained, with_cp=with_cp, memory_efficient=memory_efficient).items():
             flag(name, value)
         fields = dict(stem) if isinstance(stem, Mapping) and "type" not in stem else None  # not a plugin
+        if not features_only:
+            raise ValueError("`features_only` is False; a backbone gives feature maps, so leave it out.")
         kwargs |= _plugin_arguments(model_name, None if fields else stem, mixer)
         kwargs["in_chans"] = _channels_given(in_channels, kwargs)
         if out_indices is not None:
             kwargs["out_indices"] = check_out_indices(model_name, out_indices, **kwargs)
+        if checkpoint_path and not Path(checkpoint_path).is_file():
+            raise ValueError(f"`checkpoint_path`: there is no file {checkpoint_path}; nothing is downloaded.")
         if checkpoint_path:  # before timm cuts off what makes no features; its own `checkpoint_path` is loaded after it
             overlay = kwargs.get("pretrained_cfg_overlay") or {}
             kwargs["pretrained_cfg_overlay"] = {**overlay, "file": checkpoint_path, "source": ""}
