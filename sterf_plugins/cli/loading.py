@@ -197,7 +197,7 @@ def build_config(config: Any, label: str) -> Loaded:
 
     from ..openmmlab.configs.reading import revert_sync_bn, without_weight_files
 
-    if "model" not in config:
+    if not config.get("model"):
         raise ValueError(f"config {label!r} has no `model`.")
     if not torch.cuda.is_available():
         revert_sync_bn(config)

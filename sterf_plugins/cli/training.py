@@ -87,6 +87,8 @@ def changed_config(args: argparse.Namespace, tell: Callable[[str], None] = LOG) 
         swap_stem(config, args.stem)
     if args.cfg_options:
         merge_options(config, args.cfg_options)
+    if not config.get("model"):
+        raise ValueError(f"config {args.config!r} has no `model`.")
     _leave_out_hooks(config)
     return config
 

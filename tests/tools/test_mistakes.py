@@ -168,6 +168,11 @@ MISTAKES = {
         ],
         "which knows the layers of ConvNeXt, and in mmseg of BEiT and MAE, and model.backbone is SDTV3: --cfg-options",
     ),
+    "a mistyped optimizer": (
+        DETECTOR,
+        ["optim_wrapper.optimizer.type=AdamWw"],
+        "optim_wrapper.optimizer.type is 'AdamWw', and there is no such optimizer; near: AdamW",
+    ),
     "half of a validation": (
         DETECTOR,
         ["val_cfg=None"],
@@ -246,6 +251,13 @@ def test_a_mistake_is_found_and_the_advice_mends_it(case, shapes, tmp_path):
     if remedy and "FOLDER" not in message:
         again = found(config, [*settings, *remedy], tmp_path)
         assert again != message and again.split(":")[0] != message.split(":")[0], again
+
+
+@pytest.mark.parametrize("text", ["", "model = None", "model = dict()"])
+def test_a_config_without_a_model(text, tmp_path):
+    config = tmp_path / "empty.py"
+    config.write_text(text)
+    assert found(config, ["a=1"], tmp_path / "work") == f"config {str(config)!r} has no `model`."
 
 
 def test_the_advice_is_read_as_a_shell_reads_it():

@@ -1,5 +1,6 @@
 """Checks of a config that its dataloaders, loops, optimizer, schedules and metrics fit together."""
 
+import difflib
 import json
 import logging
 from collections.abc import Iterator
@@ -9,10 +10,11 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
+from mmengine.registry import OPTIMIZERS
 from torch import nn
 
 from .data_checks import PROBE_BYTES, datasets, full_path, is_kind_of
-from .types import type_name
+from .types import registered, type_name
 
 
 def check_loops(config: Config, *phases: str) -> None:
@@ -23,6 +25,7 @@ def check_loops(config: Config, *phases: str) -> None:
         check_annotations_of_metrics(config, phase)
     if "train" in phases:
         check_epochs(config)
+        check_optimizer(config)
         check_rates_by_layers(config)
 
 
@@ -88,6 +91,18 @@ def check_epochs(config: Config) -> None:
                 f"{where} ({type_name(schedule)}) changes at the end of epochs, and train_cfg (IterBasedTrainLoop) has none: "
                 f"--cfg-options {where}.by_epoch=False, with begin and end in iterations."
             )
+
+
+def check_optimizer(config: Config) -> None:
+    """Raise ``ValueError`` for an optimizer of a name that is not registered; mmengine's error does not name it."""
+    wrapper: Any = config.get("optim_wrapper") or {}
+    optimizer: Any = wrapper.get("optimizer") or {}
+    if optimizer.get("type") and registered(optimizer, OPTIMIZERS, config) is None:
+        near = difflib.get_close_matches(optimizer.type, list(OPTIMIZERS.module_dict), 5, 0.5) or ["AdamW", "SGD"]
+        raise ValueError(
+            f"optim_wrapper.optimizer.type is {optimizer.type!r}, and there is no such optimizer; near: {', '.join(near)}: "
+            f"--cfg-options optim_wrapper.optimizer.type={near[0]}"
+        )
 
 
 def check_rates_by_layers(config: Config) -> None:
