@@ -177,7 +177,7 @@ def settings_in(marker: str | os.PathLike) -> dict[str, Any] | None:
     """What a tool has written into the JSON file that marks its folder; ``None`` if it is missing, or of something else."""
     try:
         found = json.loads(Path(marker).read_bytes())
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
     return found if isinstance(found, dict) else None
 

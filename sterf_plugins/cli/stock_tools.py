@@ -78,6 +78,7 @@ def run_stock_tool(name: str, library: str | None, arguments: Sequence[str]) -> 
     path = find_tool(name, library, arguments)
     sys.argv = [str(path), *(str(config_path(a)) if a.startswith(CONFIG_PREFIXES) else a for a in arguments)]
     sys.path.insert(0, str(path.parent))
+    sys.path.append(str(next(p for p in path.parents if p.name == ".mim")))  # one imports `tools.…`, another tool
     try:
         with torch.serialization.safe_globals(harmless_globals()):
             runpy.run_path(str(path), run_name="__main__")

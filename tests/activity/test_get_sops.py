@@ -34,6 +34,8 @@ def test_the_tool(forked, tmp_path):
     assert record["weights"] == "random weights, BatchNorm statistics of 8 inputs" and record["not_counted"] == {}
     failed = forked(TOOL, *options, "--time-steps", 0)
     assert failed.returncode == 2 and "--time-steps is 0; it must be at least 1" in failed.stderr
+    failed = forked(TOOL, *options, "--maps", tmp_path / "maps.pdf")
+    assert failed.returncode == 2 and "maps.pdf is written as PNG; give a name that ends in .png" in failed.stderr
     failed = forked(TOOL, "resnet18", "--input-size", "32", "32")
     assert failed.returncode == 2 and "no spiking neuron layer" in failed.stderr
 

@@ -171,6 +171,7 @@ def test_videos_of_other_velocities_have_other_folders(tmp_path):
     assert [make_events.in_name(value) for value in (0.2, 1, 0.125, 0.124)] == ["0.20", "1.00", "0.125", "0.124"]
     (tmp_path / "events.json").write_text("no JSON")
     assert settings_in(tmp_path / "events.json") is None and settings_in(tmp_path / "none.json") is None
+    assert settings_in(tmp_path / "events.json" / "of a file.json") is None
 
 
 @pytest.mark.parametrize("settings", [None, "{}"])

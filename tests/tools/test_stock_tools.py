@@ -138,5 +138,6 @@ def test_mistakes_and_configs_by_package(run, tmp_path):
     assert result.returncode == 2
     assert result.stderr.startswith("sterf run get_flops: error: sterf_plugins has no config 'shapes/none.py'; near: ")
     assert "usage: " in run("get_flops", "--library", "mmdet", "--help", cwd=tmp_path).stdout  # the tool's own help
+    assert "--corruptions" in run("test_robustness", "--help", cwd=tmp_path).stdout  # it imports another tool
     listing = run(cwd=tmp_path).stdout
     assert "mmdet analysis_tools: analyze_logs" in listing and "mmseg misc: misc/browse_dataset" in listing

@@ -147,6 +147,8 @@ def main() -> None:
     check_device(args.device)
     for path in filter(None, (args.csv, args.maps)):
         check_new(path, args.overwrite)
+    if args.maps and args.maps.suffix.lower() != ".png":
+        raise ValueError(f"--maps {args.maps} is written as PNG; give a name that ends in .png.")
     if args.pretrained:
         check_pretrained([args.model])
     torch.manual_seed(args.seed)
