@@ -34,7 +34,7 @@ from .protocols import Protocol
 from .running import Running
 from .single import mixes_inputs
 from .sizer import Sizer
-from .starts import Passes, Settings
+from .starts import Facts, Passes, Settings
 
 LEAST_INPUTS = 8  # inputs that must be done before a relative error is trusted
 
@@ -244,5 +244,6 @@ def _identity(
         weight=told_weight(settings.weight),
         total=total,
         sums=sums,
+        facts=list(Facts.__annotations__),  # of a state of another version they would be others
         **options,
     )

@@ -133,8 +133,11 @@ def _prefixed(evidence: Evidence, name: str, fact: Facts) -> bool:
 
 
 def _may_be_queries(passes: Passes, fact: Facts, batch: int) -> bool:
-    """Whether an output has as many tokens as the model begins with, whatever the inputs are, ``batch`` of them."""
-    counts = {math.prod(fact.size) + prefix for prefix in prefix_counts(passes.geometry)}
+    """Whether an output has as many tokens as the model begins with, whatever the inputs are, ``batch`` of them.
+
+    Such tokens may have been taken for channels, where one for each of their channels fits a map.
+    """
+    counts = {fact.channels, *(math.prod(fact.size) + prefix for prefix in prefix_counts(passes.geometry))}
     return fact.tokens and bool(counts & (passes.seen.queries - {1, batch}))
 
 

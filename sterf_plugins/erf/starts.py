@@ -50,6 +50,7 @@ class Facts:
 
     Attributes:
         size: (h, w) of the output as a map; (d, h, w) for videos and volumes.
+        channels: C of the output as a map.
         tokens: whether it is a list of tokens, whose order in the map was not said but inferred.
         inferred: whether the order of its tokens was inferred, or that of its axes although its size is no likely one, or may
             be that of a matrix over tokens.
@@ -60,6 +61,7 @@ class Facts:
     """
 
     size: tuple[int, ...]
+    channels: int
     tokens: bool
     inferred: bool
     constant: bool
@@ -206,7 +208,7 @@ def _starts(
         target, size = output.target, tuple(y.shape[3:])
         likely = size[-2:] in geometry.grids() and (tokens or not evidence.matrix(size))
         told = target.layout or target.grid or layout_of(target.module) == "BCHW" or likely
-        facts = Facts(size, tokens, tokens or not told, constant, output.spikes)
+        facts = Facts(size, y.shape[2], tokens, tokens or not told, constant, output.spikes)
         if settings.rectified:
             y = y.relu()  # at each place, before a sum over places
         wanted = {place for p in settings.protocols.values() for place in p.places(settings.places, tokens)}

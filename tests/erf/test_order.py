@@ -184,6 +184,28 @@ def test_queries_of_a_decoder_are_no_map_even_if_they_could_be_a_grid():
         compute_erf(model, torch.randn(2, 1, 32, 32), "out")
 
 
+def test_queries_are_not_taken_for_the_channels_of_a_map():
+    """Each of 50 queries has a box, whose four numbers fit a map of 2x2."""
+
+    class Boxes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.Tanh())
+            self.embed, self.box = nn.Linear(8, 8), nn.Sequential(nn.Linear(8, 4), nn.Sigmoid())
+            self.query = nn.Parameter(torch.randn(50, 8))
+
+        def forward(self, x):
+            y = self.net(x).flatten(2)
+            looks = (self.embed(self.query[None].detach()) @ y).softmax(-1)
+            return self.box(self.query + looks @ y.transpose(1, 2))
+
+    torch.manual_seed(0)
+    model = Boxes()
+    model.embed.requires_grad_(False)
+    result = compute_erf(model, torch.randn(2, 3, 64, 64), ["net", "box"])
+    assert result.layers == ["net"] and "its map of 2x2 changes elsewhere than the input does" in result.failed["box"]
+
+
 @pytest.mark.parametrize("seed", [0, 3])
 def test_attention_without_a_shortcut_is_not_refused_by_chance(seed):
     """A LeViT's first stage ends with one, and with random weights the image alone decides what looks where."""
