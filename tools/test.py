@@ -112,7 +112,8 @@ def main() -> None:
     check_complete(config, "test")  # before the options change its parts
     prepare(config, args)
     cli.check_config(config, "test")
-    runner = cli.build_runner(config, adapted)
+    with cli.record_kept(config):
+        runner = cli.build_runner(config, adapted)
     cli.check_checkpoint(runner, args.checkpoint, strict=True)
     runner.test()
     del runner

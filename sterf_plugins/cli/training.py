@@ -1,14 +1,19 @@
 """Shared by the training and test tools: command-line options, and configs that fit this machine."""
 
 import argparse
+import ast
 import gc
+import io
 import os
-from collections.abc import Callable, Mapping, Sequence
+import tokenize
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 import torch.distributed.nn  # imported before any process group exists: default arguments would keep it alive
 from mmengine.config import Config
+from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.registry import MODELS, RUNNERS
@@ -16,6 +21,7 @@ from mmengine.runner import Runner
 
 from ..checkpoints import state_dict_of
 from ..checkpoints.reading import averaged_beside
+from ..files import replacing
 from ..openmmlab.configs.adapt import INTERFACES, LOG, swap_backbone
 from ..openmmlab.configs.data_checks import check_data
 from ..openmmlab.configs.image_checks import other_images
@@ -110,7 +116,8 @@ def read_config(args: argparse.Namespace, tell: Callable[[str], None] = LOG) -> 
     elif not config.get("work_dir"):
         config.work_dir = str(Path("work_dirs") / Path(args.config.split("::")[-1]).stem)
     check_writable(Path(config.work_dir), "--work-dir")
-    if Path(config.work_dir).resolve() == Path(config.filename).resolve().parent:
+    file = Path(config.filename)
+    if Path(config.work_dir).resolve() == file.resolve().parent and not _is_record(file):
         raise ValueError(
             f"--work-dir {config.work_dir} is the config's own folder, where the complete config that a training writes "
             f"down would replace it; give another folder."
@@ -118,6 +125,28 @@ def read_config(args: argparse.Namespace, tell: Callable[[str], None] = LOG) -> 
     if not torch.cuda.is_available():
         _fit_cpu(config, tell)
     return config
+
+
+def _is_record(file: Path) -> bool:
+    """Whether a config is the complete one that a training wrote down: written again it says the same, and loses no comment."""
+    if file.suffix != ".py":
+        return False
+    text, again = file.read_text(encoding="utf-8"), Config.fromfile(file).pretty_text
+    comments = [t for t in tokenize.generate_tokens(io.StringIO(text).readline) if t.type == tokenize.COMMENT]
+    return not comments and ast.dump(ast.parse(text)) == ast.dump(ast.parse(again))
+
+
+@contextmanager
+def record_kept(config: Config) -> Iterator[None]:
+    """The complete config that a training wrote into the work directory stays; mmengine writes that of a test in its place."""
+    record = Path(config.work_dir, Path(config.filename).name)
+    before = record.read_bytes() if record.is_file() else None
+    try:
+        yield
+    finally:
+        if before is not None and is_main_process():
+            with replacing(record) as partial:
+                partial.write_bytes(before)
 
 
 def _leave_out_hooks(config: Config) -> None:

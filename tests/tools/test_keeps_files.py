@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 
 from sterf_plugins.files import (
     check_claim,
@@ -279,6 +280,11 @@ def test_training_does_not_replace_its_own_config(forked, tmp_path):
     config = tmp_path / "mine.py"
     config.write_text(f"_base_ = {os.fspath(SEGMENTOR)!r}\n")
     text = config.read_text()
+    assert "is the config's own folder" in refused(forked, "train.py", config, "--work-dir", tmp_path)
+    assert config.read_text() == text
+    Config.fromfile(config).dump(config)
+    text = "# mine\n" + config.read_text()
+    config.write_text(text)
     assert "is the config's own folder" in refused(forked, "train.py", config, "--work-dir", tmp_path)
     assert config.read_text() == text
 

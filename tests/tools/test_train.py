@@ -165,13 +165,15 @@ def test_train_then_test_then_pictures(run, shapes, tmp_path):
     data = detection_data(shapes)
     train, checkpoint = ROOT / "tools" / "train.py", tmp_path / "epoch_1.pth"
     run(train, DETECTOR, "--work-dir", tmp_path, train_cfg__max_epochs=1, default_hooks__erf=None, **data)
+    record = tmp_path / DETECTOR.name  # the complete config, whose work directory is its own folder
+    written = record.read_text()
     result = run(
-        ROOT / "tools" / "test.py", DETECTOR, checkpoint, "--work-dir", tmp_path / "t", "--out", tmp_path / "out.pkl",
-        "--show-dir", "shown", fresh=True, **data,
-    )  # fmt: skip
+        ROOT / "tools" / "test.py", record, checkpoint, "--out", tmp_path / "out.pkl", "--show-dir", "shown", fresh=True
+    )
     assert "coco/bbox_mAP_50" in result.stdout + result.stderr
+    assert record.read_text() == written
     assert (tmp_path / "out.pkl").is_file()
-    assert len(list((tmp_path / "t").rglob("shown/*.jpg"))) == 6
+    assert len(list(tmp_path.rglob("shown/*.jpg"))) == 6
 
 
 def same_weights(a, b) -> bool:
@@ -199,7 +201,7 @@ def test_resume_continues_bit_exactly(run, shapes, tmp_path, task):
     run(tool, config, "--work-dir", tmp_path / "through", **short)
     run(tool, config, "--work-dir", tmp_path / "halves", **{**short, **half})
     assert same_weights(tmp_path / "through" / first, tmp_path / "halves" / first)
-    run(tool, config, "--work-dir", tmp_path / "halves", "--resume", **short)
+    run(tool, tmp_path / "halves" / config.name, "--resume", **short)  # as written down by the first half
     assert same_weights(tmp_path / "through" / last, tmp_path / "halves" / last)
 
 
