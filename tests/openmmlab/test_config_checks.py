@@ -15,10 +15,12 @@ from sterf_plugins.openmmlab.configs.data_checks import check_data  # noqa: E402
 from sterf_plugins.openmmlab.configs.loop_checks import (  # noqa: E402
     check_complete,
     check_epochs,
+    check_numbers,
     check_rates_by_layers,
     check_workers,
 )
 from sterf_plugins.openmmlab.configs.model_checks import check_model  # noqa: E402
+from sterf_plugins.openmmlab.configs.reading import load_config  # noqa: E402
 
 # Each of another kind: cascades, panoptic and instance heads of one architecture, stuff heads, class-agnostic and
 # point heads, wrapped data sets and detectors, videos, texts, one sigmoid output, border heads, repeated data sets.
@@ -120,3 +122,23 @@ def test_a_phase_that_is_needed_is_there():
     check_complete(config, "val")
     with pytest.raises(ValueError, match="no test: set test_cfg, test_dataloader and test_evaluator, for instance"):
         check_complete(config, "test")
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "allowed"),
+    [
+        ("train_dataloader.batch_size", 0, "a whole number >= 1"),
+        ("train_dataloader.batch_size", 2.5, "a whole number >= 1"),
+        ("train_dataloader.num_workers", -1, "a whole number >= 0"),
+        ("train_cfg.max_epochs", "12", "a whole number >= 1"),
+        ("train_cfg.val_interval", 0, "a whole number >= 1"),
+        ("optim_wrapper.optimizer.lr", "abc", "a number >= 0"),
+        ("optim_wrapper.optimizer.lr", -0.1, "a number >= 0"),
+    ],
+)
+def test_numbers_that_cannot_be_are_named(setting, value, allowed):
+    config = load_config("mmdet::retinanet/retinanet_r18_fpn_1x_coco.py")
+    check_numbers(config, "train", "val")
+    config.merge_from_dict({setting: value})
+    with pytest.raises((ValueError, TypeError), match=rf"`{setting}` is {value!r}.*; it must be {allowed}"):
+        check_numbers(config, "train", "val")

@@ -4,6 +4,7 @@ import difflib
 import json
 import logging
 from collections.abc import Iterator
+from functools import reduce
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from mmengine.logging import print_log
 from mmengine.registry import OPTIMIZERS
 from torch import nn
 
+from ...checks import number
 from .data_checks import PROBE_BYTES, datasets, full_path, is_kind_of
 from .types import registered, type_name
 
@@ -20,6 +22,7 @@ from .types import registered, type_name
 def check_loops(config: Config, *phases: str) -> None:
     """Raise ``ValueError`` if a dataloader, a loop, a schedule or a metric does not fit the others."""
     check_complete(config, *phases)
+    check_numbers(config, *phases)
     for phase in phases:
         check_workers(config, f"{phase}_dataloader")
         check_annotations_of_metrics(config, phase)
@@ -57,6 +60,24 @@ def check_complete(config: Config, *needed: str) -> None:
                 f"{lacking} is not set, and {' and '.join(given)} {'is' if len(given) == 1 else 'are'}: to leave out "
                 f"{phase}, --cfg-options {' '.join(f'{name}=None' for name in names)}; else set all three."
             )
+
+
+def check_numbers(config: Config, *phases: str) -> None:
+    """Raise ``ValueError`` or ``TypeError`` for numbers of loaders and of a training that cannot be; PyTorch does not name them."""
+
+    def check(section: str, name: str, least: int, whole: bool = True) -> None:
+        value = reduce(lambda node, key: node.get(key) or {}, section.split("."), config).get(name)
+        if value is not None:
+            allowed = f"a {'whole ' if whole else ''}number >= {least}"
+            number(f"{section}.{name}", value, lambda n: n >= least and (n.is_integer() or not whole), allowed)
+
+    for phase in phases:
+        check(f"{phase}_dataloader", "batch_size", 1)
+        check(f"{phase}_dataloader", "num_workers", 0)
+    if "train" in phases:
+        for name in ("max_epochs", "max_iters", "val_interval"):
+            check("train_cfg", name, 1)
+        check("optim_wrapper.optimizer", "lr", 0, whole=False)
 
 
 def check_workers(config: Config, key: str) -> None:
