@@ -68,10 +68,10 @@ def wrongly_read(
 
     with torch.no_grad():
         prefixed = {name for name, fact in names.items() if _prefixed(evidence, name, fact)}
-        by_entry = orders(names, partial(maps, 0), inputs, prefixed)
+        by_entry = orders(names, partial(maps, 0), inputs, prefixed, drawn)
         found = {name: any_of(answers.values()) for name, answers in by_entry.items()}
         for seed in (1, 2) if True in drawn else ():  # tokens that are chosen at random may be in order by chance
-            again = orders(doubtful, partial(maps, seed), inputs, prefixed)
+            again = orders(doubtful, partial(maps, seed), inputs, prefixed, drawn)
             found |= {name: False for name, answers in again.items() if any_of(answers.values()) is False}
     likely = evidence.grids()
     learnt = _learnt_tokens(passes.model, passes.seen.shapes.values())
@@ -161,7 +161,11 @@ def _learnt_tokens(model: nn.Module, shapes: Iterable[Size]) -> set[int]:
 
 
 def orders(
-    names: Iterable[str], maps: Callable[[Batch], dict[str, Tensor]], inputs: Batch, prefixed: Collection[str] = ()
+    names: Iterable[str],
+    maps: Callable[[Batch], dict[str, Tensor]],
+    inputs: Batch,
+    prefixed: Collection[str] = (),
+    drawn: Collection[bool] = (),
 ) -> dict[str, dict[Key, bool | None]]:
     """Whether each of some layers has its tokens in the order of each entry; ``None`` where that cannot be told.
 
@@ -170,6 +174,7 @@ def orders(
         maps: the function that runs the model, and gives each layer's map (T, B, C, h, w) or (1, B, C, d, h, w).
         inputs: some inputs, whose entries with maps are changed.
         prefixed: the layers that have other tokens than those of the image, which may be shifted by these.
+        drawn: holds True once ``maps`` has taken random numbers, as for masks: what is masked shows in no image what it changes.
     """
     before = maps(inputs)
     found: dict[str, dict[Key, bool | None]] = {name: {} for name in names}
@@ -184,7 +189,7 @@ def orders(
             changed = [maps(copy) for copy in _changed(inputs, key, places)] if asked else []
             for name in asked:
                 found[name][key] = _follows(before[name], [m[name] for m in changed], places, name in prefixed)
-        if asked := refused(key):
+        if True not in drawn and (asked := refused(key)):
             turned = inputs.apply(partial(_turned, inputs.axes[key], key))
             other, others = maps(turned), [maps(copy) for copy in _changed(turned, key, _CHANGED_AGAIN)]
             for name in asked:

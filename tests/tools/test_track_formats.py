@@ -1,6 +1,5 @@
 """tools/track.py on a small recording in every format that can be read, by frames, by interval, and from labels beside it."""
 
-import runpy
 from pathlib import Path
 
 import cv2
@@ -20,6 +19,7 @@ from sterf_plugins.events import Events, Frame, open_recording, write_recording 
 from sterf_plugins.openmmlab.configs.reading import load_config, merge_options  # noqa: E402
 from sterf_plugins.tracking.drawing import BOX, LABEL, draw_step  # noqa: E402
 from sterf_plugins.tracking.follow import Step  # noqa: E402
+from sterf_plugins.tracking.recordings import event_images  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOL, CONFIG = ROOT / "tools" / "track.py", ROOT / "configs" / "sd_track" / "sdtrack-tiny-1x4_conv_fe108.py"
@@ -170,7 +170,6 @@ def test_images_after_the_end_of_the_recording_are_refused(tmp_path):
     """With an interval that is too long for the labels, the later images would be empty."""
     few = Events.of([0, 5, 9], [1, 2, 3], [1, 2, 3], [0, 1, 1])
     recording = open_recording(write_recording(tmp_path / "few.h5", few, SIZE))
-    images = runpy.run_path(str(TOOL), run_name="tool")["images"]
-    assert len(list(images(recording, np.array([0, 5, 10]), 1))) == 2
+    assert len(list(event_images(recording, np.array([0, 5, 10]), 1))) == 2
     with pytest.raises(ValueError, match=r"no event in the last 3 of 4 images, from 10 .s on; give a shorter interval"):
-        list(images(recording, np.array([0, 10, 20, 30, 40]), 1))
+        list(event_images(recording, np.array([0, 10, 20, 30, 40]), 1))
