@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_floating, flag, fraction, positive_int
+from ..checks import check_floating, check_steps, flag, fraction, positive_int
 from ..functional.still import repeat_still
 from ..functional.strides import channels_last
 from .base import StagedBackbone
@@ -121,5 +121,6 @@ def _sequence(x: Tensor, in_chans: int, steps: int) -> Tensor:
             f"`in_channels`."
         )
     if x.ndim == 5:
+        check_steps("x", x)
         return channels_last(x.flatten(0, 1)).unflatten(0, (x.shape[0], -1))
     return repeat_still(channels_last(x), steps)

@@ -34,7 +34,7 @@ _ALONG = 0.3  # correlation of where a map changes with where the input does, al
 # By how much of the number of frames the centre of what changes in a video moves from part to part, if it moves.
 _STILL = 0.05
 _NEAR = 0.6  # share of these changes that lies at the part's place, with a margin of one cell, at least
-_SAME = 0.75  # correlation of what the parts change in two images, at least, if a map is refused
+_SAME = 0.75  # correlation of where the parts change a map in two images, at least, if a map is refused
 _BETTER = 1.15  # by how much changes fit the parts better where tokens are counted from others on, if they have to be
 
 
@@ -269,9 +269,11 @@ def _compared(before: Tensor, changed: list[Tensor]) -> Tensor:
 def _alike(changes: Tensor, others: Tensor) -> bool:
     """Whether changes (parts, cells) of two images at the same parts are in the same cells of a map.
 
-    So they are in whatever order tokens are. Attention without a shortcut looks where the image says.
+    So they are in whatever order tokens are. Attention without a shortcut looks where the image says. Roots are compared,
+    since how much a cell changes depends on the image.
     """
-    both = [excess - excess.mean(1, keepdim=True) for excess in (changes.clamp_min(0), others.clamp_min(0))]
+    roots = (x.clamp_min(0).sqrt() for x in (changes, others))
+    both = [root - root.mean(1, keepdim=True) for root in roots]
     norms = both[0].norm(dim=1) * both[1].norm(dim=1)
     return bool(((both[0] * both[1]).sum(1) / norms.clamp_min(1e-300)).mean() > _SAME)
 

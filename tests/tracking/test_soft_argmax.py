@@ -79,7 +79,7 @@ def test_positions():
 def test_bad_input():
     with pytest.raises(ValueError, match="allowed: 'linspace', 'centre'"):
         SoftArgmax2d("center")
-    with pytest.raises(ValueError, match=r"must be in \(0, 2\)"):
+    with pytest.raises(ValueError, match=r"`k` is 2.5; it must be a number in \(0, 2\)"):
         LeakyReadout(2.5)
     with pytest.raises(ValueError, match="T is 0"):
         LeakyReadout()(torch.zeros(0, 1, 2))
