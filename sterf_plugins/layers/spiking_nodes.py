@@ -84,8 +84,8 @@ def check_takes_maps(neuron: nn.Module) -> nn.Module:
 
 @torch.fx.wrap  # one step of a traced model, since nodes loop over time and keep a state meanwhile
 def _run_fresh(node: Any, x: Tensor) -> Tensor:
-    ordinary = isinstance(node, (IFNode, LIFNode)) and node.has_closed_form(x)
-    if torch.jit.is_tracing() and torch.onnx.is_in_onnx_export() and not ordinary:
+    exported = torch.jit.is_tracing() and torch.onnx.is_in_onnx_export()
+    if exported and not (isinstance(node, (IFNode, LIFNode)) and node.has_closed_form(x)):
         raise TypeError(
             f"torch.onnx.export(dynamo=False) has no operator for a {type(node).__name__}; export with dynamo=True, or by "
             f"sterf deploy MODEL CHECKPOINT --onnx."
