@@ -76,13 +76,18 @@ def check_floating(name: str, x: Any) -> None:
         raise TypeError(f"`{name}` has dtype {x.dtype}; it must be a floating-point tensor (use {name}.float()).")
 
 
-def check_images(x: Any, in_chans: int) -> None:
-    """Raise ``TypeError`` or ``ValueError`` unless a backbone's input are images (B, in_chans, H, W) of floating point."""
+def check_images(x: Any, in_chans: int, or_frames: bool = False) -> None:
+    """Raise ``TypeError`` or ``ValueError`` unless a backbone's input are images (B, in_chans, H, W) of floating point.
+
+    With ``or_frames`` it may also be event frames (T, B, in_chans, H, W).
+    """
     check_floating("x", x)
-    if x.ndim != 4 or x.shape[1] != in_chans:
+    if x.ndim not in ((4, 5) if or_frames else (4,)) or x.shape[-3] != in_chans:
+        images = f"(B, {in_chans}, H, W)"
+        taken = f"images {images} or event frames (T, B, {in_chans}, H, W)" if or_frames else images
         raise ValueError(
-            f"input has shape {tuple(x.shape)}; this model takes (B, {in_chans}, H, W). The number of image channels is "
-            f"`in_chans`; in a config of mmdet or mmseg it is `in_channels`."
+            f"input has shape {tuple(x.shape)}; this model takes {taken}. The number of image channels is `in_chans`; in a "
+            f"config of mmdet or mmseg it is `in_channels`."
         )
 
 
@@ -126,6 +131,16 @@ def number(name: str, value: Any, fits: Callable[[float], bool], allowed: str) -
     if math.isnan(found) or not fits(found):
         raise ValueError(f"`{name}` is {value!r}; it must be {allowed}.")
     return found
+
+
+def number_above(name: str, value: object, least: float) -> float:
+    """Return ``value`` as a finite float above ``least``; ``name`` is what the messages call it.
+
+    Raises:
+        TypeError: it is not a number.
+        ValueError: it is not finite, or not above ``least``.
+    """
+    return number(name, value, lambda v: least < v < math.inf, f"a finite number > {least}")
 
 
 def finite_number(name: str, value: object) -> float:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_floating, check_steps, flag, fraction, positive_int
+from ..checks import check_images, check_steps, flag, fraction, positive_int
 from ..functional.still import repeat_still
 from ..functional.strides import channels_last
 from .base import StagedBackbone
@@ -113,13 +113,7 @@ def start_as_released(stages: nn.Module) -> None:
 @torch.fx.wrap  # one step of a traced model, since it looks at the shape
 def _sequence(x: Tensor, in_chans: int, steps: int) -> Tensor:
     """Images (B, C, H, W) or event frames (T, B, C, H, W) as a channels-last sequence (T, B, C, H, W)."""
-    check_floating("x", x)
-    if x.ndim not in (4, 5) or x.shape[-3] != in_chans:
-        raise ValueError(
-            f"input has shape {tuple(x.shape)}; this model takes images (B, {in_chans}, H, W) or event frames "
-            f"(T, B, {in_chans}, H, W). The number of image channels is `in_chans`; in a config of mmdet or mmseg it is "
-            f"`in_channels`."
-        )
+    check_images(x, in_chans, or_frames=True)
     if x.ndim == 5:
         check_steps("x", x)
         return channels_last(x.flatten(0, 1)).unflatten(0, (x.shape[0], -1))

@@ -171,7 +171,7 @@ def from_recording(source: str, loaded: Loaded, size: tuple[int, int], count: in
     images with a trajectory for three, voxel grids otherwise. The size of the sensor is the config's ``sensor``, if it has one.
     """
     model: Any = loaded.config.model if loaded.config is not None else {}
-    dataset = (loaded.config.get("test_dataloader") or {}).get("dataset", {}) if model else {}
+    dataset = loaded.test_dataset
     drawn = next((t for t in dataset.get("pipeline", ()) if str(t["type"]).endswith("LoadEvents")), None)
     if drawn is not None:
         options = {name: value for name, value in drawn.items() if name not in ("type", "representation")}

@@ -54,10 +54,14 @@ class Loaded:
         return self.config is not None and str(self.config.model.type).rpartition(".")[2] == "SDTrack"
 
     @property
+    def test_dataset(self) -> dict[str, Any]:
+        """What the config says of the data set of its test; empty without a config, or where it has no test."""
+        return ((self.config or {}).get("test_dataloader") or {}).get("dataset", {})
+
+    @property
     def region_sizes(self) -> tuple[int, int]:
         """Sides of template and search region in the config's test of a tracker."""
-        dataset = (self.config.get("test_dataloader") or {}).get("dataset", {})
-        return dataset.get("template_size", 128), dataset.get("search_size", 256)
+        return self.test_dataset.get("template_size", 128), self.test_dataset.get("search_size", 256)
 
 
 def load_model(spec: str, checkpoint: str | None = None, pretrained: bool = False) -> Loaded:

@@ -31,7 +31,7 @@ class Predictor:
     """
 
     def __init__(self, loaded: Loaded):
-        dataset = (loaded.config.get("test_dataloader") or {}).get("dataset")
+        dataset = loaded.test_dataset
         while dataset and "pipeline" not in dataset and "dataset" in dataset:  # wrapped, as by RepeatDataset
             dataset = dataset["dataset"]
         if not dataset or "pipeline" not in dataset:

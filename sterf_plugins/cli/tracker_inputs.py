@@ -43,8 +43,7 @@ def tracker_inputs(source: str, loaded: Loaded, count: int, seed: int, peak: boo
             for _ in range(count)
         ]
     elif Path(source).suffix.lower() in FORMATS:
-        dataset = ((loaded.config or {}).get("test_dataloader") or {}).get("dataset", {})
-        pairs = _of_recording(Path(source), count, network.T, sides, dataset.get("sensor"))
+        pairs = _of_recording(Path(source), count, network.T, sides, loaded.test_dataset.get("sensor"))
     else:
         from mmengine.registry import DATASETS
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..checks import check_axes, entries, one_of
-from .torch_kernels import is_exporting
+from .torch_kernels import is_exporting, is_traced
 
 LAYOUTS = ("raster", "channel")
 
@@ -62,8 +62,7 @@ def from_tokens(tokens: Tensor, size: Sequence[int], layout: str) -> Tensor:
     check_axes("tokens", tokens, "(B, H*W, C')")
     b, count, c = tokens.shape
     h, w = size if len(entries("size", size)) == 2 else (0, 0)
-    fixed = not (torch.compiler.is_compiling() or torch.jit.is_tracing())  # others are sizes that may change
-    if fixed and (h * w != count or min(h, w) < 0):
+    if not is_traced() and (h * w != count or min(h, w) < 0):  # traced sizes may change
         raise ValueError(
             f"`size` is {size}, and `tokens` has shape {tuple(tokens.shape)}; it must be (H, W) of {count} tokens."
         )

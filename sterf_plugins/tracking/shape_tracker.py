@@ -1,6 +1,5 @@
 """The network of the covariant paper (Nat. Commun. 16:8231, 2025), which follows moving shapes in an event stream."""
 
-import math
 from collections.abc import Mapping, Sequence
 from itertools import repeat
 from typing import NamedTuple
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..checks import entries, flag, fraction, number, one_of, positive_int
+from ..checks import entries, flag, fraction, number_above, one_of, positive_int
 from ..layers.over_time import over_time
 from ..stems.fields.bank_arguments import as_bank
 from ..stems.fields.covariant_conv import CovariantRFConv2d
@@ -106,7 +105,7 @@ class ShapeTracker(nn.Module):
             if not isinstance(layer, Mapping) or set(layer) != {"out_ch", "bank"}:
                 raise ValueError(f"`layers` has {layer!r}; each is dict(out_ch=…, bank=…).")
         for mu in mus:
-            number("mus", mu, lambda value: 0 < value < math.inf, "a finite number > 0")
+            number_above("mus", mu, 0)
         if not layers or not mus:
             raise ValueError(f"`layers` is {list(layers)} and `mus` {list(mus)}; each needs at least one entry.")
         self.unit, self.share, self.head_kind, self.dropout = unit, share, head, dropout

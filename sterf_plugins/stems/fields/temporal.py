@@ -17,7 +17,7 @@ from ...checks import (
     entries,
     finite_number,
     flag,
-    number,
+    number_above,
     one_of,
     positive_int,
 )
@@ -42,12 +42,8 @@ def temporal_scales(n: int, min: float = 1.0, c: float = 2**0.5) -> list[float]:
         TypeError: ``n`` is not an int.
         ValueError: ``n < 1``, ``min <= 0`` or ``c <= 1``, or one of them is not finite.
     """
-    min, c = _above("min", min, 0), _above("c", c, 1)
+    min, c = number_above("min", min, 0), number_above("c", c, 1)
     return [math.sqrt(min) * c**k for k in range(positive_int("n", n))]
-
-
-def _above(name: str, value: Any, least: float) -> float:
-    return number(name, value, lambda v: least < v < math.inf, f"a finite number > {least}")
 
 
 def cascade_constants(sigma: float, levels: int, c: float = 2**0.5, discrete: bool = False) -> list[float]:
@@ -70,7 +66,7 @@ def cascade_constants(sigma: float, levels: int, c: float = 2**0.5, discrete: bo
     Source: Lindeberg, arXiv:2311.10543.
     """
     flag("discrete", discrete)
-    sigma, c = _above("sigma", sigma, 0), _above("c", c, 1)
+    sigma, c = number_above("sigma", sigma, 0), number_above("c", c, 1)
     variances = [c ** (2 * (k - levels)) * sigma**2 for k in range(1, positive_int("levels", levels) + 1)]
     steps = [b - a for a, b in zip([0.0, *variances], variances, strict=False)]
     return [(math.sqrt(1 + 4 * d) - 1) / 2 if discrete else math.sqrt(d) for d in steps]
@@ -160,8 +156,8 @@ class TemporalRF(FixedNumbers):
             ("backend", backend, BACKENDS),
         ):
             one_of(name, value, allowed)
-        mu = torch.tensor([_above("mus", m, 0) for m in entries("mus", mus)], dtype=torch.float64, device="cpu")
-        dt, th = _above("dt", dt, 0), finite_number("th", th)
+        mu = torch.tensor([number_above("mus", m, 0) for m in entries("mus", mus)], dtype=torch.float64, device="cpu")
+        dt, th = number_above("dt", dt, 0), finite_number("th", th)
         if not len(mu):
             raise ValueError("`mus` is empty; give at least one time constant.")
         if init == "uniform":
