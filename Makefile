@@ -6,7 +6,7 @@ RUN = $(VENV)/bin/python
 KEEP_MEMORY = MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-tracking test test-fast timm-source lint docs clean
+.PHONY: help install demo demo-tracking test test-all test-fast timm-source lint docs clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -20,7 +20,10 @@ demo: install  ## make data, train spiking detectors and a segmentor, evaluate, 
 demo-tracking: install  ## render event recordings, train two small trackers, test them, write a video and an HTML page (sized for 10 minutes on two cores)
 	@$(KEEP_MEMORY) $(RUN) tools/demo_tracking.py
 
-test: install  ## run all tests, one process per core
+test: install  ## run the tests, one process per core; of a check on many models or configs the first and the last
+	@$(KEEP_MEMORY) $(RUN) -m pytest -q -n auto --dist worksteal --sample
+
+test-all: install  ## run each test, those on many models and configs on each of them
 	@$(KEEP_MEMORY) $(RUN) -m pytest -q -n auto --dist worksteal
 
 test-fast: install  ## run the tests that take seconds

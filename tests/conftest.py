@@ -30,10 +30,24 @@ if (
 gc.disable()  # until `settle`: importing all test files takes an eighth less time
 
 
-def pytest_collection_modifyitems(items: list) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """An option for those who want an answer in minutes."""
+    parser.addoption("--sample", action="store_true", help="of each test that is marked as a sweep, run the two ends")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list) -> None:
     """Run the files with slow tests first, so that no process is left alone with one at the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+    if config.getoption("--sample"):
+        sweeps: dict[tuple[Path, str], list] = {}
+        for item in items:
+            if item.get_closest_marker("sweep"):
+                sweeps.setdefault((item.path, item.originalname), []).append(item)
+        inner = [item for sweep in sweeps.values() for item in sweep[1:-1]]
+        skipped = set(inner)
+        config.hook.pytest_deselected(items=inner)
+        items[:] = [item for item in items if item not in skipped]
 
 
 def pytest_collection_finish() -> None:

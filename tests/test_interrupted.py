@@ -82,6 +82,7 @@ MODELS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("build", MODELS)
 @pytest.mark.parametrize("way", WAYS)
+@pytest.mark.sweep
 def test_an_interrupt_in_a_forward_pass_leaves_no_trace(way, build):
     model = interrupted(MODELS[build])
     images = torch.randn(2, 3, 32, 32)

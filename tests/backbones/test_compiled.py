@@ -20,6 +20,7 @@ VARIANTS = [("conv", "raster"), ("mlpixer", "raster"), ("mlpixer", "channel"), (
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("mixer", "layout", "option"), [*((*v, "") for v in VARIANTS[:4]), (*VARIANTS[4], "all")])
+@pytest.mark.sweep
 def test_every_variant_compiles_to_one_graph(mixer, layout, option, monkeypatch):
     torch.compiler.reset()  # what other tests compiled of the same code
     torch.manual_seed(0)
@@ -95,6 +96,7 @@ FAMILIES = [  # as small as they can be, of all blocks
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "options"), FAMILIES)
+@pytest.mark.sweep
 def test_networks_of_lif_neurons_compile_to_one_graph(name, options, monkeypatch):
     torch.compiler.reset()
     monkeypatch.setattr(meta_sdt, "DEPTHS", (1, 1, 1, 1, 1))

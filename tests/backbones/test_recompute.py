@@ -69,6 +69,7 @@ def test_gradients_and_statistics_are_those_of_the_plain_pass(mixer, layout, fla
     ids=["spikformer", "qkformer", "meta_sdt", "max_former"],
 )
 @pytest.mark.parametrize("flag", ["memory_efficient", "grad_checkpointing"])
+@pytest.mark.sweep
 def test_networks_with_time(build, flag):
     torch.manual_seed(0)
     model = build().double()

@@ -60,6 +60,7 @@ def test_any_size_is_accepted_and_strides_are_true(mixer):
 @pytest.mark.parametrize("train", [False, True])
 @pytest.mark.parametrize("layout", ["raster", "channel"])
 @pytest.mark.parametrize("mixer", MIXERS)
+@pytest.mark.sweep
 def test_gradient_of_one_sample_is_the_same_in_a_batch(mixer, layout, train):
     """PyTorch's CPU BatchNorm is wrong at batch 1 for these gradients; ours must not be.
 

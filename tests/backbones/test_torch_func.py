@@ -54,6 +54,7 @@ def assert_same(a, b):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.sweep
 def test_per_sample_gradients_are_those_of_a_loop(name):
     model, score, parameters, images = network(name)
     per_sample, of_images = vmap(grad(score, (0, 1)), (None, 0))(parameters, images)
@@ -72,6 +73,7 @@ def test_per_sample_gradients_are_those_of_a_loop(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.sweep
 def test_jacobians_and_tangents_are_those_of_a_loop(name):
     model, _, _, images = network(name)
     model.requires_grad_(False)  # as for a receptive field: norms have a gradient of their own
@@ -115,6 +117,7 @@ def penalty_gradients(model, score, x):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.sweep
 def test_second_derivatives_work_or_name_the_switch(name):
     model, score, parameters, images = network(name)
     if not name.startswith("sdtv3"):

@@ -92,6 +92,7 @@ def test_images_are_held_and_event_frames_bring_their_time(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
+@pytest.mark.sweep
 def test_stateless_alive_in_eval_and_trainable(name):
     model, x = live(SMALL[name](num_classes=5)), images().requires_grad_()
     first, second = model(x), model(x)
@@ -114,6 +115,7 @@ def test_the_backbone_contract(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
+@pytest.mark.sweep
 def test_frozen_models_give_the_same_input_gradient(name):
     """For receptive fields, whose parameters are frozen, convolution and BN have one backward pass together."""
     model = alive(SMALL[name](), dtype=torch.float64)
@@ -165,6 +167,7 @@ def test_timm_configuration(name):
 @pytest.mark.parametrize(
     "name", ["spikformer_8_384", "sdtv1_8_384", "meta_sdt_15m", "qkformer_10_384", "max_former_10_384"]
 )
+@pytest.mark.sweep
 def test_timm_contract(name):
     model, x = live(timm.create_model(name, num_classes=3, T=2)), images(2)
     assert model(x).shape == (2, 3)
@@ -276,6 +279,7 @@ OURS = [n for n in timm.list_models() if timm.models.model_entrypoint(n).__modul
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in OURS if n not in FIRST])
 @pytest.mark.usefixtures("shallow")
+@pytest.mark.sweep
 def test_norms_of_every_registered_model_can_be_synchronised(name):
     torch.manual_seed(0)
     model = timm.create_model(name, features_only=True).double()

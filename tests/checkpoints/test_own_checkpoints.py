@@ -70,6 +70,7 @@ def trained(build, **options) -> nn.Module:
 
 @pytest.mark.parametrize("wrapped", ["", "backbone.", "module.", "module.backbone.", "_orig_mod.module."])
 @pytest.mark.parametrize("kind", OPTIONS)
+@pytest.mark.sweep
 def test_mmengine_backbones_load_what_they_saved(tmp_path, kind, wrapped):
     options = dict(arch=ARCH, **OPTIONS[kind])
     model = trained(SDTV3, **options)
@@ -113,6 +114,7 @@ def test_a_plugins_stem_keeps_its_values_under_weights_of_a_conv_stem(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", OPTIONS)
+@pytest.mark.sweep
 def test_timm_models_load_what_they_saved(tmp_path, kind):
     options = dict(arch=ARCH, num_classes=5, **OPTIONS[kind])
     model = trained(lambda **o: timm.create_model("sdtv3_nano", **o), **options)

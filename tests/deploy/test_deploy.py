@@ -20,6 +20,7 @@ from sterf_plugins.layers import IntegerSpike
 @pytest.mark.parametrize("name", VARIANTS)
 @pytest.mark.slow
 @pytest.mark.usefixtures("shallow")
+@pytest.mark.sweep
 def test_folding_changes_nothing(name, classes):
     model = trained(classes, torch.float64, **VARIANTS[name])
     x = torch.randn(2, 3, 64, 48, dtype=torch.float64) * torch.tensor([1.0, 4.0]).view(2, 1, 1, 1)
@@ -51,6 +52,7 @@ def test_folding_in_single_precision():
     ids=["spikformer", "sdtv1", "qkformer", "meta_sdt", "max_former"],
 )
 @pytest.mark.slow
+@pytest.mark.sweep
 def test_folding_the_other_models(build):
     torch.manual_seed(0)
     model = build().double()
@@ -122,6 +124,7 @@ def test_a_layer_with_another_reader_keeps_its_norm(reader):
     ],
 )
 @pytest.mark.slow
+@pytest.mark.sweep
 def test_stock_models_of_timm(name):
     """Their norms have activations of their own, and statistics that are not those of a new model."""
     torch.manual_seed(0)

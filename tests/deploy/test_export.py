@@ -15,6 +15,7 @@ from sterf_plugins.layers.merged_time import MergedTimeNeuron
 @pytest.mark.parametrize("name", ["conv", "mlpixer-raster", "mlpixer-channel", "srb-raster", "srb-channel"])
 @pytest.mark.slow
 @pytest.mark.usefixtures("shallow")
+@pytest.mark.sweep
 def test_torch_export(name, kind):
     model = trained(7, **VARIANTS[name])
     model = reparameterize(model) if kind == "folded" else to_spike_driven(model)
@@ -48,6 +49,7 @@ EXPORTED = {
 @pytest.mark.parametrize("name", EXPORTED)
 @pytest.mark.slow
 @pytest.mark.usefixtures("shallow")
+@pytest.mark.sweep
 def test_onnx(name, tmp_path):
     runtime = pytest.importorskip("onnxruntime")
     model = EXPORTED[name]()

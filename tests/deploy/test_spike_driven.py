@@ -14,6 +14,7 @@ from sterf_plugins.layers import IntegerSpike
 @pytest.mark.parametrize(
     ("name", "levels"), [*((name, 4) for name in VARIANTS), ("conv", 1), ("mlpixer-raster", 8), ("srb-raster", 8)]
 )
+@pytest.mark.sweep
 def test_spike_driven_inference_gives_the_same_numbers(name, levels):
     model = trained(7, torch.float64, levels=levels, **VARIANTS[name])
     x = torch.randn(2, 3, 64, 48, dtype=torch.float64)

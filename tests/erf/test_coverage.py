@@ -136,6 +136,7 @@ def test_what_a_large_correction_leaves_is_in_the_error():
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [4, 8, 16, 64])
 @pytest.mark.parametrize("name", POPULATIONS)
+@pytest.mark.sweep
 def test_intervals_hold_the_number_of_the_population(name, count):
     """Between 90 and 98 % of the time on average over the numbers, and each of them by what 300 repetitions can tell."""
     held = coverage(*population(name), count, 300)

@@ -83,6 +83,7 @@ def test_values_and_gradients_of_samples(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["integer", "lif", "still", "norm", "depthwise", "leaky"])
+@pytest.mark.sweep
 def test_a_compiled_gradient_is_the_plain_one(name):
     function, x = case(name)
     score = lambda x: function(x).square().sum() + function(x)[-1].sum() * 3  # noqa: E731

@@ -27,6 +27,7 @@ SAVED = {  # name -> options, which config.json has to keep
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SAVED)
+@pytest.mark.sweep
 def test_a_saved_folder_gives_the_model_back(name, tmp_path, monkeypatch):
     """From the folder, and from a hub's cache that holds the same files, as ``hf-hub:`` finds it without a network."""
     torch.manual_seed(0)

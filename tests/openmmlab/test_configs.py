@@ -232,6 +232,7 @@ STOCK = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", STOCK)
+@pytest.mark.sweep
 def test_backbone_option_adapts_and_trains_stock_configs(name, shapes, tmp_path):
     config, expected = load_config(name), STOCK[name]
     swap_backbone(config, "sdtv3_nano_srb")
@@ -317,6 +318,7 @@ def test_what_cannot_be_adapted_says_why(config, backbone, message):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs" / "covariant").glob("*.py")), ids=lambda p: p.stem)
 @pytest.mark.slow
+@pytest.mark.sweep
 def test_covariant_config_trains(path, shapes, tmp_path):
     config = on_small_data(load_config(str(path)), shapes, tmp_path)
     config.model.pop("pretrained", None)
@@ -340,6 +342,7 @@ def test_covariant_config_trains(path, shapes, tmp_path):
         ("mmseg::sem_fpn/fpn_r50_4xb4-160k_ade20k-512x512.py", None),
     ],
 )
+@pytest.mark.sweep
 def test_stem_option(stock, backbone):
     config = load_config(stock)
     if backbone:
@@ -400,6 +403,7 @@ def test_sync_bn_becomes_bn():
 @pytest.mark.parametrize(
     "stock", ["mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py", "mmseg::sem_fpn/fpn_r50_4xb4-160k_ade20k-512x512.py"]
 )
+@pytest.mark.sweep
 def test_the_other_models_in_stock_configs(stock, name):
     """Every map has the stride that heads are told; plain models get a simple pyramid."""
     import torch

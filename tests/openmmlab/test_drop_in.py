@@ -79,6 +79,7 @@ def shapes(outputs):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [RETINANET, C4, DC5, TRIDENT, RFP, YOLOX, SSD, UNET, PIDNET, BISENET, DPT])
+@pytest.mark.sweep
 def test_the_drop_in_gives_the_shapes_of_the_stock_backbone(name):
     config = load_config(name)
     stock = build_stock(config.model.backbone, config.default_scope)
@@ -113,6 +114,7 @@ def test_levels_that_an_output_is_made_of(strides, stride, depth, chosen):
 @pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["sdtv3_tiny_srb", "resnet18"])
 @pytest.mark.parametrize("name", [C4, YOLOX, BISENET, UNET])
+@pytest.mark.sweep
 def test_gradients_reach_the_model_and_the_adapters_and_outputs_depend_on_the_image(name, backbone):
     config = load_config(name)
     stock = read_interface(config.model, config.default_scope)
@@ -131,6 +133,7 @@ def test_gradients_reach_the_model_and_the_adapters_and_outputs_depend_on_the_im
 @pytest.mark.filterwarnings("ignore")  # of mmdet and mmseg
 @pytest.mark.parametrize("backbone", ["sdtv3_tiny_srb", "resnet18"])
 @pytest.mark.parametrize("name", [C4, SSD, YOLOX, DETR, BISENET, PIDNET, DEEPLAB])
+@pytest.mark.sweep
 def test_stock_models_train_and_predict_with_it(name, backbone):
     config = load_config(name)
     swap_backbone(config, backbone)
@@ -157,6 +160,7 @@ MORE = [
     ("name", "backbone"),
     [(n, b) for i, n in enumerate(MORE) for b in ("sdtv3_tiny_srb", ("resnet18", "spikformer_8_384")[i % 2])],
 )
+@pytest.mark.sweep
 def test_more_stock_models_train_and_predict_with_it(name, backbone):
     config = load_config(name)
     swap_backbone(config, backbone)
@@ -356,6 +360,7 @@ def test_the_number_of_image_channels_is_kept(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
 @pytest.mark.parametrize("name", [MASK_RCNN, YOLOX])
+@pytest.mark.sweep
 def test_transformers_of_one_image_size_take_any(name, backbone):
     config = load_config(name)
     swap_backbone(config, backbone)

@@ -94,6 +94,7 @@ OPTIM_WRAPPERS.register_module(module=Bfloat16OptimWrapper, force=True)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TRAININGS)
+@pytest.mark.sweep
 def test_weights_are_bit_identical_in_other_trainings(shapes, tmp_path, name):
     for folder, erf in (("without", {}), ("with", dict(interval=1, at_start=True))):
         config = config_for(shapes, tmp_path / folder, "fpn", **erf)

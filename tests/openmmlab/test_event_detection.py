@@ -360,6 +360,7 @@ def losses(folder: Path) -> list[float]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("config", [p.stem for p in sorted(CONFIGS.glob("*.py"))])
+@pytest.mark.sweep
 def test_detectors_train_and_test(run, config, tmp_path):
     """Two epochs of the shipped configs. RetinaNet's loss falls; RTMDet's grows first, as more and more boxes are found."""
     result = run(

@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("weight", "warnings"), [(1.0, 0), (1e12, 1), (0.0, 1)])
+@pytest.mark.sweep
 def test_gradients_that_clipping_loses_are_one_warning(shapes, tmp_path, weight, warnings):
     config = load_config(str(ROOT / "configs" / "shapes" / "fpn_sdtv3-t-srb_shapes.py"))
     for _, dataset in datasets(config, "train", "val", "test"):

@@ -85,6 +85,7 @@ def labels_like(image: np.ndarray, classes: int = 6) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", ["grey", "16-bit", "rgba"])
+@pytest.mark.sweep
 def test_segmentation_of_other_pixels(kind, tmp_path):
     images = [picture(96, 96, kind), picture(70, 96, kind)]
     scalars = run(tmp_path, *segmentation(tmp_path / "data", images, [labels_like(i) for i in images]))
@@ -102,6 +103,7 @@ def test_segmentation_of_four_bands(tmp_path):
 
 
 @pytest.mark.parametrize("size", [(3, 3), (13, 501), (501, 13)], ids=str)
+@pytest.mark.sweep
 def test_segmentation_of_tiny_and_narrow_images(size, tmp_path):
     images = [picture(*size), picture(96, 96)]
     run(tmp_path, *segmentation(tmp_path / "data", images, [labels_like(i) for i in images]))
@@ -169,6 +171,7 @@ def crowd(height: int, width: int, category: int) -> dict:
 
 
 @pytest.mark.parametrize("kind", ["grey", "16-bit", "rgba"])
+@pytest.mark.sweep
 def test_detection_on_other_pixels(kind, tmp_path):
     images = [picture(96, 96, kind), picture(70, 96, kind)]
     found = [[box(10, 10, 40, 40, 1)], [box(5, 5, 30, 50, 2)]]
@@ -177,6 +180,7 @@ def test_detection_on_other_pixels(kind, tmp_path):
 
 
 @pytest.mark.parametrize("size", [(3, 3), (13, 501), (501, 13)], ids=str)
+@pytest.mark.sweep
 def test_detection_on_tiny_and_narrow_images(size, tmp_path):
     images = [picture(*size), picture(96, 96)]
     found = [[box(1, 1, 2, 2, 1)], [box(5, 5, 30, 50, 2)]]

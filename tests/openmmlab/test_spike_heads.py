@@ -221,6 +221,7 @@ class Predictions(nn.Module):
         "shapes/rtmdet_sdtv3-t-srb_spikepafpn_shapes.py",
     ],
 )
+@pytest.mark.sweep
 def test_one_stage_detectors_fire_and_multiply_in_the_first_layer_alone(name):
     """All products behind the first convolution are additions, one for each spike; neck and head have some everywhere."""
     config = load_config(f"sterf_plugins::{name}")

@@ -61,6 +61,7 @@ def image(segmentor: bool) -> dict:
     "config", [pytest.param(c, id=n, marks=[] if n in FAST else pytest.mark.slow) for n, c in CONFIGS.items()]
 )
 @pytest.mark.filterwarnings("ignore")  # those of the stock layers
+@pytest.mark.sweep
 def test_a_stock_config_trains_a_step_and_predicts(config):
     torch.manual_seed(0)
     config = get_config(config)

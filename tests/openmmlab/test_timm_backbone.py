@@ -34,6 +34,7 @@ def trained(net):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS_OF_ALL_KINDS)
+@pytest.mark.sweep
 def test_frozen_stages_stay_as_they_are(name):
     net = live(build(name, frozen_stages=1, **MODELS_OF_ALL_KINDS[name])).train()
     levels = len(net.out_channels)
@@ -103,6 +104,7 @@ def test_norm_eval(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS_OF_ALL_KINDS)
+@pytest.mark.sweep
 def test_with_cp_changes_no_gradient(name):
     x = images()
     kept, grads = [], []
@@ -137,6 +139,7 @@ def test_with_cp_where_timm_has_none():
 @pytest.mark.slow
 @pytest.mark.parametrize("classes", [10, 0])
 @pytest.mark.parametrize("name", MODELS_OF_ALL_KINDS)
+@pytest.mark.sweep
 def test_a_checkpoint_is_loaded_strictly(name, classes, tmp_path):
     options = MODELS_OF_ALL_KINDS[name]
     model = timm.create_model(name, num_classes=classes, **options).eval()
@@ -203,6 +206,7 @@ def test_covariant_names_fit_a_stock_neck(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["sdtv3_nano_srb", "resnet18"])
 @pytest.mark.parametrize("start", ["", "backbone.", "module.backbone.", "student.backbone."])
+@pytest.mark.sweep
 def test_pretrained_weights_load_whole_or_not_at_all(name, start, tmp_path):
     net = live(build(name))
     path = tmp_path / "own.pth"

@@ -78,12 +78,14 @@ TEN = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TEN)
+@pytest.mark.sweep
 def test_stock_configs_run(name):
     assert try_model(load_config(name)) == ""
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TEN)
+@pytest.mark.sweep
 def test_stock_configs_run_with_a_spiking_backbone(name):
     config = load_config(name)
     swap_backbone(config, "sdtv3_tiny_srb")

@@ -65,6 +65,7 @@ def test_norm_eval_keeps_statistics(build):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("option", ["with_cp", "memory_efficient"])
+@pytest.mark.sweep
 def test_recomputation_changes_no_gradient(build, option):
     (plain, bytes_plain), (other, bytes_other) = gradients(build()), gradients(build(**{option: True}))
     assert plain.keys() == other.keys() and any(value.abs().sum() > 0 for value in plain.values())
@@ -120,6 +121,7 @@ def test_the_weights_of_a_teacher(build, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["Pretrained", PretrainedInit])
+@pytest.mark.sweep
 def test_init_cfg_loads_what_was_saved(build, kind, tmp_path):
     saved = build()
     torch.save(dict(state_dict=saved.state_dict()), tmp_path / "saved.pth")

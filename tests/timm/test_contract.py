@@ -212,6 +212,7 @@ def test_a_local_published_checkpoint(golden, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.sweep
 def test_gradient_of_one_sample_is_the_same_in_a_batch(name):
     """PyTorch's CPU BatchNorm is wrong at batch 1 for the gradients of these models; ours must not be."""
     torch.manual_seed(0)

@@ -39,6 +39,7 @@ def alive(name, seed=0, **options):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("shallow")
+@pytest.mark.sweep
 def test_every_model_is_built_on_the_meta_device(any_name):
     with torch.device("meta"):
         inside = timm.create_model(any_name)
@@ -54,6 +55,7 @@ def test_every_model_is_built_on_the_meta_device(any_name):
 
 
 @pytest.mark.usefixtures("shallow")
+@pytest.mark.sweep
 def test_every_model_takes_other_channels(any_name):
     model = timm.create_model(any_name, in_chans=2, device="meta")
     assert model.in_chans == 2 and model(torch.empty(1, 2, 64, 64, device="meta")).shape == (1, 1000)
@@ -84,6 +86,7 @@ def test_empty_batches(small_name):
 
 
 @pytest.mark.slow
+@pytest.mark.sweep
 def test_a_saved_model_is_loaded_in_every_way(small_name, tmp_path):
     options = {**options_of(small_name), "num_classes": 5}
     model = alive(small_name)
@@ -105,6 +108,7 @@ def test_a_saved_model_is_loaded_in_every_way(small_name, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.sweep
 def test_a_model_of_the_hub_is_loaded_from_its_cache(small_name, tmp_path, monkeypatch):
     """The hub's client finds what it has downloaded before, as it does on a machine without a network."""
     import huggingface_hub.constants
@@ -160,6 +164,7 @@ def test_a_stock_models_weights_and_a_covariant_stem():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("extractor", ["getter", "hook", "fx"])
+@pytest.mark.sweep
 def test_feature_extractors_agree(small_name, extractor, tmp_path):
     model = alive(small_name)
     torch.save(model.state_dict(), tmp_path / "weights.pth")
@@ -180,6 +185,7 @@ def test_feature_extractors_agree(small_name, extractor, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.sweep
 def test_torchvisions_extractor(small_name):
     model = alive(small_name)
     node = model.feature_info[1]["module"]
@@ -228,6 +234,7 @@ def test_torchscript_is_refused(small_name):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")  # of the checks of shapes
+@pytest.mark.sweep
 def test_a_traced_model_is_the_model(small_name, tmp_path):
     """While a model is traced, all of it runs in operations that the tracer can record and save, with gradients or without."""
     model = alive(small_name)
@@ -259,6 +266,7 @@ def test_drop_path_rates_grow_as_in_timm(small_name):
 
 
 @pytest.mark.slow
+@pytest.mark.sweep
 def test_without_rates_nothing_changes(small_name):
     torch.manual_seed(1)
     plain = timm.create_model(small_name, **options_of(small_name))

@@ -26,6 +26,7 @@ FAMILIES = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.sweep
 def test_every_family(name):
     model = timm.create_model(name, num_classes=5).train()
     kept = {k: v.clone() for k, v in model.state_dict().items()}

@@ -75,6 +75,7 @@ def test_the_metric_has_a_number_of_its_own_for_each_class():
 
 @pytest.mark.parametrize("path", SMALL, ids=lambda p: p.stem)
 @pytest.mark.slow
+@pytest.mark.sweep
 def test_every_small_config_trains_validates_and_draws(path, videos, tmp_path):
     runner = trained(path, videos, tmp_path)
     tracker = runner.model.tracker
@@ -125,6 +126,7 @@ def test_a_tracker_learns_to_follow(videos, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", LARGE, ids=lambda p: p.stem)
+@pytest.mark.sweep
 def test_every_large_config_builds_and_runs(path):
     """300x300 pixels and three layers, for one frame of warm-up and one that is scored."""
     from mmengine.registry import MODELS

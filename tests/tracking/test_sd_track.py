@@ -191,6 +191,7 @@ def test_samples_do_not_see_each_other_nor_earlier_calls(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LIVE)
+@pytest.mark.sweep
 def test_recomputation_changes_neither_gradients_nor_statistics(name):
     def step(how: str | None) -> dict[str, torch.Tensor]:
         net, _ = tracker(name)

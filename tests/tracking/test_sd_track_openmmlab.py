@@ -35,6 +35,7 @@ def options(root, **more) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["1x4_conv_visevent", "2x2_conv_fe108", "4x1_srb-e4_fe108"])
+@pytest.mark.sweep
 def test_train_resume_and_test(forked, tmp_path, name):
     layout, steps = name.rsplit("_", 1)[1], int(name[0])
     for split in ("train", "test"):
