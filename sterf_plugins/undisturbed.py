@@ -1,5 +1,6 @@
 """Run a model without a trace: its state and the process's random states and settings are restored afterwards."""
 
+import pickle
 import random
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -144,14 +145,33 @@ def uncompiled() -> AbstractContextManager:
     return torch.compiler.set_stance("force_eager") if loaded else nullcontext()
 
 
+def random_states() -> list[bytes]:
+    """The states of the random generators of torch, numpy and Python; other ones show that numbers have been drawn."""
+    gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    states = [state.numpy().tobytes() for state in (torch.get_rng_state(), *gpus)]
+    return [*states, pickle.dumps(np.random.get_state()), pickle.dumps(random.getstate())]
+
+
 @contextmanager
 def preserved_random_state() -> Iterator[None]:
     """Inside, random numbers may be drawn; afterwards the random states of torch, numpy and Python are as before."""
-    numpy_state, python_state = np.random.get_state(), random.getstate()
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices=list(devices)):
-        try:
-            yield
-        finally:
-            np.random.set_state(numpy_state)
-            random.setstate(python_state)
+    back = random_start()
+    try:
+        yield
+    finally:
+        back()
+
+
+def random_start() -> Callable[[], None]:
+    """A function that sets the random generators of torch, numpy and Python back to where they are now."""
+    gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    cpu, numpy_state, python_state = torch.get_rng_state(), np.random.get_state(), random.getstate()
+
+    def back() -> None:
+        torch.set_rng_state(cpu)
+        if gpus:
+            torch.cuda.set_rng_state_all(gpus)
+        np.random.set_state(numpy_state)
+        random.setstate(python_state)
+
+    return back

@@ -186,6 +186,8 @@ def compute(args: argparse.Namespace, job, size: tuple[int, int], folder: Path, 
     label, spec, checkpoint, untrained = job
     slug = slug_of(label)
     path = folder / f"{slug}.npz"
+    if args.against and path.exists() and path.samefile(args.against):
+        raise ValueError(f"--against {args.against} is the file that this run writes; give another --out.")
     request = request_of(args, job, size, theory)
     found = stored(path, request, args.overwrite)
     if found is not None:

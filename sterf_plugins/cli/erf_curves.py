@@ -4,6 +4,7 @@ import argparse
 import math
 from collections.abc import Mapping
 
+from ..erf.protocols import PROTOCOLS
 from ..erf.result import ERFResult
 from ..erf.sweep import Size
 from ..erf.theoretical_field import advice, theory_of
@@ -31,6 +32,11 @@ def sizes_of(args: argparse.Namespace, default: Size) -> list[Size]:
     """
     if args.frequency and args.reduce not in (None, "abs", "signed"):
         raise ValueError(f"--frequency needs the signed field; leave out --reduce {args.reduce}.")
+    signed = [name for name, protocol in PROTOCOLS.items() if protocol.reduce == "signed"]
+    if args.frequency and args.protocol not in (None, *signed):
+        raise ValueError(
+            f"--frequency needs the signed field, which --protocol {', '.join(signed)} has; leave out --protocol {args.protocol}."
+        )
     if args.sizes and args.input_size:
         raise ValueError("--sizes and --input-size both name the size of the images; leave out one of them.")
     if args.frequency:

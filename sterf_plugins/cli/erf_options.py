@@ -39,7 +39,8 @@ def add_field_options(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--position",
         default="center",
-        help="center, all, or row,col as ints or fractions; of a tracker also peak: where the score is highest",
+        help="center, all, or row,col as ints or fractions, of a video frame,row,col; of a tracker also peak: where the score "
+        "is highest",
     )
     p.add_argument("--reduce", choices=list(REDUCTIONS), help="default: the protocol's, or abs")
     p.add_argument(
@@ -70,10 +71,12 @@ def parse_position(text: str) -> Any:
     if text == PEAK:
         return "center"  # of the one pixel that is read of a tracker's layers
     try:
-        row, col = (ast.literal_eval(part.strip()) for part in text.split(","))
+        place = tuple(ast.literal_eval(part.strip()) for part in text.split(","))
     except (ValueError, SyntaxError) as error:
-        raise ValueError(f"--position {text}: give center, all, or row,col such as 0.5,0.25.") from error
-    return row, col
+        raise ValueError(
+            f"--position {text}: give center, all, or row,col such as 0.5,0.25; of a video frame,row,col."
+        ) from error
+    return place
 
 
 def number_or(option: str, text: str, *names: str) -> str | int:

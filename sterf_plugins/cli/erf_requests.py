@@ -4,6 +4,7 @@ import argparse
 import hashlib
 import json
 import re
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 from ..erf import ERFResult
 from .images import image_files
-from .specs import is_config, parse_spec
+from .specs import is_config, is_timm, parse_spec
 
 
 def request_of(args: argparse.Namespace, job: Sequence[Any], size: tuple[int, int], theory: bool) -> dict[str, Any]:
@@ -44,13 +45,20 @@ def stored(path: Path, request: dict[str, Any], overwrite: bool) -> ERFResult | 
 
 
 def _contents(args: argparse.Namespace, spec: str) -> dict[str, str]:
-    """What the config of a model, arrays and folders of images hold, as digests: a result of others is no result of these."""
+    """What the config or the factory's file of a model, arrays and folders of images hold, as digests.
+
+    A result of others is no result of these.
+    """
     _, name, options = parse_spec(spec)
     found = {}
     if is_config(name):
         from ..openmmlab.configs.reading import load_config
 
         found[name] = load_config(name, options).pretty_text
+    elif not is_timm(spec):
+        file = getattr(sys.modules.get(name.partition(":")[0]), "__file__", None) or ""
+        if file.endswith(".py"):
+            found[name] = Path(file).read_text(encoding="utf-8")
     sources = [args.images, *(re.sub(r"^[A-Za-z_]\w*=|@[\dx]+$", "", source) for source in args.inputs or ())]
     for source in sources:
         files = [Path(source)] if Path(source).is_file() else []

@@ -43,7 +43,8 @@ def tracker_inputs(source: str, loaded: Loaded, count: int, seed: int, peak: boo
             for _ in range(count)
         ]
     elif Path(source).suffix.lower() in FORMATS:
-        pairs = _of_recording(Path(source), count, network.T, sides, loaded.test_dataset.get("sensor"))
+        dataset = loaded.test_dataset
+        pairs = _of_recording(Path(source), count, network.T, sides, dataset.get("sensor"), dataset.get("interval"))
     else:
         from mmengine.registry import DATASETS
 
@@ -66,19 +67,22 @@ def _random_image(rng: np.random.Generator, side: int, T: int) -> np.ndarray:
 
 
 def _of_recording(
-    path: Path, count: int, T: int, sides: tuple[int, int], sensor: tuple[int, int] | None
+    path: Path, count: int, T: int, sides: tuple[int, int], sensor: tuple[int, int] | None, interval: int | None
 ) -> list[dict[str, Tensor]]:
-    """Pairs of a recording, around its labelled boxes or the middle of its images; ``sensor`` is as in ``open_recording``."""
+    """Pairs of a recording, around its labelled boxes or the middle of its images.
+
+    ``sensor`` is as in ``open_recording``; ``interval`` is that of labelled images, ``None`` for the times of the camera's frames.
+    """
     folder = path.resolve().parent
     layout = next((name for name, (labels, _) in LAYOUTS.items() if (folder / labels).is_file()), None)
     if layout is not None:
-        boxes, first = labels_beside(open_recording(path, sensor))
+        boxes, first = labels_beside(open_recording(path, sensor), interval)
         labelled = recording_of(folder).path
         if not labelled.samefile(path):
             raise ValueError(
                 f"the labels in {folder} are of its recording {labelled.name}; give that one, not {path.name}."
             )
-        sequence = RecordedSequence(folder.name, boxes, folder, T, first, None, Scratch(), sensor)
+        sequence = RecordedSequence(folder.name, boxes, folder, T, first, interval, Scratch(), sensor)
         return labelled_pairs([sequence], count, sides)
     pairs = []
     for parts in windows(path, count, "gtp", T, sensor):

@@ -11,7 +11,7 @@ from torch import Size, Tensor, nn
 from torch.autograd.graph import Node
 
 from ..firing import FiringRates, spikes_of
-from ..undisturbed import hooked
+from ..undisturbed import hooked, random_states
 from .geometry import Grid
 from .graph import nodes_behind
 from .layouts import Layout
@@ -58,6 +58,7 @@ class Seen:
             of others.
         autocast: modules up to the last target that the model runs with ``autocast``, but none inside of others.
         queries: numbers of tokens that the model begins with whatever the input is, such as the queries of a decoder.
+        drawn: whether the model has drawn random numbers, in this pass or a later one.
     """
 
     calls: dict[str, int] = field(default_factory=dict)
@@ -65,6 +66,7 @@ class Seen:
     cut: list[str] = field(default_factory=list)
     autocast: list[str] = field(default_factory=list)
     queries: set[int] = field(default_factory=set)
+    drawn: bool = False
 
 
 class _Finished(Exception):
@@ -98,6 +100,7 @@ def capture(
         The outputs by name, ``layer`` or ``layer[key]`` for each of several; and why others cannot be had, by layer.
     """
     before = copy.deepcopy(rates.layers) if not seen.calls and rates is not None else {}
+    states = random_states()
     once = _Pass(targets, seen, loops, rates)
     once.run(model, forward, x)
     if once.first and any(len(o.calls) < seen.calls[o.target.name] for o in once.outputs.values()):
@@ -106,6 +109,7 @@ def capture(
             rates.layers.update(before)
         once = _Pass(targets, seen, loops, rates)
         once.run(model, forward, x)
+    seen.drawn |= random_states() != states
     if rates is not None:  # the first pass goes on behind the last target
         counted = {name for output in once.outputs.values() for name in output.spikes}
         for name in set(rates.layers) - counted:

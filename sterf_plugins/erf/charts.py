@@ -90,7 +90,8 @@ def draw_sweep(sweeps: Mapping[str, Mapping[Size, ERFResult]], page: float = WID
     from matplotlib.lines import Line2D
 
     largest = {name: list(sweep.values())[-1] for name, sweep in sweeps.items()}
-    layers = list(dict.fromkeys(layer for result in largest.values() for layer in result.layers))
+    found = [result for sweep in sweeps.values() for result in reversed(list(sweep.values()))]
+    layers = list(dict.fromkeys(layer for result in found for layer in result.layers))
     look = dict(zip(layers, styles(len(layers)), strict=True))
     labels = common_labels(largest, layers)
     notes = [

@@ -140,7 +140,7 @@ def collect(
                 passes = Passes(model, run, targets, geometry, settings, start_afresh, seen, running.facts, rates)
                 for count, fields in sizer.run(inputs, partial(fields_of, passes)):
                     running.add(fields)
-                    running.cut, running.autocast = seen.cut, seen.autocast
+                    running.cut, running.autocast, running.drawn = seen.cut, seen.autocast, seen.drawn
                     targets[:] = [t for t in targets if t.name not in running.failed]
                     bar.update(count)
                     if tolerance is not None and running.count >= LEAST_INPUTS and running.error() < tolerance:

@@ -234,6 +234,7 @@ def _info(request: Request, running: Running, position: Position) -> dict[str, A
         failed=running.failed,
         cut=list(dict.fromkeys(running.cut)),
         autocast=list(dict.fromkeys(running.autocast)),
+        drawn=running.drawn,
         stages=stages_of(request.model, [*layers, *running.failed]),
     )
     if request.weight is not None:

@@ -120,6 +120,8 @@ def notes(result: Any) -> list[str]:
         lines.append(f"without what leads through {listed(info['cut'])}, run with no_grad inside the model")
     if info.get("autocast"):
         lines.append(f"rounded to 16 bits in {listed(info['autocast'])}, run with autocast inside the model")
+    if info.get("drawn"):
+        lines.append("the model draws random numbers, which are other ones in another run")
     protocol = note(info)
     if protocol is not None:
         lines.append(protocol)

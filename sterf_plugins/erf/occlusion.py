@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checks import one_of, positive_int
+from ..undisturbed import random_start
 from .batches import Batch, Key, Reading, batches, check_shapes, peek
 from .calibrate import CALIBRATION, norms_to_calibrate
 from .field_check import FieldCheck
@@ -170,16 +171,20 @@ def _maps(
     units: Units, batch: Batch, perturbation: Perturbation, first: int, left_out: list[str]
 ) -> dict[str, np.ndarray]:
     """The maps of one batch by layer, (B, kinds, rows, columns), in the order of ``FieldCheck.kinds``."""
+    draw_again = (
+        random_start()
+    )  # what a model draws for these inputs is the same in each pass, else its change would be one, too
     before, gradients = units.gradients(batch)
     if not before:
         raise ValueError(" ".join(list(dict.fromkeys(units.failed.values()))[:3]))
     found = {name: [_pooled(g, perturbation)] for name, g in gradients.items()}
     if perturbation.changes:
-        for name, pair in _changes(units, batch, before, gradients, perturbation, first).items():
+        for name, pair in _changes(units, batch, before, gradients, perturbation, first, draw_again).items():
             found[name] += pair
     if left_out:
         failed = dict(units.failed)
         with stopped(units.model, left_out):
+            draw_again()
             _, live = units.gradients(batch)
         units.failed = failed
         for name, maps in found.items():
@@ -195,6 +200,7 @@ def _changes(
     gradients: dict[str, Tensor],
     perturbation: Perturbation,
     first: int,
+    draw_again: Callable[[], None],
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """The maps "change" and "predicted" of one batch by layer, (B, rows, columns)."""
     images = image_of(batch)
@@ -206,6 +212,7 @@ def _changes(
         for copy in perturbation.copies(images, first, cell):
             copies += 1
             delta = (copy - images)[..., rows, columns]
+            draw_again()
             _, after = units.values(with_image(batch, copy))
             for name, (change, predicted) in found.items():
                 change[:, cell] += (after[name].detach() - before[name]).abs().sum(0).cpu()

@@ -57,20 +57,17 @@ def wrongly_read(
     if not names:
         return wrong, {}
 
-    drawn: set[bool] = set()  # whether the passes take random numbers
+    drawn = passes.seen.drawn
 
     def maps(seed: int, batch: Batch) -> dict[str, Tensor]:
         torch.manual_seed(seed)  # else random masks would differ
-        fresh = _random_states()
-        read = maps_by_name(passes, batch, names)
-        drawn.add(_random_states() != fresh)
-        return read
+        return maps_by_name(passes, batch, names)
 
     with torch.no_grad():
         prefixed = {name for name, fact in names.items() if _prefixed(evidence, name, fact)}
         by_entry = orders(names, partial(maps, 0), inputs, prefixed, drawn)
         found = {name: any_of(answers.values()) for name, answers in by_entry.items()}
-        for seed in (1, 2) if True in drawn else ():  # tokens that are chosen at random may be in order by chance
+        for seed in (1, 2) if drawn else ():  # tokens that are chosen at random may be in order by chance
             again = orders(doubtful, partial(maps, seed), inputs, prefixed, drawn)
             found |= {name: False for name, answers in again.items() if any_of(answers.values()) is False}
     likely = evidence.grids()
@@ -141,12 +138,6 @@ def _may_be_queries(passes: Passes, fact: Facts, batch: int) -> bool:
     return fact.tokens and bool(counts & (passes.seen.queries - {1, batch}))
 
 
-def _random_states() -> list[bytes]:
-    """The states of PyTorch's random generators."""
-    gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    return [state.numpy().tobytes() for state in (torch.get_rng_state(), *gpus)]
-
-
 def _learnt_tokens(model: nn.Module, shapes: Iterable[Size]) -> set[int]:
     """Numbers of tokens in the model's tables of learnt ones, such as the queries of a decoder.
 
@@ -165,7 +156,7 @@ def orders(
     maps: Callable[[Batch], dict[str, Tensor]],
     inputs: Batch,
     prefixed: Collection[str] = (),
-    drawn: Collection[bool] = (),
+    drawn: bool = False,
 ) -> dict[str, dict[Key, bool | None]]:
     """Whether each of some layers has its tokens in the order of each entry; ``None`` where that cannot be told.
 
@@ -174,7 +165,7 @@ def orders(
         maps: the function that runs the model, and gives each layer's map (T, B, C, h, w) or (1, B, C, d, h, w).
         inputs: some inputs, whose entries with maps are changed.
         prefixed: the layers that have other tokens than those of the image, which may be shifted by these.
-        drawn: holds True once ``maps`` has taken random numbers, as for masks: what is masked shows in no image what it changes.
+        drawn: whether the model draws random numbers, as for masks: what is masked shows in no image what it changes.
     """
     before = maps(inputs)
     found: dict[str, dict[Key, bool | None]] = {name: {} for name in names}
@@ -189,7 +180,7 @@ def orders(
             changed = [maps(copy) for copy in _changed(inputs, key, places)] if asked else []
             for name in asked:
                 found[name][key] = _follows(before[name], [m[name] for m in changed], places, name in prefixed)
-        if True not in drawn and (asked := refused(key)):
+        if not drawn and (asked := refused(key)):
             turned = inputs.apply(partial(_turned, inputs.axes[key], key))
             other, others = maps(turned), [maps(copy) for copy in _changed(turned, key, _CHANGED_AGAIN)]
             for name in asked:

@@ -12,10 +12,11 @@ import numpy as np
 
 from ..checks import one_of
 from ..files import replacing, write_csv
-from .charts import draw_growth, draw_responses, draw_sweep
+from .charts import UNITS, draw_growth, draw_responses, draw_sweep, responses
 from .check_plot import draw_checks
 from .compare import Comparison
 from .field_check import FieldCheck
+from .number import Number
 from .plot import draw_all
 from .published import draw_published
 from .report_tables import check_table, difference_table, frequency_table, number_table, sweep_table, theory_table
@@ -139,7 +140,15 @@ def write_report(
         numbers=number_table(results, [name for name in MAIN if name in names]),
         more=_other_tables(results, names),
         figures="\n".join(
-            _section(name, figures.get(name), narrow.get(name), tables.get(name, ""), results, folder, vector)
+            _section(
+                name,
+                figures.get(name),
+                narrow.get(name),
+                tables.get(name, ""),
+                _alt(name, results, sweeps, checks) if name in figures else "",
+                folder,
+                vector,
+            )
             for name in sorted(dict.fromkeys([*figures, *tables]), key=lambda name: name != "difference")
         ),
         settings=_settings(results),
@@ -206,11 +215,11 @@ def _section(
     figure: "Figure | None",
     narrow: "Figure | None",
     table: str,
-    results: Mapping[str, ERFResult],
+    alternative: str,
     folder: Path,
     vector: str | None,
 ) -> str:
-    """A figure with its heading and caption, which is also written as files, and a table below; as HTML.
+    """A figure with its heading, caption and ``alternative`` text, which is also written as files, and a table below; as HTML.
 
     Telephones show the ``narrow`` form of it, if there is one.
     """
@@ -225,7 +234,7 @@ def _section(
     if narrow is not None:
         source = f'<source media="(max-width: 860px)" srcset="{embedded(pixels(narrow))}">'
     return (
-        f'<figure id="{name}">{heading}<picture>{source}<img alt="{_escaped(_alt(name, results))}" '
+        f'<figure id="{name}">{heading}<picture>{source}<img alt="{_escaped(alternative)}" '
         f'src="{embedded(picture)}" style="width: {figure.get_figwidth():.1f}in"></picture>'
         f"<figcaption>{html.escape(CAPTIONS[name])}</figcaption></figure>{table}"
     )
@@ -241,14 +250,31 @@ def _escaped(text: str) -> str:
     return html.escape(text, quote=True)
 
 
-def _alt(name: str, results: Mapping[str, ERFResult]) -> str:
-    """What a figure shows, for who does not see it: its subject, and the areas of each layer."""
-    parts = []
-    for label, result in results.items():
-        key, words, unit = ALTERNATIVES.get(name, ("area_90", "90 % of the mass on", " of the pixels"))
-        numbers = {layer: result.numbers(layer) for layer in result.layers}
-        shown = ", ".join(f"{layer_label(result, k)}: {measured(n[key])}" for k, n in numbers.items() if key in n)
-        parts.append(f"{label}: {words} {shown}{unit}")
+def _alt(
+    name: str,
+    results: Mapping[str, ERFResult],
+    sweeps: Mapping[str, Mapping[Size, ERFResult]] | None,
+    checks: Mapping[str, FieldCheck] | None,
+) -> str:
+    """What a figure shows, for who does not see it: its subject, and a number of each layer, which is an area in most of them."""
+    key, words, unit = ALTERNATIVES.get(name, ("area_90", "90 % of the mass on", " of the pixels"))
+    if name == "sweep" and sweeps:
+        results = {f"{label}, {h}×{w} px": r for label, sweep in sweeps.items() for (h, w), r in sweep.items()}
+    told: list[tuple[str, dict[str, Number], str]] = []
+    if name == "checks" and checks:
+        for label, check in checks.items():
+            ranks = {layer: n["rank"] for layer in check.layers if "rank" in (n := check.numbers(layer))}
+            told.append((f"{label}: rank correlation of field and changes", ranks, ""))
+    elif name == "frequency":
+        for label, result in results.items():
+            for kind, found in responses(result).items():
+                cutoffs = {layer_label(result, layer): response.cutoff for layer, response in found.items()}
+                told.append((f"{label}: {kind} cutoff", cutoffs, f" {UNITS[kind]}"))
+    else:
+        for label, result in results.items():
+            numbers = {layer_label(result, layer): result.numbers(layer) for layer in result.layers}
+            told.append((f"{label}: {words}", {layer: n[key] for layer, n in numbers.items() if key in n}, unit))
+    parts = [f"{head} {', '.join(f'{k}: {measured(n)}' for k, n in of.items())}{end}" for head, of, end in told if of]
     return f"{CAPTIONS[name]} {'; '.join(parts)}."
 
 

@@ -34,6 +34,7 @@ class Running:
         calibrated: how many ``norms`` have the statistics of how many ``inputs``; ``None`` if all have their own.
         cut: modules that the model runs without gradients, see ``capture.Seen``.
         autocast: modules that the model runs with ``autocast``, see there.
+        drawn: whether the model draws random numbers.
         count: number of inputs so far.
         shape: shape of each tensor of a single input, by name or index, without the batch axis.
         kinds: kinds of fields that are computed.
@@ -47,6 +48,7 @@ class Running:
         self.calibrated: dict[str, int] | None = None
         self.cut: list[str] = []
         self.autocast: list[str] = []
+        self.drawn = False
         self.count = 0
         self.shape: dict[str, list[int]] = {}
         self.kinds: tuple[str, ...] = ()
@@ -134,6 +136,7 @@ class Running:
             for name in set(part.facts) & set(whole.facts):
                 whole.facts[name].follows &= part.facts[name].follows
             whole.failed |= part.failed
+            whole.drawn |= part.drawn
             for name, kinds in part.estimates.items():
                 for kind, estimate in kinds.items():
                     whole._estimate(name, kind).merge(estimate)

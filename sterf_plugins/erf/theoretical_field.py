@@ -66,11 +66,15 @@ def theoretical_numbers(field: TheoreticalField, area_90: Number | None = None) 
 
 
 def add_theory(result: ERFResult, fields: Mapping[str, TheoreticalField]) -> None:
-    """Put theoretical fields beside the effective ones: ``result.info["theory"]``, and the columns of its numbers."""
-    result.info["theory"] = {layer: asdict(fields[layer]) for layer in result.layers if layer in fields}
+    """Put theoretical fields beside the effective ones: ``result.info["theory"]``, and the columns of its numbers.
+
+    Of a result by all protocols they stand beside our own, ``layer@st-erf``.
+    """
+    names = {layer: layer.removesuffix("@st-erf") for layer in result.layers}
+    result.info["theory"] = {layer: asdict(fields[name]) for layer, name in names.items() if name in fields}
     for layer in result.info["theory"]:
         numbers = result.numbers(layer)
-        numbers.update(theoretical_numbers(fields[layer], numbers.get("area_90")))
+        numbers.update(theoretical_numbers(fields[names[layer]], numbers.get("area_90")))
 
 
 def theory_of(result: ERFResult) -> dict[str, TheoreticalField]:
@@ -98,10 +102,10 @@ def advice(fields: Mapping[str, TheoreticalField], image_size: int | tuple[int, 
     lines = []
     names = list(fields)
     height, width = size_pair("image_size", image_size)
-    side = min(height, width)
-    previous = dict(zip(names[1:], names, strict=False))
-    beyond = [n for n in names if isfinite(fields[n].side) and min(fields[n].size) > side]
     endless = [n for n in names if not isfinite(fields[n].side)]
+    finite = [n for n in names if n not in endless]
+    previous = dict(zip(finite[1:], finite, strict=False))  # what sees all says nothing of those beside it
+    beyond = [n for n in finite if _exceeds(fields[n].size, (height, width))]
     if beyond:
         lines.append(f"From {beyond[0]} on, the field ({fields[beyond[0]]}) exceeds the image ({height}x{width}).")
     if endless:
@@ -112,14 +116,18 @@ def advice(fields: Mapping[str, TheoreticalField], image_size: int | tuple[int, 
             f"{', '.join(late)}: the layer before sees more than the image already, so they add depth but no context; "
             f"leave them out, stride less, or use larger images."
         )
-    idle = [n for n, before in previous.items() if n not in endless and fields[n].size == fields[before].size]
+    idle = [n for n, before in previous.items() if fields[n].size == fields[before].size]
     if idle:
         lines.append(f"{', '.join(idle)}: the same field as the layer before; no context is added.")
-    finite = [n for n in names if n not in endless]
-    if finite and finite[-1] in previous:
+    if len(finite) > 1:
         least = fields[previous[finite[-1]]]
         lines.append(
             f"Smallest useful image: {least.side:g} pixels a side; in a smaller one the input of {finite[-1]} sees more than "
             f"the whole image already."
         )
     return lines
+
+
+def _exceeds(size: tuple[float, float], image: tuple[int, int]) -> bool:
+    """Whether a field covers an image and reaches beyond it."""
+    return all(s >= n for s, n in zip(size, image, strict=True)) and size != image

@@ -78,7 +78,8 @@ class Recording:
         if first is None:
             raise ValueError(
                 f"{self.path} has no frames beside its events, whose times could be taken; give an interval in microseconds "
-                f"instead: --interval 40000 of the tools, interval=40_000 of data sets."
+                f"instead: --interval 40000 of sterf track and make-gtp, or interval=40_000 of a data set, which a config has in "
+                f"test_dataloader.dataset."
             )
         yield first
         yield from found

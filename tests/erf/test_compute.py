@@ -446,3 +446,15 @@ def test_modules_that_run_without_gradients_are_named():
     assert result.info["cut"] == ["frozen"] and [line.split(":")[0] for line in result.warnings] == ["frozen"]
     assert "without what leads through frozen, run with no_grad inside the model" in result.notes
     assert not compute_erf(nn.Sequential(nn.Conv2d(3, 4, 3)), torch.randn(2, 3, 8, 8), "0").warnings
+
+
+def test_a_model_that_draws_random_numbers_is_told_of():
+    class Drawing(nn.Sequential):
+        def forward(self, x):
+            return self[1](nn.functional.dropout(self[0](x), training=True))
+
+    convolutions = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 2, 3, padding=1)
+    said = "the model draws random numbers, which are other ones in another run"
+    assert said in compute_erf(Drawing(*convolutions), torch.randn(2, 3, 8, 8), "1").notes
+    plain = nn.Sequential(convolutions[0], nn.Dropout(), convolutions[1])
+    assert said not in compute_erf(plain, torch.randn(2, 3, 8, 8), "2").notes

@@ -57,6 +57,18 @@ def test_in_a_linear_network_the_gradient_predicts_each_change_exactly(by):
     assert numbers["unchanged"].value == 0 and not check.warnings
 
 
+def test_random_numbers_that_the_model_draws_are_no_change():
+    class Drawing(nn.Sequential):
+        def forward(self, x):
+            return self[2](nn.functional.dropout(self[1](self[0](x)), training=True))
+
+    torch.manual_seed(0)
+    check = check_field(Drawing(*linear()), IMAGES, "2", cells=(8, 6), budget=100, batch_size=2)
+    field, change, predicted = check.maps["2"].transpose(1, 0, 2, 3)
+    assert change.any() and np.allclose(change, predicted, atol=1e-12)  # with one mask the model is linear
+    assert not np.allclose(field[0], field[2])  # each batch has its own
+
+
 @pytest.mark.parametrize("protocol", [None, "openerf", "replknet"])
 def test_a_protocol_decides_on_the_unit_that_is_checked(protocol, tmp_path):
     """Tokens that nothing mixes depend on their own patch, which is that above and left of the middle in OpenERF."""

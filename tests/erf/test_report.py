@@ -16,7 +16,7 @@ from sterf_plugins.erf import ERFResult, check_field, sweep_sizes, theoretical_r
 from sterf_plugins.erf.charts import draw_growth, draw_responses, draw_sweep
 from sterf_plugins.erf.check_plot import draw_checks
 from sterf_plugins.erf.number import Number
-from sterf_plugins.erf.report import COLUMNS, write_report
+from sterf_plugins.erf.report import CAPTIONS, COLUMNS, write_report
 from sterf_plugins.erf.report_tables import html_table
 from sterf_plugins.erf.sheet import NARROW, RESOLUTION, WIDTH, embedded, pixels
 from sterf_plugins.erf.theoretical_field import add_theory
@@ -154,6 +154,15 @@ def test_theory_sweep_frequency_and_checks_are_in_the_report(tmp_path):
     assert ">5x5</td>" in text and "16×16" in text and ">cutoff</th>" in text
     for name in ("theory", "sweep", "frequency", "checks"):
         assert f'<figure id="{name}">' in text and (tmp_path / f"{name}.pdf").is_file()
+    names = ("frequency", "sweep", "checks")
+    alternatives = {name: next(alt for alt in page.alts if alt.startswith(CAPTIONS[name])) for name in names}
+    assert "net: spatial cutoff 0, stride 1: " in alternatives["frequency"] and "cycles/px" in alternatives["frequency"]
+    assert (
+        "net, 16×16 px: 90 % of the mass on 0, stride 1: " in alternatives["sweep"]
+        and "24×24 px" in alternatives["sweep"]
+    )
+    rank = measured(check.numbers("2")["rank"])
+    assert f"net: rank correlation of field and changes 2: {rank}." in alternatives["checks"]
     for figure in (draw_growth({"net": result}), draw_sweep({"net": sweep}), draw_responses({"net": result})):
         assert "random weights; 4 noise inputs of 3×24×24" in words(figure) and figure.get_figwidth() <= WIDTH
     said = words(draw_checks({"net": check})).replace("\n", " ")

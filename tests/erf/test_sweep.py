@@ -58,6 +58,19 @@ def test_sizes_that_are_none(size):
         sweep_sizes(model, x, 8, "0")
 
 
+def test_a_layer_without_a_field_in_the_largest_images_is_drawn_for_the_others():
+    class Small(nn.Sequential):
+        def forward(self, x):
+            y = self[0](x)
+            return y + self[1](y if len(x[0, 0]) < 30 else y.detach())
+
+    model = Small(nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1))
+    sweep = sweep_sizes(model, torch.randn(2, 3, 16, 16), [16, 32], ["0", "1"])
+    assert [result.layers for result in sweep.values()] == [["0", "1"], ["0"]]
+    area, _ = draw_sweep({"net": sweep}).axes
+    assert sorted(len(line.get_xdata()) for line in area.lines if line.get_marker() in ("o", "s")) == [1, 2]
+
+
 @pytest.mark.slow
 def test_charts():
     model = net()

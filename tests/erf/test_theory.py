@@ -351,3 +351,31 @@ def test_advice():
     assert "d: the layer before sees more than the image already" in text
     assert "b: the same field as the layer before" in text
     assert "Smallest useful image: 90 pixels" in text and "From e on, every output depends on the whole image" in text
+
+
+def test_advice_for_images_that_are_no_square_and_for_parallel_branches():
+    def field(height, width):
+        return TheoreticalField((height, width), (1, 1), (0, 0), 1.0)
+
+    fields = {"a": field(100, 100), "b": field(150, 150), "c": field(200, 200)}
+    assert not any("exceeds" in line or "no context" in line for line in advice(fields, (64, 512)))
+    assert advice(fields, (64, 120))[:2] == [
+        "From b on, the field (150x150) exceeds the image (64x120).",
+        "c: the layer before sees more than the image already, so they add depth but no context; leave them out, stride less, or "
+        "use larger images.",
+    ]
+    signals = advice({"a": field(1, 90), "b": field(1, 200)}, (1, 64))
+    assert "From a on, the field (1x90) exceeds the image (1x64)." in signals
+    branches = advice({"a": field(30, 30), "pooled": field(inf, inf), "b": field(50, 50)}, (64, 64))
+    assert branches[-1].startswith("Smallest useful image: 30 pixels a side")
+
+
+def test_beside_the_fields_of_all_protocols():
+    model = nn.Sequential(nn.Conv2d(1, 2, 5, padding=2), nn.Conv2d(2, 1, 5, padding=2))
+    result = compute_erf(model, torch.randn(3, 1, 16, 16), "*", protocol="all")
+    add_theory(result, theoretical_rf(model, (16, 16), "*", in_channels=1))
+    assert [(name, str(field)) for name, field in theory_of(result).items()] == [
+        ("0@st-erf", "5x5"),
+        ("1@st-erf", "9x9"),
+    ]
+    assert result.numbers("1@st-erf")["theory_rows"].value == 9 and "theory_rows" not in result.numbers("1@luo")

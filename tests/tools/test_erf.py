@@ -112,7 +112,8 @@ def test_a_second_call_finds_the_results(run, report):
 
 @pytest.mark.slow
 def test_results_of_other_files_are_no_results_of_these(run, tmp_path, photos):
-    folder, config, array = tmp_path / "photos", tmp_path / "own.py", tmp_path / "x.npy"
+    folder, config, array, code = (tmp_path / name for name in ("photos", "own.py", "x.npy", "own_net.py"))
+    code.write_text("import torch\ndef net():\n    return torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3))\n")
     shutil.copytree(photos, folder)
     base = ROOT / "configs" / "shapes" / "fpn_sdtv3-t-srb_shapes.py"
     config.write_text(f"_base_ = {str(base)!r}\n")
@@ -123,15 +124,18 @@ def test_results_of_other_files_are_no_results_of_these(run, tmp_path, photos):
         folder / "0.png": [net, *images, *layers],
         array: [net, "--inputs", array, *layers],
         config: [config, "--num", "1", "--input-size", "32", "32", "--layers", "backbone.stages.0"],
+        code: ["own_net:net", "--num", "1", "--input-size", "8", "8", "--layers", "0"],
     }
     for changed, command in commands.items():
         command = [*command, "--out", tmp_path / "out" / changed.name]
-        run(*command)
-        assert "results exist in" in run(*command).stderr
+        run(*command, PYTHONPATH=tmp_path)
+        assert "results exist in" in run(*command, PYTHONPATH=tmp_path).stderr
         if changed == config:
             config.write_text(config.read_text() + "model = dict(backbone=dict(mixer='conv'))\n")
+        if changed == code:
+            code.write_text(code.read_text().replace("2, 3", "4, 3"))
         os.utime(changed, (1, 1))
-        refused = run(*command, check=False)
+        refused = run(*command, check=False, PYTHONPATH=tmp_path)
         assert refused.returncode == 2 and "computed with other settings or files" in refused.stderr
 
 
@@ -306,6 +310,10 @@ def bad(tmp_path_factory, photos):
         (["sdtv3_nano", "--compare", "sdtv3_nano"], "two models are called 'sdtv3_nano'"),
         (["sdtv3_nano", "--device", "gpu"], "--device gpu cannot be used"),
         (["{bad}/study.py"], "`study` has unknown keys layer"),
+        (
+            ["sdtv3_nano", "--frequency", "--protocol", "replknet"],
+            "--frequency needs the signed field, which --protocol luo has; leave out --protocol replknet",
+        ),
         (["sdtv3_nano", "--wrt", "1"], "--wrt is about --inputs; give their shapes"),
         (["sdtv3_nano", "--inputs", "a=3x8x8", "3x8x8"], "--inputs: give each a name of its own, or none a name"),
         (["sdtv3_nano", "--inputs", "3x8x8", "--axes", "HWC"], "--input-size is for models of one image"),
@@ -552,9 +560,9 @@ def test_several_inputs_and_videos(run, tmp_path):
     assert pair.spatial["head@search"].shape == (24, 32) and pair.spatial["head@template"].shape == (16, 16)
     assert "4 noise inputs of search 3×24×32, template 3×16×16" in (tmp_path / "pair" / "report.html").read_text()
     video = ["--inputs", "3x5x16x16", "--axes", "NCTHW", "--num", "2", "--layers", "1", "--out", "video"]
-    run("pair_net:Video", *video, cwd=tmp_path, PYTHONPATH=tmp_path)
+    run("pair_net:Video", *video, "--position", "3,8,8", cwd=tmp_path, PYTHONPATH=tmp_path)
     frames = ERFResult.load(tmp_path / "video" / "pair_net-Video.npz").frames["1"]
-    assert frames.shape == (5,) and list(np.flatnonzero(frames)) == [1, 2, 3]
+    assert frames.shape == (5,) and list(np.flatnonzero(frames)) == [2, 3, 4]
 
 
 def test_noise_of_the_shapes_that_are_given():

@@ -75,6 +75,8 @@ def test_against_a_baseline(run, checkpoints, tmp_path):
     other = run(f"m={MODEL}", after, "--out", tmp_path / "other", *OPTIONS, "--seed", "1", *against)
     assert "m.npz is of other inputs (--seed 0 instead of 1)" in other.stderr
     assert other.returncode == 1 and "allowed: area_90>1%" in other.stderr, other.stderr[-2000:]
+    itself = run(f"m={MODEL}", before, "--out", tmp_path / "base", *OPTIONS, *against)
+    assert itself.returncode == 2 and "m.npz is the file that this run writes; give another --out" in itself.stderr
 
 
 @pytest.mark.slow

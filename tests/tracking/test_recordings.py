@@ -87,6 +87,18 @@ def test_inputs_from_a_recording_without_labels_have_trajectories(tmp_path, T):
     assert not pair["template"].any()
 
 
+def test_inputs_from_a_labelled_recording_without_frames_have_the_interval_of_the_config(tmp_path):
+    folder = write(tmp_path / "bike", 0)
+    tracker = loaded(SDTrack(SMALL, variant="1x4"))
+    with pytest.raises(
+        ValueError, match=r"interval=40_000 of a data set, which a config has in test_dataloader.dataset"
+    ):
+        tracker_inputs(str(folder / "events.h5"), tracker, 2, 0)
+    with_interval = replace(tracker, config=dict(test_dataloader=dict(dataset=dict(interval=INTERVAL))))
+    pairs = tracker_inputs(str(folder / "events.h5"), with_interval, 2, 0)
+    assert len(pairs) == 2 and all(pair["template"].any() and pair["search"].any() for pair in pairs)
+
+
 def test_what_cannot_be_made(tmp_path):
     folder = write(tmp_path / "train" / "bike", 0)
     for option in (dict(interval=3), dict(sensor=(40, 60))):
