@@ -34,14 +34,24 @@ def stored(path: Path, request: dict[str, Any], overwrite: bool) -> ERFResult | 
     """The result in a file, if it is there and of this request; ``ValueError`` if it is of another one that is to be kept."""
     if not path.is_file():
         return None
-    result = ERFResult.load(path)
+    try:
+        result = ERFResult.load(path)
+    except ValueError as error:
+        if not overwrite:
+            raise ValueError(f"{error} Give another --out, or --overwrite to replace it.") from error
+        return None
     if result.info.get("request") == json.loads(json.dumps(request)):
         return result
+    check_replaced(path, overwrite)
+    return None
+
+
+def check_replaced(path: Path, overwrite: bool) -> None:
+    """Raise ``ValueError``, unless ``overwrite``, about a file that holds a result of another request."""
     if not overwrite:
         raise ValueError(
             f"{path} exists and was computed with other settings or files; give another --out, or --overwrite to replace it."
         )
-    return None
 
 
 def _contents(args: argparse.Namespace, spec: str) -> dict[str, str]:

@@ -12,6 +12,7 @@ from ..erf import ERFResult, FieldCheck, check_field, randomise_field
 from ..erf.number import Number
 from ..erf.protocols import PROTOCOLS
 from ..files import write_csv
+from .erf_requests import check_replaced
 from .images import inputs_for, joined
 from .loading import Loaded
 from .progress import progress_bar
@@ -96,7 +97,9 @@ def check_models(
         request = dict(fields=result.info["request"], layers=layers, cells=args.check_cells, budget=args.check_budget)
         request = json.loads(json.dumps(request))
         found = {how: FieldCheck.load(path) for how, path in paths.items() if path.is_file()}
-        found = {how: check for how, check in found.items() if check.info.get("request") == request}
+        for how in [how for how, check in found.items() if check.info.get("request") != request]:
+            check_replaced(paths[how], args.overwrite)
+            del found[how]
         if len(found) < len(changes) or RANDOMISATION in args.check:
             loaded = load(label)
             model = loaded.model.to(args.device)

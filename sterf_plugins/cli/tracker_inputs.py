@@ -43,8 +43,8 @@ def tracker_inputs(source: str, loaded: Loaded, count: int, seed: int, peak: boo
             for _ in range(count)
         ]
     elif Path(source).suffix.lower() in FORMATS:
-        dataset = loaded.test_dataset
-        pairs = _of_recording(Path(source), count, network.T, sides, dataset.get("sensor"), dataset.get("interval"))
+        test = loaded.test_dataset
+        pairs = _of_recording(Path(source), count, network.T, sides, test.get("sensor"), test.get("interval"))
     else:
         from mmengine.registry import DATASETS
 

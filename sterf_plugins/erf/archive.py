@@ -3,6 +3,7 @@
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,11 +55,15 @@ def arrays(path: str | os.PathLike, what: str, names: tuple[str, ...]) -> Iterat
     with open(os.fspath(path), "rb") as opened:  # a number would be taken for a file that is open already
         if not zipfile.is_zipfile(opened):
             raise ValueError(f"{path} is no {what}: it is no .npz file.")
-    with np.load(path, allow_pickle=False) as file:
-        if not {*names} <= {*file.files}:
-            wanted = " and ".join(f"`{name}`" for name in names)
-            raise ValueError(f"{path} is no {what}: it has {', '.join(file.files)}, not {wanted}.")
-        yield file
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if {*names} <= {*file.files}:
+                yield file
+                return
+            found = ", ".join(file.files)
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as {what}: {error}; it is damaged, or of another program.") from error
+    raise ValueError(f"{path} is no {what}: it has {found}, not {' and '.join(f'`{name}`' for name in names)}.")
 
 
 def read(

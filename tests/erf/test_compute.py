@@ -252,6 +252,10 @@ def test_save_load_plot(tmp_path):
     np.savez(tmp_path / "other.npz", a=np.ones(1))
     with pytest.raises(ValueError, match="is no ERF result"):
         ERFResult.load(tmp_path / "other.npz")
+    data = path.read_bytes()
+    (tmp_path / "damaged.npz").write_bytes(data[:60] + bytes(40) + data[100:])
+    with pytest.raises(ValueError, match=r"damaged\.npz cannot be read as ERF result: .*; it is damaged"):
+        ERFResult.load(tmp_path / "damaged.npz")
     with pytest.raises(TypeError):
         ERFResult.load(10**6)  # not the file that is open under this number
     with pytest.raises(ValueError, match=r"erf does not end as a picture that can be written; give a \.png"):

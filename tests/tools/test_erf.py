@@ -139,6 +139,16 @@ def test_results_of_other_files_are_no_results_of_these(run, tmp_path, photos):
         assert refused.returncode == 2 and "computed with other settings or files" in refused.stderr
 
 
+def test_a_file_that_is_no_result_is_replaced_if_the_user_says_so(tmp_path):
+    from sterf_plugins.cli.erf_requests import stored
+
+    path = tmp_path / "net.npz"
+    path.write_text("somebody else's")
+    with pytest.raises(ValueError, match=r"it is no \.npz file\. Give another --out, or --overwrite to replace it"):
+        stored(path, {}, overwrite=False)
+    assert stored(path, {}, overwrite=True) is None and path.read_text() == "somebody else's"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [1300, 400])
 def test_the_report_in_a_browser(report, tmp_path, width):
@@ -456,6 +466,10 @@ def test_inputs_that_have_time_steps_are_joined_along_their_batch_axis(monkeypat
     monkeypatch.setattr(field_check, "inputs_for", lambda *_: iter(events))
     checks, _ = field_check.check_models(options, {"net": result}, lambda label: loaded, (8, 6), tmp_path)
     assert checks["net"].maps["layers.0"].shape[0] == 3 and checks["net"].info["input_shape"] == [4, 2, 8, 6]
+
+    options.check_cells, options.overwrite = 1, False
+    with pytest.raises(ValueError, match=r"net-other\.check\.npz exists and was computed with other settings"):
+        field_check.check_models(options, {"net": result}, lambda label: loaded, (8, 6), tmp_path)
 
     monkeypatch.setattr("sterf_plugins.cli.begin.begin", lambda: None)
     inputs = runpy.run_path(str(TOOL.parent / "analysis_tools" / "get_sops.py"))["inputs"]
