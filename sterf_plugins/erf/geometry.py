@@ -12,6 +12,7 @@ Grid = tuple[int, ...]  # rows and columns, behind slices or frames if there are
 _MOST_PREFIX = 16  # class, distillation and register tokens that a model may have without saying so
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_POOLINGS = (nn.AvgPool2d, nn.MaxPool2d, nn.LPPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 _CHANNELS_LAST = (nn.Linear, nn.LayerNorm)  # not their subclasses: timm's LayerNorm2d has channels first
 
 
@@ -134,7 +135,7 @@ def axis_orders(rest: Size, grids: Mapping[Grid, int]) -> tuple[str, ...]:
 
 def layout_of(module: nn.Module) -> str | None:
     """The order of axes that a module's type tells; ``None`` for most."""
-    if isinstance(module, (*_CONVOLUTIONS, nn.GroupNorm)) or has_statistics(module):
+    if isinstance(module, (*_CONVOLUTIONS, *_POOLINGS, nn.GroupNorm)) or has_statistics(module):
         return "BCHW"
     return "BHWC" if type(module) in _CHANNELS_LAST else None
 

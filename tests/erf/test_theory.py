@@ -87,6 +87,13 @@ def test_strides_behind_an_upsampling_are_even():
     assert theoretical_rf(model, (60, 60), "1", in_channels=1)["1"].stride == pytest.approx((2 / 3, 2 / 3), abs=1e-12)
 
 
+@pytest.mark.parametrize("pooling", [nn.AvgPool2d, nn.MaxPool2d])
+def test_poolings_may_be_as_uneven_as_convolutions(pooling):
+    """Their maps have the ratio of no image, and rows and columns behind the channels all the same."""
+    fields = theoretical_rf(nn.Sequential(pooling((2, 3), (3, 1), (0, 1))), (39, 42), "0")
+    assert (fields["0"].size, fields["0"].stride, fields["0"].padding) == ((2, 3), (3, 1), (0, 1))
+
+
 def test_signals_have_fields_of_one_row():
     layers = [nn.Conv1d(2, 4, 5, 2, 2), nn.ReLU(), nn.Conv1d(4, 4, 3, padding=2, dilation=2), nn.Conv1d(4, 4, 3)]
     fields = theoretical_rf(nn.Sequential(*layers), (1, 128), "*", in_channels=2, axes="NCL")
