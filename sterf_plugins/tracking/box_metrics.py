@@ -59,8 +59,8 @@ def curves(
     """The curves of one sequence.
 
     The first prediction is taken to be the label. Predictions after the last label do not count. One that is no box repeats
-    the one before: with "toolkit" any with NaN or without area; with "ostrack" one of size 0, also where lines are missing. Where
-    the label is NaN it stays.
+    the one before: with "toolkit" any with NaN or without area; with "ostrack" one of size 0; lines that are missing are boxes
+    of size 0 at the left upper corner there. Where the label is NaN a prediction stays.
 
     Args:
         predicted: (frames, 4).
@@ -141,16 +141,15 @@ def _whole(boxes: Floats, truth: Floats, protocol: str) -> Floats:
             raise ValueError(
                 f"prediction {wrong[0]} is {boxes[wrong[0]].tolist()}; it must be finite and have a size >= 0."
             )
-        boxes = np.concatenate([boxes, np.zeros((frames - len(boxes), 4))])
         empty = (boxes[:, 2:] == 0).any(1)
     else:
         if len(boxes) < frames:
             raise ValueError(f"there are {len(boxes)} predictions for {frames} labels; run the test to its end.")
         empty = np.isnan(boxes).any(1) | (boxes[:, 2:] <= 0).any(1)
-    empty &= ~np.isnan(truth).any(1)
+    empty &= ~np.isnan(truth[: len(boxes)]).any(1)
     for i in np.flatnonzero(empty[1:]) + 1:
         boxes[i] = boxes[i - 1]
-    return boxes
+    return np.concatenate([boxes, np.zeros((frames - len(boxes), 4))])  # these "ostrack" does not replace
 
 
 def _overlap(a: Floats, b: Floats) -> Floats:

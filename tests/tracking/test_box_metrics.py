@@ -112,6 +112,21 @@ def test_labels_that_say_nothing(protocol):
         mean_curves([])
 
 
+def test_lines_that_are_missing_count_as_missed():
+    """OSTrack's toolkit repeats the box before where one has no size, and adds zeros for missing lines after that."""
+    truth = np.tile([10.0, 20, 16, 12], (5, 1))
+    found = truth[:4].copy()
+    found[3] = 0
+    numbers = curves(found, truth, protocol="ostrack").numbers()
+    assert (numbers["OP50"], numbers["PR"], numbers["NPR"]) == (80, 80, 80)
+    near = curves(
+        found, truth - [10, 20, 0, 0], protocol="ostrack"
+    )  # their centre is at -0.5, the label's at 7.5 and 5.5
+    assert near.precision[[9, 10]] == pytest.approx([0.2, 0.4])
+    with pytest.raises(ValueError, match="there are 4 predictions for 5 labels; run the test to its end"):
+        curves(found, truth)
+
+
 def test_a_sequence_in_which_nothing_is_hit():
     """The MATLAB toolkit leaves it out of the mean; the Python one counts it. The first box is a hit unless its label is none."""
     truth = np.tile([10.0, 20, 16, 12], (5, 1))
