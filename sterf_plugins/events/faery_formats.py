@@ -18,6 +18,7 @@ from .damage import unreadable
 from .prophesee import in_order, word_size
 from .recording import Frame, Recording
 
+ES_HEADER = 20  # bytes in front of the events of an Event Stream file
 # Suffix -> faery's name of the format.
 FAERY = {".aedat4": "aedat", ".aedat": "aedat", ".raw": "evt", ".dat": "dat", ".es": "es"}
 
@@ -57,7 +58,7 @@ def by_faery(path: Path, size: tuple[int, int] | None) -> Recording:
     def ordered() -> Iterator[Events]:
         if is_prophesee:
             return in_order(path, pieces(), word)
-        return pieces() if frames is None else _advancing(path, pieces)
+        return _whole(path, pieces()) if frames is None else _advancing(path, pieces)
 
     return Recording(path, size or own, ordered, frames, inside=size in (None, own))
 
@@ -125,6 +126,25 @@ def _check_order(path: Path) -> None:
             if len(t):
                 check_events(Events(t, t, t, t), None, path, last, done)
                 last, done = int(t[-1]), done + len(t)
+
+
+def _whole(path: Path, pieces: Iterator[Events]) -> Iterator[Events]:
+    """The events of an Event Stream file, unless it ends inside the last one, which faery leaves out.
+
+    An event of the kind "DVS", number 1, takes five bytes: the time since the one before with the polarity, and two for column and
+    row each. A byte of 255 before it stands for every 127 µs of that time; one of 254, for nothing, is hardly ever there.
+    """
+    end, last = ES_HEADER, 0
+    for events in pieces:
+        end += 5 * events.number + int((np.diff(events.t, prepend=last) // 127).sum())
+        last = int(events.t[-1]) if events.number else last
+        yield events
+    if end != path.stat().st_size:
+        data, end = path.read_bytes(), ES_HEADER
+        while end < len(data):
+            end += 1 if data[end] >= 254 else 5
+        if data[15] == 1 and end > len(data):
+            raise unreadable(path, EOFError(f"its last event has {5 - end + len(data)} of 5 bytes"))
 
 
 @contextmanager

@@ -71,8 +71,7 @@ def _npz(path: Path, size: tuple[int, int] | None) -> Recording:
         with explained(path, ValueError):  # of arrays of objects
             columns = [file[name] for name in names]
             said = {name: file[name] for name in ("height", "width") if name in file}
-    known = _known_size(path, said)
-    return _of_columns(path, size or known, lambda: nullcontext(columns))
+    return _of_columns(path, size or _known_size(path, said), lambda: nullcontext(columns))
 
 
 def _of_columns(
@@ -121,14 +120,14 @@ def _hdf5(path: Path, size: tuple[int, int] | None) -> Recording:
         if abs(offset) >= 2**53:
             raise ValueError(f"{path}: t_offset is {offset}; it must be whole microseconds.")
         stored = {name: file[group][name][()] for name in ("height", "width") if name in file[group]}  # RVT's
-        known = _known_size(path, {**file.attrs, **file[group].attrs, **stored})
+        size = size or _known_size(path, {**file.attrs, **file[group].attrs, **stored})
 
     @contextmanager
     def opened() -> Iterator[Sequence[Any]]:
         with h5py.File(path, "r") as file:
             yield [file[group][name] for name in names]
 
-    return _of_columns(path, size or known, opened, offset)
+    return _of_columns(path, size, opened, offset)
 
 
 def _check_filters(path: Path, name: str, column: Any) -> None:
@@ -148,10 +147,20 @@ def _check_filters(path: Path, name: str, column: Any) -> None:
 
 
 def _known_size(path: Path, said: Mapping[str, Any]) -> tuple[int, int] | None:
-    """(height, width) that a file says, if it does."""
-    if not {"height", "width"} <= said.keys():
+    """(height, width) that a file says, if it does.
+
+    Raises:
+        ValueError: it says one of them alone, or something else than the size of a sensor.
+    """
+    there = [name for name in ("height", "width") if name in said]
+    if not there:
         return None
-    size = [_number(path, name, said[name]) for name in ("height", "width")]
+    size = [_number(path, name, said[name]) for name in there]
+    if len(size) == 1:
+        raise ValueError(
+            f"{path} says that its {there[0]} is {size[0]}, and not the other side; write both, or give the size of the sensor, "
+            f"(height, width)."
+        )
     try:
         return sensor_size(size, "height, width")
     except ValueError as error:

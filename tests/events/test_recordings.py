@@ -290,6 +290,25 @@ def test_packed_renamed_and_cut_off_files(events, tmp_path):
         assert str(caught.value).isprintable() and len(str(caught.value)) < 600
 
 
+def test_an_event_stream_that_ends_inside_an_event(tmp_path):
+    """Of its last event faery says nothing; bytes that are no event may stand in front of each, and at the end."""
+    data, path = real("faery_dvs.es").read_bytes(), tmp_path / "a.es"
+    for count in (1, 4, 6, 5):
+        path.write_bytes(data[:-count])
+        if count == 5:
+            assert open_recording(path).events().number == 473_224
+            continue
+        with pytest.raises(ValueError, match=rf"a.es cannot be read .*: its last event has {(-count) % 5} of 5 bytes"):
+            open_recording(path).events()
+    few = data[:20] + bytes([255, 254, 3, 1, 0, 2, 0, 254, 255, 255, 5, 1, 0, 2, 0])
+    for end in (b"", bytes([254]), bytes([255, 254, 255])):
+        path.write_bytes(few + end)
+        assert open_recording(path).events().t.tolist() == [128, 384]
+    path.write_bytes(few + bytes([255, 255, 5, 1, 0]))
+    with pytest.raises(ValueError, match="its last event has 3 of 5 bytes"):
+        open_recording(path).events()
+
+
 def test_prophesee_files_whose_times_faery_would_change(events, tmp_path):
     """Written bit by bit: those in the order of time are read, through the end of a round of the clock, and others refused."""
     size, ends = (40, 60), (2**32 - 100_000, 2**34 - 100_000)  # rounds of the clocks of DAT and EVT2
@@ -398,6 +417,7 @@ def test_hdf5_of_other_things(events, tmp_path):
         (dict(height=[48, 3], width=64), r"height is \[48  3\]; it must be one whole number"),
         (dict(height=0, width=64), "`height, width` is 0; it must be an int >= 1"),
         (dict(height=48, width=2**16 + 1), "a sensor has at most 65,536 rows and columns"),
+        (dict(height=48), "says that its height is 48, and not the other side; write both, or give the size"),
         (dict(t=h5py.Empty("i8")), "t, x, y, p have the shapes None"),
         (dict(t=3), r"t, x, y, p have the shapes \(\)"),
         (dict(p="group"), "t, x, y, p have the shapes .*, None"),
@@ -417,6 +437,10 @@ def test_hdf5_of_other_things(events, tmp_path):
             file[name] = values
     with pytest.raises(ValueError, match=r"event \d+ has t=\d+; it must be whole microseconds"):
         open_recording(tmp_path / "a.h5").events()
+    np.savez(tmp_path / "a.npz", **columns, width=64)
+    with pytest.raises(ValueError, match=r"a\.npz says that its width is 64, and not the other side"):
+        open_recording(tmp_path / "a.npz")
+    assert open_recording(tmp_path / "a.npz", (48, 64)).size == (48, 64)
     for size, error in (((48,), ValueError), ("ab", ValueError), ((48.5, 64), TypeError), ((0, 64), ValueError)):
         with pytest.raises(error, match="`size` is"):
             open_recording(real("faery_dvs.es"), size)
