@@ -80,10 +80,11 @@ def boundaries(args: argparse.Namespace, recording: Recording) -> np.ndarray:
     """Times between which the images lie.
 
     Raises:
-        ValueError: the recording has no frames and no interval is given, or it is over before two images.
+        ValueError: the recording has no frames, or its frames go back in time, and no interval is given, or it is over before
+            two images.
     """
     if args.interval is None:
-        times = recording.frame_times()
+        times = recordings.frame_times(recording)
         times = times[times >= times[0] + args.start]
     else:
         pieces = [(events.number, int(events.t[0]), int(events.t[-1])) for events in recording]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..erf import ERFResult
-from .images import image_files
+from .images import image_files, named_recording
 from .specs import is_config, is_timm, parse_spec
 
 
@@ -69,8 +69,9 @@ def _contents(args: argparse.Namespace, spec: str) -> dict[str, str]:
         file = getattr(sys.modules.get(name.partition(":")[0]), "__file__", None) or ""
         if file.endswith(".py"):
             found[name] = Path(file).read_text(encoding="utf-8")
-    sources = [args.images, *(re.sub(r"^[A-Za-z_]\w*=|@[\dx]+$", "", source) for source in args.inputs or ())]
-    for source in sources:
+    recording = named_recording(args.images)
+    images = str(recording[0]) if recording else args.images
+    for source in (images, *(re.sub(r"^[A-Za-z_]\w*=|@[\dx]+$", "", source) for source in args.inputs or ())):
         files = [Path(source)] if Path(source).is_file() else []
         with suppress(ValueError):  # a folder without images, as those of trackers, or none
             files = files or image_files(source, args.num)

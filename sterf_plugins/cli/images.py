@@ -2,6 +2,7 @@
 
 import argparse
 import itertools
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from glob import glob
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from ..erf.sweep import resized
 from ..events import windows
+from ..events.arrays import sensor_size
 from ..events.readers import FORMATS
 from ..events.representations import on_white
 from .examples import photographs
@@ -137,7 +139,7 @@ def inputs_for(
 
     Args:
         source: "noise", "val" for the config's validation set, "photographs" for those of the extra ``examples``, a
-            recording of events, or a folder.
+            recording of events as ``named_recording`` takes it, or a folder.
         loaded: the model, which decides on normalisation and channels.
         size: (H, W) to which images are resized.
         count: number of images, or fewer if there are not so many.
@@ -152,8 +154,8 @@ def inputs_for(
         return noise(count, len(loaded.mean), size, seed)
     if source == "val":
         return validation_images(loaded, count, size)
-    if Path(source).suffix.lower() in FORMATS:
-        return from_recording(source, loaded, size, count)
+    if (recording := named_recording(source)) is not None:
+        return from_recording(*recording, loaded, size, count)
     files = _evenly(photographs(), count) if source == "photographs" else image_files(source, count)
     return from_files(files, loaded, size, squash)
 
@@ -164,11 +166,27 @@ def joined(images: Iterable[Tensor]) -> Tensor:
     return torch.cat(parts, parts[0].ndim - 4)
 
 
-def from_recording(source: str, loaded: Loaded, size: tuple[int, int], count: int) -> Iterator[Tensor]:
+def named_recording(source: str) -> tuple[Path, tuple[int, int] | None] | None:
+    """The recording of events that ``--images`` names, and the (height, width) of its sensor, if that is said behind it.
+
+    "old.raw@480x640" says it, for a file that does not; ``None`` where no recording is named.
+
+    Raises:
+        ValueError: it is no size of a sensor.
+    """
+    path, height, width = re.fullmatch(r"(.+?)(?:@(\d+)x(\d+))?", source, re.DOTALL).groups()  # type: ignore[union-attr]
+    if Path(path).suffix.lower() not in FORMATS:
+        return None
+    return Path(path), sensor_size((int(height), int(width)), f"--images {source}") if height else None
+
+
+def from_recording(
+    path: Path, sensor: tuple[int, int] | None, loaded: Loaded, size: tuple[int, int], count: int
+) -> Iterator[Tensor]:
     """Windows of a recording of events, evenly spread over it: (1, C, H, W), or (T, 1, C, H, W) of a config with time steps.
 
     They are drawn as the config's ``LoadEvents`` says, or for a model without one by its channels: histograms for two, event
-    images with a trajectory for three, voxel grids otherwise. The size of the sensor is the config's ``sensor``, if it has one.
+    images with a trajectory for three, voxel grids otherwise. Without ``sensor`` its size is the config's, if that has one.
     """
     model: Any = loaded.config.model if loaded.config is not None else {}
     dataset = loaded.test_dataset
@@ -181,7 +199,7 @@ def from_recording(source: str, loaded: Loaded, size: tuple[int, int], count: in
         kind = {2: "histogram", 3: "gtp"}.get(channels, "voxel_grid")
         options = dict(bins=channels) if kind == "voxel_grid" else {}
     steps = (model.get("data_preprocessor") or {}).get("time_steps", 1) if model else 1
-    for images in windows(source, count, kind, sensor=dataset.get("sensor"), **options):
+    for images in windows(path, count, kind, sensor=sensor or dataset.get("sensor"), **options):
         x = torch.from_numpy(images)
         x = x.unsqueeze(1) if steps > 1 else x.flatten(0, 1).unsqueeze(0)
         yield resized(x, size)

@@ -7,12 +7,12 @@ import numpy as np
 from torch import Tensor
 
 from ..events import Events, Recording, gtp, open_recording, windows
-from ..events.readers import FORMATS
 from ..tracking.crops import SEARCH_FACTOR, TEMPLATE_FACTOR, square_crop
 from ..tracking.fields import CELL, highest_cell, labelled_pairs
 from ..tracking.recordings import RecordedSequence, Scratch, labels_beside, recording_of
 from ..tracking.sd_track import as_input
 from ..tracking.sequences import LAYOUTS
+from .images import named_recording
 from .loading import Loaded
 
 RATE = 0.4  # random events of a pixel in an image
@@ -25,6 +25,7 @@ def tracker_inputs(source: str, loaded: Loaded, count: int, seed: int, peak: boo
         source: "noise" for images of random events; "val" for the data set of the config's test, or the folder of another one
             in the same layout, where the search region lies around the labelled box, so that the object is in its middle; or a
             recording: with the labels in its folder, or without any, the middle of the sensor, as where nothing has moved.
+            The config's ``interval`` says of which images the labels are, as in its data set.
         loaded: the tracker.
         count: number of pairs, or fewer if there are not so many.
         seed: seed of the random events.
@@ -42,9 +43,11 @@ def tracker_inputs(source: str, loaded: Loaded, count: int, seed: int, peak: boo
             {name: as_input(_random_image(rng, side, network.T)) for name, side in zip(names, sides, strict=True)}
             for _ in range(count)
         ]
-    elif Path(source).suffix.lower() in FORMATS:
-        test = loaded.test_dataset
-        pairs = _of_recording(Path(source), count, network.T, sides, test.get("sensor"), test.get("interval"))
+    elif (recording := named_recording(source)) is not None:
+        path, sensor = recording
+        options = loaded.test_dataset
+        sensor = sensor or options.get("sensor")
+        pairs = _of_recording(path, count, network.T, sides, sensor, options.get("interval"))
     else:
         from mmengine.registry import DATASETS
 
@@ -71,7 +74,7 @@ def _of_recording(
 ) -> list[dict[str, Tensor]]:
     """Pairs of a recording, around its labelled boxes or the middle of its images.
 
-    ``sensor`` is as in ``open_recording``; ``interval`` is that of labelled images, ``None`` for the times of the camera's frames.
+    ``sensor`` is as in ``open_recording``, and ``interval`` that of the labels as in ``find_recorded_sequences``.
     """
     folder = path.resolve().parent
     layout = next((name for name, (labels, _) in LAYOUTS.items() if (folder / labels).is_file()), None)

@@ -88,6 +88,23 @@ def labels_beside(recording: Recording, interval: int | None = None) -> tuple[ND
     return boxes, first_frame(folder.parent.parent, layout, folder.name, interval)
 
 
+def frame_times(recording: Recording, first: int = 0) -> NDArray[np.int64]:
+    """Times of the camera's frames from number ``first`` on, each later than the one before, as images lie between them.
+
+    Raises:
+        ValueError: there are no frames, or they go back in time.
+    """
+    times = recording.frame_times()[first:]
+    back = np.flatnonzero(np.diff(times) <= 0)
+    if len(back):
+        i = back[0]
+        raise ValueError(
+            f"{recording.path}: frame {first + i + 1} is at {times[i + 1]} µs, and the one before at {times[i]}; give times in "
+            f"another way, such as an interval."
+        )
+    return times
+
+
 def boundaries(recording: Recording, count: int, first: int = 0, interval: int | None = None) -> NDArray[np.int64]:
     """The ``count + 1`` times between which a sequence's images lie.
 
@@ -105,16 +122,9 @@ def boundaries(recording: Recording, count: int, first: int = 0, interval: int |
         if start is None:
             raise ValueError(f"{recording.path} has no events; leave out the sequence.")
         return np.asarray(start + interval * np.arange(count + 1))
-    times = recording.frame_times()[first:]
+    times = frame_times(recording, first)
     if len(times) < max(count, 2):
         raise ValueError(f"{recording.path} has {len(times)} frames from number {first} on, and {count} labels.")
-    back = np.flatnonzero(np.diff(times) <= 0)
-    if len(back):
-        i = back[0]
-        raise ValueError(
-            f"{recording.path}: frame {first + i + 1} is at {times[i + 1]} µs, and the one before at {times[i]}; give times in "
-            f"another way, such as an interval."
-        )
     if len(times) == count:  # the last image ends an interval after its frame
         times = np.append(times, 2 * times[-1] - times[-2])
     return times[: count + 1]

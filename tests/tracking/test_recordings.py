@@ -16,6 +16,7 @@ from sterf_plugins.cli.loading import Loaded
 from sterf_plugins.cli.tracker_inputs import tracker_inputs
 from sterf_plugins.events import Events, Frame, gtp, open_recording
 from sterf_plugins.tracking import SDTrack
+from sterf_plugins.tracking.fields import labelled_pairs
 from sterf_plugins.tracking.pairs import TrackingPairs
 from sterf_plugins.tracking.recordings import boundaries, find_recorded_sequences, labels_beside, with_events
 from sterf_plugins.tracking.sd_track_openmmlab import tracking_dataset
@@ -81,10 +82,22 @@ def test_inputs_from_a_recording_without_labels_have_trajectories(tmp_path, T):
         regions = pair["search"].reshape(T, 3, 256, 256)
         assert regions.amax((2, 3)).min() >= 30  # each part has trajectory, negative and positive events
     larger = replace(tracker, config=dict(test_dataloader=dict(dataset=dict(sensor=(400, 600)))))
-    (pair,) = tracker_inputs(
-        str(folder / "events.h5"), larger, 1, 0
-    )  # events are at the top left, and not in the middle
-    assert not pair["template"].any()
+    for model, size in ((larger, ""), (tracker, "@400x600")):
+        (pair,) = tracker_inputs(f"{folder / 'events.h5'}{size}", model, 1, 0)
+        assert not pair["template"].any()  # events are at the top left, and not in the middle
+
+
+def test_inputs_from_a_labelled_recording_without_frames(tmp_path):
+    """The config's interval says of which images the labels are."""
+    folder = write(tmp_path / "test" / "bike", 0)
+    options = dict(images="events", interval=INTERVAL, layout="fe108", data_root=str(tmp_path))
+    tracker = replace(loaded(SDTrack(SMALL)), config=dict(test_dataloader=dict(dataset=options)))
+    found = tracker_inputs(str(folder / "events.h5"), tracker, 3, 0)
+    wanted = labelled_pairs(find_recorded_sequences(tmp_path, "fe108", "test", interval=INTERVAL), 3, (128, 256))
+    assert len(found) == len(wanted) == 3
+    for pair, same in zip(found, wanted, strict=True):
+        assert pair["search"].amax() >= 30
+        assert torch.equal(pair["template"], same["template"]) and torch.equal(pair["search"], same["search"])
 
 
 def test_inputs_from_a_labelled_recording_without_frames_have_the_interval_of_the_config(tmp_path):
