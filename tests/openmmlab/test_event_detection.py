@@ -183,7 +183,9 @@ def test_the_box_filter_is_prophesees():
     rng = np.random.default_rng(0)
     times = np.array([0, 499_999, 500_000, 500_001, 10**6])[rng.integers(0, 5, 3000)]
     sides = rng.integers(5, 80, (3000, 2)).astype(float)
-    corner = rng.integers(0, 100, (3000, 2)).astype(float)
+    corner = (
+        rng.integers(0, 1000, (3000, 2)) / 10
+    )  # to which a side of 30 may be added and give 29.999 when it is taken off
     boxes = np.hstack([corner, corner + sides])
     for name, diagonal, side in (("gen1", 30, 10), ("1mpx", 60, 20)):
         wanted = [
@@ -255,11 +257,15 @@ def test_the_metric_leaves_out_what_the_filter_does():
         (dict(names=("shapes000", "other")), "`names` has other, of which there are no labels; there are those of shapes000"),
         (dict(names=("shapes000", "shapes000_td")), "`names` has the recording shapes000 twice; name each one once"),
         (dict(names="val.txt"), "`names` is 'val.txt', and there is no file"),
+        (dict(names=("shapes000", 7)), "`names` has 7; the names of recordings are texts, such as '7'"),
+        (dict(metainfo=dict(classes=3)), "`metainfo.classes` is 3; give a list of names"),
+        (dict(data_prefix="train"), "`data_prefix` is 'train'; it must name the folder of the recordings: data_prefix=dict.img='train'"),
+        (dict(data_prefix=dict(img_path="train")), "`data_prefix` is {'img_path': 'train'}; it must name the folder"),
         (dict(data_prefix=dict(img="annotations")), "needs one recording shapes000.* in .*annotations and has none"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_one_clear_line(data, options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         dataset(data, **options)
 
 

@@ -1,6 +1,6 @@
 """Event recordings with boxes as a data set of mmdet."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
@@ -64,11 +64,26 @@ class EventDetDataset(BaseDetDataset):
         self.count = None if count is None else positive_int("count", count)
         one_of("time_unit", time_unit, UNITS)
         self.names = names if names is None or isinstance(names, str) else entries("names", names)
+        other = next((name for name in self.names or () if not isinstance(name, str)), None)
+        if other is not None:
+            raise TypeError(f"`names` has {other!r}; the names of recordings are texts, such as {str(other)!r}.")
         ignored = entries("ignored_class_ids", ignored_class_ids)
         self.time_unit, self.ignored_class_ids = time_unit, [whole_number("ignored_class_ids", i) for i in ignored]
         self.sensor = None if sensor is None else sensor_size(sensor, "sensor")
         self.cache = cache
         super().__init__(*args, **options)
+
+    def _join_prefix(self) -> None:
+        """Put ``data_root`` in front of the folders.
+
+        Raises:
+            ValueError: ``data_prefix`` does not name the folder of the recordings.
+        """
+        if not isinstance(self.data_prefix, Mapping) or "img" not in self.data_prefix:
+            raise ValueError(
+                f"`data_prefix` is {self.data_prefix!r}; it must name the folder of the recordings: data_prefix=dict(img='train')."
+            )
+        super()._join_prefix()
 
     def load_data_list(self) -> list[dict]:
         """Read labels, and find the events that belong to each of their times."""
@@ -76,10 +91,11 @@ class EventDetDataset(BaseDetDataset):
         classes = self.metainfo["classes"]
         if not classes:
             raise ValueError("EventDetDataset needs the names of its classes: metainfo=dict(classes=('car', …)).")
-        if isinstance(classes, str):  # of which each letter would be a class; a file that is there has been read
+        # Of a text each letter would be a class; a file that is there has been read.
+        if isinstance(classes, str) or not isinstance(classes, Sequence):
             raise ValueError(f"`metainfo.classes` is {classes!r}; give a list of names, or a file that is there.")
         if len(set(classes)) < len(classes):
-            raise ValueError(f"`metainfo.classes` has a name twice: {', '.join(classes)}.")
+            raise ValueError(f"`metainfo.classes` has a name twice: {', '.join(map(str, classes))}.")
         boxes, folder = Path(self.ann_file or self.data_prefix["img"]), Path(self.data_prefix["img"])
         if boxes.suffix == ".json":
             labels = read_coco(boxes, folder, classes, self.time_unit)

@@ -157,7 +157,7 @@ def _of_array(path: Path, folder: Path, classes: Sequence[str], unit: str, ignor
     wrong = array["class_id"][(array["class_id"] < 0) | (array["class_id"] >= len(classes))]
     if len(wrong):
         raise ValueError(
-            f"{path} has class_id {int(wrong[0])}, and `metainfo.classes` names {len(classes)}: {', '.join(classes)}. Name "
+            f"{path} has class_id {int(wrong[0])}, and `metainfo.classes` names {len(classes)}: {', '.join(map(str, classes))}. Name "
             f"all, or leave it out: ignored_class_ids=({int(wrong[0])},)."
         )
     recording = recording_of(path, folder)

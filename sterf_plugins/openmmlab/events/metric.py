@@ -21,7 +21,8 @@ def kept(times: Any, boxes: np.ndarray, skip_time: float, min_diagonal: float, m
 
     These are the ones after ``skip_time``, with a diagonal and both sides of at least these lengths.
     """
-    width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+    # Sides of labels as they were written, without what was rounded where the corner was added and is subtracted.
+    width, height = (boxes[:, 2:] - boxes[:, :2]).round(6).T
     large = (width**2 + height**2 >= min_diagonal**2) & (width >= min_side) & (height >= min_side)
     return large & (np.asarray(times) > skip_time)
 
