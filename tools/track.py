@@ -152,7 +152,7 @@ def main() -> None:
         )
     sensor = None if args.sensor is None else sensor_size(args.sensor, "--sensor")
     recording = open_recording(args.recording, sensor)
-    labels = None
+    labels = absent = None
     if args.box is not None:
         check_box(args.box, recording.size, "--box")
         times = boundaries(args, recording)
@@ -160,6 +160,7 @@ def main() -> None:
         if args.start:
             raise ValueError("--start goes with --box; labels say themselves with which image they begin.")
         labels, first = recordings.labels_beside(recording, args.interval)
+        absent = read_absent(args.recording.resolve().parent, len(labels))
         args.box = labels[0]
         check_box(args.box, recording.size, "the first label")
         times = recordings.boundaries(recording, len(labels), first, args.interval)
@@ -204,7 +205,6 @@ def main() -> None:
     write_boxes(boxes_file, np.stack(boxes))
     print(f"{len(boxes)} images -> {args.out}, boxes -> {boxes_file}")
     if labels is not None:
-        absent = read_absent(args.recording.resolve().parent, len(labels))
         numbers = curves(np.stack(boxes), labels, absent).numbers()
         print("beside the labels, in per cent: " + ", ".join(f"{key} {value:.1f}" for key, value in numbers.items()))
 

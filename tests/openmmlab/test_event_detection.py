@@ -259,7 +259,7 @@ def test_the_metric_leaves_out_what_the_filter_does():
         (dict(names="val.txt"), "`names` is 'val.txt', and there is no file"),
         (dict(names=("shapes000", 7)), "`names` has 7; the names of recordings are texts, such as '7'"),
         (dict(metainfo=dict(classes=3)), "`metainfo.classes` is 3; give a list of names"),
-        (dict(data_prefix="train"), "`data_prefix` is 'train'; it must name the folder of the recordings: data_prefix=dict.img='train'"),
+        (dict(data_prefix="train"), "`data_prefix` is 'train'; it must name the folder of the recordings: data_prefix="),
         (dict(data_prefix=dict(img_path="train")), "`data_prefix` is {'img_path': 'train'}; it must name the folder"),
         (dict(data_prefix=dict(img="annotations")), "needs one recording shapes000.* in .*annotations and has none"),
     ],
@@ -533,6 +533,7 @@ def test_arrays_and_json_that_say_nothing_or_nonsense(data, tmp_path):
         (dict(images=[images[0] | {"t": "now"}]), "has the time 'now'; it must be a number"),
         (dict(annotations=[annotations[0] | {"bbox": [1, 2, 3]}]), "has the box .1, 2, 3.; it must be four"),
         (dict(annotations=[annotations[0] | {"category_id": 77}]), "annotation 0 is of image .* and category 77"),
+        (dict(annotations=[annotations[0] | {"bbox": [1, [2], 3, 4]}]), "has the box .1, .2., 3, 4.; it must be four"),
         (dict(annotations=[{"image_id": images[0]["id"], "category_id": 1}]), "annotation 0 has no bbox"),
         (
             dict(categories=[*categories, dict(id=99, name="circle")]),

@@ -133,7 +133,13 @@ def test_labels_beside_the_recording_stand_for_the_box(forked, events, tracker, 
     done = forked(TOOL, folder / name, *tracker, *given, "--out", tmp_path / "b.mp4")
     assert done.returncode == 0 and np.array_equal(np.loadtxt(tmp_path / "b.mp4.txt")[:4], found), done.stderr[-2000:]
     assert cv2.VideoCapture(str(tmp_path / "b.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == COUNT
+    absent = folder / "absent_label.txt"
     for change, more, message in (
+        (
+            lambda: absent.write_text("1\n0\n"),
+            (),
+            "absent_label.txt has 2 lines from the first 1 on, and there are 4 labels",
+        ),
         (lambda: file.write_text("0,0,0,0\n1,1,5,5\n"), (), "it must have a width and height"),
         (lambda: file.write_text("1,1,5,5\n" * 2), ("--start", "10"), "--start goes with --box"),
         (file.unlink, (), "give --box X Y W H"),
@@ -141,6 +147,7 @@ def test_labels_beside_the_recording_stand_for_the_box(forked, events, tracker, 
         change()
         done = forked(TOOL, folder / name, *tracker, *more, "--out", tmp_path / "c.mp4")
         assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr, done.stderr[-2000:]
+        assert not list(tmp_path.glob("c.mp4*"))
 
 
 def test_the_label_is_drawn_where_there_is_one():

@@ -71,19 +71,12 @@ class EventDetDataset(BaseDetDataset):
         self.time_unit, self.ignored_class_ids = time_unit, [whole_number("ignored_class_ids", i) for i in ignored]
         self.sensor = None if sensor is None else sensor_size(sensor, "sensor")
         self.cache = cache
-        super().__init__(*args, **options)
-
-    def _join_prefix(self) -> None:
-        """Put ``data_root`` in front of the folders.
-
-        Raises:
-            ValueError: ``data_prefix`` does not name the folder of the recordings.
-        """
-        if not isinstance(self.data_prefix, Mapping) or "img" not in self.data_prefix:
+        prefix = options.get("data_prefix", {})
+        if len(args) < 4 and (not isinstance(prefix, Mapping) or "img" not in prefix):  # the fourth argument is data_prefix
             raise ValueError(
-                f"`data_prefix` is {self.data_prefix!r}; it must name the folder of the recordings: data_prefix=dict(img='train')."
+                f"`data_prefix` is {prefix!r}; it must name the folder of the recordings: data_prefix=dict(img='train')."
             )
-        super()._join_prefix()
+        super().__init__(*args, **options)
 
     def load_data_list(self) -> list[dict]:
         """Read labels, and find the events that belong to each of their times."""

@@ -106,7 +106,10 @@ def _boxes(where: str, boxes: Sequence | np.ndarray) -> np.ndarray:
         ValueError: one of them is something else than four numbers of pixels.
     """
     for box in boxes:
-        values = np.asarray(box)
+        try:
+            values = np.asarray(box)
+        except ValueError:  # lists among numbers
+            values = np.empty(0)
         if values.shape != (4,) or values.dtype.kind not in "iuf" or not are_pixels(values):
             raise ValueError(f"{where} has the box {box}; it must be four finite numbers x, y, w, h, in pixels.")
     return np.array(boxes, np.float64).reshape(-1, 4)
@@ -157,8 +160,8 @@ def _of_array(path: Path, folder: Path, classes: Sequence[str], unit: str, ignor
     wrong = array["class_id"][(array["class_id"] < 0) | (array["class_id"] >= len(classes))]
     if len(wrong):
         raise ValueError(
-            f"{path} has class_id {int(wrong[0])}, and `metainfo.classes` names {len(classes)}: {', '.join(map(str, classes))}. Name "
-            f"all, or leave it out: ignored_class_ids=({int(wrong[0])},)."
+            f"{path} has class_id {int(wrong[0])}, and `metainfo.classes` names {len(classes)}: {', '.join(map(str, classes))}. "
+            f"Name all, or leave it out: ignored_class_ids=({int(wrong[0])},)."
         )
     recording = recording_of(path, folder)
     result = []
