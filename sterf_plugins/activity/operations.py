@@ -4,13 +4,15 @@ SpikingJelly's own counters take binary spikes only; the rules here count an int
 tell analog operands (multiply-accumulates) from spikes.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from spikingjelly.activation_based.op_counter import BaseCounter, DispatchCounterMode, SimpleEnergyCostConfig
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.flop_counter import flop_registry
 
 from ..undisturbed import undisturbed
@@ -46,8 +48,8 @@ class LayerOperations:
         inputs: activations that arrive, spikes or not, in all time steps.
         outputs: sums that leave, in all time steps.
         biases: additions of a bias.
-        weights: numbers in weight and bias; in a product of two activations, of the operand that does not drive it, for one
-            input.
+        weights: numbers in all weights and biases of the layer that were used, each once; in a product of two activations, of
+            the operand that does not drive it, for one input.
         kernel: output channels times elements of the kernel window; 0 if the layer is no convolution.
         levels: D, the most spikes in one value of the operand, a sum of several neurons' spikes included; 0 for analog
             operands.
@@ -77,7 +79,7 @@ class LayerOperations:
         """Add what another call of the same layer did."""
         for name in ("macs", "acs", "dense", "spikes", "inputs", "outputs", "biases"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
-        for name in ("weights", "kernel", "levels", "steps"):
+        for name in ("kernel", "levels", "steps"):
             setattr(self, name, max(getattr(self, name), getattr(other, name)))
 
 
@@ -162,6 +164,10 @@ def _number_of(batch: Any) -> int:
     return batch.shape[1 if batch.ndim == 5 else 0]
 
 
+# What a rule finds: the operations of one call, the operand that drives them, and what a layer keeps for them by its role.
+Counted = tuple[LayerOperations, Tensor, dict[str, Tensor | None]]
+
+
 class _Counter(BaseCounter):
     """Counts the operations of every matrix product and convolution, by the innermost module that it runs in.
 
@@ -179,6 +185,9 @@ class _Counter(BaseCounter):
         # What drove an operation, of all its calls: lengths that the time axis may have, and the neurons behind it.
         self._drivers: dict[tuple[str, bool], set[tuple[frozenset[int], frozenset[str] | None]]] = {}
         self._calls: dict[tuple[str, bool], int] = {}
+        # How many numbers each weight and bias of a layer holds, by its place in memory.
+        self._stored: dict[tuple[str, bool], dict[Hashable, int]] = {}
+        self._latest: tuple[tuple[str, bool], StorageWeakRef] | None = None  # the last product, and where its result is
         self._passes, self._batch = 0, 1
         self.rules: dict[Any, Callable] = {
             getattr(operator, overload): self._by_shapes(formula)
@@ -213,28 +222,43 @@ class _Counter(BaseCounter):
         module = min(inside, key=lambda m: (self._sizes[m], self._names[m]), default=None)
         name = self._names.get(module, "")
         if func is aten.add.Tensor:
-            self._note_bias(module, name, args[1], out)
+            self._note_bias(args[0], args[1], out)
             return 0
         computes_weight = all(self._is_weight(x) for x in (*args, *kwargs.values()) if isinstance(x, Tensor))
         if computes_weight or (hasattr(module, "folded") and func is not aten.convolution.default):
             return 0  # the layer computes its weight anew; it is taken as folded, as BatchNorm is
-        found, driving = self.rules[func](args, kwargs, out)
+        found, driving, stored = self.rules[func](args, kwargs, out)
         key, origin = (name, found.product), self._spikes.origins.of(driving)
         if found.levels and origin:  # a sum of spikes may have more of them than any neuron sends
             found.levels = max([found.levels, *(self._spikes.senders[sender].levels for sender in origin.senders)])
         self._found.setdefault(key, LayerOperations(product=found.product)).add(found)
         self._calls[key] = self._calls.get(key, 0) + 1
+        self._note_stored(key, **stored)
+        self._latest = (key, StorageWeakRef(out.untyped_storage())) if isinstance(out, Tensor) else None
         self._drivers.setdefault(key, set()).add(
             (self._spikes.leading(driving, merged=found.kernel > 0), origin and origin.senders)
         )
         return found.dense
 
-    def _note_bias(self, module: nn.Module | None, name: str, bias: Any, out: Tensor) -> None:
-        """Count a linear layer's bias that is added on its own, as where the input's channels are not its last axis in memory."""
-        if isinstance(module, nn.Linear) and isinstance(bias, Tensor) and self._is_weight(bias):
-            found = self._found.setdefault((name, False), LayerOperations())
-            found.biases += out.numel()
-            found.weights = module.in_features * module.out_features + bias.numel()
+    def _note_stored(self, key: tuple[str, bool], **operands: Tensor | None) -> None:
+        """Remember how many numbers a layer's weight and bias hold: each parameter once, however often it is used.
+
+        A weight that is computed anew in each pass has no place of its own, nor has an activation; the largest counts.
+        """
+        numbers = self._stored.setdefault(key, {})
+        for role, x in operands.items():
+            if x is not None:
+                place = self._spikes.origins.place(x) or role
+                numbers[place] = max(numbers.get(place, 0), self._numbers(x))
+
+    def _note_bias(self, sums: Tensor, bias: Any, out: Tensor) -> None:
+        """Count the bias of a matrix product that is added on its own, as where channels are not the last axis in memory."""
+        if self._latest is None or not isinstance(bias, Tensor) or bias.ndim != 1 or not self._is_weight(bias):
+            return
+        key, memory = self._latest
+        if StorageWeakRef(sums.untyped_storage()) == memory:
+            self._found[key].biases += out.numel()
+            self._note_stored(key, bias=bias)
 
     def layers(self) -> dict[str, LayerOperations]:
         """Operations by layer, in the model's order, those of products of two activations at the end."""
@@ -242,6 +266,7 @@ class _Counter(BaseCounter):
         for name, product in sorted(self._found, key=lambda key: (key[1], self._order(key[0]))):
             found = self._found[name, product]
             calls = self._calls[name, product] // self._passes
+            found.weights = sum(self._stored[name, product].values())
             found.steps = max(self._spikes.steps(*driver, calls) for driver in self._drivers[name, product])
             if found.dense:
                 layers[(name or self._root) + (" (product)" if product else "")] = found
@@ -253,7 +278,7 @@ class _Counter(BaseCounter):
     def _by_shapes(self, formula: Callable) -> Callable:
         """A rule for an operator of which PyTorch's flop counter knows the cost of dense operands, and no more."""
 
-        def rule(args, kwargs, out) -> tuple[LayerOperations, Tensor]:
+        def rule(args, kwargs, out) -> Counted:
             tensors = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
             dense = formula(*args, **kwargs, out_val=out) // 2  # a multiplication and an addition are one MAC
             outputs = (out if isinstance(out, Tensor) else out[0]).numel()
@@ -263,16 +288,13 @@ class _Counter(BaseCounter):
                 dense=dense,
                 inputs=tensors[0].numel(),
                 outputs=outputs,
-                weights=self._numbers(tensors[1]),
                 product=product,
             )
-            return found, tensors[0]
+            return found, tensors[0], dict(weight=tensors[1])
 
         return rule
 
-    def _matrices(
-        self, x: Tensor, y: Tensor, out: Tensor, bias: Tensor | None = None
-    ) -> tuple[LayerOperations, Tensor]:
+    def _matrices(self, x: Tensor, y: Tensor, out: Tensor, bias: Tensor | None = None) -> Counted:
         weighted = self._is_weight(x) or self._is_weight(y)
         has_bias = bias is not None and self._is_weight(bias)
         found = LayerOperations(
@@ -293,24 +315,23 @@ class _Counter(BaseCounter):
         else:
             found.macs = found.dense
         found.inputs = driving.numel()
-        found.weights = self._numbers(other) + (bias.numel() if bias is not None and has_bias else 0)
-        return found, driving
+        return found, driving, dict(weight=other, bias=bias if has_bias else None)
 
-    def _convolution(self, args, kwargs, out: Tensor) -> tuple[LayerOperations, Tensor]:
+    def _convolution(self, args, kwargs, out: Tensor) -> Counted:
         x, w, bias, stride, padding, dilation, transposed, output_padding, groups = args[:9]
         found = LayerOperations(
             dense=(x.numel() if transposed else out.numel()) * w[0].numel(),
             inputs=x.numel(),
             outputs=out.numel(),
             biases=0 if bias is None else out.numel(),
-            weights=self._numbers(w) + (0 if bias is None else bias.numel()),
             kernel=out.shape[1] * w[0, 0].numel(),
             product=not (self._is_weight(w) or self._is_weight(x)),
         )
+        stored = dict(weight=w, bias=bias)
         counts = self._spikes.counts(x)
         if counts is None:
             found.macs = found.dense
-            return found, x
+            return found, x, stored
         self._driven(found, counts)
         # With a kernel of ones, each spike counts once for every output element that it reaches. All output channels of a
         # group are alike, so that one of them is enough.
@@ -321,12 +342,12 @@ class _Counter(BaseCounter):
             counts.double(), ones, None, stride, padding, dilation, transposed, output_padding, groups
         )
         found.acs = int(uses.sum()) * alike
-        return found, x
+        return found, x, stored
 
     def _numbers(self, x: Tensor) -> int:
         """Numbers in a weight, be they repeated for each input, or in an activation for one input."""
         if self._is_weight(x):
-            return min(x.numel(), x.untyped_storage().nbytes() // x.element_size())
+            return math.prod(n for n, stride in zip(x.shape, x.stride(), strict=True) if stride)
         return x.numel() // self._batch
 
     def _driven(self, found: LayerOperations, counts: Tensor) -> None:

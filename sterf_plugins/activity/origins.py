@@ -1,6 +1,7 @@
 """Where each tensor of a forward pass comes from: from weights, or from neurons, whose spikes it may still hold."""
 
 import math
+from collections.abc import Hashable
 from typing import Any, NamedTuple
 
 import torch
@@ -68,6 +69,11 @@ class Origins(BaseCounter):
     def is_weight(self, x: Tensor) -> bool:
         """Whether a tensor is a parameter or a buffer, a view of one, or was computed from them alone in this forward pass."""
         return StorageWeakRef(x.untyped_storage()) in self._fixed
+
+    def place(self, x: Tensor) -> Hashable | None:
+        """Where a parameter or buffer, or a view of one, lies in memory; ``None`` for what a forward pass has computed."""
+        memory = StorageWeakRef(x.untyped_storage())
+        return (memory, x.storage_offset()) if memory in self._weights else None
 
     def of(self, x: Tensor) -> Origin | None:
         """The origin of an activation; ``None`` if no neuron had a part in it."""

@@ -324,3 +324,36 @@ def test_as_many_channels_as_images_are_no_time_steps():
         conv=nn.Conv2d(4, 6, 1),
     )  # fmt: skip
     assert count_operations(network, torch.rand(4, 4, 4, 5, 5)).layers["conv"].steps == 1
+
+
+SEVERAL_WEIGHTS = {
+    "LSTM": (nn.LSTM(8, 6, num_layers=2, bidirectional=True), lambda m, x: m(x)[0]),
+    "GRU": (nn.GRU(8, 6), lambda m, x: m(x)[0]),
+    "self-attention": (nn.MultiheadAttention(8, 2), lambda m, x: m(x, x, x)[0]),
+    "cross-attention": (nn.MultiheadAttention(8, 2), lambda m, x: m(x, 2 * x, 3 * x)[0]),
+    "attention of other widths": (
+        nn.MultiheadAttention(8, 2, kdim=5, vdim=3),
+        lambda m, x: m(x, x[..., :5], x[..., :3])[0],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SEVERAL_WEIGHTS)
+@pytest.mark.parametrize("passes", [1, 2])
+def test_all_weights_of_a_layer_are_held(name, passes):
+    """A layer of several matrices has all of them in its memory, each once, however often they are read."""
+    layer, function = SEVERAL_WEIGHTS[name]
+    network = Network(lambda m, x: function(m.layer, x.flatten(2).permute(2, 0, 1)), layer=layer)
+    layers = count_operations(network, *torch.rand(passes, 3, 8, 2, 2)).layers
+    held = sum(o.weights for o in layers.values() if not o.product)
+    assert held == sum(p.numel() for p in layer.parameters())
+
+
+def test_a_linear_layer_of_a_parameter_computes_a_weight():
+    """Positions in the layout of maps pass a linear layer, whose bias is added on its own: neither is counted."""
+    network = Network(
+        lambda m, x: m.conv(m.spike(x)) + m.linear(m.positions.weight.view(1, 4, 9).mT).mT.unflatten(2, (3, 3)),
+        positions=nn.Embedding(4, 9), linear=nn.Linear(4, 4), spike=IntegerSpike(1), conv=nn.Conv2d(4, 4, 1, bias=False),
+    )  # fmt: skip
+    layers = count_operations(network, torch.ones(2, 4, 3, 3)).layers
+    assert {name: (o.acs, o.biases, o.weights) for name, o in layers.items()} == {"conv": (2 * 9 * 16, 0, 16)}
