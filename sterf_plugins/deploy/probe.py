@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ class Call:
     """One call of a module. The tensors are kept, so that no memory address is used twice within one forward pass."""
 
     name: str
-    module: nn.Module
+    module: Any  # of one of the types that were asked for
     input: Tensor
     output: Tensor
 

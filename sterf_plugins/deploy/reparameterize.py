@@ -67,7 +67,9 @@ def reparameterize(
     check_module("model", model)
     example = example_for(model, example)
     example = tuple(x.double() for x in example) if isinstance(example, tuple) else example.double()
-    dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
+    if dtype is None:
+        raise ValueError(f"`model` is a {type(model).__name__} without parameters; there is nothing to fold.")
     folded = copy.deepcopy(model).eval().double()
     norms = [name for name, module in folded.named_modules() if isinstance(module, _NORMS)]
     expected = _observed(folded, example, norms, forward)
@@ -109,8 +111,11 @@ def _pairs(model: nn.Module, example: Example, forward: Forward) -> list[Pair]:
     pairs = []
     for call in calls:
         layer = made.get(call.input.data_ptr())
-        if not isinstance(call.module, _NORMS) or layer is None or call.input.numel() != layer.output.numel():
-            continue
+        if not isinstance(call.module, _NORMS) or call.module.running_mean is None or layer is None:
+            continue  # without statistics a norm takes those of each batch
+        width = layer.module.weight.shape[0]
+        if call.input.numel() != layer.output.numel() or call.module.num_features not in (1, width):
+            continue  # a part of the output, or a norm over other axes than its channels
         if call.output.shape == call.input.shape:  # Meta-SDT's first norm of a RepConv adds a border
             pairs.append(Pair(layer.name, call.name))
     return pairs

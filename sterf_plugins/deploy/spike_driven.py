@@ -17,10 +17,14 @@ from torch import Tensor, nn
 
 from ..checks import check_module
 from ..layers import IntegerSpike
+from ..stems import CovariantRFConv2d
 from ..undisturbed import hooked
 from .probe import Example, calls_of, example_for
 
-_WEIGHTS = (nn.Conv1d, nn.Conv2d, nn.Linear)
+_WEIGHTS = (
+    nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear,
+    CovariantRFConv2d,
+)  # fmt: skip
 
 
 class SpikeDrivenLayer(nn.Module):
@@ -79,7 +83,7 @@ def to_spike_driven(model: nn.Module, example: Example | None = None) -> nn.Modu
 
     Raises:
         ValueError: no example is known, there are no integer spikes, or a weight layer besides the first is fed by
-            something else, or by neurons of different levels; the message names it.
+            something else, or by neurons of different levels, or the first is fed by neurons, too; the message names it.
         TypeError: ``model`` is no module.
     """
     check_module("model", model)
@@ -94,20 +98,23 @@ def to_spike_driven(model: nn.Module, example: Example | None = None) -> nn.Modu
     driven: dict[nn.Module, SpikeDrivenLayer] = {}
     sent: dict[int, IntegerSpike] = {}  # address of the spikes' memory -> who sent them
     latest: IntegerSpike | None = None
-    first = True
+    stem: nn.Module | None = None  # the layer that sees the image, at one size or several, and stays as it is
     for call in calls:
         feeding = sent.get(call.input.untyped_storage().data_ptr(), latest)  # spikes that were copied are of the latest
         if isinstance(call.module, IntegerSpike):
             latest = sent[call.output.untyped_storage().data_ptr()] = call.module
-        elif first and feeding is None:
-            first = False  # this is the stem, which sees the image and stays as it is
+        elif feeding is None and stem in (None, call.module):
+            stem = call.module
+        elif call.module is stem:
+            raise ValueError(
+                f"layer {call.name!r} sees the image, and runs again on something else; it cannot be driven by binary spikes."
+            )
         elif feeding is None or not _are_counts(call.input, feeding):
             raise ValueError(
                 f"layer {call.name!r} is not fed by integer spikes, so it cannot be driven by binary ones; only the "
                 f"first layer may see real numbers."
             )
         else:
-            first = False
             layer = driven.setdefault(call.module, SpikeDrivenLayer(call.module, feeding.levels_now, feeding.norm))
             if (layer.levels, layer.norm) != (feeding.levels_now, feeding.norm):
                 raise ValueError(

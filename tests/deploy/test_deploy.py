@@ -158,6 +158,35 @@ def test_weights_that_are_computed_anew_keep_their_norm():
     assert largest_error(outputs(folded, x), outputs(model, x)) < 1e-5
 
 
+class Views(nn.Module):
+    """A convolution and a linear layer with norms behind them that see other axes, or that have no statistics."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8)
+        self.groups, self.of_groups = nn.Conv2d(8, 8, 1), nn.BatchNorm2d(4)
+        self.batch, self.of_batch = nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8, track_running_stats=False)
+        self.linear, self.of_tokens = nn.Linear(8, 6), nn.BatchNorm1d(16)
+
+    def forward(self, x):
+        x = self.norm(self.conv(x))
+        x = self.of_groups(self.groups(x).view(-1, 4, *x.shape[2:])).view_as(x)
+        x = self.of_batch(self.batch(x))
+        return self.of_tokens(self.linear(x.flatten(2).mT))
+
+
+def test_norms_over_other_axes_or_without_statistics_stay():
+    torch.manual_seed(0)
+    model, x = Views().train(), torch.randn(2, 3, 4, 4)
+    model(x)
+    folded = reparameterize(model, x)
+    assert isinstance(folded.norm, nn.Identity)
+    assert all(
+        isinstance(n, nn.BatchNorm1d | nn.BatchNorm2d) for n in (folded.of_groups, folded.of_batch, folded.of_tokens)
+    )
+    assert largest_error(folded(x), model.eval()(x)) < 1e-5
+
+
 class Silent(nn.Module):
     """A pair of layer and norm that sees only spikes of silent neurons, and a pair that sees the image."""
 
@@ -268,6 +297,10 @@ def test_constants_are_no_proof():
     [
         (lambda: reparameterize(nn.Sequential(nn.Conv2d(3, 4, 1))), "give `example`"),
         (lambda: reparameterize(nn.Sequential(nn.Conv2d(3, 4, 1)), torch.randn(1, 3, 4, 4)), "no BatchNorm behind"),
+        (
+            lambda: reparameterize(nn.Sequential(nn.ReLU()), torch.randn(1, 3, 4, 4)),
+            "is a Sequential without parameters",
+        ),
         (lambda: to_spike_driven(nn.Sequential(nn.Conv2d(3, 4, 1)), torch.randn(1, 3, 4, 4)), "no integer spikes"),
         (
             lambda: to_spike_driven(

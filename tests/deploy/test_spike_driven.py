@@ -5,9 +5,12 @@ import torch
 from torch import nn
 from trained import VARIANTS, outputs, trained
 
+from sterf_plugins.backbones import ScaleCovariantNet
 from sterf_plugins.deploy import SpikeDrivenLayer, reparameterize, to_spike_driven
 from sterf_plugins.deploy.probe import compared_values, largest_error
+from sterf_plugins.erf import calibrate
 from sterf_plugins.layers import IntegerSpike
+from sterf_plugins.stems import CovariantRFConv2d
 
 
 @pytest.mark.slow
@@ -76,6 +79,46 @@ def test_a_layer_that_two_parts_share_is_driven_in_both():
     model[3] = IntegerSpike(2)
     with pytest.raises(ValueError, match="layer '2' runs several times, behind neurons of D = 4 and of 2 spikes"):
         to_spike_driven(model, x)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.ConvTranspose2d(4, 6, 3, 2, 1, groups=2),
+        CovariantRFConv2d(4, 5, bias=True),
+        nn.Sequential(nn.Unflatten(1, (4, 1)), nn.Conv3d(4, 5, (1, 3, 3))),
+    ],
+)
+def test_every_kind_of_convolution_is_driven(layer):
+    """A layer of another kind would see whole counts, where the model is said to have binary spikes alone."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), IntegerSpike(4), layer).double().eval()
+    x = 20 * torch.randn(2, 3, 7, 6, dtype=torch.float64)
+    driven = to_spike_driven(model, x)
+    assert sum(isinstance(module, SpikeDrivenLayer) for module in driven.modules()) == 1
+    assert model(x).std() > 0.01
+    torch.testing.assert_close(driven(x), model(x))
+
+
+def test_scale_channels_are_driven():
+    """The stem sees the image in two sizes; each convolution behind it sees the spikes of both."""
+    torch.manual_seed(0)
+    model = ScaleCovariantNet((6, 8), (1, 1), (2, 2), (1, 2), neuron="integer", num_classes=5).double()
+    calibrate(model, torch.rand(4, 3, 24, 24, dtype=torch.float64))
+    x = torch.rand(2, 3, 24, 24, dtype=torch.float64)
+    driven = to_spike_driven(model, x)
+    kinds = (CovariantRFConv2d, nn.Linear)
+    assert sum(isinstance(module, SpikeDrivenLayer) for module in driven.modules()) == 4
+    assert sum(isinstance(module, kinds) for module in model.modules()) == 5
+    assert model(x).std() > 0.001
+    torch.testing.assert_close(driven(x), model(x))
+
+
+def test_a_layer_that_sees_the_image_and_spikes_is_refused():
+    """Driven by counts, it would round the image."""
+    shared = nn.Conv2d(3, 3, 1)
+    with pytest.raises(ValueError, match="layer '0' sees the image, and runs again on something else"):
+        to_spike_driven(nn.Sequential(shared, IntegerSpike(), shared), torch.randn(1, 3, 4, 4))
 
 
 class TwoNeurons(nn.Module):
