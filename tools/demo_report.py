@@ -20,8 +20,8 @@ from pycocotools.coco import COCO
 from scipy.stats import binomtest
 
 from sterf_plugins.cli import console
-from sterf_plugins.cli.objects import Drawn, draw_objects, paint
-from sterf_plugins.cli.page import STYLE, chart, number, picture, scalars, table
+from sterf_plugins.cli.demo_page import STYLE, chart, number, picture, scalars, table
+from sterf_plugins.cli.drawn_objects import Drawn, draw_objects, paint
 from sterf_plugins.cli.shape_scores import (
     Scores,
     average_precision,

@@ -9,7 +9,6 @@ import html
 import io
 import json
 from pathlib import Path
-from typing import Any
 
 from sterf_plugins.cli.begin import begin
 
@@ -20,9 +19,9 @@ import demo_tracking as demo
 from PIL import Image
 
 from sterf_plugins.cli import console
+from sterf_plugins.cli.demo_page import STYLE, chart, number, scalars, table
+from sterf_plugins.cli.demo_steps import last_checkpoint
 from sterf_plugins.cli.loading import build_config, load_weights
-from sterf_plugins.cli.page import STYLE, chart, number, scalars, table
-from sterf_plugins.cli.steps import last_checkpoint
 from sterf_plugins.cli.versions import versions
 from sterf_plugins.erf.sheet import NARROW, WIDTH, embedded, pixels
 from sterf_plugins.erf.wording import digits
@@ -123,12 +122,10 @@ def firing(out: Path, data: Path) -> str:
     (sequence, *_) = find_sequences(data / "fe108", "fe108", "test")
     rows = []
     for mixer in TRACKERS[:-1]:
-        config = load_config(str(demo.config_of(mixer)))
-        loaded = build_config(config, mixer)
+        loaded = build_config(load_config(str(demo.config_of(mixer))), mixer)
         load_weights(loaded, str(last_checkpoint(out / mixer)))
-        network: Any = loaded.model.network
-        sizes = (config.test_dataloader.dataset[key] for key in ("template_size", "search_size"))
-        follower = Follower(network, sequence.image(0), sequence.boxes[0], *sizes)
+        network = loaded.network
+        follower = Follower(network, sequence.image(0), sequence.boxes[0], *loaded.region_sizes)
         with FiringRates(network) as rates:
             for frame in range(1, min(len(sequence), WATCHED)):
                 follower.step(sequence.image(frame))

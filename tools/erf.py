@@ -19,17 +19,17 @@ is a place of the search region; inputs are random events, or of the config's te
 """
 
 import argparse
-import itertools
 import json
 import math
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sterf_plugins.cli.begin import OptionParser, begin
 
 begin()
 
+import numpy as np
 import torch
 
 from sterf_plugins.cli.checkpoints import add_checkpoint_option
@@ -41,10 +41,10 @@ from sterf_plugins.cli.comparison import (
     compared_models,
     tell,
 )
-from sterf_plugins.cli.console import check_counts, check_device, check_writable, run_tool
+from sterf_plugins.cli.console import add_device_option, check_counts, check_device, check_writable, run_tool
 from sterf_plugins.cli.erf_curves import add_curve_options, print_theory, sizes_of
 from sterf_plugins.cli.erf_inputs import add_input_options, entries, given_inputs, is_noise
-from sterf_plugins.cli.erf_options import PEAK, add_field_options, number_or, parse_position
+from sterf_plugins.cli.erf_options import PEAK, add_field_options, number_or, parse_position, protocol_of
 from sterf_plugins.cli.erf_requests import digest, request_of, stored
 from sterf_plugins.cli.field_check import CHECK_FILES, add_check_options, asked_changes, check_models
 from sterf_plugins.cli.images import displayed, inputs_for
@@ -53,7 +53,7 @@ from sterf_plugins.cli.progress import progress_bar
 from sterf_plugins.cli.specs import check_pretrained, is_timm, parse_spec, slug_of
 from sterf_plugins.cli.study import check_entries, read_study
 from sterf_plugins.erf import ERFResult, compute_erf, theoretical_rf
-from sterf_plugins.erf.protocols import PROTOCOLS, table
+from sterf_plugins.erf.protocols import table
 from sterf_plugins.erf.report import REPORT_FILES, VECTORS, write_report
 from sterf_plugins.erf.summary import counted
 from sterf_plugins.erf.targets import match_layers
@@ -95,11 +95,7 @@ def parser() -> argparse.ArgumentParser:
     add_curve_options(p)
     p.add_argument("--seed", type=int, default=0, help="seed of weights, noise and projections")
     p.add_argument("--batch-size", type=int, help="inputs per pass (default: measured)")
-    p.add_argument(
-        "--device",
-        default="cuda" if torch.cuda.is_available() else "cpu",
-        help="cpu, cuda or cuda:N (default: %(default)s)",
-    )
+    add_device_option(p)
     p.add_argument("--title", help="title of the report")
     p.add_argument(
         "--vector", default="pdf", choices=[*VECTORS, "none"], help="second format of the figures beside PNG"
@@ -132,36 +128,57 @@ def arguments() -> argparse.Namespace:
     return args
 
 
+class Job(NamedTuple):
+    """A model to compute.
+
+    Attributes:
+        label: its name in the results.
+        spec: its specification.
+        checkpoint: file of its weights; ``None`` without one.
+        untrained: whether its weights are random.
+    """
+
+    label: str
+    spec: str
+    checkpoint: str | None
+    untrained: bool
+
+
 def build(spec: str, checkpoint: str | None, pretrained: bool, seed: int) -> Loaded:
     """Load a model; weights that it does not get from a file are drawn with this seed."""
     torch.manual_seed(seed)
     return load_model(spec, checkpoint, pretrained and is_timm(spec))
 
 
-def jobs(args: argparse.Namespace):
-    """The models to compute: (label, specification, checkpoint, whether the weights are random) of each."""
+def load(args: argparse.Namespace, job: Job) -> Loaded:
+    """The model of a job with its weights."""
+    return build(job.spec, job.checkpoint, args.pretrained and not job.untrained, args.seed)
+
+
+def jobs(args: argparse.Namespace) -> list[Job]:
+    """The models to compute."""
     if args.pretrained:
         check_pretrained([spec for spec, _ in args.models])
-    models = []
+    found = []
     for spec, checkpoint in args.models:
         label = parse_spec(spec)[0]
         label = Path(label).stem if label.endswith(".py") else label
         trained = bool(checkpoint) or (args.pretrained and is_timm(spec))
-        models.append((label, spec, checkpoint, not trained))
+        found.append(Job(label, spec, checkpoint, not trained))
         if args.untrained and trained:
-            models.append((f"{label}{UNTRAINED}", spec, None, True))
-    slugs = [slug_of(label) for label, *_ in models]
-    for label, *_ in models:
-        if slugs.count(slug_of(label)) > 1:
-            raise ValueError(f"two models are called {label!r}; give one a label: 'LABEL=NAME'.")
-    return models
+            found.append(Job(f"{label}{UNTRAINED}", spec, None, True))
+    slugs = [slug_of(job.label) for job in found]
+    for job in found:
+        if slugs.count(slug_of(job.label)) > 1:
+            raise ValueError(f"two models are called {job.label!r}; give one a label: 'LABEL=NAME'.")
+    return found
 
 
 def inputs_of(
     args: argparse.Namespace, loaded: Loaded, layers: list[str] | None, size: tuple[int, int]
 ) -> tuple[Any, list[str] | None, dict[str, Any]]:
     """The inputs of a model, its layers, and the arguments of ``compute_erf`` that depend on what kind of model it is."""
-    model: Any = loaded.model.network if loaded.is_tracker else loaded.model
+    model = loaded.network
     kinds: Any = ("spatial", "temporal", "spatiotemporal")
     if loaded.is_tracker:  # the inputs have their time steps
         inputs, layers, options = of_tracker(args, loaded, layers)
@@ -170,8 +187,7 @@ def inputs_of(
     options = dict(layout=args.layout, time_steps=steps, kinds=kinds if args.temporal else "spatial")
     if args.inputs:
         return given_inputs(args, loaded), layers, options | dict(wrt=entries(args), axes=args.axes, kinds=None)
-    squashed = PROTOCOLS.get(args.protocol, PROTOCOLS["st-erf"]).squashed
-    inputs = inputs_for(args.images, loaded, size, args.num, args.seed, squashed)
+    inputs = inputs_for(args.images, loaded, size, args.num, args.seed, protocol_of(args).squashed)
     if getattr(getattr(model, "data_preprocessor", None), "time_steps", 1) > 1 and args.images != "noise":
         options["time_steps"] = None  # images of events have their time steps
     if loaded.config is not None:
@@ -181,23 +197,37 @@ def inputs_of(
     return inputs, layers, options
 
 
-def compute(args: argparse.Namespace, job, size: tuple[int, int], folder: Path, theory: bool = False) -> ERFResult:
+def compute(args: argparse.Namespace, job: Job, size: tuple[int, int], folder: Path, theory: bool = False) -> ERFResult:
     """The result of one model: from its file if it is there, else computed and written, with its ``theory`` if wanted."""
-    label, spec, checkpoint, untrained = job
-    slug = slug_of(label)
-    path = folder / f"{slug}.npz"
+    path = folder / f"{slug_of(job.label)}.npz"
     if args.against and path.exists() and path.samefile(args.against):
         raise ValueError(f"--against {args.against} is the file that this run writes; give another --out.")
     request = request_of(args, job, size, theory)
     found = stored(path, request, args.overwrite)
     if found is not None:
-        print(f"{label}: results exist in {path}", file=sys.stderr)
+        print(f"{job.label}: results exist in {path}", file=sys.stderr)
         return found
-    loaded = build(spec, checkpoint, args.pretrained and not untrained, args.seed)
+    loaded = load(args, job)
     for note in loaded.notes:
-        print(f"{label}: {note}", file=sys.stderr)
+        print(f"{job.label}: {note}", file=sys.stderr)
     check_for_tracker(args, loaded)
-    model: Any = (loaded.model.network if loaded.is_tracker else loaded.model).to(args.device)
+    # The name holds the request, so that another request never goes on with the state of this one.
+    state = folder / f".{path.stem}.{digest(json.dumps(request))}.state"
+    result = computed(args, job.label, loaded, size, state, theory)
+    weights = "random" if job.untrained else Path(job.checkpoint).name if job.checkpoint else "pretrained"
+    images = "" if args.inputs and not is_noise(args) else args.images  # "": inputs of any kind
+    result.info |= dict(model=job.spec, checkpoint=job.checkpoint, request=request, weights=weights, images=images)
+    result.save(path)
+    notes = f" ({', '.join(result.notes)})" if result.notes else ""
+    print(f"{job.label}: {counted(result.info['num_inputs'], 'input')}{notes} -> {path}", file=sys.stderr)
+    return result
+
+
+def computed(
+    args: argparse.Namespace, label: str, loaded: Loaded, size: tuple[int, int], state: Path, theory: bool
+) -> ERFResult:
+    """The fields that the options ask for; an interrupted computation goes on from the file ``state``."""
+    model = loaded.network.to(args.device)
     layers = args.layers
     if layers and len(args.models) > 1:  # models that are compared may call their layers differently
         layers = [pattern for pattern in layers if has_layer(model, pattern)]
@@ -221,18 +251,11 @@ def compute(args: argparse.Namespace, job, size: tuple[int, int], folder: Path, 
             calibrate=args.calibrate if args.calibrate == "auto" else args.calibrate == "always",
             batch_size=args.batch_size,
             progress=show,
-            # The name holds the request, so that another request never goes on with the state of this one.
-            state=folder / f".{slug}.{digest(json.dumps(request))}.state",
+            state=state,
         )
-    weights = "random" if untrained else Path(checkpoint).name if checkpoint else "pretrained"
-    images = "" if args.inputs and not is_noise(args) else args.images  # "": inputs of any kind
-    result.info |= dict(model=spec, checkpoint=checkpoint, request=request, weights=weights, images=images)
     if theory:
         shared = {name: options.get(name) for name in ("forward", "time_steps", "layout")}
         add_theory(result, theoretical_rf(model, size, layers, in_channels=len(loaded.mean), **shared, **same))
-    result.save(path)
-    notes = f" ({', '.join(result.notes)})" if result.notes else ""
-    print(f"{label}: {counted(result.info['num_inputs'], 'input')}{notes} -> {path}", file=sys.stderr)
     return result
 
 
@@ -243,9 +266,8 @@ def of_tracker(
     from sterf_plugins.cli.tracker_inputs import tracker_inputs
     from sterf_plugins.tracking.fields import LAYERS, field_options
 
-    network: Any = loaded.model.network
     inputs = tracker_inputs(args.images, loaded, args.num, args.seed, args.position == PEAK)
-    return inputs, layers or list(LAYERS), field_options(network, *loaded.region_sizes)
+    return inputs, layers or list(LAYERS), field_options(loaded.network, *loaded.region_sizes)
 
 
 def check_for_tracker(args: argparse.Namespace, loaded: Loaded) -> None:
@@ -274,71 +296,82 @@ def first_model(args: argparse.Namespace) -> Loaded:
 
     Models that are compared may call their layers differently: each has a layer, and each pattern is one of some model.
     """
-    models: list[tuple[Loaded, Any]] = []
-    for spec, checkpoint in args.models:
-        loaded = build(spec, checkpoint, args.pretrained, args.seed)
-        models.append((loaded, loaded.model.network if loaded.is_tracker else loaded.model))
+    models = [build(spec, checkpoint, args.pretrained, args.seed) for spec, checkpoint in args.models]
     for pattern in args.layers or ():
-        if not any(has_layer(model, pattern) for _, model in models):
-            match_layers(models[0][1], pattern)  # raises an error that names layers
-    for _, model in models:
-        if args.layers and not any(has_layer(model, pattern) for pattern in args.layers):
-            match_layers(model, args.layers[0])
-    return models[0][0]
+        if not any(has_layer(loaded.network, pattern) for loaded in models):
+            match_layers(models[0].network, pattern)  # raises an error that names layers
+    for loaded in models:
+        if args.layers and not any(has_layer(loaded.network, pattern) for pattern in args.layers):
+            match_layers(loaded.network, args.layers[0])
+    return models[0]
+
+
+def image_sizes(args: argparse.Namespace, first: Loaded) -> list[tuple[int, int]]:
+    """The sizes (H, W) of images to compute at, from the smallest to the largest: those that are given, or the first model's."""
+    own = args.input_size or protocol_of(args).size
+    stated = args.sizes or args.inputs  # these say how large the inputs are
+    sizes = sizes_of(args, tuple(own or (first.size if stated else default_size(first))))
+    if min(sizes[0]) < 1:
+        raise ValueError(
+            f"{'--sizes' if args.sizes else '--input-size'} {min(sizes[0])}: an image has at least 1 pixel a side."
+        )
+    return sizes
+
+
+def shown_image(args: argparse.Namespace, first: Loaded, size: tuple[int, int]) -> np.ndarray | None:
+    """The first input as a picture (H, W, 3) for the report; ``None`` of noise and of trackers, whose inputs are pairs."""
+    if args.images == "noise" or first.is_tracker:
+        return None
+    images = inputs_for(args.images, first, size, 1, args.seed, protocol_of(args).squashed)
+    return displayed(next(iter(images)), first)
+
+
+def print_results(args: argparse.Namespace, results: dict[str, ERFResult]) -> None:
+    """Print the numbers of all models, as JSON or as tables."""
+    if args.json:
+        print(as_json(results))
+        return
+    summarise(results)
+    if args.protocol == "all":
+        for label, result in results.items():
+            print(f"{label}\n{table(result)}")
+    print_theory(results)
 
 
 def main() -> None:
     args = arguments()
-    protocol = PROTOCOLS.get(args.protocol, PROTOCOLS["st-erf"])
-    args.num = protocol.num_images if args.num is None else args.num
+    if args.num is None:
+        args.num = protocol_of(args).num_images
     check_counts(args, "num", "time_steps")
     check_device(args.device)
     folder = Path(args.out)
     check_writable(folder, "--out")
     check_claim(folder, "erf", (*REPORT_FILES, TABLE, *(CHECK_FILES if args.check else ())), args.overwrite)
     rules, baseline = check_comparison(args)
-    work = jobs(args)
+    work = {job.label: job for job in jobs(args)}
     first = first_model(args)
-    given = args.sizes or args.inputs or args.input_size or protocol.size
-    sizes = sizes_of(args, tuple(args.input_size or protocol.size or (first.size if given else default_size(first))))
+    sizes = image_sizes(args, first)
     size = sizes[-1]
-    if min(sizes[0]) < 1:
-        raise ValueError(
-            f"{'--sizes' if args.sizes else '--input-size'} {min(sizes[0])}: an image has at least 1 pixel a side."
-        )
     asked_changes(args, size)
     given_inputs(args, first)
-    sweeps = {
-        label: {s: compute(args, (f"{label} {s[0]}px" if args.sizes else label, *rest), s, folder, args.theory and s == size)
-                for s in sizes}
-        for label, *rest in work
-    }  # fmt: skip
+    sweeps: dict[str, dict[tuple[int, int], ERFResult]] = {label: {} for label in work}
+    for label, job in work.items():
+        for s in sizes:
+            one = job._replace(label=f"{label} {s[0]}px") if args.sizes else job
+            sweeps[label][s] = compute(args, one, s, folder, args.theory and s == size)
     results = {label: sweep[size] for label, sweep in sweeps.items()}
     for label, result in results.items():
         for line in result.warnings:
             print(f"{label}: warning: {line}", file=sys.stderr)
-    image = None
-    if args.images != "noise" and not first.is_tracker:
-        image = displayed(
-            next(itertools.islice(inputs_for(args.images, first, size, 1, args.seed, protocol.squashed), 1)), first
-        )
+    image = shown_image(args, first, size)
     found = compared(args, {k: r for k, r in results.items() if not k.endswith(UNTRAINED)}, baseline)
-    title = args.title or f"Effective receptive fields: {', '.join(results)}"
     claim(folder, "erf")
-    if args.json:
-        print(as_json(results))
-    else:
-        summarise(results)
-        for label, result in results.items():
-            if args.protocol == "all":
-                print(f"{label}\n{table(result)}")
-        print_theory(results)
-    specs = {label: (spec, checkpoint, args.pretrained and not random) for label, spec, checkpoint, random in work}
-    checks, randomised = check_models(args, results, lambda label: build(*specs[label], args.seed), size, folder)
+    print_results(args, results)
+    checks, randomised = check_models(args, results, lambda label: load(args, work[label]), size, folder)
     page = write_report(
         results,
         folder,
-        title,
+        args.title or f"Effective receptive fields: {', '.join(results)}",
         image,
         sweeps=sweeps if len(sizes) > 1 else None,
         frequency=args.frequency,

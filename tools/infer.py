@@ -19,8 +19,8 @@ from sterf_plugins.cli.begin import OptionParser, begin
 
 begin(openmmlab=True)
 
-import torch
 from PIL import Image
+from tqdm import tqdm
 
 from sterf_plugins.cli import console
 from sterf_plugins.cli.checkpoints import add_checkpoint_option
@@ -28,6 +28,7 @@ from sterf_plugins.cli.detection_field import LAYER, detection_field
 from sterf_plugins.cli.images import displayed, named_images
 from sterf_plugins.cli.loading import Loaded, build_config, load_weights
 from sterf_plugins.cli.predictions import Predictor, check_image, detections, label_map
+from sterf_plugins.cli.progress import seconds_between_states
 from sterf_plugins.cli.training import add_model_options, changed_config
 from sterf_plugins.files import check_claim, claim, replacing
 
@@ -39,11 +40,7 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--checkpoint", required=True, metavar="FILE", help="the model's weights")
     p.add_argument("--out", required=True, metavar="DIR", help="folder of the results")
     p.add_argument("--score-thr", type=float, default=0.3, metavar="P", help="lowest score that is drawn (default 0.3)")
-    p.add_argument(
-        "--device",
-        default="cuda" if torch.cuda.is_available() else "cpu",
-        help="cpu, cuda or cuda:N (default: %(default)s)",
-    )
+    console.add_device_option(p)
     p.add_argument("--erf", action="store_true", help="the field behind the detection with the highest score")
     p.add_argument("--detection", type=int, metavar="N", help="the field behind the N-th detection in the JSON, from 0")
     p.add_argument("--overwrite", action="store_true", help="replace files that this tool did not write")
@@ -102,8 +99,6 @@ def write_results(args: argparse.Namespace, loaded: Loaded, predictor: Predictor
 
 
 def main() -> None:
-    from tqdm.auto import tqdm
-
     args = parse_args()
     if args.detection is not None:
         if args.detection < 0:
@@ -125,8 +120,7 @@ def main() -> None:
     predictor = Predictor(loaded)
     claim(folder, "infer")
     quiet = len(images) == 1
-    interval = 0.5 if sys.stderr.isatty() else 5
-    bar = tqdm(images.items(), unit="image", file=sys.stderr, disable=quiet, mininterval=interval)
+    bar = tqdm(images.items(), unit="image", disable=quiet, mininterval=seconds_between_states())
     fields = [write_results(args, loaded, predictor, path, folder / name) for name, path in bar]
     if args.erf and not any(fields):
         raise ValueError(f"no image has a detection {args.detection or 0}, so no field was computed.")

@@ -12,7 +12,6 @@ in the recording's folder, which are drawn, too.
 import argparse
 import time
 from pathlib import Path
-from typing import Any
 
 from sterf_plugins.cli.begin import OptionParser, begin
 
@@ -20,13 +19,13 @@ begin(openmmlab=True)
 
 import cv2
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from sterf_plugins.checks import positive_int
 from sterf_plugins.cli import console
 from sterf_plugins.cli.checkpoints import add_checkpoint_option
-from sterf_plugins.cli.loading import build_config, load_weights
+from sterf_plugins.cli.loading import Loaded, build_config, load_weights
+from sterf_plugins.cli.progress import seconds_between_states
 from sterf_plugins.cli.training import add_model_options, changed_config
 from sterf_plugins.events import Recording, open_recording
 from sterf_plugins.events.arrays import sensor_size
@@ -64,11 +63,7 @@ def parse_args() -> argparse.Namespace:
     )
     p.add_argument("--start", type=int, default=0, metavar="µs", help="after the first event or frame (default: 0)")
     p.add_argument("--fps", type=float, default=25, help="of the video (default: 25)")
-    p.add_argument(
-        "--device",
-        default="cuda" if torch.cuda.is_available() else "cpu",
-        help="cpu, cuda or cuda:N (default: %(default)s)",
-    )
+    console.add_device_option(p)
     p.add_argument("--overwrite", action="store_true", help="replace OUT")
     add_model_options(p)
     add_checkpoint_option(p)
@@ -141,71 +136,99 @@ class Pictures:
                 )
 
 
-def main() -> None:
-    args = parse_args()
-    console.check_device(args.device)
+def check_numbers(args: argparse.Namespace) -> None:
+    """Raise ``ValueError`` if an interval, a rate or a time is none."""
     if args.interval is not None:
         positive_int("--interval", args.interval)
     if not 0 < args.fps <= 1000 or args.start < 0:
         raise ValueError(
             f"--fps is {args.fps:g}, and --start {args.start}; give up to 1000 pictures, more than 0, and a time from 0 on."
         )
-    sensor = None if args.sensor is None else sensor_size(args.sensor, "--sensor")
-    recording = open_recording(args.recording, sensor)
-    labels = absent = None
+
+
+def first_box(args: argparse.Namespace, recording: Recording) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """The box in the first image, the times between which the images lie, and the labels if the box is the first of them."""
     if args.box is not None:
         check_box(args.box, recording.size, "--box")
-        times = boundaries(args, recording)
-    else:
-        if args.start:
-            raise ValueError("--start goes with --box; labels say themselves with which image they begin.")
-        labels, first = recordings.labels_beside(recording, args.interval)
-        absent = read_absent(args.recording.resolve().parent, len(labels))
-        args.box = labels[0]
-        check_box(args.box, recording.size, "the first label")
-        times = recordings.boundaries(recording, len(labels), first, args.interval)
-    check_new(args.out, args.overwrite)
-    if args.out.is_dir():
-        check_made(args.out, PICTURES)
-    elif cv2.haveImageWriter(str(args.out)):  # of which OpenCV would write one after another, under names of its own
-        raise ValueError(
-            f"--out is {args.out}, a single picture; give a video such as a.mp4, or a folder, for pictures."
-        )
-    boxes_file = args.out.with_name(f"{args.out.name}.txt")
-    check_new(boxes_file, args.overwrite)
-    console.check_writable(args.out.parent, "--out")
+        return np.array(args.box), boundaries(args, recording), None
+    if args.start:
+        raise ValueError("--start goes with --box; labels say themselves with which image they begin.")
+    labels, first = recordings.labels_beside(recording, args.interval)
+    check_box(labels[0], recording.size, "the first label")
+    return np.array(labels[0]), recordings.boundaries(recording, len(labels), first, args.interval), labels
+
+
+def boxes_beside(out: Path, overwrite: bool) -> Path:
+    """The file of boxes beside OUT; ``ValueError`` if it or OUT cannot be written, or must not be replaced."""
+    check_new(out, overwrite)
+    if out.is_dir():
+        check_made(out, PICTURES)
+    elif cv2.haveImageWriter(str(out)):  # of which OpenCV would write one after another, under names of its own
+        raise ValueError(f"--out is {out}, a single picture; give a video such as a.mp4, or a folder, for pictures.")
+    boxes_file = out.with_name(f"{out.name}.txt")
+    check_new(boxes_file, overwrite)
+    console.check_writable(out.parent, "--out")
+    return boxes_file
+
+
+def load(args: argparse.Namespace) -> Loaded:
+    """The tracker of the config with the weights of the checkpoint; ``ValueError`` if the config has another model."""
     config = changed_config(args)
     if type_name(config.model) != "SDTrack":
         raise ValueError(f"--config {args.config} is no tracker: give one of an SDTrack, as in configs/sd_track.")
     loaded = build_config(config, args.config)
-    network: Any = loaded.model.network
     load_weights(loaded, args.checkpoint)
     loaded.model.eval().to(args.device)
-    data = config.test_dataloader.dataset
-    sizes = data.get("template_size", 128), data.get("search_size", 256)
-    boxes = [np.array(args.box)]
+    return loaded
+
+
+def follow(
+    loaded: Loaded,
+    recording: Recording,
+    times: np.ndarray,
+    box: np.ndarray,
+    labels: np.ndarray | None,
+    pictures: Pictures,
+) -> np.ndarray:
+    """Follow the object from the box in the first image on, and draw each image; the boxes of all images, (N, 4)."""
+    network = loaded.network
+    boxes = [box]
     follower: Follower | None = None
     images = recordings.event_images(recording, times, network.T)
+    bar = tqdm(images, total=len(times) - 1, unit="image", mininterval=seconds_between_states())
+    for i, image in enumerate(bar):
+        start, step = time.perf_counter(), None
+        if follower is None:
+            follower = Follower(network, image, box, *loaded.region_sizes)
+        else:
+            step = follower.step(image)
+            boxes.append(step.box)
+        rate = 1 / max(time.perf_counter() - start, 1e-6)
+        words = f"{(times[i] - times[0]) / 1e6:.3f} s   {rate:.1f} images a second"
+        pictures.write(draw_step(image, step, boxes[-1], words, None if labels is None else labels[i]))
+    return np.stack(boxes)
+
+
+def main() -> None:
+    args = parse_args()
+    console.check_device(args.device)
+    check_numbers(args)
+    sensor = None if args.sensor is None else sensor_size(args.sensor, "--sensor")
+    recording = open_recording(args.recording, sensor)
+    box, times, labels = first_box(args, recording)
+    absent = None if labels is None else read_absent(args.recording.resolve().parent, len(labels))
+    boxes_file = boxes_beside(args.out, args.overwrite)
+    loaded = load(args)
     with replacing(args.out) if args.out.suffix else replacing_folder(args.out, PICTURES) as out:
         pictures = Pictures(out, args.fps)
         try:
-            for i, image in enumerate(tqdm(images, total=len(times) - 1, unit="image")):
-                begin, step = time.perf_counter(), None
-                if follower is None:
-                    follower = Follower(network, image, args.box, *sizes)
-                else:
-                    step = follower.step(image)
-                    boxes.append(step.box)
-                rate = 1 / max(time.perf_counter() - begin, 1e-6)
-                seconds = (times[i] - times[0]) / 1e6
-                words, label = f"{seconds:.3f} s   {rate:.1f} images a second", None if labels is None else labels[i]
-                pictures.write(draw_step(image, step, boxes[-1], words, label))
+            boxes = follow(loaded, recording, times, box, labels, pictures)
         finally:
             pictures.close()
-    write_boxes(boxes_file, np.stack(boxes))
+    write_boxes(boxes_file, boxes)
     print(f"{len(boxes)} images -> {args.out}, boxes -> {boxes_file}")
     if labels is not None:
-        numbers = curves(np.stack(boxes), labels, absent).numbers()
+        numbers = curves(boxes, labels, absent).numbers()
         print("beside the labels, in per cent: " + ", ".join(f"{key} {value:.1f}" for key, value in numbers.items()))
 
 

@@ -82,6 +82,15 @@ def check_counts(args: argparse.Namespace, *names: str) -> None:
             raise ValueError(f"--{name.replace('_', '-')} is {' '.join(map(str, numbers))}; it must be at least 1.")
 
 
+def add_device_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--device``; ``check_device`` says whether it can be used."""
+    parser.add_argument(
+        "--device",
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="cpu, cuda or cuda:N (default: %(default)s)",
+    )
+
+
 def check_device(name: str) -> None:
     """Raise ``ValueError`` unless tensors can be put on the device (cpu, cuda or cuda:N)."""
     try:
@@ -102,7 +111,6 @@ def run_tool(main: Callable[[], None], again: str = "the same command") -> None:
         main: the tool's main function.
         again: what to run to go on after an interruption, for the message.
     """
-    name = tool_name()
     loading = os.environ.get(WEIGHTS_ONLY)
     os.environ[WEIGHTS_ONLY] = "1"
     previous, hook = signal.signal(signal.SIGINT, _interrupt), sys.unraisablehook
@@ -123,31 +131,40 @@ def run_tool(main: Callable[[], None], again: str = "the same command") -> None:
         if isinstance(error, BrokenPipeError) and output_is_unread():
             end_unread()
         sys.stdout.flush()  # what was printed before the error stands before it in a file, too
-        if _interrupted(error):
-            traceback.clear_frames(error.__traceback__)  # ends progress bars, so that the message is the last line
-            print(f"\n{name}: interrupted; go on with {again}", file=sys.stderr)
-            raise SystemExit(130) from None
-        if isinstance(error, FloatingPointError):
-            print(f"{name}: {error}", file=sys.stderr)
-            raise SystemExit(2) from error
-        setting = wrong_setting(error)
-        if setting is None and not is_mistake(error, main):
-            error.add_note(HINT)
+        code = _told(error, main, again)
+        if code is None:
             raise
-        if os.environ.get(TRACEBACK):
-            if setting:
-                error.add_note(setting)
-            raise
-        message = setting or origin(error).message
-        traceback.clear_frames(error.__traceback__)  # as above
-        print(f"{name}: error: {message}\n(set {TRACEBACK}=1 to see where it arose)", file=sys.stderr)
-        raise SystemExit(2) from None
+        raise SystemExit(code) from None
     finally:
         signal.signal(signal.SIGINT, previous)
         sys.unraisablehook = hook
         os.environ.pop(WEIGHTS_ONLY)
         if loading is not None:
             os.environ[WEIGHTS_ONLY] = loading
+
+
+def _told(error: BaseException, main: Callable[[], None], again: str) -> int | None:
+    """Tell of an error in one line, and return the exit code; ``None`` if its traceback is what to tell."""
+    name = tool_name()
+    if _interrupted(error):
+        traceback.clear_frames(error.__traceback__)  # ends progress bars, so that the message is the last line
+        print(f"\n{name}: interrupted; go on with {again}", file=sys.stderr)
+        return 130
+    if isinstance(error, FloatingPointError):
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2
+    setting = wrong_setting(error)
+    if setting is None and not is_mistake(error, main):
+        error.add_note(HINT)
+        return None
+    if os.environ.get(TRACEBACK):
+        if setting:
+            error.add_note(setting)
+        return None
+    message = setting or origin(error).message
+    traceback.clear_frames(error.__traceback__)  # as above
+    print(f"{name}: error: {message}\n(set {TRACEBACK}=1 to see where it arose)", file=sys.stderr)
+    return 2
 
 
 def is_mistake(error: BaseException, main: Callable[[], None]) -> bool:

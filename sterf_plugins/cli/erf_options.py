@@ -5,7 +5,7 @@ import ast
 from typing import Any
 
 from ..erf.fields import REDUCTIONS
-from ..erf.protocols import PROTOCOLS
+from ..erf.protocols import PROTOCOLS, Protocol
 
 PEAK = "peak"  # the position of a tracker's highest score
 
@@ -77,6 +77,11 @@ def parse_position(text: str) -> Any:
             f"--position {text}: give center, all, or row,col such as 0.5,0.25; of a video frame,row,col."
         ) from error
     return place
+
+
+def protocol_of(args: argparse.Namespace) -> Protocol:
+    """The definition that ``--protocol`` names; ST-ERF's without the option, and where a layer is shown by each of them."""
+    return PROTOCOLS.get(args.protocol, PROTOCOLS["st-erf"])
 
 
 def number_or(option: str, text: str, *names: str) -> str | int:

@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+from torch import Tensor, nn
+
 from ..erf import ERFResult, FieldCheck, check_field, randomise_field
 from ..erf.number import Number
-from ..erf.protocols import PROTOCOLS
 from ..files import write_csv
+from .erf_options import protocol_of
 from .erf_requests import check_replaced
 from .images import inputs_for, joined
 from .loading import Loaded
@@ -95,25 +97,13 @@ def check_models(
         layers = list(dict.fromkeys(re.split(r"[\[#@]", name)[0] for name in result.layers))
         paths = {how: folder / f"{slug_of(f'{label}-{how}')}.check.npz" for how in changes}
         request = dict(fields=result.info["request"], layers=layers, cells=args.check_cells, budget=args.check_budget)
-        request = json.loads(json.dumps(request))
-        found = {how: FieldCheck.load(path) for how, path in paths.items() if path.is_file()}
-        for how in [how for how, check in found.items() if check.info.get("request") != request]:
-            check_replaced(paths[how], args.overwrite)
-            del found[how]
+        request = json.loads(json.dumps(request))  # as a file has it
+        found = _stored(paths, request, args.overwrite)
         if len(found) < len(changes) or RANDOMISATION in args.check:
-            loaded = load(label)
-            model = loaded.model.to(args.device)
-            squashed = PROTOCOLS.get(args.protocol, PROTOCOLS["st-erf"]).squashed
-            number = result.info["num_inputs"]
-            inputs = joined(inputs_for(args.images, loaded, size, number, args.seed, squashed))
-            options = _options(args, result)
-            if loaded.config is not None:
-                from ..openmmlab.runtime.tensor_forward import forward_for
-
-                options["forward"] = forward_for(model, layers)
+            model, inputs, options = _prepared(args, load(label), result, layers, size)
         for how in [how for how in changes if how not in found]:
             settings = options | dict(budget=args.check_budget, calibrate=result.info["calibrate"])
-            with progress_bar(f"{label}, changed patches, {how}", number) as show:
+            with progress_bar(f"{label}, changed patches, {how}", result.info["num_inputs"]) as show:
                 check = check_field(model, inputs, layers, by=changes[how], progress=show, **settings)
             check.info |= dict(request=request, weights=result.info.get("weights"), images=args.images)
             check.save(paths[how])
@@ -123,20 +113,27 @@ def check_models(
             print(f"{label}: randomising the layers before {layer}", file=sys.stderr)
             rows = randomise_field(model, inputs, layer, **options)
             randomised += [dict(model=label, layer=layer) | row for row in rows]
-    out = sys.stderr if args.json else sys.stdout
-    if checks:
-        write_csv(folder / "checks.csv", [{"model": label} | row for label, c in checks.items() for row in c.rows()])
-        _print_checks(checks, out)
-    if randomised:
-        write_csv(folder / "randomised.csv", randomised)
-        _print_randomised(randomised, out)
+    _report(checks, randomised, folder, sys.stderr if args.json else sys.stdout)
     return checks, randomised
 
 
-def _options(args: argparse.Namespace, result: ERFResult) -> dict[str, Any]:
-    """The options of ``check_field`` that make its unit that of a result."""
+def _stored(paths: Mapping[str, Path], request: dict[str, Any], overwrite: bool) -> dict[str, FieldCheck]:
+    """Those of the checks that are in their files, of this request; ``ValueError`` if one of another is to be kept."""
+    found = {how: FieldCheck.load(path) for how, path in paths.items() if path.is_file()}
+    for how in [how for how, check in found.items() if check.info.get("request") != request]:
+        check_replaced(paths[how], overwrite)
+        del found[how]
+    return found
+
+
+def _prepared(
+    args: argparse.Namespace, loaded: Loaded, result: ERFResult, layers: list[str], size: tuple[int, int]
+) -> tuple[nn.Module, Tensor, dict[str, Any]]:
+    """The model, the inputs of its fields, and the options of ``check_field`` that make its unit that of the fields."""
+    number = result.info["num_inputs"]
+    inputs = joined(inputs_for(args.images, loaded, size, number, args.seed, protocol_of(args).squashed))
     position, shape = result.info["position"], result.info["input_shape"]
-    return dict(
+    options = dict(
         cells=args.check_cells,
         position=position if isinstance(position, str) else [tuple(p) for p in position],
         protocol=None if args.protocol == "all" else args.protocol,
@@ -148,6 +145,21 @@ def _options(args: argparse.Namespace, result: ERFResult) -> dict[str, Any]:
         seed=args.seed,
         batch_size=args.batch_size or 8,
     )
+    if loaded.config is not None:
+        from ..openmmlab.runtime.tensor_forward import forward_for
+
+        options["forward"] = forward_for(loaded.model, layers)
+    return loaded.model.to(args.device), inputs, options
+
+
+def _report(checks: Mapping[str, FieldCheck], randomised: list[dict[str, Any]], folder: Path, out: TextIO) -> None:
+    """Write the tables and print the numbers."""
+    if checks:
+        write_csv(folder / "checks.csv", [{"model": label} | row for label, c in checks.items() for row in c.rows()])
+        _print_checks(checks, out)
+    if randomised:
+        write_csv(folder / "randomised.csv", randomised)
+        _print_randomised(randomised, out)
 
 
 def _print_checks(checks: Mapping[str, FieldCheck], out: TextIO) -> None:

@@ -35,10 +35,15 @@ def image_files(folder: str, limit: int) -> list[Path]:
         raise ValueError(
             f"--images {folder}: {found}. Give a folder of images, a recording of events, 'noise', 'val' or 'photographs'."
         )
-    files = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES)
+    files = _images_below(root)
     if not files:
         raise ValueError(f"--images {folder}: no image in it; suffixes: {', '.join(SUFFIXES)}.")
     return _evenly(files, limit)
+
+
+def _images_below(folder: Path) -> list[Path]:
+    """The image files of a folder and its subfolders, in order of name."""
+    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
 
 
 def _evenly(files: list[Path], limit: int) -> list[Path]:
@@ -66,8 +71,7 @@ def named_images(sources: Sequence[str], leave_out: Path) -> dict[str, Path]:
     for source in sources:
         root = Path(source)
         if root.is_dir():
-            files = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES)
-            files = [p for p in files if leave_out.resolve() not in p.resolve().parents]
+            files = [p for p in _images_below(root) if leave_out.resolve() not in p.resolve().parents]
         else:
             files = [root] if root.is_file() else sorted(map(Path, glob(source, recursive=True)))
         if not files:

@@ -54,6 +54,11 @@ class Loaded:
         return self.config is not None and str(self.config.model.type).rpartition(".")[2] == "SDTrack"
 
     @property
+    def network(self) -> Any:
+        """The module that tensors are given to: the model, or of a tracker the network inside."""
+        return self.model.network if self.is_tracker else self.model
+
+    @property
     def test_dataset(self) -> dict[str, Any]:
         """What the config says of the data set of its test; empty without a config, or where it has no test."""
         return ((self.config or {}).get("test_dataloader") or {}).get("dataset", {})

@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def _pause() -> float:
-    """Seconds between two states of a bar: a log is not a terminal, and has a line for each."""
+def seconds_between_states() -> float:
+    """Seconds between two states of a bar that are shown: in a log, which is no terminal, each is a line of its own."""
     return 0.5 if sys.stderr.isatty() else 5
 
 
@@ -26,7 +26,7 @@ def progress_bar(label: str, total: int) -> Iterator[Callable[[int, int | None],
     """
     from tqdm.auto import tqdm
 
-    with tqdm(total=total, desc=label, unit="input", file=sys.stderr, mininterval=_pause()) as bar:
+    with tqdm(total=total, desc=label, unit="input", file=sys.stderr, mininterval=seconds_between_states()) as bar:
         yield lambda done, _: bar.update(done - bar.n)
 
 
@@ -38,7 +38,9 @@ def layers_bar(model: "nn.Module", label: str, delay: float = 5) -> Iterator[Non
     from ..undisturbed import hooked  # which imports torch, as not every tool does
 
     waiting = set(model.modules())
-    with tqdm(total=len(waiting), desc=label, unit="layer", file=sys.stderr, delay=delay, mininterval=_pause()) as bar:
+    with tqdm(
+        total=len(waiting), desc=label, unit="layer", file=sys.stderr, delay=delay, mininterval=seconds_between_states()
+    ) as bar:
 
         def count(module: "nn.Module", inputs: object, output: object) -> None:
             if module in waiting:

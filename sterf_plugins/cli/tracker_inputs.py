@@ -1,7 +1,6 @@
 """Inputs of trackers for ``tools/erf.py``: pairs of a template and a search region."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -34,7 +33,7 @@ def tracker_inputs(source: str, loaded: Loaded, count: int, seed: int, peak: boo
     Raises:
         ValueError: the data set cannot be read, or has no box with an area.
     """
-    network: Any = loaded.model.network
+    network = loaded.network
     sides = loaded.region_sizes
     if source == "noise":
         rng = np.random.default_rng(seed)

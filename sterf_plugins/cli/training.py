@@ -32,10 +32,10 @@ from ..openmmlab.configs.segmentation_checks import check_segmentation_data
 from ..openmmlab.configs.stem import swap_stem
 from ..openmmlab.runtime.checkpoint_files import read_local_or_remote
 from .banner import Banner
+from .cfg_options import Settings
 from .checkpoints import add_checkpoint_option, check_not_published_tracker
 from .console import check_writable
 from .loading import entries_without_place
-from .settings import Settings
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:

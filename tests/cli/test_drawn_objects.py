@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 
-from sterf_plugins.cli.objects import Drawn, common_area, draw_objects, label_place
+from sterf_plugins.cli.drawn_objects import Drawn, common_area, draw_objects, label_place
 
 
 def test_labels_stay_inside_and_off_each_other():

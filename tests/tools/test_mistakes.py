@@ -18,7 +18,7 @@ from mmengine.config import Config  # noqa: E402
 from mmengine.logging import MMLogger  # noqa: E402
 
 from sterf_plugins.cli import training as cli  # noqa: E402
-from sterf_plugins.cli.settings import Settings  # noqa: E402
+from sterf_plugins.cli.cfg_options import Settings  # noqa: E402
 from sterf_plugins.openmmlab.configs.loop_checks import warn_of_rates  # noqa: E402
 from sterf_plugins.openmmlab.configs.reading import PACKAGES, check_names, config_root, load_config, merge_options  # noqa: E402
 from sterf_plugins.openmmlab.configs.resume_checks import check_resume  # noqa: E402

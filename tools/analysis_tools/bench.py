@@ -9,14 +9,10 @@ of the first model.
 """
 
 import argparse
-import ctypes
-import gc
 import json
-import re
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from sterf_plugins.cli.begin import OptionParser, begin
@@ -27,8 +23,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from sterf_plugins.cli.console import check_counts, check_device, run_tool
+from sterf_plugins.cli.console import add_device_option, check_counts, check_device, run_tool
 from sterf_plugins.cli.loading import Loaded, load_model
+from sterf_plugins.cli.memory import peak_bytes
 from sterf_plugins.erf.calibrate import calibrate, uncalibrated
 
 
@@ -45,11 +42,7 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--compile", action="store_true", help="torch.compile each model")
     p.add_argument("--channels-last", action="store_true", help="weights and inputs in channels-last order")
     p.add_argument("--threads", type=int, help="threads of PyTorch on a CPU")
-    p.add_argument(
-        "--device",
-        default="cuda" if torch.cuda.is_available() else "cpu",
-        help="cpu, cuda or cuda:N (default: %(default)s)",
-    )
+    add_device_option(p)
     p.add_argument("--json", action="store_true", help="print the figures as JSON instead of a table")
     return p.parse_args()
 
@@ -86,24 +79,6 @@ def one_pass(model: Callable[[Tensor], Any], images: Tensor, args: argparse.Name
             torch.cuda.synchronize()
 
     return run
-
-
-def peak_bytes(run: Callable[[], None], device: str) -> int | None:
-    """Bytes that a pass takes at most, beyond those before it; ``None`` where the system does not tell."""
-    if torch.device(device).type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run()
-        return torch.cuda.max_memory_allocated() - before
-    status = Path("/proc/self/status")
-    if not status.is_file():
-        return None
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
-    before = int(re.findall(r"VmRSS:\s+(\d+)", status.read_text())[0])
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak
-    run()
-    return (int(re.findall(r"VmHWM:\s+(\d+)", status.read_text())[0]) - before) << 10
 
 
 def main() -> None:

@@ -32,16 +32,15 @@ from sterf_plugins.activity import (
     draw_firing_maps,
     estimate_energy,
 )
+from sterf_plugins.activity.energy import MODELS
 from sterf_plugins.cli.checkpoints import add_checkpoint_option
-from sterf_plugins.cli.console import check_counts, check_device, run_tool
+from sterf_plugins.cli.console import add_device_option, check_counts, check_device, run_tool
 from sterf_plugins.cli.images import add_image_options, inputs_for, joined
 from sterf_plugins.cli.loading import Loaded, default_size, load_model
 from sterf_plugins.cli.progress import layers_bar
 from sterf_plugins.cli.specs import check_pretrained
 from sterf_plugins.erf.calibrate import CALIBRATION, calibrate, uncalibrated
 from sterf_plugins.files import check_new, replacing, write_csv
-
-MODELS = ("compute", "memory", "full")
 
 
 def parse_args() -> argparse.Namespace:
@@ -52,14 +51,10 @@ def parse_args() -> argparse.Namespace:
     add_image_options(p, "DIR|noise|val|photographs", num=4)
     p.add_argument("--time-steps", type=int, metavar="T", help="hold each image for T steps and give (T, B, C, H, W)")
     p.add_argument("--pretrained", action="store_true", help="timm's own weights")
-    p.add_argument(
-        "--device",
-        default="cuda" if torch.cuda.is_available() else "cpu",
-        help="cpu, cuda or cuda:N (default: %(default)s)",
-    )
+    add_device_option(p)
     p.add_argument("--seed", type=int, default=0, help="seed of weights and noise")
     p.add_argument(
-        "--model", dest="energy", choices=MODELS, default="full", help="energy model of the table (default full)"
+        "--model", dest="energy", choices=list(MODELS), default="full", help="energy model of the table (default full)"
     )
     p.add_argument("--maps", type=Path, metavar="PNG", help="draw where neurons never fire, or always at the maximum")
     p.add_argument("--csv", type=Path, metavar="FILE", help="write the table")
@@ -141,59 +136,45 @@ def prepare_weights(args: argparse.Namespace, loaded: Loaded, size: tuple[int, i
     return f"random weights, BatchNorm statistics of {count} inputs"
 
 
-def main() -> None:
-    args = parse_args()
-    check_counts(args, "num", "input_size", "time_steps")
-    check_device(args.device)
-    for path in filter(None, (args.csv, args.maps)):
-        check_new(path, args.overwrite)
-    if args.maps and args.maps.suffix.lower() != ".png":
-        raise ValueError(f"--maps {args.maps} is written as PNG; give a name that ends in .png.")
-    if args.pretrained:
-        check_pretrained([args.model])
-    torch.manual_seed(args.seed)
-    loaded = load_model(args.model, args.checkpoint, args.pretrained)
-    size = tuple(args.input_size) if args.input_size else default_size(loaded)
-    model = loaded.model.to(args.device)
-    images = inputs(args, loaded, size, args.num)
-    weights = prepare_weights(args, loaded, size)
-    with FiringRates(model) as rates, FiringMaps(model) as maps, layers_bar(model, "counting"):
-        operations = count_operations(model, images)
-    total, count = operations.total, operations.num_inputs
-    heads_left_out = hasattr(model, "extract_feat") and not loaded.is_tracker
-    rows = table(operations, rates, maps)
-    if args.csv:
-        write_csv(args.csv, rows, COLUMNS)
-    if args.maps:
-        with replacing(args.maps) as partial:
-            draw_firing_maps(maps.layers).savefig(partial, format="png", dpi=150)
+def as_json(operations: Operations, rates: FiringRates, rows: list[dict], weights: str, heads_left_out: bool) -> str:
+    """Everything that was counted, as JSON; the totals per input are those of the table, with energies in mJ beside them."""
+    total, n = operations.total, operations.num_inputs
     summary = rows[-1] | dict(
-        dense_energy_mj=total.dense / count * ENERGY.e_mac_pj / 1e9, energy_mj=total.energy / count / 1e9,
-        firing_rate=rates.rate, inputs=count,
+        dense_energy_mj=total.dense / n * ENERGY.e_mac_pj / 1e9, energy_mj=total.energy / n / 1e9,
+        firing_rate=rates.rate, inputs=n,
     )  # fmt: skip
-    if args.json:
-        histograms = {name: layer.as_dict() for name, layer in rates.layers.items()}
-        record = dict(
-            total=summary, layers=rows[:-1], neurons=histograms, weights=weights, not_counted=operations.not_counted
-        )
-        if heads_left_out:
-            record["left_out"] = "heads"
-        print(json.dumps(record | dict(assumptions=operations.assumptions())))
-        return
-    model_uj = (f"{args.energy}_uj", f"{args.energy} µJ", 1, 3)
+    histograms = {name: layer.as_dict() for name, layer in rates.layers.items()}
+    record = dict(
+        total=summary, layers=rows[:-1], neurons=histograms, weights=weights, not_counted=operations.not_counted
+    )
+    left_out = dict(left_out="heads") if heads_left_out else {}
+    return json.dumps(record | left_out | dict(assumptions=operations.assumptions()))
+
+
+def print_report(
+    energy_model: str,
+    operations: Operations,
+    rates: FiringRates,
+    rows: list[dict],
+    weights: str,
+    heads_left_out: bool,
+) -> None:
+    """Print the tables of layers and of neurons, and what the numbers hold for."""
+    energy = (f"{energy_model}_uj", f"{energy_model} µJ", 1, 3)
     show("layer", rows, [
         ("macs", "M MAC", 1e6, 3), ("acs", "M AC", 1e6, 3),
-        ("compute_uj", "compute µJ", 1, 3), *([model_uj] if args.energy != "compute" else []),
-        (f"{args.energy}_quantised_uj", "quantised", 1, 3), (f"{args.energy}_break_even", "break-even", 1, 4),
+        ("compute_uj", "compute µJ", 1, 3), *([energy] if energy_model != "compute" else []),
+        (f"{energy_model}_quantised_uj", "quantised", 1, 3), (f"{energy_model}_break_even", "break-even", 1, 4),
         ("input_rate", "rate", 1, 4),
     ])  # fmt: skip
     show("neurons", rows, [
         ("levels", "D", 1, 0), ("rate", "rate", 1, 4), ("nonzero", "non-zero", 1, 4), ("dead", "dead", 1, 4),
-        ("never", "never", 1, 4), ("always", "always", 1, 4), ("local_saturation", "locally", 1, 4), model_uj,
+        ("never", "never", 1, 4), ("always", "always", 1, 4), ("local_saturation", "locally", 1, 4), energy,
     ])  # fmt: skip
+    total, n = operations.total, operations.num_inputs
     print(
-        f"per input: {summary['macs'] / 1e6:.3f} M MACs, {summary['acs'] / 1e6:.3f} M ACs, "
-        f"{summary['energy_mj']:.4f} mJ ({summary['dense_energy_mj']:.4f} mJ if all were dense MACs); "
+        f"per input: {total.macs / n / 1e6:.3f} M MACs, {total.acs / n / 1e6:.3f} M ACs, {total.energy / n / 1e9:.4f} mJ "
+        f"({total.dense / n * ENERGY.e_mac_pj / 1e9:.4f} mJ if all were dense MACs); "
         f"firing rate {rates.rate:.4f}, dead channels {rates.dead:.1%}\nweights: {weights}"
     )
     if heads_left_out:
@@ -202,6 +183,42 @@ def main() -> None:
         calls = ", ".join(f"{name} ({number} calls)" for name, number in operations.not_counted.items())
         print(f"NOT COUNTED, so that the numbers are too small: {calls}")
     print(f"\n{operations.assumptions()}")
+
+
+def check_options(args: argparse.Namespace) -> None:
+    """Raise an error if an option cannot be used, before anything is built."""
+    check_counts(args, "num", "input_size", "time_steps")
+    check_device(args.device)
+    for path in filter(None, (args.csv, args.maps)):
+        check_new(path, args.overwrite)
+    if args.maps and args.maps.suffix.lower() != ".png":
+        raise ValueError(f"--maps {args.maps} is written as PNG; give a name that ends in .png.")
+    if args.pretrained:
+        check_pretrained([args.model])
+
+
+def main() -> None:
+    args = parse_args()
+    check_options(args)
+    torch.manual_seed(args.seed)
+    loaded = load_model(args.model, args.checkpoint, args.pretrained)
+    size = tuple(args.input_size) if args.input_size else default_size(loaded)
+    model = loaded.model.to(args.device)
+    images = inputs(args, loaded, size, args.num)
+    weights = prepare_weights(args, loaded, size)
+    with FiringRates(model) as rates, FiringMaps(model) as maps, layers_bar(model, "counting"):
+        operations = count_operations(model, images)
+    rows = table(operations, rates, maps)
+    if args.csv:
+        write_csv(args.csv, rows, COLUMNS)
+    if args.maps:
+        with replacing(args.maps) as partial:
+            draw_firing_maps(maps.layers).savefig(partial, format="png", dpi=150)
+    heads_left_out = hasattr(model, "extract_feat") and not loaded.is_tracker
+    if args.json:
+        print(as_json(operations, rates, rows, weights, heads_left_out))
+    else:
+        print_report(args.energy, operations, rates, rows, weights, heads_left_out)
 
 
 if __name__ == "__main__":

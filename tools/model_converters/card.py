@@ -18,14 +18,13 @@ from sterf_plugins.cli.begin import OptionParser, begin
 
 begin()
 
-import torch
 from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 from torch import nn
 
 from sterf_plugins.checkpoints.reading import DESCRIPTIONS
 from sterf_plugins.cli.checkpoints import add_checkpoint_option
-from sterf_plugins.cli.console import check_counts, check_device, run_tool
+from sterf_plugins.cli.console import add_device_option, check_counts, check_device, run_tool
 from sterf_plugins.cli.images import add_image_options, inputs_for, joined
 from sterf_plugins.cli.loading import load_model
 from sterf_plugins.cli.specs import is_timm
@@ -46,11 +45,7 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--license", metavar="NAME", help="of the weights (default: that of the model)")
     p.add_argument("--layers", nargs="+", metavar="LAYER", help="whose fields are shown (default: the feature maps)")
     add_image_options(p, "DIR|noise|photographs", num=8)
-    p.add_argument(
-        "--device",
-        default="cuda" if torch.cuda.is_available() else "cpu",
-        help="cpu, cuda or cuda:N (default: %(default)s)",
-    )
+    add_device_option(p)
     p.add_argument("--seed", type=int, default=0, help="seed of the noise")
     p.add_argument("--overwrite", action="store_true", help="replace the files in FOLDER")
     return p.parse_args()
