@@ -24,7 +24,7 @@ import numpy as np
 import timm
 import torch
 from saved import Results, begin, options
-from timing import seconds
+from timing import in_turn
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 import sterf_plugins.timm  # noqa: F401  (registers the models)
@@ -140,12 +140,7 @@ def compare(name: str, args: argparse.Namespace) -> dict:
         for k, run in torch_ways(*(m.to(args.device) for m in (trained, folded)), args).items()
     }
     ways |= {key: partial(run, image) for key, run in runs.items()}
-    spent: dict[str, list[float]] = {key: [] for key in ways}
-    for i in range(args.repeats + 2):
-        for key, run in ways.items():
-            took = seconds(run, args.device)
-            if i > 1:  # The first two are a warm-up.
-                spent[key].append(took)
+    spent = in_turn(ways, args.repeats, args.device, warm_up=2)
     ratios = {
         key: statistics.median(a / b for a, b in zip(spent["as trained"], values, strict=True))
         for key, values in spent.items()

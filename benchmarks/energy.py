@@ -9,23 +9,22 @@ on their shapes, T and D, and on no weight. Each model is saved when it is done;
 """
 
 import argparse
-import json
 import statistics
 
 import timm
 import torch
 from deploy import scenes
-from saved import Results, begin, options
+from saved import Results, begin, kept, options
 
 import sterf_plugins.timm  # noqa: F401  (registers the models)
 from sterf_plugins.activity import ENERGY, FiringMaps, FiringRates, count_operations, estimate_energy
+from sterf_plugins.activity.energy import MODELS as ENERGY_MODELS
 from sterf_plugins.erf import calibrate
 
 MODELS = (
     "sdtv3_tiny", "sdtv3_tiny_mlpixer", "sdtv3_tiny_srb", "sdtv3_base", "sdtv3_base_srb", "spikformer_8_384",
     "sdtv1_8_384", "meta_sdt_15m", "qkformer_10_384", "max_former_10_384",
 )  # fmt: skip
-ENERGY_MODELS = ("compute", "memory", "full")
 
 
 def measure(name: str, args: argparse.Namespace) -> dict:
@@ -82,7 +81,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="print the table of --out and measure nothing")
     args = begin(parser)
     if args.table:
-        print(table(json.loads(args.out.read_text())))
+        print(table(kept(parser, args)))
         return
     if args.tiny:
         args.models, args.size, args.images = ("sdtv3_nano", "qkformer_10_384"), 32, 1

@@ -24,7 +24,7 @@ from plain_erf import contiguous_gradients, published, simple_loop
 from plain_sdtv3 import PlainSDTV3
 from plain_spikformer import PlainSpikformer, calibrate
 from saved import Results, begin, options
-from timing import peak_mib, seconds
+from timing import in_turn, peak_mib, seconds
 
 import sterf_plugins.timm  # noqa: F401
 from sterf_plugins.backbones import SDTV3, Spikformer
@@ -32,21 +32,17 @@ from sterf_plugins.erf import compute_erf
 from sterf_plugins.erf.starts import maps_by_name
 
 
-def timed(work, device):
-    """Seconds that ``work()`` takes, and its result."""
-    result = []
-    return seconds(lambda: result.append(work()), device), *result
-
-
 def compare(sides, repeats, device="cpu", inputs=None):
     """Median seconds, and the result, of each side, run in turn; per input where ``inputs`` counts those of each side."""
-    times, results = {name: [] for name in sides}, {}
-    for i in range(repeats + 1):
-        for name, work in sides.items():
-            spent, results[name] = timed(work, device)
-            if i:  # the first is warm-up
-                times[name].append(spent / (inputs[name] if inputs else 1))
-    return {name: statistics.median(values) for name, values in times.items()}, results
+    results = {}
+
+    def keep(name):
+        results[name] = sides[name]()
+
+    times = in_turn({name: partial(keep, name) for name in sides}, repeats, device)
+    return {
+        name: statistics.median(values) / (inputs[name] if inputs else 1) for name, values in times.items()
+    }, results
 
 
 def largest_difference(a, b):
@@ -146,9 +142,9 @@ def cost(args):
         x, y = [], []
         for value, (net, images, layers, options) in cases.items():
             work = lambda: compute_erf(net, images, layers, **options)  # noqa: B023, E731
-            timed(work, args.device)
+            seconds(work, args.device)
             x.append(value)
-            y.append(statistics.median(timed(work, args.device)[0] for _ in range(args.repeats)))
+            y.append(statistics.median(seconds(work, args.device) for _ in range(args.repeats)))
         power = 2 if name.endswith("spatiotemporal") else 1  # T outputs, each back through up to T steps
         slope, offset = np.polyfit(np.array(x, float) ** power, y, 1)
         fit = slope * np.array(x, float) ** power + offset

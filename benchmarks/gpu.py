@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from saved import BROKEN, failed, write
+from saved import BROKEN, check_device, failed, write
 
 HERE = Path(__file__).resolve().parent
 SPARE = 20  # seconds that a piece must have left for a part to be started
@@ -126,6 +126,7 @@ def main() -> int:
     p.add_argument("--device", default="cuda", choices=["cpu", "cuda"])
     p.add_argument("--tiny", action="store_true", help="everything small, to see that it runs")
     args = p.parse_args()
+    check_device(p, args.device)
     args.out = args.out.resolve()
     args.out.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + 60 * args.minutes

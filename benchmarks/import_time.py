@@ -1,13 +1,15 @@
-"""Import times, each in fresh processes, in turn; prints seconds and ratios.
+"""Import times, each in fresh processes, in turn: seconds above a bare interpreter, and a ratio.
 
-python benchmarks/import_time.py
+python benchmarks/import_time.py --out benchmarks/results/import_time.json
 """
 
-import json
 import statistics
 import subprocess
 import sys
 import time
+from functools import partial
+
+from saved import Results, begin, options
 
 CASES = {
     "nothing": "pass",
@@ -24,19 +26,24 @@ def seconds(statement: str) -> float:
     return time.perf_counter() - start
 
 
-def main() -> None:
+def measure(repeats: int) -> dict:
+    """Median seconds of each import above a bare interpreter, and those of ours over those of what it imports."""
     times: dict[str, list[float]] = {name: [] for name in CASES}
-    for _ in range(6):
+    for repeat in range(repeats + 1):
         for name, statement in CASES.items():
-            times[name].append(seconds(statement))
-    median = {name: statistics.median(values[1:]) for name, values in times.items()}  # the first fills the disk cache
-    bare = median["nothing"]
-    result = {
-        "seconds above a bare interpreter": {name: value - bare for name, value in median.items() if name != "nothing"},
-        "sterf_plugins.timm / (timm + spikingjelly)": (median["sterf_plugins.timm"] - bare)
-        / (median["timm + spikingjelly"] - bare),
-    }
-    print(json.dumps(result, indent=1))
+            spent = seconds(statement)
+            if repeat:  # the first fills the disk cache
+                times[name].append(spent)
+    bare = statistics.median(times.pop("nothing"))
+    above = {name: statistics.median(values) - bare for name, values in times.items()}
+    ratio = above["sterf_plugins.timm"] / above["timm + spikingjelly"]
+    return {"seconds above a bare interpreter": above, "sterf_plugins.timm / (timm + spikingjelly)": ratio}
+
+
+def main() -> None:
+    args = begin(options(__doc__, repeats=5))
+    results = Results.of(args)
+    results.once(partial(measure, args.repeats), "import")
 
 
 if __name__ == "__main__":

@@ -33,6 +33,9 @@ def options(doc: str | None, repeats: int, threads: int | None = None) -> argpar
 def begin(p: argparse.ArgumentParser) -> argparse.Namespace:
     """Parse the options, and set PyTorch up: the threads, float32 that means float32, and no GPU unless one is asked for."""
     args = p.parse_args()
+    if min(args.threads, args.repeats) < 1:
+        p.error(f"--threads is {args.threads} and --repeats {args.repeats}; both must be at least 1")
+    check_device(p, args.device)
     if args.tiny:
         args.repeats = 1
     if args.device == "cpu":
@@ -41,6 +44,19 @@ def begin(p: argparse.ArgumentParser) -> argparse.Namespace:
     os.environ["OMP_NUM_THREADS"] = str(args.threads)  # of the tools that a benchmark starts
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     return args
+
+
+def check_device(p: argparse.ArgumentParser, device: str) -> None:
+    """End with one line where PyTorch has no GPU and one is asked for: each entry would be recorded as a failure."""
+    if device == "cuda" and not torch.cuda.is_available():
+        p.error("--device cuda: PyTorch finds no GPU here; give --device cpu")
+
+
+def kept(p: argparse.ArgumentParser, args: argparse.Namespace) -> dict:
+    """What the file of --out holds, to be shown; ends with one line where there is none."""
+    if args.out is None or not args.out.is_file():
+        p.error(f"--out is {args.out}; give the file of figures that are to be shown")
+    return json.loads(args.out.read_text())
 
 
 def versions(*packages: str) -> dict[str, str | None]:

@@ -16,7 +16,7 @@ from functools import partial
 import torch
 from saved import Results, begin, options
 from spikingjelly.activation_based import neuron
-from timing import seconds
+from timing import in_turn
 from torch import nn
 
 from sterf_plugins.stems import CovariantRFConv2d, CovariantSTStem, RFBank, TemporalRF
@@ -27,10 +27,8 @@ LEARN = ("sigma", "ratio", "angle")
 
 def medians(device, repeats, *calls):
     """Median seconds of the calls, taken in turn after a warm-up."""
-    for call in calls:
-        call()
-    times = [[seconds(call, device) for call in calls] for _ in range(repeats)]
-    return [statistics.median(kept) for kept in zip(*times, strict=True)]
+    times = in_turn(dict(enumerate(calls)), repeats, device)
+    return [statistics.median(kept) for kept in times.values()]
 
 
 def step(module, x):

@@ -1,13 +1,12 @@
 """Time and memory of the sides of a comparison, in one process, on a CPU or a GPU."""
 
-import ctypes
-import gc
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
+
+from sterf_plugins.cli.memory import peak_bytes
 
 
 def now(device: str) -> float:
@@ -34,39 +33,27 @@ def spread(times: list[float]) -> dict[str, float]:
     return dict(seconds=statistics.median(times), lowest=min(times), highest=max(times))
 
 
-def resident(field: str) -> int:
-    """A memory field of this process, in KiB; on Linux alone."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field))
-
-
 def peak_mib(work: Callable[[], object], device: str = "cpu") -> float:
-    """Memory that ``work()`` takes at most, in MiB, beyond what is taken before it.
+    """Memory that ``work()`` takes at most, in MiB, beyond what is taken before it; 0 where the system does not tell."""
+    return (peak_bytes(work, device) or 0) / 2**20
 
-    On a GPU this is memory of tensors; on a CPU the resident set, in which memory that was freed does not hide the peak,
-    because it is given back to the system first.
-    """
-    gc.collect()
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        work()
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from the present
-    before = resident("VmRSS")
-    work()
-    return (resident("VmHWM") - before) / 1024
+
+def in_turn(
+    sides: dict[str, Callable[[], object]], repeats: int, device: str, warm_up: int = 1
+) -> dict[str, list[float]]:
+    """Seconds of each call of each side; the sides take turns, after some rounds that do not count."""
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in range(warm_up + repeats):
+        for name, work in sides.items():
+            spent = seconds(work, device)
+            if turn >= warm_up:
+                times[name].append(spent)
+    return times
 
 
 def take_turns(sides: dict[str, Callable[[], object]], repeats: int, device: str) -> dict[str, dict]:
-    """Seconds (median, lowest, highest) and peak memory of each side; sides take turns, after one round of warm-up."""
-    times: dict[str, list[float]] = {name: [] for name in sides}
-    for repeat in range(repeats + 1):
-        for name, work in sides.items():
-            spent = seconds(work, device)
-            if repeat:
-                times[name].append(spent)
+    """Seconds (median, lowest, highest) and peak memory of each side."""
+    times = in_turn(sides, repeats, device)
     return {name: spread(times[name]) | dict(peak_mib=peak_mib(work, device)) for name, work in sides.items()}
 
 

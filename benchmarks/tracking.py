@@ -19,7 +19,7 @@ import torch
 from deploy import onnx_file, runtimes
 from plain_sdtrack import PlainSDTrack
 from saved import Results, begin, options
-from timing import peak_mib, ratio, seconds
+from timing import in_turn, peak_mib, ratio, seconds
 
 from sterf_plugins.deploy import reparameterize
 from sterf_plugins.erf.calibrate import tracking_norms
@@ -42,12 +42,7 @@ AMOUNT, DECAY = 30, 0.8
 
 def median_seconds(args, repeats, **sides):
     """Median seconds of each side, run in turn; the first run is warm-up."""
-    times = {name: [] for name in sides}
-    for i in range(repeats + 1):
-        for name, work in sides.items():
-            spent = seconds(work, args.device)
-            if i:
-                times[name].append(spent)
+    times = in_turn(sides, repeats, args.device)
     return {name: median(values) for name, values in times.items()}
 
 

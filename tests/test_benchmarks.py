@@ -181,7 +181,9 @@ def test_pieces(monkeypatch, tmp_path, capsys):
     out = tmp_path / "out"
 
     def piece(*options):
-        monkeypatch.setattr(sys, "argv", ["gpu.py", "--out", str(out), "--minutes", "0.04", *options])
+        monkeypatch.setattr(
+            sys, "argv", ["gpu.py", "--out", str(out), "--device", "cpu", "--minutes", "0.04", *options]
+        )
         return gpu.main(), {k: v["state"] for k, v in json.loads((out / "gpu.json").read_text()).items()}
 
     code, states = piece()
@@ -198,3 +200,33 @@ def test_pieces(monkeypatch, tmp_path, capsys):
     assert json.loads((out / "slow.json").read_text()) == dict(one=dict(seconds=1), two=dict(seconds=2))
     assert "no entry was saved" in json.loads((out / "gpu.json").read_text())["stuck"]["error"]
     assert piece("--parts", "crashes")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("memopt", ["--repeats", "0"], "--repeats 0; both must be at least 1"),
+        ("memopt", ["--threads", "-1"], "--threads is -1 and --repeats 5; both must be at least 1"),
+        ("energy", ["--table"], "--out is None; give the file of figures that are to be shown"),
+        ("energy", ["--table", "--out", "none.json"], "--out is none.json; give the file of figures"),
+        ("generalisation", ["--figure", "a.png", "--out", "none.json"], "--out is none.json; give the file of figures"),
+    ],
+)
+def test_options_that_cannot_be_used(name, options, message, monkeypatch, capsys, tmp_path):
+    """One line and exit code 2, before anything is measured."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *options])
+    with pytest.raises(SystemExit) as ended:
+        module(name).main()
+    assert ended.value.code == 2 and message in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("name", ["gpu", "neurons"])
+def test_a_gpu_that_is_not_there(name, monkeypatch, capsys, tmp_path):
+    """Each entry would be recorded as a failure, which the next run keeps."""
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", "--device", "cuda", "--out", str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as ended:
+        module(name).main()
+    assert ended.value.code == 2 and "PyTorch finds no GPU here" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
