@@ -89,3 +89,22 @@ def test_a_tracker_is_written(forked, tmp_path, variant):
         assert max(largest_error(values[name].double(), expected[name]) for name in expected) < 1e-5
     refused = forked(TOOL, spec, "--out", tmp_path / "a", "--input-size", "64", "64")
     assert refused.returncode == 2 and "--input-size is for models of one image" in refused.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "scale_covariant_net(dims=(8,8),depths=(1,0),strides=(2,2),scales=(1,2))",
+        "vit=vit_tiny_patch16_224(img_size=32,depth=1)",
+    ],
+)
+def test_a_model_without_norms_to_fold_is_written_as_it_is(forked, tmp_path, spec):
+    """Its norms have the statistics of several maps, or are LayerNorms."""
+    result = forked(TOOL, spec, "--input-size", "32", "32", "--out", tmp_path, "--repeats", "1")
+    assert result.returncode == 0, result.stderr
+    assert "not folded: " in result.stdout and "in float64" not in result.stdout
+    (file,) = tmp_path.glob("*.json")
+    facts = json.loads(file.read_text())
+    assert facts["export_error"] < 1e-5 and facts["speed_up"] == {}
+    assert file.with_suffix(".pt2").is_file()
