@@ -2,7 +2,9 @@
 
 import re
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from functools import lru_cache
+from math import ceil, floor
 from typing import Any
 
 import torch
@@ -50,14 +52,18 @@ def rule_of(node: Any) -> Rule | None:
     name = re.sub(r"Backward\d*$", "", node.name())
     if _ELEMENTWISE.fullmatch(name) or (name.endswith("BatchNorm") and not getattr(node, "_saved_training", True)):
         return _same_place
-    if name in ("Mul", "Div"):
+    if name in ("Mul", "Div", "Addcmul", "Addcdiv", "Lerp"):
         return _product
     if name in ("Bmm", "Mm") and all(previous for previous, _ in node.next_functions):
         return _matrix_product(node)
     if re.fullmatch(r"MaxPool[123]DWithIndices", name):
         return _windows(node)
-    if adaptive := re.fullmatch(r"AdaptiveMaxPool([23])D", name):
-        return _adaptive_windows(int(adaptive[1]))
+    if adaptive := re.fullmatch(r"(Adaptive|Fractional)MaxPool([23])D", name):
+        return (_adaptive_windows if adaptive[1] == "Adaptive" else _drawn_windows(node))(int(adaptive[2]))
+    if re.fullmatch(r"MaxUnpool[23]D", name):
+        return _unpooled
+    if name == "Glu":
+        return _gated(_signed(node._saved_dim))
     if name in _ALONG:
         return _along(node)
     if name in ("Cummax", "Cummin", "Cumprod"):
@@ -107,8 +113,13 @@ def _own_or_same_place(grads: Grads, outputs: Grads) -> Marks:
 
 
 def _product(grads: Grads, outputs: Grads) -> Marks:
-    """Of two activations either may be zero by chance; zeros of a constant are a mask."""
-    return marked(grads, outputs) if any(g is None for g in grads) else _same_place(grads, outputs)
+    """Of several activations each may be zero by chance; zeros of a constant are a mask."""
+    return marked(grads, outputs) if sum(g is not None for g in grads) < 2 else _same_place(grads, outputs)
+
+
+def _gated(axis: int) -> Rule:
+    """Each half of a gated unit's input, along an axis, goes into all of its output."""
+    return lambda grads, outputs: (torch.cat([_first(outputs)] * 2, axis),)
 
 
 def _matrix_product(node: Any) -> Rule:
@@ -158,6 +169,39 @@ def _adaptive_windows(axes: int) -> Rule:
             return torch.autograd.grad(pool(x, out.shape[-axes:]), x, out)
 
     return rule
+
+
+def _drawn_windows(node: Any) -> Callable[[int], Rule]:
+    """Fractional maximum pooling looks at windows that begin at one of two places, which is drawn anew in each pass."""
+    kernel = node._saved_kernel_size
+
+    def windows(cells: int, length: int, size: int) -> Tensor:
+        """Which of ``length`` elements each of the ``cells`` may see in a window of some ``size``."""
+        step = Fraction(length - size, cells - 1) if cells > 1 else Fraction(0)
+        first = torch.tensor([[floor(i * step)] for i in range(cells - 1)] + [[length - size]])
+        after = torch.tensor([[ceil(i * step) + size] for i in range(cells - 1)] + [[length]])
+        places = torch.arange(length)
+        return (places >= first) & (places < after)
+
+    def rule_along(axes: int) -> Rule:
+        def rule(grads: Grads, outputs: Grads) -> Marks:
+            marks, g = _first(outputs), _first(grads)
+            for axis in range(-axes, 0):
+                seen = windows(marks.shape[axis], g.shape[axis], kernel[axis]).to(marks)
+                marks = (marks.movedim(axis, -1) @ seen).movedim(-1, axis)
+            return (marks,)
+
+        return rule
+
+    return rule_along
+
+
+def _unpooled(grads: Grads, outputs: Grads) -> Marks:
+    """What is put back at the place of a maximum may be anywhere in its window."""
+    out, g = _first(outputs), _first(grads)
+    axes = 2 if g.ndim < 5 else 3
+    pool: Any = {2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}[axes]
+    return (pool(out, g.shape[-axes:]),)
 
 
 def _signed(axis: int) -> int:

@@ -233,6 +233,36 @@ def test_extrema_and_products_look_at_all_that_they_are_of():
     assert field_of(Between(pool), (18, 18)).all()
 
 
+def test_gates_and_interpolations_hide_nothing_behind_dead_activations():
+    dead = lambda y: (y - 1e9).relu()  # noqa: E731
+    for function in (
+        lambda y: nn.functional.glu(torch.cat([dead(y), y.roll(1, 3)], 1), 1),
+        lambda y: torch.addcmul(y, dead(y), y.roll(1, 3)),
+        lambda y: torch.lerp(y, y.roll(1, 3), dead(y)),
+    ):
+        assert field_of(Between(function), (9, 9)).sum() == 5 * 6
+
+
+def test_fractional_pooling_sees_what_its_drawn_windows_can_see():
+    """Of 22 rows, 14 windows of two that begin 20/13 rows further each time, at the row before or at that behind: 10 or 11."""
+    model = nn.Sequential(nn.FractionalMaxPool2d((2, 1), output_size=(14, 22)))
+    assert theoretical_rf(model, (22, 22), "0", in_channels=1)["0"].area == 3 / 22**2
+    seen = torch.zeros(22, 22, dtype=torch.bool)
+    for _ in range(40):  # the places of maxima over many draws
+        x = torch.randn(1, 1, 22, 22, requires_grad=True)
+        seen |= torch.autograd.grad(model(x)[0, 0, 7, 11], x)[0][0, 0] > 0
+    assert seen.nonzero().tolist() == [[10, 11], [11, 11], [12, 11]]
+
+
+def test_unpooling_may_put_a_maximum_anywhere():
+    def function(y):
+        y, places = nn.functional.max_pool2d(y, 2, 2, return_indices=True)
+        return nn.functional.max_unpool2d(y, places, 2)
+
+    found = field_of(Between(function), (16, 16))
+    assert found.sum() == 6 * 6  # of two windows each way: four pixels, and one more on either side
+
+
 def test_recurrent_layers_see_however_far_back():
     lstm = nn.LSTM(1, 2, batch_first=True)
     nn.init.constant_(lstm.bias_hh_l0, -3.0)  # forgets 95 % in each step
