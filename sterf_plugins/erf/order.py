@@ -113,7 +113,7 @@ def _doubtful(
         targets = [at[-2:] for at in cells if at is not None]
         if not targets:
             continue
-        if all(elsewhere(field, fact.size[-2:], at) for at in targets):
+        if fact.tokens and all(elsewhere(field, fact.size[-2:], at) for at in targets):
             shifted.add(base_name(name))
         elif name in queries or (_prefixed(evidence, name, fact) and not densest_at(field, fact.size[-2:], targets[0])):
             continue

@@ -265,3 +265,16 @@ def test_a_class_token_that_is_not_in_front_does_not_shift_the_others_by_one(bef
         return
     with pytest.raises(ValueError, match="its map of 8x8 changes elsewhere than the input does"):
         compute_erf(model, x, "block", position=position)
+
+
+def test_a_crop_that_moves_a_pixel_into_the_next_cell_is_no_other_order():
+    """Row 17 of 35 sees row 18 of 36 alone, which lies in the cell of row 18 if all rows are spread over the image."""
+
+    class Crop(nn.Module):
+        def forward(self, x):
+            return x[:, :, 1:, ::2]
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), Crop())
+    field = compute_erf(model, torch.randn(2, 3, 36, 40), "1").spatial["1"]
+    assert np.argwhere(field).tolist() == [[18, 20]]
