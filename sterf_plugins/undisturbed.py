@@ -36,9 +36,10 @@ def undisturbed(model: nn.Module) -> Iterator[Callable[[], None]]:
         settings += [(m, name, False) for name in _CHECKPOINT_FLAGS if isinstance(getattr(m, name, None), bool)]
     settings += [(p, "requires_grad", False) for p in model.parameters()]
     nodes = stateful(model)
+    frozen = [p for p in model.parameters() if not p.requires_grad]
 
     with preserved_random_state(), changed(settings):
-        state = ModuleState(model)
+        state = ModuleState(model, frozen)
 
         def start_afresh() -> None:
             state.restore()
@@ -48,20 +49,22 @@ def undisturbed(model: nn.Module) -> Iterator[Callable[[], None]]:
         try:
             yield start_afresh
         finally:
-            state.restore()
+            state.restore(statistics=True)
 
 
 @contextmanager
 def changed(settings: list[tuple[Any, str, Any]]) -> Iterator[None]:
     """Inside, each attribute of the list of (owner, name, value) has that value; afterwards the one it had before."""
-    before = [(owner, name, getattr(owner, name)) for owner, name, _ in settings]
+    before = [(owner, name, getattr(owner, name), name in vars(owner)) for owner, name, _ in settings]
     try:
         for owner, name, value in settings:
             setattr(owner, name, value)
         yield
     finally:
-        for owner, name, value in before:
+        for owner, name, value, own in before:
             setattr(owner, name, value)
+            if not own and name in vars(owner):
+                delattr(owner, name)  # it was its class's
 
 
 def recurrent_steps(model: nn.Module) -> AbstractContextManager[None]:

@@ -108,7 +108,7 @@ def check_forward_hooks():
     assert not called
 
 
-@uses("torch: nn.Module _parameters", "module_state.py", "whether a module has made itself parameters while it ran")
+@uses("torch: nn.Module _parameters", "module_state.py", "which parameters a module has made or replaced while it ran")
 @uses("torch: nn.Module _modules", "module_state.py", "the same of modules")
 @uses("torch: nn.Module _buffers", "module_state.py", "buffers that were None before, which no public way names")
 def check_entries():
@@ -152,7 +152,8 @@ def check_saved_pooling():
     assert pool == ((3, 3), (2, 2), (1, 1), (1, 1))
 
 
-@saved("alpha", "training", "dim", "keepdim")
+@saved("alpha", "dim", "keepdim")
+@uses("torch: autograd nodes' _saved_training", "erf/marks.py erf/single.py", "whether a BatchNorm sees all inputs")
 def check_saved_settings():
     x = torch.randn(2, 3, 4, 4, requires_grad=True)
     assert torch.add(x, x, alpha=-2).grad_fn._saved_alpha == -2

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..undisturbed import preserved_random_state
 from .batches import Batch, Key
 from .preparation import device_of, dtype_of, in_type
-from .starts import Passes, Start, maps_by_name
+from .starts import Facts, Passes, maps_by_name
 
 _CONSTANT = 1e-4  # of what the same numbers change with random signs, below which a sum does not depend on the input
 _DRAWS = 4  # of random signs
@@ -23,46 +23,48 @@ _HARDLY = 1e-4  # what changes by less, beside 1 and its own size, may change by
 _ROUNDING = 1e-3  # of a change, what is left of it in float64 if it is rounding
 
 
-def look_for_constant_sums(passes: Passes, inputs: Batch, starts: dict[str, Start]) -> dict[str, str]:
-    """Mark those outputs of a first batch whose sum is constant, and take out those of which no sum is any better.
+def look_for_constant_sums(passes: Passes, inputs: Batch, outputs: dict[str, Facts]) -> tuple[set[str], dict[str, str]]:
+    """Those outputs of a first batch whose sum over channels is constant, and those of which no sum is any better.
 
     Args:
         passes: what all forward passes have in common.
         inputs: the batch.
-        starts: where its backward passes start. The facts of outputs are changed, and outputs are taken out.
+        outputs: what is known of the outputs, by name.
 
     Returns:
-        Why outputs have no field, by name.
+        The names of the former; and why the latter have no field, by name.
     """
-    asked = [name for name, start in starts.items() if _over_all_places(passes, start)]
+    asked = [name for name, fact in outputs.items() if _over_all_places(passes, fact)]
+    constant: set[str] = set()
+    failed: dict[str, str] = {}
     if not asked:
-        return {}
+        return constant, failed
     with torch.no_grad():
         other = _resampled(inputs)
         before, changes = _changes(passes, inputs, other, asked)
         rounding = _rounding(passes, inputs, other, before, changes)
-    failed = {}
     for name, change in changes.items():
         if name in rounding:
             failed[name] = (
                 f"layer {name!r}: its output is the same for another input, up to the rounding of its numbers, so that its "
                 f"gradient is rounding noise; choose an earlier layer."
             )
-            del starts[name]
         elif _is_constant(change.flatten(3), 3):
             failed[name] = (
                 f"layer {name!r}: the sum of each channel over all positions is constant, as behind a normalisation over "
                 f"them, so that its gradient is rounding noise; choose one position, or another layer."
             )
-            del starts[name]
-        elif not starts[name].facts.constant and _is_constant(change.flatten(2), 2):
-            starts[name].facts.constant = True
-    return failed
+        elif not outputs[name].constant and _is_constant(change.flatten(2), 2):
+            constant.add(name)
+    return constant, failed
 
 
-def _over_all_places(passes: Passes, start: Start) -> bool:
+def _over_all_places(passes: Passes, fact: Facts) -> bool:
     """Whether what is differentiated is a sum over all places of a map, or the map has one place."""
-    return "all" in start.places or start.total is not None or math.prod(start.facts.size) == 1
+    settings = passes.settings
+    places = [place for p in settings.protocols.values() for place in p.places(settings.places, fact.tokens)]
+    over_places = "all" in places and {*settings.kinds} != {"temporal"}
+    return over_places or "temporal" in settings.kinds or math.prod(fact.size) == 1
 
 
 def _changes(

@@ -13,7 +13,9 @@ from .constant import look_for_constant_sums
 from .order import wrongly_read
 from .protocols import Protocol
 from .selection import channel_vectors
-from .starts import Facts, Passes, Settings, Start, field_name, starts_of
+from .single import normalises_over_inputs
+from .sizer import out_of_memory
+from .starts import Facts, Passes, Settings, Start, base_name, field_name, starts_of
 
 
 def _mean(g: Tensor, channels: int) -> Tensor:
@@ -40,11 +42,13 @@ class BatchFields:
             ``output@entry``.
         facts: output name -> what is known of it.
         failed: layer -> why its field cannot be computed.
+        entries: output name -> the layer's output, and the entry of the batch.
     """
 
     values: dict[str, dict[str, np.ndarray]]
     facts: dict[str, Facts]
     failed: dict[str, str]
+    entries: dict[str, tuple[str, Key]]
 
 
 def fields_of(passes: Passes, inputs: Batch) -> BatchFields:
@@ -56,12 +60,48 @@ def fields_of(passes: Passes, inputs: Batch) -> BatchFields:
     batch, settings = len(inputs), passes.settings
     if batch == 1 and passes.geometry.steps is None and stateful(passes.model):
         inputs = Batch.joined([inputs, inputs])  # else any number of steps would divide by the batch
-    leaves, starts, failed = starts_of(passes, inputs)
+    found = _forth_and_back(passes, inputs, batch)
+    results, facts, failed = found.values, found.facts, found.failed
     if not passes.known:
-        failed |= look_for_constant_sums(passes, inputs, starts)
+        outputs = {base_name(label): fact for label, fact in facts.items()}
+        constant, without = look_for_constant_sums(passes, inputs, outputs)
+        failed |= without
+        known = {
+            name: replace(fact, constant=fact.constant or name in constant)
+            for name, fact in outputs.items()
+            if name not in without
+        }
+        facts = {label: known[base_name(label)] for label in facts if base_name(label) in known}
+        if constant:  # once more, by other sums
+            results = _forth_and_back(replace(passes, known=known, rates=None), inputs, batch).values
+        wrong, followed = wrongly_read(passes, inputs, results, facts)
+        failed |= wrong
+        target_in = settings.target_in
+        facts = {
+            label: replace(fact, follows=key in followed.get(name, [key if target_in is None else target_in]))
+            for label, fact in facts.items()
+            for name, key in [found.entries[label]]
+            if name not in wrong
+        }
+        if not facts:
+            raise ValueError(_first(failed))
+    return BatchFields({name: results[name] for name in facts}, facts, failed, found.entries)
+
+
+def _forth_and_back(passes: Passes, inputs: Batch, batch: int) -> BatchFields:
+    """The fields of the first ``batch`` of some inputs: a forward pass, and backward passes before any other forward pass.
+
+    A model may change its state in place, and with it numbers that backward passes need.
+    """
+    settings = passes.settings
+    leaves, starts, failed = starts_of(passes, inputs)
     if not starts:
-        reasons = list(dict.fromkeys(failed.values()))
-        raise ValueError(" ".join(reasons[:3]))
+        raise ValueError(_first(failed))
+    if batch > 1 and normalises_over_inputs(y for s in starts.values() for y in s.all):
+        raise ValueError(
+            "a BatchNorm takes mean and variance from all inputs of a pass, as the model's forward pass puts it into training "
+            "mode, so that the field of each input would have parts of the others'; give batch_size=1, or leave it in eval mode."
+        )
     if (
         settings.time == "each"
         and inputs.steps is None
@@ -81,21 +121,24 @@ def fields_of(passes: Passes, inputs: Batch) -> BatchFields:
     results: dict[str, dict[str, np.ndarray]] = {}
     # Outputs go from the last to the first and are dropped after use, which frees their part of the graph at once.
     for name in reversed(list(starts)):
-        fields = _fields(starts.pop(name), leaves, inputs.steps, settings, keep=bool(starts))
+        try:
+            fields = _fields(starts.pop(name), leaves, inputs.steps, settings, keep=bool(starts))
+        except RuntimeError as error:
+            if out_of_memory(error):
+                raise
+            failed[name] = f"layer {name!r}: the backward pass from it fails: {str(error).splitlines()[0]}"
+            continue
         for (key, suffix), kinds in fields.items():
             results[field_name(name, key, leaves) + suffix] = {kind: value[:batch] for kind, value in kinds.items()}
-    if not passes.known:
-        wrong, followed = wrongly_read(passes, inputs, results, facts)
-        failed |= wrong
-        target_in = settings.target_in
-        facts = {
-            label: replace(facts[label], follows=key in followed.get(name, [key if target_in is None else target_in]))
-            for label, (name, key) in entries.items()
-            if name not in wrong
-        }
-        if not facts:
-            raise ValueError(" ".join(list(failed.values())[:3]))
-    return BatchFields({name: results[name] for name in facts}, facts, failed)
+    if not results:
+        raise ValueError(_first(failed))
+    facts = {label: fact for label, fact in facts.items() if label in results}
+    return BatchFields(results, facts, failed, entries)
+
+
+def _first(failed: dict[str, str]) -> str:
+    """The first few reasons why layers have no field."""
+    return " ".join(list(dict.fromkeys(failed.values()))[:3])
 
 
 def _fields(

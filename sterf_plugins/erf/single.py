@@ -1,5 +1,6 @@
 """A batch of one input: which models need it, and PyTorch's BatchNorm, whose wrong gradient there is mended in the graph."""
 
+import re
 from collections.abc import Callable, Iterable
 
 import torch
@@ -15,6 +16,12 @@ def mixes_inputs(model: nn.Module) -> bool:
     """Whether a model in eval mode mixes the inputs of a batch, as its norms take mean and variance from the batch itself."""
     norms = [m for m in model.modules() if has_statistics(m) and not isinstance(m, _OF_EACH_INPUT)]
     return any(norm.running_mean is None for norm in norms)
+
+
+def normalises_over_inputs(outputs: Iterable[Tensor]) -> bool:
+    """Whether a BatchNorm in a graph took mean and variance from the batch, as ``batch_norm(training=True)`` in a model does."""
+    norms = [node for node in nodes_behind(outputs) if re.match("(Native|Cudnn)BatchNorm", node.name())]
+    return any(n._saved_training and len(n._saved_input) > 1 for n in norms)  # InstanceNorm puts inputs among channels
 
 
 def mend_batch_norms(outputs: Iterable[Tensor]) -> None:

@@ -83,6 +83,11 @@ class Start:
     places: dict[str | Place, Tensor]
     total: Tensor | None
 
+    @property
+    def all(self) -> list[Tensor]:
+        """All that is differentiated."""
+        return [*self.places.values(), *([] if self.total is None else [self.total])]
+
     def channels(self, protocol: Protocol) -> str | int:
         """How a protocol lets the output's channels enter; "auto" are random projections where their sum is constant."""
         if protocol.channels != "auto":

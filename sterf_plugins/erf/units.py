@@ -56,7 +56,11 @@ class Units(Passes):
             inputs = Batch.joined([inputs] * (3 if self.geometry.steps == 2 else 2))
         leaves, starts, failed = starts_of(self, inputs)
         if not self.known:
-            failed |= look_for_constant_sums(self, inputs, starts)
+            constant, without = look_for_constant_sums(self, inputs, {name: s.facts for name, s in starts.items()})
+            failed |= without
+            starts = {name: start for name, start in starts.items() if name not in without}
+            for name in constant:
+                starts[name].facts.constant = True
         self.failed = failed | self.failed
         units = {}
         for name, start in starts.items():

@@ -1,7 +1,10 @@
 """Models that keep something between calls: states of neurons, tables and counters; every batch starts as the model was."""
 
-from collections import deque
+import copy
+import random
+from collections import UserDict, deque
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -122,6 +125,104 @@ def test_every_batch_starts_with_the_state_that_the_model_had(kind):
     assert (
         model.record == State() and model.plain.value is None and model.nested == [dict(inner={})] and not model.queue
     )
+
+
+class Neuron:
+    """A neuron that is no module, as people write their first ones."""
+
+    def __init__(self):
+        self.potential, self.calls = 0.0, 0
+
+    def __call__(self, y):
+        self.potential, self.calls = self.potential + y.detach(), self.calls + 1
+        return y * self.potential * self.calls
+
+
+class Keeper(nn.Module):
+    """Keeps what the name of a function says, by which it multiplies its output."""
+
+    shared: dict[int, float] = {}  # of all objects of the class
+
+    def __init__(self, factor):
+        super().__init__()
+        self.factor, self.conv = factor, nn.Conv2d(3, 4, 3, padding=1)
+        self.torch, self.numpy, self.python = torch.Generator(), np.random.default_rng(0), random.Random(0)
+        self.space, self.named, self.neuron = SimpleNamespace(calls=0), UserDict(), Neuron()
+        self.array, self.scalar, self.row, self.once = np.ones(1), np.int64(0), torch.ones(1), 1.0
+        self.memory = nn.Parameter(torch.ones(1), requires_grad=False)
+
+    def forward(self, x):
+        y = self.conv(x)
+        return y * self.factor(self, y)
+
+    def of_torch(self, y):
+        return torch.rand(y.shape[1:], generator=self.torch)
+
+    def of_numpy(self, y):
+        return self.numpy.random()
+
+    def of_python(self, y):
+        return self.python.random()
+
+    def of_a_namespace(self, y):
+        self.space.calls += 1
+        return self.space.calls
+
+    def of_a_user_dict(self, y):
+        self.named[len(self.named)] = y.detach()
+        return len(self.named)
+
+    def of_the_class(self, y):
+        self.shared[len(self.shared)] = 1.0
+        return len(self.shared)
+
+    def of_no_module(self, y):
+        return self.neuron(torch.ones(()))
+
+    def of_an_array(self, y):
+        self.array += 1
+        return float(self.array[0])
+
+    def of_a_scalar(self, y):
+        self.scalar = self.scalar + 1
+        return int(self.scalar)
+
+    def of_a_longer_tensor(self, y):
+        self.row.resize_(len(self.row) + 1).fill_(1.0)
+        return len(self.row)
+
+    def of_a_deleted_one(self, y):
+        return vars(self).pop("once", 2.0)
+
+    def of_a_frozen_parameter(self, y):
+        self.memory.data.add_(1.0)
+        return self.memory
+
+    def of_replaced_memory(self, y):
+        self.conv.bias.data = self.conv.bias.data + 1.0
+        return self.conv.bias[0].detach()
+
+    def of_a_replaced_parameter(self, y):
+        self.memory = nn.Parameter(self.memory.detach() + 1.0, requires_grad=False)
+        return self.memory
+
+
+@pytest.mark.parametrize("factor", [value for name, value in vars(Keeper).items() if name.startswith("of_")])
+def test_whatever_keeps_a_state_is_put_back(factor):
+    torch.manual_seed(0)
+    model, x = Keeper(factor), torch.randn(4, 3, 6, 6)
+    model.shared.clear()
+    bias, memory = model.conv.bias.clone(), model.memory
+    fields = [compute_erf(nn.Sequential(model), x, "0", batch_size=n).spatial["0"] for n in (4, 2, 1)]
+    assert fields[0].any() and all(np.allclose(fields[0], field, rtol=1e-5) for field in fields[1:])
+    assert model.torch.get_state().equal(torch.Generator().get_state())
+    assert (model.numpy.random(), model.python.random()) == (
+        np.random.default_rng(0).random(),
+        random.Random(0).random(),
+    )
+    assert (model.space.calls, len(model.named), len(model.shared), model.neuron.calls) == (0, 0, 0, 0)
+    assert (float(model.array[0]), int(model.scalar), len(model.row), model.once) == (1.0, 0, 1, 1.0)
+    assert model.memory is memory and memory.item() == 1.0 and torch.equal(model.conv.bias, bias)
 
 
 def field_by_hand(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
@@ -278,3 +379,68 @@ def test_states_that_snntorch_has_left_are_forgotten(hidden):
     left = model.neuron.mem.clone()
     assert left.any() and np.array_equal(fresh, compute_erf(model, x, "out", batch_size=3).spatial["out"])
     assert torch.equal(model.neuron.mem, left)
+
+
+class Adapts(nn.Module):
+    """Divides by a buffer that it changes in place in each pass, and that its backward pass needs."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(2, 4, 3, padding=1)
+        self.register_buffer("scale", torch.ones(4))
+
+    def forward(self, x):
+        y = torch.stack([self.conv(step) for step in x])
+        self.scale.mul_(0.9).add_(0.1 * y.detach().abs().mean((0, 1, 3, 4)))
+        return y / self.scale[:, None, None]
+
+
+def test_a_buffer_that_is_changed_in_place_does_not_end_the_backward_pass():
+    torch.manual_seed(0)
+    model, x = nn.Sequential(Adapts()), torch.randn(4, 3, 2, 8, 8)
+    result = compute_erf(model, x, "0", batch_size=3)
+    assert np.allclose(result.spatial["0"], field_by_hand(copy.deepcopy(model), x), rtol=1e-5)
+    assert result.temporal["0"].any() and torch.equal(model[0].scale, torch.ones(4))
+
+
+def test_a_backward_pass_that_fails_takes_one_layer_alone():
+    class Breaks(nn.Module):
+        def forward(self, x):
+            return x.aminmax(dim=1, keepdim=True)[1] if x.shape[1] == 2 else x
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 2, 3, padding=1), Breaks())
+    result = compute_erf(model, torch.randn(2, 3, 8, 8), "*")
+    assert result.layers == ["0"] and "layer '1': the backward pass from it fails: derivative for" in result.failed["1"]
+
+
+def test_a_flag_of_a_class_does_not_become_one_of_its_object():
+    class Checkpointed(nn.Conv2d):
+        gradient_checkpointing = True
+
+    model = nn.Sequential(Checkpointed(3, 2, 3, padding=1))
+    compute_erf(model, torch.randn(1, 3, 8, 8), "0")
+    assert model[0].gradient_checkpointing and "gradient_checkpointing" not in vars(model[0])
+
+
+@pytest.mark.parametrize("kind", ["function", "module"])
+def test_a_batch_norm_that_sees_all_inputs_of_a_pass_is_named(kind):
+    class Norm(nn.BatchNorm2d):
+        def forward(self, x):
+            self.train()
+            if kind == "module":
+                return super().forward(x)
+            return nn.functional.batch_norm(x, self.running_mean, self.running_var, training=True)
+
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Conv2d(3, 2, 3, padding=1), Norm(2)).double(), torch.randn(3, 3, 8, 8).double()
+    with pytest.raises(
+        ValueError, match=r"a BatchNorm takes mean and variance from all inputs of a pass.*batch_size=1"
+    ):
+        compute_erf(model, x, "1", calibrate=False)
+    found = compute_erf(model, x, "1", calibrate=False, batch_size=1).spatial["1"]
+    assert torch.equal(model[1].running_mean, torch.zeros(2).double()) and not model[1].num_batches_tracked
+    leaf = x.clone().requires_grad_()
+    y = torch.cat([model(image[None]) for image in leaf])
+    (gradient,) = torch.autograd.grad(y[:, :, 4, 4].sum(), leaf)
+    assert np.allclose(found, gradient.abs().mean((0, 1)), rtol=1e-5)
