@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..erf import ERFResult, FieldCheck, check_field, randomise_field
 from ..erf.number import Number
+from ..erf.summary import counted
 from ..files import write_csv
 from .erf_options import protocol_of
 from .erf_requests import check_replaced
@@ -182,6 +183,6 @@ def _print_checks(checks: Mapping[str, FieldCheck], out: TextIO) -> None:
 
 def _print_randomised(rows: Iterable[Mapping[str, Any]], out: TextIO) -> None:
     for row in rows:
-        where = f"{row['randomised']} layers down to {row['down_to']}" if row["randomised"] else "as it is"
+        where = f"{counted(row['randomised'], 'layer')} down to {row['down_to']}" if row["randomised"] else "as it is"
         rank, common = (Number(row[key], row[f"{key}_error"]) for key in ("rank", "common_mass"))
         print(f"{row['model']}, {row['layer']}, {where}: rank {rank}, common mass {common}", file=out)

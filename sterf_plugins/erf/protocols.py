@@ -114,8 +114,10 @@ def _gaussian_and_radii(field: np.ndarray) -> Numbers:
     start = [y, x, np.sqrt(mass.sum(1) @ (rows - y) ** 2) + 0.5, np.sqrt(mass.sum(0) @ (columns - x) ** 2) + 0.5]
     fit = minimize(explained, start, method="Nelder-Mead", options=dict(xatol=1e-4, fatol=1e-12, maxiter=2000))
     distance = np.hypot(*np.meshgrid(rows - len(rows) // 2, columns - len(columns) // 2, indexing="ij"))
-    # A width of many maps is that of a flat one, in which the fit goes on as long as it may.
-    widths = [w if w < WIDEST * n else np.nan for w, n in zip(np.abs(fit.x[[3, 2]]), mass.shape[::-1], strict=True)]
+    # A width of many maps is that of a flat one, in which the fit goes on as long as it may; a single row or column has none.
+    widths = [
+        w if n > 1 and w < WIDEST * n else np.nan for w, n in zip(np.abs(fit.x[[3, 2]]), mass.shape[::-1], strict=True)
+    ]
     numbers = {"openerf_sigma_x": float(widths[0]), "openerf_sigma_y": float(widths[1])}
     return numbers | {f"openerf_mass_{r}": float(mass[distance <= r].sum()) for r in (5, 10, 20, 30, 40, 60, 80)}
 

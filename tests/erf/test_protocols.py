@@ -347,3 +347,8 @@ def test_one_input_alone_has_a_field(protocol, images):
     some[1:] = 0
     numbers = compute_erf(model, some, "1", protocol=protocol).numbers("1")
     assert np.isfinite(numbers["area_90"].value) and np.isnan(numbers["area_90"].error)
+
+
+def test_a_signal_has_no_width_across():
+    numbers = PROTOCOLS["openerf"].measured(np.exp(-((np.arange(64) - 30) ** 2) / 18)[None])
+    assert np.isnan(numbers["openerf_sigma_y"]) and numbers["openerf_sigma_x"] == pytest.approx(3, rel=1e-3)
