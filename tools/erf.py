@@ -357,7 +357,7 @@ def main() -> None:
     sweeps: dict[str, dict[tuple[int, int], ERFResult]] = {label: {} for label in work}
     for label, job in work.items():
         for s in sizes:
-            one = job._replace(label=f"{label} {s[0]}px") if args.sizes else job
+            one = Job(f"{label} {s[0]}px", *job[1:]) if args.sizes else job
             sweeps[label][s] = compute(args, one, s, folder, args.theory and s == size)
     results = {label: sweep[size] for label, sweep in sweeps.items()}
     for label, result in results.items():
