@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from mmengine.config import ConfigDict
 from torch.utils.data import DataLoader
 
 from sterf_plugins.cli.loading import Loaded
@@ -81,7 +82,7 @@ def test_inputs_from_a_recording_without_labels_have_trajectories(tmp_path, T):
     for pair in pairs:
         regions = pair["search"].reshape(T, 3, 256, 256)
         assert regions.amax((2, 3)).min() >= 30  # each part has trajectory, negative and positive events
-    larger = replace(tracker, config=dict(test_dataloader=dict(dataset=dict(sensor=(400, 600)))))
+    larger = loaded(tracker.network, sensor=(400, 600))
     for model, size in ((larger, ""), (tracker, "@400x600")):
         (pair,) = tracker_inputs(f"{folder / 'events.h5'}{size}", model, 1, 0)
         assert not pair["template"].any()  # events are at the top left, and not in the middle
@@ -91,25 +92,17 @@ def test_inputs_from_a_labelled_recording_without_frames(tmp_path):
     """The config's interval says of which images the labels are."""
     folder = write(tmp_path / "test" / "bike", 0)
     options = dict(images="events", interval=INTERVAL, layout="fe108", data_root=str(tmp_path))
-    tracker = replace(loaded(SDTrack(SMALL)), config=dict(test_dataloader=dict(dataset=options)))
+    tracker = loaded(SDTrack(SMALL), **options)
     found = tracker_inputs(str(folder / "events.h5"), tracker, 3, 0)
     wanted = labelled_pairs(find_recorded_sequences(tmp_path, "fe108", "test", interval=INTERVAL), 3, (128, 256))
     assert len(found) == len(wanted) == 3
     for pair, same in zip(found, wanted, strict=True):
         assert pair["search"].amax() >= 30
         assert torch.equal(pair["template"], same["template"]) and torch.equal(pair["search"], same["search"])
-
-
-def test_inputs_from_a_labelled_recording_without_frames_have_the_interval_of_the_config(tmp_path):
-    folder = write(tmp_path / "bike", 0)
-    tracker = loaded(SDTrack(SMALL, variant="1x4"))
     with pytest.raises(
         ValueError, match=r"interval=40_000 of a data set, which a config has in test_dataloader.dataset"
     ):
-        tracker_inputs(str(folder / "events.h5"), tracker, 2, 0)
-    with_interval = replace(tracker, config=dict(test_dataloader=dict(dataset=dict(interval=INTERVAL))))
-    pairs = tracker_inputs(str(folder / "events.h5"), with_interval, 2, 0)
-    assert len(pairs) == 2 and all(pair["template"].any() and pair["search"].any() for pair in pairs)
+        tracker_inputs(str(folder / "events.h5"), loaded(tracker.network), 3, 0)
 
 
 def test_what_cannot_be_made(tmp_path):
@@ -169,9 +162,10 @@ def test_what_cannot_be_made(tmp_path):
         find_recorded_sequences(tmp_path, "fe108", "train")
 
 
-def loaded(network):
-    """A tracker as ``load_model`` gives it, with a config that says nothing of its sizes."""
-    return Loaded("tracker", SimpleNamespace(network=network), (256, 256), (0.0,), (1.0,), config={})
+def loaded(network, **dataset):
+    """A tracker as ``load_model`` gives it, whose config says this of the test's data set."""
+    config = ConfigDict(model=dict(type="sterf_plugins.SDTrack"), test_dataloader=dict(dataset=dataset))
+    return Loaded("tracker", SimpleNamespace(network=network), (256, 256), (0.0,), (1.0,), config=config)
 
 
 FRAME_TIMES = [Frame(t, 0, np.zeros((1, 1), np.uint8)) for t in (10, 30, 20, 40)]
