@@ -231,7 +231,7 @@ def test_theoretical_fields_run_the_model_as_the_effective_ones_do(monkeypatch, 
     monkeypatch.setattr(Loaded, "is_tracker", False)
     options = tool["parser"]().parse_args(["net", "--layers", "head", "--num", "2", "--out", str(tmp_path)])
     options.models, options.device = [["net", None]], "cpu"
-    result = tool["compute"](options, ("net", "net", None, True), (16, 12), tmp_path, theory=True)
+    result = tool["compute"](options, tool["Job"]("net", "net", None, True), (16, 12), tmp_path, theory=True)
     assert result.info["theory"]["head"]["size"] == (5, 5)
 
 
@@ -462,12 +462,12 @@ def test_inputs_that_have_time_steps_are_joined_along_their_batch_axis(monkeypat
     options = dict(
         check=["other"], check_cells=2, check_budget=8, protocol=None, images="val", seed=0, grid=None, layout=None
     )
-    options = Namespace(**options, batch_size=None, device="cpu", json=False, num=3, time_steps=None)
+    options = Namespace(**options, batch_size=None, device="cpu", json=False, num=3, time_steps=None, overwrite=False)
     monkeypatch.setattr(field_check, "inputs_for", lambda *_: iter(events))
     checks, _ = field_check.check_models(options, {"net": result}, lambda label: loaded, (8, 6), tmp_path)
     assert checks["net"].maps["layers.0"].shape[0] == 3 and checks["net"].info["input_shape"] == [4, 2, 8, 6]
 
-    options.check_cells, options.overwrite = 1, False
+    options.check_cells = 1
     with pytest.raises(ValueError, match=r"net-other\.check\.npz exists and was computed with other settings"):
         field_check.check_models(options, {"net": result}, lambda label: loaded, (8, 6), tmp_path)
 
