@@ -58,6 +58,8 @@ class Units(Passes):
         if not self.known:
             constant, without = look_for_constant_sums(self, inputs, {name: s.facts for name, s in starts.items()})
             failed |= without
+            # Once more: a model may have changed numbers in place meanwhile that backward passes need.
+            leaves, starts, _ = starts_of(self, inputs)
             starts = {name: start for name, start in starts.items() if name not in without}
             for name in constant:
                 starts[name].facts.constant = True

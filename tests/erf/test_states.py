@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from sterf_plugins.erf import compute_erf
+from sterf_plugins.erf import check_field, compute_erf
 
 
 @dataclass
@@ -401,6 +401,8 @@ def test_a_buffer_that_is_changed_in_place_does_not_end_the_backward_pass():
     result = compute_erf(model, x, "0", batch_size=3)
     assert np.allclose(result.spatial["0"], field_by_hand(copy.deepcopy(model), x), rtol=1e-5)
     assert result.temporal["0"].any() and torch.equal(model[0].scale, torch.ones(4))
+    check = check_field(model, x, "0", position="all", cells=4)
+    assert check.maps["0"].any() and torch.equal(model[0].scale, torch.ones(4))
 
 
 def test_a_backward_pass_that_fails_takes_one_layer_alone():
