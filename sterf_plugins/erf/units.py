@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..firing import FiringRates, neuron_layers
-from ..undisturbed import hooked
+from ..undisturbed import hooked, random_start
 from .batches import Batch
 from .calibrate import calibrated
 from .capture import Target
@@ -54,11 +54,13 @@ class Units(Passes):
         # that of time be taken for it. In norms without statistics copies of an input would see each other.
         if count in (1, self.geometry.steps) and not mixes_inputs(self.model):
             inputs = Batch.joined([inputs] * (3 if self.geometry.steps == 2 else 2))
+        back = random_start()
         leaves, starts, failed = starts_of(self, inputs)
         if not self.known:
             constant, without = look_for_constant_sums(self, inputs, {name: s.facts for name, s in starts.items()})
             failed |= without
-            # Once more: a model may have changed numbers in place meanwhile that backward passes need.
+            # Once more, with the same random numbers: a model may have changed numbers in place that backward passes need.
+            back()
             leaves, starts, _ = starts_of(self, inputs)
             starts = {name: start for name, start in starts.items() if name not in without}
             for name in constant:
