@@ -71,10 +71,8 @@ class ModuleState:
             for name, value in parameters.items():
                 if value is not None and module._parameters[name] is not value:
                     module._parameters[name] = value
-        for parameter, data in self._data:
-            if (
-                parameter.dtype == data.dtype and parameter.data_ptr() != data.data_ptr()
-            ):  # not where `in_type` is at work
+        for parameter, data in self._data:  # of another type while `in_type` is at work
+            if parameter.dtype == data.dtype and parameter.data_ptr() != data.data_ptr():
                 parameter.data = data
         for value, content, kept in self._copies:
             _put_back(value, content, kept)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.utils.checkpoint
-from torch import nn
+from torch import Tensor, nn
 
 from .module_state import ModuleState
 
@@ -150,9 +150,8 @@ def uncompiled() -> AbstractContextManager:
 
 def random_states() -> list[bytes]:
     """The states of the random generators of torch, numpy and Python; other ones show that numbers have been drawn."""
-    gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    states = [state.numpy().tobytes() for state in (torch.get_rng_state(), *gpus)]
-    return [*states, pickle.dumps(np.random.get_state()), pickle.dumps(random.getstate())]
+    cpu, gpus, numpy_state, python_state = _present_states()
+    return [*(state.numpy().tobytes() for state in (cpu, *gpus)), pickle.dumps(numpy_state), pickle.dumps(python_state)]
 
 
 @contextmanager
@@ -167,8 +166,7 @@ def preserved_random_state() -> Iterator[None]:
 
 def random_start() -> Callable[[], None]:
     """A function that sets the random generators of torch, numpy and Python back to where they are now."""
-    gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    cpu, numpy_state, python_state = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    cpu, gpus, numpy_state, python_state = _present_states()
 
     def back() -> None:
         torch.set_rng_state(cpu)
@@ -178,3 +176,9 @@ def random_start() -> Callable[[], None]:
         random.setstate(python_state)
 
     return back
+
+
+def _present_states() -> tuple[Tensor, list[Tensor], Any, Any]:
+    """The states of the random generators of torch on the CPU and on each GPU, of numpy and of Python."""
+    gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    return torch.get_rng_state(), gpus, np.random.get_state(), random.getstate()

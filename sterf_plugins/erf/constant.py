@@ -8,6 +8,7 @@ nothing changes, as in maps that are constant in each channel, two more in anoth
 
 import math
 from collections.abc import Collection
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from torch import Tensor
 from ..undisturbed import preserved_random_state
 from .batches import Batch, Key
 from .preparation import device_of, dtype_of, in_type
-from .starts import Facts, Passes, maps_by_name
+from .starts import Facts, Passes, Settings, maps_by_name
 
 _CONSTANT = 1e-4  # of what the same numbers change with random signs, below which a sum does not depend on the input
 _DRAWS = 4  # of random signs
@@ -23,8 +24,10 @@ _HARDLY = 1e-4  # what changes by less, beside 1 and its own size, may change by
 _ROUNDING = 1e-3  # of a change, what is left of it in float64 if it is rounding
 
 
-def look_for_constant_sums(passes: Passes, inputs: Batch, outputs: dict[str, Facts]) -> tuple[set[str], dict[str, str]]:
-    """Those outputs of a first batch whose sum over channels is constant, and those of which no sum is any better.
+def look_for_constant_sums(
+    passes: Passes, inputs: Batch, outputs: dict[str, Facts]
+) -> tuple[dict[str, Facts], dict[str, str]]:
+    """What is known of the outputs of a first batch once it is tried whether their sums over channels are constant.
 
     Args:
         passes: what all forward passes have in common.
@@ -32,13 +35,12 @@ def look_for_constant_sums(passes: Passes, inputs: Batch, outputs: dict[str, Fac
         outputs: what is known of the outputs, by name.
 
     Returns:
-        The names of the former; and why the latter have no field, by name.
+        What is known of those that have a field; and why others, of which no sum is any better, have none.
     """
-    asked = [name for name, fact in outputs.items() if _over_all_places(passes, fact)]
-    constant: set[str] = set()
-    failed: dict[str, str] = {}
+    asked = [name for name, fact in outputs.items() if _over_all_places(passes.settings, fact)]
     if not asked:
-        return constant, failed
+        return outputs, {}
+    known, failed = dict(outputs), {}
     with torch.no_grad():
         other = _resampled(inputs)
         before, changes = _changes(passes, inputs, other, asked)
@@ -55,16 +57,13 @@ def look_for_constant_sums(passes: Passes, inputs: Batch, outputs: dict[str, Fac
                 f"them, so that its gradient is rounding noise; choose one position, or another layer."
             )
         elif not outputs[name].constant and _is_constant(change.flatten(2), 2):
-            constant.add(name)
-    return constant, failed
+            known[name] = replace(outputs[name], constant=True)
+    return {name: fact for name, fact in known.items() if name not in failed}, failed
 
 
-def _over_all_places(passes: Passes, fact: Facts) -> bool:
+def _over_all_places(settings: Settings, fact: Facts) -> bool:
     """Whether what is differentiated is a sum over all places of a map, or the map has one place."""
-    settings = passes.settings
-    places = [place for p in settings.protocols.values() for place in p.places(settings.places, fact.tokens)]
-    over_places = "all" in places and {*settings.kinds} != {"temporal"}
-    return over_places or "temporal" in settings.kinds or math.prod(fact.size) == 1
+    return "all" in settings.places_of(fact.tokens) or "temporal" in settings.kinds or math.prod(fact.size) == 1
 
 
 def _changes(

@@ -42,13 +42,11 @@ class BatchFields:
             ``output@entry``.
         facts: output name -> what is known of it.
         failed: layer -> why its field cannot be computed.
-        entries: output name -> the layer's output, and the entry of the batch.
     """
 
     values: dict[str, dict[str, np.ndarray]]
     facts: dict[str, Facts]
     failed: dict[str, str]
-    entries: dict[str, tuple[str, Key]]
 
 
 def fields_of(passes: Passes, inputs: Batch) -> BatchFields:
@@ -60,38 +58,36 @@ def fields_of(passes: Passes, inputs: Batch) -> BatchFields:
     batch, settings = len(inputs), passes.settings
     if batch == 1 and passes.geometry.steps is None and stateful(passes.model):
         inputs = Batch.joined([inputs, inputs])  # else any number of steps would divide by the batch
-    found = _forth_and_back(passes, inputs, batch)
+    found, entries = _forth_and_back(passes, inputs, batch)
     results, facts, failed = found.values, found.facts, found.failed
     if not passes.known:
         outputs = {base_name(label): fact for label, fact in facts.items()}
-        constant, without = look_for_constant_sums(passes, inputs, outputs)
+        known, without = look_for_constant_sums(passes, inputs, outputs)
         failed |= without
-        known = {
-            name: replace(fact, constant=fact.constant or name in constant)
-            for name, fact in outputs.items()
-            if name not in without
-        }
         facts = {label: known[base_name(label)] for label in facts if base_name(label) in known}
-        if constant:  # once more, by other sums
-            results = _forth_and_back(replace(passes, known=known, rates=None), inputs, batch).values
+        if any(fact != outputs[name] for name, fact in known.items()):  # once more, by other sums
+            results = _forth_and_back(replace(passes, known=known, rates=None), inputs, batch)[0].values
         wrong, followed = wrongly_read(passes, inputs, results, facts)
         failed |= wrong
         target_in = settings.target_in
         facts = {
             label: replace(fact, follows=key in followed.get(name, [key if target_in is None else target_in]))
             for label, fact in facts.items()
-            for name, key in [found.entries[label]]
+            for name, key in [entries[label]]
             if name not in wrong
         }
         if not facts:
             raise ValueError(_first(failed))
-    return BatchFields({name: results[name] for name in facts}, facts, failed, found.entries)
+    return BatchFields({name: results[name] for name in facts}, facts, failed)
 
 
-def _forth_and_back(passes: Passes, inputs: Batch, batch: int) -> BatchFields:
+def _forth_and_back(passes: Passes, inputs: Batch, batch: int) -> tuple[BatchFields, dict[str, tuple[str, Key]]]:
     """The fields of the first ``batch`` of some inputs: a forward pass, and backward passes before any other forward pass.
 
     A model may change its state in place, and with it numbers that backward passes need.
+
+    Returns:
+        The fields; and by their names the name of the output and the entry of the batch.
     """
     settings = passes.settings
     leaves, starts, failed = starts_of(passes, inputs)
@@ -133,7 +129,7 @@ def _forth_and_back(passes: Passes, inputs: Batch, batch: int) -> BatchFields:
     if not results:
         raise ValueError(_first(failed))
     facts = {label: fact for label, fact in facts.items() if label in results}
-    return BatchFields(results, facts, failed, entries)
+    return BatchFields(results, facts, failed), entries
 
 
 def _first(failed: dict[str, str]) -> str:

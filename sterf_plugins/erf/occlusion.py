@@ -171,9 +171,8 @@ def _maps(
     units: Units, batch: Batch, perturbation: Perturbation, first: int, left_out: list[str]
 ) -> dict[str, np.ndarray]:
     """The maps of one batch by layer, (B, kinds, rows, columns), in the order of ``FieldCheck.kinds``."""
-    draw_again = (
-        random_start()
-    )  # what a model draws for these inputs is the same in each pass, else its change would be one, too
+    # What a model draws for these inputs is the same in each pass, else its change would be one, too.
+    draw_again = random_start()
     before, gradients = units.gradients(batch)
     if not before:
         raise ValueError(" ".join(list(dict.fromkeys(units.failed.values()))[:3]))

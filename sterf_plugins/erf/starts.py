@@ -38,6 +38,12 @@ class Settings:
     seed: int
     target_in: Key | None = None
 
+    def places_of(self, tokens: bool) -> set[str | Place]:
+        """Where an output is differentiated, which may be a list of ``tokens``; nowhere for the T-ERF alone, which has a sum."""
+        if {*self.kinds} == {"temporal"}:
+            return set()
+        return {place for p in self.protocols.values() for place in p.places(self.places, tokens)}
+
     @property
     def rectified(self) -> bool:
         """Whether the positive parts of outputs are all that is differentiated."""
@@ -216,8 +222,7 @@ def _starts(
         facts = Facts(size, y.shape[2], tokens, tokens or not told, constant, output.spikes)
         if settings.rectified:
             y = y.relu()  # at each place, before a sum over places
-        wanted = {place for p in settings.protocols.values() for place in p.places(settings.places, tokens)}
-        places = {place: select(name, y, place) for place in wanted if {*settings.kinds} - {"temporal"}}
+        places = {place: select(name, y, place) for place in settings.places_of(tokens)}
         starts[label] = Start(facts, places, select(name, y, "all") if "temporal" in settings.kinds else None)
     return starts, without
 

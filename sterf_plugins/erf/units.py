@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..firing import FiringRates, neuron_layers
-from ..undisturbed import hooked, random_start
+from ..undisturbed import hooked, preserved_random_state
 from .batches import Batch
 from .calibrate import calibrated
 from .capture import Target
@@ -54,21 +54,13 @@ class Units(Passes):
         # that of time be taken for it. In norms without statistics copies of an input would see each other.
         if count in (1, self.geometry.steps) and not mixes_inputs(self.model):
             inputs = Batch.joined([inputs] * (3 if self.geometry.steps == 2 else 2))
-        back = random_start()
-        leaves, starts, failed = starts_of(self, inputs)
         if not self.known:
-            constant, without = look_for_constant_sums(self, inputs, {name: s.facts for name, s in starts.items()})
-            failed |= without
-            # Once more, with the same random numbers: a model may have changed numbers in place that backward passes need.
-            back()
-            leaves, starts, _ = starts_of(self, inputs)
-            starts = {name: start for name, start in starts.items() if name not in without}
-            for name in constant:
-                starts[name].facts.constant = True
+            self._look(inputs)
+        leaves, starts, failed = starts_of(self, inputs)
         self.failed = failed | self.failed
         units = {}
-        for name, start in starts.items():
-            self.known.setdefault(name, start.facts)
+        for name in [name for name in starts if name in self.known]:
+            start = starts[name]
             (protocol,) = self.settings.protocols.values()
             outputs = [start.places[place] for place in protocol.places(self.settings.places, start.facts.tokens)]
             channels = start.channels(protocol)
@@ -79,6 +71,17 @@ class Units(Passes):
             values = torch.cat([(y.mean(0) @ vectors.T).T for y in outputs])
             units[name] = values[:, :count] * (factor / len(outputs))
         return next(iter(leaves.values())), units
+
+    def _look(self, inputs: Batch) -> None:
+        """Find out what is known of the outputs, in forward passes of their own, which draw the numbers that the next one draws.
+
+        A model may change its state in place in each of them, and with it numbers that backward passes need.
+        """
+        with preserved_random_state():
+            _, starts, failed = starts_of(self, inputs)
+            facts = {name: start.facts for name, start in starts.items()}
+            self.known, without = look_for_constant_sums(self, inputs, facts)
+        self.failed = failed | without | self.failed
 
     def gradients(self, inputs: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The units (J, B), and their gradients (J, B, C, H, W) or (J, T, B, C, H, W)."""

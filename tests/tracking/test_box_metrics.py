@@ -119,9 +119,7 @@ def test_lines_that_are_missing_count_as_missed():
     found[3] = 0
     numbers = curves(found, truth, protocol="ostrack").numbers()
     assert (numbers["OP50"], numbers["PR"], numbers["NPR"]) == (80, 80, 80)
-    near = curves(
-        found, truth - [10, 20, 0, 0], protocol="ostrack"
-    )  # their centre is at -0.5, the label's at 7.5 and 5.5
+    near = curves(found, truth - [10, 20, 0, 0], protocol="ostrack")  # centres at -0.5, those of labels at 7.5 and 5.5
     assert near.precision[[9, 10]] == pytest.approx([0.2, 0.4])
     with pytest.raises(ValueError, match="there are 4 predictions for 5 labels; run the test to its end"):
         curves(found, truth)

@@ -72,9 +72,7 @@ class EventDetDataset(BaseDetDataset):
         self.sensor = None if sensor is None else sensor_size(sensor, "sensor")
         self.cache = cache
         prefix = options.get("data_prefix", {})
-        if len(args) < 4 and (
-            not isinstance(prefix, Mapping) or "img" not in prefix
-        ):  # the fourth argument is data_prefix
+        if len(args) < 4 and not (isinstance(prefix, Mapping) and "img" in prefix):  # the fourth is `data_prefix`
             raise ValueError(
                 f"`data_prefix` is {prefix!r}; it must name the folder of the recordings: data_prefix=dict(img='train')."
             )
