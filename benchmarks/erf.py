@@ -29,7 +29,7 @@ from timing import in_turn, peak_mib, seconds
 import sterf_plugins.timm  # noqa: F401
 from sterf_plugins.backbones import SDTV3, Spikformer
 from sterf_plugins.erf import compute_erf
-from sterf_plugins.erf.starts import maps_by_name
+from sterf_plugins.erf.passes.starts import maps_by_name
 
 
 def compare(sides, repeats, device="cpu", inputs=None):
@@ -275,7 +275,7 @@ def order(args):
         images = torch.randn(args.loop_inputs, 3, args.size, args.size)
         names = LAYERS[model_name]
         for layers, few in itertools.product(([names[4]], names), (images[:1], images)):
-            with mock.patch("sterf_plugins.erf.order.maps_by_name", wraps=maps_by_name) as passes:
+            with mock.patch("sterf_plugins.erf.passes.order.maps_by_name", wraps=maps_by_name) as passes:
                 doubted(model, few, layers)
             sides = {
                 "checked": partial(doubted, model, few, layers),
@@ -295,13 +295,13 @@ def order(args):
 
 def doubted(model, images, layers):
     """The maps of the engine, to which no field shows its place by itself."""
-    with mock.patch("sterf_plugins.erf.order.near_target", return_value=False):
+    with mock.patch("sterf_plugins.erf.passes.order.near_target", return_value=False):
         return engine(model, images, layers, calibrate=False)
 
 
 def unchecked(model, images, layers):
     """The maps of the engine, which takes the order that it infers for the right one."""
-    with mock.patch("sterf_plugins.erf.fields.wrongly_read", return_value=({}, {})):
+    with mock.patch("sterf_plugins.erf.passes.fields.wrongly_read", return_value=({}, {})):
         return engine(model, images, layers, calibrate=False)
 
 

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sterf_plugins.cli.examples import digits
-from sterf_plugins.erf.sheet import SMALL, TITLE, Sheet, styles, write
+from sterf_plugins.erf.figures.sheet import SMALL, TITLE, Sheet, styles, write
 
 FACTORS = tuple(2 ** (k / 2) for k in range(-4, 5))  # tested sizes and speeds; 1 is the trained one
 SIDE = 48  # of the digits at factor 1, in pixels, where the files have 28: half of it still holds what there is to see

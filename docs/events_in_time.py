@@ -19,8 +19,8 @@ from sterf_plugins.checkpoints.reading import read_checkpoint
 from sterf_plugins.checks import positive_int
 from sterf_plugins.cli.console import run_tool
 from sterf_plugins.erf import calibrate, compute_erf
-from sterf_plugins.erf.curves import draw_lags
-from sterf_plugins.erf.sheet import write
+from sterf_plugins.erf.figures.curves import draw_lags
+from sterf_plugins.erf.figures.sheet import write
 from sterf_plugins.events import open_recording
 from sterf_plugins.events.representations import REPRESENTATIONS, equal_times
 from sterf_plugins.firing import FiringRates, silence

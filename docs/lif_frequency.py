@@ -15,9 +15,9 @@ import torch
 from matplotlib.lines import Line2D
 
 from sterf_plugins.erf import compute_erf, temporal_response
-from sterf_plugins.erf.charts import draw_response
-from sterf_plugins.erf.sheet import SMALL, TITLE, Sheet, styles, write
-from sterf_plugins.erf.wording import errors_told
+from sterf_plugins.erf.figures.sheet import SMALL, TITLE, Sheet, styles, write
+from sterf_plugins.erf.figures.wording import errors_told
+from sterf_plugins.erf.report.charts import draw_response
 from sterf_plugins.layers import lif_node
 
 STEPS, SIDE, INPUTS = 128, 16, 10

@@ -23,9 +23,9 @@ from sterf_plugins.checkpoints.reading import read_checkpoint
 from sterf_plugins.cli.loading import load_model
 from sterf_plugins.cli.tracker_inputs import tracker_inputs
 from sterf_plugins.erf.calibrate import tracking_norms
-from sterf_plugins.erf.plot import mark_target, pixel_axes
-from sterf_plugins.erf.sheet import TITLE, Sheet, write
-from sterf_plugins.erf.wording import error_text
+from sterf_plugins.erf.figures.plot import mark_target, pixel_axes
+from sterf_plugins.erf.figures.sheet import TITLE, Sheet, write
+from sterf_plugins.erf.figures.wording import error_text
 from sterf_plugins.firing import FiringRates
 
 NETWORKS = {

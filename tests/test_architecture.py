@@ -30,7 +30,20 @@ LAYERS = [
     {"cli"},
     {"__main__"},
 ]
+# The parts of `erf/`, likewise.
+ERF_LAYERS = [
+    {"archive", "inputs", "numbers"},
+    {"outputs", "protocols"},
+    {"calibrate", "summary"},
+    {"doubts", "figures", "passes"},
+    {"result"},
+    {"compare", "compute"},
+    {"field_checks", "frequency", "rules", "sweep", "theory"},
+    {"report"},
+    {"__init__"},
+]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+ERF_RANK = {f"erf/{name}": rank for rank, names in enumerate(ERF_LAYERS) for name in names}
 # The one import that points upwards: `backbones.convert_state_dict` is looked up when somebody asks for it.
 UPWARDS = {("backbones/__init__.py", "checkpoints/__init__.py")}
 OPENMMLAB = {"mmengine", "mmcv", "mmdet", "mmseg"}
@@ -50,6 +63,10 @@ def modules() -> list[Path]:
 
 def part_of(name: str) -> str:
     return name.split("/")[0].removesuffix(".py")
+
+
+def part_of_erf(name: str) -> str:
+    return "/".join(name.split("/")[:2]).removesuffix(".py")
 
 
 def file_of(dotted: list[str]) -> Path | None:
@@ -81,6 +98,7 @@ def edges() -> dict[str, set[str]]:
 def test_every_part_has_its_place():
     parts = {part_of(name_of(p)) for p in modules()}
     assert parts == set(RANK)
+    assert {part_of_erf(name_of(p)) for p in modules() if part_of(name_of(p)) == "erf"} == set(ERF_RANK)
 
 
 @pytest.mark.parametrize("path", modules(), ids=name_of)
@@ -98,6 +116,11 @@ def test_imports_point_downwards(path):
         assert part != "erf" or other in ("erf", "checks", "files", "firing", "undisturbed"), (
             f"{name} must stand on torch, numpy and scipy alone"
         )
+        if part == other == "erf":
+            here, there = part_of_erf(name), part_of_erf(name_of(inside))
+            assert ERF_RANK[there] < ERF_RANK[here] or there == here, (
+                f"{name} imports {name_of(inside)}, which is not below it"
+            )
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 
 ROOT = Path(__file__).resolve().parents[1]
 KERNELS, COUNTED = "functional/torch_kernels.py", "activity/operations.py backbones/recompute.py"
-BACKWARD = f"{KERNELS} erf/cropped.py"  # backward passes of our own
+BACKWARD = f"{KERNELS} erf/passes/cropped.py"  # backward passes of our own
 OPERATIONS = "activity/operations.py"
 INTERNALS, STEMS = "openmmlab/runtime/mmengine_internals.py", "openmmlab/backbones/covariant_stems.py"
 ROI = "openmmlab/heads/spike_detection.py"
@@ -88,7 +88,7 @@ def check_metadata():
     assert found[0]["description"] == 3
 
 
-@uses("torch: autograd nodes' _saved_normalized_shape", "erf/selection.py", "what a LayerNorm normalises over")
+@uses("torch: autograd nodes' _saved_normalized_shape", "erf/outputs/selection.py", "what a LayerNorm normalises over")
 def check_saved_normalized_shape():
     node = nn.LayerNorm([2, 3])(torch.zeros(4, 2, 3, requires_grad=True)).grad_fn
     assert node.name().startswith("NativeLayerNorm") and tuple(node._saved_normalized_shape) == (2, 3)
@@ -119,7 +119,7 @@ def check_entries():
     assert module._buffers["state"] is None and torch.equal(module._buffers["running_var"], ones(2))
 
 
-@uses("torch: autograd nodes' _saved_input", "erf/single.py", "the memory order of a BatchNorm's input")
+@uses("torch: autograd nodes' _saved_input", "erf/passes/single.py", "the memory order of a BatchNorm's input")
 def check_saved_input():
     x = torch.randn(1, 2, 3, 3, requires_grad=True)
     node = F.batch_norm(x, torch.zeros(2), ones(2)).grad_fn
@@ -131,7 +131,9 @@ def saved(*names: str):
 
     def decorate(check):
         for name in names:
-            uses(f"torch: autograd nodes' _saved_{name}", "erf/marks.py", "where gradients go through a node")(check)
+            uses(f"torch: autograd nodes' _saved_{name}", "erf/theory/marks.py", "where gradients go through a node")(
+                check
+            )
         return check
 
     return decorate
@@ -153,7 +155,11 @@ def check_saved_pooling():
 
 
 @saved("alpha", "dim", "keepdim")
-@uses("torch: autograd nodes' _saved_training", "erf/marks.py erf/single.py", "whether a BatchNorm sees all inputs")
+@uses(
+    "torch: autograd nodes' _saved_training",
+    "erf/theory/marks.py erf/passes/single.py",
+    "whether a BatchNorm sees all inputs",
+)
 def check_saved_settings():
     x = torch.randn(2, 3, 4, 4, requires_grad=True)
     assert torch.add(x, x, alpha=-2).grad_fn._saved_alpha == -2
@@ -295,7 +301,7 @@ def check_module2package():
         get_config("sterf_absent::a/b.py")
 
 
-@uses("torch: OptimizedModule._orig_mod", "erf/targets.py firing.py", "names of layers of compiled models")
+@uses("torch: OptimizedModule._orig_mod", "erf/outputs/targets.py firing.py", "names of layers of compiled models")
 def check_orig_mod():
     module = nn.Identity()
     assert torch.compile(module, backend="eager")._orig_mod is module

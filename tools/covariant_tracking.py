@@ -28,7 +28,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from sterf_plugins.cli import console
-from sterf_plugins.erf.sheet import SMALL, Sheet, logarithmic, write
+from sterf_plugins.erf.figures.sheet import SMALL, Sheet, logarithmic, write
 from sterf_plugins.files import check_claim, claim, replacing
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -34,9 +34,9 @@ from sterf_plugins.cli.shape_scores import (
 )
 from sterf_plugins.cli.versions import versions
 from sterf_plugins.erf import ERFResult
-from sterf_plugins.erf.plot import draw_maps
-from sterf_plugins.erf.sheet import NARROW, WIDTH, embedded, pixels, write
-from sterf_plugins.erf.wording import digits, layer_label, measured
+from sterf_plugins.erf.figures.plot import draw_maps
+from sterf_plugins.erf.figures.sheet import NARROW, WIDTH, embedded, pixels, write
+from sterf_plugins.erf.figures.wording import digits, layer_label, measured
 from sterf_plugins.files import replacing
 
 # Label of a row of fields -> folder of its training. The trainings differ in their mixers alone.

@@ -23,8 +23,8 @@ from sterf_plugins.cli.demo_page import STYLE, chart, number, scalars, table
 from sterf_plugins.cli.demo_steps import last_checkpoint
 from sterf_plugins.cli.loading import build_config, load_weights
 from sterf_plugins.cli.versions import versions
-from sterf_plugins.erf.sheet import NARROW, WIDTH, embedded, pixels
-from sterf_plugins.erf.wording import digits
+from sterf_plugins.erf.figures.sheet import NARROW, WIDTH, embedded, pixels
+from sterf_plugins.erf.figures.wording import digits
 from sterf_plugins.files import replacing
 from sterf_plugins.firing import FiringRates
 from sterf_plugins.openmmlab.configs.reading import load_config

@@ -53,12 +53,12 @@ from sterf_plugins.cli.progress import progress_bar
 from sterf_plugins.cli.specs import check_pretrained, is_timm, parse_spec, slug_of
 from sterf_plugins.cli.study import check_entries, read_study
 from sterf_plugins.erf import ERFResult, compute_erf, theoretical_rf
+from sterf_plugins.erf.figures.wording import facts, named
+from sterf_plugins.erf.outputs.targets import match_layers
 from sterf_plugins.erf.protocols import table
-from sterf_plugins.erf.report import REPORT_FILES, VECTORS, write_report
+from sterf_plugins.erf.report.folder import REPORT_FILES, VECTORS, write_report
 from sterf_plugins.erf.summary import counted
-from sterf_plugins.erf.targets import match_layers
-from sterf_plugins.erf.theoretical_field import add_theory
-from sterf_plugins.erf.wording import facts, named
+from sterf_plugins.erf.theory.field import add_theory
 from sterf_plugins.files import check_claim, claim
 
 UNTRAINED = " (untrained)"  # what the label of a model with random weights ends in, beside the trained one

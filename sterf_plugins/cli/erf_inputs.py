@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..erf.axes import Axes
+from ..erf.inputs.axes import Axes
 from .images import inputs_for, joined
 from .loading import Loaded
 

@@ -4,7 +4,7 @@ import argparse
 import ast
 from typing import Any
 
-from ..erf.fields import REDUCTIONS
+from ..erf.passes.fields import REDUCTIONS
 from ..erf.protocols import PROTOCOLS, Protocol
 
 PEAK = "peak"  # the position of a tracker's highest score

@@ -11,7 +11,7 @@ from typing import Any, TextIO
 from torch import Tensor, nn
 
 from ..erf import ERFResult, FieldCheck, check_field, randomise_field
-from ..erf.number import Number
+from ..erf.numbers.number import Number
 from ..erf.summary import counted
 from ..files import write_csv
 from .erf_options import protocol_of

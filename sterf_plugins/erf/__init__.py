@@ -3,16 +3,16 @@
 from .calibrate import calibrate
 from .compare import Comparison, Difference, difference
 from .compute import compute_erf
-from .field_check import FieldCheck
+from .field_checks.field_check import FieldCheck
+from .field_checks.occlusion import check_field
+from .field_checks.randomisation import randomise_field
 from .frequency import FrequencyResponse, spatial_response, temporal_response
-from .metrics import area_ratio
-from .number import Number
-from .occlusion import check_field
-from .randomisation import randomise_field
+from .numbers.metrics import area_ratio
+from .numbers.number import Number
 from .result import ERFResult
 from .sweep import sweep_sizes
-from .theoretical_field import TheoreticalField, advice
-from .theory import theoretical_rf
+from .theory.compute import theoretical_rf
+from .theory.field import TheoreticalField, advice
 
 __all__ = [
     "Comparison",

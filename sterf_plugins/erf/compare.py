@@ -6,8 +6,8 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 
-from .estimate import group_sizes
-from .number import PERIODS, Number, change
+from .numbers.estimate import group_sizes
+from .numbers.number import PERIODS, Number, change
 from .result import ERFResult
 
 # Entries of ``info`` that say what is computed; numbers of two results are comparable only if these agree.

@@ -22,19 +22,19 @@ import torch
 from torch import Tensor, nn
 
 from ..checks import one_of, positive_int, whole_number
-from .batches import Batch, Key, Reading, batches
 from .calibrate import CALIBRATION, norms_to_calibrate
-from .collect import Request, collect, told_weight
-from .fields import REDUCTIONS
-from .geometry import Grid
-from .layouts import Layout
-from .preparation import find_targets
-from .processes import everywhere, first_inputs
+from .inputs.batches import Batch, Key, Reading, batches
+from .inputs.processes import everywhere, first_inputs
+from .outputs.geometry import Grid
+from .outputs.layouts import Layout
+from .outputs.selection import Position, check_calls, check_channels, check_choices, check_position
+from .outputs.targets import match_layers, stages_of, unwrapped
+from .passes.collect import Request, collect, told_weight
+from .passes.fields import REDUCTIONS
+from .passes.preparation import find_targets
+from .passes.running import Running
 from .protocols import choose
 from .result import ERFResult
-from .running import Running
-from .selection import Position, check_calls, check_channels, check_choices, check_position
-from .targets import match_layers, stages_of, unwrapped
 
 
 def compute_erf(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..firing import listed
-from .metrics import mass_at
+from .numbers.metrics import mass_at
 from .protocols import note, protocol_of
 from .summary import counted
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .estimate import group_sizes
-from .number import Number, jackknife, pseudo_values
+from .numbers.estimate import group_sizes
+from .numbers.number import Number, jackknife, pseudo_values
 from .result import ERFResult
 
 _POINTS = 256  # a transform's length at least, by zeros behind the last lag and the last pixel

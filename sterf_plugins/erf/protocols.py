@@ -15,7 +15,7 @@ openerf   as st-erf                    relu of the mean    over sum             
 ========= ============================ =================== ============================ =========================
 
 "Mean" and "sum" are over the input's channels. ``Protocol.citation`` says where each is from, and ``docs/erf.md`` where
-a paper and its released program differ. This file is about maps alone; ``fields.py`` has the backward passes.
+a paper and its released program differ. This file is about maps alone; ``passes/fields.py`` has the backward passes.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 
 from ..checks import one_of
-from .gaussian import WIDEST
-from .metrics import area_ratio
+from .numbers.gaussian import WIDEST
+from .numbers.metrics import area_ratio
 
 Numbers = dict[str, float]
 _NARROWEST = 0.02  # pixels; between two pixels a Gaussian that is narrower is zero on both

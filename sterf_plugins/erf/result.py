@@ -11,13 +11,13 @@ import numpy as np
 
 from ..firing import listed
 from . import archive, doubts
-from .estimate import Estimate, group_sizes
-from .flaws import flaw
-from .lags import frame_numbers, temporal_numbers
-from .metrics import area_ratio, spatial_numbers
-from .number import PERIODS, Number, columns, effective, jackknife, possible, pseudo_values
+from .numbers.estimate import Estimate, group_sizes
+from .numbers.lags import frame_numbers, temporal_numbers
+from .numbers.metrics import area_ratio, spatial_numbers
+from .numbers.number import PERIODS, Number, columns, effective, jackknife, possible, pseudo_values
+from .outputs.selection import cell
+from .passes.flaws import flaw
 from .protocols import protocol_of
-from .selection import cell
 from .summary import summary
 
 _FIELDS = (
@@ -230,7 +230,7 @@ class ERFResult:
         return numbers
 
     def pseudo_values(self, layer: str, name: str) -> list[float]:
-        """The jackknife's pseudo-values of a number, one per group of inputs (see ``number.py``); empty if it has no error."""
+        """The jackknife's pseudo-values of a number, one per group of inputs (``numbers/number.py``); empty if it has none."""
         self.numbers(layer)
         return self._pseudo.get(layer, {}).get(name, [])
 
@@ -275,6 +275,6 @@ class ERFResult:
             path: a .png, .pdf or .svg file.
             common: one brightness for all layers; else each map over its own maximum.
         """
-        from .plot import draw
+        from .figures.plot import draw
 
         return draw(self, path, common)

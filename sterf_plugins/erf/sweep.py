@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..checks import entries, size_pair
 from .compute import compute_erf
-from .number import Number, columns
+from .numbers.number import Number, columns
 from .result import ERFResult
 
 Size = tuple[int, int]  # (H, W)

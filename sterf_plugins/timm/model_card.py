@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..activity import FiringRates, count_operations, silence
 from ..erf import ERFResult, compute_erf
-from ..erf.wording import measured
+from ..erf.figures.wording import measured
 from ..files import replacing
 from ..firing import neuron_layers
 from ..undisturbed import undisturbed

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from ..erf.sheet import NARROW, SMALL, TITLE, WIDTH, styles
+from ..erf.figures.sheet import NARROW, SMALL, TITLE, WIDTH, styles
 from .box_metrics import OVERLAPS, PIXELS, Curves
 
 if TYPE_CHECKING:

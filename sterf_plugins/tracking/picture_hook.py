@@ -10,9 +10,9 @@ from mmengine.hooks import Hook
 from torch import Tensor
 
 from ..checks import positive_int
-from ..erf.plot import pixel_axes
-from ..erf.sheet import TITLE, Sheet, styles, write
-from ..erf.wording import digits
+from ..erf.figures.plot import pixel_axes
+from ..erf.figures.sheet import TITLE, Sheet, styles, write
+from ..erf.figures.wording import digits
 from ..registry import HOOKS
 
 if TYPE_CHECKING:

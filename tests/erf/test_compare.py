@@ -10,7 +10,7 @@ from torch import nn
 
 from sterf_plugins.backbones import SDTV3
 from sterf_plugins.erf import ERFResult, calibrate, compute_erf, difference
-from sterf_plugins.erf.report_tables import difference_table
+from sterf_plugins.erf.report.tables import difference_table
 from sterf_plugins.erf.rules import Rule, failures
 from sterf_plugins.testing import assert_same_field
 

@@ -17,7 +17,7 @@ from sterf_plugins.erf import (
     randomise_field,
     theoretical_rf,
 )
-from sterf_plugins.erf.targets import match_layers
+from sterf_plugins.erf.outputs.targets import match_layers
 
 NANO = dict(embed_dims=[8, 16, 24, 32], num_heads=4)
 

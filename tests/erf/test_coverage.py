@@ -11,10 +11,17 @@ from torch import nn
 
 from sterf_plugins.backbones import SDTV3, SpikingCNN
 from sterf_plugins.erf import ERFResult, calibrate, compute_erf
-from sterf_plugins.erf.estimate import Estimate, group_sizes
-from sterf_plugins.erf.lags import exponential_fit, half_life, lag_mass, mean_lag
-from sterf_plugins.erf.metrics import SHARES, _area_ratios, _effective_radii, _mass, _rectangle_ratios, rms_radius
-from sterf_plugins.erf.number import change
+from sterf_plugins.erf.numbers.estimate import Estimate, group_sizes
+from sterf_plugins.erf.numbers.lags import exponential_fit, half_life, lag_mass, mean_lag
+from sterf_plugins.erf.numbers.metrics import (
+    SHARES,
+    _area_ratios,
+    _effective_radii,
+    _mass,
+    _rectangle_ratios,
+    rms_radius,
+)
+from sterf_plugins.erf.numbers.number import change
 
 SIZE = 48
 

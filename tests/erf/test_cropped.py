@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sterf_plugins.erf import compute_erf, cropped
-from sterf_plugins.erf.cropped import cropped_convolutions
+from sterf_plugins.erf import compute_erf
+from sterf_plugins.erf.passes import cropped
+from sterf_plugins.erf.passes.cropped import cropped_convolutions
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from sterf_plugins.backbones import SDTV3
 from sterf_plugins.erf import ERFResult, compute_erf
-from sterf_plugins.erf.estimate import Estimate
+from sterf_plugins.erf.numbers.estimate import Estimate
 
 NANO = dict(embed_dims=[8, 16, 24, 32], num_heads=4)
 

@@ -13,13 +13,22 @@ from PIL import Image
 from torch import nn
 
 from sterf_plugins.erf import ERFResult, compute_erf
-from sterf_plugins.erf.curves import FLOOR, draw_lags, draw_profiles, draw_radial
-from sterf_plugins.erf.evolution import rows, write_evolution
-from sterf_plugins.erf.number import Number
-from sterf_plugins.erf.plot import draw, draw_all, draw_maps, draw_overlay, draw_spectra
-from sterf_plugins.erf.published import draw_published
-from sterf_plugins.erf.sheet import NARROW, WIDTH, Sheet, pixels
-from sterf_plugins.erf.wording import digits, error_text, facts, layer_label, measured, named, provenance, target_cells
+from sterf_plugins.erf.figures.curves import FLOOR, draw_lags, draw_profiles, draw_radial
+from sterf_plugins.erf.figures.plot import draw, draw_all, draw_maps, draw_overlay, draw_spectra
+from sterf_plugins.erf.figures.sheet import NARROW, WIDTH, Sheet, pixels
+from sterf_plugins.erf.figures.wording import (
+    digits,
+    error_text,
+    facts,
+    layer_label,
+    measured,
+    named,
+    provenance,
+    target_cells,
+)
+from sterf_plugins.erf.numbers.number import Number
+from sterf_plugins.erf.report.evolution import rows, write_evolution
+from sterf_plugins.erf.report.published import draw_published
 
 
 @pytest.fixture(scope="module")
@@ -468,8 +477,8 @@ def test_a_phase_of_plus_or_minus_pi_is_one_line():
     """Rounding decides the sign of pi; a line that leads from one to the other looks like a response."""
     from matplotlib.figure import Figure
 
-    from sterf_plugins.erf.charts import draw_response
     from sterf_plugins.erf.frequency import FrequencyResponse
+    from sterf_plugins.erf.report.charts import draw_response
 
     turn = np.array([0, 0, np.pi, 3 * np.pi, -np.pi, 0, 0])
     response = FrequencyResponse(np.linspace(0, 0.5, 7), np.ones(7), turn, np.zeros(7), Number(np.inf, np.nan))

@@ -7,8 +7,8 @@ from by_autograd import field, leaves, same
 from torch import nn
 
 from sterf_plugins.erf import ERFResult, compute_erf
-from sterf_plugins.erf.metrics import spatial_numbers
-from sterf_plugins.erf.wording import layer_label, target_cells
+from sterf_plugins.erf.figures.wording import layer_label, target_cells
+from sterf_plugins.erf.numbers.metrics import spatial_numbers
 
 # --- several inputs ---------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from arranged import Reshaped, patch_of_the_centre, with_prefix
 from torch import nn
 
 from sterf_plugins.erf import compute_erf
-from sterf_plugins.erf.geometry import Geometry, possible_strides
+from sterf_plugins.erf.outputs.geometry import Geometry, possible_strides
 
 ARRANGED = {
     "BCHW": lambda y: y,

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from sterf_plugins.erf import compute_erf
-from sterf_plugins.erf import metrics as m
-from sterf_plugins.erf.gaussian import fit_gaussian
-from sterf_plugins.erf.lags import temporal_numbers
+from sterf_plugins.erf.numbers import metrics as m
+from sterf_plugins.erf.numbers.gaussian import fit_gaussian
+from sterf_plugins.erf.numbers.lags import temporal_numbers
 
 
 def gaussian(size=(61, 81), centre=(30, 40), sigmas=(6.0, 6.0), degrees=0.0):

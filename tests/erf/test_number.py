@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from sterf_plugins.erf import Number
-from sterf_plugins.erf.estimate import Estimate, group_sizes
-from sterf_plugins.erf.number import change, effective, jackknife, pseudo_values, wrapped
+from sterf_plugins.erf.numbers.estimate import Estimate, group_sizes
+from sterf_plugins.erf.numbers.number import change, effective, jackknife, pseudo_values, wrapped
 
 
 def of_groups(function, values):

@@ -10,7 +10,7 @@ from torch import nn
 
 from sterf_plugins.backbones import SDTV3, SpikingCNN
 from sterf_plugins.erf import ERFResult, FieldCheck, check_field, compute_erf, randomise_field
-from sterf_plugins.erf.similarity import similarity
+from sterf_plugins.erf.numbers.similarity import similarity
 from sterf_plugins.layers import IntegerSpike
 
 IMAGES = torch.randn(5, 3, 16, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from sterf_plugins.erf import ERFResult, area_ratio, compute_erf
+from sterf_plugins.erf.figures.wording import layer_label
 from sterf_plugins.erf.protocols import PROTOCOLS, table
-from sterf_plugins.erf.wording import layer_label
 
 LARGE_KERNELS = ("replknet", "slak", "vmamba")
 

@@ -13,14 +13,14 @@ from PIL import Image
 from torch import nn
 
 from sterf_plugins.erf import ERFResult, check_field, sweep_sizes, theoretical_rf
-from sterf_plugins.erf.charts import draw_growth, draw_responses, draw_sweep
-from sterf_plugins.erf.check_plot import draw_checks
-from sterf_plugins.erf.number import Number
-from sterf_plugins.erf.report import CAPTIONS, COLUMNS, write_report
-from sterf_plugins.erf.report_tables import html_table
-from sterf_plugins.erf.sheet import NARROW, RESOLUTION, WIDTH, embedded, pixels
-from sterf_plugins.erf.theoretical_field import add_theory
-from sterf_plugins.erf.wording import facts, measured
+from sterf_plugins.erf.figures.check_plot import draw_checks
+from sterf_plugins.erf.figures.sheet import NARROW, RESOLUTION, WIDTH, embedded, pixels
+from sterf_plugins.erf.figures.wording import facts, measured
+from sterf_plugins.erf.numbers.number import Number
+from sterf_plugins.erf.report.charts import draw_growth, draw_responses, draw_sweep
+from sterf_plugins.erf.report.folder import CAPTIONS, COLUMNS, write_report
+from sterf_plugins.erf.report.tables import html_table
+from sterf_plugins.erf.theory.field import add_theory
 
 
 @pytest.fixture(scope="module")

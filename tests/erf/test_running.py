@@ -8,7 +8,7 @@ from torch import nn
 
 from sterf_plugins.backbones import SDTV3
 from sterf_plugins.erf import FieldCheck, calibrate, compute_erf
-from sterf_plugins.erf.batches import Reading
+from sterf_plugins.erf.inputs.batches import Reading
 
 NANO = dict(embed_dims=[8, 16, 24, 32], num_heads=4)
 

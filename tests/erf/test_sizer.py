@@ -6,8 +6,8 @@ from torch import nn
 
 from sterf_plugins.backbones import SDTV3
 from sterf_plugins.erf import compute_erf
-from sterf_plugins.erf.batches import Reading
-from sterf_plugins.erf.sizer import Sizer
+from sterf_plugins.erf.inputs.batches import Reading
+from sterf_plugins.erf.inputs.sizer import Sizer
 
 NANO = dict(embed_dims=[8, 16, 24, 32], num_heads=4)
 
@@ -69,7 +69,7 @@ def test_the_measured_batch_counts_what_a_pass_keeps(efficient, monkeypatch):
         return result
 
     monkeypatch.setattr(Sizer, "_measured", watched)
-    monkeypatch.setattr("sterf_plugins.erf.sizer._free_memory", lambda device: 3 << 20)
+    monkeypatch.setattr("sterf_plugins.erf.inputs.sizer._free_memory", lambda device: 3 << 20)
     model = SDTV3(NANO, memory_efficient=efficient)
     compute_erf(model, torch.randn(8, 3, 64, 64), "stages.2")
     assert 1 <= sizes[0] < 8 and model.memory_efficient is efficient

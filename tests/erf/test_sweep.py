@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from sterf_plugins.erf import advice, check_field, compute_erf, sweep_sizes
-from sterf_plugins.erf.charts import draw_growth, draw_responses, draw_sweep
+from sterf_plugins.erf.report.charts import draw_growth, draw_responses, draw_sweep
 from sterf_plugins.erf.sweep import sweep_rows
-from sterf_plugins.erf.theoretical_field import add_theory
-from sterf_plugins.erf.theory import theoretical_rf
+from sterf_plugins.erf.theory.compute import theoretical_rf
+from sterf_plugins.erf.theory.field import add_theory
 
 
 def net():

@@ -11,8 +11,8 @@ from spikingjelly.activation_based import neuron
 from torch import nn
 
 from sterf_plugins.erf import advice, compute_erf, theoretical_rf
-from sterf_plugins.erf.dependence import dependence
-from sterf_plugins.erf.theoretical_field import TheoreticalField, add_theory, theory_of
+from sterf_plugins.erf.theory.dependence import dependence
+from sterf_plugins.erf.theory.field import TheoreticalField, add_theory, theory_of
 from sterf_plugins.layers import IntegerSpike
 
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from sterf_plugins.backbones import SpikingCNN
 from sterf_plugins.erf import compute_erf
-from sterf_plugins.erf.lags import exponential_fit, half_life, lag_mass, mean_lag
+from sterf_plugins.erf.numbers.lags import exponential_fit, half_life, lag_mass, mean_lag
 
 
 class Leaky(nn.Module):

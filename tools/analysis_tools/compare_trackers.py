@@ -20,7 +20,7 @@ from sterf_plugins.cli.begin import OptionParser, begin
 begin()
 
 from sterf_plugins.cli import console
-from sterf_plugins.erf.sheet import write
+from sterf_plugins.erf.figures.sheet import write
 from sterf_plugins.files import check_claim, claim, replacing
 from sterf_plugins.tracking.box_metrics import PROTOCOLS, Curves, mean_curves
 from sterf_plugins.tracking.charts import draw_curves

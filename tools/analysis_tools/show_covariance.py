@@ -23,8 +23,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sterf_plugins.cli.console import run_tool
-from sterf_plugins.erf.sheet import SMALL, TITLE, WIDTH, write
-from sterf_plugins.erf.wording import digits
+from sterf_plugins.erf.figures.sheet import SMALL, TITLE, WIDTH, write
+from sterf_plugins.erf.figures.wording import digits
 from sterf_plugins.files import check_new
 from sterf_plugins.stems import RFBank
 

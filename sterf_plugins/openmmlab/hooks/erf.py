@@ -12,15 +12,15 @@ from tqdm import tqdm
 
 from ...checks import entries, flag, image_channels, one_of, positive_int, whole_number
 from ...erf import ERFResult, compute_erf
-from ...erf.evolution import write_evolution
-from ...erf.fields import KINDS, REDUCTIONS
-from ...erf.plot import draw
-from ...erf.preparation import find_targets
+from ...erf.figures.plot import draw
+from ...erf.figures.sheet import pixels
+from ...erf.figures.wording import named
+from ...erf.outputs.selection import CHOICES, check_calls, check_channels, check_choices, check_position
+from ...erf.outputs.targets import match_layers
+from ...erf.passes.fields import KINDS, REDUCTIONS
+from ...erf.passes.preparation import find_targets
 from ...erf.protocols import choose
-from ...erf.selection import CHOICES, check_calls, check_channels, check_choices, check_position
-from ...erf.sheet import pixels
-from ...erf.targets import match_layers
-from ...erf.wording import named
+from ...erf.report.evolution import write_evolution
 from ...registry import HOOKS
 from ...stems import CovariantRFConv2d
 from ...tracking.fields import LAYERS, field_options

@@ -1,0 +1,1 @@
+"""Fields compared with what a network does: patches of the input are changed, or weights randomised."""

@@ -1,0 +1,1 @@
+"""What is drawn of a field, and how it is put into words."""

@@ -1,0 +1,167 @@
+"""What is known before the output of a layer is read: of a forward pass, and of the model that it runs."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from torch import Size, nn
+
+from ...checks import has_statistics
+
+Grid = tuple[int, ...]  # rows and columns, behind slices or frames if there are any
+
+_MOST_PREFIX = 16  # class, distillation and register tokens that a model may have without saying so
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_POOLINGS = (nn.AvgPool2d, nn.MaxPool2d, nn.LPPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
+_CHANNELS_LAST = (nn.Linear, nn.LayerNorm)  # not their subclasses: timm's LayerNorm2d has channels first
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What is known about a forward pass before its layers are seen.
+
+    Attributes:
+        sizes: (H, W) of each input that gets a map, or (D, H, W) of videos and volumes.
+        batch: B, number of inputs in the pass.
+        steps: T of the input, or of a model that makes its own time axis (an attribute ``T``), or ``None``.
+        strides: strides that feature maps may have.
+        prefix: number of class and register tokens before those of the patches; ``None`` if the model does not say.
+    """
+
+    sizes: tuple[tuple[int, ...], ...]
+    batch: int
+    steps: int | None
+    strides: tuple[int, ...]
+    prefix: int | None
+
+    def __str__(self) -> str:
+        return " and ".join(map(by, dict.fromkeys(self.sizes)))
+
+    @property
+    def frames(self) -> int | None:
+        """Number of frames of videos, or of slices of volumes; ``None`` for images and signals."""
+        return self.sizes[0][0] if len(self.sizes[0]) == 3 else None
+
+    @property
+    def signal(self) -> bool:
+        """Whether the inputs have one row, as signals do."""
+        return all(size[-2] == 1 for size in self.sizes)
+
+    def grids(self) -> dict[Grid, int]:
+        """Sizes (h, w) that a feature map may have, with 0 for those that divide an input evenly and 1 for others."""
+        sizes, s = {(size[-2], size[-1]) for size in self.sizes}, self.strides
+        rounded: dict[Grid, int] = {}
+        for h, w in sizes:
+            rounded |= {g: 1 for n in s for g in ((-(-h // n), -(-w // n)), (h // n, w // n)) if min(g) > 0}
+        return rounded | {(h // n, w // n): 0 for h, w in sizes for n in s if h % n == 0 and w % n == 0}
+
+
+def by(size: Iterable[int]) -> str:
+    """A size as text, such as 224x224."""
+    return "x".join(map(str, size))
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the other modules of a model say about the order of the axes of a map that fits twice.
+
+    Attributes:
+        model: the model.
+        shapes: module -> shape of its output in a forward pass.
+    """
+
+    model: nn.Module
+    shapes: Mapping[str, Size]
+
+    def layout(self, name: str, module: nn.Module, rest: Size, grids: Mapping[Grid, int]) -> str | None:
+        """One of "BCHW" and "BHWC", if maps of modules of the same class, or of the module's inside, fit this one alone.
+
+        Args:
+            name: the module's name in the model.
+            module: the module.
+            rest: the axes of its output behind those of time and batch.
+            grids: as in ``Geometry.grids``.
+        """
+        kin = [self.shapes[n] for n, m in self.model.named_modules() if n in self.shapes and type(m) is type(module)]
+        fitting = {axis_orders(shape[-3:], grids) for shape in kin if len(shape) > 3}
+        found = [layouts[0] for layouts in fitting if len(layouts) == 1]
+        if len(found) != 1:
+            parts = [(f"{name}.{n}".strip("."), m) for n, m in module.named_modules()]
+            inside = {layout_of(m) for n, m in parts if self.shapes.get(n, Size())[-3:] == rest}
+            found = [layout for layout in inside if layout]
+        return found[0] if len(found) == 1 else None
+
+    def grids(self) -> set[Grid]:
+        """Sizes (h, w) of the maps that convolutions gave, the first of which makes the tokens of most models."""
+        maps = [
+            n for n, shape in self.shapes.items() if isinstance(self.model.get_submodule(n), (nn.Conv2d, nn.Conv3d))
+        ]
+        return {(self.shapes[n][-2], self.shapes[n][-1]) for n in maps}
+
+    def matrix(self, size: tuple[int, ...]) -> bool:
+        """Whether a map of this size (..., h, w) may be a matrix over as many tokens as a module gave, such as an attention's."""
+        return size[-2] == size[-1] and any(len(s) == 3 and s[1] == size[-1] for s in self.shapes.values())
+
+    def prefixes(self, channels: int) -> set[int]:
+        """Numbers of class and register tokens that the model's learnt tokens (..., n, channels) can make together."""
+        owners = (m for m in self.model.modules() if not isinstance(m, nn.Linear))
+        shapes = [p.shape for m in owners for p in m.parameters(recurse=False) if p.ndim > 1]
+        learnt = [s[:-1].numel() for s in shapes if s[-1] == channels]
+        sums = {0}
+        for count in (n for n in learnt if n <= _MOST_PREFIX):
+            sums |= {n + count for n in sums if n + count <= _MOST_PREFIX}
+        return sums - {0}
+
+    def token_layout(self, rest: Size, inside: str | None = None) -> str | None:
+        """One of "BCN" and "BNC", if the types of modules whose outputs have this shape tell.
+
+        Args:
+            rest: the axes of the output behind that of the batch.
+            inside: the module in which to look, among norms and convolutions alone, since a Linear may mix tokens; the
+                whole model by default.
+        """
+        names = [n for n in self.shapes if inside is None or f"{n}.".startswith(f"{inside}.")]
+        names = [n for n in names if self.shapes[n][-len(rest) :] == rest and len(self.shapes[n]) > len(rest)]
+        modules = [self.model.get_submodule(n) for n in names]
+        found = {layout_of(m) for m in modules if inside is None or type(m) is not nn.Linear} - {None}
+        return None if len(found) != 1 else "BCN" if found == {"BCHW"} else "BNC"
+
+
+def axis_orders(rest: Size, grids: Mapping[Grid, int]) -> tuple[str, ...]:
+    """Which orders of axes three numbers may be in, if two of them are rows and columns of one of the grids."""
+    c, h, w = rest
+    return tuple(layout for layout, grid in (("BCHW", (h, w)), ("BHWC", (c, h))) if grid in grids)
+
+
+def layout_of(module: nn.Module) -> str | None:
+    """The order of axes that a module's type tells; ``None`` for most."""
+    if isinstance(module, (*_CONVOLUTIONS, *_POOLINGS, nn.GroupNorm)) or has_statistics(module):
+        return "BCHW"
+    return "BHWC" if type(module) in _CHANNELS_LAST else None
+
+
+def possible_strides(model: nn.Module) -> tuple[int, ...]:
+    """Strides that feature maps may have: powers of two, and those times each patch size and stride, up to 64."""
+    patches: set[int] = set()
+    for module in model.modules():
+        for value in (getattr(module, "patch_size", None), getattr(module, "stride", None)):
+            for n in value if isinstance(value, (tuple, list)) else (value,):
+                if isinstance(n, int) and not isinstance(n, bool) and 1 < n <= 64:
+                    patches.add(n)
+    strides = {2**k for k in range(7)} | {p * 2**k for p in patches for k in range(6) if p * 2**k <= 64}
+    return tuple(sorted(strides))
+
+
+def prefix_tokens(model: nn.Module) -> int | None:
+    """Number of class and register tokens by the first module that tells; ``None`` if none does.
+
+    timm's models have ``num_prefix_tokens``, and those of Hugging Face a ``config.num_register_tokens`` beside a class token.
+    """
+    for module in model.modules():
+        value = getattr(module, "num_prefix_tokens", None)
+        if isinstance(value, int):
+            return value
+        registers = getattr(getattr(module, "config", None), "num_register_tokens", None)
+        if isinstance(registers, int):
+            return registers + 1
+    return None

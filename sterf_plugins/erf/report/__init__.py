@@ -1,0 +1,1 @@
+"""One folder of figures, tables and a page for the results of a run."""
