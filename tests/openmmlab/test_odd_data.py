@@ -227,7 +227,7 @@ def test_paths_with_spaces_and_spawned_workers(config, shapes, tmp_path, forked)
         "default_hooks.erf=None",
         "model.train_cfg.rcnn.sampler.num=16",
     ]
-    settings += ["train_dataloader.num_workers=1"]
+    settings += [f"{phase}_dataloader.num_workers=1" for phase in ("train", "val")]
     settings += ["val_evaluator.ann_file=" + f"{data}/annotations/instances_val2017.json"] if config == DETECTOR else []
     settings += ["train_cfg=dict(_delete_=True, type='IterBasedTrainLoop', max_iters=2, val_interval=2)"]
     settings += ["param_scheduler=None", "train_dataloader.batch_size=2"]
