@@ -77,7 +77,7 @@ def scores(folder: Path, truth: Path) -> dict:
     """Average precision by class and by distance of twins."""
     from pycocotools.coco import COCO
 
-    from sterf_plugins.cli.shape_scores import average_precision, quiet_coco, twin_accuracy
+    from sterf_plugins.cli.demo.scores import average_precision, quiet_coco, twin_accuracy
 
     coco = quiet_coco(lambda: COCO(str(truth)))
     found = {}

@@ -20,8 +20,8 @@ from matplotlib.colors import PowerNorm
 from PIL import Image
 
 from sterf_plugins.checkpoints.reading import read_checkpoint
+from sterf_plugins.cli.erf.tracker_inputs import tracker_inputs
 from sterf_plugins.cli.loading import load_model
-from sterf_plugins.cli.tracker_inputs import tracker_inputs
 from sterf_plugins.erf.calibrate import tracking_norms
 from sterf_plugins.erf.figures.plot import mark_target, pixel_axes
 from sterf_plugins.erf.figures.sheet import TITLE, Sheet, write

@@ -18,7 +18,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from sterf_plugins.cli.demo_steps import Steps, last_checkpoint, say
+from sterf_plugins.cli.demo.steps import Steps, last_checkpoint, say
 from sterf_plugins.files import check_claim, claim
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -20,9 +20,8 @@ from pycocotools.coco import COCO
 from scipy.stats import binomtest
 
 from sterf_plugins.cli import console
-from sterf_plugins.cli.demo_page import STYLE, chart, number, picture, scalars, table
-from sterf_plugins.cli.drawn_objects import Drawn, draw_objects, paint
-from sterf_plugins.cli.shape_scores import (
+from sterf_plugins.cli.demo.page import STYLE, chart, number, picture, scalars, table
+from sterf_plugins.cli.demo.scores import (
     Scores,
     average_precision,
     intersection_over_union,
@@ -32,6 +31,7 @@ from sterf_plugins.cli.shape_scores import (
     read_prediction,
     twin_accuracy,
 )
+from sterf_plugins.cli.drawn_objects import Drawn, draw_objects, paint
 from sterf_plugins.cli.versions import versions
 from sterf_plugins.erf import ERFResult
 from sterf_plugins.erf.figures.plot import draw_maps

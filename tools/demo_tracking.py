@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sterf_plugins.cli.demo_steps import Steps, last_checkpoint, say
+from sterf_plugins.cli.demo.steps import Steps, last_checkpoint, say
 from sterf_plugins.files import check_claim, claim
 from sterf_plugins.tracking.results import read_labels
 from sterf_plugins.tracking.sequences import LAYOUTS, write_boxes

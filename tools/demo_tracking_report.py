@@ -19,8 +19,8 @@ import demo_tracking as demo
 from PIL import Image
 
 from sterf_plugins.cli import console
-from sterf_plugins.cli.demo_page import STYLE, chart, number, scalars, table
-from sterf_plugins.cli.demo_steps import last_checkpoint
+from sterf_plugins.cli.demo.page import STYLE, chart, number, scalars, table
+from sterf_plugins.cli.demo.steps import last_checkpoint
 from sterf_plugins.cli.loading import build_config, load_weights
 from sterf_plugins.cli.versions import versions
 from sterf_plugins.erf.figures.sheet import NARROW, WIDTH, embedded, pixels

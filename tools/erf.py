@@ -33,7 +33,9 @@ import numpy as np
 import torch
 
 from sterf_plugins.cli.checkpoints import add_checkpoint_option
-from sterf_plugins.cli.comparison import (
+from sterf_plugins.cli.console import add_device_option, check_counts, check_device, check_writable, run_tool
+from sterf_plugins.cli.erf.check import CHECK_FILES, add_check_options, asked_changes, check_models
+from sterf_plugins.cli.erf.comparison import (
     TABLE,
     add_comparison_options,
     check_comparison,
@@ -41,17 +43,15 @@ from sterf_plugins.cli.comparison import (
     compared_models,
     tell,
 )
-from sterf_plugins.cli.console import add_device_option, check_counts, check_device, check_writable, run_tool
-from sterf_plugins.cli.erf_curves import add_curve_options, print_theory, sizes_of
-from sterf_plugins.cli.erf_inputs import add_input_options, entries, given_inputs, is_noise
-from sterf_plugins.cli.erf_options import PEAK, add_field_options, number_or, parse_position, protocol_of
-from sterf_plugins.cli.erf_requests import digest, request_of, stored
-from sterf_plugins.cli.field_check import CHECK_FILES, add_check_options, asked_changes, check_models
+from sterf_plugins.cli.erf.curves import add_curve_options, print_theory, sizes_of
+from sterf_plugins.cli.erf.inputs import add_input_options, entries, given_inputs, is_noise
+from sterf_plugins.cli.erf.options import PEAK, add_field_options, number_or, parse_position, protocol_of
+from sterf_plugins.cli.erf.requests import digest, request_of, stored
+from sterf_plugins.cli.erf.study import check_entries, read_study
 from sterf_plugins.cli.images import displayed, inputs_for
 from sterf_plugins.cli.loading import Loaded, default_size, load_model
 from sterf_plugins.cli.progress import progress_bar
 from sterf_plugins.cli.specs import check_pretrained, is_timm, parse_spec, slug_of
-from sterf_plugins.cli.study import check_entries, read_study
 from sterf_plugins.erf import ERFResult, compute_erf, theoretical_rf
 from sterf_plugins.erf.figures.wording import facts, named
 from sterf_plugins.erf.outputs.targets import match_layers
@@ -263,7 +263,7 @@ def of_tracker(
     args: argparse.Namespace, loaded: Loaded, layers: list[str] | None
 ) -> tuple[Any, list[str], dict[str, Any]]:
     """Pairs of template and search region for a tracker, its layers, and what ``compute_erf`` must know of it."""
-    from sterf_plugins.cli.tracker_inputs import tracker_inputs
+    from sterf_plugins.cli.erf.tracker_inputs import tracker_inputs
     from sterf_plugins.tracking.fields import LAYERS, field_options
 
     inputs = tracker_inputs(args.images, loaded, args.num, args.seed, args.position == PEAK)

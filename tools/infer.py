@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from sterf_plugins.cli import console
 from sterf_plugins.cli.checkpoints import add_checkpoint_option
-from sterf_plugins.cli.detection_field import LAYER, detection_field
+from sterf_plugins.cli.erf.detection import LAYER, detection_field
 from sterf_plugins.cli.images import displayed, named_images
 from sterf_plugins.cli.loading import Loaded, build_config, load_weights
 from sterf_plugins.cli.predictions import Predictor, check_image, detections, label_map

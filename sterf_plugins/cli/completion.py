@@ -16,7 +16,7 @@ def add_options(parser: argparse.ArgumentParser, path: Path) -> None:
         parser: gets the options; types and defaults are left out.
         path: file of the tool.
     """
-    shared = {f.name: f for file in Path(__file__).parent.glob("*.py") for f in _functions(file)}
+    shared = {f.name: f for file in Path(__file__).parent.rglob("*.py") for f in _functions(file)}
     parser.add_argument("-h", "--help", action="store_true", help="show the options")
     for call in _calls(ast.parse(path.read_text()), shared):
         given = {word.arg: word.value for word in call.keywords if word.arg in LITERALS}

@@ -52,8 +52,8 @@ def test_a_tracker_is_written(forked, tmp_path, variant):
 
     PyTorch reads them without SpikingJelly. The optimiser of ONNX takes minutes for a network over time.
     """
+    from sterf_plugins.cli.erf.tracker_inputs import tracker_inputs
     from sterf_plugins.cli.loading import load_model
-    from sterf_plugins.cli.tracker_inputs import tracker_inputs
 
     network = dict(arch=dict(embed_dims=[8, 8, 16, 16], num_heads=2, depths=[1, 1, 1, 1, 1]), head_width=16)
     sizes = dict(dataset=dict(template_size=64, search_size=128))

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from sterf_plugins.cli import console
-from sterf_plugins.cli.erf_inputs import entries, given_inputs
+from sterf_plugins.cli.erf.inputs import entries, given_inputs
 from sterf_plugins.cli.loading import Loaded
 from sterf_plugins.erf import ERFResult, FieldCheck, compute_erf
 from sterf_plugins.erf.protocols import PROTOCOLS
@@ -140,7 +140,7 @@ def test_results_of_other_files_are_no_results_of_these(run, tmp_path, photos):
 
 
 def test_a_file_that_is_no_result_is_replaced_if_the_user_says_so(tmp_path):
-    from sterf_plugins.cli.erf_requests import stored
+    from sterf_plugins.cli.erf.requests import stored
 
     path = tmp_path / "net.npz"
     path.write_text("somebody else's")
@@ -452,7 +452,7 @@ def test_fields_are_checked_by_changes_and_by_randomised_weights(run, tmp_path):
 def test_inputs_that_have_time_steps_are_joined_along_their_batch_axis(monkeypatch, tmp_path):
     """Events of a config with time steps are (T, 1, C, H, W) each, which ``--check`` and get-sops took for more steps."""
     from sterf_plugins.backbones import SpikingCNN
-    from sterf_plugins.cli import field_check
+    from sterf_plugins.cli.erf import check as field_check
 
     events = [torch.rand(4, 1, 2, 8, 6, generator=torch.Generator().manual_seed(i)) for i in range(3)]
     model = SpikingCNN(depth=1, channels=2, in_chans=2, neuron="lif", mean=0.1, std=0.6)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sterf_plugins.cli.comparison import compared_models
+from sterf_plugins.cli.erf.comparison import compared_models
 from sterf_plugins.erf import ERFResult
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "erf.py"

@@ -15,7 +15,7 @@ import sterf_plugins
 
 sterf_plugins.setup()
 
-from sterf_plugins.cli.detection_field import LAYER, detection_field, level_of  # noqa: E402
+from sterf_plugins.cli.erf.detection import LAYER, detection_field, level_of  # noqa: E402
 from sterf_plugins.cli.images import named_images  # noqa: E402
 from sterf_plugins.cli.predictions import detections, label_map  # noqa: E402
 from sterf_plugins.erf import ERFResult  # noqa: E402

@@ -13,8 +13,8 @@ import torch
 from mmengine.config import ConfigDict
 from torch.utils.data import DataLoader
 
+from sterf_plugins.cli.erf.tracker_inputs import tracker_inputs
 from sterf_plugins.cli.loading import Loaded
-from sterf_plugins.cli.tracker_inputs import tracker_inputs
 from sterf_plugins.events import Events, Frame, gtp, open_recording
 from sterf_plugins.tracking import SDTrack
 from sterf_plugins.tracking.fields import labelled_pairs

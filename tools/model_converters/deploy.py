@@ -85,7 +85,7 @@ def batches(args: argparse.Namespace, loaded: Loaded, *sizes: int) -> list[dict[
     if not loaded.is_tracker:
         size = tuple(args.input_size) if args.input_size else loaded.size
         return [dict(images=torch.randn(number, len(loaded.mean), *size)) for number in sizes]
-    from sterf_plugins.cli.tracker_inputs import tracker_inputs
+    from sterf_plugins.cli.erf.tracker_inputs import tracker_inputs
 
     pairs = iter(tracker_inputs("noise", loaded, sum(sizes), seed=0))
     parts = [list(islice(pairs, number)) for number in sizes]

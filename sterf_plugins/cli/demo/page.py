@@ -12,8 +12,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ..erf.figures.sheet import styles
-from ..erf.figures.wording import digits
+from ...erf.figures.sheet import styles
+from ...erf.figures.wording import digits
 
 STYLE = Path(__file__).with_suffix(".css").read_text()
 

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..erf.inputs.axes import Axes
-from .images import inputs_for, joined
-from .loading import Loaded
+from ...erf.inputs.axes import Axes
+from ..images import inputs_for, joined
+from ..loading import Loaded
 
 _SHAPE = r"\d+(?:x\d+)+"
 

@@ -4,8 +4,8 @@ import argparse
 import ast
 from typing import Any
 
-from ..erf.passes.fields import REDUCTIONS
-from ..erf.protocols import PROTOCOLS, Protocol
+from ...erf.passes.fields import REDUCTIONS
+from ...erf.protocols import PROTOCOLS, Protocol
 
 PEAK = "peak"  # the position of a tracker's highest score
 

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..erf import ERFResult, compute_erf
-from ..erf.figures.plot import GREYS, TICKS, cube_root, display_map, mark_target, pixel_axes
-from ..erf.figures.sheet import TITLE, WIDTH, Sheet, write
-from ..erf.figures.wording import measured, provenance, quantity, target_cells
+from ...erf import ERFResult, compute_erf
+from ...erf.figures.plot import GREYS, TICKS, cube_root, display_map, mark_target, pixel_axes
+from ...erf.figures.sheet import TITLE, WIDTH, Sheet, write
+from ...erf.figures.wording import measured, provenance, quantity, target_cells
 
 LAYER = "level"
 SIDE = 14  # an object's side over the stride of its level: FPN's rule takes 224 pixels to the level of stride 16

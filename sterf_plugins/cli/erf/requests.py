@@ -10,9 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..erf import ERFResult
-from .images import image_files, named_recording
-from .specs import is_config, is_timm, parse_spec
+from ...erf import ERFResult
+from ..images import image_files, named_recording
+from ..specs import is_config, is_timm, parse_spec
 
 
 def request_of(args: argparse.Namespace, job: Sequence[Any], size: tuple[int, int], theory: bool) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def _contents(args: argparse.Namespace, spec: str) -> dict[str, str]:
     _, name, options = parse_spec(spec)
     found = {}
     if is_config(name):
-        from ..openmmlab.configs.reading import load_config
+        from ...openmmlab.configs.reading import load_config
 
         found[name] = load_config(name, options).pretty_text
     elif not is_timm(spec):

@@ -4,11 +4,11 @@ import argparse
 import math
 from collections.abc import Mapping
 
-from ..erf.figures.wording import digits, named
-from ..erf.protocols import PROTOCOLS
-from ..erf.result import ERFResult
-from ..erf.sweep import Size
-from ..erf.theory.field import advice, theory_of
+from ...erf.figures.wording import digits, named
+from ...erf.protocols import PROTOCOLS
+from ...erf.result import ERFResult
+from ...erf.sweep import Size
+from ...erf.theory.field import advice, theory_of
 
 
 def add_curve_options(p: argparse.ArgumentParser) -> None:

@@ -10,16 +10,16 @@ from typing import Any, TextIO
 
 from torch import Tensor, nn
 
-from ..erf import ERFResult, FieldCheck, check_field, randomise_field
-from ..erf.numbers.number import Number
-from ..erf.summary import counted
-from ..files import write_csv
-from .erf_options import protocol_of
-from .erf_requests import check_replaced
-from .images import inputs_for, joined
-from .loading import Loaded
-from .progress import progress_bar
-from .specs import slug_of
+from ...erf import ERFResult, FieldCheck, check_field, randomise_field
+from ...erf.numbers.number import Number
+from ...erf.summary import counted
+from ...files import write_csv
+from ..images import inputs_for, joined
+from ..loading import Loaded
+from ..progress import progress_bar
+from ..specs import slug_of
+from .options import protocol_of
+from .requests import check_replaced
 
 OCCLUSION, RANDOMISATION = "occlusion", "randomisation"
 CHECK_FILES = ("checks.csv", "randomised.csv")
@@ -147,7 +147,7 @@ def _prepared(
         batch_size=args.batch_size or 8,
     )
     if loaded.config is not None:
-        from ..openmmlab.runtime.tensor_forward import forward_for
+        from ...openmmlab.runtime.tensor_forward import forward_for
 
         options["forward"] = forward_for(loaded.model, layers)
     return loaded.model.to(args.device), inputs, options

@@ -4,10 +4,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from ..erf import ERFResult
-from ..erf.compare import Comparison, difference
-from ..erf.rules import GRAMMAR, Rule, failures
-from ..files import write_csv
+from ...erf import ERFResult
+from ...erf.compare import Comparison, difference
+from ...erf.rules import GRAMMAR, Rule, failures
+from ...files import write_csv
 
 TABLE = "difference.csv"
 _INPUTS = ("images", "inputs", "num", "seed")  # the options that decide on the inputs

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..files import replacing
+from ...files import replacing
 
 
 def say(message: str) -> None:

@@ -5,14 +5,14 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from ..events import Events, Recording, gtp, open_recording, windows
-from ..tracking.crops import SEARCH_FACTOR, TEMPLATE_FACTOR, square_crop
-from ..tracking.fields import CELL, highest_cell, labelled_pairs
-from ..tracking.recordings import RecordedSequence, Scratch, labels_beside, recording_of
-from ..tracking.sd_track import as_input
-from ..tracking.sequences import LAYOUTS
-from .images import named_recording
-from .loading import Loaded
+from ...events import Events, Recording, gtp, open_recording, windows
+from ...tracking.crops import SEARCH_FACTOR, TEMPLATE_FACTOR, square_crop
+from ...tracking.fields import CELL, highest_cell, labelled_pairs
+from ...tracking.recordings import RecordedSequence, Scratch, labels_beside, recording_of
+from ...tracking.sd_track import as_input
+from ...tracking.sequences import LAYOUTS
+from ..images import named_recording
+from ..loading import Loaded
 
 RATE = 0.4  # random events of a pixel in an image
 

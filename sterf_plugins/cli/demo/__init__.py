@@ -1,0 +1,1 @@
+"""What the demos share: their steps, their pages, and the scores of rendered scenes."""
