@@ -7,18 +7,19 @@ goes unnoticed. Run ``python docs/make_api.py`` after a change that is meant.
 import importlib
 import inspect
 import pkgutil
+import re
 from inspect import isfunction
 from pathlib import Path
 
 import sterf_plugins
 
 PAGE = Path(__file__).parent / "api.md"
-INTERNAL = {"sterf_plugins.cli", "sterf_plugins.mmcv_ops", "sterf_plugins.openmmlab.runtime"}
+INTERNAL = re.compile(r"sterf_plugins\.(cli|mmcv_ops|openmmlab\.runtime|erf\..*)(\.|$)")
 MODULES = ("sterf_plugins.plugins", "sterf_plugins.registry", "sterf_plugins.testing")  # public without being packages
 HEAD = """# Public names
 
 These names are the API: what a package lists in `__all__`. Everything else, all modules below the packages and the
-packages `cli`, `mmcv_ops` and `openmmlab.runtime` included, is internal and may change without notice. Written by
+packages `cli`, `mmcv_ops`, `openmmlab.runtime` and those below `erf` included, is internal and may change without notice. Written by
 `python docs/make_api.py`.
 """
 
@@ -26,7 +27,7 @@ packages `cli`, `mmcv_ops` and `openmmlab.runtime` included, is internal and may
 def packages() -> list[str]:
     """The importable names of all public packages and modules, the root first."""
     found = pkgutil.walk_packages(sterf_plugins.__path__, "sterf_plugins.")
-    return ["sterf_plugins", *sorted([m.name for m in found if m.ispkg and m.name not in INTERNAL] + [*MODULES])]
+    return ["sterf_plugins", *sorted([m.name for m in found if m.ispkg and not INTERNAL.match(m.name)] + [*MODULES])]
 
 
 def entry(module: object, name: str) -> str:

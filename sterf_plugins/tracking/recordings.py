@@ -250,7 +250,7 @@ def find_recorded_sequences(
         layout: "fe108" or "visevent".
         split: "train" or "test".
         T: parts of each image.
-        names: which sequences, or a text file of them; ``None`` for all.
+        names: which sequences, a text file of them, or a published list (see ``find_sequences``); ``None`` for all.
         interval: microseconds of an image; ``None`` for the times of the camera's frames.
         sensor: (height, width) of the sensor of all recordings, for files that do not say it.
 

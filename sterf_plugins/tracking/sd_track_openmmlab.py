@@ -250,7 +250,8 @@ def tracking_dataset(
         layout: "fe108" or "visevent", see ``tracking.sequences``.
         split: "train" gives pairs, "test" sequences.
         T: parts of each image, 1, 2 or 4, as the tracker's variant has time steps.
-        names: sequences to take, or a text file of them; ``None`` for all.
+        names: sequences to take, a text file of them, or a published list: "fe108-train", "fe108-test", "visevent-train",
+            "visevent-train-aedat4" (those with a recording of their own), "visevent-test"; ``None`` for all.
         samples: number of pairs; each is drawn anew, so that a long training wants as many as it sees.
         template_size: side of the template in pixels.
         search_size: side of the search region in pixels.

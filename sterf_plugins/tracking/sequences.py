@@ -25,6 +25,8 @@ ABSENCES = "absent_label.txt"  # VisEvent's: a line for each image, 1 where the 
 SPLITS = ("train", "test")
 IMAGES = "inter{}_stack_3008"
 MAKE = "sterf make-gtp"
+# Lists of the sequences of published splits, by name; where they are from: docs/tracking.md.
+PUBLISHED = {path.stem: path for path in sorted((Path(__file__).parent / "sequence_lists").glob("*.txt"))}
 
 
 @dataclass(frozen=True)
@@ -126,8 +128,9 @@ def find_sequences(
         layout: "fe108" or "visevent".
         split: "train" or "test".
         T: parts of each image.
-        names: which sequences, or a text file with one name a line; ``None`` for ``SPLIT/SPLIT.txt``, ``SPLIT/test.txt`` if
-            there is one of them, and otherwise every folder that has labels.
+        names: which sequences, a text file with one name a line, or the name of a published list, such as "visevent-test";
+            ``None`` for ``SPLIT/SPLIT.txt``, ``SPLIT/test.txt`` if there is one of them, and otherwise every folder that has
+            labels.
 
     Raises:
         ValueError: a folder or file is missing, labels cannot be read, or there are not as many as images.
@@ -169,9 +172,13 @@ def _names(folder: Path, split: str, labels: str, names: Iterable[str] | str | P
     where = "`names`"
     if isinstance(names, (str, Path)):
         where = str(names)
-        if not Path(names).is_file():
-            raise ValueError(f"`names` is {str(names)!r}, which is no file; give one with a sequence's name a line.")
-        names = lines_of(Path(names))
+        file = PUBLISHED.get(where, Path(names))
+        if not file.is_file():
+            raise ValueError(
+                f"`names` is {where!r}, which is no file; give one with a sequence's name a line, or a published list: "
+                f"{', '.join(PUBLISHED)}."
+            )
+        names = lines_of(file)
     found = list(names)
     if not found:
         raise ValueError(f"{where} names no sequence; leave it out for all of {folder}.")

@@ -1,6 +1,7 @@
 """Sequences in the folders of FE108 and VisEvent, and the training pairs that are drawn from them."""
 
 import resource
+import shutil
 import signal
 
 import cv2
@@ -13,7 +14,7 @@ from tracking_data import make
 from sterf_plugins.cli.console import is_mistake
 from sterf_plugins.tracking.crops import Crop
 from sterf_plugins.tracking.pairs import TrackingPairs, _empty, draw_frames, jittered
-from sterf_plugins.tracking.sequences import find_sequences, read_boxes, write_boxes
+from sterf_plugins.tracking.sequences import PUBLISHED, find_sequences, read_boxes, write_boxes
 
 
 @pytest.mark.parametrize("layout", ["fe108", "visevent"])
@@ -183,6 +184,33 @@ def test_lists_of_sequences(tmp_path):
         find_sequences(tmp_path, "visevent", "train")
     with pytest.raises(ValueError, match="`T` is 3; allowed: 1, 2, 4"):
         find_sequences(tmp_path, "fe108", "train", 3)
+
+
+def test_published_lists(tmp_path):
+    lists = {name: path.read_text().split() for name, path in PUBLISHED.items()}
+    counts = {
+        "fe108-test": 32,
+        "fe108-train": 76,
+        "visevent-test": 320,
+        "visevent-train": 500,
+        "visevent-train-aedat4": 206,
+    }
+    assert {name: len(set(found)) for name, found in lists.items()} == counts
+    assert all(len(found) == counts[name] for name, found in lists.items())
+    for data in ("fe108", "visevent"):
+        assert not set(lists[f"{data}-train"]) & set(lists[f"{data}-test"])
+    assert set(lists["visevent-train-aedat4"]) < set(lists["visevent-train"])
+
+    make(tmp_path, "fe108", "test", [*lists["fe108-test"], "mine"], frames=1)
+    found = find_sequences(tmp_path, "fe108", "test", names="fe108-test")
+    assert [sequence.name for sequence in found] == lists["fe108-test"]
+    shutil.rmtree(tmp_path / "test" / "dove_mul222")
+    with pytest.raises(ValueError, match="fe108-test names 'dove_mul222', and there is no folder"):
+        find_sequences(tmp_path, "fe108", "test", names="fe108-test")
+    with pytest.raises(
+        ValueError, match=r"is 'fe108', which is no file; .* or a published list: fe108-test, fe108-train, "
+    ):
+        find_sequences(tmp_path, "fe108", "test", names="fe108")
 
 
 def test_images_that_cannot_be_used(tmp_path):
