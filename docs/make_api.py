@@ -19,8 +19,8 @@ MODULES = ("sterf_plugins.plugins", "sterf_plugins.registry", "sterf_plugins.tes
 HEAD = """# Public names
 
 These names are the API: what a package lists in `__all__`. Everything else, all modules below the packages and the
-packages `cli`, `mmcv_ops`, `openmmlab.runtime` and those below `erf` included, is internal and may change without notice. Written by
-`python docs/make_api.py`.
+packages `cli`, `mmcv_ops`, `openmmlab.runtime` and those below `erf` included, is internal and may change without
+notice. Written by `python docs/make_api.py`.
 """
 
 
