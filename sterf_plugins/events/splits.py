@@ -49,8 +49,8 @@ def by_seed(names: Sequence[str], share: float = 0.2, seed: int = 0) -> set[str]
 def by_number(names: Sequence[str], below: int = 100) -> set[str]:
     """The recordings for testing: those whose name ends with a number below ``below``.
 
-    With 100 this is the usual split of CIFAR10-DVS, that of TEBN (NeurIPS 2022): 100 of 1000 recordings in each class. Its
-    accuracies are higher than those of random splits.
+    With 100 these are 100 of the 1000 recordings in each class of CIFAR10-DVS. That data set has no split of its own, and
+    accuracies under different splits cannot be compared.
 
     Raises:
         ValueError: a name does not end with a number.
