@@ -90,6 +90,47 @@ def test_a_matrix_over_tokens_is_no_map_although_it_fits_a_grid(position):
     assert "the weights of an attention, whose rows sum to 1" in result.failed["weights"]
 
 
+class Windows(nn.Module):
+    """Maps of 16x16 and 8x8 as windows of 4x4 in one axis and their tokens in the next, as in NesT, or the other way round."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.pool = nn.Conv2d(3, 48, 2, 2), nn.MaxPool2d(2)
+        self.first, self.second, self.norm, self.linear = Spread(), Spread(), nn.GroupNorm(1, 48), nn.Linear(48, 48)
+
+    def forward(self, x):
+        fine = self.embed(x)
+        middle = self.pool(fine)
+        self.first(windows(fine, 4))
+        self.second(windows(middle, 4))
+        self.norm(windows(middle, 2).transpose(1, 3))  # channels, pixels of a patch, patches, as in MobileViT-v2
+        self.linear(windows(self.pool(middle), 4))
+
+
+def windows(y, size):
+    """A map (B, C, h, w) as (B, windows, tokens, C)."""
+    return y.unfold(2, size, size).unfold(3, size, size).flatten(4).flatten(2, 3).permute(0, 2, 3, 1)
+
+
+class Spread(nn.Module):
+    def forward(self, y):
+        return y + 0.5 * y.mean((1, 2), keepdim=True)
+
+
+def test_windows_beside_their_tokens_are_no_map():
+    """Sixteen windows of sixteen tokens fit a map of 16x16; the other windows of that class fit none."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 32, 32)
+    with pytest.raises(ValueError, match="'first': its map of 16x16 changes elsewhere than the input does"):
+        compute_erf(Windows(), x, "first")
+    with pytest.raises(ValueError, match="'norm': its map of 4x16 changes elsewhere than the input does"):
+        compute_erf(Windows(), x, "norm")
+    with pytest.raises(
+        ValueError, match=r"\(1, 16, 48\) per input, which is no map of a 32x32 input; pass layout='BHWC'"
+    ):
+        compute_erf(Windows(), x, "linear")
+
+
 def test_weights_of_an_attention_over_few_tokens_are_no_map():
     """Swin's last stage has four tokens at 64x64: 4x4 numbers for each head, as many as the map of the stage before."""
     torch.manual_seed(0)

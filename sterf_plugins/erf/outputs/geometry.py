@@ -55,6 +55,11 @@ class Geometry:
             rounded |= {g: 1 for n in s for g in ((-(-h // n), -(-w // n)), (h // n, w // n)) if min(g) > 0}
         return rounded | {(h // n, w // n): 0 for h, w in sizes for n in s if h % n == 0 and w % n == 0}
 
+    def resembles(self, h: int, w: int) -> bool:
+        """Whether a map (h, w) has a size that is expected, one place, or about the aspect ratio of an input."""
+        ratios = [size[-1] / size[-2] for size in self.sizes]
+        return (h, w) in self.grids() or h * w == 1 or any(0.5 < h / w * ratio < 2 for ratio in ratios)
+
 
 def by(size: Iterable[int]) -> str:
     """A size as text, such as 224x224."""
@@ -101,6 +106,16 @@ class Evidence:
     def matrix(self, size: tuple[int, ...]) -> bool:
         """Whether a map of this size (..., h, w) may be a matrix over as many tokens as a module gave, such as an attention's."""
         return size[-2] == size[-1] and any(len(s) == 3 and s[1] == size[-1] for s in self.shapes.values())
+
+    def resembling(self, name: str, module: nn.Module, geometry: Geometry) -> bool:
+        """Whether a module's maps look like those of an input, and so do those of its class, unless its type tells the axes.
+
+        Windows (windows, tokens, C) or patches (C, pixels of a patch, patches) look like that in some stages alone.
+        """
+        known = layout_of(module)
+        kin = [name] if known else [n for n, m in self.model.named_modules() if type(m) is type(module)]
+        shapes = [self.shapes[n] for n in kin if len(self.shapes.get(n, ())) > 3]
+        return all(geometry.resembles(*s[-2:]) or (known is None and geometry.resembles(*s[-3:-1])) for s in shapes)
 
     def prefixes(self, channels: int) -> set[int]:
         """Numbers of class and register tokens that the model's learnt tokens (..., n, channels) can make together."""

@@ -139,11 +139,9 @@ def _guess_of_map(
 ) -> str:
     """Whether the channels of a map are its first axis or its last: "BCHW" or "BHWC"."""
     known = layout_of(module)
-    if known is not None:
+    if known == "BCHW":
         return known
-    fitting = axis_orders(rest, grids)
-    if fitting == ("BHWC",):
-        return "BHWC"
+    fitting = ("BHWC",) if known else axis_orders(rest, grids)
     if len(fitting) == 2:
         likely = evidence.layout(name.partition("[")[0], module, rest, grids)
         if likely is not None:
@@ -152,14 +150,13 @@ def _guess_of_map(
             f"layer {name!r} gives {tuple(rest)} per input, which fits (C, H, W) and (H, W, C); pass "
             f"layout='BCHW' or layout='BHWC'."
         )
-    h, w = rest[1:]
-    ratios = [size[-1] / size[-2] for size in geometry.sizes]
-    if (h, w) not in grids and not any(0.5 < h / w * ratio < 2 for ratio in ratios):
+    layout, size = ("BHWC", rest[:2]) if fitting == ("BHWC",) else ("BCHW", rest[1:])
+    if tuple(size) not in grids and not geometry.resembles(*size):
         raise ValueError(
             f"layer {name!r} gives {tuple(rest)} per input, which is no map of a {geometry} input; pass "
-            f"layout='BCHW' if it is, or name the block around it."
+            f"layout={layout!r} if it is, or name the block around it."
         )
-    return "BCHW"
+    return layout
 
 
 def _guess_of_tokens(

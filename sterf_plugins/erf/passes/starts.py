@@ -58,8 +58,8 @@ class Facts:
         size: (h, w) of the output as a map; (d, h, w) for videos and volumes.
         channels: C of the output as a map.
         tokens: whether it is a list of tokens, whose order in the map was not said but inferred.
-        inferred: whether the order of its tokens was inferred, or that of its axes although its size is no likely one, or may
-            be that of a matrix over tokens.
+        inferred: whether the order of its tokens was inferred, or that of its axes although its size, or that of a map of its
+            class, is no likely one, or may be that of a matrix over tokens.
         constant: whether the sum of the channels is constant, so that its gradient is rounding noise.
         spikes: names of the spike layers that ran before it.
         follows: whether the map follows the entry of the inputs that this field is over, so that the target's row and column
@@ -218,7 +218,10 @@ def _starts(
         constant = known[label].constant if label in known else sum_is_constant(y, output.target.module)
         target, size = output.target, tuple(y.shape[3:])
         likely = size[-2:] in geometry.grids() and (tokens or not evidence.matrix(size))
-        told = target.layout or target.grid or layout_of(target.module) == "BCHW" or likely
+        seems = (likely or layout_of(target.module) == "BCHW") and evidence.resembling(
+            target.name, target.module, geometry
+        )
+        told = target.layout or target.grid or seems
         facts = Facts(size, y.shape[2], tokens, tokens or not told, constant, output.spikes)
         if settings.rectified:
             y = y.relu()  # at each place, before a sum over places
