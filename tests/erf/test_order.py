@@ -157,6 +157,21 @@ def test_heads_and_tokens_are_no_map():
         compute_erf(model, torch.randn(2, 3, 32, 32), "out")
 
 
+def test_heads_of_tokens_that_all_look_everywhere_are_no_map():
+    """(B, heads, N, d), here (2, 3, 17, 19): no change of the input shows what its axes are, but its tokens (2, 17, 57) do."""
+
+    class Heads(Rearranged):
+        def forward(self, x):
+            y = self.embed(x).mean((2, 3))[:, None].expand(-1, 17, -1)
+            return self.out(self.to_heads(y).unflatten(2, (3, 19)).transpose(1, 2))
+
+    torch.manual_seed(0)
+    model = Heads(None)
+    model.to_heads = nn.Linear(24, 57)
+    with pytest.raises(ValueError, match=r"\(3, 17, 19\) per input, which is no map of a 16x16 input"):
+        compute_erf(model, torch.randn(2, 3, 16, 16), "out")
+
+
 def test_tokens_and_channels_that_both_fit_a_grid_are_told_apart_or_an_error():
     """64 patches, a class token and 64 channels: (65, 64) is no list of 65 channels because 64 alone is a grid."""
     model = Reshaped(with_prefix(1), dim=64)

@@ -107,6 +107,14 @@ class Evidence:
         """Whether a map of this size (..., h, w) may be a matrix over as many tokens as a module gave, such as an attention's."""
         return size[-2] == size[-1] and any(len(s) == 3 and s[1] == size[-1] for s in self.shapes.values())
 
+    def heads(self, rest: Size) -> bool:
+        """Whether three axes may be the heads, the tokens and the channels of each head of tokens (N, C) that a module gave."""
+        heads, tokens, channels = rest
+        return any(
+            len(s) == 3 and s[1] == tokens and s[2] in (heads * channels * n for n in (1, 2, 3))
+            for s in self.shapes.values()
+        )
+
     def resembling(self, name: str, module: nn.Module, geometry: Geometry) -> bool:
         """Whether a module's maps look like those of an input, and so do those of its class, unless its type tells the axes.
 

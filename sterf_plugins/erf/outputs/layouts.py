@@ -151,7 +151,7 @@ def _guess_of_map(
             f"layout='BCHW' or layout='BHWC'."
         )
     layout, size = ("BHWC", rest[:2]) if fitting == ("BHWC",) else ("BCHW", rest[1:])
-    if tuple(size) not in grids and not geometry.resembles(*size):
+    if tuple(size) not in grids and (not geometry.resembles(*size) or evidence.heads(rest)):
         raise ValueError(
             f"layer {name!r} gives {tuple(rest)} per input, which is no map of a {geometry} input; pass "
             f"layout={layout!r} if it is, or name the block around it."
