@@ -266,6 +266,22 @@ def test_register_tokens_are_counted(prefix):
     assert patch_of_the_centre(field, (6, 10))
 
 
+def test_a_single_token_is_one_place():
+    """Such as a class token that is kept apart, in PiT, CaiT and VOLO, whatever the size of the image."""
+    model = Reshaped(lambda y: y.mean((2, 3))[:, None], dim=40)
+    result = compute_erf(model, torch.randn(2, 1, 160, 160), "out")
+    assert result.info["map_size"]["out"] == [1, 1] and (result.spatial["out"] > 0).all()
+
+
+@pytest.mark.parametrize("tokens", [1, 2])
+def test_channels_of_class_tokens_that_fit_a_grid_are_no_tokens(tokens):
+    """As in PiT at 256x256, whose 64 channels would be a map of 8x8; the user may say that they are."""
+    model, x = Reshaped(lambda y: y.mean((2, 3))[:, None].expand(-1, tokens, -1), dim=64), torch.randn(2, 1, 128, 128)
+    with pytest.raises(ValueError, match=rf"\({tokens}, 64\) per input, which fits \(N, C\) and \(C, N\)"):
+        compute_erf(model, x, "out")
+    assert compute_erf(model, x, "out", layout="BCN", grid=(8, 8)).info["map_size"]["out"] == [8, 8]
+
+
 def test_tokens_before_those_of_patches_are_learnt_ones():
     """Else they may be queries of a decoder, which are no map, even if a few more would be one."""
     with pytest.raises(ValueError, match="'out' has 64 tokens, which fit no grid of a 24x40 input"):

@@ -126,6 +126,7 @@ def _guess(name: str, rest: Size, module: nn.Module, geometry: Geometry, grid: G
     if len(rest) <= 1:
         return "BC"
     if len(rest) == 2:
+        grids = grids if grid else {(1, 1): 1, **grids}  # class tokens may be kept apart from the others
         return _guess_of_tokens(name, rest, module, geometry, grids, evidence)
     if len(rest) == 3:
         return _guess_of_map(name, rest, module, geometry, grids, evidence)
@@ -212,7 +213,9 @@ def _fitting(tokens: int, geometry: Geometry, grids: Mapping[Grid, int]) -> dict
 
 
 def token_grid(name: str, tokens: int, channels: int, geometry: Geometry, evidence: Evidence) -> Grid:
-    """The likeliest grid of so many tokens; an error if there is none, or more than one."""
+    """The likeliest grid of so many tokens; an error if there is none, or more than one. A single token is one place."""
+    if tokens == 1:
+        return 1, 1
     if geometry.signal:
         return 1, tokens - (geometry.prefix or 0)
     fitting = _fitting(tokens, geometry, geometry.grids())
