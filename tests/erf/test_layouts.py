@@ -305,6 +305,28 @@ def test_channels_that_fit_a_grid_are_told_by_the_layers_inside():
         compute_erf(Queries(), torch.randn(2, 1, 32, 32), "read")
 
 
+@pytest.mark.parametrize("layer", ["fc1", "fc2", "out"])
+def test_channels_in_front_of_mixed_tokens_are_no_tokens(layer):
+    """An MLP-Mixer with 64 channels: (64, 16) are no 64 tokens of 16 channels, which a map of 8x8 would have."""
+
+    class Mixer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.norm = nn.Conv2d(1, 64, 8, 8), nn.LayerNorm(64)
+            self.fc1, self.fc2, self.out = nn.Linear(16, 24), nn.Linear(24, 16), nn.Identity()
+
+        def forward(self, x):
+            tokens = self.norm(self.embed(x).flatten(2).transpose(1, 2))
+            return self.out(self.fc2(self.fc1(tokens.transpose(1, 2))))
+
+    torch.manual_seed(0)
+    model, x = Mixer(), torch.randn(2, 1, 32, 32)
+    with pytest.raises(ValueError, match=r"per input, and the first axis may be that of the channels"):
+        compute_erf(model, x, layer)
+    if layer != "fc1":
+        assert compute_erf(model, x, layer, layout="BCN", grid=(4, 4)).layers == [layer]
+
+
 @pytest.mark.slow
 def test_a_late_stage_of_hiera_is_refused_although_attention_spreads_its_mass():
     torch.manual_seed(0)

@@ -115,6 +115,12 @@ class Evidence:
             for s in self.shapes.values()
         )
 
+    def across_tokens(self, count: int) -> bool:
+        """Whether so many are the channels of tokens (N, C) that LayerNorms gave, and no number of tokens that any of them saw."""
+        norms = [n for n in self.shapes if isinstance(self.model.get_submodule(n), nn.LayerNorm)]
+        normed = [s for s in map(self.shapes.__getitem__, norms) if len(s) == 3]
+        return any(s[2] == count for s in normed) and not any(0 <= s[1] - count <= _MOST_PREFIX for s in normed)
+
     def resembling(self, name: str, module: nn.Module, geometry: Geometry) -> bool:
         """Whether a module's maps look like those of an input, and so do those of its class, unless its type tells the axes.
 

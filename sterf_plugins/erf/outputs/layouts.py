@@ -165,6 +165,11 @@ def _guess_of_tokens(
 ) -> str:
     """Whether the channels of tokens are the last axis or the first: "BNC" or "BCN"."""
     known = layout_of(module)
+    if known != "BCHW" and _fitting(rest[0], geometry, grids) and evidence.across_tokens(rest[0]):
+        raise ValueError(
+            f"layer {name!r} gives {tuple(rest)} per input, and the first axis may be that of the channels, as in a layer that "
+            f"mixes tokens; pass layout='BCN' if so, layout='BNC' if it is that of the tokens, or name the block around it."
+        )
     if known is not None:
         return "BCN" if known == "BCHW" else "BNC"
     if geometry.signal:
