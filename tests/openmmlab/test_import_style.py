@@ -118,6 +118,12 @@ def test_mistakes_are_one_line(tmp_path):
     (tmp_path / "a.py").write_text("from mmdet.models import NoSuchDetector\nmodel = dict(type=NoSuchDetector)\n")
     with pytest.raises(ValueError, match="cannot be read: ImportError: Failed to import NoSuchDetector"):
         load_config(str(tmp_path / "a.py"))
+    (tmp_path / "missing.py").write_text("custom_imports = dict(imports=['no_such_package.models'])\nmodel = dict()\n")
+    with pytest.raises(
+        ValueError, match="ModuleNotFoundError: No module named 'no_such_package'; install its package"
+    ) as told:
+        load_config(str(tmp_path / "missing.py"))
+    assert "\n" not in str(told.value)
     (tmp_path / "b.py").write_text("_base_ = 'c.py'\n")
     (tmp_path / "c.py").write_text("from mmdet.models import MaskRCNN\nmodel = dict(type=MaskRCNN)\n")
     with pytest.raises(ValueError, match="cannot be read: RuntimeError: The configuration file type"):

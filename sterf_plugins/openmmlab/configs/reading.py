@@ -59,6 +59,14 @@ def config_root(package: str) -> Path:
     return Path(spec.origin).parent / ".mim" / "configs"
 
 
+def _cause(error: BaseException) -> str:
+    """An error by type and text; of a failed import, the first of its chain, which names the module that is not there."""
+    while isinstance(error, ImportError) and (before := error.__cause__ or error.__context__) is not None:
+        error = before
+    hint = "; install its package, which the config imports" if isinstance(error, ModuleNotFoundError) else ""
+    return f"{type(error).__name__}: {error}{hint}"
+
+
 def load_config(name: str, options: dict | None = None) -> Config:
     """Read a config of either style and merge options into it; types that are classes become registered names.
 
@@ -73,7 +81,7 @@ def load_config(name: str, options: dict | None = None) -> Config:
         config = Config.fromfile(config_path(name))
         use_registered_names(config)
     except (SyntaxError, NameError, KeyError, ImportError, RuntimeError) as error:  # RuntimeError: mixed styles
-        raise ValueError(f"config {name!r} cannot be read: {type(error).__name__}: {error}") from error
+        raise ValueError(f"config {name!r} cannot be read: {_cause(error)}") from error
     merge_options(config, options or {})
     return config
 
