@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from by_autograd import field, leaves
 from torch import nn
 
 from sterf_plugins.erf import ERFResult, compute_erf
@@ -209,3 +210,19 @@ def test_signed_maps_that_are_noise_are_marked(tmp_path):
     published = compute_erf(model, x, "1", protocol="all")
     assert [layer for layer in published.layers if published.doubtful(layer)] == ["1@luo"]
     assert " luo † " in table(published) and " openerf † " not in table(published)
+
+
+def test_gradients_that_float32_rounds_to_next_to_nothing_are_no_field():
+    """Of 1e-42 there are ten bits, of 1e-45 one; the output, times a large number, has an exact one."""
+    torch.manual_seed(0)
+    model = nn.Sequential(*[nn.Conv2d(3, 3, 3, 1, 1, bias=False) for _ in range(3)])
+    with torch.no_grad():
+        for layer in model:
+            layer.weight *= 1e-14
+    x = torch.randn(2, 3, 16, 16)
+    result = compute_erf(model, x, ["1", "2"])
+    assert result.layers == ["1"] and "are too small for float32" in result.failed["2"]
+    larger = compute_erf(model, x, "2", layout=lambda y: y * 1e20)
+    (leaf,) = leaves(x.double())
+    exact = field(model.double()(leaf), leaf)
+    assert np.allclose(np.float64(larger.spatial["2"]) / 1e20, exact, rtol=1e-5, atol=0)

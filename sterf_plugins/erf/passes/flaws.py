@@ -6,9 +6,12 @@ import numpy as np
 
 from ..numbers.metrics import cell_edges, cell_masses, mass_at
 
+# A field's maximum, below which the numbers of float32 are too small to be exact: the least is 1e-45, and has one bit.
+_LEAST = 1e-35
+
 
 def flaw(layer: str, kind: str, value: np.ndarray) -> str | None:
-    """What is wrong with a field that is not finite, or zero everywhere, with the likely cause."""
+    """What is wrong with a field that is not finite, zero everywhere, or next to zero, with the likely cause."""
     if not np.isfinite(value).all():
         share = 1 - np.isfinite(value).mean()
         return (
@@ -20,8 +23,15 @@ def flaw(layer: str, kind: str, value: np.ndarray) -> str | None:
             f"layer {layer!r}: all gradients are zero{'' if kind == 'spatial' else f' ({kind})'}. Likely causes: a spiking "
             f"neuron without a surrogate gradient in eval mode, a detached or `no_grad` branch, a dead layer, a "
             f"normalisation over channels, whose sum is constant (use channels='per-channel'), gradients that are negative "
-            f"everywhere, of which reduce='relu' and the protocols with it keep nothing, or, of several inputs, one that the "
-            f"layer does not see."
+            f"everywhere, of which reduce='relu' and the protocols with it keep nothing, gradients too small for "
+            f"float32, or, of several inputs, one that the layer does not see."
+        )
+    if np.abs(value).max() < _LEAST:
+        return (
+            f"layer {layer!r}: gradients of at most {np.abs(value).max():.0e} are too small for float32, which rounds them to "
+            f"nothing or nearly so. Likely causes: small random weights, and norms that do not have the statistics of these inputs "
+            f"(give calibrate=True). To look all the same, pass as `layout` a function that makes (B, C, h, w) of the output, "
+            f"times 1e20."
         )
     return None
 
