@@ -25,7 +25,8 @@ def tracking_norms(model: nn.Module) -> list[Any]:
 
 def initial_norms(model: nn.Module) -> list[Any]:
     """The BatchNorms of a model whose running statistics are still the initial ones (mean 0, variance 1)."""
-    return [m for m in tracking_norms(model) if not m.running_mean.any() and bool(torch.all(m.running_var == 1))]
+    norms = [m for m in tracking_norms(model) if not m.running_mean.is_meta]  # those of "meta" have no values
+    return [m for m in norms if not m.running_mean.any() and bool(torch.all(m.running_var == 1))]
 
 
 def norms_to_calibrate(model: nn.Module, choice: bool | str) -> list[Any]:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from sterf_plugins.erf import ERFResult, compute_erf
+from sterf_plugins.erf import ERFResult, check_field, compute_erf, theoretical_rf
 
 
 class Several(nn.Module):
@@ -69,6 +69,18 @@ def test_quantised_and_scripted_layers_are_named():
     short[0].weight.data = short[0].weight.data.to(torch.float8_e4m3fn)
     with pytest.raises(ValueError, match=r"weights of 8 bits, such as 0\.weight"):
         compute_erf(short, x, "0")
+
+
+def test_weights_and_inputs_without_values_are_named():
+    model, x = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3)), torch.randn(2, 3, 16, 16)
+    with pytest.raises(ValueError, match="`inputs` are on the device 'meta'"):
+        compute_erf(model, x.to("meta"), "2")
+    model[1:].to("meta")
+    for compute in (compute_erf, check_field):
+        with pytest.raises(ValueError, match=r"weights on the device 'meta', such as 1\.weight"):
+            compute(model, x, "2")
+    with pytest.raises(ValueError, match="weights on the device 'meta'"):
+        theoretical_rf(model, (16, 16), "2")
 
 
 class Pyramid(nn.Module):
@@ -141,6 +153,12 @@ def test_an_assertion_without_a_text_and_a_head_that_is_not_called_are_named():
         ValueError, match=r"forward pass fails for inputs of 16x16 .*`forward=` can give it"
     ):  # a TypeError
         compute_erf(model, x, "body", forward=lambda model, x: model(None))
+    steps = torch.randn(4, 2, 3, 16, 16)  # a model that is stepped by its user
+    with pytest.raises(
+        ValueError, match=r"Expected 3D .* forward=lambda model, x: \[model\(step\) for step in x\] gives them one"
+    ):
+        compute_erf(model, steps, "body")
+    assert compute_erf(model, steps, "body", forward=lambda model, x: [model(step) for step in x]).layers == ["body"]
     result = compute_erf(model, x, ["body", "head"])
     assert result.layers == ["body"] and "name layers in it, such as head.0" in result.failed["head"]
 

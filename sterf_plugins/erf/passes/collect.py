@@ -158,8 +158,10 @@ def _bytes_of_results(kinds: tuple[str, ...], inputs: Batch) -> int:
 
 
 def _check_values(inputs: Batch) -> None:
-    """Raise ``TypeError`` for complex inputs, ``ValueError`` for values that are not finite."""
+    """Raise ``TypeError`` for complex inputs, ``ValueError`` for values that are not finite, or for none."""
     tensors = [v for v in inputs.entries.values() if isinstance(v, Tensor)]
+    if any(v.is_meta for v in tensors):
+        raise ValueError("`inputs` are on the device 'meta', where tensors have a shape and no values; give images.")
     if any(v.is_complex() for v in tensors):
         raise TypeError("`inputs` are complex; give real tensors, such as torch.view_as_real(x) has.")
     if not all(torch.isfinite(v).all() for v in tensors):

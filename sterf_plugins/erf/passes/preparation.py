@@ -25,11 +25,17 @@ from ..outputs.windows import find_windows
 
 
 def check_weights(model: nn.Module) -> None:
-    """Raise ``ValueError`` if parameters or buffers are not finite, have 8 bits, or belong to inference mode.
+    """Raise ``ValueError`` if parameters or buffers have no values, are not finite, have 8 bits, or belong to inference mode.
 
     Behind a spike function NaN weights give zero gradients, and the error about those would mislead.
     """
     entries = [*model.named_parameters(), *model.named_buffers()]
+    empty = [name for name, tensor in entries if tensor.is_meta]
+    if empty:
+        raise ValueError(
+            f"the model has weights on the device 'meta', such as {empty[0]}, which have a shape and no values; build it on a "
+            f"device with memory, such as 'cpu', or load its weights."
+        )
     if any(tensor.is_inference() for _, tensor in entries):
         raise ValueError(
             "the model's parameters or buffers were made in inference mode, and nothing that uses them has a gradient; build "
@@ -145,6 +151,8 @@ def guarded(forward: Callable[[Any], Any], inputs: Batch) -> Callable[[Any], Any
     Errors that say that memory ran out pass unchanged.
     """
     size = " and ".join(map(by, dict.fromkeys(inputs.sizes)))
+    stepped = " To a model that takes one time step, forward=lambda model, x: [model(step) for step in x] gives them one by one."
+    hint = stepped if inputs.steps else ""
     shapes = ", ".join(str(tuple(v.shape)) for v in inputs.entries.values() if isinstance(v, Tensor))
 
     def run(x: Any) -> Any:
@@ -157,7 +165,7 @@ def guarded(forward: Callable[[Any], Any], inputs: Batch) -> Callable[[Any], Any
             raise ValueError(
                 f"the model's forward pass fails for inputs of {size} (shape {shapes}): {line}. "
                 f"Give the size and the channels that it takes; inputs smaller than its stride are too small. What it needs "
-                f"besides the inputs, `forward=` can give it."
+                f"besides the inputs, `forward=` can give it.{hint}"
             ) from error
 
     return run

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from ...checks import one_of, size_pair
+from ...checks import check_module, one_of, size_pair
 from ..compute import compute_erf
 from ..outputs.targets import match_layers, unwrapped
+from ..passes.preparation import check_weights
 from ..result import ERFResult
 from .dependence import dependence
 from .field import TheoreticalField
@@ -66,6 +67,8 @@ def theoretical_rf(
     generator = torch.Generator().manual_seed(0)
 
     model = unwrapped(model)
+    check_module("model", model)
+    check_weights(model)
     modules = [model.get_submodule(name) for name in match_layers(model, layers, options.get("target"))]
 
     def measure(size: tuple[int, int], position: Any = "center") -> ERFResult:
