@@ -142,7 +142,10 @@ def test_a_model_with_a_time_axis_of_its_own(known):
 
     model = Inner(None)
     if not known:
-        with pytest.raises(ValueError, match=r"4 time steps, windows or tokens in the batch axis.*attribute T = 4"):
+        with pytest.raises(
+            ValueError,
+            match=r"4 time steps, windows, tokens, .* in the batch axis.*attribute T = 4",
+        ):
             compute_erf(model, torch.randn(3, 1, 24, 40), "out")
         return
     model.T = 4
@@ -167,7 +170,7 @@ def test_what_fits_twice_is_an_error_that_says_how_to_decide():
     time = Reshaped(lambda y: y.repeat(2, 1, 1, 1)[:, :2])  # 4 = 2 * 2 entries of 2 channels, batch 2
     with pytest.raises(ValueError, match=r"may be \(T, B, ...\) or \(T\*B, ...\)"):
         compute_erf(time, x, "out", batch_size=2)
-    with pytest.raises(ValueError, match="2 time steps, windows or tokens in the batch axis"):
+    with pytest.raises(ValueError, match=r"2 time steps, windows, tokens, .* in the batch axis"):
         compute_erf(time, x, "out")
 
 
@@ -361,3 +364,9 @@ def test_a_dataclass_is_an_output():
 def test_levels_of_timm_models_are_the_default_in_extractors_too(name, options, levels):
     options = {} if options is None else dict(features_only=True, **options)
     assert compute_erf(timm.create_model(name, **options), torch.randn(1, 3, 64, 64), calibrate=False).layers == levels
+
+
+def test_a_single_place_is_a_map_of_images_of_any_aspect():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Sequential(nn.Conv2d(4, 4, 1)))
+    result = compute_erf(model, torch.randn(2, 3, 32, 96), "2")
+    assert result.info["map_size"] == {"2": [1, 1]}

@@ -334,3 +334,58 @@ def test_a_crop_that_moves_a_pixel_into_the_next_cell_is_no_other_order():
     model = nn.Sequential(nn.Conv2d(3, 4, 1), Crop())
     field = compute_erf(model, torch.randn(2, 3, 36, 40), "1").spatial["1"]
     assert np.argwhere(field).tolist() == [[18, 20]]
+
+
+@pytest.mark.parametrize("kind", ["linear", "conv"])
+def test_channels_are_not_taken_for_tokens_where_tokens_are_mixed(kind):
+    """16 channels that fit a map of 4x4, of a layer that mixes 64 tokens: no norm and no convolution has 16 places."""
+
+    class Mixer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.norm = nn.Conv2d(3, 16, 8, 8), nn.LayerNorm(16)
+            self.tokens = nn.Linear(64, 64) if kind == "linear" else nn.Conv1d(64, 64, 1)
+            self.channels = nn.Linear(16, 8)
+
+        def forward(self, x):
+            x = self.norm(self.embed(x).flatten(2).transpose(1, 2))
+            mixed = self.tokens(x.transpose(1, 2)).transpose(1, 2) if kind == "linear" else self.tokens(x)
+            return self.channels(x + mixed)
+
+    torch.manual_seed(0)
+    result = compute_erf(Mixer(), torch.randn(2, 3, 64, 64), ["tokens", "channels"])
+    assert result.layers == ["channels"] and "its map of 4x4 changes elsewhere" in result.failed["tokens"]
+
+
+class Classes(nn.Module):
+    """A convolution over 19 classes, (B, C, 19, 1), as in the context of OCRNet."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.classes, self.out = nn.Conv2d(3, 8, 4, 4), nn.Conv2d(8, 19, 1), nn.Conv2d(8, 6, 1)
+
+    def forward(self, x):
+        x = self.embed(x)
+        return self.out((self.classes(x).flatten(2) @ x.flatten(2).transpose(1, 2)).transpose(1, 2)[..., None])
+
+
+class RowsAndColumns(nn.Module):
+    """A convolution over rows and columns behind each other, (B, C, h + w, 1), as in coordinate attention; then over rows alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.out, self.rows = nn.Conv2d(3, 8, 4, 4), nn.Conv2d(8, 4, 1), nn.Conv2d(4, 8, 1)
+
+    def forward(self, x):
+        x = self.embed(x)
+        both = self.out(torch.cat([x.mean(3, keepdim=True), x.mean(2, keepdim=True).transpose(2, 3)], 2))
+        return self.rows(both[:, :, : x.shape[2]])
+
+
+def test_convolutions_over_something_else_than_rows_and_columns_are_refused():
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 64, 96)
+    with pytest.raises(ValueError, match="'out': its map of 19x1 changes elsewhere than the input does"):
+        compute_erf(Classes(), x, "out")
+    result = compute_erf(RowsAndColumns(), x, ["out", "rows"])
+    assert "its map of 40x1 changes elsewhere" in result.failed["out"] and result.info["map_size"] == {"rows": [16, 1]}

@@ -188,3 +188,88 @@ def test_a_signal_whose_layout_nothing_tells_is_refused():
     ):
         compute_erf(nn.Sequential(Gate()), x, "0", axes="NCL")
     assert compute_erf(nn.Sequential(Gate()), x, "0", axes="NCL", layout="BCN").info["map_size"] == {"0": [1, 7]}
+
+
+def test_poolings_and_recurrent_layers_tell_the_order_of_their_axes():
+    """Whichever axis ``batch_first`` puts first; the last state of a layer has no place, and those of several no order."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.pool, self.up = nn.MaxPool1d(2), nn.Upsample(scale_factor=2)
+            self.first, self.second = nn.GRU(3, 5, batch_first=True), nn.GRU(5, 4, bidirectional=True)
+
+        def forward(self, x):
+            pooled = self.pool(x)
+            first, state = self.first(self.up(pooled).transpose(1, 2))
+            return pooled, first, state, self.second(first.transpose(0, 1))[0]
+
+    torch.manual_seed(0)
+    model, x = Net().double(), torch.randn(2, 3, 24).double()
+    (leaf,) = leaves(x)
+    pooled, first, state, second = model(leaf)
+    result = compute_erf(model, x, ["pool", "up", "first", "second"], axes="NCL")
+    assert result.layers == ["pool", "up", "first[0]", "first[1]", "second[0]"]
+    assert same(result.spatial["pool"], field(pooled, leaf)[None])
+    assert same(result.spatial["first[0]"], field(first.transpose(1, 2), leaf)[None])
+    assert same(result.spatial["first[1]"], field(state[0][..., None], leaf)[None])
+    assert same(result.spatial["second[0]"], field(second.permute(1, 2, 0), leaf)[None])
+    assert "last states of 2 layers or directions" in result.failed["second[1]"]
+
+
+class Mixer(nn.Module):
+    """Mixes channels and samples of (N, L, C) in turn, as TSMixer does."""
+
+    def __init__(self, length, channels):
+        super().__init__()
+        self.norm, self.samples = nn.LayerNorm(channels), nn.Linear(length, length)
+        self.channels, self.out = nn.Linear(channels, 2 * channels), nn.Linear(2 * channels, channels)
+
+    def forward(self, x):
+        x = x + self.samples(self.norm(x).transpose(1, 2)).transpose(1, 2)
+        return self.out(self.channels(x).relu())
+
+
+def test_a_layer_that_mixes_samples_is_not_read_as_one_that_mixes_channels():
+    torch.manual_seed(0)
+    model, x = Mixer(64, 7).double(), torch.randn(2, 64, 7).double()
+    result = compute_erf(model, x, ["samples", "channels", "out"], axes="NLC")
+    assert result.layers == ["channels", "out"] and "1x7 changes elsewhere" in result.failed["samples"]
+    (leaf,) = leaves(x)
+    grads = torch.autograd.grad(model(leaf)[:, 32].sum(), leaf)[0].abs().mean(2).mean(0)
+    assert same(result.spatial["out"], grads.numpy()[None])
+    told = compute_erf(model, x, "samples", axes="NLC", layout="BCN")  # the user knows better
+    assert told.info["map_size"]["samples"] == [1, 64]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_class_token_in_front_of_a_signal_has_no_place(count):
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.token = nn.Conv1d(2, 6, 4, 4), nn.Parameter(torch.randn(1, count, 6))
+            self.out = nn.Linear(6, 9)
+
+        def forward(self, x):
+            x = self.embed(x).transpose(1, 2)
+            return self.out(torch.cat([self.token.expand(len(x), -1, -1), x], 1))
+
+    torch.manual_seed(0)
+    result = compute_erf(Tokens(), torch.randn(2, 2, 64), ["embed", "out"], axes="NCL")
+    assert result.info["map_size"]["out"] == [1, 16]
+    assert (
+        np.flatnonzero(result.spatial["out"]).tolist()
+        == np.flatnonzero(result.spatial["embed"]).tolist()
+        == [32, 33, 34, 35]
+    )
+
+
+def test_samples_in_another_order_are_refused():
+    class Backwards(nn.Sequential):
+        def forward(self, x):
+            return self[1](self[0](x).flip(2).transpose(1, 2))
+
+    torch.manual_seed(0)
+    model, x = Backwards(nn.Conv1d(2, 6, 3, 1, 1), nn.Linear(6, 4)), torch.randn(2, 2, 64)
+    with pytest.raises(ValueError, match="layer '1': its map of 1x64 changes elsewhere than the input does"):
+        compute_erf(model, x, "1", axes="NCL", position=(0, 9))

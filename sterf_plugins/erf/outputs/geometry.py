@@ -12,7 +12,11 @@ Grid = tuple[int, ...]  # rows and columns, behind slices or frames if there are
 _MOST_PREFIX = 16  # class, distillation and register tokens that a model may have without saying so
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_POOLINGS = (nn.AvgPool2d, nn.MaxPool2d, nn.LPPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
+_POOLINGS = tuple(
+    getattr(nn, f"{kind}Pool{dims}d")
+    for dims in (1, 2, 3)
+    for kind in ("Avg", "Max", "LP", "AdaptiveAvg", "AdaptiveMax")
+)
 _CHANNELS_LAST = (nn.Linear, nn.LayerNorm)  # not their subclasses: timm's LayerNorm2d has channels first
 
 
@@ -55,10 +59,19 @@ class Geometry:
             rounded |= {g: 1 for n in s for g in ((-(-h // n), -(-w // n)), (h // n, w // n)) if min(g) > 0}
         return rounded | {(h // n, w // n): 0 for h, w in sizes for n in s if h % n == 0 and w % n == 0}
 
-    def resembles(self, h: int, w: int) -> bool:
-        """Whether a map (h, w) has a size that is expected, one place, or about the aspect ratio of an input."""
-        ratios = [size[-1] / size[-2] for size in self.sizes]
-        return (h, w) in self.grids() or h * w == 1 or any(0.5 < h / w * ratio < 2 for ratio in ratios)
+    def has_aspect(self, size: Grid) -> bool:
+        """Whether (h, w) has about the aspect of an input, or is a single place, as behind global pooling."""
+        aspects = [one[-1] / one[-2] for one in self.sizes]
+        return tuple(size) == (1, 1) or any(0.5 < size[0] / size[1] * aspect < 2 for aspect in aspects)
+
+    def resembles(self, size: Grid) -> bool:
+        """Whether a map (h, w) has a size that is expected, or about the aspect of an input."""
+        return tuple(size) in self.grids() or self.has_aspect(size)
+
+    def may_be_map(self, size: Grid) -> bool:
+        """Whether (h, w) has the aspect of an input, or rows and columns of likely maps, as where one axis alone is pooled."""
+        rows, columns = ({1, *numbers} for numbers in zip(*self.grids(), strict=True))
+        return self.has_aspect(size) or (size[0] in rows and size[1] in columns)
 
 
 def by(size: Iterable[int]) -> str:
@@ -103,6 +116,20 @@ class Evidence:
         ]
         return {(self.shapes[n][-2], self.shapes[n][-1]) for n in maps}
 
+    def lengths(self) -> set[int]:
+        """Numbers of samples of the signals that convolutions gave."""
+        return {shape[-1] for n, shape in self.shapes.items() if isinstance(self.model.get_submodule(n), nn.Conv1d)}
+
+    def normed(self) -> set[int]:
+        """Numbers of tokens that norms over channels gave, (B, N, C) or (N, B, C)."""
+        norms = [n for n in self.shapes if isinstance(self.model.get_submodule(n), nn.LayerNorm)]
+        return {count for n in norms if len(self.shapes[n]) == 3 for count in self.shapes[n][:2]}
+
+    def disputed(self, name: str) -> bool:
+        """Whether modules whose types tell opposite orders of axes gave outputs of the same shape as a module."""
+        same = [n for n, shape in self.shapes.items() if shape == self.shapes.get(name)]
+        return len({layout_of(self.model.get_submodule(n)) for n in same} - {None}) > 1
+
     def matrix(self, size: tuple[int, ...]) -> bool:
         """Whether a map of this size (..., h, w) may be a matrix over as many tokens as a module gave, such as an attention's."""
         return size[-2] == size[-1] and any(len(s) == 3 and s[1] == size[-1] for s in self.shapes.values())
@@ -129,7 +156,7 @@ class Evidence:
         known = layout_of(module)
         kin = [name] if known else [n for n, m in self.model.named_modules() if type(m) is type(module)]
         shapes = [self.shapes[n] for n in kin if len(self.shapes.get(n, ())) > 3]
-        return all(geometry.resembles(*s[-2:]) or (known is None and geometry.resembles(*s[-3:-1])) for s in shapes)
+        return all(geometry.resembles(s[-2:]) or (known is None and geometry.resembles(s[-3:-1])) for s in shapes)
 
     def prefixes(self, channels: int) -> set[int]:
         """Numbers of class and register tokens that the model's learnt tokens (..., n, channels) can make together."""
@@ -164,7 +191,7 @@ def axis_orders(rest: Size, grids: Mapping[Grid, int]) -> tuple[str, ...]:
 
 def layout_of(module: nn.Module) -> str | None:
     """The order of axes that a module's type tells; ``None`` for most."""
-    if isinstance(module, (*_CONVOLUTIONS, *_POOLINGS, nn.GroupNorm)) or has_statistics(module):
+    if isinstance(module, (*_CONVOLUTIONS, *_POOLINGS, nn.GroupNorm, nn.Upsample)) or has_statistics(module):
         return "BCHW"
     return "BHWC" if type(module) in _CHANNELS_LAST else None
 

@@ -45,8 +45,11 @@ def to_map(
     Raises:
         ValueError: the layout is unclear; the message says which argument decides it.
     """
+    said = layout is not None
     if callable(layout):
         y, layout, windows = layout(y), "BCHW", None
+    elif isinstance(module, (nn.RNNBase, nn.MultiheadAttention)):
+        y, layout = _of_sequence(name, y, module, layout, geometry)
     if layout == "NBC":
         y, layout = y.transpose(0, 1), "BNC"
     timed, y = _split_time(name, y, geometry, windows)
@@ -78,12 +81,32 @@ def to_map(
         return y.movedim(-1, 2), timed, False
     if layout == "BCN":
         y = y.transpose(-1, -2)
-    inferred = grid is None and not geometry.signal
+    inferred = grid is None and not (geometry.signal and said)
     h, w = grid or token_grid(name, y.shape[2], y.shape[3], geometry, evidence)
     prefix = y.shape[2] - h * w
     if prefix < 0:
         raise ValueError(f"layer {name!r} has {y.shape[2]} tokens, fewer than the {h}x{w} of `grid`.")
     return y[:, :, prefix:].unflatten(2, (h, w)).movedim(-1, 2), timed, inferred
+
+
+def _of_sequence(
+    name: str, y: Tensor, module: nn.RNNBase | nn.MultiheadAttention, layout: str | None, geometry: Geometry
+) -> tuple[Tensor, str | None]:
+    """An output of a recurrent layer or of an attention, and its layout, which ``batch_first`` tells of the first output.
+
+    The others of a recurrent layer are the last states of its layers, (layers, B, C), which have no places.
+    """
+    if name.partition("[")[2] == "0]":
+        told = "BNC" if module.batch_first else "NBC"
+        return y, told if layout is None and geometry.steps is None else layout
+    if isinstance(module, nn.MultiheadAttention):
+        return y, layout
+    if len(y) > 1:
+        raise ValueError(
+            f"layer {name!r} gives the last states of {len(y)} layers or directions, which have no places; what the layer gives at "
+            f"each place is {name.partition('[')[0]}[0]."
+        )
+    return y[0], "BC"
 
 
 def _split_time(name: str, y: Tensor, geometry: Geometry, windows: Windows | None) -> tuple[bool, Tensor]:
@@ -114,8 +137,9 @@ def _split_time(name: str, y: Tensor, geometry: Geometry, windows: Windows | Non
     elif windows is None and y.shape[0] != batch and y.shape[0] % batch == 0:
         count = y.shape[0] // batch
         raise ValueError(
-            f"layer {name!r} gives {tuple(y.shape)} for a batch of {batch}: {count} time steps, windows or tokens in the "
-            f"batch axis? If it is time, set the model's attribute T = {count}; otherwise name the block around it."
+            f"layer {name!r} gives {tuple(y.shape)} for a batch of {batch}: {count} time steps, windows, tokens, images or "
+            f"proposals (RoIs) in the batch axis? If it is time, set the model's attribute T = {count}; otherwise name the block "
+            f"around it, or pass as `layout` a function that makes (B, C, h, w) of its output."
         )
     return False, y[None]
 
@@ -152,7 +176,7 @@ def _guess_of_map(
             f"layout='BCHW' or layout='BHWC'."
         )
     layout, size = ("BHWC", rest[:2]) if fitting == ("BHWC",) else ("BCHW", rest[1:])
-    if tuple(size) not in grids and (not geometry.resembles(*size) or evidence.heads(rest)):
+    if tuple(size) not in grids and (not geometry.has_aspect(size) or evidence.heads(rest)):
         raise ValueError(
             f"layer {name!r} gives {tuple(rest)} per input, which is no map of a {geometry} input; pass "
             f"layout={layout!r} if it is, or name the block around it."
@@ -222,7 +246,7 @@ def token_grid(name: str, tokens: int, channels: int, geometry: Geometry, eviden
     if tokens == 1:
         return 1, 1
     if geometry.signal:
-        return 1, tokens - (geometry.prefix or 0)
+        return 1, tokens - _before_samples(tokens, geometry, evidence)
     fitting = _fitting(tokens, geometry, geometry.grids())
     if geometry.prefix is None:  # 5 or 6 tokens are rather queries or groups than a map of 2x2 behind class tokens
         fitting = {g: r for g, r in fitting.items() if r[1] == 0 or g[0] * g[1] > 4 or g in evidence.grids()}
@@ -242,3 +266,13 @@ def token_grid(name: str, tokens: int, channels: int, geometry: Geometry, eviden
         choices = ", ".join(f"{g[0]}x{g[1]}" for g in sorted(likeliest))
         raise ValueError(f"layer {name!r} has {tokens} tokens, which may be {choices}; pass grid=(rows, columns).")
     return likeliest[0]
+
+
+def _before_samples(tokens: int, geometry: Geometry, evidence: Evidence) -> int:
+    """How many class and register tokens are in front of those of a signal: by what the model says, or its convolutions give."""
+    if geometry.prefix is not None:
+        return geometry.prefix
+    lengths = evidence.lengths()
+    widths = {width for shape in evidence.shapes.values() if len(shape) == 3 for width in shape[1:]}
+    learnt = {n for width in widths for n in evidence.prefixes(width) if tokens - n in lengths}
+    return min(learnt) if learnt and tokens not in lengths else 0

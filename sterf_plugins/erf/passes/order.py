@@ -73,14 +73,13 @@ def wrongly_read(
     likely = evidence.grids()
     learnt = _learnt_tokens(passes.model, passes.seen.shapes.values())
     followed = {name: [key for key, answer in by_entry[name].items() if answer] for name in several}
-    return wrong | {
-        name: misread(name, fact.size)
-        for name, fact in doubtful.items()
-        # What hardly depends on the place may be queries of a decoder, which are learnt.
-        if found[name] is False
-        or (found[name] is None and fact.size[-2:] not in likely and math.prod(fact.size) in learnt)
-        or (found[name] is None and queries & {label for label in facts if base_name(label) == name})
-    }, followed
+    unclear = {name: fact for name, fact in doubtful.items() if found[name] is None}
+    # What hardly depends on the place may be queries of a decoder, which are learnt, or channels.
+    refused = [name for name in doubtful if found[name] is False]
+    refused += [name for name, f in unclear.items() if f.size[-2:] not in likely and math.prod(f.size) in learnt]
+    refused += [name for name in unclear if queries & {label for label in facts if base_name(label) == name}]
+    refused += [name for name, f in unclear.items() if _may_be_channels(passes, evidence, name, f, len(inputs))]
+    return wrong | {name: misread(name, doubtful[name].size) for name in doubtful if name in refused}, followed
 
 
 def _doubtful(
@@ -136,6 +135,26 @@ def _may_be_queries(passes: Passes, fact: Facts, batch: int) -> bool:
     """
     counts = {fact.channels, *(math.prod(fact.size) + prefix for prefix in prefix_counts(passes.geometry))}
     return fact.tokens and bool(counts & (passes.seen.queries - {1, batch}))
+
+
+def _may_be_channels(passes: Passes, evidence: Evidence, name: str, fact: Facts, batch: int) -> bool:
+    """Whether channels may have been taken for tokens, as behind a layer that mixes tokens as others mix channels.
+
+    So it may be where neither a norm nor the input has as many tokens, nor a convolution a map of as many places, or where
+    types of modules dispute the order of the axes. A map may be one of classes or other numbers where its size is that of no map.
+    """
+    module = name.partition("#")[0]
+    shape = evidence.shapes.get(module)
+    if not fact.tokens:
+        return not passes.geometry.may_be_map(fact.size[-2:])
+    if shape is None:
+        return False
+    known, places = evidence.normed(), {math.prod(grid) for grid in evidence.grids()}
+    if passes.geometry.signal:
+        known, places = known | {size[-1] for size in passes.geometry.sizes}, places | evidence.lengths()
+    tokens = shape.numel() // (batch * (passes.geometry.steps or 1) * fact.channels)
+    unknown = tokens not in known and math.prod(fact.size) not in places
+    return (bool(known) and unknown) or evidence.disputed(module)
 
 
 def _learnt_tokens(model: nn.Module, shapes: Iterable[Size]) -> set[int]:
@@ -274,7 +293,7 @@ def _shifted(excess: Tensor, places: tuple[tuple[int, ...], ...]) -> bool:
 
     So it is where a class token is not in front of all others; if it is amid them, this is seen in one half of the map.
     """
-    if excess.ndim != 3 or min(excess.shape[1:]) < PARTS:
+    if excess.ndim != 3 or min(n for n in excess.shape[1:] if n > 1) < PARTS:  # a signal has one row
         return False
     edges = [torch.linspace(0, PARTS, n + 1).to(excess) for n in excess.shape[1:]]
     inside = [
