@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import timm
 import torch
+import torchvision
 from spikingjelly.activation_based import neuron
 from torch import nn
+from torch.nn import functional as F
 
 from sterf_plugins.erf import advice, compute_erf, theoretical_rf
 from sterf_plugins.erf.theory.dependence import dependence
@@ -416,3 +418,34 @@ def test_beside_the_fields_of_all_protocols():
         ("1@st-erf", "9x9"),
     ]
     assert result.numbers("1@st-erf")["theory_rows"].value == 9 and "theory_rows" not in result.numbers("1@luo")
+
+
+class Sampled(nn.Module):
+    """Reads its map at places that it computes: between pixels, at offsets of a convolution, or by an order of its values."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.embed, self.places = kind, nn.Conv2d(3, 1, 3, 1, 1), nn.Conv2d(1, 18, 1)
+        self.deform, self.out = torchvision.ops.DeformConv2d(1, 1, 3, padding=1), nn.Conv2d(1, 1, 1)
+
+    def forward(self, x):
+        x = self.embed(x)
+        if self.kind == "deformable":
+            return self.out(self.deform(x, self.places(x)))
+        if self.kind == "order":
+            flat = x.flatten(2)
+            return self.out(flat.gather(2, flat.argsort(2)).view_as(x))
+        axes = [torch.linspace(-1, 1, n).to(x) for n in x.shape[:1:-1]]
+        grid = torch.stack(torch.meshgrid(*axes, indexing="xy"), -1).expand(len(x), -1, -1, -1)
+        if self.kind == "grid":
+            grid = grid + 0.1 * self.places(x)[:, :2].permute(0, 2, 3, 1)
+        return self.out(F.grid_sample(x, grid, align_corners=True))
+
+
+@pytest.mark.parametrize(("kind", "size"), [("deformable", np.inf), ("grid", np.inf), ("order", np.inf), ("fixed grid", 5)])
+def test_places_that_are_computed_from_the_image_may_be_anywhere(kind, size):
+    """Those of one image alone were in the field: that of another image could be larger."""
+    torch.manual_seed(0)
+    field = theoretical_rf(Sampled(kind), (32, 32), ["embed", "out"])
+    assert field["embed"].size == (3, 3) and np.all(np.array(field["out"].size) <= size)
+    assert np.isfinite(field["out"].side) == np.isfinite(size)

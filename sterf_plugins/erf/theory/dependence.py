@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from ...undisturbed import recurrent_steps
 from ..outputs.graph import nodes_behind
-from .marks import chosen, forget_noise, marked, rule_of
+from .marks import chosen, forget_noise, marked, picked, rule_of
 
 
 @contextmanager
@@ -41,7 +41,8 @@ def dependence(model: nn.Module, layers: Iterable[nn.Module]) -> Iterator[None]:
         starts = [t.grad_fn for t in outputs if t.grad_fn is not None]
         handles.extend(node.register_prehook(lambda grads: marked(grads, ())) for node in starts)
         for node in nodes_behind(outputs, seen):
-            if (rule := chosen if node in choices.nodes else rule_of(node)) is not None:
+            by_value = chosen if node in choices.nodes else picked(node) if node in choices.picks else None
+            if (rule := by_value or rule_of(node)) is not None:
                 handles.append(node.register_hook(rule))
 
     handles += [m.register_forward_hook(mark_graph) for m in layers if not isinstance(m, torch.jit.ScriptModule)]
@@ -69,11 +70,13 @@ class _Choices(TorchFunctionMode):
 
     Attributes:
         nodes: nodes of the graph.
+        picks: nodes that take elements at indices that have been computed from the input.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.nodes: set[Any] = set()
+        self.picks: set[Any] = set()
         self._computed: dict[int, weakref.ref[Tensor]] = {}  # tensors without a graph, by their ids
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -85,6 +88,8 @@ class _Choices(TorchFunctionMode):
             if t.grad_fn is not None:
                 if computed and re.match("Where|MaskedFill|IndexPut|Mul|Div", t.grad_fn.name()):
                     self.nodes.add(t.grad_fn)
+                elif computed and re.match("(Gather|Index|IndexSelect|Take|MaskedSelect)Backward", t.grad_fn.name()):
+                    self.picks.add(t.grad_fn)
             elif computed or any(x.requires_grad for x in given):
                 self._computed[id(t)] = weakref.ref(t)
         return result

@@ -47,6 +47,9 @@ def rule_of(node: Any) -> Rule | None:
     """How a node passes marks on; ``None`` if it gives marks by itself. A rule does not hold the node that will hold it."""
     if _UNCHANGED.fullmatch(node.name()) and getattr(node, "_saved_alpha", 1) > 0:  # alpha: x + alpha * y
         return None
+    places = next((i for pattern, i in _SAMPLING.items() if re.search(pattern, node.name())), None)
+    if places is not None and node.next_functions[places][0] is not None:
+        return _anywhere
     if isinstance(node, torch.autograd.function.BackwardCFunction):
         return _own_or_same_place  # such as a spike function, whose surrogate may be zero
     name = re.sub(r"Backward\d*$", "", node.name())
@@ -76,6 +79,11 @@ _UNCHANGED = re.compile(
     r"(Add|Alias|AsStrided|Cat|Clone|Expand|Mean|Permute|Reshape|ReshapeAlias|Select|Slice|Split|Squeeze|Stack|Sum|T|"
     r"ToCopy|Transpose|UnsafeView|Unsqueeze|View)Backward\d*"
 )
+# Nodes that read a map between its pixels, of PyTorch, torchvision and mmcv, and which of their inputs says where.
+_SAMPLING = {
+    r"^GridSampler[23]D": 1, r"::DeformConv2dFunction": 2, r"^(Modulated)?DeformConv2dFunction": 1,
+    r"^MultiScaleDeformableAttnFunction": 3,
+}  # fmt: skip
 # Of all that lies along some axes.
 _ALONG = (
     "Max", "Min", "Amax", "Amin", "Topk", "Sort", "Kthvalue", "Median", "Nanmedian", "Mode", "Norm", "LinalgVectorNorm",
@@ -103,6 +111,30 @@ def chosen(grads: Grads, outputs: Grads) -> Marks:
     shape = _first(outputs).shape
     fits = [g is not None and all(n in (1, m) for n, m in zip(g.shape[::-1], shape[::-1], strict=False)) for g in grads]
     return tuple(_same_place([g], outputs)[0] if fit else _marks(g) for g, fit in zip(grads, fits, strict=True))
+
+
+def _anywhere(grads: Grads, outputs: Grads) -> Marks:
+    """Where a map is read may be computed from the input, and be any place of it next time; maps of a batch are apart."""
+    first, *others = grads
+    if first is None:
+        return tuple(map(_marks, grads))
+    total = _first(outputs).flatten(1).sum(1).view(-1, *[1] * (first.ndim - 1))
+    return total.expand(first.shape).to(first.dtype), *map(_marks, others)
+
+
+def picked(node: Any) -> Rule:
+    """Indices that are computed from the input may be others next time: anything along their axis, or anything."""
+    axis = getattr(node, "_saved_dim", None)
+
+    def rule(grads: Grads, outputs: Grads) -> Marks:
+        out, (first, *others) = _first(outputs), grads
+        if first is None:
+            return tuple(grads)
+        along = out if axis is None else out.sum(_signed(axis) % out.ndim, keepdim=True)
+        fits = axis is not None and all(n in (1, m) for n, m in zip(along.shape, first.shape, strict=True))
+        return (along if fits else out.sum()).expand(first.shape).to(first.dtype), *map(_marks, others)
+
+    return rule
 
 
 def _own_or_same_place(grads: Grads, outputs: Grads) -> Marks:
