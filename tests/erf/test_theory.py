@@ -442,7 +442,9 @@ class Sampled(nn.Module):
         return self.out(F.grid_sample(x, grid, align_corners=True))
 
 
-@pytest.mark.parametrize(("kind", "size"), [("deformable", np.inf), ("grid", np.inf), ("order", np.inf), ("fixed grid", 5)])
+@pytest.mark.parametrize(
+    ("kind", "size"), [("deformable", np.inf), ("grid", np.inf), ("order", np.inf), ("fixed grid", 5)]
+)
 def test_places_that_are_computed_from_the_image_may_be_anywhere(kind, size):
     """Those of one image alone were in the field: that of another image could be larger."""
     torch.manual_seed(0)

@@ -17,7 +17,10 @@ _POOLINGS = tuple(
     for dims in (1, 2, 3)
     for kind in ("Avg", "Max", "LP", "AdaptiveAvg", "AdaptiveMax")
 )
-_CHANNELS_LAST = (nn.Linear, nn.LayerNorm)  # not their subclasses: timm's LayerNorm2d has channels first
+_NORMS = (
+    nn.LayerNorm,
+    nn.RMSNorm,
+)  # not their subclasses where axes are asked for: timm's LayerNorm2d has channels first
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,7 @@ class Evidence:
 
     def normed(self) -> set[int]:
         """Numbers of tokens that norms over channels gave, (B, N, C) or (N, B, C)."""
-        norms = [n for n in self.shapes if isinstance(self.model.get_submodule(n), nn.LayerNorm)]
+        norms = [n for n in self.shapes if isinstance(self.model.get_submodule(n), _NORMS)]
         return {count for n in norms if len(self.shapes[n]) == 3 for count in self.shapes[n][:2]}
 
     def disputed(self, name: str) -> bool:
@@ -193,7 +196,7 @@ def layout_of(module: nn.Module) -> str | None:
     """The order of axes that a module's type tells; ``None`` for most."""
     if isinstance(module, (*_CONVOLUTIONS, *_POOLINGS, nn.GroupNorm, nn.Upsample)) or has_statistics(module):
         return "BCHW"
-    return "BHWC" if type(module) in _CHANNELS_LAST else None
+    return "BHWC" if isinstance(module, nn.Linear) or type(module) in _NORMS else None
 
 
 def possible_strides(model: nn.Module) -> tuple[int, ...]:

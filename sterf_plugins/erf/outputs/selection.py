@@ -119,7 +119,11 @@ def chosen_calls(name: str, calls: str | int, count: int) -> list[int]:
     index = {"first": 0, "last": -1}.get(str(calls), calls)
     assert isinstance(index, int)
     if not -count <= index < count:
-        raise ValueError(f"layer {name!r} is called {count} times, and `calls` is {calls}.")
+        times = "once" if count == 1 else f"{count} times"
+        raise ValueError(
+            f"layer {name!r} is called {times}, and `calls` is {calls}; calls are counted from 0: {-count} to {count - 1} are "
+            f"allowed."
+        )
     return [index % count]
 
 
