@@ -370,3 +370,24 @@ def test_a_single_place_is_a_map_of_images_of_any_aspect():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Sequential(nn.Conv2d(4, 4, 1)))
     result = compute_erf(model, torch.randn(2, 3, 32, 96), "2")
     assert result.info["map_size"] == {"2": [1, 1]}
+
+
+def test_a_map_without_an_axis_of_channels_is_not_read_as_tokens():
+    """A head of depths gives (B, 64, 64), which could be 64 tokens on a grid of 8x8."""
+
+    class Depth(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 1, 3, 1, 1)
+
+        def forward(self, x):
+            return self.conv(x).squeeze(1)
+
+    torch.manual_seed(0)
+    model, x = nn.Sequential(Depth()), torch.randn(2, 3, 64, 64)
+    with pytest.raises(
+        ValueError, match=r"gives \(64, 64\) per input, rows and columns of a map without an axis of channels; pass"
+    ):
+        compute_erf(model, x, "0")
+    result = compute_erf(model, x, ["0", "0.conv"], layout={"0": lambda y: y[:, None]})
+    assert np.array_equal(result.spatial["0"], result.spatial["0.conv"])

@@ -51,21 +51,24 @@ class Stage(nn.Module):
         super().__init__()
         self.kind, self.conv = kind, nn.Conv2d(3, 8, 3, padding=1)
         self.norm = bold(nn.Sequential(nn.LayerNorm(12 if kind == "columns" else 8)))[0]
+        self.token, self.places = nn.Parameter(torch.randn(1, 1, 8)), nn.Parameter(torch.randn(1, 145, 8))
 
     def forward(self, x):
         y = self.conv(x)
         y = self.norm(y) if self.kind == "columns" else self.norm(y.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         if self.kind == "tokens":
             return y.flatten(2).transpose(1, 2).contiguous()
+        if self.kind == "positions":
+            return torch.cat([self.token.expand(len(y), -1, -1), y.flatten(2).transpose(1, 2)], 1) + self.places
         return y.tanh() if self.kind == "inside" else y
 
 
-@pytest.mark.parametrize("kind", ["map", "tokens", "inside", "columns"])
+@pytest.mark.parametrize("kind", ["map", "tokens", "positions", "inside", "columns"])
 def test_a_stage_that_ends_with_a_layer_norm_is_projected_as_the_norm_is(kind):
     torch.manual_seed(0)
     model, x = nn.Sequential(Stage(kind)).double(), torch.randn(2, 3, 12, 12).double()
     result = compute_erf(model, x, ["0", "0.norm"])
-    assert ("0" in result.info["constant_sums"]) == (kind in ("map", "tokens"))
+    assert ("0" in result.info["constant_sums"]) == (kind in ("map", "tokens", "positions"))
     if kind == "map":
         assert np.array_equal(result.spatial["0"], compute_erf(model, x, "0", channels=8).spatial["0"])
 

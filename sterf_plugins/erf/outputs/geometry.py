@@ -171,6 +171,11 @@ class Evidence:
             sums |= {n + count for n in sums if n + count <= _MOST_PREFIX}
         return sums - {0}
 
+    def without_channels(self, rest: Size, inside: str) -> bool:
+        """Whether (B, *rest) is a map (B, H, W), by a layer in a module whose maps (B, C, H, W) have this size."""
+        names = [n for n, shape in self.shapes.items() if f"{n}.".startswith(f"{inside}.") and len(shape) == 4]
+        return any(self.shapes[n][-2:] == rest and layout_of(self.model.get_submodule(n)) == "BCHW" for n in names)
+
     def token_layout(self, rest: Size, inside: str | None = None) -> str | None:
         """One of "BCN" and "BNC", if the types of modules whose outputs have this shape tell.
 

@@ -203,6 +203,11 @@ def _guess_of_tokens(
                 f"layer {name!r} gives {tuple(rest)} per signal; pass layout='BCN' if channels come first, or 'BNC'."
             )
         return layout
+    if evidence.without_channels(rest, name.partition("[")[0]):
+        raise ValueError(
+            f"layer {name!r} gives {tuple(rest)} per input, rows and columns of a map without an axis of channels; pass "
+            f"layout={{{name.partition('[')[0]!r}: lambda y: y[:, None]}}, or name a layer in it."
+        )
     likely = evidence.token_layout(rest, name.partition("[")[0])
     if likely is not None:
         return likely

@@ -201,11 +201,14 @@ def _cancels(values: Tensor, axes: tuple[int, ...]) -> bool:
 
 
 def _layer_normed(node: Node | None, channels: int) -> bool:
-    """Whether a tensor, by its node in the graph, is what a LayerNorm over so many channels gave, in whatever order of axes."""
+    """Whether a tensor is by its graph what a LayerNorm over so many channels gave, in any order of axes, shifted or not."""
     if node is None:
         return False
     operation = node.name().partition("Backward")[0]
     if operation == "NativeLayerNorm":
         return math.prod(node._saved_normalized_shape) == channels  # type: ignore[attr-defined]
-    before = [n for n, _ in node.next_functions]
-    return operation in _MOVES and bool(before) and all(_layer_normed(n, channels) for n in before)
+    before = [
+        n for n, _ in node.next_functions if n is not None
+    ]  # the others do not depend on the input: class tokens, positions
+    moves = operation in _MOVES or (operation in ("Add", "Sub") and len(before) == 1)
+    return moves and bool(before) and all(_layer_normed(n, channels) for n in before)
