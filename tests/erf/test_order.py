@@ -8,6 +8,7 @@ from arranged import Reshaped, patch_of_the_centre, with_prefix
 from torch import nn
 
 from sterf_plugins.erf import compute_erf
+from sterf_plugins.erf.outputs.geometry import Evidence
 
 
 @pytest.mark.slow
@@ -389,3 +390,10 @@ def test_convolutions_over_something_else_than_rows_and_columns_are_refused():
         compute_erf(Classes(), x, "out")
     result = compute_erf(RowsAndColumns(), x, ["out", "rows"])
     assert "its map of 40x1 changes elsewhere" in result.failed["out"] and result.info["map_size"] == {"rows": [16, 1]}
+
+
+def test_as_many_channels_as_a_map_has_rows_make_it_no_matrix_over_tokens():
+    """A pooling of (B, C, N) has channels in front; a map in windows, whose attention spreads changes, was refused for it."""
+    model = nn.Sequential(nn.AdaptiveAvgPool1d(1), nn.Linear(3, 3))
+    shapes = {"0": torch.Size((2, 16, 1)), "1": torch.Size((2, 49, 3))}
+    assert not Evidence(model, shapes).matrix((16, 16)) and Evidence(model, shapes).matrix((49, 49))

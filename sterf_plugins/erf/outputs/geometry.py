@@ -135,7 +135,8 @@ class Evidence:
 
     def matrix(self, size: tuple[int, ...]) -> bool:
         """Whether a map of this size (..., h, w) may be a matrix over as many tokens as a module gave, such as an attention's."""
-        return size[-2] == size[-1] and any(len(s) == 3 and s[1] == size[-1] for s in self.shapes.values())
+        as_many = [n for n, shape in self.shapes.items() if len(shape) == 3 and shape[1] == size[-1]]
+        return size[-2] == size[-1] and any(layout_of(self.model.get_submodule(n)) != "BCHW" for n in as_many)
 
     def heads(self, rest: Size) -> bool:
         """Whether three axes may be the heads, the tokens and the channels of each head of tokens (N, C) that a module gave."""
