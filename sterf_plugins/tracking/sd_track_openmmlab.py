@@ -143,6 +143,11 @@ class SDTrackModel(BaseModel):
                     f"{run.results} has {len(known)} boxes, and sequence {sequence.name} {len(sequence)} images; delete the file "
                     f"to follow the object anew."
                 )
+            if (np.abs(known[0] - sequence.boxes[0]) >= 1).any():  # less than a pixel: it may have been cut to integers
+                raise ValueError(
+                    f"{run.results} begins with the box {known[0].tolist()}, and the labels of sequence {sequence.name} with "
+                    f"{sequence.boxes[0].tolist()}; delete the file to follow the object anew."
+                )
             print_log(f"{sequence.name}: the boxes of {run.results} are taken", logger="current")
             return dict(outcome, boxes=known, seconds=None)
         start = time.perf_counter()
@@ -220,6 +225,8 @@ class _TrackingSequences(Dataset):
 
 
 def _results_folder(path: str | Path | None) -> Path | None:
+    if not isinstance(path, (str, Path, type(None))):
+        raise TypeError(f"`results` is {path!r} ({type(path).__name__}); it must be the path of a folder.")
     if path is not None and Path(path).exists() and not Path(path).is_dir():
         raise ValueError(
             f"`results` is {str(path)!r}, which is a file; give a folder, in which each sequence gets its own."

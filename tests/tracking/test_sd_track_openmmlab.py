@@ -221,6 +221,16 @@ def test_results_of_other_weights_or_settings_are_refused(tmp_path):
     first = run()
     write_boxes(results / "a.txt", first["boxes"])
     assert first["seconds"] and run()["seconds"] is None
+    with pytest.raises(TypeError, match=r"`results` is 5 \(int\); it must be the path of a folder"):
+        fe108_dataset(tmp_path, split="test", results=5)
+    labels = tmp_path / "test" / "a" / "groundtruth_rect.txt"
+    written = labels.read_text()
+    labels.write_text(written.replace("10.0,20.0", "14.0,20.0", 1))  # from where the object would have been followed
+    with pytest.raises(
+        ValueError, match=r"begins with the box \[10.0, 20.0, .* the labels of sequence a with \[14.0, "
+    ):
+        run()
+    labels.write_text(written)
     with pytest.raises(ValueError, match=r"results of another test, with search_size 64, and here it is 128; give ano"):
         run(search_size=128)
     with torch.no_grad():
