@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..checks import one_of, positive_int
+from ..checks import fraction, one_of, positive_int, whole_number
 from .arrays import sensor_size
 from .downloads import converted
 from .readers import FORMATS, open_recording
@@ -98,6 +98,12 @@ class EventFolder(Dataset):
         if not str(split).endswith(".txt"):
             one_of("split", split, ("train", "test", None), "Or give the path of a .txt file that names recordings.")
         self.T = positive_int("T", T)
+        share, seed = fraction("share", share), whole_number("seed", seed)
+        for name, function in (("transform", transform), ("target_transform", target_transform)):
+            if function is not None and not callable(function):
+                raise TypeError(
+                    f"`{name}` is {function!r} ({type(function).__name__}); it must be a function, or left out."
+                )
         self.kind, self.by, self.options = kind, by, options
         self.channels = channels_of(kind, **options)
         if (kind, T) == ("gtp", 1):
@@ -193,9 +199,26 @@ class EventFolder(Dataset):
 
 
 def collate_time_first(samples: Sequence[tuple[Tensor, Any]]) -> tuple[Tensor, Tensor]:
-    """Samples (T, C, H, W) and their targets as (T, B, C, H, W) and (B,), for ``DataLoader(collate_fn=…)``."""
+    """Samples (T, C, H, W) and their targets as (T, B, C, H, W) and (B, ...), for ``DataLoader(collate_fn=…)``.
+
+    Targets are numbers, or tensors of one shape, such as shares of the classes.
+
+    Raises:
+        ValueError: samples or targets have several shapes.
+    """
     inputs, targets = zip(*samples, strict=True)
-    return torch.stack(inputs, 1), torch.as_tensor(targets)
+    return _stacked("samples", inputs, 1), _stacked("targets", [torch.as_tensor(target) for target in targets], 0)
+
+
+def _stacked(what: str, tensors: Sequence[Tensor], axis: int) -> Tensor:
+    """Tensors of one shape, one beside the other along a new axis."""
+    shapes = {tuple(tensor.shape) for tensor in tensors}
+    if len(shapes) > 1:
+        raise ValueError(
+            f"the {what} of a batch have the shapes {', '.join(map(str, sorted(shapes)))}; all must have the same: a transform "
+            f"must not change them by chance."
+        )
+    return torch.stack(list(tensors), axis)
 
 
 def _check_classes(root: Path, folder: str, labels: dict[str, str]) -> None:

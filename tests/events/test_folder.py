@@ -69,6 +69,17 @@ def test_batches_go_into_networks_with_time(root):
     assert timm.create_model("sdtv3_nano_srb", in_chans=6, num_classes=2)(x[..., :24]).shape == (4, 2)
 
 
+def test_targets_of_any_shape_are_collated():
+    """Numbers, whole or not, and shares of the classes; samples that a transform has cut in several sizes are named."""
+    x = torch.zeros(3, 2, 8, 8)
+    assert collate_time_first([(x, 1), (x, 2)])[1].equal(torch.tensor([1, 2]))
+    assert collate_time_first([(x, 0.5), (x, 1.5)])[1].equal(torch.tensor([0.5, 1.5]))
+    shares = torch.tensor([[0.25, 0.75], [1.0, 0.0]])
+    assert collate_time_first([(x, share) for share in shares])[1].equal(shares)
+    with pytest.raises(ValueError, match=r"the samples of a batch have the shapes \(2, 2, 8, 8\), \(3, 2, 8, 8\)"):
+        collate_time_first([(x, 0), (x[:2], 1)])
+
+
 def test_timms_own_loader_takes_it(root):
     from timm.data import create_loader
 
@@ -238,6 +249,9 @@ BAD_FOLDERS = [
     (None, dict(sensor=(24,)), r"`sensor` is \(24,\); it must be \(height, width\)"),
     (None, dict(split="test", seed=1.0), r"`seed` is 1.0 \(float\); it must be an int"),
     (None, dict(split="test", share=1.0), r"`share` is 1.0; it must be a number in \[0, 1\)"),
+    (None, dict(share="much"), r"`share` is 'much' \(str\); it must be a number"),  # although no split asks for it
+    (None, dict(transform=3), r"`transform` is 3 \(int\); it must be a function, or left out"),
+    (None, dict(target_transform="x"), r"`target_transform` is 'x' \(str\); it must be a function"),
 ]
 
 
