@@ -219,7 +219,8 @@ def main() -> None:
     absent = None if labels is None else read_absent(args.recording.resolve().parent, len(labels))
     boxes_file = boxes_beside(args.out, args.overwrite)
     loaded = load(args)
-    with replacing(args.out) if args.out.suffix else replacing_folder(args.out, PICTURES) as out:
+    is_folder = args.out.is_dir() or not args.out.suffix
+    with replacing_folder(args.out, PICTURES) if is_folder else replacing(args.out) as out:
         pictures = Pictures(out, args.fps)
         try:
             boxes = follow(loaded, recording, times, box, labels, pictures)

@@ -12,6 +12,7 @@ import re
 import select
 import signal
 import sys
+import threading
 import warnings
 from types import FrameType
 from typing import Any, NoReturn, TextIO
@@ -118,6 +119,18 @@ def begin(openmmlab: bool = False) -> None:
 def end_at_once() -> None:
     """Let Ctrl-C end the process with one line: nothing is lost before a tool's work begins."""
     signal.signal(signal.SIGINT, _end)
+
+
+def end_with_parent() -> None:
+    """Let this worker process end when the one that started it has ended: it would wait for work of a killed one for ever."""
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def let_threads_sleep() -> None:

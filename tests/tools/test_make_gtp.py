@@ -4,6 +4,7 @@ import json
 import runpy
 import shutil
 import signal
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -71,7 +72,7 @@ def test_a_second_run_goes_on_and_refuses_a_mix(forked, data):
     assert (data / "train" / "bike" / "inter1_stack_3008" / "0001_1.png").stat().st_mtime_ns == kept
     assert json.loads((data / "train" / "dog" / "inter1_stack_3008" / "gtp.json").read_text())["amount"] == 30
     for options, message in (
-        (["--amount", "40"], "has images of other settings"),
+        (["--amount", "40"], "has images of another amount: 30, and here it is 40; move it away or give --overwrite"),
         (["--steps", "4", "--rule", "parity", "--decay", "high"], "invalid float value"),
     ):
         done = forked(*run, *options)
@@ -115,7 +116,7 @@ def test_images_of_other_labels_or_another_recording_are_made_again(tmp_path, mo
     (images / "gtp.json").write_text(json.dumps({key: old[key] for key in list(old)[:-6]}))
     assert tool["make"](args, folder) == "there"  # as version 0.1 wrote it
     args.sensor = [24, 32]
-    with pytest.raises(ValueError, match="has images of other settings"):
+    with pytest.raises(ValueError, match=r"has images of another sensor: None, and here it is \[24, 32\]"):
         tool["make"](args, folder)
     args.overwrite = True
     assert tool["make"](args, folder) == "made" and cv2.imread(str(images / "0001_1.png")).shape == (24, 32, 3)
@@ -127,14 +128,14 @@ def test_images_of_other_labels_or_another_recording_are_made_again(tmp_path, mo
     (images / "0003_1.png").unlink()
     assert [tool["make"](args, folder) for _ in range(2)] == ["made", "there"] and (images / "0003_1.png").is_file()
     labels.write_text("1,1,5,5\n" * 5)
-    with pytest.raises(ValueError, match="has images of other settings, of other labels or frames"):
+    with pytest.raises(ValueError, match="has images of another number of labels: 4, and here it is 5"):
         tool["make"](args, folder)
     args.overwrite = True
     assert tool["make"](args, folder) == "made" and len(list(images.glob("*_1.png"))) == 5
     args.overwrite = False
     other = Events.of(np.sort(rng.integers(0, 5000, 499)), *(column[1:] for column in columns))
     write_recording(folder / "events.npz", other, (20, 30))
-    with pytest.raises(ValueError, match="of other labels or frames, of another recording, or of another program"):
+    with pytest.raises(ValueError, match=r"has images of another length of the recording: \d+, and here it is \d+"):
         tool["make"](args, folder)
     (folder / "events.npz").unlink()  # for room
     assert tool["make"](args, folder) == "there"
@@ -147,6 +148,38 @@ def test_a_process_that_the_system_kills():
     assert sorted(tool["in_processes"](abs, [-3, 2], 2, bar)) == [2, 3]
     with pytest.raises(ValueError, match=r"--jobs 2: one of the processes was killed, .* memory is short; give fewer"):
         tool["in_processes"](signal.raise_signal, [signal.SIGKILL, 0], 2, bar)
+
+
+# Kills itself as soon as one of its two worker processes has done its work, while the other one is at its own.
+KILLED = """
+import multiprocessing, os, runpy, signal, sys, time
+from types import ModuleType, SimpleNamespace
+
+def end():
+    print(*(process.pid for process in multiprocessing.active_children()), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+tool = runpy.run_path(sys.argv[1], run_name="tool")
+sys.modules["__main__"] = ModuleType("__main__")  # which the workers import
+tool["in_processes"](time.sleep, [0, 20], 2, SimpleNamespace(update=end))
+"""
+
+
+def is_running(process: int) -> bool:
+    """Whether there is such a process, and not only its exit code, for which nobody has asked yet."""
+    state = Path(f"/proc/{process}/stat")
+    return state.is_file() and state.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="needs /proc, as Linux has it")
+def test_no_process_stays_behind_when_the_tool_is_killed(forked):
+    done = forked("-c", KILLED, TOOL)
+    workers = list(map(int, done.stdout.split()))
+    assert done.returncode == -signal.SIGKILL and len(workers) == 2, done.stderr
+    end = time.monotonic() + 10
+    while any(map(is_running, workers)) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not any(map(is_running, workers))
 
 
 # The tool with a largest size of a file, in bytes: what a full disk does. What it says does not count.

@@ -60,9 +60,11 @@ def test_a_video_pictures_and_boxes(forked, command, tmp_path):
     assert video.get(cv2.CAP_PROP_FRAME_COUNT) == 10 and video.read()[1].std() > 0
     boxes = np.loadtxt(tmp_path / "a.mp4.txt")
     assert boxes.shape == (10, 4) and boxes[0].tolist() == [20, 15, 12, 12] and not np.allclose(boxes[1], boxes[0])
-    done = forked(*run, "--out", tmp_path / "pictures")
-    assert done.returncode == 0 and len(list((tmp_path / "pictures").glob("*.png"))) == 10, done.stderr[-3000:]
-    assert np.array_equal(np.loadtxt(tmp_path / "pictures.txt"), boxes)
+    (tmp_path / "pictures.v2").mkdir()  # a folder that is there is one, whatever its name
+    for name in ("pictures", "pictures.v2"):
+        done = forked(*run, "--out", tmp_path / name)
+        assert done.returncode == 0 and len(list((tmp_path / name).glob("*.png"))) == 10, done.stderr[-3000:]
+        assert np.array_equal(np.loadtxt(tmp_path / f"{name}.txt"), boxes)
 
 
 def test_mistakes(forked, command, tmp_path):

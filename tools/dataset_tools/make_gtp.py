@@ -21,7 +21,7 @@ from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 
-from sterf_plugins.cli.begin import OptionParser, begin
+from sterf_plugins.cli.begin import OptionParser, begin, end_with_parent
 
 begin()
 
@@ -39,6 +39,7 @@ from sterf_plugins.tracking.sequences import IMAGES, LAYOUTS, SPLITS, read_boxes
 
 MARKER = "gtp.json"
 MADE = ("*.png", MARKER)
+WORDS = {"count": "number of labels", "first": "number of the first frame", "bytes": "length of the recording"}
 
 
 def parse_args() -> argparse.Namespace:
@@ -75,17 +76,17 @@ def make(args: argparse.Namespace, folder: Path) -> str:
     out = folder / IMAGES.format(args.steps)
     if out.exists():
         made_with = settings_in(out / MARKER)
-        if made_with is None and args.overwrite:
+        if made_with is None:
             raise ValueError(f"{out} has no {MARKER}, so another program made it; it is not deleted: move it away.")
         # Markers of version 0.1 have neither count nor first, nor what the recording is, nor the number of files; nor a sensor.
-        known = dict(settings, sensor=None) | (made_with or {})
-        same = made_with is not None and all(known[key] == value for key, value in settings.items())
-        if made_with and same and len(list(out.glob("*.png"))) >= made_with.get("files", 0):
+        known = dict(settings, sensor=None) | made_with
+        other = next((key for key, value in settings.items() if known[key] != value), None)
+        if other is None and len(list(out.glob("*.png"))) >= made_with.get("files", 0):
             return "there"
-        if not same and not args.overwrite:
+        if other is not None and not args.overwrite:
             raise ValueError(
-                f"{out} has images of other settings, of other labels or frames, of another recording, or of another program; "
-                f"move it away or give --overwrite."
+                f"{out} has images of another {WORDS.get(other, other)}: {known[other]}, and here it is {settings[other]}; move it "
+                f"away or give --overwrite."
             )
     recording = recording_of(folder, args.sensor)
     times = boundaries(recording, count, first, args.interval)
@@ -120,7 +121,7 @@ def in_processes(
     Raises:
         ValueError: the system has killed one of the processes, for whose sequence the others would wait for ever.
     """
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), end_with_parent) as pool:
         try:
             made = as_completed([pool.submit(work, folder) for folder in folders])
             return [(future.result(), bar.update())[0] for future in made]
