@@ -203,7 +203,9 @@ def resolve(kind: str, spec: Spec, **offered) -> partial:
 
 
 def check_options(what: str, options: Iterable[str], accepted: Collection[str] | None) -> None:
-    """Raise ``TypeError`` for an option that a factory does not take; ``accepted=None``: it takes any."""
+    """Raise ``TypeError`` for an option that a factory does not take, or for no options; ``accepted=None``: it takes any."""
+    if isinstance(options, str) or not isinstance(options, Iterable):
+        raise TypeError(f"{what} is {options!r} ({type(options).__name__}); it must be a dict of options.")
     unknown = [] if accepted is None else [name for name in options if name not in accepted]
     if accepted is not None and unknown:
         raise TypeError(f"{what} has no option {unknown[0]!r}; it has {', '.join(sorted(accepted)) or 'none'}.")

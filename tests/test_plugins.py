@@ -365,3 +365,10 @@ def test_info_of_models_with_a_covariant_stem(command, name):
     result = command("info", name)
     assert result.returncode == 0, result.stderr
     assert f"timm model {name!r}" in result.stdout and "parameters: " in result.stdout
+
+
+@pytest.mark.parametrize("options", [3, "min_size"])
+def test_options_that_are_no_dict(options):
+    """As ``filter_cfg=3`` in a config: Python's own words, that an int is not iterable, do not say where."""
+    with pytest.raises(TypeError, match=rf"`filter_cfg` is {options!r} \(\w+\); it must be a dict of options"):
+        plugins.check_options("`filter_cfg`", options, ("min_size",))
