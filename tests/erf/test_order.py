@@ -337,8 +337,11 @@ def test_a_crop_that_moves_a_pixel_into_the_next_cell_is_no_other_order():
     assert np.argwhere(field).tolist() == [[18, 20]]
 
 
-@pytest.mark.parametrize("kind", ["linear", "conv"])
-def test_channels_are_not_taken_for_tokens_where_tokens_are_mixed(kind):
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [("linear", "the first axis may be that of the channels"), ("conv", "its map of 4x4 changes elsewhere")],
+)
+def test_channels_are_not_taken_for_tokens_where_tokens_are_mixed(kind, message):
     """16 channels that fit a map of 4x4, of a layer that mixes 64 tokens: no norm and no convolution has 16 places."""
 
     class Mixer(nn.Module):
@@ -355,7 +358,7 @@ def test_channels_are_not_taken_for_tokens_where_tokens_are_mixed(kind):
 
     torch.manual_seed(0)
     result = compute_erf(Mixer(), torch.randn(2, 3, 64, 64), ["tokens", "channels"])
-    assert result.layers == ["channels"] and "its map of 4x4 changes elsewhere" in result.failed["tokens"]
+    assert result.layers == ["channels"] and message in result.failed["tokens"]
 
 
 class Classes(nn.Module):
