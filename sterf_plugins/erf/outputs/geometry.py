@@ -17,10 +17,8 @@ _POOLINGS = tuple(
     for dims in (1, 2, 3)
     for kind in ("Avg", "Max", "LP", "AdaptiveAvg", "AdaptiveMax")
 )
-_NORMS = (
-    nn.LayerNorm,
-    nn.RMSNorm,
-)  # not their subclasses where axes are asked for: timm's LayerNorm2d has channels first
+# Not their subclasses where axes are asked for: timm's LayerNorm2d has channels first.
+_NORMS = (nn.LayerNorm, nn.RMSNorm)
 
 
 @dataclass(frozen=True)
