@@ -135,7 +135,7 @@ class SDTrackModel(BaseModel):
         outcome = dict(name=sequence.name, labels=sequence.boxes, absent=sequence.absent, results=run.results)
         if run.results is not None:
             weights = weights_digest(self.network.state_dict())
-            check_tested(run.results, dict(weights=weights, **run.settings))
+            check_tested(run.results, dict(weights=weights, **run.settings, made_with=sequence.made_with()))
         if run.results is not None and run.results.exists():
             known = read_boxes(run.results)
             if len(known) != len(sequence):

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from ..checks import one_of
 from ..events.arrays import are_pixels
 from ..events.gtp import STEPS
-from ..files import lines_of, replacing, text_of
+from ..files import lines_of, replacing, settings_in, text_of
 
 # layout -> file of the labels, number of the first image
 LAYOUTS = {"fe108": ("groundtruth_rect.txt", 1), "visevent": ("groundtruth.txt", 0)}
@@ -25,6 +26,10 @@ ABSENCES = "absent_label.txt"  # VisEvent's: a line for each image, 1 where the 
 SPLITS = ("train", "test")
 IMAGES = "inter{}_stack_3008"
 MAKE = "sterf make-gtp"
+MARKER = (
+    "gtp.json"  # beside images that this tool has made: its settings, of which these are about the values of pixels
+)
+MADE_WITH = ("rule", "amount", "trajectory", "decay", "interval")
 # Lists of the sequences of published splits, by name; where they are from: docs/tracking.md.
 PUBLISHED = {path.stem: path for path in sorted((Path(__file__).parent / "sequence_lists").glob("*.txt"))}
 
@@ -63,6 +68,10 @@ class Sequence:
     def is_whole(self, frame: int) -> bool:
         """Whether an image has all its parts."""
         return True
+
+    def made_with(self) -> dict[str, Any] | None:
+        """The settings of images that have been made beforehand, as far as they are known."""
+        return None
 
     def images(self) -> Iterator[NDArray[np.uint8]]:
         """All event images, one after another."""
@@ -104,6 +113,10 @@ class ImageFiles(Sequence):
 
     def is_whole(self, frame: int) -> bool:
         return all(path.exists() for path in self.files[frame][1:])
+
+    def made_with(self) -> dict[str, Any] | None:
+        found = settings_in(self.files[0][0].parent / MARKER)
+        return None if found is None else {key: found.get(key) for key in MADE_WITH}
 
 
 def _read(path: Path) -> NDArray[np.uint8]:

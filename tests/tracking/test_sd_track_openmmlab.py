@@ -231,6 +231,13 @@ def test_results_of_other_weights_or_settings_are_refused(tmp_path):
     ):
         run()
     labels.write_text(written)
+    marker = tmp_path / "test" / "a" / "inter1_stack_3008" / "gtp.json"
+    marker.write_text(json.dumps(dict(rule="clean", amount=90, trajectory=30, decay=0.8, interval=None, files=3)))
+    with pytest.raises(
+        ValueError, match=r"another test, with made_with None, and here it is \{'rule': 'clean', 'amount': 90, "
+    ):
+        run()
+    marker.unlink()
     with pytest.raises(ValueError, match=r"results of another test, with search_size 64, and here it is 128; give ano"):
         run(search_size=128)
     with torch.no_grad():

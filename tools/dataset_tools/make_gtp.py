@@ -35,9 +35,8 @@ from sterf_plugins.events.arrays import sensor_size
 from sterf_plugins.events.gtp import RULES, STEPS
 from sterf_plugins.files import replacing_folder, settings_in
 from sterf_plugins.tracking.recordings import boundaries, first_frame, recording_of, recordings_in, with_events
-from sterf_plugins.tracking.sequences import IMAGES, LAYOUTS, SPLITS, read_boxes
+from sterf_plugins.tracking.sequences import IMAGES, LAYOUTS, MARKER, SPLITS, read_boxes
 
-MARKER = "gtp.json"
 MADE = ("*.png", MARKER)
 WORDS = {"count": "number of labels", "first": "number of the first frame", "bytes": "length of the recording"}
 
