@@ -183,12 +183,12 @@ def is_mistake(error: BaseException, main: Callable[[], None]) -> bool:
     if isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)):
         return True
     place = origin(error)
+    if place.function == "_assert" and place.file.endswith("torch/__init__.py"):
+        return SIZE.search(place.message) is not None
     if not place.line.startswith("raise "):
         return False
     if any(place.file.endswith(file) and place.function == function for file, function in SPEAK_TO_THE_USER):
         return True
-    if place.function == "_assert" and place.file.endswith("torch/__init__.py"):
-        return SIZE.search(place.message) is not None
     ours = place.file == main.__code__.co_filename or PACKAGE in Path(place.file).resolve().parents
     return ours and isinstance(error, (ValueError, TypeError, ImportError))
 
