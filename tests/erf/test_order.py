@@ -8,7 +8,7 @@ from arranged import Reshaped, patch_of_the_centre, with_prefix
 from torch import nn
 
 from sterf_plugins.erf import compute_erf
-from sterf_plugins.erf.outputs.geometry import Evidence
+from sterf_plugins.erf.outputs.evidence import Evidence
 
 
 @pytest.mark.slow

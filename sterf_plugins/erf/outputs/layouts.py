@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Size, Tensor, nn
 
-from .geometry import Evidence, Geometry, Grid, axis_orders, layout_of
+from .evidence import Evidence, axis_orders, layout_of
+from .geometry import Geometry, Grid
 from .windows import Windows, join_windows
 
 LAYOUTS = ("BCHW", "BHWC", "BCDHW", "BDHWC", "BNC", "BCN", "NBC", "BC")

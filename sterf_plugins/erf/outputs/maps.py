@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from .capture import Output
-from .geometry import Evidence, Geometry, by
+from .evidence import Evidence
+from .geometry import Geometry, by
 from .layouts import to_map
 from .selection import chosen_calls
 from .volumes import to_volume

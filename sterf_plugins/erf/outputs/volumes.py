@@ -5,7 +5,8 @@ from dataclasses import replace
 import torch
 from torch import Size, Tensor, nn
 
-from .geometry import Evidence, Geometry, Grid, by, layout_of
+from .evidence import Evidence, layout_of
+from .geometry import Geometry, Grid, by
 from .layouts import Layout, prefix_counts, to_map
 
 

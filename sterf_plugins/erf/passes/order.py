@@ -15,7 +15,7 @@ from torch import Size, Tensor, nn
 
 from ..inputs.axes import Axes
 from ..inputs.batches import Batch, Key
-from ..outputs.geometry import Evidence
+from ..outputs.evidence import Evidence
 from ..outputs.layouts import prefix_counts
 from ..outputs.selection import cell
 from .flaws import densest_at, elsewhere, misread, near_target

@@ -12,7 +12,8 @@ from ...undisturbed import stateful
 from ..inputs.batches import Batch, Key
 from ..inputs.integers import followed
 from ..outputs.capture import Output, Seen, Target, capture, detached
-from ..outputs.geometry import Evidence, Geometry, layout_of
+from ..outputs.evidence import Evidence, layout_of
+from ..outputs.geometry import Geometry
 from ..outputs.maps import maps_of
 from ..outputs.selection import PROJECTIONS, Place, select, steps_cancel, sum_is_constant
 from ..protocols import Protocol
