@@ -3,7 +3,9 @@
 import importlib.util
 import math
 import numbers
+import os
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, TypeGuard
 
 EXTRAS_HINT = 'pip install "sterf-plugins[{extra}]"'
@@ -66,6 +68,19 @@ def size_pair(name: str, value: Any) -> tuple[int, int]:
     if len(numbers) != 2:
         raise ValueError(f"`{name}` is {value!r}; it must be two numbers, (height, width), or one for both.")
     return positive_int(name, numbers[0]), positive_int(name, numbers[1])
+
+
+def as_path(name: str, value: Any) -> Path:
+    """Return ``value``, a text or another path, as a path; ``name`` is what the message calls it.
+
+    Raises:
+        TypeError: it is something else, such as a number or an open file.
+    """
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(
+            f"`{name}` is {value!r} ({type(value).__name__}); it must be a path, as a text or a pathlib.Path."
+        )
+    return Path(value)
 
 
 def check_floating(name: str, x: Any) -> None:

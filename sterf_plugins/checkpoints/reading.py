@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..checks import as_path
 from ..layers.described import metadata_of, with_metadata
 
 DESCRIPTIONS = "sterf_plugins"  # key in safetensors files of what their modules' arguments are, as JSON
@@ -32,7 +33,7 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> Mapping[str,
     """
     import torch
 
-    path = Path(path)
+    path = as_path("path", path)
     if not path.is_file():
         raise ValueError(
             f"checkpoint {path} cannot be read: there is no checkpoint of that name. Nothing is downloaded, so give "

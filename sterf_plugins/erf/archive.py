@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..checks import as_path
 from ..files import replacing
 
 DOCUMENTS = ("info", "numbers", "pseudo")
@@ -35,9 +36,10 @@ def write(
 
 def save(path: str | os.PathLike, arrays: Mapping[str, np.ndarray], compressed: bool = True) -> Path:
     """Write arrays as an ``.npz`` file of this very name, whatever it ends in; a file that is there is replaced as a whole."""
+    path = as_path("path", path)
     with replacing(path) as partial, open(partial, "wb") as file:
         (np.savez_compressed if compressed else np.savez)(file, **arrays)  # type: ignore[arg-type]
-    return Path(path)
+    return path
 
 
 @contextmanager
@@ -52,7 +54,7 @@ def arrays(path: str | os.PathLike, what: str, names: tuple[str, ...]) -> Iterat
     Raises:
         ValueError: the file is something else.
     """
-    with open(os.fspath(path), "rb") as opened:  # a number would be taken for a file that is open already
+    with open(as_path("path", path), "rb") as opened:  # a number would be taken for a file that is open already
         if not zipfile.is_zipfile(opened):
             raise ValueError(f"{path} is no {what}: it is no .npz file.")
     try:

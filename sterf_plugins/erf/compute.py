@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..checks import one_of, positive_int, whole_number
+from ..checks import as_path, one_of, positive_int, whole_number
 from .calibrate import CALIBRATION, norms_to_calibrate
 from .inputs.batches import Batch, Key, Reading, batches
 from .inputs.processes import everywhere, first_inputs
@@ -186,7 +186,7 @@ def compute_erf(
         model, names, places, kinds, protocol, protocols, time, weight, calls, aggregate, target, size, tolerance, seed,
         calibrate, forward, reading, norms_to_calibrate(model, calibrate), target_in,
     )  # fmt: skip
-    running = Running(aggregate, Path(state) if state is not None else None)
+    running = Running(aggregate, as_path("state", state) if state is not None else None)
     targets = find_targets(model, names, grid, layout)
     stream = batches(inputs, reading)
     total: int | None = None

@@ -51,6 +51,11 @@ class Events(NamedTuple):
         arrays = {name: np.asarray(values) for name, values in zip(_RANGES, (t, x, y, p), strict=True)}
         check_shapes({name: values.shape for name, values in arrays.items()})
         columns = {name: _whole(name, values, first) for name, values in arrays.items()}
+        if (columns["p"] < 0).any() and (columns["p"] == 0).any():
+            at = first + int(np.flatnonzero(columns["p"] == 0)[0])
+            raise ValueError(
+                f"event {at} has p=0 beside others with p=-1; polarities must be 0 and 1, or -1 and 1: leave out what is neither."
+            )
         return cls(**{**columns, "p": (columns["p"] > 0).astype(np.int64)})
 
     @classmethod

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import positive_int
+from ..checks import as_path, positive_int
 from ..files import replacing
 from .damage import explained
 from .readers import open_recording
@@ -139,7 +139,7 @@ def frame_count(path: str | Path) -> int:
 
 def _checked(path: str | Path) -> Path:
     """The path, if its suffix is one of ``SUFFIXES``."""
-    path = Path(path)
+    path = as_path("path", path)
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"`path` is {str(path)!r}; it must end with one of {', '.join(SUFFIXES)}.")
     return path

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..checks import fraction, one_of, positive_int, whole_number
+from ..checks import as_path, fraction, one_of, positive_int, whole_number
 from .arrays import sensor_size
 from .downloads import converted
 from .readers import FORMATS, open_recording
@@ -112,7 +112,7 @@ class EventFolder(Dataset):
             )
         self.transform, self.target_transform = transform, target_transform
 
-        self.root = converted(Path(root), layout)
+        self.root = converted(as_path("root", root), layout)
         folder, known, rule = LAYOUTS[layout]
         if not folder and (self.root / "train").is_dir():
             folder = "{split}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..checks import as_path
 from ..files import replacing
 from .arrays import Events
 from .damage import explained
@@ -62,12 +63,12 @@ def index_recording(path: str | Path, folder: str | Path, size: tuple[int, int] 
     Raises:
         ValueError: the recording cannot be read, has events outside the sensor, or cannot be copied.
     """
-    path = Path(path)
+    path, folder = as_path("path", path), as_path("folder", folder)
     if not path.is_file():
         raise ValueError(f"there is no event file {path}.")
     state = path.stat()
     stamp = f"{path.resolve()} {state.st_size} {state.st_mtime_ns}{size or ''}"
-    copy = Path(folder) / f"{path.stem}-{hashlib.sha256(stamp.encode()).hexdigest()[:12]}.h5"
+    copy = folder / f"{path.stem}-{hashlib.sha256(stamp.encode()).hexdigest()[:12]}.h5"
     if not copy.is_file():
         recording = open_recording(path, size)
         try:

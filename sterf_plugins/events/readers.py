@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..checks import as_path
 from .arrays import Events, check_shapes, sensor_size
 from .damage import explained, unreadable
 from .faery_formats import FAERY, by_faery
@@ -43,7 +44,7 @@ def open_recording(path: str | Path, size: tuple[int, int] | None = None) -> Rec
         TypeError, ValueError: the file is missing, of an unknown format, damaged, or lacks a column; ``size`` is no size.
         ImportError: a package is missing; the message names the pip command.
     """
-    path, size = Path(path), None if size is None else sensor_size(size)
+    path, size = as_path("path", path), None if size is None else sensor_size(size)
     if path.suffix.lower() not in FORMATS:
         raise ValueError(f"{path} ends with none of {', '.join(FORMATS)}; these formats can be read.")
     if not path.is_file():

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..checks import entries, require, whole_number
+from ..checks import as_path, entries, require, whole_number
 from ..files import replacing
 from .arrays import Events, check_events, sensor_size
 from .recording import Frame
@@ -39,7 +39,7 @@ def write_recording(
             outside the sensor, or the format does not hold them.
         ImportError: a package is missing; the message names the pip command.
     """
-    path, frames, size = Path(path), list(entries("frames", frames)), sensor_size(size)
+    path, frames, size = as_path("path", path), list(entries("frames", frames)), sensor_size(size)
     suffix = path.suffix.lower()
     if suffix not in FORMATS:
         raise ValueError(f"{path} ends with none of {', '.join(FORMATS)}; these formats can be written.")

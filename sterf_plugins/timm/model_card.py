@@ -9,6 +9,7 @@ from huggingface_hub import ModelCardData
 from torch import Tensor, nn
 
 from ..activity import FiringRates, count_operations, silence
+from ..checks import as_path
 from ..erf import ERFResult, compute_erf
 from ..erf.figures.wording import measured
 from ..files import replacing
@@ -55,7 +56,7 @@ def write_model_card(
         raise TypeError(
             f"`model` is a {type(model).__name__}, which timm has not made; give what timm.create_model(NAME) returns."
         )
-    folder = Path(folder)
+    folder = as_path("folder", folder)
     folder.mkdir(parents=True, exist_ok=True)
     config: Any = model.pretrained_cfg
     names = [point["module"] for point in model.feature_info] if layers is None else layers  # type: ignore[union-attr]

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..checks import as_path
 from ..files import lines_of, replacing, settings_in
 from .box_metrics import Curves, curves
 from .sequences import LAYOUTS, read_absent, read_boxes, sequence_folders
@@ -60,7 +61,7 @@ def evaluate(
         ValueError: the folder or a sequence is missing, a file cannot be read or used under the protocol, or all files have two
             corners for x, y, w, h, or shares of the image for pixels.
     """
-    folder = Path(folder)
+    folder = as_path("folder", folder)
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder of results; it must have a file NAME.txt for each sequence.")
     missing = [name for name in labels if not (folder / f"{name}.txt").is_file()]

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..checks import one_of
+from ..checks import as_path, one_of
 from ..events.arrays import are_pixels
 from ..events.gtp import STEPS
 from ..files import lines_of, replacing, settings_in, text_of
@@ -163,7 +163,7 @@ def sequence_folders(
     one_of("layout", layout, LAYOUTS)
     one_of("split", split, SPLITS)
     labels, _ = LAYOUTS[layout]
-    folder = Path(root) / split
+    folder = as_path("data_root", root) / split
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder; a data set of layout {layout!r} has {root}/train and {root}/test.")
     wanted = _names(folder, split, labels, names)

@@ -8,7 +8,10 @@ import pytest
 import torch
 
 from sterf_plugins import events as E
+from sterf_plugins.erf import compute_erf
 from sterf_plugins.stems import ConvStem, TemporalMemory
+from sterf_plugins.tracking.results import evaluate
+from sterf_plugins.tracking.sequences import find_sequences
 
 EVENTS, SIZE = E.Events.of([0, 1, 2], [0, 1, 2], [0, 1, 2], [0, 1, 0]), (4, 4)
 VIDEO, LABELS = torch.zeros(2, 2, 4, 4), torch.zeros(2, 1, 2)
@@ -45,6 +48,20 @@ def test_large_amounts_are_white():
         (lambda: ConvStem(3, 0), "`embed_dim` is 0"),
         (lambda: ConvStem(3, 8, stride=0), "`stride` is 0"),
         (lambda: TemporalMemory(3), "`module` is 3"),
+        *(
+            (call, rf"`{name}` is 3 \(int\); it must be a path")
+            for name, call in {
+                "root": lambda: E.EventFolder(3),
+                "path": lambda: E.open_recording(3),
+                "data_root": lambda: find_sequences(3, "fe108", "test", 1),
+                "folder": lambda: evaluate(3, {}),
+                "state": lambda: compute_erf(
+                    torch.nn.Sequential(torch.nn.Flatten(2)), torch.rand(1, 3, 8, 8), ["0"], state=3
+                ),
+            }.items()
+        ),
+        (lambda: E.write_recording(3, EVENTS, SIZE), "`path` is 3"),
+        (lambda: E.Events.of([0, 1, 2], [0] * 3, [0] * 3, [-1, 1, 0]), "event 2 has p=0 beside others with p=-1"),
     ],
 )
 def test_wrong_arguments(call, message, tmp_path, monkeypatch):

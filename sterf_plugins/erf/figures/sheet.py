@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...checks import as_path
 from ...files import replacing
 
 if TYPE_CHECKING:
@@ -218,12 +219,13 @@ def write(figure: "Figure", path: str | os.PathLike) -> Path:
     """
     from matplotlib import rc_context
 
-    if Path(path).suffix.lower().lstrip(".") not in figure.canvas.get_supported_filetypes():
+    path = as_path("path", path)
+    if path.suffix.lower().lstrip(".") not in figure.canvas.get_supported_filetypes():
         raise ValueError(f"{path} does not end as a picture that can be written; give a .png, .pdf or .svg file.")
     _lay_out(figure)
     with replacing(path) as partial, rc_context(_STYLE):
         figure.savefig(partial, dpi=RESOLUTION)
-    return Path(path)
+    return path
 
 
 def pixels(figure: "Figure", resolution: int = RESOLUTION) -> np.ndarray:

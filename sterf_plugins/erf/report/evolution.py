@@ -3,11 +3,11 @@
 import os
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ...checks import as_path
 from ...files import replacing
 from ..figures.plot import draw_maps
 from ..figures.sheet import pixels, write
@@ -30,7 +30,7 @@ def write_evolution(results: Mapping[int, ERFResult], folder: str | os.PathLike)
     """
     from PIL import Image
 
-    folder = Path(folder)
+    folder = as_path("folder", folder)
     layers = list(results.values())[-1].layers
     alike = {f"step {step}": result for step, result in results.items() if result.layers == layers}
     figure = draw_maps(rows(alike))

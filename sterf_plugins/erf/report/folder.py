@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...checks import one_of
+from ...checks import as_path, one_of
 from ...files import replacing, write_csv
 from ..compare import Comparison
 from ..field_checks.field_check import FieldCheck
@@ -121,7 +121,7 @@ def write_report(
         one_of("vector", vector, VECTORS)
     if not results:
         raise ValueError("`results` is empty; give at least one result.")
-    folder = Path(folder)
+    folder = as_path("folder", folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_csv(folder / "numbers.csv", [{"model": label, **row} for label, r in results.items() for row in r.rows()])
     if sweeps:

@@ -9,7 +9,7 @@ from typing import Any
 from mmdet.datasets import BaseDetDataset
 from tqdm import tqdm
 
-from ...checks import entries, finite_number, one_of, positive_int, whole_number
+from ...checks import as_path, entries, finite_number, one_of, positive_int, whole_number
 from ...events.arrays import sensor_size
 from ...events.random_access import IndexedRecording, index_recording
 from ...files import lines_of
@@ -70,7 +70,7 @@ class EventDetDataset(BaseDetDataset):
         ignored = entries("ignored_class_ids", ignored_class_ids)
         self.time_unit, self.ignored_class_ids = time_unit, [whole_number("ignored_class_ids", i) for i in ignored]
         self.sensor = None if sensor is None else sensor_size(sensor, "sensor")
-        self.cache = cache
+        self.cache = None if cache is None else as_path("cache", cache)
         prefix = options.get("data_prefix", {})
         if len(args) < 4 and not (isinstance(prefix, Mapping) and "img" in prefix):  # the fourth is `data_prefix`
             raise ValueError(
