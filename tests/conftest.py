@@ -36,7 +36,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list) -> None:
-    """Run the files with slow tests first, so that no process is left alone with one at the end."""
+    """Run the files with slow tests first, so that no process is left alone with one at the end.
+
+    What starts a process of its own is slow, whatever it does there.
+    """
+    for item in items:
+        if {"forked", "installed", "distributions"} & {*item.fixturenames}:
+            item.add_marker("slow")
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
     if config.getoption("--sample"):

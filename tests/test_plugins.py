@@ -285,6 +285,7 @@ def test_a_config_is_measured_by_its_backbone():
         (["run", "get_flop"], "sterf run get_flop: error: mmdet and mmseg have no tool 'get_flop'; near: get_flops"),
     ],
 )
+@pytest.mark.slow
 def test_a_wrong_command_ends_in_a_line_that_says_what_is_meant(command, tmp_path, arguments, message):
     """Without the list of all options, and with the words that the user typed."""
     result = command(*arguments, cwd=tmp_path)

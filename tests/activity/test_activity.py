@@ -76,6 +76,7 @@ def test_a_covariant_convolution_counts_as_the_folded_one():
     assert count_operations(conv, x).total == folded and folded.macs == folded.dense > 0
 
 
+@pytest.mark.slow
 def test_what_is_compiled_is_counted():
     model, x = two_layers(), torch.randn(2, 1, 4, 4)
     with FiringRates(model) as expected:

@@ -74,6 +74,7 @@ def test_the_tool_lists_what_it_could_not_count(forked, tmp_path):
     assert "heads" not in result.stdout
 
 
+@pytest.mark.slow
 def test_the_tool_says_that_heads_are_left_out(forked, tmp_path):
     """As of a detector, whose heads need more than images."""
     (tmp_path / "two_parts.py").write_text(

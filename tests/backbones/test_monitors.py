@@ -42,6 +42,7 @@ def called(model, kind):
 @pytest.mark.parametrize("kind", [BaseNode, (StatelessNode, IntegerSpike), nn.Module])
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.sweep
+@pytest.mark.slow
 def test_all_monitors_see_the_same_modules(name, kind, frozen):
     model = NETWORKS[name]().eval().requires_grad_(not frozen)
     monitors = [m(model, kind, lambda value: None) for m in MONITORS]

@@ -50,6 +50,7 @@ def assert_same(ours, theirs):
 @pytest.mark.parametrize("flag", ["memory_efficient", "grad_checkpointing"])
 @pytest.mark.parametrize("layout", ["raster", "channel"])
 @pytest.mark.parametrize("mixer", ["conv", "mlpixer", "srb"])
+@pytest.mark.slow
 def test_gradients_and_statistics_are_those_of_the_plain_pass(mixer, layout, flag):
     torch.manual_seed(0)
     model = SDTV3("nano", mixer, layout=layout, norm_hidden=True, drop_rate=0.1)
@@ -97,6 +98,7 @@ def _maps(outputs):
     return outputs if isinstance(outputs, tuple) else (outputs,)
 
 
+@pytest.mark.slow
 def test_half_precision():
     torch.manual_seed(0)
     model, x = SDTV3("nano", "srb", norm_hidden=True), torch.randn(2, 3, 64, 64)

@@ -61,6 +61,7 @@ def test_any_size_is_accepted_and_strides_are_true(mixer):
 @pytest.mark.parametrize("layout", ["raster", "channel"])
 @pytest.mark.parametrize("mixer", MIXERS)
 @pytest.mark.sweep
+@pytest.mark.slow
 def test_gradient_of_one_sample_is_the_same_in_a_batch(mixer, layout, train):
     """PyTorch's CPU BatchNorm is wrong at batch 1 for these gradients; ours must not be.
 
@@ -124,6 +125,7 @@ def test_checkpointing_changes_nothing():
 
 
 @pytest.mark.parametrize("kind", ["momentum", "cumulative", "sync"])
+@pytest.mark.slow
 def test_checkpointing_counts_images_once(kind):
     torch.manual_seed(0)
     model, x = SDTV3(NANO, "srb", norm_hidden=True).train(), torch.randn(2, 3, 64, 64)

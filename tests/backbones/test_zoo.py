@@ -73,6 +73,7 @@ def test_published_parameter_counts(build, published, dead):
 
 
 @pytest.mark.parametrize("name", SMALL)
+@pytest.mark.slow
 def test_images_are_held_and_event_frames_bring_their_time(name):
     model = alive(SMALL[name]())
     x = torch.randn(2, 3, 64, 96)
@@ -109,6 +110,7 @@ def test_stateless_alive_in_eval_and_trainable(name):
 
 
 @pytest.mark.parametrize("name", SMALL)
+@pytest.mark.slow
 def test_the_backbone_contract(name):
     check_backbone(SMALL[name])
 
@@ -151,6 +153,7 @@ NAMES = [
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.slow
 def test_timm_configuration(name):
     with torch.device("meta"):
         model = timm.create_model(name)

@@ -226,6 +226,7 @@ def test_the_tool_takes_them_too(convert, tmp_path):
     assert refused.returncode == 2 and "with LIF neurons" in refused.stderr
 
 
+@pytest.mark.slow
 def test_levels_and_layout_go_along(convert, golden, tmp_path):
     """The given options are compared where the file is loaded, by the tools or in Python."""
     torch.save(dict(model=published(golden, "bb_det_mlpixer_t8")), tmp_path / "a.pth")
@@ -332,6 +333,7 @@ def test_checkpoints_of_numpy_1_are_read(tmp_path):
         assert np.array_equal(meta["mean"], arrays["mean"]) and meta["best"] == 0.25
 
 
+@pytest.mark.slow
 def test_pretrained_of_the_mmengine_backbone(golden, tmp_path):
     sterf_plugins.setup()
     from mmengine.registry import MODELS

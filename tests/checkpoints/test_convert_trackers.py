@@ -185,6 +185,7 @@ def test_weights_of_another_variant_are_refused(authors, tmp_path):
         ("4x1_srb_raster", "SDTrack-tiny-4x1", [], "has srb mixers: give --layout raster"),
     ],
 )
+@pytest.mark.slow
 def test_mistakes(forked, authors, tmp_path, name, config, options, message):
     source = authors(tmp_path / "a.pth.tar", name, config)
     done = forked(TOOL, source, tmp_path / "ours.pth", *options)

@@ -71,6 +71,7 @@ def trained(build, **options) -> nn.Module:
 @pytest.mark.parametrize("wrapped", ["", "backbone.", "module.", "module.backbone.", "_orig_mod.module."])
 @pytest.mark.parametrize("kind", OPTIONS)
 @pytest.mark.sweep
+@pytest.mark.slow
 def test_mmengine_backbones_load_what_they_saved(tmp_path, kind, wrapped):
     options = dict(arch=ARCH, **OPTIONS[kind])
     model = trained(SDTV3, **options)
@@ -170,6 +171,7 @@ def test_init_cfg_tells_of_other_settings(tmp_path, settings, prefix):
     assert len({str(warning.message) for warning in told}) == 1
 
 
+@pytest.mark.slow
 def test_images_of_another_normalisation_are_told(tmp_path, capsys):
     """Of timm's trainings, and of mmengine's, whose files have the config's text."""
     path = str(tmp_path / "last.pth.tar")
@@ -209,6 +211,7 @@ def averaged(path, model) -> str:
     return str(path)
 
 
+@pytest.mark.slow
 def test_averaged_weights_are_told(tmp_path, capsys):
     """The tools and ``init_cfg`` take the others, as timm's validate.py does; ``checkpoint_path`` takes averages, as timm does."""
     model = timm.create_model("sdtv3_nano")
@@ -277,6 +280,7 @@ def test_init_cfg_of_timm_backbones_refuses_entries_without_a_place(tmp_path):
 
 @pytest.mark.parametrize("prefix", [None, "backbone."])
 @pytest.mark.parametrize("wrapped", ["", "module.", "_orig_mod."])
+@pytest.mark.slow
 def test_mmengine_reads_wrapped_models_through_every_option(tmp_path, wrapped, prefix):
     stock = dict(type="sterf_plugins.TIMMBackbone", model_name="resnet18")
     model = MODELS.build(stock)
@@ -320,6 +324,7 @@ class ForgetfulStem(Shift):
         return super().forward(self.scale * x.abs().sqrt()) * self.scale
 
 
+@pytest.mark.slow
 def test_the_checks_of_plugins_save_and_load():
     check_mixer(Gate)
     with pytest.raises(AssertionError, match="a backbone with this mixer that loads a checkpoint gives other features"):

@@ -92,6 +92,7 @@ TOOL_THAT_PRINTS = "from sterf_plugins.cli import console; console.run_tool(lamb
 
 
 @pytest.mark.parametrize("words", [["-c", TOOL_THAT_PRINTS], ["-m", "sterf_plugins", "configs"]])
+@pytest.mark.slow
 def test_a_tool_whose_output_nobody_reads_ends_without_a_word(words):
     """As behind ``| head``."""
     process = subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -100,6 +101,7 @@ def test_a_tool_whose_output_nobody_reads_ends_without_a_word(words):
     process.stderr.close()
 
 
+@pytest.mark.slow
 def test_what_an_interrupted_tool_says_of_going_on_is_an_option_that_it_has():
     for tool in Path(__file__).parents[2].glob("tools/**/*.py"):
         known = argparse.ArgumentParser(add_help=False)

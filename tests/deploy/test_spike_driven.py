@@ -31,6 +31,7 @@ def test_spike_driven_inference_gives_the_same_numbers(name, levels):
 
 
 @pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.slow
 def test_in_single_precision_too(name):
     model = trained(**VARIANTS[name])
     x = torch.randn(1, 3, 32, 32)
@@ -38,6 +39,7 @@ def test_in_single_precision_too(name):
 
 
 @pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.slow
 def test_every_weight_layer_but_the_first_sees_zeros_and_ones(name):
     model = to_spike_driven(trained(7, **VARIANTS[name]))
     seen = {}

@@ -97,6 +97,7 @@ def test_reductions():
     assert values == {"abs": 1.5, "signed": -0.5, "square": 2.5, "relu": 0.5}
 
 
+@pytest.mark.slow
 def test_mean_over_inputs_does_not_depend_on_batches():
     torch.manual_seed(0)
     model = SDTV3(NANO, "srb")

@@ -28,6 +28,7 @@ def test_standard_errors_are_those_of_the_mean():
     assert np.isnan(single.spatial_error["0"]).all() and np.isnan(single.numbers("0")["r50"].error)
 
 
+@pytest.mark.slow
 def test_errors_of_numbers_shrink_with_the_inputs():
     torch.manual_seed(0)
     model = SDTV3(NANO, "conv")

@@ -174,6 +174,7 @@ def test_models_with_many_and_with_few_layers_take_few_rows():
     assert [ax.axison for ax in sheet.grid.flat].count(False) == 4
 
 
+@pytest.mark.slow
 def test_long_names_are_shortened_at_their_beginning():
     model = nn.Sequential(*(nn.Sequential(nn.Identity()) for _ in range(5)))
     model = nn.ModuleDict({"a_backbone_with_a_long_name": model})
@@ -426,6 +427,7 @@ def test_narrow_pages_have_fewer_panels_in_a_row():
     assert not any(box.overlaps(ax.bbox) for box in titles for ax in panels)
 
 
+@pytest.mark.slow
 def test_no_legend_is_wider_than_its_figure(result, timed):
     """A single panel is narrow, and four lines have long names."""
     one = computed(layers=["2"])
@@ -441,6 +443,7 @@ def test_no_legend_is_wider_than_its_figure(result, timed):
 
 
 @pytest.mark.parametrize("page", [WIDTH, NARROW])
+@pytest.mark.slow
 def test_figures_end_with_what_they_show(result, page):
     """Nothing is cut at an edge, the names of rows neither, and there is no blank at the top."""
     two = {"a model": result, "another model": computed(layers=["0"])}

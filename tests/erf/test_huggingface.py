@@ -88,6 +88,7 @@ def test_networks_that_mix_all_places_are_not_refused_by_chance(kind, seed):
         ("Swinv2Model", "Swinv2Config", SWIN, [8, 16, 8, 8]),
     ],
 )  # fmt: skip
+@pytest.mark.slow
 def test_stages_are_the_default(cls, config, options, sizes):
     """Stages of Swin give two maps, those of SwinV2 one behind and one before the downsampling."""
     model = build(getattr(tf, cls), getattr(tf, config), **options)

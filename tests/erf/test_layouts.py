@@ -251,6 +251,7 @@ def test_a_cube_that_nothing_tells_apart_is_an_error():
 # --- grids that the model's convolutions tell -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_both_branches_of_crossvit():
     """The second branch gets the images in 224x224, in patches of 16: 14x14 tokens, no grid of 240x240."""
     torch.manual_seed(0)
@@ -361,6 +362,7 @@ def test_a_dataclass_is_an_output():
         ("mvitv2_tiny", None, [f"stages.{i}[0]" for i in range(4)]),  # whose `feature_info` names what is not there
     ],
 )
+@pytest.mark.slow
 def test_levels_of_timm_models_are_the_default_in_extractors_too(name, options, levels):
     options = {} if options is None else dict(features_only=True, **options)
     assert compute_erf(timm.create_model(name, **options), torch.randn(1, 3, 64, 64), calibrate=False).layers == levels

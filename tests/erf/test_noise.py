@@ -188,6 +188,7 @@ def test_rounding_noise_that_was_asked_for_is_marked():
     assert compute_erf(model, x, "stages.0").warnings == []
 
 
+@pytest.mark.slow
 def test_signed_maps_that_are_noise_are_marked(tmp_path):
     """The gradient of a square has either sign, as often as the other, and that of a convolution is the same for all inputs."""
 

@@ -139,6 +139,7 @@ def test_a_field_that_only_a_surrogate_has_is_found_out(local):
         assert not check.map("1", "live").any()
 
 
+@pytest.mark.slow
 def test_flipped_spikes_agree_with_brute_force():
     torch.manual_seed(0)
     model = SpikingCNN(depth=2, channels=3, in_chans=2, neuron="lif", mean=0.1, std=0.6)
@@ -172,6 +173,7 @@ def test_options_without_a_meaning(function, options, message):
         function(linear(), IMAGES, "2", cells=4, **options)
 
 
+@pytest.mark.slow
 def test_a_negative_seed_is_a_seed():
     a, b = (check_field(linear(), IMAGES, "2", by=0.3, cells=4, seed=seed).map("2", "change") for seed in (-1, -2))
     assert not np.array_equal(a, b)

@@ -104,6 +104,7 @@ T_CASES = ["ifnode_p102", "lifnode_p101", "lifnode_p135", "plif_p103", "izh_p105
 
 
 @pytest.mark.parametrize("name", T_CASES)
+@pytest.mark.slow
 def test_temporal_fields_with_one_neuron_per_layer(golden, name):
     case, arrays, state = golden.case(f"terf_{name}")
     model = chain(case, state)

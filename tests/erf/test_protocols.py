@@ -287,6 +287,7 @@ def photographs(tmp_path_factory):
         ("vit_tiny_patch16_224", dict(depth=2, embed_dim=48, num_heads=2), "blocks.1"),  # an even grid: 14 x 14
     ],
 )
+@pytest.mark.slow
 def test_openerf_is_the_package_openerf(name, options, layer, photographs):
     openerf = pytest.importorskip("openerf", reason="the package openerf is a development extra: pip install '.[dev]'")
     import timm

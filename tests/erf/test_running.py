@@ -81,6 +81,7 @@ def test_the_state_of_another_grid_or_of_other_statistics_is_not_continued(tmp_p
 
 
 @pytest.mark.parametrize("aggregate", ["mean", "median"])
+@pytest.mark.slow
 def test_processes_share_the_inputs(aggregate):
     x, kept = torch.randn(7, 3, 32, 32), []
     model = calibrate(SDTV3(NANO, "srb"), x)

@@ -48,6 +48,7 @@ def test_only_norms_with_initial_statistics_are_calibrated_unless_all_are_asked_
         compute_erf(model, IMAGES, "4", calibrate="yes")
 
 
+@pytest.mark.slow
 def test_one_input_and_a_stream_of_inputs_are_enough_for_statistics():
     model = network()
     assert compute_erf(model, IMAGES[:1], LAYERS).info["calibrated"]["inputs"] == 1
@@ -80,6 +81,7 @@ def test_of_several_outputs_each_has_the_spike_layers_that_lead_to_it():
     assert result.numbers("0[0]")["silent_units"].value == 0 and result.numbers("0[1]")["silent_units"].value == 0.5
 
 
+@pytest.mark.slow
 def test_silent_layers_on_the_way_are_marked(tmp_path):
     live, released = (compute_erf(network(norm_hidden=norm), IMAGES, LAYERS) for norm in (True, False))
     assert live.warnings == [] and not live.doubtful("stages.0")
@@ -112,6 +114,7 @@ def test_saturated_layers_on_the_way_are_marked():
     assert "1 saturated (1)" in result.warnings[0]
 
 
+@pytest.mark.slow
 def test_shares_of_several_processes_and_of_resumed_runs_add_up(tmp_path):
     model = calibrate(network(), IMAGES)
     whole = compute_erf(model, IMAGES, LAYERS, batch_size=2)
@@ -171,6 +174,7 @@ NEURONS = {
 
 
 @pytest.mark.parametrize("name", NEURONS)
+@pytest.mark.slow
 def test_neurons_of_other_libraries_that_never_fire_are_marked(name):
     snntorch = pytest.importorskip("snntorch", reason="snntorch is part of the extra `dev`")
     norse = pytest.importorskip("norse.torch", reason="norse is part of the extra `dev`")

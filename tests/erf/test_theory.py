@@ -317,6 +317,7 @@ class Attention(nn.Module):
         return self.out(y.mT.unflatten(2, x.shape[2:]))
 
 
+@pytest.mark.slow
 def test_attention_sees_what_its_mask_allows_and_silent_spikes_hide_nothing():
     spiking = theoretical_rf(Attention(True), (64, 64), "out")["out"]
     assert spiking.size == (inf, inf) and spiking.area == 1
@@ -445,6 +446,7 @@ class Sampled(nn.Module):
 @pytest.mark.parametrize(
     ("kind", "size"), [("deformable", np.inf), ("grid", np.inf), ("order", np.inf), ("fixed grid", 5)]
 )
+@pytest.mark.slow
 def test_places_that_are_computed_from_the_image_may_be_anywhere(kind, size):
     """Those of one image alone were in the field: that of another image could be larger."""
     torch.manual_seed(0)

@@ -34,6 +34,7 @@ def test_an_edge_fires_behind_and_ahead():
     assert total.min() > 0.8 * total.max()
 
 
+@pytest.mark.slow
 def test_faster_shapes_fire_more_and_density_thins():
     def rate(translate, **options):
         motion = Motion(translate=translate, size=20)

@@ -379,6 +379,7 @@ def test_versions_of_prophesee_files(events, tmp_path):
     assert not open_recording(tmp_path / "c.csv").events().number
 
 
+@pytest.mark.slow
 def test_damaged_copies_and_files_are_named(events, tmp_path):
     """Whichever byte of an HDF5 file is wrong, the error is one line with its name, and not h5py's own."""
     path = write_recording(tmp_path / "a.h5", events, (48, 64))

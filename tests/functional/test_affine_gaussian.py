@@ -125,6 +125,7 @@ def test_steerability(sigma, ratio, phi, theta):
 
 
 @pytest.mark.parametrize("method", ag.DISCRETIZATIONS)
+@pytest.mark.slow
 def test_gradients_of_the_kernels(method):
     f = frame(1.6, 1.1, 0.4).requires_grad_()
     assert torch.autograd.gradcheck(lambda f: ag.affine_kernels(f, [(0, 0), (1, 0), (1, 1), (0, 2)], 4, method), f)

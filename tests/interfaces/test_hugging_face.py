@@ -114,6 +114,7 @@ def test_a_card_is_of_a_model_that_timm_made(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_the_card_of_a_network_without_spikes_has_no_firing_rates(tmp_path):
     model = timm.create_model("covrf_resnet18", num_classes=2)
     text = write_model_card(tmp_path, model, torch.randn(1, 3, 32, 32), repo_id="me/r").read_text()

@@ -27,6 +27,7 @@ def stem_of(model):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize(("base", "stock"), [("mmdet", DetResNet), ("mmseg", SegResNet)])
+@pytest.mark.slow
 def test_variants(variant, base, stock):
     options = dict(VARIANTS[variant], depth=18, norm_cfg=dict(type="BN"))
     model = MODELS.build(dict(options, type="sterf_plugins.CovariantStemResNet", base=base))
@@ -53,6 +54,7 @@ def test_freezing_leaves_the_stem_alone_unless_asked(variant):
 
 @pytest.mark.parametrize("init", ["rf", "rf-free"])
 @pytest.mark.parametrize("variant", ["plain", "V1c"])
+@pytest.mark.slow
 def test_pretrained_weights_load_into_all_but_the_stem(tmp_path, variant, init):
     options = VARIANTS[variant]
     stock = DetResNet(18, norm_cfg=dict(type="BN"), **options)

@@ -56,6 +56,7 @@ def interface(name: str):
         (BISENET, [(256, 8, 32), (128, 8, 32), (128, 16, 32)]),
     ],
 )
+@pytest.mark.slow
 def test_what_a_stock_backbone_gives_is_read_from_it(name, levels):
     found = interface(name)
     assert [(level.channels, level.stride, level.depth) for level in found.levels] == levels
@@ -241,6 +242,7 @@ def test_a_semi_supervised_detector_has_its_backbone_inside():
     assert config.model.detector.backbone.type == "sterf_plugins.TIMMBackbone"
 
 
+@pytest.mark.slow
 def test_strides_that_stand_elsewhere_are_replaced_too():
     """They are defaults of the head's class, or of a tracker's head beside the detector."""
     config = load_config("mmdet::vfnet/vfnet_r50_fpn_1x_coco.py")

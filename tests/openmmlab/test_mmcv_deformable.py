@@ -112,6 +112,7 @@ GEOMETRIES = {
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES)
+@pytest.mark.slow
 def test_deformable_convolutions_follow_their_definition(geometry):
     x, offset, mask, weight, bias = deformable_inputs(geometry)
     y = mmcv.ops.modulated_deform_conv2d(x, offset, mask, weight, bias, *geometry[1:])

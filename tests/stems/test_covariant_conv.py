@@ -328,6 +328,7 @@ def test_export():
         torch.testing.assert_close(exported(x), module(x), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_stem_contract():
     check_stem("covariant")
     for init in ("rf-free", "uniform"):

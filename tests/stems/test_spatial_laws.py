@@ -69,6 +69,7 @@ IDENTITY = torch.eye(2, dtype=torch.float64)
 @pytest.mark.parametrize("name", GRID_MAPS)
 @settings(max_examples=12, deadline=None)
 @given(field=fields)
+@pytest.mark.slow
 def test_maps_of_the_grid(name, field):
     matrix = torch.tensor(GRID_MAPS[name], dtype=torch.float64)
     bank = bank_of(*field)

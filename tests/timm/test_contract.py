@@ -65,6 +65,7 @@ def test_hidden_spikes_fire_but_for_the_released_form(name):
 
 
 @pytest.mark.parametrize("name", SMALL)
+@pytest.mark.slow
 def test_forward_backward_and_statelessness(name):
     model, x = live(create(name, num_classes=10)), images()
     first = model(x)

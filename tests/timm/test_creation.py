@@ -56,6 +56,7 @@ def test_every_model_is_built_on_the_meta_device(any_name):
 
 @pytest.mark.usefixtures("shallow")
 @pytest.mark.sweep
+@pytest.mark.slow
 def test_every_model_takes_other_channels(any_name):
     model = timm.create_model(any_name, in_chans=2, device="meta")
     assert model.in_chans == 2 and model(torch.empty(1, 2, 64, 64, device="meta")).shape == (1, 1000)

@@ -93,6 +93,7 @@ def test_the_highest_cell_is_that_of_the_score():
     assert highest_cell(net, **pair).tolist() == [list(divmod(int(one.argmax()), 8)) for one in score]
 
 
+@pytest.mark.slow
 def test_the_target_is_a_place_of_the_search_region_alone():
     net, pair = tracker("1x4")
     result = compute_erf(net, pair, LAYERS[2:], calibrate=False, **field_options(net, Z, S))

@@ -125,6 +125,7 @@ def test_images_become_time_steps(data, dataset):
         wrong(batch)
 
 
+@pytest.mark.slow
 def test_two_workers_give_the_same_images(data, dataset):
     from mmengine.dataset import pseudo_collate
     from torch.utils.data import DataLoader
