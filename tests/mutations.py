@@ -119,7 +119,7 @@ def main() -> int:
             if original.count(old) != 1:
                 raise SystemExit(f"{name}: {old!r} is there {original.count(old)} times; mend the list of mutations")
             path.write_text(original.replace(old, new))
-            command = [sys.executable, "-m", "pytest", "-qx", "-p", "no:cacheprovider", *tests.split()]
+            command = [sys.executable, "-m", "pytest", "-qx", "--sample", "-p", "no:cacheprovider", *tests.split()]
             start = time.perf_counter()
             done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
             path.write_text(original)

@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from conftest import golden_folder
+from golden_arrays import golden_folder
 
 from sterf_plugins.checkpoints.sd_track import convert_tracker
 from sterf_plugins.tracking.sd_track import SDTrack
