@@ -292,6 +292,55 @@ def test_a_check_is_written_and_read(tmp_path):
         ERFResult.load(tmp_path / "check.npz")
 
 
+class Turned(nn.Module):
+    """Tokens in the order of columns, not of rows."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches, self.tokens = nn.Conv2d(3, 8, 4, stride=4).double(), nn.Linear(8, 8).double()
+
+    def forward(self, x):
+        return self.tokens(self.patches(x).transpose(2, 3).flatten(2).transpose(1, 2))
+
+
+class Trained(nn.Sequential):
+    """A BatchNorm that the forward pass itself puts into training mode."""
+
+    def __init__(self):
+        super().__init__(nn.Conv2d(3, 2, 3).double(), nn.BatchNorm2d(2).double())
+
+    def forward(self, x):
+        self[1].train()
+        return super().forward(x)
+
+
+@pytest.mark.parametrize(
+    ("model", "layer", "message"),
+    [
+        (Turned(), "tokens", "changes elsewhere than the input does"),
+        (Trained(), "1", "takes mean and variance from all inputs of a pass"),
+    ],
+)
+def test_what_has_no_field_for_compute_erf_has_no_check(model, layer, message):
+    images = torch.randn(3, 3, 32, 48, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for function, options in ((compute_erf, {}), (check_field, dict(cells=2))):
+        with pytest.raises(ValueError, match=message):
+            function(model, images, layer, **options)
+    if isinstance(model, Trained):
+        check = check_field(model, images, layer, cells=2, batch_size=1)
+        assert check.map(layer, "change").all()
+
+
+def test_a_layer_without_a_gradient_is_warned_of():
+    class Rounded(nn.Conv2d):
+        def forward(self, x):
+            return super().forward(x).round()
+
+    check = check_field(nn.Sequential(Rounded(3, 4, 3)).double(), 9 * IMAGES, "0", cells=2)
+    assert check.map("0", "change").any() and not check.map("0", "field").any()
+    assert check.warnings == ["0: its gradient is zero for all inputs, so that there is no field to compare."]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -308,6 +357,7 @@ def test_a_check_is_written_and_read(tmp_path):
         (dict(inputs=(IMAGES * 9).byte()), "patches are changed in floating-point images"),
         (dict(inputs=[IMAGES, torch.full_like(IMAGES, torch.nan)]), "NaN"),
         (dict(inputs=[IMAGES, IMAGES[..., :8]]), "differ in shape"),
+        (dict(inputs=IMAGES.to("meta")), "`inputs` are on the device 'meta'"),
     ],
 )
 def test_errors_say_what_to_do(options, message):

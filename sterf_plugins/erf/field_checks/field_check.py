@@ -96,15 +96,17 @@ class FieldCheck:
     def warnings(self) -> list[str]:
         """One line for each layer whose field does not show what the network does.
 
-        These are layers that nothing changes; fields with a tenth of their mass or more where nothing changes; and those
-        whose rank correlation with the changes is below a half, by more than two standard errors, with a word about the
-        changes where they are no more alike themselves (``reliability``).
+        These are layers without a gradient, and layers that nothing changes; fields with a tenth of their mass or more where
+        nothing changes; and those whose rank correlation with the changes is below a half, by more than two standard errors,
+        with a word about the changes where they are no more alike themselves (``reliability``).
         """
         lines = [f"{layer}: no field. {reason}" for layer, reason in self.info.get("failed", {}).items()]
         for layer in self.layers if "change" in self.kinds else []:
             numbers = self.numbers(layer)
             rank, unchanged = numbers["rank"], numbers["unchanged"].value
-            if not self.map(layer, "change").any():
+            if not self.map(layer, "field").any():
+                lines.append(f"{layer}: its gradient is zero for all inputs, so that there is no field to compare.")
+            elif not self.map(layer, "change").any():
                 lines.append(
                     f"{layer}: no change of any patch changes it; its field is the surrogate gradient's alone."
                 )

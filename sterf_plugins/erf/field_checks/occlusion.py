@@ -28,7 +28,7 @@ from ..outputs.geometry import Grid
 from ..outputs.layouts import Layout
 from ..outputs.selection import Position, check_calls, check_channels, check_choices, check_position
 from ..outputs.targets import match_layers, unwrapped
-from ..passes.preparation import device_of, find_targets
+from ..passes.preparation import check_axes, check_values, device_of, find_targets
 from ..passes.single import mixes_inputs
 from ..passes.starts import Settings
 from ..passes.units import Units, ready, stopped
@@ -114,9 +114,12 @@ def check_field(
     given = None if channels is None else check_channels(channels)
     _, protocols = choose(protocol, reduce=None, channels=given, kinds="spatial", position=position)
     settings = Settings(("spatial",), places, protocols, "sum", None, calls, seed)
-    sample, stream = peek(batches(inputs, Reading.of(wrt, axes, steps, forward)), CALIBRATION)
+    reading = Reading.of(wrt, axes, steps, forward)
+    sample, stream = peek(batches(inputs, reading), CALIBRATION)
     if sample is None:
         raise ValueError("`inputs` is empty; give at least one image.")
+    check_axes(model, sample, reading.axes)
+    check_values(sample)
     perturbation = Perturbation(by, image_of(sample), cells, budget, seed)
     norms = norms_to_calibrate(model, calibrate)
     with (
@@ -156,8 +159,7 @@ def _maps_of_all(
 
     for batch in sizer.regroup(stream):
         check_shapes(sample.shapes(), batch.shapes())
-        if not torch.isfinite(image_of(batch)).all():
-            raise ValueError("`inputs` hold NaN or infinite values; look at the files and the normalisation.")
+        check_values(batch)
         for count, found in sizer.run(batch, work):
             for name, values in found.items():
                 maps.setdefault(name, []).append(values)

@@ -25,6 +25,7 @@ from .fields import KINDS, fields_of
 from .preparation import (
     check_axes,
     check_size,
+    check_values,
     check_weights,
     dtype_of,
     forward_of,
@@ -115,7 +116,7 @@ def collect(
             dtype = dtype_of(model) if next(model.parameters(), None) is not None else None
             sizer = Sizer(1 if mixes_inputs(model) else request.batch_size, compute_device, model.parameters())
             for inputs in sizer.regroup(stream):
-                _check_values(inputs)
+                check_values(inputs)
                 shape = inputs.shapes()
                 forward = forward_of(model, names, request.forward, inputs.form)
                 if settings is None:
@@ -155,17 +156,6 @@ def _bytes_of_results(kinds: tuple[str, ...], inputs: Batch) -> int:
     if not inputs.steps or "spatiotemporal" not in kinds:
         return 0
     return 8 * inputs.steps**2 * sum(map(math.prod, inputs.sizes))
-
-
-def _check_values(inputs: Batch) -> None:
-    """Raise ``TypeError`` for complex inputs, ``ValueError`` for values that are not finite, or for none."""
-    tensors = [v for v in inputs.entries.values() if isinstance(v, Tensor)]
-    if any(v.is_meta for v in tensors):
-        raise ValueError("`inputs` are on the device 'meta', where tensors have a shape and no values; give images.")
-    if any(v.is_complex() for v in tensors):
-        raise TypeError("`inputs` are complex; give real tensors, such as torch.view_as_real(x) has.")
-    if not all(torch.isfinite(v).all() for v in tensors):
-        raise ValueError("`inputs` hold NaN or infinite values; look at the files and the normalisation.")
 
 
 @contextmanager

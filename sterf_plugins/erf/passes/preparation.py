@@ -77,6 +77,17 @@ def check_size(model: nn.Module, size: tuple[int, ...]) -> None:
         )
 
 
+def check_values(inputs: Batch) -> None:
+    """Raise ``TypeError`` for complex inputs, ``ValueError`` for values that are not finite, or for none."""
+    tensors = [v for v in inputs.entries.values() if isinstance(v, Tensor)]
+    if any(v.is_meta for v in tensors):
+        raise ValueError("`inputs` are on the device 'meta', where tensors have a shape and no values; give images.")
+    if any(v.is_complex() for v in tensors):
+        raise TypeError("`inputs` are complex; give real tensors, such as torch.view_as_real(x) has.")
+    if not all(torch.isfinite(v).all() for v in tensors):
+        raise ValueError("`inputs` hold NaN or infinite values; look at the files and the normalisation.")
+
+
 def check_axes(model: nn.Module, inputs: Batch, axes: Axes | None) -> None:
     """Raise ``ValueError`` if inputs that are taken for (T, N, C, H, W) may be videos, as the model begins with a Conv3d."""
     first = next((m for m in model.modules() if isinstance(m, (nn.Conv1d, nn.Conv2d, nn.Conv3d))), None)

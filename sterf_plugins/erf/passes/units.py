@@ -16,7 +16,7 @@ from ..outputs.capture import Target
 from ..outputs.geometry import Geometry, possible_strides, prefix_tokens
 from ..outputs.selection import channel_vectors
 from ..outputs.targets import match_layers
-from .constant import look_for_constant_sums
+from .fields import fields_of
 from .preparation import (
     check_size,
     check_weights,
@@ -50,12 +50,12 @@ class Units(Passes):
             places and vectors of channels. The field of a layer is the sum of the absolute gradients of its J units.
         """
         count = len(inputs)
+        if not self.known:
+            self._look(inputs)
         # With several inputs no axis of length 1 can be taken for the batch, and a BatchNorm's backward pass is right; nor can
         # that of time be taken for it. In norms without statistics copies of an input would see each other.
         if count in (1, self.geometry.steps) and not mixes_inputs(self.model):
             inputs = Batch.joined([inputs] * (3 if self.geometry.steps == 2 else 2))
-        if not self.known:
-            self._look(inputs)
         leaves, starts, failed = starts_of(self, inputs)
         self.failed = failed | self.failed
         units = {}
@@ -73,15 +73,13 @@ class Units(Passes):
         return next(iter(leaves.values())), units
 
     def _look(self, inputs: Batch) -> None:
-        """Find out what is known of the outputs, in forward passes of their own, which draw the numbers that the next one draws.
+        """Find out what is known of the outputs, and which have a field, in passes of their own, which draw the same numbers.
 
         A model may change its state in place in each of them, and with it numbers that backward passes need.
         """
         with preserved_random_state():
-            _, starts, failed = starts_of(self, inputs)
-            facts = {name: start.facts for name, start in starts.items()}
-            self.known, without = look_for_constant_sums(self, inputs, facts)
-        self.failed = failed | without | self.failed
+            found = fields_of(self, inputs)
+        self.known, self.failed = found.facts, found.failed | self.failed
 
     def gradients(self, inputs: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The units (J, B), and their gradients (J, B, C, H, W) or (J, T, B, C, H, W)."""
