@@ -322,7 +322,7 @@ def shown_image(args: argparse.Namespace, first: Loaded, size: tuple[int, int]) 
     """The first input as a picture (H, W, 3) for the report; ``None`` of noise and of trackers, whose inputs are pairs."""
     if args.images == "noise" or first.is_tracker:
         return None
-    images = inputs_for(args.images, first, size, 1, args.seed, protocol_of(args).squashed)
+    images = inputs_for(args.images, first, size, args.num, args.seed, protocol_of(args).squashed)
     return displayed(next(iter(images)), first)
 
 

@@ -329,6 +329,7 @@ def bad(tmp_path_factory, photos):
         (["sdtv3_nano", "--inputs", "3x8x8", "--axes", "HWC"], "--input-size is for models of one image"),
         (["torch.nn:Identity", "--pretrained"], "--pretrained is for timm's models, and torch.nn:Identity is none"),
         (["sdtv3_nano", "--check-cells", "4"], "--check-cells is about --check; give that, too"),
+        (["sdtv3_nano", "--check-budget", "4"], "--check-budget is about --check; give that, too"),
         (["sdtv3_nano", "--check", "blur"], "--check blur: give occlusion, other, a number above 0, or randomisation"),
         (["sdtv3_nano", "--check", "occlusion", "--check-cells", "33"], "--check-cells 33: give 1 to 32"),
         (["sdtv3_nano", "--check", "0.1", "--check-budget", "0"], "--check-budget 0: 1 x 1 patches need at least 1"),
@@ -478,6 +479,44 @@ def test_inputs_that_have_time_steps_are_joined_along_their_batch_axis(monkeypat
     options.time_steps = 4
     with pytest.raises(ValueError, match="--time-steps 4: val has 4 time steps already"):
         inputs(options, loaded, (8, 6), 3)
+
+
+class Pair(torch.nn.Module):
+    """A convolution, and behind it a module that gives two maps."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.pair = torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.Identity()
+
+    def forward(self, x):
+        y = self.conv(x)
+        return self.pair((y, y.tanh()))
+
+
+def test_a_check_has_the_inputs_of_the_fields_and_a_layer_without_rows_takes_none_from_others(
+    monkeypatch, tmp_path, capsys
+):
+    """With --tolerance fields are of the first few of --num inputs, and so many of a folder are others of its images."""
+    from sterf_plugins.cli.erf import check as field_check
+
+    images, asked = torch.randn(6, 3, 8, 6, generator=torch.Generator().manual_seed(0)), []
+    loaded = Loaded("net", Pair(), (8, 6), (0.0,) * 3, (1.0,) * 3)
+    result = compute_erf(loaded.model, images[:4], ["conv", "pair"])
+    result.info["request"] = {}
+    options = dict(
+        check=["occlusion", "randomisation"], check_cells=2, check_budget=None, protocol=None, images="DIR", seed=0, grid=None
+    )  # fmt: skip
+    options = Namespace(**options, layout=None, batch_size=None, device="cpu", json=False, num=6, overwrite=False)
+    monkeypatch.setattr(field_check, "inputs_for", lambda *a: asked.append(a[3]) or iter(images.split(1)))
+    checks, rows = field_check.check_models(options, {"net": result}, lambda label: loaded, (8, 6), tmp_path)
+    assert asked == [6]
+    field = result.spatial["conv"].reshape(2, 4, 2, 3).sum((1, 3))
+    np.testing.assert_allclose(checks["net"].map("conv", "field"), field, rtol=1e-5)
+    assert {row["layer"] for row in rows} == {"conv"} and checks["net"].layers == ["conv", "pair[0]", "pair[1]"]
+    assert (
+        "net: warning: layer 'pair' gives pair[0], pair[1]; name a layer that gives one map" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -38,7 +39,7 @@ def add_check_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--check-cells", type=int, metavar="N", help="N x N patches (default: the finest for the budget)"
     )
-    parser.add_argument("--check-budget", type=int, default=256, help="forward passes for each input (default 256)")
+    parser.add_argument("--check-budget", type=int, metavar="N", help="forward passes for each input (default 256)")
 
 
 def asked_changes(args: argparse.Namespace, size: tuple[int, int]) -> dict[str, str | float]:
@@ -52,14 +53,21 @@ def asked_changes(args: argparse.Namespace, size: tuple[int, int]) -> dict[str, 
         if how != RANDOMISATION:
             named: dict[str, str | float] = {OCCLUSION: "mean", "other": "other"}
             changes[how] = named[how] if how in named else _positive(how)
-    if args.check_cells is not None and not args.check:
-        raise ValueError("--check-cells is about --check; give that, too, such as --check occlusion.")
+    for option in ("cells", "budget"):
+        if getattr(args, f"check_{option}") is not None and not args.check:
+            raise ValueError(f"--check-{option} is about --check; give that, too, such as --check occlusion.")
+    budget = budget_of(args)
     cells = 1 if args.check_cells is None else args.check_cells
     if args.check and not 1 <= cells <= min(size):
         raise ValueError(f"--check-cells {cells}: give 1 to {min(size)} for inputs of {size[0]}x{size[1]}.")
-    if args.check and cells**2 > args.check_budget:
-        raise ValueError(f"--check-budget {args.check_budget}: {cells} x {cells} patches need at least {cells**2}.")
+    if args.check and cells**2 > budget:
+        raise ValueError(f"--check-budget {budget}: {cells} x {cells} patches need at least {cells**2}.")
     return changes
+
+
+def budget_of(args: argparse.Namespace) -> int:
+    """The value of ``--check-budget``."""
+    return 256 if args.check_budget is None else args.check_budget
 
 
 def _positive(text: str) -> float:
@@ -97,13 +105,13 @@ def check_models(
     for label, result in results.items():
         layers = list(dict.fromkeys(re.split(r"[\[#@]", name)[0] for name in result.layers))
         paths = {how: folder / f"{slug_of(f'{label}-{how}')}.check.npz" for how in changes}
-        request = dict(fields=result.info["request"], layers=layers, cells=args.check_cells, budget=args.check_budget)
+        request = dict(fields=result.info["request"], layers=layers, cells=args.check_cells, budget=budget_of(args))
         request = json.loads(json.dumps(request))  # as a file has it
         found = _stored(paths, request, args.overwrite)
         if len(found) < len(changes) or RANDOMISATION in args.check:
             model, inputs, options = _prepared(args, load(label), result, layers, size)
         for how in [how for how in changes if how not in found]:
-            settings = options | dict(budget=args.check_budget, calibrate=result.info["calibrate"])
+            settings = options | dict(budget=budget_of(args), calibrate=result.info["calibrate"])
             with progress_bar(f"{label}, changed patches, {how}", result.info["num_inputs"]) as show:
                 check = check_field(model, inputs, layers, by=changes[how], progress=show, **settings)
             check.info |= dict(request=request, weights=result.info.get("weights"), images=args.images)
@@ -112,7 +120,11 @@ def check_models(
         checks |= {label if len(changes) == 1 else f"{label}, {how}": found[how] for how in changes}
         for layer in layers if RANDOMISATION in args.check else []:
             print(f"{label}: randomising the layers before {layer}", file=sys.stderr)
-            rows = randomise_field(model, inputs, layer, **options)
+            try:
+                rows = randomise_field(model, inputs, layer, **options)
+            except ValueError as error:  # such as a layer of several maps, beside which others have their rows
+                print(f"{label}: warning: {error}", file=sys.stderr)
+                continue
             randomised += [dict(model=label, layer=layer) | row for row in rows]
     _report(checks, randomised, folder, sys.stderr if args.json else sys.stdout)
     return checks, randomised
@@ -131,8 +143,8 @@ def _prepared(
     args: argparse.Namespace, loaded: Loaded, result: ERFResult, layers: list[str], size: tuple[int, int]
 ) -> tuple[nn.Module, Tensor, dict[str, Any]]:
     """The model, the inputs of its fields, and the options of ``check_field`` that make its unit that of the fields."""
-    number = result.info["num_inputs"]
-    inputs = joined(inputs_for(args.images, loaded, size, number, args.seed, protocol_of(args).squashed))
+    images = inputs_for(args.images, loaded, size, args.num, args.seed, protocol_of(args).squashed)
+    inputs = joined(islice(images, result.info["num_inputs"]))  # with --tolerance fewer than there are
     position, shape = result.info["position"], result.info["input_shape"]
     options = dict(
         cells=args.check_cells,
