@@ -12,7 +12,8 @@ GRAMMAR = (
     "a number of standard errors of the change (3se), or in the number's own unit (0.02); >+5% for growth, >-5% for loss"
 )
 _RULE = re.compile(
-    r"(?:(?P<layer>[^>]+):)?(?P<name>[^:>\s]+)\s*>\s*(?P<sign>[+-]?)(?P<amount>\d+\.?\d*|\.\d+)(?P<unit>%|se|)"
+    r"(?:(?P<layer>[^>]+):)?(?P<name>[^:>\s]+)\s*>\s*"
+    r"(?P<sign>[+-]?)(?P<amount>(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)(?P<unit>%|se|)"
 )
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -42,6 +43,12 @@ def sweep_sizes(
             f"`inputs` is a {type(inputs).__name__}; give a tensor of images, which are resized, or a function of a "
             f"size (H, W) that gives them."
         )
+    axes = options.get("axes")
+    if isinstance(inputs, Tensor) and isinstance(axes, str) and not axes.endswith("HW"):
+        raise ValueError(
+            f"`axes` is {axes!r}, and a tensor is resized along its last two axes, which must be rows and columns; give a "
+            f"function of a size (H, W) that returns the inputs."
+        )
     checked = [size_pair("sizes", size) for size in entries("sizes", sizes)]
     if not checked:
         raise ValueError("`sizes` is empty; give at least one image size.")
@@ -58,7 +65,11 @@ def resized(images: Tensor, size: tuple[int, ...]) -> Tensor:
     if images.shape[-2:] == size:
         return images
     flat = images.reshape(-1, *images.shape[-3:])
-    return F.interpolate(flat, size, mode="bilinear", antialias=True).reshape(*images.shape[:-2], *size)
+    exact = (
+        flat if flat.dtype in (torch.float32, torch.float64) else flat.float()
+    )  # there is no such kernel for most types
+    found = F.interpolate(exact, size, mode="bilinear", antialias=True).reshape(*images.shape[:-2], *size)
+    return (found if images.is_floating_point() else found.round()).to(images.dtype)
 
 
 def sweep_rows(results: Mapping[Size, ERFResult]) -> list[dict[str, Any]]:

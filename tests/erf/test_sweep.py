@@ -7,7 +7,7 @@ from torch import nn
 
 from sterf_plugins.erf import advice, check_field, compute_erf, sweep_sizes
 from sterf_plugins.erf.report.charts import draw_growth, draw_responses, draw_sweep
-from sterf_plugins.erf.sweep import sweep_rows
+from sterf_plugins.erf.sweep import resized, sweep_rows
 from sterf_plugins.erf.theory.compute import theoretical_rf
 from sterf_plugins.erf.theory.field import add_theory
 
@@ -36,10 +36,19 @@ def test_images_are_resized():
     assert sweep[20, 20].info["input_shape"] == [3, 20, 20]
     plain = compute_erf(net(), images, "2")
     assert np.array_equal(sweep[40, 40].spatial["2"], plain.spatial["2"])
+    with pytest.raises(ValueError, match="`axes` is 'NHWC', and a tensor is resized along its last two axes"):
+        sweep_sizes(net(), images.permute(0, 2, 3, 1), [20], "2", axes="NHWC")
     with pytest.raises(ValueError, match="`sizes` is empty"):
         sweep_sizes(net(), images, [])
     with pytest.raises(TypeError, match="`inputs` is a list; give a tensor"):
         sweep_sizes(net(), [images], [20])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.uint8, torch.int64, torch.bool])
+def test_images_of_any_type_are_resized(dtype):
+    images = (torch.rand(2, 3, 9, 12, generator=torch.Generator().manual_seed(0)) * 4).to(dtype)
+    found, expected = resized(images, (6, 5)), resized(images.float(), (6, 5))
+    assert found.dtype == dtype and (found.float() - expected).abs().max() <= 0.5
 
 
 @pytest.mark.parametrize("size", ["8", 8.0, True, (8, 8, 8), (8,), 0])
