@@ -121,6 +121,10 @@ def arguments() -> argparse.Namespace:
     study = read_study(args.model) if args.of is None else None
     if study is None:
         return args
+    if args.checkpoint is not None:
+        raise ValueError(
+            f"{args.checkpoint}: the study {args.model} names the checkpoints of its models; write it there, as [NAME, CHECKPOINT]."
+        )
     models, settings = study
     p.set_defaults(**check_entries(args.model, settings, parser(), set(vars(args)) - {"models"}))
     args = p.parse_args()

@@ -378,6 +378,17 @@ def test_what_a_study_says_is_checked_as_on_the_command_line(study, message, tmp
     assert message in str(error.value)
 
 
+def test_a_checkpoint_beside_a_study_is_an_error(tmp_path, monkeypatch):
+    """It was ignored, and the fields were those of other weights."""
+    (tmp_path / "mine.py").write_text("study: dict = dict(models=['resnet18'])\n")
+    tool = runpy.run_path(str(TOOL), run_name="tool")
+    monkeypatch.setattr(sys, "argv", [str(TOOL), str(tmp_path / "mine.py"), "a.pth", "--out", str(tmp_path)])
+    with pytest.raises(
+        ValueError, match=r"a\.pth: the study .*mine\.py names the checkpoints of its models; write it there"
+    ):
+        tool["arguments"]()
+
+
 def test_a_study_may_give_one_value_where_several_are_taken(tmp_path, monkeypatch):
     """Not its letters, as where a string is taken for a list; and the command line wins."""
     (tmp_path / "mine.py").write_text(

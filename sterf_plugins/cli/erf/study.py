@@ -33,8 +33,9 @@ def read_study(name: str) -> tuple[list[ModelFile], dict[str, Any]] | None:
         tree = ast.parse(path.read_text(encoding="utf-8"))
     except SyntaxError as error:
         raise ValueError(f"{name} cannot be read: {error}") from error
-    targets = [t.id for n in tree.body if isinstance(n, ast.Assign) for t in n.targets if isinstance(t, ast.Name)]
-    if "study" not in targets:
+    targets: list[ast.expr] = [t for n in tree.body if isinstance(n, ast.Assign) for t in n.targets]
+    targets += [n.target for n in tree.body if isinstance(n, ast.AnnAssign)]
+    if "study" not in [t.id for t in targets if isinstance(t, ast.Name)]:
         return None
     study = runpy.run_path(str(path))["study"]
     if not isinstance(study, dict):
