@@ -161,19 +161,23 @@ def has_time_axis(module: nn.Module, y: Tensor) -> bool:
     return getattr(module, "step_mode", "s") == "m" or y.ndim == 5
 
 
-def check_spikes(name: str, y: Tensor, arguments: tuple = ()) -> None:
+def input_of(arguments: tuple, options: Mapping[str, Any]) -> Tensor | None:
+    """What a neuron layer was called on, by position or by name; ``None`` if it was no tensor."""
+    return next((x for x in (*arguments, *options.values()) if isinstance(x, Tensor)), None)
+
+
+def check_spikes(name: str, y: Tensor, x: Tensor | None) -> None:
     """Raise ``ValueError`` if there is NaN among the outputs or the inputs of a neuron layer, which would count as no spike.
 
     Args:
         name: name of the layer.
         y: its outputs.
-        arguments: of its call. A neuron that compares its potential with a threshold makes no spike, and no NaN, of NaN.
+        x: its input. A neuron that compares its potential with a threshold makes no spike, and no NaN, of NaN.
     """
     if not y.numel():
         return
-    x = arguments[0] if arguments else None
     verb = "give" if not math.isfinite(y.amax()) else ""
-    if not verb and isinstance(x, Tensor) and x.numel() and math.isnan(x.detach().amax()):
+    if not verb and x is not None and x.numel() and math.isnan(x.detach().amax()):
         verb = "get"
     if verb:
         raise ValueError(f"the neurons of layer {name!r} {verb} NaN: the weights have diverged, or the input has NaN.")
@@ -225,11 +229,13 @@ class FiringRates:
     def __enter__(self) -> "FiringRates":
         self._counting.enter_context(uncompiled())
         for name, (module, levels, norm) in neuron_layers(self._model).items():
-            self._counting.callback(module.register_forward_hook(self._counter(name, levels, norm)).remove)
+            self._counting.callback(
+                module.register_forward_hook(self._counter(name, levels, norm), with_kwargs=True).remove
+            )
         return self
 
     def _counter(self, name: str, most: int, norm: float):
-        def count(module: nn.Module, arguments: Any, output: Any) -> None:
+        def count(module: nn.Module, arguments: Any, options: Any, output: Any) -> None:
             y = spikes_of(output).detach()
             if not y.numel():  # as behind a detector's second stage that has no proposals
                 return
@@ -237,7 +243,7 @@ class FiringRates:
             axis = min(2 if has_time_axis(module, y) or y.ndim == 3 else 1, y.ndim - 1)
             others = [i for i in range(y.ndim) if i != axis]
             highest = y.amax(others)
-            check_spikes(name, highest, arguments)
+            check_spikes(name, highest, input_of(arguments, options))
             at_least = [y.numel(), *[0] * (levels + 1)]  # how many outputs are at least k spikes, for k = 0..D + 1
             for k in range(1, levels + 1):
                 at_least[k] = _count_above(y, (k - 0.5) / norm)

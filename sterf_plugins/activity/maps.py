@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..firing import check_spikes, has_time_axis, neuron_layers, spikes_of
+from ..firing import check_spikes, has_time_axis, input_of, neuron_layers, spikes_of
 from ..undisturbed import uncompiled
 
 if TYPE_CHECKING:
@@ -73,18 +73,20 @@ class FiringMaps:
     def __enter__(self) -> "FiringMaps":
         self._watching.enter_context(uncompiled())
         for name, (module, levels, norm) in neuron_layers(self._model).items():
-            self._watching.callback(module.register_forward_hook(self._watch(name, levels, norm)).remove)
+            self._watching.callback(
+                module.register_forward_hook(self._watch(name, levels, norm), with_kwargs=True).remove
+            )
         return self
 
     def __exit__(self, *error) -> None:
         self._watching.close()
 
     def _watch(self, name: str, levels: int, norm: float):
-        def watch(module: nn.Module, arguments: Any, output: Any) -> None:
+        def watch(module: nn.Module, arguments: Any, options: Any, output: Any) -> None:
             y = spikes_of(output).detach()
             if not y.numel():
                 return
-            check_spikes(name, y, arguments)
+            check_spikes(name, y, input_of(arguments, options))
             if not has_time_axis(module, y):
                 y = y.movedim(2, 1)[None] if y.ndim == 3 else y[None]
             found = _map(y, getattr(module, "levels_now", levels), norm)

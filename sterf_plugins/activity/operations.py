@@ -131,6 +131,7 @@ def count_operations(model: nn.Module, *inputs: Tensor) -> Operations:
     if not inputs:
         raise ValueError("`inputs` is empty; give at least one batch.")
     numbers = [_number_of(batch) for batch in inputs]
+    _check_no_volumes(model, inputs)
     spikes = Spikes(model)
     counter = _Counter(model, spikes)
     uncounted = Uncounted(counter)
@@ -162,6 +163,16 @@ def _number_of(batch: Any) -> int:
             f"`inputs` has shape {tuple(batch.shape)}; it must be (N, C, H, W) or (T, N, C, H, W), or (N, C)."
         )
     return batch.shape[1 if batch.ndim == 5 else 0]
+
+
+def _check_no_volumes(model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    """Raise ``ValueError`` if batches of five axes may be volumes, whose channels would count as inputs, and inputs as time steps."""
+    first = next((m for m in model.modules() if isinstance(m, (nn.Conv1d, nn.Conv2d, nn.Conv3d))), None)
+    if isinstance(first, nn.Conv3d) and any(batch.ndim == 5 for batch in inputs):
+        raise ValueError(
+            "`inputs` have five axes, which are (T, N, C, H, W) here, but the model begins with a Conv3d; give (N, C * D, H, W) to a "
+            "module that splits axis 1 into channels and depth first: nn.Sequential(nn.Unflatten(1, (C, D)), model)."
+        )
 
 
 # What a rule finds: the operations of one call, the operand that drives them, and what a layer keeps for them by its role.

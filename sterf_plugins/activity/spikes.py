@@ -7,7 +7,7 @@ import torch
 from spikingjelly.activation_based.layer import SpikeCountToBinary
 from torch import Tensor, nn
 
-from ..firing import check_spikes, neuron_layers, spikes_of
+from ..firing import check_spikes, input_of, neuron_layers, spikes_of
 from ..layers import StatelessNode
 from .origins import Origin, Origins
 
@@ -64,17 +64,17 @@ class Spikes:
     def __enter__(self) -> "Spikes":
         for name, (module, levels, norm) in neuron_layers(self._model).items():
 
-            def remember(module, arguments, output, name=name, levels=levels, norm=norm):
-                y = spikes_of(output)
+            def remember(module, arguments, options, output, name=name, levels=levels, norm=norm):
+                x, y = input_of(arguments, options), spikes_of(output)
                 found = self.neurons.setdefault(name, NeuronOperations(levels=levels, **_state_of(module, output)))
                 found.outputs += y.numel()
-                check_spikes(name, y, arguments)
+                check_spikes(name, y, x)
                 found.spikes += int((y.double() * norm).round().sum())
-                found.steps = max(found.steps, self._steps_of_neuron(name, module, arguments[0], y))
+                found.steps = max(found.steps, self._steps_of_neuron(name, module, x, y))
                 self.senders[name] = found
                 self.origins.note(y, Origin(norm, frozenset([name]), binary=levels == 1))
 
-            self._handles.append(module.register_forward_hook(remember))
+            self._handles.append(module.register_forward_hook(remember, with_kwargs=True))
         for name, module in self._model.named_modules():
             if isinstance(module, SpikeCountToBinary):  # in a spike-driven layer, behind an integer neuron
 
@@ -95,11 +95,11 @@ class Spikes:
             self._handles.append(mean.register_forward_hook(averaged))
         return self
 
-    def _steps_of_neuron(self, name: str, module: Any, x: Tensor, y: Tensor) -> int:
+    def _steps_of_neuron(self, name: str, module: Any, x: Tensor | None, y: Tensor) -> int:
         """Time steps of this forward pass so far: the leading axis, or calls of a node that remembers the last one."""
         if getattr(module, "step_mode", "s") == "m" or (y.ndim == 5 and y.shape[1] == self._number):
             return y.shape[0]
-        if getattr(module, "is_spiking", False):
+        if getattr(module, "is_spiking", False) and x is not None:
             origin = self.origins.of(x)
             return self.steps(self.leading(x), origin and origin.senders)
         self._calls[name] = self._calls.get(name, 0) + 1

@@ -283,6 +283,30 @@ def test_bad_input():
             functional.reset_net(model)
 
 
+class ByName(nn.Module):
+    """Calls its neuron with the input by name."""
+
+    def __init__(self, spike):
+        super().__init__()
+        self.spike, self.linear = spike, nn.Linear(3, 2, bias=False)
+
+    def forward(self, x):
+        return self.linear(self.spike(x=x))
+
+
+@pytest.mark.parametrize("spike", [IntegerSpike(4), neuron.IFNode(v_threshold=0.7)])
+def test_neurons_that_are_called_by_name(spike):
+    x = torch.tensor([[0.0, 1.0, 2.0]])
+    with FiringRates(ByName(spike)) as rates, FiringMaps(rates._model) as maps:
+        found = count_operations(rates._model, x)
+    spikes = 3 if isinstance(spike, IntegerSpike) else 2
+    assert (found.neurons["spike"].spikes, found.layers["linear"].acs) == (spikes, 2 * spikes)
+    assert maps.layers["spike"].never.tolist() == [True, False, False]
+    for context in (FiringRates(rates._model), FiringMaps(rates._model)):
+        with context, pytest.raises(ValueError, match="the neurons of layer 'spike' .* NaN"):
+            rates._model(x.log() * 0)
+
+
 def test_a_state_that_was_left_in_a_neuron_does_not_enter_the_count():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 16), neuron.IFNode(v_threshold=0.7), nn.Linear(16, 2))

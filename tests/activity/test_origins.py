@@ -317,6 +317,15 @@ def test_volumes_have_no_time_steps():
     assert operations.neurons["spike"].steps == operations.layers["conv"].steps == 1
 
 
+def test_volumes_of_five_axes_are_refused():
+    """Two volumes of one channel would be one input of two time steps."""
+    network = nn.Sequential(IntegerSpike(4), nn.Conv3d(1, 5, 3))
+    with pytest.raises(ValueError, match="the model begins with a Conv3d; give"):
+        count_operations(network, torch.rand(2, 1, 4, 6, 6))
+    operations = count_operations(nn.Sequential(nn.Unflatten(1, (1, 4)), network), torch.rand(2, 4, 6, 6))
+    assert operations.num_inputs == 2 and operations.layers["1.1"].steps == 1
+
+
 def test_as_many_channels_as_images_are_no_time_steps():
     """(B, C, H, W) with B = C = 4 behind the mean and beside neurons of T = 4 steps."""
     network = Network(
