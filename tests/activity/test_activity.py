@@ -303,7 +303,7 @@ def test_neurons_that_are_called_by_name(spike):
     assert (found.neurons["spike"].spikes, found.layers["linear"].acs) == (spikes, 2 * spikes)
     assert maps.layers["spike"].never.tolist() == [True, False, False]
     for context in (FiringRates(rates._model), FiringMaps(rates._model)):
-        with context, pytest.raises(ValueError, match="the neurons of layer 'spike' .* NaN"):
+        with context, pytest.raises(ValueError, match=r"the neurons of layer 'spike' .* NaN"):
             rates._model(x.log() * 0)
 
 
