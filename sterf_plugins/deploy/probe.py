@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..undisturbed import hooked, reset_states
+from ..firing import input_of
+from ..undisturbed import hooked, reset_states, uncompiled
 
 Example = Tensor | tuple[Tensor, ...]  # the input of a model, or its positional arguments
 Forward = Callable[[nn.Module, Example], object]  # runs a model on an example
@@ -22,6 +23,7 @@ class Call:
     module: Any  # of one of the types that were asked for
     input: Tensor
     output: Tensor
+    by_name: bool = False  # whether the input came as a keyword argument, which hooks on inputs do not see
 
 
 def example_for(model: nn.Module, example: Example | None) -> Example:
@@ -48,7 +50,7 @@ def output_of(model: nn.Module, example: Example) -> object:
 def run(model: nn.Module, example: Example, forward: Forward = output_of) -> object:
     """What ``forward`` gives, the model's output by default, without gradients; its neurons start from rest, and are left so."""
     reset_states(model)
-    with torch.no_grad():
+    with torch.no_grad(), uncompiled():
         output = forward(model, example)
     reset_states(model)
     return output
@@ -61,13 +63,15 @@ def calls_of(
     calls: list[Call] = []
 
     def record(name: str) -> Callable:
-        def hook(module: nn.Module, arguments: tuple, output: Tensor) -> None:
-            if arguments and isinstance(arguments[0], Tensor):
-                calls.append(Call(name, module, arguments[0], output))
+        def hook(module: nn.Module, arguments: tuple, options: dict, output: Tensor) -> None:
+            x = input_of(arguments, options)
+            if x is not None:
+                calls.append(Call(name, module, x, output, by_name=not arguments))
 
         return hook
 
-    with hooked(m.register_forward_hook(record(n)) for n, m in model.named_modules() if isinstance(m, kinds)):
+    watched = [(name, module) for name, module in model.named_modules() if isinstance(module, kinds)]
+    with hooked(module.register_forward_hook(record(name), with_kwargs=True) for name, module in watched):
         run(model, example, forward)
     return calls
 

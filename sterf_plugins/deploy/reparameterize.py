@@ -107,7 +107,7 @@ def reparameterize(
 def _pairs(model: nn.Module, example: Example, forward: Forward) -> list[Pair]:
     """Layers and norms that run once, the norm on the memory of the layer's output."""
     calls = called_once(calls_of(model, example, (*_FOLDED, *_NORMS), forward))
-    made = {call.output.data_ptr(): call for call in calls if isinstance(call.module, _FOLDED)}
+    made = {call.output.data_ptr(): call for call in calls if isinstance(call.module, _FOLDED) and not call.by_name}
     pairs = []
     for call in calls:
         layer = made.get(call.input.data_ptr())

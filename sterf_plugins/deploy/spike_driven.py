@@ -50,8 +50,8 @@ class SpikeDrivenLayer(nn.Module):
         self.bias: Any = bias
         self._channel_axis = -1 if isinstance(layer, nn.Linear) else 1
 
-    def forward(self, x: Tensor) -> Tensor:
-        counts = torch.round(x * self.norm)
+    def forward(self, input: Tensor) -> Tensor:  # the name that PyTorch's layers have for it
+        counts = torch.round(input * self.norm)
         steps = self.expand(counts.unsqueeze(0))
         sums = self.collect(self.layer(steps.flatten(0, 1)).unflatten(0, (self.levels, -1))).squeeze(0)
         y = sums / self.norm

@@ -10,7 +10,7 @@ from torch import nn
 from trained import NORMS, VARIANTS, outputs, trained
 
 from sterf_plugins.backbones import SDTV1, MaxFormer, MetaSDT, QKFormer, Spikformer
-from sterf_plugins.deploy import reparameterize, to_spike_driven
+from sterf_plugins.deploy import SpikeDrivenLayer, reparameterize, to_spike_driven
 from sterf_plugins.deploy.probe import compared_values, largest_error
 from sterf_plugins.erf import calibrate
 from sterf_plugins.layers import IntegerSpike
@@ -249,6 +249,19 @@ def test_a_layer_that_is_called_by_keyword_keeps_its_norm():
     pair = lambda: (nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))  # noqa: E731
     folded = reparameterize(Model().eval(), torch.randn(1, 3, 4, 4))
     assert isinstance(folded.bn, nn.BatchNorm2d) and isinstance(folded.bn2, nn.Identity)
+
+
+def test_a_compiled_model_is_not_compiled_for_each_hook():
+    """With the default backend it took a minute."""
+    graphs = []
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), IntegerSpike(), nn.Conv2d(4, 4, 1)).eval()
+    compiled = torch.compile(model, backend=lambda graph, example: graphs.append(graph) or graph.forward)
+    x = 9 * torch.randn(2, 3, 4, 4)
+    folded, driven = reparameterize(compiled, x), to_spike_driven(compiled, x)
+    assert not graphs
+    assert isinstance(folded._orig_mod[1], nn.Identity) and isinstance(driven._orig_mod[3], SpikeDrivenLayer)
+    assert compared_values(outputs(model, x), outputs(model, x.flip(3)))
+    torch.testing.assert_close(outputs(driven, x), outputs(model, x))
 
 
 def test_a_detector_of_two_stages():

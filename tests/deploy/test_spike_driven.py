@@ -102,6 +102,23 @@ def test_every_kind_of_convolution_is_driven(layer):
     torch.testing.assert_close(driven(x), model(x))
 
 
+def test_a_layer_that_is_called_by_name_is_driven():
+    """It was left as it was, and saw whole counts."""
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.spike, self.conv = nn.Conv2d(3, 4, 1), IntegerSpike(4), nn.Conv2d(4, 5, 3)
+
+        def forward(self, x):
+            return self.conv(input=self.spike(x=self.stem(x)))
+
+    model, x = Model().double().eval(), 20 * torch.randn(2, 3, 7, 6, dtype=torch.float64)
+    driven = to_spike_driven(model, x)
+    assert isinstance(driven.conv, SpikeDrivenLayer) and model(x).std() > 0.01
+    torch.testing.assert_close(driven(x), model(x))
+
+
 def test_scale_channels_are_driven():
     """The stem sees the image in two sizes; each convolution behind it sees the spikes of both."""
     torch.manual_seed(0)
