@@ -17,7 +17,7 @@ from torch.nn.utils import fuse_conv_bn_eval
 
 from ..backbones import SpikingCNN
 from ..backbones.spiking_cnn import Layer
-from ..checks import check_module, require
+from ..checks import check_floating, check_module, number_above, require
 from ..files import replacing
 from ..functional import decay
 from ..layers import StatelessNode
@@ -56,10 +56,12 @@ def to_nir(
     Raises:
         ValueError: a layer has no node in NIR, such as attention, or a neuron holds its input for ``T`` steps; the message
             names it.
-        TypeError: ``model`` is no module.
+        TypeError: ``model`` is no module, or ``example`` no tensor of floating point.
         NotImplementedError: SpikingJelly cannot translate the layer's settings, such as groups or a soft reset.
     """
     check_module("model", model)
+    check_floating("example", example)
+    dt = number_above("dt", dt, 0)
     require("nirtorch", extra="interfaces")
     import nir
     from spikingjelly.activation_based.nir_exchange import export_to_nir

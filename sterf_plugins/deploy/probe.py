@@ -30,9 +30,19 @@ def example_for(model: nn.Module, example: Example | None) -> Example:
     """The given example, or a random image for one of our backbones.
 
     Raises:
-        ValueError: the model does not say how many channels it takes.
+        ValueError: the model does not say how many channels it takes, or its weights have no values.
+        TypeError: the example is no tensor, and no tuple of tensors.
     """
+    if any(weight.is_meta for weight in model.parameters()):
+        raise ValueError(
+            f"`model` is a {type(model).__name__} on the meta device, whose weights have no values; build it on another device, "
+            f"and load its checkpoint."
+        )
     if example is not None:
+        if not all(isinstance(x, Tensor) for x in (example if isinstance(example, tuple) else (example,))):
+            raise TypeError(
+                f"`example` is a {type(example).__name__}; it must be a tensor, or a tuple that holds nothing but tensors."
+            )
         return example
     channels = getattr(model, "in_chans", None)
     if not isinstance(channels, int):

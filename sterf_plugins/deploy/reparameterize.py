@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from ..checks import check_module
+from ..checks import check_module, number
 from ..undisturbed import hooked
 from .probe import (
     Example,
@@ -61,10 +61,11 @@ def reparameterize(
         The folded copy.
 
     Raises:
-        ValueError: no example is known for the model, or no norm can be folded.
-        TypeError: ``model`` is no module.
+        ValueError: no example is known for the model, its weights have no values, or no norm can be folded.
+        TypeError: ``model`` is no module, or ``example`` no tensor.
     """
     check_module("model", model)
+    number("tolerance", tolerance, lambda value: value >= 0, "a number >= 0")
     example = example_for(model, example)
     example = tuple(x.double() for x in example) if isinstance(example, tuple) else example.double()
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)

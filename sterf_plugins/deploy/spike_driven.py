@@ -84,7 +84,7 @@ def to_spike_driven(model: nn.Module, example: Example | None = None) -> nn.Modu
     Raises:
         ValueError: no example is known, there are no integer spikes, or a weight layer besides the first is fed by
             something else, or by neurons of different levels, or the first is fed by neurons, too; the message names it.
-        TypeError: ``model`` is no module.
+        TypeError: ``model`` is no module, or ``example`` no tensor.
     """
     check_module("model", model)
     converted = copy.deepcopy(model).eval()

@@ -322,11 +322,27 @@ def test_constants_are_no_proof():
             ),
             "layer '3' is not fed by integer spikes",
         ),
+        (
+            lambda: reparameterize(nn.Conv2d(3, 4, 1), torch.randn(1, 3, 4, 4), tolerance=-1),
+            r"`tolerance` is -1; it must",
+        ),
+        (lambda: reparameterize(nn.Conv2d(3, 4, 1, device="meta"), torch.randn(1, 3, 4, 4)), "is a Conv2d on the meta"),
+        (
+            lambda: to_spike_driven(nn.Conv2d(3, 4, 1, device="meta"), torch.randn(1, 3, 4, 4)),
+            "is a Conv2d on the meta",
+        ),
     ],
 )
 def test_what_cannot_be_converted(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("convert", [reparameterize, to_spike_driven])
+@pytest.mark.parametrize("example", [3, [torch.zeros(1, 3, 4, 4)], (torch.zeros(1, 3, 4, 4), None)])
+def test_an_example_is_a_tensor_or_a_tuple_of_them(convert, example):
+    with pytest.raises(TypeError, match="`example` is a .*; it must be a tensor, or a tuple that"):
+        convert(nn.Conv2d(3, 4, 1), example)
 
 
 @pytest.mark.slow
