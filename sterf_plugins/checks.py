@@ -29,8 +29,13 @@ def one_of(name: str, value: object, allowed: Iterable[object], hint: str = "") 
 
 
 def is_whole(value: object) -> TypeGuard[int]:
-    """Whether a value is a whole number; ``True``, ``False`` and 2.0 are none."""
-    return hasattr(value, "__index__") and not isinstance(value, bool)
+    """Whether a value is a whole number, such as 2 or an array or tensor of no axes; ``True``, ``False``, 2.0 and [2] are none."""
+    if isinstance(value, int):
+        return not isinstance(value, bool)
+    # All arrays and tensors have `__index__`, which many of them refuse when it is called.
+    return (
+        hasattr(value, "__index__") and not getattr(value, "ndim", 0) and "int" in str(getattr(value, "dtype", "int"))
+    )
 
 
 def whole_number(name: str, value: object, allowed: str = "an int") -> int:

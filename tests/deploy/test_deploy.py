@@ -341,7 +341,7 @@ def test_what_cannot_be_converted(call, message):
 @pytest.mark.parametrize("convert", [reparameterize, to_spike_driven])
 @pytest.mark.parametrize("example", [3, [torch.zeros(1, 3, 4, 4)], (torch.zeros(1, 3, 4, 4), None)])
 def test_an_example_is_a_tensor_or_a_tuple_of_them(convert, example):
-    with pytest.raises(TypeError, match="`example` is a .*; it must be a tensor, or a tuple that"):
+    with pytest.raises(TypeError, match=r"`example` is a .*; it must be a tensor, or a tuple that"):
         convert(nn.Conv2d(3, 4, 1), example)
 
 

@@ -2,11 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from sterf_plugins import functional as F
 from sterf_plugins import layers
+from sterf_plugins.checks import positive_int
 
 X, TOKENS, Q = torch.zeros(2, 8, 4, 4), torch.zeros(2, 16, 8), torch.zeros(1, 2, 4, 6)
 STEPS, HALF = torch.zeros(5, 2, 3), torch.tensor(0.5)
@@ -77,3 +79,16 @@ STEPS, HALF = torch.zeros(5, 2, 3), torch.tensor(0.5)
 def test_wrong_arguments(call, message):
     with pytest.raises((TypeError, ValueError), match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    "value", [np.True_, np.array([2]), np.array(2.0), torch.tensor([2]), torch.tensor(2.5), torch.tensor(True)]
+)
+def test_no_whole_numbers(value):
+    """All of them have ``__index__``."""
+    with pytest.raises(TypeError, match="`n` is"):
+        positive_int("n", value)
+
+
+def test_whole_numbers_of_other_libraries():
+    assert [positive_int("n", n) for n in (2, np.int64(2), np.uint8(2), np.array(2), torch.tensor(2))] == [2] * 5

@@ -146,7 +146,7 @@ def test_what_has_no_node_is_refused_by_its_name():
 def test_wrong_arguments_are_named():
     model = nn.Sequential(nn.Conv2d(8, 8, 1))
     for example in (3, torch.zeros(1, 8, 4, 4, dtype=torch.int64)):
-        with pytest.raises(TypeError, match="`example` .* floating"):
+        with pytest.raises(TypeError, match=r"`example` .* floating"):
             to_nir(model, example)
     with pytest.raises(TypeError, match="`dt` is 'a'"):
         to_nir(model, torch.rand(1, 8, 4, 4), dt="a")

@@ -1,5 +1,6 @@
 """timm's model contract on our models. (timm's own tests run in ``test_timms_own.py``.)"""
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -115,6 +116,9 @@ def test_forward_intermediates():
             model.forward_intermediates(x, indices=indices)
     with pytest.raises(TypeError, match="`indices` is '12'"):
         model.forward_intermediates(x, indices="12")
+    for indices in (torch.tensor([1]), np.array([1, 3]), torch.tensor([1, 3])):  # a tensor of one number is no last one
+        chosen = model.forward_intermediates(x, indices=indices, intermediates_only=True)
+        assert [y.shape[1] for y in chosen] == [DIMS[i] for i in indices]
 
 
 def test_prune_intermediate_layers():
