@@ -36,6 +36,9 @@ def test_the_tool(forked, tmp_path):
     assert failed.returncode == 2 and "--time-steps is 0; it must be at least 1" in failed.stderr
     failed = forked(TOOL, *options, "--maps", tmp_path / "maps.pdf")
     assert failed.returncode == 2 and "maps.pdf is written as PNG; give a name that ends in .png" in failed.stderr
+    both = tmp_path / "both.png"
+    failed = forked(TOOL, *options, "--csv", both, "--maps", tmp_path / "." / "both.png")
+    assert failed.returncode == 2 and "--csv and --maps are both" in failed.stderr and not both.exists()
     failed = forked(TOOL, "resnet18", "--input-size", "32", "32")
     assert failed.returncode == 2 and "no spiking neuron layer" in failed.stderr
 

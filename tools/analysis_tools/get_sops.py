@@ -193,6 +193,8 @@ def check_options(args: argparse.Namespace) -> None:
         check_new(path, args.overwrite)
     if args.maps and args.maps.suffix.lower() != ".png":
         raise ValueError(f"--maps {args.maps} is written as PNG; give a name that ends in .png.")
+    if args.maps and args.csv and args.maps.resolve() == args.csv.resolve():
+        raise ValueError(f"--csv and --maps are both {args.maps}; give each a name of its own.")
     if args.pretrained:
         check_pretrained([args.model])
 
