@@ -96,7 +96,7 @@ class Origins(BaseCounter):
 
     def count(self, func, args, kwargs, out, **where) -> int:
         name = func.name().removeprefix("aten::").partition(".")[0]
-        if name in FLATTENING:
+        if name in FLATTENING and out.ndim < args[0].ndim:
             self._shapes[StorageWeakRef(out.untyped_storage()), out.shape] = args[0].shape
         if func.is_view or name == "_unsafe_view":
             return 0

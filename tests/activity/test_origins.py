@@ -215,6 +215,18 @@ def test_the_spike_driven_form_is_compared_with_the_same_quantised_network():
         assert found == pytest.approx(expected)
 
 
+def test_tokens_behind_their_norm_have_no_steps():
+    """The norm gives (B*N, C), which is not (T*B, C) because N is a multiple of D = 4."""
+    torch.manual_seed(0)
+    norm = nn.Sequential(nn.Flatten(0, 1), nn.BatchNorm1d(6), nn.Unflatten(0, (2, 8)))
+    layers = (nn.Linear(3, 6), IntegerSpike(4), nn.Linear(6, 6), norm, IntegerSpike(4), nn.Linear(6, 2))
+    model, x = nn.Sequential(nn.Unflatten(1, (8, 3)), *layers).eval(), 9 * torch.rand(2, 24)
+    whole, driven = (count_operations(m, x) for m in (model, to_spike_driven(model, x)))
+    assert {name: o.steps for name, o in driven.layers.items()} == {"1": 1, "3.layer": 4, "6.layer": 4}
+    found, expected = (estimate_energy(o, "compute")["total"].quantised for o in (driven, whole))
+    assert found == pytest.approx(expected)
+
+
 def test_levels_and_steps_are_those_of_the_neurons_in_front():
     """A sum of binary spikes of one step, in a network with other neurons of D = 8 and of T = 4."""
     network = Network(
