@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .checks import check_module
-from .undisturbed import uncompiled
+from .undisturbed import in_backward_pass, uncompiled
 
 # Share of a layer's channels, or of its outputs, from which on the layer is called silent or saturated.
 NEARLY_ALL = 0.99
@@ -200,7 +200,7 @@ class FiringRates:
 
     Channels are axis 1, or axis 2 behind a leading time axis (in outputs of SpikingJelly's multi-step nodes, and in
     those with five axes); of tokens (B, N, C) they are the last axis. What ``torch.compile`` has compiled runs as it was
-    written meanwhile, since compiled code calls no hooks.
+    written meanwhile, since compiled code calls no hooks. What recomputation runs again in a backward pass counts once.
 
     Args:
         model: a module with at least one neuron layer.
@@ -237,7 +237,7 @@ class FiringRates:
     def _counter(self, name: str, most: int, norm: float):
         def count(module: nn.Module, arguments: Any, options: Any, output: Any) -> None:
             y = spikes_of(output).detach()
-            if not y.numel():  # as behind a detector's second stage that has no proposals
+            if in_backward_pass() or not y.numel():  # as behind a detector's second stage that has no proposals
                 return
             levels = getattr(module, "levels_now", most)
             axis = min(2 if has_time_axis(module, y) or y.ndim == 3 else 1, y.ndim - 1)

@@ -148,6 +148,11 @@ def uncompiled() -> AbstractContextManager:
     return torch.compiler.set_stance("force_eager") if loaded else nullcontext()
 
 
+def in_backward_pass() -> bool:
+    """Whether this code runs in a backward pass, in which recomputation runs modules, and their hooks, a second time."""
+    return torch._C._current_graph_task_id() != -1
+
+
 def random_states() -> list[bytes]:
     """The states of the random generators of torch, numpy and Python; other ones show that numbers have been drawn."""
     cpu, gpus, numpy_state, python_state = _present_states()

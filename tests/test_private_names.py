@@ -72,6 +72,18 @@ def check_is_exporting():
     assert torch.compile(Flag(), backend="eager")(ones(1)) == 2
 
 
+@uses("torch: _C._current_graph_task_id", "undisturbed.py", "what recomputation runs again is counted once")
+def check_graph_task():
+    found = []
+
+    def function(x):
+        found.append(torch._C._current_graph_task_id())
+        return x.sin()
+
+    checkpoint(function, ones(1, requires_grad=True), use_reentrant=False).backward()
+    assert found[0] == -1 and found[1] >= 0 and len(found) == 2
+
+
 @uses("torch: state dicts' _metadata", "layers/described.py", "arguments that a checkpoint's shapes do not tell")
 def check_metadata():
     class Told(nn.Module):
@@ -168,7 +180,7 @@ def check_saved_settings():
     assert [d % 4 if d >= 0 else d for d in node._saved_dim] in ([2, 3], [-2, -1]) and node._saved_keepdim is True
 
 
-@uses("torch: _C", BACKWARD, "whether torch.func is at work")
+@uses("torch: _C", f"{BACKWARD} undisturbed.py", "whether torch.func, or a backward pass, is at work")
 @uses("torch: _C._are_functorch_transforms_active", BACKWARD, "whether torch.func is at work")
 def check_transforms_active():
     seen = [torch._C._are_functorch_transforms_active()]

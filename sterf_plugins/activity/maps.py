@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..firing import check_spikes, has_time_axis, input_of, neuron_layers, spikes_of
-from ..undisturbed import uncompiled
+from ..undisturbed import in_backward_pass, uncompiled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -84,7 +84,7 @@ class FiringMaps:
     def _watch(self, name: str, levels: int, norm: float):
         def watch(module: nn.Module, arguments: Any, options: Any, output: Any) -> None:
             y = spikes_of(output).detach()
-            if not y.numel():
+            if in_backward_pass() or not y.numel():
                 return
             check_spikes(name, y, input_of(arguments, options))
             if not has_time_axis(module, y):

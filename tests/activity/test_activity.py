@@ -5,6 +5,7 @@ import contextlib
 import numpy as np
 import pytest
 import torch
+import torch.utils.checkpoint
 from spikingjelly.activation_based import functional, neuron
 from torch import nn
 
@@ -281,6 +282,15 @@ def test_bad_input():
             ):
                 run(model, nan) if run else model(nan)
             functional.reset_net(model)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_what_a_backward_pass_computes_again_counts_once(reentrant):
+    """The rate of a model was another one, since what stands outside of the recomputed part counted half as much."""
+    spikes, x = nn.Sequential(IntegerSpike(4), nn.Identity()), (9 * torch.rand(1, 2, 4, 4)).requires_grad_()
+    with FiringRates(spikes) as rates, FiringMaps(spikes) as maps:
+        torch.utils.checkpoint.checkpoint(spikes, x, use_reentrant=reentrant).sum().backward()
+    assert x.grad.any() and rates.layers["0"].histogram.sum() == 32 and maps.layers["0"].windows == 8
 
 
 class ByName(nn.Module):
