@@ -25,6 +25,7 @@ _WEIGHTS = (
     nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear,
     CovariantRFConv2d,
 )  # fmt: skip
+_SEVERAL = (nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase, nn.Bilinear)  # weights without a layer for each product
 
 
 class SpikeDrivenLayer(nn.Module):
@@ -83,13 +84,14 @@ def to_spike_driven(model: nn.Module, example: Example | None = None) -> nn.Modu
 
     Raises:
         ValueError: no example is known, there are no integer spikes, or a weight layer besides the first is fed by
-            something else, or by neurons of different levels, or the first is fed by neurons, too; the message names it.
+            something else, or by neurons of different levels, or the first is fed by neurons, too, or a layer has several
+            products inside, such as ``nn.MultiheadAttention``; the message names it.
         TypeError: ``model`` is no module, or ``example`` no tensor.
     """
     check_module("model", model)
     converted = copy.deepcopy(model).eval()
     with _busy(converted):
-        calls = calls_of(converted, example_for(model, example), (IntegerSpike, *_WEIGHTS))
+        calls = calls_of(converted, example_for(model, example), (IntegerSpike, *_WEIGHTS, *_SEVERAL))
     if not any(isinstance(call.module, IntegerSpike) for call in calls):
         raise ValueError(f"{type(model).__name__} has no integer spikes to send as binary ones (IntegerSpike).")
     names: dict[nn.Module, list[str]] = {}  # a layer that several parts of the model share has several
@@ -103,6 +105,11 @@ def to_spike_driven(model: nn.Module, example: Example | None = None) -> nn.Modu
         feeding = sent.get(call.input.untyped_storage().data_ptr(), latest)  # spikes that were copied are of the latest
         if isinstance(call.module, IntegerSpike):
             latest = sent[call.output.untyped_storage().data_ptr()] = call.module
+        elif isinstance(call.module, _SEVERAL):
+            raise ValueError(
+                f"layer {call.name!r} is a {type(call.module).__name__}, whose products are no layers of their own, so that binary "
+                f"spikes cannot drive them; build it of linear layers."
+            )
         elif feeding is None and stem in (None, call.module):
             stem = call.module
         elif call.module is stem:

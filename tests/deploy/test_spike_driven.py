@@ -140,6 +140,24 @@ def test_a_layer_that_sees_the_image_and_spikes_is_refused():
         to_spike_driven(nn.Sequential(shared, IntegerSpike(), shared), torch.randn(1, 3, 4, 4))
 
 
+@pytest.mark.parametrize("layer", [nn.MultiheadAttention(4, 2), nn.LSTM(4, 4), nn.GRUCell(4, 4), nn.Bilinear(4, 4, 2)])
+def test_layers_of_several_products_are_refused(layer):
+    """They were left as they were, and saw whole counts."""
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.spike, self.layer = nn.Linear(3, 4), IntegerSpike(4), layer
+
+        def forward(self, x):
+            x = self.spike(self.stem(x))
+            return self.layer(x, x, x) if isinstance(layer, nn.MultiheadAttention) else self.layer(*[x] * two)
+
+    two = 2 if isinstance(layer, nn.Bilinear) else 1
+    with pytest.raises(ValueError, match=f"layer 'layer' is a {type(layer).__name__}, whose products are no layers"):
+        to_spike_driven(Model(), torch.randn(2, 3))
+
+
 class TwoNeurons(nn.Module):
     """Two neurons of different levels on one map; each feeds a layer, or their spikes are added in front of one."""
 
