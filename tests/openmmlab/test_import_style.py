@@ -1,6 +1,7 @@
 """Configs in mmengine's Python-import style, whose types are classes: every part that looks at types, and the real tools."""
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,20 @@ def test_backbone_and_stem_options(read, tmp_path):
     assert type_name(config.model.backbone) == "CovariantStemResNet"
 
 
+def test_modules_named_on_the_command_line_are_imported(tmp_path, monkeypatch):
+    """mmengine imports those alone that the config's file names."""
+    (tmp_path / "plain.py").write_text("model = dict()\n")
+    (tmp_path / "imported_by_option.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    for options in (
+        {"custom_imports.imports": ["imported_by_option"]},
+        {"custom_imports": {"imports": "imported_by_option"}},
+    ):
+        load_config(str(tmp_path / "plain.py"), options)
+        assert sys.modules.pop("imported_by_option")
+    load_config(str(tmp_path / "plain.py"), {"custom_imports": None})
+
+
 def test_mistakes_are_one_line(tmp_path):
     (tmp_path / "a.py").write_text("from mmdet.models import NoSuchDetector\nmodel = dict(type=NoSuchDetector)\n")
     with pytest.raises(ValueError, match="cannot be read: ImportError: Failed to import NoSuchDetector"):
@@ -124,6 +139,11 @@ def test_mistakes_are_one_line(tmp_path):
     ) as told:
         load_config(str(tmp_path / "missing.py"))
     assert "\n" not in str(told.value)
+    (tmp_path / "plain.py").write_text("model = dict()\n")
+    with pytest.raises(ValueError, match=r"--cfg-options custom_imports=.*No module named 'no_such_package'"):
+        load_config(str(tmp_path / "plain.py"), {"custom_imports.imports": ["no_such_package.models"]})
+    with pytest.raises(ValueError, match=r"--cfg-options custom_imports=\['a'\]"):
+        load_config(str(tmp_path / "plain.py"), {"custom_imports": ["a"]})
     (tmp_path / "b.py").write_text("_base_ = 'c.py'\n")
     (tmp_path / "c.py").write_text("from mmdet.models import MaskRCNN\nmodel = dict(type=MaskRCNN)\n")
     with pytest.raises(ValueError, match="cannot be read: RuntimeError: The configuration file type"):

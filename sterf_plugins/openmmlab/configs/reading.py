@@ -10,6 +10,7 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
+from mmengine.utils import import_modules_from_strings
 
 from .types import dicts_in, type_name, use_registered_names
 
@@ -105,7 +106,7 @@ def merge_options(config: Config, options: dict[str, Any]) -> None:
 
     Raises:
         ValueError: an option is part of another one that is no dict, or sets a variable of the config file from which
-            other settings were already made.
+            other settings were already made; or a module of ``custom_imports`` cannot be imported.
     """
     # Dicts first: after `a.b.c=1`, `a.b=dict(d=2)` would replace what it ought to be merged with.
     dicts = {key: value for key, value in options.items() if isinstance(value, dict)}
@@ -118,6 +119,20 @@ def merge_options(config: Config, options: dict[str, Any]) -> None:
     for key, value in options.items():
         if key.split(".")[0] not in SETTINGS:
             _check_takes_effect(config, key, before[key], value)
+    if any(key.split(".")[0] == "custom_imports" for key in options):
+        _import_modules(config.custom_imports)
+
+
+def _import_modules(wanted: dict | None) -> None:
+    """Import what ``custom_imports`` names, which mmengine does only where a config's file says it.
+
+    Raises:
+        ValueError: a module cannot be imported.
+    """
+    try:
+        import_modules_from_strings(**(wanted or dict(imports=None)))
+    except (ImportError, TypeError) as error:
+        raise ValueError(f"--cfg-options custom_imports={wanted}: {_cause(error)}") from error
 
 
 def _index(node: Any, name: str) -> int | str:
