@@ -35,7 +35,7 @@ def check_resume(config: Config, path: str) -> None:
     way_out = f"To start from its weights alone, give --cfg-options load_from={path} without --resume, and another --work-dir."
     _check_whole(config, checkpoint, path, way_out)
     try:
-        old = read_assignments(checkpoint["meta"]["cfg"], COMPARED)
+        old = read_assignments(checkpoint["meta"]["cfg"], (*COMPARED, "train_cfg"))
     except (KeyError, TypeError, ValueError, SyntaxError):
         print_log(f"checkpoint {path} has no config that can be read: its optimizer is not compared", "current")
         return
@@ -54,6 +54,21 @@ def check_resume(config: Config, path: str) -> None:
         )
     for change in _changes(old.get("param_scheduler"), new.get("param_scheduler"), "param_scheduler"):
         print_log(f"--resume goes on with the checkpoint's schedules, whatever the config says: {change}", "current")
+    for line in _other_length(old, new):
+        print_log(line, "current")
+
+
+def _other_length(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+    """A line if a training goes on for longer or shorter than the checkpoint's was to: schedules are not stretched with it."""
+    for name in ("max_iters", "max_epochs"):
+        before, now = ((side.get("train_cfg") or {}).get(name) for side in (old, new))
+        if None not in (before, now) and before != now:
+            ends = [str(end) for schedule in _listed(old.get("param_scheduler")) if (end := schedule.get("end"))]
+            told = f", which end at {' and '.join(ends)}" if ends else ""
+            yield (
+                f"--resume trains until train_cfg.{name}={now} instead of {before}. The schedules stay those of the checkpoint"
+                f"{told}: after its last change the learning rate stays what it is"
+            )
 
 
 def _check_whole(config: Config, checkpoint: Mapping[str, Any], path: str, way_out: str) -> None:
