@@ -19,6 +19,7 @@ from sterf_plugins.cli import console
 from sterf_plugins.cli import training as cli
 from sterf_plugins.files import check_new
 from sterf_plugins.openmmlab.configs.loop_checks import check_complete
+from sterf_plugins.openmmlab.configs.types import type_name
 
 
 def parse_args() -> argparse.Namespace:
@@ -73,6 +74,10 @@ def _write_predictions(config, out: str) -> None:
     if config.get("default_scope") == "mmseg":
         evaluators[0].update(output_dir=out, keep_results=True)  # each of mmseg's metrics can write them
         return
+    if config.get("default_scope") != "mmdet":
+        raise ValueError(
+            "--out is for models of mmdet and mmseg; a tracker writes its boxes by test_evaluator.results=DIR."
+        )
     if not out.endswith((".pkl", ".pickle")):
         raise ValueError(f"--out is {out!r}; for mmdet it must end in .pkl or .pickle.")
     config.test_evaluator = [*evaluators, dict(type="DumpDetResults", out_file_path=out)]
@@ -96,6 +101,10 @@ def _augment(config) -> None:
     dataset = config.test_dataloader.dataset
     while "dataset" in dataset:
         dataset = dataset["dataset"]
+    if "pipeline" not in dataset:
+        raise ValueError(
+            f"--tta changes images in a data set's pipeline, and {type_name(dataset)} has none; leave it out."
+        )
     if "tta_pipeline" not in config:
         keys = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor", "flip", "flip_direction")
         flips = [dict(type="RandomFlip", prob=1.0), dict(type="RandomFlip", prob=0.0)]

@@ -30,6 +30,7 @@ from ..openmmlab.configs.model_checks import check_model
 from ..openmmlab.configs.reading import check_names, load_config, merge_options, revert_sync_bn
 from ..openmmlab.configs.segmentation_checks import check_segmentation_data
 from ..openmmlab.configs.stem import swap_stem
+from ..openmmlab.configs.tracking_checks import check_tracking_data
 from ..openmmlab.runtime.checkpoint_files import read_local_or_remote
 from .banner import Banner
 from .cfg_options import Settings
@@ -188,6 +189,7 @@ def check_config(config: Config, *phases: str) -> None:
     check_names(config)
     check_data(config, *phases)
     check_segmentation_data(config, *phases)
+    check_tracking_data(config, *phases)
     check_model(config, *phases)
     check_loops(config, *phases)
 

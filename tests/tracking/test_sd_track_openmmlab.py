@@ -206,6 +206,60 @@ def test_settings_that_are_no_settings(tmp_path):
         fe108_dataset(tmp_path, split="test")
 
 
+def test_splits_that_are_taken_for_each_other():
+    """Of a test PyTorch cannot stack the sequences into batches, and of a training the network has no sequence to follow."""
+    from mmengine.config import Config
+
+    from sterf_plugins.openmmlab.configs.tracking_checks import check_tracking_data
+
+    config = Config.fromfile(CONFIGS[0])
+    check_tracking_data(config, "train", "val", "test")
+    config.train_dataloader.dataset.split, config.test_dataloader.dataset.split = "test", "train"
+    with pytest.raises(
+        ValueError, match=r"train_dataloader.dataset.split is 'test', which gives whole seq.*split=train\. For"
+    ):
+        check_tracking_data(config, "train")
+    with pytest.raises(
+        ValueError, match=r"test_dataloader.dataset.split is 'train', which gives pairs.*split=test\. For"
+    ):
+        check_tracking_data(config, "test")
+
+
+def test_regions_of_another_size_than_in_the_training_are_told():
+    from mmengine.config import Config
+
+    from sterf_plugins.openmmlab.configs.image_checks import other_images
+
+    config = Config.fromfile(CONFIGS[0])
+    checkpoint = dict(meta=dict(cfg=config.pretty_text))
+    assert not other_images(config, checkpoint)
+    config.test_dataloader.dataset.search_size = 512
+    (line,) = other_images(config, checkpoint)
+    assert line.startswith(
+        "the weights were trained with search_size=256, and test_dataloader.dataset.search_size is 512"
+    )
+
+
+def test_options_for_pictures_are_refused_in_a_line(monkeypatch):
+    import argparse
+    import runpy
+
+    from mmengine.config import Config
+
+    prepare = runpy.run_path(str(ROOT / "tools" / "test.py"))["prepare"]
+    for out, tta, message in (
+        (
+            "a.pkl",
+            False,
+            r"--out is for models of mmdet and mmseg; a tracker writes its boxes by test_evaluator.results=DIR",
+        ),
+        (None, True, "--tta changes images in a data set's pipeline, and FE108Dataset has none; leave it out"),
+    ):
+        args = argparse.Namespace(checkpoint="x.pth", show=False, show_dir=None, out=out, tta=tta, overwrite=False)
+        with pytest.raises(ValueError, match=message):
+            prepare(Config.fromfile(next(c for c in CONFIGS if "fe108" in c.name)), args)
+
+
 def test_results_of_other_weights_or_settings_are_refused(tmp_path):
     from sterf_plugins.tracking.sd_track_openmmlab import SDTrackModel, fe108_dataset
 
