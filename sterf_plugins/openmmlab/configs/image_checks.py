@@ -34,8 +34,8 @@ def other_images(config: Config, checkpoint: Mapping[str, Any]) -> list[str]:
     for name, size in _regions(old).items():
         if tested.get(name, size) != size:
             lines.append(
-                f"the weights were trained with {name}={size}, and test_dataloader.dataset.{name} is {tested[name]}: the object has "
-                f"another size than in the training"
+                f"the weights were trained with {name}={size}, and test_dataloader.dataset.{name} is {tested[name]}: the object "
+                f"has another size than in the training"
             )
     return lines
 
