@@ -18,6 +18,8 @@ from .representations import REPRESENTATIONS, channels_of, equal_counts, equal_t
 from .splits import by_number, by_seed, in_list, in_natural_order
 
 SPLITS = ("train", "test")
+# What folders of splits are called elsewhere: no names of classes, where a data set has no others.
+OTHER_SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 
 
 class Layout(NamedTuple):
@@ -254,6 +256,11 @@ def _recordings(root: Path, folder: str, split: str | Path | None) -> dict[str, 
             if name in paths:
                 raise ValueError(f"{path} and {paths[name]} have the same name; keep one of them.")
             paths[name] = path
+    if not folder and classes and {place.name.lower() for place in classes} <= OTHER_SPLITS:
+        raise ValueError(
+            f"the folders in {root} are called {', '.join(sorted(place.name for place in classes))}, as splits are and not "
+            f"classes; rename them: train and test."
+        )
     if not paths:
         raise ValueError(f"{folders[0]} has no folders of classes with event recordings.")
     return {name: paths[name] for name in in_natural_order(paths)}

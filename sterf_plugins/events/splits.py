@@ -73,7 +73,9 @@ def in_list(names: Sequence[str], path: str | Path) -> set[str]:
     for line in lines_of(path):
         name = line if line in known else line.rpartition(".")[0]
         if name not in known:
-            raise ValueError(f"{path} names {line}, which is no recording of the data set.")
+            raise ValueError(
+                f"{path} names {line}, which is no recording of the data set; its first one is {names[0]}."
+            )
         if name in listed:
             raise ValueError(f"{path} names the recording {name} twice; name each one once.")
         listed.add(name)

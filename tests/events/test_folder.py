@@ -137,6 +137,17 @@ def test_a_split_without_recordings_is_an_error(tmp_path):
         EventFolder(tmp_path, "train")
 
 
+def test_folders_of_splits_are_not_taken_for_classes(tmp_path):
+    """Two "classes" would be learnt, which are the same."""
+    for name in ("Train/a/0", "Train/b/0", "Test/a/0", "Test/b/0"):
+        write_recording(tmp_path / f"{name}.npz", some_events(len(name)), (24, 32))
+    for split in ("train", None):
+        with pytest.raises(ValueError, match=r"are called Test, Train, as splits are.*rename them: train and test"):
+            EventFolder(tmp_path, split)
+    write_recording(tmp_path / "bus" / "0.npz", some_events(0), (24, 32))  # of vehicles "train" is a class
+    assert EventFolder(tmp_path, T=2).classes == ["Test", "Train", "bus"]
+
+
 def test_n_cars(tmp_path):
     """Files of the event type "2d", whose sizes differ with their events."""
     for i, name in enumerate(("train/cars", "train/background", "test/cars", "test/background")):
@@ -235,7 +246,11 @@ def twice_in_list(root):
 BAD_FOLDERS = [
     (empty_class, {}, r"the class folder .*empty has no recording \(.*\.npz"),
     (same_name, {}, r"r0\.\w+ and .*r0\.\w+ have the same name"),
-    (missing_in_list, dict(split="list.txt"), r"list.txt names 2/r77, which is no recording"),
+    (
+        missing_in_list,
+        dict(split="list.txt"),
+        r"list.txt names 2/r77, which is no recording.*its first one is 2/deep/r4",
+    ),
     (twice_in_list, dict(split="list.txt"), "list.txt names the recording 2/r0 twice; name each one once"),
     (None, dict(split="other.txt"), "there is no file .*other.txt"),
     (None, dict(split="val"), "`split` is 'val'; allowed: 'train', 'test'"),
