@@ -91,7 +91,7 @@ def _check_form(folder: Path, results: Boxes, labels: Boxes) -> None:
     corners = np.concatenate([truth[:, :2], truth[:, :2] + truth[:, 2:]], 1)
     begin_with_corners = (np.abs(starts - corners) <= 2).all() and not (np.abs(starts - truth) <= 2).all(1).any()
     every = np.concatenate(list(results.values()))
-    if begin_with_corners and (every[:, :2] < every[:, 2:]).all():
+    if begin_with_corners and not (every[:, :2] > every[:, 2:]).any():  # equal, or NaN, where a tracker saw nothing
         raise ValueError(
             f"{folder} has two corners in each line: the first ones are those of the labels, such as {starts[0].tolist()} of "
             f"{truth[0].tolist()}. Boxes are x, y, w, h: write w = x2 - x1 and h = y2 - y1."
