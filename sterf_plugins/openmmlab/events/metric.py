@@ -1,5 +1,6 @@
 """mmdet's COCO metric with Prophesee's filter of boxes."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -83,8 +84,15 @@ class EventCocoMetric(CocoMetric):
         """COCO's numbers of what is left.
 
         Raises:
-            ValueError: no image is, or no true box.
+            ValueError: no image is, or no true box; or two images have the same id.
         """
+        ids = Counter(truth["img_id"] for truth, _ in results)
+        twice = next((image for image, count in ids.items() if count > 1), None)
+        if twice is not None:
+            raise ValueError(
+                f"two images have the id {twice}, so that boxes of one would count in the other: EventDetDatasets that are "
+                f"joined, as by ConcatDataset, must have other ids; test each on its own, or put all labels into one folder or file."
+            )
         results = [result for result in results if result[0]["counts"]]
         # mmdet keeps the true boxes of the first evaluation, and the results of later ones have none.
         if not any(gt.get("anns", True) for gt, _ in results):

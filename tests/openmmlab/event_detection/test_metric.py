@@ -66,6 +66,9 @@ def test_the_metric_leaves_out_what_the_filter_does():
         average_precision(box_filter="gen4")
     with pytest.raises(ValueError, match="`box_filter` has side; it takes skip_time, min_diagonal, min_side"):
         average_precision(box_filter=dict(side=1))
+    with pytest.raises(ValueError, match="two images have the id 0, so that boxes of one would count in the other"):
+        samples[3]["img_id"] = 0  # as of the first images of two data sets
+        average_precision()
     del samples[0]["time"]
     with pytest.raises(ValueError, match="PackDetInputs left out time"):
         average_precision()
