@@ -107,8 +107,9 @@ def _augment(config) -> None:
         )
     if "tta_pipeline" not in config:
         keys = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor", "flip", "flip_direction")
+        own = dataset.pipeline[-1].get("meta_keys", ())  # what the metric looks at
         flips = [dict(type="RandomFlip", prob=1.0), dict(type="RandomFlip", prob=0.0)]
-        pack = [dict(type="PackDetInputs", meta_keys=keys)]
+        pack = [dict(type="PackDetInputs", meta_keys=tuple(dict.fromkeys((*keys, *own))))]
         config.tta_pipeline = [*deepcopy(dataset.pipeline)[:-1], dict(type="TestTimeAug", transforms=[flips, pack])]
     dataset.pipeline = config.tta_pipeline
     config.model = ConfigDict(**config.tta_model, module=config.model)

@@ -236,7 +236,7 @@ def test_regions_of_another_size_than_in_the_training_are_told():
     config.test_dataloader.dataset.search_size = 512
     (line,) = other_images(config, checkpoint)
     assert line.startswith(
-        "the weights were trained with search_size=256, and test_dataloader.dataset.search_size is 512"
+        "the weights were trained with search_size=256, and the config has 512: results will be others"
     )
 
 

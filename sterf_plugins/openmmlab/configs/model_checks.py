@@ -4,15 +4,17 @@ from collections.abc import Iterator
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
+from mmengine.registry import MODELS
 
 from ...registry import TRANSFORMS
 from .data_checks import class_names, datasets, is_kind_of, listed
-from .types import type_name
+from .types import registered, type_name
 
 # Heads whose labels are not the data set's classes: COCO-stuff, and the borders of objects.
 OTHER_LABELS = ("FusedSemanticHead", "SCNetSemanticHead", "STDCHead")
 PREPROCESSORS = ("ImgDataPreprocessor", "DetDataPreprocessor", "EventDataPreprocessor", "SegDataPreProcessor")
 GROUPS = ("classes", "thing_classes", "stuff_classes")
+BEHIND_BACKBONE = ("neck", "rpn_head", "bbox_head", "decode_head")  # the first of them that a model has takes its maps
 
 
 def check_model(config: Config, *phases: str) -> None:
@@ -21,6 +23,7 @@ def check_model(config: Config, *phases: str) -> None:
     check_train_size(config)
     check_channels(config)
     check_events(config, *phases)
+    check_time(config)
 
 
 def check_classes(config: Config, *phases: str) -> None:
@@ -158,3 +161,19 @@ def check_events(config: Config, *phases: str) -> None:
                     f"{f' for each of {steps} steps' * (steps > 1)}, and model.backbone takes in_channels={channels}: "
                     f"--cfg-options model.backbone.in_channels={loaded.channels // steps}."
                 )
+
+
+def check_time(config: Config) -> None:
+    """Raise ``ValueError`` if a backbone keeps its time steps, and a stock neck or head takes its maps, which knows no time."""
+    model = _network(config)
+    part = next((name for name in BEHIND_BACKBONE if model.get(name)), None)
+    if part is None or not (model.get("backbone") or {}).get("keep_time"):
+        return
+    first = model[part][0] if isinstance(model[part], (list, tuple)) else model[part]
+    kind = registered(first, MODELS, config)
+    if getattr(kind, "__module__", "").split(".")[0] in ("mmdet", "mmseg"):
+        raise ValueError(
+            f"model.backbone has keep_time=True and gives maps of all time steps, (T, B, C, H, W), and model.{part} is "
+            f"{type_name(first)}, which takes (B, C, H, W): --cfg-options model.backbone.keep_time=False for their mean, or a "
+            f"spiking neck or head of this package, such as sterf_plugins.SpikeFPN."
+        )

@@ -91,7 +91,7 @@ class EventCocoMetric(CocoMetric):
         if twice is not None:
             raise ValueError(
                 f"two images have the id {twice}, so that boxes of one would count in the other: EventDetDatasets that are "
-                f"joined, as by ConcatDataset, must have other ids; test each on its own, or put all labels into one folder or file."
+                f"joined, as by ConcatDataset, must have other ids; test each on its own, or put all labels into one."
             )
         results = [result for result in results if result[0]["counts"]]
         # mmdet keeps the true boxes of the first evaluation, and the results of later ones have none.

@@ -9,7 +9,8 @@ import pytest
 import torch
 from mmengine.registry import MODELS, init_default_scope
 
-from sterf_plugins.openmmlab.configs.model_checks import check_events
+from sterf_plugins.openmmlab.configs.image_checks import other_images
+from sterf_plugins.openmmlab.configs.model_checks import check_events, check_time
 from sterf_plugins.openmmlab.configs.reading import load_config
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -31,6 +32,36 @@ def test_channels_and_steps_of_the_configs_fit(path):
     config.model.data_preprocessor.time_steps = 2
     with pytest.raises(ValueError, match="makes time_steps=2 of them"):
         check_events(config, "train")
+
+
+def test_stock_necks_know_no_time():
+    config = load_config(str(CONFIGS / "retinanet_qkformer_fpn_event-shapes.py"))
+    check_time(config)
+    config.model.backbone.keep_time = True
+    with pytest.raises(
+        ValueError, match=r"keep_time=True .* model.neck is FPN, which takes \(B, C, H, W\): .*keep_time=False"
+    ):
+        check_time(config)
+    config.model.neck.type = "sterf_plugins.SpikeFPN"
+    check_time(config)
+
+
+def test_events_drawn_otherwise_than_in_the_training_are_told():
+    config = load_config(str(CONFIGS / "rtmdet-t_qkformer_event-shapes.py"))
+    checkpoint = dict(meta=dict(cfg=config.pretty_text))
+    assert not other_images(config, checkpoint)
+    dataset = config.test_dataloader.dataset
+    window = dataset.window
+    dataset.window, dataset.pipeline[0].representation, dataset.pipeline[0].parts = 2 * window, "time_surface", 2
+    config.model.data_preprocessor.time_steps = 2
+    assert [re.search(r"with (\S+)=", line)[1] for line in other_images(config, checkpoint)] == [
+        "data_preprocessor.time_steps",
+        "window",
+        "LoadEvents.representation",
+        "LoadEvents.parts",
+    ]
+    del config.test_dataloader.dataset  # of which the config says nothing
+    assert len(other_images(config, checkpoint)) == 1
 
 
 def losses(folder: Path) -> list[float]:
