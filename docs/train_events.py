@@ -69,6 +69,7 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(default: %(default)s)")
     p.add_argument("--out", type=Path, default=Path("work_dirs/events"), help="(default: %(default)s)")
     p.add_argument("--resume", action="store_true", help="go on from OUT/last.pth")
+    p.add_argument("--overwrite", action="store_true", help="start anew where OUT has the checkpoint of a training")
     p.add_argument("--seed", type=int, default=0, help="of weights, order and split (default: %(default)s)")
     return p.parse_args()
 
@@ -125,9 +126,14 @@ def build(args: argparse.Namespace, channels: int, classes: int) -> torch.nn.Mod
     """The model, on the device.
 
     Raises:
-        ValueError: it has no time axis.
+        ValueError: it has no time axis, or does not take ``--model-kwargs``.
     """
-    model = timm.create_model(args.model, in_chans=channels, num_classes=classes, **args.model_kwargs)
+    try:
+        model = timm.create_model(args.model, in_chans=channels, num_classes=classes, **args.model_kwargs)
+    except TypeError as error:
+        if not any(f"'{name}'" in str(error) for name in args.model_kwargs):
+            raise
+        raise ValueError(f"--model-kwargs {args.model_kwargs} are not those of {args.model}: {error}") from error
     if not hasattr(model, "T"):
         raise ValueError(
             f"--model {args.model} takes images (B, C, H, W) and has no time steps; give a Spikformer, SDT-V1, Meta-SDT, "
@@ -157,6 +163,11 @@ def main() -> None:
         raise ValueError(f"--workers is {args.workers}; it must be at least 0.")
     check_device(args.device)
     check_writable(args.out, "--out")
+    if (args.out / "last.pth").exists() and not (args.resume or args.overwrite):
+        raise ValueError(
+            f"{args.out} has the checkpoint of a training: give --resume to go on with it, another --out, or --overwrite to "
+            f"replace it."
+        )
     train, test = data_sets(args)
     torch.manual_seed(args.seed)
     model = build(args, train.channels, len(train.classes))

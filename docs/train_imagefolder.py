@@ -21,7 +21,7 @@ from timm.utils import AverageMeter, accuracy
 
 import sterf_plugins.timm  # noqa: F401
 from sterf_plugins.cli.console import check_device, run_tool
-from sterf_plugins.files import replacing
+from sterf_plugins.files import check_new, replacing
 from sterf_plugins.firing import FiringRates, neuron_layers, silence
 
 
@@ -39,6 +39,7 @@ def parse_args() -> argparse.Namespace:
     p.add_argument("--workers", type=int, default=4)
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     p.add_argument("--out", type=Path, default=Path("work_dirs/imagefolder"))
+    p.add_argument("--overwrite", action="store_true", help="replace the checkpoint of an earlier training in OUT")
     p.add_argument("--seed", type=int, default=0)
     return p.parse_args()
 
@@ -63,6 +64,7 @@ def loaders(args: argparse.Namespace, model: torch.nn.Module):
 def main() -> None:
     args = parse_args()
     check_device(args.device)
+    check_new(args.out / "last.pth", args.overwrite)
     for split in ("train", "val"):
         if not (args.data / split).is_dir():
             raise ValueError(f"{args.data / split} does not exist; expected {split}/CLASS/*.jpg in {args.data}.")

@@ -102,11 +102,24 @@ def test_a_training_goes_on(forked, classifier, tmp_path):
         (("--workers", -1), "--workers is -1; it must be at least 0"),
         (("--lr", "nan"), "`--lr` is nan; it must be a learning rate from 0 on"),
         (("--model", "nosuch"), "Unknown model (nosuch)"),
+        (("--model-kwargs", "nosuch=1"), "are not those of spikformer_8_384: Spikformer.__init__() got an unexpected"),
+        (("--model-kwargs", "num_classes=3"), "are not those of spikformer_8_384: "),  # which the data say
     ],
 )
 def test_mistakes(forked, classifier, tmp_path, options, message):
     done = forked(SCRIPT, classifier[0] / "data", *options, "--out", tmp_path)
     assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("script", [SCRIPT, ROOT / "docs" / "train_imagefolder.py"], ids=lambda p: p.stem)
+def test_a_checkpoint_is_not_replaced(script, tmp_path, monkeypatch):
+    """By the same command once more, after the first epoch of which the trained weights would be gone."""
+    (tmp_path / "last.pth").write_bytes(b"weights")
+    main = runpy.run_path(str(script))["main"]
+    for more, message in (((), "--overwrite to replace it"), (("--overwrite",), "nowhere")):
+        monkeypatch.setattr("sys.argv", [script.name, str(tmp_path / "nowhere"), "--out", str(tmp_path), *more])
+        with pytest.raises(ValueError, match=message):
+            main()
 
 
 def test_a_checkpoint_of_another_program_is_not_gone_on_from(tmp_path):
