@@ -71,6 +71,11 @@ def claim(folder: str | os.PathLike, owner: str) -> None:
     marker.touch()
 
 
+def is_claimed(folder: str | os.PathLike, owner: str) -> bool:
+    """Whether an earlier run of ``owner`` has claimed a folder."""
+    return _marker(folder, owner).is_file()
+
+
 def _marker(folder: str | os.PathLike, owner: str) -> Path:
     return Path(folder) / f".written-by-{owner}"
 
@@ -87,10 +92,10 @@ def check_claim(folder: str | os.PathLike, owner: str, files: Iterable[str], ove
     Raises:
         ValueError: a file of these names is there, and the owner has not claimed the folder before; or it is a file.
     """
-    folder, marker = Path(folder), _marker(folder, owner)
+    folder = Path(folder)
     _check_no_file(folder)
     taken = [name for name in files if (folder / name).exists()]
-    if taken and not marker.is_file() and not overwrite:
+    if taken and not is_claimed(folder, owner) and not overwrite:
         raise ValueError(
             f"{folder} holds {', '.join(taken)}, which {owner} did not write there; give another folder, or --overwrite "
             f"to replace what it writes."

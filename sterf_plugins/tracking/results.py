@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..checks import as_path
-from ..files import lines_of, replacing, settings_in
+from ..files import is_claimed, lines_of, replacing, settings_in
 from .box_metrics import Curves, curves
 from .sequences import LAYOUTS, read_absent, read_boxes, sequence_folders
 
 Boxes = Mapping[str, NDArray[np.float64]]  # name of a sequence -> (frames, 4), x, y, w, h in pixels
 Absences = Mapping[str, NDArray[np.bool_] | None]  # the same -> for each frame whether the object is not there
+OWNER = "TrackingMetric"  # who says in a result folder that its files may be replaced
 TESTED = "tested.json"  # in a result folder that a test may go on with: what its boxes are of
 
 
@@ -120,6 +121,15 @@ def read_attributes(path: str | Path, labels: Boxes) -> dict[str, list[str]]:
         )
     every = sorted({attribute for name in labels for attribute in of_name[name]})
     return {attribute: [name for name in labels if attribute in of_name[name]] for attribute in every}
+
+
+def check_own_results(folder: Path) -> None:
+    """Raise ``ValueError`` if a folder has result files that no test of this package has written, such as another tracker's."""
+    found = next(iter(sorted(folder.glob("*.txt"))), None)
+    if found is not None and not is_claimed(folder, OWNER) and not (folder / TESTED).exists():
+        raise ValueError(
+            f"`results` is {str(folder)!r}, which holds {found.name} and more that this test did not write; give another folder."
+        )
 
 
 def check_tested(file: Path, settings: Mapping[str, Any]) -> None:

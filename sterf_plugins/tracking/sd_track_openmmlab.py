@@ -19,6 +19,7 @@ from torchvision.ops import box_convert, box_iou
 from ..checkpoints.reading import read_checkpoint
 from ..checkpoints.sd_track import is_published_tracker
 from ..checks import finite_number, flag, one_of, positive_int
+from ..files import claim
 from ..plugins import check_options
 from ..registry import DATASETS, METRICS, MODELS
 from .box_losses import WEIGHTS, centre_losses
@@ -29,7 +30,7 @@ from .follow import Follower
 from .pairs import TrackingPairs
 from .published import published_weights
 from .recordings import find_recorded_sequences
-from .results import check_tested, weights_digest
+from .results import OWNER, check_own_results, check_tested, weights_digest
 from .sd_track import VARIANTS, SDTrack
 from .sequences import Sequence, find_sequences, read_boxes, write_boxes
 
@@ -309,9 +310,13 @@ class TrackingMetric(BaseMetric):
 
     Args:
         protocol: "toolkit" or "ostrack".
-        results: folder in which each sequence's boxes are written, beside that of the data set; ``None``: nowhere else.
+        results: folder in which each sequence's boxes are written, beside that of the data set, also in place of those of an
+            earlier test; ``None``: nowhere else.
         integers: write them cut to integers, as the published results are.
         **options: arguments of mmengine's ``BaseMetric``.
+
+    Raises:
+        ValueError: the folder has results of another program.
     """
 
     default_prefix = None
@@ -321,12 +326,15 @@ class TrackingMetric(BaseMetric):
         one_of("protocol", protocol, PROTOCOLS)
         self.protocol, self.integers = protocol, flag("integers", integers)
         self.folder = _results_folder(results)
+        if self.folder is not None:
+            check_own_results(self.folder)
 
     def process(self, data_batch: Any, data_samples: Several[dict]) -> None:
         for sample in data_samples:
             own = None if self.folder is None else self.folder / f"{sample['name']}.txt"
             taken = sample["results"] if sample["seconds"] is None else None  # of an earlier test, which stays as it is
             for file in {own, sample["results"]} - {taken, None}:
+                claim(file.parent, OWNER)
                 write_boxes(file, sample["boxes"], self.integers)
             boxes = np.trunc(sample["boxes"]) if self.integers else sample["boxes"]
             one = curves(boxes, sample["labels"], sample.get("absent"), self.protocol)

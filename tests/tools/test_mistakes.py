@@ -289,7 +289,8 @@ def checkpoint_of(config, folder: Path) -> Path:
     """A checkpoint whose training had this config, without weights."""
     path = folder / "epoch_1.pth"
     meta = dict(cfg=load_config(str(config)).pretty_text, seed=0)
-    torch.save(dict(state_dict={}, meta=meta, optimizer={}, param_schedulers=[]), path)
+    states = [dict(last_step=0, end=20), dict(last_step=0, end=10**9)]
+    torch.save(dict(state_dict={}, meta=meta, optimizer={}, param_schedulers=states), path)
     return path
 
 
@@ -304,7 +305,7 @@ UNCHANGED = {
     "optim_wrapper.clip_grad=dict(max_norm=35)": "",
     "optim_wrapper.type=AmpOptimWrapper": "",
     "train_cfg.max_iters=1000": "trains until train_cfg.max_iters=1000 instead of 700. The schedules stay those of the checkpoint, "
-    "which end at 20 and 700: after its last change the learning rate stays",
+    "which end at 20: after its last change the learning rate stays",
     "param_scheduler.1.end=1000": "goes on with the checkpoint's schedules, whatever the config says: param_scheduler.1.end",
 }
 
@@ -345,6 +346,14 @@ def test_resume_with_what_may_change(setting, tmp_path, logged):
     check_resume(load_config(str(SEGMENTOR), options), str(checkpoint_of(SEGMENTOR, tmp_path)))
     said = logged.getvalue()
     assert UNCHANGED[setting] in said and ("schedules" in said) == bool(UNCHANGED[setting])
+
+
+def test_resume_of_a_training_that_has_ended(tmp_path, logged):
+    path = checkpoint_of(SEGMENTOR, tmp_path)
+    saved = torch.load(path)
+    torch.save(saved | dict(meta=saved["meta"] | dict(iter=700)), path)
+    check_resume(load_config(str(SEGMENTOR)), str(path))
+    assert "nothing is left to train, since train_cfg.max_iters is 700" in logged.getvalue()
 
 
 def test_resume_from_a_checkpoint_that_is_not_whole(tmp_path):

@@ -313,6 +313,23 @@ def test_the_metrics_folder_has_the_boxes_of_an_earlier_test_too(tmp_path):
     assert (tmp_path / "own" / "a.txt").read_text() == "5\t5\t10\t10\n" * 3 and earlier.read_text() == "as it was"
 
 
+def test_another_trackers_results_are_not_replaced(tmp_path):
+    """Those of an earlier test may be: the metric has written them itself."""
+    from sterf_plugins.tracking.sd_track_openmmlab import TrackingMetric
+
+    boxes = np.array([[5.5, 5, 10, 10]] * 3)
+    sample = dict(name="a", boxes=boxes, labels=boxes, seconds=1.0, results=None)
+    for x in (1, 2):
+        TrackingMetric(results=str(tmp_path / "own")).process(None, [sample | dict(boxes=boxes + x)])
+    assert np.allclose(np.loadtxt(tmp_path / "own" / "a.txt"), boxes + 2)
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "a.txt").write_text("1,2,3,4\n")
+    with pytest.raises(
+        ValueError, match=r"theirs', which holds a.txt and more that this test did not write; give another"
+    ):
+        TrackingMetric(results=str(tmp_path / "theirs"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", ["1x4", "2x2", "4x1"])
 def test_one_image_gives_both_regions(variant):

@@ -13,6 +13,7 @@ from .types import type_name
 # Settings of an optimizer wrapper that a resumed training may have anew; all others come back with the optimizer's state.
 FREE = ("type", "clip_grad", "accumulative_counts", "loss_scale", "dtype")
 COMPARED = ("optim_wrapper", "param_scheduler")
+ENDLESS = 10**9  # what mmengine takes for the end of a schedule without one
 
 
 def check_resume(config: Config, path: str) -> None:
@@ -54,17 +55,28 @@ def check_resume(config: Config, path: str) -> None:
         )
     for change in _changes(old.get("param_scheduler"), new.get("param_scheduler"), "param_scheduler"):
         print_log(f"--resume goes on with the checkpoint's schedules, whatever the config says: {change}", "current")
-    for line in _other_length(old, new):
+    for line in _other_length(checkpoint, old.get("train_cfg") or {}, new.get("train_cfg") or {}):
         print_log(line, "current")
 
 
-def _other_length(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
-    """A line if a training goes on for longer or shorter than the checkpoint's was to: schedules are not stretched with it."""
-    for name in ("max_iters", "max_epochs"):
-        before, now = ((side.get("train_cfg") or {}).get(name) for side in (old, new))
-        if None not in (before, now) and before != now:
-            ends = [str(end) for schedule in _listed(old.get("param_scheduler")) if (end := schedule.get("end"))]
-            told = f", which end at {' and '.join(ends)}" if ends else ""
+def _other_length(checkpoint: Mapping[str, Any], old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+    """Lines if a training goes on for longer or shorter than the checkpoint's was to, or not at all.
+
+    Args:
+        checkpoint: the checkpoint. Its schedules say when they end; its config need not, after an earlier ``--resume``.
+        old: ``train_cfg`` of the checkpoint.
+        new: that of the training to resume.
+    """
+    for name, counter in (("max_iters", "iter"), ("max_epochs", "epoch")):
+        before, now = old.get(name), new.get(name)
+        if None in (before, now):
+            continue
+        if checkpoint["meta"].get(counter, 0) >= now:
+            yield f"--resume: nothing is left to train, since train_cfg.{name} is {now}; give more to train longer"
+        elif before != now:
+            states = _listed(checkpoint.get("param_schedulers"), of="last_step")
+            ends = sorted({state["end"] for state in states if state.get("end", ENDLESS) < ENDLESS})
+            told = f", which end at {' and '.join(map(str, ends))}" if ends else ""
             yield (
                 f"--resume trains until train_cfg.{name}={now} instead of {before}. The schedules stay those of the checkpoint"
                 f"{told}: after its last change the learning rate stays what it is"
@@ -88,10 +100,15 @@ def _check_whole(config: Config, checkpoint: Mapping[str, Any], path: str, way_o
         )
 
 
-def _listed(schedules: Any) -> list[dict]:
-    """The schedules of one optimizer or of several, as one list."""
-    if isinstance(schedules, dict) and "type" not in schedules:
-        return [schedule for group in schedules.values() for schedule in _listed(group)]
+def _listed(schedules: Any, of: str = "type") -> list[dict]:
+    """The schedules of one optimizer or of several, as one list.
+
+    Args:
+        schedules: as they are in a config, or in a checkpoint.
+        of: a name that each schedule has.
+    """
+    if isinstance(schedules, dict) and of not in schedules:
+        return [schedule for group in schedules.values() for schedule in _listed(group, of)]
     return [schedules] if isinstance(schedules, dict) else list(schedules or [])
 
 
