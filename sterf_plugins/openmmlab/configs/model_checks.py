@@ -14,7 +14,7 @@ from .types import registered, type_name
 OTHER_LABELS = ("FusedSemanticHead", "SCNetSemanticHead", "STDCHead")
 PREPROCESSORS = ("ImgDataPreprocessor", "DetDataPreprocessor", "EventDataPreprocessor", "SegDataPreProcessor")
 GROUPS = ("classes", "thing_classes", "stuff_classes")
-BEHIND_BACKBONE = ("neck", "rpn_head", "bbox_head", "decode_head")  # the first of them that a model has takes its maps
+BEHIND_BACKBONE = ("neck", "rpn_head", "roi_head", "bbox_head", "decode_head", "auxiliary_head")
 
 
 def check_model(config: Config, *phases: str) -> None:
@@ -164,16 +164,21 @@ def check_events(config: Config, *phases: str) -> None:
 
 
 def check_time(config: Config) -> None:
-    """Raise ``ValueError`` if a backbone keeps its time steps, and a stock neck or head takes its maps, which knows no time."""
+    """Raise ``ValueError`` if a backbone keeps its time steps, and a stock neck or head takes its maps, which knows no time.
+
+    Behind a part of another package nothing is known: it may be what takes the mean.
+    """
     model = _network(config)
-    part = next((name for name in BEHIND_BACKBONE if model.get(name)), None)
-    if part is None or not (model.get("backbone") or {}).get("keep_time"):
+    if not (model.get("backbone") or {}).get("keep_time"):
         return
-    first = model[part][0] if isinstance(model[part], (list, tuple)) else model[part]
-    kind = registered(first, MODELS, config)
-    if getattr(kind, "__module__", "").split(".")[0] in ("mmdet", "mmseg"):
-        raise ValueError(
-            f"model.backbone has keep_time=True and gives maps of all time steps, (T, B, C, H, W), and model.{part} is "
-            f"{type_name(first)}, which takes (B, C, H, W): --cfg-options model.backbone.keep_time=False for their mean, or a "
-            f"spiking neck or head of this package, such as sterf_plugins.SpikeFPN."
-        )
+    for name in BEHIND_BACKBONE:
+        for part in model[name] if isinstance(model.get(name), (list, tuple)) else filter(None, [model.get(name)]):
+            package = getattr(registered(part, MODELS, config), "__module__", "").split(".")[0]
+            if package in ("mmdet", "mmseg"):
+                raise ValueError(
+                    f"model.backbone has keep_time=True and gives maps of all time steps, (T, B, C, H, W), and model.{name} is "
+                    f"{type_name(part)}, which takes (B, C, H, W): --cfg-options model.backbone.keep_time=False for their mean, "
+                    f"or spiking necks and heads of this package, such as sterf_plugins.SpikeFPN."
+                )
+            if package != "sterf_plugins":
+                return

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from mmdet.evaluation import CocoMetric
 
-from ...checks import one_of
+from ...checks import finite_number, flag, one_of
 from ...registry import METRICS
 
 # The rules of Prophesee's toolbox for automotive data: 304 x 240 pixels (GEN1), and 1280 x 720 (1 megapixel).
@@ -43,7 +43,7 @@ class EventCocoMetric(CocoMetric):
         **options: of mmdet's ``CocoMetric``, without ``ann_file``.
 
     Raises:
-        ValueError: there is no such filter, or an ``ann_file``.
+        TypeError, ValueError: there is no such filter, an ``ann_file``, or masks are to be measured.
     """
 
     def __init__(
@@ -60,9 +60,13 @@ class EventCocoMetric(CocoMetric):
             raise ValueError(
                 f"`box_filter` has {', '.join(sorted(unknown))}; it takes {', '.join(BOX_FILTERS['gen1'])}."
             )
+        for name, limit in (box_filter or {}).items():
+            finite_number(f"box_filter[{name!r}]", limit)
+        if "segm" in self.metrics:
+            raise ValueError("`metric` has 'segm', and labels of recordings have no masks; give 'bbox'.")
         rules = dict(skip_time=-np.inf, min_diagonal=0, min_side=0)
         self.rules = None if box_filter is None else {**rules, **box_filter}
-        self.from_first_event = from_first_event
+        self.from_first_event = flag("from_first_event", from_first_event)
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         """Keep the predictions and true boxes of a batch that pass the filter; an image without a true box does not count."""
@@ -81,7 +85,7 @@ class EventCocoMetric(CocoMetric):
             truth["counts"] = self.rules is None or bool(sample["instances"])
 
     def compute_metrics(self, results: list) -> dict[str, float]:
-        """COCO's numbers of what is left.
+        """COCO's numbers of what is left; with ``format_only`` the files of all images, and none.
 
         Raises:
             ValueError: no image is, or no true box; or two images have the same id.
@@ -93,6 +97,8 @@ class EventCocoMetric(CocoMetric):
                 f"two images have the id {twice}, so that boxes of one would count in the other: EventDetDatasets that are "
                 f"joined, as by ConcatDataset, must have other ids; test each on its own, or put all labels into one."
             )
+        if self.format_only:
+            return super().compute_metrics(results)
         results = [result for result in results if result[0]["counts"]]
         # mmdet keeps the true boxes of the first evaluation, and the results of later ones have none.
         if not any(gt.get("anns", True) for gt, _ in results):

@@ -1,5 +1,7 @@
 """The box filter, and the metric that uses it."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -66,9 +68,26 @@ def test_the_metric_leaves_out_what_the_filter_does():
         average_precision(box_filter="gen4")
     with pytest.raises(ValueError, match="`box_filter` has side; it takes skip_time, min_diagonal, min_side"):
         average_precision(box_filter=dict(side=1))
+    for options, message in (
+        (dict(box_filter=dict(skip_time="a")), r"`box_filter\['skip_time'\]` is 'a'"),
+        (dict(from_first_event="yes"), "`from_first_event` is 'yes'"),
+        (dict(metric="segm"), "`metric` has 'segm', and labels of recordings have no masks"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=message):
+            average_precision(**options)
     with pytest.raises(ValueError, match="two images have the id 0, so that boxes of one would count in the other"):
         samples[3]["img_id"] = 0  # as of the first images of two data sets
         average_precision()
     del samples[0]["time"]
     with pytest.raises(ValueError, match="PackDetInputs left out time"):
         average_precision()
+
+
+def test_predictions_are_written_without_true_boxes(tmp_path):
+    """As for a public test set, whose boxes are kept; the filter takes small ones out of the file."""
+    options = dict(box_filter="gen1", format_only=True, outfile_prefix=str(tmp_path / "found"))
+    metric = METRICS.build(dict(type="sterf_plugins.EventCocoMetric", **options))
+    metric.dataset_meta = dict(classes=("car",))
+    metric.process({}, [sample(7, 600_000, [], [[10, 10, 60, 60], [1, 1, 5, 5]])])
+    assert metric.evaluate(1) == {}
+    assert [found["image_id"] for found in json.loads((tmp_path / "found.bbox.json").read_text())] == [7]

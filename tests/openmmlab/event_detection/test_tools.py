@@ -43,6 +43,12 @@ def test_stock_necks_know_no_time():
     ):
         check_time(config)
     config.model.neck.type = "sterf_plugins.SpikeFPN"
+    with pytest.raises(ValueError, match=r"model.bbox_head is RetinaHead, which takes"):
+        check_time(config)
+    config.model.bbox_head.type = "sterf_plugins.SpikeRTMDetSepBNHead"
+    check_time(config)
+    config.model.neck.type = "EventPreprocessorOfMine"  # of which nothing is known: it may take the mean
+    config.model.bbox_head.type = "RetinaHead"
     check_time(config)
 
 
