@@ -6,6 +6,7 @@
 import os
 import shutil
 from pathlib import Path
+from uuid import uuid4
 
 # Layout -> module and class of SpikingJelly, and what lies in ROOT/extract once the download is unpacked.
 _CONVERTED = {
@@ -35,7 +36,9 @@ def converted(root: Path, layout: str) -> Path:
     import importlib
 
     dataset = getattr(importlib.import_module(f"spikingjelly.datasets.{module}"), name)
-    partial = root / f".events_np.{os.getpid()}"
+    partial = (
+        root / f".events_np.{uuid4().hex[:8]}"
+    )  # not of the process's number, which in a container is often the same
     partial.mkdir()
     try:
         dataset.create_raw_from_extracted(root / "extract", partial)

@@ -1,5 +1,6 @@
 """Folders of event recordings as a data set: formats, layouts, splits, and what goes wrong."""
 
+import os
 import shutil
 import struct
 
@@ -212,6 +213,7 @@ def test_cifar10_dvs(tmp_path):
             path = tmp_path / "extract" / label / f"cifar10_{label}_{number}.aedat"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(b"#!AER-DAT2.0\r\n" + words.tobytes())
+    (tmp_path / f".events_np.{os.getpid()}").mkdir()  # as a process of this number has left it that was killed
     train, test = (EventFolder(tmp_path, split, T=4, layout="cifar10_dvs") for split in ("train", "test"))
     assert len(train) == len(test) == 10 and train.classes == sorted(CIFAR10DVS_CLASS_NAMES)
     assert test.filenames()[0] == "airplane/cifar10_airplane_99.npz" and train[0][0].sum() == 50

@@ -47,7 +47,7 @@ def _normalised(config: Config) -> dict[str, Any]:
 
 def _events(config: Config, phase: str) -> dict[str, Any]:
     """How the first data set of a phase makes images of events; nothing of other data sets."""
-    dataset = next((dataset for _, dataset in datasets(config, phase)), {})
+    dataset: Mapping[str, Any] = next((found for _, found in datasets(config, phase)), {})
     if type_name(dataset) in TRACKING:
         return {name: dataset.get(name, default) for name, default in REGIONS.items()}
     step = next((step for step in dataset.get("pipeline") or [] if type_name(step) == "LoadEvents"), None)
