@@ -43,7 +43,7 @@ SIZE, FRAMES, FRAME, BATCH = (32, 32), 16, 1000, 64
 MOTION = Motion(translate=0.4, size=8)
 DIRECTIONS = ("up-left", "up-right", "down-left", "down-right")
 # Options that a training keeps when it goes on.
-LASTING = ("model", "model_kwargs", "layout", "steps", "kind", "by", "size", "epochs", "batch_size", "lr", "seed")
+LASTING = ("model", "model_kwargs", "layout", "steps", "kind", "by", "size", "sensor", "epochs", "batch_size", "lr", "seed")
 
 
 def parse_args() -> argparse.Namespace:
@@ -62,6 +62,9 @@ def parse_args() -> argparse.Namespace:
         "--by", default="time", choices=["time", "count"], help="what steps have alike (default: %(default)s)"
     )
     p.add_argument("--size", type=int, nargs=2, metavar=("ROWS", "COLUMNS"), help="of samples (default: the sensor's)")
+    p.add_argument(
+        "--sensor", type=int, nargs=2, metavar=("H", "W"), help="that holds all recordings (default: the first one's)"
+    )
     p.add_argument("--epochs", type=int, default=15, help="(default: %(default)s)")
     p.add_argument("--batch-size", type=int, default=32, help="(default: %(default)s)")
     p.add_argument("--lr", type=float, default=2e-3, help="learning rate (default: %(default)s)")
@@ -113,7 +116,8 @@ def data_sets(args: argparse.Namespace) -> tuple[EventFolder, EventFolder]:
     root = args.data or args.out / "data"
     if args.data is None:
         write_shapes(root, args.recordings)
-    options: dict[str, Any] = dict(T=args.steps, kind=args.kind, by=args.by, layout=args.layout, seed=args.seed)
+    options: dict[str, Any] = dict(T=args.steps, kind=args.kind, by=args.by, layout=args.layout)
+    options |= dict(seed=args.seed, sensor=args.sensor)
     transform = Resize(args.size) if args.size else None
     train, test = (EventFolder(root, split, transform=transform, **options) for split in ("train", "test"))
     for dataset in (train, test):
@@ -226,7 +230,8 @@ def restore(path: Path, settings: dict, model: torch.nn.Module, optimizer: torch
     saved = read_checkpoint(path)
     if not {"settings", "state_dict", "optimizer", "epoch"} <= saved.keys():
         raise ValueError(f"--resume: {path} is of another program; give another --out.")
-    other = [f"{name} = {saved['settings'][name]}" for name in settings if saved["settings"][name] != settings[name]]
+    old = saved["settings"]
+    other = [f"{name} = {old.get(name)}" for name in settings if old.get(name) != settings[name]]
     if other:
         raise ValueError(
             f"--resume: {path} was trained with {', '.join(other)}; give the same options and data, or another --out."

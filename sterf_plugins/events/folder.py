@@ -256,10 +256,11 @@ def _recordings(root: Path, folder: str, split: str | Path | None) -> dict[str, 
             if name in paths:
                 raise ValueError(f"{path} and {paths[name]} have the same name; keep one of them.")
             paths[name] = path
-    if not folder and classes and {place.name.lower() for place in classes} <= OTHER_SPLITS:
+    words = {place.name.lower().replace("-", "_").rpartition("_")[2] for place in classes}  # "train" of "n-cars_train"
+    if not folder and classes and words <= OTHER_SPLITS:
         raise ValueError(
             f"the folders in {root} are called {', '.join(sorted(place.name for place in classes))}, as splits are and not "
-            f"classes; rename them: train and test."
+            f"classes; rename them: train and test. Or give the `layout` of a public data set: {', '.join(LAYOUTS)}."
         )
     if not paths:
         raise ValueError(f"{folders[0]} has no folders of classes with event recordings.")

@@ -160,6 +160,10 @@ def test_n_cars(tmp_path):
     train, test = (EventFolder(tmp_path, split, T=2, layout="n_cars") for split in ("train", "test"))
     assert train.classes == ["background", "cars"] and len(train) == len(test) == 2
     assert train[0][0].shape == (2, 2, 100, 120) and train[0][0].sum() == 200
+    with pytest.raises(
+        ValueError, match=r"n-cars_test, n-cars_train, as splits are.*Or give the `layout` of .* n_cars"
+    ):
+        EventFolder(tmp_path, sensor=(100, 120))
     shutil.rmtree(tmp_path / "n-cars_test")
     assert len(EventFolder(tmp_path, "train", T=2, layout="n_cars")) == 2
     with pytest.raises(ValueError, match=r"there is no folder .*n-cars_test of classes"):
