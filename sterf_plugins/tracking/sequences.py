@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..checks import as_path, one_of
+from ..checks import as_path, entries, one_of
 from ..events.arrays import are_pixels
 from ..events.gtp import STEPS
 from ..files import lines_of, replacing, settings_in, text_of
@@ -192,7 +192,7 @@ def _names(folder: Path, split: str, labels: str, names: Iterable[str] | str | P
                 f"{', '.join(PUBLISHED)}."
             )
         names = lines_of(file)
-    found = list(names)
+    found = entries("names", names)
     if not found:
         raise ValueError(f"{where} names no sequence; leave it out for all of {folder}.")
     other = next((name for name in found if not isinstance(name, str) or name != Path(name).name or not name), None)
@@ -204,7 +204,7 @@ def _names(folder: Path, split: str, labels: str, names: Iterable[str] | str | P
     lacking = [name for name in found if not (folder / name).is_dir()]
     if lacking:
         raise ValueError(f"{where} names {lacking[0]!r}, and there is no folder {folder / lacking[0]}.")
-    return found
+    return list(found)
 
 
 def _files_of(folder: Path, layout: str, T: int) -> Sequence:

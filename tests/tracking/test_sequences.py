@@ -182,6 +182,8 @@ def test_lists_of_sequences(tmp_path):
         find_sequences(tmp_path, "fe108", "train", names=names)
     with pytest.raises(ValueError, match="no sequence of layout 'visevent'; its sequences are of layout 'fe108'"):
         find_sequences(tmp_path, "visevent", "train")
+    with pytest.raises(TypeError, match=r"`names` is 3 \(int\); it must be a list"):
+        find_sequences(tmp_path, "fe108", "train", names=3)
     with pytest.raises(ValueError, match="`T` is 3; allowed: 1, 2, 4"):
         find_sequences(tmp_path, "fe108", "train", 3)
 
