@@ -114,6 +114,7 @@ def test_flat_and_single():
     assert np.isnan(m.anisotropy(single)) and np.isnan(m.orientation(single)) and np.isnan(m.orientation(flat))
     assert m.cell_mass(flat, (4, 4)) == pytest.approx(1 / 16) and m.cell_mass(single, (4, 4)) == 1
     assert np.allclose(m.radial_profile(flat), 1)
+    assert m.radial_profile(np.ones((1, 1))).tolist() == [1]  # an empty curve cannot be drawn
     spectrum = m.spectrum(flat)
     assert spectrum[8, 8] == pytest.approx(1) and spectrum.sum() == pytest.approx(1)
     assert np.allclose(m.spectrum(single), 1)

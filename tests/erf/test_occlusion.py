@@ -331,6 +331,15 @@ def test_what_has_no_field_for_compute_erf_has_no_check(model, layer, message):
         assert check.map(layer, "change").all()
 
 
+def test_small_changes_of_many_large_channels_are_measured():
+    model = nn.Sequential(nn.Conv2d(3, 512, 3, padding=1))
+    nn.init.constant_(model[0].weight, 1e-5)
+    nn.init.constant_(model[0].bias, 3.0)
+    _, change, predicted = check_field(model, IMAGES.float(), "0", cells=(16, 12)).maps["0"].transpose(1, 0, 2, 3)
+    large = predicted > 0.1 * predicted.max()  # a float32 sum of 1536 moves in steps of a hundredth of the largest
+    np.testing.assert_allclose(change[large], predicted[large], atol=0.015 * predicted.max())
+
+
 def test_a_layer_without_a_gradient_is_warned_of():
     class Rounded(nn.Conv2d):
         def forward(self, x):

@@ -112,8 +112,8 @@ class FieldCheck:
                 )
             elif unchanged >= 0.1:
                 lines.append(
-                    f"{layer}: {unchanged:.0%} of its field's mass lies in patches whose change does nothing; that is the "
-                    f"field of the surrogate gradient, not of the network."
+                    f"{layer}: {unchanged:.0%} of its field's mass lies in patches whose change does nothing. Behind spikes that "
+                    f"is the field of the surrogate gradient, not of the network; else the changes are too small for float32."
                 )
             elif rank.value + 2 * np.nan_to_num(rank.error) < 0.5:
                 reliability = numbers["reliability"].value if "reliability" in numbers else 0.0

@@ -196,7 +196,7 @@ def _cell_centre(
 
 
 def radial_profile(field: np.ndarray, values: np.ndarray | None = None) -> np.ndarray:
-    """Mean of the map over rings about its centre of mass, as a curve (max(H, W) // 2,).
+    """Mean of the map over rings about its centre of mass, as a curve (max(H, W) // 2,), of a single pixel (1,).
 
     The rings reach from 0 to 1 pixel, from 1 to 2 pixels and so on, to half of the longer side.
 
@@ -209,7 +209,7 @@ def radial_profile(field: np.ndarray, values: np.ndarray | None = None) -> np.nd
     count = np.bincount(rings)
     longer = values.shape[0] if values.shape[0] > values.shape[1] else values.shape[1]
     profile = np.bincount(rings, values.ravel()) / np.maximum(count, 1)
-    return profile[: longer // 2]
+    return profile[: max(longer // 2, 1)]
 
 
 def spectrum(field: np.ndarray) -> np.ndarray:

@@ -68,7 +68,8 @@ class Units(Passes):
                 outputs, channels = [y.relu() for y in outputs], "sum"
             generator = torch.Generator().manual_seed(self.settings.seed)
             vectors, factor = channel_vectors(channels, outputs[0], generator)
-            values = torch.cat([(y.mean(0) @ vectors.T).T for y in outputs])
+            # A sum of float32 would round away small changes of many large channels.
+            values = torch.cat([(y.mean(0).double() @ vectors.double().T).T for y in outputs])
             units[name] = values[:, :count] * (factor / len(outputs))
         return next(iter(leaves.values())), units
 
