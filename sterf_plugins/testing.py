@@ -263,7 +263,10 @@ def assert_same_field(
             )
     first, second = (x if isinstance(x, ERFResult) else ERFResult.load(x) for x in (a, b))
     comparison = difference(first, second)
-    layers, numbers = ((x,) if isinstance(x, str) else tuple(x) for x in (layers, numbers))
+    layers, numbers = (
+        (x,) if isinstance(x, str) else tuple(checks.entries(name, x))
+        for name, x in (("layers", layers), ("numbers", numbers))
+    )
     chosen = [(layer, name) for layer in layers for name in numbers if comparison.matching(layer, name)]
     alone = [line for layer in layers for line in comparison.alone(layer)]
     for layer in layers:

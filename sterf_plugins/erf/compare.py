@@ -141,8 +141,14 @@ def difference(a: ERFResult, b: ERFResult) -> Comparison:
     only one of them has are named.
 
     Raises:
-        ValueError: they have no layer in common, or are of differently defined fields.
+        TypeError: one of them is no result.
+        ValueError: they have no layer or no number in common, or are of differently defined fields.
     """
+    for name, given in (("a", a), ("b", b)):
+        if not isinstance(given, ERFResult):
+            raise TypeError(
+                f"`{name}` is {given!r} ({type(given).__name__}); give an ERFResult, of a file ERFResult.load(path)."
+            )
     layers = [layer for layer in a.layers if layer in b.layers]
     if not layers:
         raise ValueError(f"the results have no layer in common: {', '.join(a.layers)}; and {', '.join(b.layers)}.")
@@ -164,6 +170,12 @@ def difference(a: ERFResult, b: ERFResult) -> Comparison:
                 ours[name], theirs[name], pseudo if paired else None, group_sizes(count or 0), PERIODS.get(name)
             )
             result.append(Difference(layer, name, ours[name], theirs[name], found, paired or fixed))
+    if not result:
+        kinds = [", ".join(r.info.get("kinds", ["unknown"])) for r in (a, b)]
+        raise ValueError(
+            f"the results have no number in common: one has fields of the kind {kinds[0]}, the other of {kinds[1]}, and "
+            f"spatiotemporal fields and volumes have no numbers; compute both with kinds='spatial' or 'temporal', too."
+        )
     return result
 
 

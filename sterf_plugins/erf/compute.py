@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..checks import as_path, one_of, positive_int, whole_number
+from ..checks import as_path, entries, one_of, positive_int, whole_number
 from .calibrate import CALIBRATION, norms_to_calibrate
 from .inputs.batches import Batch, Key, Reading, batches
 from .inputs.processes import everywhere, first_inputs
@@ -173,6 +173,8 @@ def compute_erf(
         raise ValueError(f"`tolerance` is {tolerance!r}; it must be in (0, 1), such as 0.05.")
     steps = None if time_steps is None else positive_int("time_steps", time_steps)
     size = None if batch_size in (None, "auto") else positive_int("batch_size", batch_size)
+    if kinds is not None and not isinstance(kinds, str):
+        kinds = entries("kinds", kinds)
     model, places, calls = unwrapped(model), check_position(position), check_calls(calls)
     protocol, protocols = choose(
         protocol, reduce=reduce, channels=None if channels is None else check_channels(channels), kinds=kinds,

@@ -66,6 +66,15 @@ def test_what_cannot_be_compared_is_said(pair):
         difference(a, ERFResult(["x"], {}))
     with pytest.raises(ValueError, match="no number 'area_51' of a layer '6'"):
         difference(a, a).of("6", "area_51")
+    with pytest.raises(TypeError, match=r"`b` is 'b.npz' \(str\); give an ERFResult, of a file ERFResult.load"):
+        difference(a, "b.npz")
+    in_time = ERFResult(["6"], {}, {**a.info, "kinds": ["spatiotemporal"]}, spatiotemporal={"6": np.ones((2, 2, 3, 3))})
+    with pytest.raises(
+        ValueError, match=r"no number in common: one has fields of the kind spatial, .* of spatiotemporal"
+    ):
+        difference(a, in_time)
+    with pytest.raises(TypeError, match=r"`layers` is 6 \(int\); it must be a list or tuple"):
+        assert_same_field(a, a, 6)
 
 
 def test_a_comparison_as_text_and_rows(pair):

@@ -353,3 +353,9 @@ def test_one_input_alone_has_a_field(protocol, images):
 def test_a_signal_has_no_width_across():
     numbers = PROTOCOLS["openerf"].measured(np.exp(-((np.arange(64) - 30) ** 2) / 18)[None])
     assert np.isnan(numbers["openerf_sigma_y"]) and numbers["openerf_sigma_x"] == pytest.approx(3, rel=1e-3)
+
+
+def test_kinds_beside_a_protocol_are_any_iterable_of_names(images):
+    assert compute_erf(SignedNet(), images, "4", protocol="luo", kinds=iter(["spatial"])).layers == ["4"]
+    with pytest.raises(TypeError, match=r"`kinds` is 3 \(int\); it must be a list or tuple"):
+        compute_erf(SignedNet(), images, "4", protocol="luo", kinds=3)
