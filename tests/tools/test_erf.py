@@ -499,9 +499,10 @@ class Pair(torch.nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.conv, self.pair = torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.Identity()
+        self.scale = torch.nn.Parameter(torch.rand(3, 1, 1))
 
     def forward(self, x):
-        y = self.conv(x)
+        y = self.conv(x * self.scale)
         return self.pair((y, y.tanh()))
 
 

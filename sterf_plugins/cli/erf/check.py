@@ -195,6 +195,7 @@ def _print_checks(checks: Mapping[str, FieldCheck], out: TextIO) -> None:
 
 def _print_randomised(rows: Iterable[Mapping[str, Any]], out: TextIO) -> None:
     for row in rows:
-        where = f"{counted(row['randomised'], 'layer')} down to {row['down_to']}" if row["randomised"] else "as it is"
+        lowest = row["down_to"] or "the model's own parameters"  # such as the position embedding of timm's ViT
+        where = f"{counted(row['randomised'], 'layer')} down to {lowest}" if row["randomised"] else "as it is"
         rank, common = (Number(row[key], row[f"{key}_error"]) for key in ("rank", "common_mass"))
         print(f"{row['model']}, {row['layer']}, {where}: rank {rank}, common mass {common}", file=out)
