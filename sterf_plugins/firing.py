@@ -145,6 +145,17 @@ def neuron_layers(model: nn.Module) -> dict[str, tuple[nn.Module, int, float]]:
     return layers
 
 
+def check_spiking(model: nn.Module) -> dict[str, nn.Module]:
+    """The modules of a model's neuron layers by name; ``ValueError`` if it has none, of which any count would be empty."""
+    neurons = {name: module for name, (module, *_) in neuron_layers(model).items()}
+    if not neurons:
+        raise ValueError(
+            f"{type(model).__name__} has no spiking neuron layer to count: IntegerSpike, or a neuron of SpikingJelly, snnTorch "
+            f"or norse."
+        )
+    return neurons
+
+
 def _of_norse(module: nn.Module) -> bool:
     """Whether a module has norse's parameters ``p``, a tuple that has a threshold or holds the parameters that have one."""
     p: Any = getattr(module, "p", None)
@@ -217,12 +228,7 @@ class FiringRates:
 
     def __init__(self, model: nn.Module, layers: dict[str, LayerRate] | None = None):
         self._model = model
-        self.neurons = {name: module for name, (module, *_) in neuron_layers(model).items()}
-        if not self.neurons:
-            raise ValueError(
-                f"{type(model).__name__} has no spiking neuron layer to count: IntegerSpike, or a neuron of SpikingJelly, snnTorch "
-                f"or norse."
-            )
+        self.neurons = check_spiking(model)
         self.layers: dict[str, LayerRate] = {} if layers is None else layers
         self._counting = ExitStack()
 

@@ -75,7 +75,12 @@ MUTATIONS = [
     ("firing.py", "(k - 0.5) / norm)", "k - 0.5)", "tests/activity"),
     ("activity/operations.py", "            start_afresh()", "            pass", "tests/activity"),
     ("activity/operations.py", "int(uses.sum()) * alike", "int(uses.sum())", "tests/activity"),
-    ("activity/energy.py", "(levels * steps).bit_length()", "levels.bit_length()", "tests/activity"),
+    (
+        "activity/energy.py",
+        'positive_int("levels", levels) * positive_int("steps", steps)',
+        'positive_int("levels", levels)',
+        "tests/activity",
+    ),
     ("activity/energy.py", "+ 2 * o.acs * self._word", "+ o.acs * self._word", "tests/activity"),
     ("activity/maps.py", "(levels - 0.5) / norm).all(0)", "(levels - 0.5) / norm).any(0)", "tests/activity"),
     ("deploy/spike_driven.py", "sums / self.norm", "sums", "tests/deploy"),

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 
 from spikingjelly.activation_based.op_counter import LemaireEnergyConfig, LemaireEnergyCostConfig
 
-from ..checks import one_of
+from ..checks import one_of, positive_int
 from .operations import ENERGY, LayerOperations, Operations
 from .spikes import NeuronOperations
 
@@ -81,8 +81,11 @@ def bits(levels: int, steps: int) -> int:
     Args:
         levels: D, the most spikes that the neuron sends in one time step.
         steps: T, the number of time steps.
+
+    Raises:
+        TypeError, ValueError: one of them is not an int >= 1.
     """
-    return (levels * steps).bit_length()
+    return (positive_int("levels", levels) * positive_int("steps", steps)).bit_length()
 
 
 def _break_even(cost: "_Model", layer: LayerOperations, n: int) -> float | None:

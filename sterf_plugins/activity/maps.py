@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..firing import check_spikes, has_time_axis, input_of, neuron_layers, spikes_of
+from ..firing import check_spikes, check_spiking, has_time_axis, input_of, neuron_layers, spikes_of
 from ..undisturbed import in_backward_pass, uncompiled
 
 if TYPE_CHECKING:
@@ -63,9 +63,13 @@ class FiringMaps:
     Attributes:
         layers: name of the neuron layer -> map. A layer that also runs at other sizes has one for each, with the size
             behind the name, as in "neck.spike 16x16", or the channels where it has no size or others: "neck.spike C64".
+
+    Raises:
+        ValueError: the model has no neuron layer; in a forward pass, if neurons give NaN.
     """
 
     def __init__(self, model: nn.Module):
+        check_spiking(model)
         self._model = model
         self._watching = ExitStack()
         self.layers: dict[str, FiringMap] = {}

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.flop_counter import flop_registry
 
+from ..checks import check_module
 from ..undisturbed import undisturbed
 from .single_products import single_products
 from .spikes import NeuronOperations, Spikes
@@ -126,8 +127,9 @@ def count_operations(model: nn.Module, *inputs: Tensor) -> Operations:
         The operations of each layer that has any, summed over all inputs, and which operators could not be counted.
 
     Raises:
-        TypeError, ValueError: there are no inputs, or they are no such batches, or a neuron gives NaN.
+        TypeError, ValueError: ``model`` is no module, there are no inputs, or they are no such batches, or a neuron gives NaN.
     """
+    check_module("model", model)
     if not inputs:
         raise ValueError("`inputs` is empty; give at least one batch.")
     numbers = [_number_of(batch) for batch in inputs]

@@ -259,8 +259,11 @@ def test_the_model_is_left_as_it_was():
 
 
 def test_bad_input():
-    with pytest.raises(ValueError, match="has no spiking neuron layer"):
-        FiringRates(nn.Conv2d(1, 1, 1))
+    for context_of in (FiringRates, FiringMaps):
+        with pytest.raises(ValueError, match="has no spiking neuron layer"):
+            context_of(nn.Conv2d(1, 1, 1))
+    with pytest.raises(TypeError, match="`model` is 'sdtv3_nano'"):
+        count_operations("sdtv3_nano", torch.rand(1, 3, 32, 32))
     with pytest.raises(ValueError, match="`inputs` is empty"):
         count_operations(two_layers())
     for shape in ((2, 7, 5), (0, 1, 2, 2), (5,)):

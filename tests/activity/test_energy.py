@@ -227,6 +227,12 @@ def test_bits(levels, steps, expected):
     assert bits(levels, steps) == expected == math.ceil(math.log2(levels * steps + 1))
 
 
+@pytest.mark.parametrize(("levels", "steps", "error"), [(0, 1, ValueError), (4, 0, ValueError), (2.5, 1, TypeError)])
+def test_bits_of_no_levels_or_steps(levels, steps, error):
+    with pytest.raises(error, match="it must be an int >= 1"):
+        bits(levels, steps)
+
+
 @pytest.mark.parametrize("model", ["compute", "memory", "full"])
 def test_break_even(model):
     """A network whose two layers of neurons fire at that rate takes as much as the quantised one, whatever the rate was."""
