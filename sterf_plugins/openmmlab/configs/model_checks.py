@@ -8,13 +8,18 @@ from mmengine.registry import MODELS
 
 from ...registry import TRANSFORMS
 from .data_checks import class_names, datasets, is_kind_of, listed
-from .types import registered, type_name
+from .types import dicts_in, registered, type_name
 
 # Heads whose labels are not the data set's classes: COCO-stuff, and the borders of objects.
 OTHER_LABELS = ("FusedSemanticHead", "SCNetSemanticHead", "STDCHead")
 PREPROCESSORS = ("ImgDataPreprocessor", "DetDataPreprocessor", "EventDataPreprocessor", "SegDataPreProcessor")
 GROUPS = ("classes", "thing_classes", "stuff_classes")
 BEHIND_BACKBONE = ("neck", "rpn_head", "roi_head", "bbox_head", "decode_head", "auxiliary_head")
+# Transforms of mmdet that fill gaps with a grey of 114 or 128, and what sets another value.
+FILLS = dict(
+    RandomAffine="border_val", Mosaic="pad_val", CachedMosaic="pad_val", MixUp="pad_val", CachedMixUp="pad_val",
+    RandomErasing="img_border_value", Rotate="img_border_value",
+)  # fmt: skip
 
 
 def check_model(config: Config, *phases: str) -> None:
@@ -23,6 +28,7 @@ def check_model(config: Config, *phases: str) -> None:
     check_train_size(config)
     check_channels(config)
     check_events(config, *phases)
+    check_fills(config, *phases)
     check_time(config)
 
 
@@ -160,6 +166,21 @@ def check_events(config: Config, *phases: str) -> None:
                     f"{where} draws {loaded.representation!r} in {loaded.channels // steps} channels"
                     f"{f' for each of {steps} steps' * (steps > 1)}, and model.backbone takes in_channels={channels}: "
                     f"--cfg-options model.backbone.in_channels={loaded.channels // steps}."
+                )
+
+
+def check_fills(config: Config, *phases: str) -> None:
+    """Raise ``ValueError`` if a transform would fill gaps in images of events with grey, as many events as its value."""
+    for phase in phases:
+        parts = list(dicts_in((config.get(f"{phase}_dataloader") or {}).get("dataset")))
+        if not any(type_name(part) == "LoadEvents" for part in parts):
+            continue
+        for part in parts:
+            setting = FILLS.get(type_name(part))
+            if setting is not None and setting not in part:
+                raise ValueError(
+                    f"{type_name(part)} in {phase}_dataloader fills gaps with a grey above 100, and LoadEvents draws numbers "
+                    f"of events: set {setting}=0 in it."
                 )
 
 

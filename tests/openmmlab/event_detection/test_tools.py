@@ -10,7 +10,7 @@ import torch
 from mmengine.registry import MODELS, init_default_scope
 
 from sterf_plugins.openmmlab.configs.image_checks import other_images
-from sterf_plugins.openmmlab.configs.model_checks import check_events, check_time
+from sterf_plugins.openmmlab.configs.model_checks import check_events, check_fills, check_time
 from sterf_plugins.openmmlab.configs.reading import load_config
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -32,6 +32,23 @@ def test_channels_and_steps_of_the_configs_fit(path):
     config.model.data_preprocessor.time_steps = 2
     with pytest.raises(ValueError, match="makes time_steps=2 of them"):
         check_events(config, "train")
+
+
+def test_gaps_are_not_filled_with_grey():
+    """As mmdet's own pipelines do, also in the wrapper that mixes images."""
+    config = load_config(str(CONFIGS / "rtmdet-t_qkformer_event-shapes.py"))
+    check_fills(config, "train", "val", "test")
+    inner = config.train_dataloader.dataset
+    config.train_dataloader.dataset = dict(
+        type="MultiImageMixDataset", dataset=inner, pipeline=[dict(type="RandomAffine")]
+    )
+    with pytest.raises(ValueError, match=r"RandomAffine in train_dataloader fills gaps with a grey.*set border_val=0"):
+        check_fills(config, "train")
+    config.train_dataloader.dataset.pipeline[0].border_val = 0
+    check_fills(config, "train")
+    inner.pipeline[0].type = "LoadImageFromFile"
+    config.train_dataloader.dataset.pipeline.append(dict(type="MixUp"))
+    check_fills(config, "train")
 
 
 def test_stock_necks_know_no_time():
