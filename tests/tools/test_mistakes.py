@@ -1,8 +1,6 @@
 """Users' commonest mistakes: found before anything is built, told in one line, and mended by what the line advises."""
 
 import argparse
-import io
-import logging
 import re
 import shlex
 from pathlib import Path
@@ -15,13 +13,9 @@ import sterf_plugins
 sterf_plugins.setup()
 
 from mmengine.config import Config  # noqa: E402
-from mmengine.logging import MMLogger  # noqa: E402
 
 from sterf_plugins.cli import training as cli  # noqa: E402
-from sterf_plugins.cli.cfg_options import Settings  # noqa: E402
 from sterf_plugins.openmmlab.configs.loop_checks import warn_of_rates  # noqa: E402
-from sterf_plugins.openmmlab.configs.reading import PACKAGES, check_names, config_root, load_config, merge_options  # noqa: E402
-from sterf_plugins.openmmlab.configs.resume_checks import check_resume  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOL = ROOT / "tools" / "train.py"
@@ -48,6 +42,7 @@ def named(classes: str) -> list[str]:
 
 
 ADE_AS_SHAPES = [f"{p}_dataloader.dataset=dict(type='BaseSegDataset', reduce_zero_label=True)" for p in PHASES]
+
 
 # Name -> config, settings (`{shapes}` stands for the data), and what the line says.
 MISTAKES = {
@@ -285,51 +280,6 @@ def test_sound_settings_pass(config, shapes, tmp_path):
     assert found(config, data(config, shapes), tmp_path) == ""
 
 
-def checkpoint_of(config, folder: Path) -> Path:
-    """A checkpoint whose training had this config, without weights."""
-    path = folder / "epoch_1.pth"
-    meta = dict(cfg=load_config(str(config)).pretty_text, seed=0)
-    states = [dict(last_step=0, end=20), dict(last_step=0, end=10**9)]
-    torch.save(dict(state_dict={}, meta=meta, optimizer={}, param_schedulers=states), path)
-    return path
-
-
-CHANGED = {
-    "optim_wrapper.optimizer.type=SGD": "optim_wrapper.optimizer.type was 'AdamW', now 'SGD'",
-    "optim_wrapper.optimizer.lr=0.1": "optim_wrapper.optimizer.lr was 0.003, now 0.1",
-    "optim_wrapper.paramwise_cfg=dict(norm_decay_mult=0)": "optim_wrapper.paramwise_cfg was None, now {'norm_decay_mult': 0}",
-    "optim_wrapper.constructor=Other": "optim_wrapper.constructor was None, now 'Other'",
-    "param_scheduler=None": "param_scheduler had LinearLR, CosineAnnealingLR, now none",
-}
-UNCHANGED = {
-    "optim_wrapper.clip_grad=dict(max_norm=35)": "",
-    "optim_wrapper.type=AmpOptimWrapper": "",
-    "train_cfg.max_iters=1000": "trains until train_cfg.max_iters=1000 instead of 700. The schedules stay those of the checkpoint, "
-    "which end at 20: after its last change the learning rate stays",
-    "param_scheduler.1.end=1000": "goes on with the checkpoint's schedules, whatever the config says: param_scheduler.1.end",
-}
-
-
-@pytest.mark.parametrize("setting", CHANGED)
-def test_resume_with_another_optimizer(setting, shapes, tmp_path, forked):
-    path = checkpoint_of(SEGMENTOR, tmp_path)
-    settings = [*data(SEGMENTOR, shapes), setting]
-    done = forked(TOOL, SEGMENTOR, "--work-dir", tmp_path / "w", "--resume", path, "--cfg-options", *settings)
-    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr[-2000:]
-    assert CHANGED[setting] in done.stderr
-    assert f"--cfg-options load_from={path} without --resume" in done.stderr
-
-
-@pytest.fixture
-def logged():
-    """What mmengine's logger says."""
-    handler = logging.StreamHandler(io.StringIO())
-    logger = MMLogger.get_current_instance()
-    logger.addHandler(handler)
-    yield handler.stream
-    logger.removeHandler(handler)
-
-
 def test_rates_of_no_parameter_are_a_warning(logged):
     keys = {"0.weight": dict(lr_mult=0.1), "absolute_pos_embed": dict(decay_mult=0.0)}
     model = torch.nn.Sequential(torch.nn.Linear(1, 1))
@@ -338,156 +288,3 @@ def test_rates_of_no_parameter_are_a_warning(logged):
     assert "0.weight" not in logged.getvalue()
     warn_of_rates(Config(dict(optim_wrapper=dict(type="OptimWrapper"))), model)
     assert len(logged.getvalue().splitlines()) == 1
-
-
-@pytest.mark.parametrize("setting", UNCHANGED)
-def test_resume_with_what_may_change(setting, tmp_path, logged):
-    options = settings_of(setting)
-    check_resume(load_config(str(SEGMENTOR), options), str(checkpoint_of(SEGMENTOR, tmp_path)))
-    said = logged.getvalue()
-    assert UNCHANGED[setting] in said and ("schedules" in said) == bool(UNCHANGED[setting])
-
-
-def test_resume_of_a_training_that_has_ended(tmp_path, logged):
-    path = checkpoint_of(SEGMENTOR, tmp_path)
-    saved = torch.load(path)
-    torch.save(saved | dict(meta=saved["meta"] | dict(iter=700)), path)
-    check_resume(load_config(str(SEGMENTOR)), str(path))
-    assert "nothing is left to train, since train_cfg.max_iters is 700" in logged.getvalue()
-
-
-def test_resume_from_a_checkpoint_that_is_not_whole(tmp_path):
-    path = checkpoint_of(SEGMENTOR, tmp_path)
-    config, whole = load_config(str(SEGMENTOR)), torch.load(path)
-    for name in ("meta", "optimizer", "param_schedulers"):
-        torch.save({key: value for key, value in whole.items() if key != name}, path)
-        with pytest.raises(ValueError, match=f"epoch_1.pth has no {name}, .* give --cfg-options load_from="):
-            check_resume(config, str(path))
-    torch.save(whole | {"ema_state_dict": {}}, path)
-    with pytest.raises(ValueError, match="has the averaged weights of an EMAHook"):
-        check_resume(config, str(path))
-    config.custom_hooks = [dict(type="EMAHook")]
-    check_resume(config, str(path))
-
-
-def test_resume_from_a_checkpoint_without_a_config(tmp_path, logged):
-    torch.save(dict(state_dict={}, meta={}, optimizer={}, param_schedulers=[]), tmp_path / "a.pth")
-    check_resume(load_config(str(SEGMENTOR)), str(tmp_path / "a.pth"))
-    assert "its optimizer is not compared" in logged.getvalue()
-
-
-def settings_of(*texts: str) -> dict:
-    """What ``--cfg-options`` makes of its arguments."""
-    parser = argparse.ArgumentParser(exit_on_error=False)
-    parser.add_argument("--cfg-options", nargs="+", action=Settings)
-    return parser.parse_args(["--cfg-options", *texts]).cfg_options
-
-
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("1", 1),
-        ("1,2", [1, 2]),
-        ("(1,2)", (1, 2)),
-        ("(disc)", ("disc",)),
-        ("[a,b]", ["a", "b"]),
-        ("true", True),
-        ("None", None),
-        ("data/{name}.json", "data/{name}.json"),
-        ("/my data (1)/shapes", "/my data (1)/shapes"),
-        ("a, b", ["a", "b"]),
-        ("('traffic light', 'dog')", ("traffic light", "dog")),
-        ("dict(max_norm=35)", {"max_norm": 35}),
-        ("{'a.b': dict(lr_mult=0.1)}", {"a.b": {"lr_mult": 0.1}}),
-        ("[dict(type='RandomFlip', prob=(0.5, None)), dict()]", [{"type": "RandomFlip", "prob": (0.5, None)}, {}]),
-    ],
-)
-def test_values_of_settings(text, value):
-    assert settings_of(f"a.b={text}", "c=1") == {"a.b": value, "c": 1}
-
-
-@pytest.mark.parametrize(
-    "text", ["f(1,2)", "[dict(type=RandomFlip)]", "dict(a=__import__('os').getcwd())", "dict(**{'a': 1})", "['a',b]"]
-)
-def test_values_that_cannot_be_read(text):
-    with pytest.raises(argparse.ArgumentError, match="cannot be read; write all strings inside brackets in quotes"):
-        settings_of(f"a={text}")
-
-
-@pytest.mark.parametrize("before", [None, {"max_norm": 1}])
-@pytest.mark.parametrize("text", ["optim_wrapper.clip_grad.max_norm=35", "optim_wrapper.clip_grad=dict(max_norm=35)"])
-def test_clipping_can_be_switched_on(text, before):
-    """Stock segmentors have ``clip_grad=None``."""
-    config = Config(dict(optim_wrapper=dict(type="OptimWrapper", clip_grad=before)))
-    merge_options(config, settings_of(text))
-    assert config.optim_wrapper == dict(type="OptimWrapper", clip_grad=dict(max_norm=35))
-
-
-def test_settings_of_one_part_add_up_in_any_order():
-    for texts in (("a.b.c=1", "a.b=dict(d=2)"), ("a.b=dict(d=2)", "a.b.c=1")):
-        config = Config(dict(a=dict(b=dict(c=0, e=3))))
-        merge_options(config, settings_of(*texts))
-        assert config.a.b == dict(c=1, d=2, e=3)
-
-
-def test_settings_that_contradict_each_other():
-    with pytest.raises(ValueError, match=r"a=None and a.b=1 contradict each other"):
-        merge_options(Config(dict(a=dict(b=0))), settings_of("a=None", "a.b=1"))
-
-
-def test_elements_of_lists():
-    """Such as the scales inside test-time augmentation, a list of lists; elements that are dicts are merged."""
-    config = Config(dict(a=[dict(type="A", b=[[1, 2], 3])], c=(1, 2)))
-    merge_options(config, settings_of("a.0.b.0=[dict(d=1)]", "a.0.b.1=7", "a.0.type=B"))
-    assert config.a == [dict(type="B", b=[[dict(d=1)], 7])]
-    with pytest.raises(ValueError, match=r"a.0.b.2=1: a.0.b has 2 elements, from 0 to 1"):
-        merge_options(config, settings_of("a.0.b.2=1"))
-    with pytest.raises(ValueError, match=r"c.0=5: c is the tuple \(1, 2\); set it as a whole"):
-        merge_options(config, settings_of("c.0=5"))
-
-
-ADVISED = re.compile(r"--cfg-options ((?:[\w.]+=[^\s`'\"(){},;]+[^\s`'\"(){},;.] ?)+)")
-
-
-def test_settings_that_documents_and_messages_advise_can_be_typed():
-    """Each ``--cfg-options KEY=VALUE`` of docs, READMEs and sources; what stands in braces is filled in at run time."""
-    files = [p for folder in ("docs", "configs", "sterf_plugins", "tools") for p in (ROOT / folder).rglob("*.*")]
-    files = [p for p in [*files, ROOT / "README.md"] if p.suffix in (".py", ".md") and ".mim" not in p.parts]
-    advised = {text for path in files for text in ADVISED.findall(path.read_text())}
-    assert len(advised) >= 3
-    for text in advised:
-        settings = settings_of(*text.split())
-        config = load_config(STOCK_SEGMENTOR)
-        merge_options(config, settings)
-        for key, value in settings.items():
-            *parents, last = key.split(".")
-            node = config
-            for name in parents:
-                node = node[name]
-            assert last == "_delete_" or node[last] == value
-
-
-def test_a_variable_whose_value_settings_hold_under_other_names():
-    config = load_config(str(ROOT / "configs/sd_track_rendered/sdtrack-small-1x4_conv_rendered.py"))
-    with pytest.raises(ValueError, match=r"iterations=3 changes nothing.*500 is now .*train_cfg\.max_iters"):
-        merge_options(config, settings_of("iterations=3"))
-    merge_options(config, settings_of("train_cfg.max_iters=3"))
-    assert config.train_cfg.max_iters == 3
-
-
-@pytest.mark.parametrize(
-    ("name", "meant"), [("optim_wraper", "optim_wrapper"), ("train_cgf", "train_cfg"), ("val_cf", "val_cfg")]
-)
-def test_a_misspelt_setting_is_named_before_a_training_goes_on_without_it(name, meant):
-    """From ``--cfg-options`` or in the file."""
-    with pytest.raises(ValueError, match=f"{name} is no setting, and would change nothing; {meant} is meant"):
-        cli.check_config(load_config(str(DETECTOR), {f"{name}.optimizer.lr": 0.1}))
-
-
-def test_no_variable_of_a_shipped_or_stock_config_is_taken_for_a_misspelt_setting():
-    files = [path for package in PACKAGES for path in config_root(package).rglob("*.py")]
-    names = {name for path in files for name in re.findall(r"^(\w+)\s*=", path.read_text(), re.MULTILINE)}
-    assert len(names) > 100
-    check_names(
-        Config(dict.fromkeys(names - {"filename", "text", "env_variables"}))
-    )  # words that Config keeps for itself

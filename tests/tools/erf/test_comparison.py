@@ -9,7 +9,7 @@ import torch
 from sterf_plugins.cli.erf.comparison import compared_models
 from sterf_plugins.erf import ERFResult
 
-TOOL = Path(__file__).resolve().parents[2] / "tools" / "erf.py"
+TOOL = Path(__file__).resolve().parents[3] / "tools" / "erf.py"
 MODEL = "sdtv3_nano"
 OPTIONS = ["--num", "4", "--input-size", "32", "32", "--layers", "stages.0"]
 
