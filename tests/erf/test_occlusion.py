@@ -190,6 +190,11 @@ def test_batches_and_streams_give_the_same():
         )
 
 
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    check = check_field(linear(), IMAGES, "2", by=np.float32(0.5), cells=2)
+    assert FieldCheck.load(check.save(tmp_path / "check.npz")).info["by"] == 0.5
+
+
 class Tracker(nn.Module):
     def __init__(self):
         super().__init__()

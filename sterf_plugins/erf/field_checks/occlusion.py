@@ -132,7 +132,7 @@ def check_field(
         maps, done = _maps_of_all(units, stream, sample, sizer, perturbation, left_out, bar)
     kinds = ("field", *(("change", "predicted") if by is not None else ()), *(("live",) if left_out else ()))
     info = dict(
-        num_inputs=done, input_shape=next(iter(sample.shapes().values())), by=by, cells=list(perturbation.grid),
+        num_inputs=done, input_shape=next(iter(sample.shapes().values())), by=perturbation.by, cells=list(perturbation.grid),
         draws=perturbation.draws, left_out=left_out, position=str(position), channels=protocols[""].channels, target=target,
         seed=seed, protocol=protocol,
         calibrated=dict(norms=len(norms), inputs=len(sample)) if norms else None,

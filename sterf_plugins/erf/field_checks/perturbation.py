@@ -1,5 +1,6 @@
 """Copies of inputs in which one patch is changed: occluded, taken from another input, made noisy, or one spike flipped."""
 
+import numbers
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -29,6 +30,7 @@ class Perturbation:
         seed: seed of noise and flips, which depend on an input's number, but not on the batch that it is in.
 
     Attributes:
+        by: as above, numbers as those of Python.
         grid: (rows, columns) of the grid of patches.
         patches: rows and columns of each patch, as slices.
         draws: copies for each patch, or as many as a patch has spikes to flip, if these are fewer.
@@ -41,7 +43,7 @@ class Perturbation:
     def __init__(
         self, by: str | float | None, sample: Tensor, cells: int | tuple[int, int] | None, budget: int, seed: int
     ):
-        self._by, self._sample, self._seed = _checked(by, sample), sample, whole_number("seed", seed) % 2**64
+        self.by, self._sample, self._seed = _checked(by, sample), sample, whole_number("seed", seed) % 2**64
         height, width = sample.shape[-2:]
         budget = positive_int("budget", budget)
         if cells is None:
@@ -67,7 +69,7 @@ class Perturbation:
     def scale(self, cell: int) -> float:
         """What the mean over a patch's copies is multiplied by: its number of pixels, of which a flip changes one."""
         rows, columns = self.patches[cell]
-        return float((rows.stop - rows.start) * (columns.stop - columns.start)) if self._by == "flip" else 1.0
+        return float((rows.stop - rows.start) * (columns.stop - columns.start)) if self.by == "flip" else 1.0
 
     def copies(self, images: Tensor, first: int, cell: int) -> Iterator[Tensor]:
         """Copies of a batch whose patch ``cell`` is changed, one for each draw; ``first`` is the first input's number."""
@@ -77,23 +79,23 @@ class Perturbation:
         generators = [np.random.default_rng([self._seed, n, cell]) for n in numbers]
         shape = images.select(axis, 0)[..., rows, columns].shape
         size = shape.numel()
-        orders = [g.permutation(size) for g in generators] if self._by == "flip" else []
-        for draw in range(min(self.draws, size) if self._by == "flip" else self.draws):
+        orders = [g.permutation(size) for g in generators] if self.by == "flip" else []
+        for draw in range(min(self.draws, size) if self.by == "flip" else self.draws):
             copy = images.clone()
             patch = copy[..., rows, columns]
-            if self._by == "mean":
+            if self.by == "mean":
                 patch.copy_(self._mean)
-            elif self._by == "other":
+            elif self.by == "other":
                 count = self._sample.shape[axis]
                 others = [(n + 1 + draw % (count - 1)) % count for n in numbers]
                 patch.copy_(self._sample[..., rows, columns].index_select(axis, torch.tensor(others)))
-            elif self._by == "flip":
+            elif self.by == "flip":
                 for i, order in enumerate(orders):
                     t, *place = np.unravel_index(order[draw], shape)
                     patch[(t, i, *place)] = 1 - patch[(t, i, *place)]
             else:
                 noise = np.stack([g.standard_normal(shape[-3:]) for g in generators])
-                patch.add_((torch.from_numpy(noise) * self._std * self._by).to(images))
+                patch.add_((torch.from_numpy(noise) * self._std * self.by).to(images))
             yield copy
 
 
@@ -120,7 +122,7 @@ def with_image(batch: Batch, x: Tensor) -> Batch:
 
 
 def _checked(by: Any, sample: Tensor) -> Any:
-    number = isinstance(by, (int, float)) and not isinstance(by, bool)
+    number = isinstance(by, numbers.Real) and not isinstance(by, bool)
     if by not in (None, "mean", "other", "flip") and not (number and 0 < by < float("inf")):
         raise ValueError(f"`by` is {by!r}; allowed: {_ALLOWED}.")
     if by == "other" and sample.shape[sample.ndim - 4] < 2:
@@ -130,7 +132,7 @@ def _checked(by: Any, sample: Tensor) -> Any:
             f"`by` is 'flip', which needs event frames (T, N, C, H, W) of zeros and ones; `inputs` have shape "
             f"{tuple(sample.shape)} and values from {sample.min():.3g} to {sample.max():.3g}. Use 'mean', 'other' or a number."
         )
-    return by
+    return float(by) if number and not isinstance(by, int) else by  # a file holds no numbers of NumPy's
 
 
 def _spans(length: int, count: int) -> list[slice]:
