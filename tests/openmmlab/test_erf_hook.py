@@ -26,7 +26,7 @@ from sterf_plugins.openmmlab.configs.reading import load_config  # noqa: E402
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def config_for(shapes, work_dir, task="mask-rcnn", iterations=4, **erf):
+def config_for(shapes, work_dir, task="mask-rcnn", iterations=4, val_interval=2, **erf):
     """The shipped shapes config, a few iterations long, with or without the hook."""
     name = {"mask-rcnn": "mask-rcnn_sdtv3-t-srb_fpn_shapes.py", "fpn": "fpn_sdtv3-t-srb_shapes.py"}[task]
     config = load_config(str(ROOT / "configs" / "shapes" / name))
@@ -38,7 +38,7 @@ def config_for(shapes, work_dir, task="mask-rcnn", iterations=4, **erf):
         config.log_processor = dict(by_epoch=False)
     for loader in (config.train_dataloader, config.val_dataloader):
         loader.batch_size = 2
-    config.train_cfg = dict(type="IterBasedTrainLoop", max_iters=iterations, val_interval=2)
+    config.train_cfg = dict(type="IterBasedTrainLoop", max_iters=iterations, val_interval=val_interval)
     config.param_scheduler = None
     config.default_hooks.checkpoint = dict(type="CheckpointHook", by_epoch=False, interval=2)
     config.default_hooks.pop("erf")
@@ -65,16 +65,18 @@ def weights(work_dir, iteration=4):
 @pytest.mark.parametrize("task", ["mask-rcnn", "fpn"])
 @pytest.mark.slow
 def test_weights_are_bit_identical_with_and_without_the_hook(shapes, tmp_path, task):
-    train(config_for(shapes, tmp_path / "without", task))
-    train(config_for(shapes, tmp_path / "with", task, interval=1, at_start=True))
-    without, with_hook = weights(tmp_path / "without"), weights(tmp_path / "with")
+    """The hook computes fields before the first iteration and between the two."""
+    short = dict(task=task, iterations=2, val_interval=1)
+    train(config_for(shapes, tmp_path / "without", **short))
+    train(config_for(shapes, tmp_path / "with", **short, interval=1, at_start=True))
+    without, with_hook = weights(tmp_path / "without", 2), weights(tmp_path / "with", 2)
     assert without.keys() == with_hook.keys()
     assert all(torch.equal(without[k], with_hook[k]) for k in without)
 
 
 TRAININGS = {
     "amp": dict(optim_wrapper=dict(type="mmengine.Bfloat16OptimWrapper")),
-    "accumulation": dict(optim_wrapper=dict(accumulative_counts=3)),
+    "accumulation": dict(optim_wrapper=dict(accumulative_counts=2)),
     "ema": dict(custom_hooks=[dict(type="EMAHook", momentum=0.01)]),
     "checkpointing": dict(model=dict(backbone=dict(with_cp=True))),
 }
@@ -97,14 +99,14 @@ OPTIM_WRAPPERS.register_module(module=Bfloat16OptimWrapper, force=True)
 @pytest.mark.sweep
 def test_weights_are_bit_identical_in_other_trainings(shapes, tmp_path, name):
     for folder, erf in (("without", {}), ("with", dict(interval=1, at_start=True))):
-        config = config_for(shapes, tmp_path / folder, "fpn", **erf)
+        config = config_for(shapes, tmp_path / folder, "fpn", iterations=2, val_interval=1, **erf)
         if name == "checkpointing":
             backbone = dict(type="ResNet", depth=18, norm_cfg=dict(type="BN"), _delete_=True)
             config.merge_from_dict(dict(model=dict(backbone=backbone, neck=dict(in_channels=[64, 128, 256, 512]))))
             config.model.decode_head.feature_strides = [4, 8, 16, 32]
         config.merge_from_dict(TRAININGS[name])
         train(config)
-    first, second = (torch.load(tmp_path / folder / "iter_4.pth", weights_only=False) for folder in ("without", "with"))
+    first, second = (torch.load(tmp_path / folder / "iter_2.pth", weights_only=False) for folder in ("without", "with"))
     for key in ("state_dict", "ema_state_dict"):
         for entry, value in first.get(key, {}).items():
             assert torch.equal(torch.as_tensor(value), torch.as_tensor(second[key][entry])), entry

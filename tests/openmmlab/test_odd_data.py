@@ -215,9 +215,9 @@ def test_crowds(tmp_path):
     run(tmp_path, *detection(tmp_path / "data", images, found, **settings))
 
 
-@pytest.mark.parametrize("config", [DETECTOR, SEGMENTOR], ids=["detector", "segmentor"])
-def test_paths_with_spaces_and_spawned_workers(config, shapes, tmp_path, forked):
-    """Through the tool: spawned workers import everything anew."""
+@pytest.mark.parametrize(("config", "phase"), [(DETECTOR, "train"), (SEGMENTOR, "val")], ids=["detector", "segmentor"])
+def test_paths_with_spaces_and_spawned_workers(config, phase, shapes, tmp_path, forked):
+    """Through the tool: a spawned worker, for training or for validation, imports everything anew."""
     data = tmp_path / "my data (1)" / "shapes"
     shutil.copytree(shapes, data)
     root = data / "ade" if config == SEGMENTOR else data
@@ -227,7 +227,7 @@ def test_paths_with_spaces_and_spawned_workers(config, shapes, tmp_path, forked)
         "default_hooks.erf=None",
         "model.train_cfg.rcnn.sampler.num=16",
     ]
-    settings += [f"{phase}_dataloader.num_workers=1" for phase in ("train", "val")]
+    settings += [f"{phase}_dataloader.num_workers=1"]
     settings += ["val_evaluator.ann_file=" + f"{data}/annotations/instances_val2017.json"] if config == DETECTOR else []
     settings += ["train_cfg=dict(_delete_=True, type='IterBasedTrainLoop', max_iters=2, val_interval=2)"]
     settings += ["param_scheduler=None", "train_dataloader.batch_size=2"]
