@@ -65,9 +65,8 @@ def resized(images: Tensor, size: tuple[int, ...]) -> Tensor:
     if images.shape[-2:] == size:
         return images
     flat = images.reshape(-1, *images.shape[-3:])
-    exact = (
-        flat if flat.dtype in (torch.float32, torch.float64) else flat.float()
-    )  # there is no such kernel for most types
+    # There is no such kernel for most other types.
+    exact = flat if flat.dtype in (torch.float32, torch.float64) else flat.float()
     found = F.interpolate(exact, size, mode="bilinear", antialias=True).reshape(*images.shape[:-2], *size)
     return (found if images.is_floating_point() else found.round()).to(images.dtype)
 

@@ -36,9 +36,8 @@ def converted(root: Path, layout: str) -> Path:
     import importlib
 
     dataset = getattr(importlib.import_module(f"spikingjelly.datasets.{module}"), name)
-    partial = (
-        root / f".events_np.{uuid4().hex[:8]}"
-    )  # not of the process's number, which in a container is often the same
+    # Not of the process's number, which in a container is often that of a process before.
+    partial = root / f".events_np.{uuid4().hex[:8]}"
     partial.mkdir()
     try:
         dataset.create_raw_from_extracted(root / "extract", partial)
