@@ -235,6 +235,13 @@ def image_channels(model: Any, kinds: type | tuple[type, ...] = object) -> int |
     return None
 
 
+def begins_with_volumes(model: Any) -> bool:
+    """Whether a model's first convolution is one of volumes or videos, so that inputs of five axes may be such."""
+    from torch.nn import Conv1d, Conv2d, Conv3d
+
+    return isinstance(next((m for m in model.modules() if isinstance(m, (Conv1d, Conv2d, Conv3d))), None), Conv3d)
+
+
 def has_statistics(module: object) -> bool:
     """Whether a module is a norm that can keep running statistics, whatever library it comes from."""
     return hasattr(module, "running_mean") and hasattr(module, "num_batches_tracked")

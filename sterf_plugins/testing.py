@@ -264,7 +264,7 @@ def assert_same_field(
     first, second = (x if isinstance(x, ERFResult) else ERFResult.load(x) for x in (a, b))
     comparison = difference(first, second)
     layers, numbers = (
-        (x,) if isinstance(x, str) else tuple(checks.entries(name, x))
+        (x,) if isinstance(x, str) else checks.entries(name, x)
         for name, x in (("layers", layers), ("numbers", numbers))
     )
     chosen = [(layer, name) for layer in layers for name in numbers if comparison.matching(layer, name)]

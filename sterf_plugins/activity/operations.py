@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.flop_counter import flop_registry
 
-from ..checks import check_module
+from ..checks import begins_with_volumes, check_module
 from ..undisturbed import undisturbed
 from .single_products import single_products
 from .spikes import NeuronOperations, Spikes
@@ -169,8 +169,7 @@ def _number_of(batch: Any) -> int:
 
 def _check_no_volumes(model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     """Raise ``ValueError`` if batches of five axes may be volumes, whose channels would count as inputs."""
-    first = next((m for m in model.modules() if isinstance(m, (nn.Conv1d, nn.Conv2d, nn.Conv3d))), None)
-    if isinstance(first, nn.Conv3d) and any(batch.ndim == 5 for batch in inputs):
+    if begins_with_volumes(model) and any(batch.ndim == 5 for batch in inputs):
         raise ValueError(
             "`inputs` have five axes, which are (T, N, C, H, W), but the model begins with a Conv3d; give (N, C * D, H, W) to a "
             "module that splits axis 1 into channels and depth first: nn.Sequential(nn.Unflatten(1, (C, D)), model)."

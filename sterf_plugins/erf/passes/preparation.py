@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...checks import is_whole, one_of
+from ...checks import begins_with_volumes, is_whole, one_of
 from ...undisturbed import exact_kernels, uncompiled, undisturbed
 from ..inputs.axes import Axes
 from ..inputs.batches import Batch
@@ -90,8 +90,7 @@ def check_values(inputs: Batch) -> None:
 
 def check_axes(model: nn.Module, inputs: Batch, axes: Axes | None) -> None:
     """Raise ``ValueError`` if inputs that are taken for (T, N, C, H, W) may be videos, as the model begins with a Conv3d."""
-    first = next((m for m in model.modules() if isinstance(m, (nn.Conv1d, nn.Conv2d, nn.Conv3d))), None)
-    if axes is None and inputs.steps and isinstance(first, nn.Conv3d):
+    if axes is None and inputs.steps and begins_with_volumes(model):
         raise ValueError(
             "`inputs` have five axes, and the model takes volumes: give axes='NCTHW' for videos, axes='NCDHW' for volumes, or "
             "axes='TNCHW' if the first axis is time steps."

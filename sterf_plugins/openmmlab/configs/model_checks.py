@@ -193,7 +193,8 @@ def check_time(config: Config) -> None:
     if not (model.get("backbone") or {}).get("keep_time"):
         return
     for name in BEHIND_BACKBONE:
-        for part in model[name] if isinstance(model.get(name), (list, tuple)) else filter(None, [model.get(name)]):
+        parts = model.get(name) or []  # a neck may be several, one behind the other
+        for part in [parts] if isinstance(parts, dict) else parts:
             package = getattr(registered(part, MODELS, config), "__module__", "").split(".")[0]
             if package in ("mmdet", "mmseg"):
                 raise ValueError(

@@ -130,7 +130,8 @@ def _import_modules(wanted: dict | None) -> None:
         ValueError: a module cannot be imported.
     """
     try:
-        import_modules_from_strings(**(wanted or dict(imports=None)))
+        if wanted:
+            import_modules_from_strings(**wanted)
     except (ImportError, TypeError) as error:
         raise ValueError(f"--cfg-options custom_imports={wanted}: {_cause(error)}") from error
 
