@@ -32,7 +32,9 @@ gc.disable()  # until `settle`: importing all test files takes an eighth less ti
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """An option for those who want an answer in minutes."""
-    parser.addoption("--sample", action="store_true", help="of each test that is marked as a sweep, run the two ends")
+    parser.addoption(
+        "--sample", action="store_true", help="of each sweep run the two ends, and nothing that is marked as whole"
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list) -> None:
@@ -51,8 +53,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list) -> None:
             if item.get_closest_marker("sweep"):
                 sweeps.setdefault((item.path, item.originalname), []).append(item)
         inner = [item for sweep in sweeps.values() for item in sweep[1:-1]]
-        skipped = set(inner)
-        config.hook.pytest_deselected(items=inner)
+        skipped = {*inner, *(item for item in items if item.get_closest_marker("whole"))}
+        config.hook.pytest_deselected(items=[*skipped])
         items[:] = [item for item in items if item not in skipped]
 
 
