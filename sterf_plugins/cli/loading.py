@@ -64,6 +64,19 @@ class Loaded:
         return ((self.config or {}).get("test_dataloader") or {}).get("dataset", {})
 
     @property
+    def time_steps(self) -> int:
+        """Time steps of the event images of the config's data set; 1 of those without a time axis."""
+        if self.config is None:
+            return 1
+        video = str(self.test_dataset.get("type", "")).rpartition(".")[2] == "ShapeEvents"
+        steps = (
+            self.test_dataset.get("t", 40)
+            if video
+            else (self.config.model.get("data_preprocessor") or {}).get("time_steps")
+        )
+        return steps or 1
+
+    @property
     def region_sizes(self) -> tuple[int, int]:
         """Sides of template and search region in the config's test of a tracker."""
         return self.test_dataset.get("template_size", 128), self.test_dataset.get("search_size", 256)
@@ -223,7 +236,7 @@ def build_config(config: Any, label: str) -> Loaded:
         means, stds = ([float(v) for v in values.flatten()] for values in (mean, preprocessor.std))
     if len(means) == 1:  # for all channels
         means, stds = means * _channels(model), stds * _channels(model)
-    size = getattr(preprocessor, "size", None)
+    size = getattr(preprocessor, "size", None) or getattr(model, "resolution", None)  # the latter of a shape tracker
     height, width = size or (512, 512)
     return Loaded(
         label, model, (int(height), int(width)), tuple(means), tuple(stds), bgr, config, size_is_known=bool(size)

@@ -16,7 +16,7 @@ from ..registry import DATASETS, METRICS, MODELS
 from . import picture_hook as _picture_hook  # noqa: F401  (registers the hook)
 from .dataset import ShapeEvents
 from .losses import normalised_positions, pixel_positions, tracking_losses
-from .shape_tracker import ShapeTracker
+from .shape_tracker import ShapeTracker, Tracks
 
 LOSS_OPTIONS = ("js_weight", "js_sigma", "rate", "rate_weight")
 
@@ -76,6 +76,10 @@ class ShapeTrackingModel(BaseModel):
             return tracking_losses(tracks.coordinates, maps, tracks.rates, targets, ramp=ramp, **self.losses)
         found = pixel_positions(tracks.coordinates, self.resolution)
         return [dict(found=f, poses=p) for f, p in zip(found.unbind(1), targets.unbind(1), strict=True)]
+
+    def extract_feat(self, frames: Tensor) -> Tracks:
+        """The tracks of event frames (T, B, C, H, W) alone, from no state."""
+        return self.tracker(frames)[0]
 
 
 DATASETS.register_module(name="ShapeEvents", module=ShapeEvents)

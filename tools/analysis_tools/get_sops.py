@@ -216,7 +216,7 @@ def main() -> None:
     if args.maps:
         with replacing(args.maps) as partial:
             draw_firing_maps(maps.layers).savefig(partial, format="png", dpi=150)
-    heads_left_out = hasattr(model, "extract_feat") and not loaded.is_tracker
+    heads_left_out = hasattr(model, "extract_feat") and hasattr(model, "backbone")
     if args.json:
         print(as_json(operations, rates, rows, weights, heads_left_out))
     else:

@@ -34,7 +34,8 @@ def add_check_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="HOW",
         help="compare fields with measured changes: occlusion (patches replaced by the mean), other (by those of another "
-        "input) or a number (noise of so many standard deviations); randomisation: with fields of randomised weights",
+        "input), a number (noise of so many standard deviations) or flip (single spikes of event frames); randomisation: with "
+        "fields of randomised weights",
     )
     parser.add_argument(
         "--check-cells", type=int, metavar="N", help="N x N patches (default: the finest for the budget)"
@@ -51,7 +52,7 @@ def asked_changes(args: argparse.Namespace, size: tuple[int, int]) -> dict[str, 
     changes: dict[str, str | float] = {}
     for how in args.check:
         if how != RANDOMISATION:
-            named: dict[str, str | float] = {OCCLUSION: "mean", "other": "other"}
+            named: dict[str, str | float] = {OCCLUSION: "mean", "other": "other", "flip": "flip"}
             changes[how] = named[how] if how in named else _positive(how)
     for option in ("cells", "budget"):
         if getattr(args, f"check_{option}") is not None and not args.check:
@@ -76,7 +77,7 @@ def _positive(text: str) -> float:
     except ValueError:
         number = 0.0
     if not 0 < number < float("inf"):
-        raise ValueError(f"--check {text}: give occlusion, other, a number above 0, or randomisation.")
+        raise ValueError(f"--check {text}: give occlusion, other, a number above 0, flip, or randomisation.")
     return number
 
 

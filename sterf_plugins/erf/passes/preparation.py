@@ -136,7 +136,7 @@ def forward_of(
     """The function that runs the model as far as the named layers need, for a batch in the user's form.
 
     Of an OpenMMLab detector or segmentor this is ``extract_feat``, or its forward pass with ``mode="tensor"`` if a
-    layer is outside backbone and neck.
+    layer is outside backbone and neck. A model without a backbone, such as a tracker, has all in ``extract_feat``.
 
     Args:
         model: the model.
@@ -149,6 +149,7 @@ def forward_of(
     run = model
     if hasattr(model, "extract_feat"):
         inside = all(name.split(".")[0] in ("backbone", "neck") for name in names)
+        inside = inside or (form is Tensor and not hasattr(model, "backbone"))
         run = model.extract_feat if inside else partial(model, mode="tensor")
     if form is dict:
         return lambda batch: run(**batch)

@@ -18,12 +18,13 @@ def spread(count: int, dataset) -> list[int]:
 def from_dataset(dataset, preprocessor, indices: Iterable[int], size: tuple[int, ...] | None) -> Iterator[Tensor]:
     """Images at ``indices``, normalised by the model's preprocessor, resized to ``size`` (H, W) if it is given.
 
-    Each is (1, C, H, W), or (T, 1, C, H, W) where the preprocessor makes time steps.
+    Each is (1, C, H, W), or (T, 1, C, H, W) where the preprocessor makes time steps, and of the frames of an event video.
     """
     for index in indices:
         batch = pseudo_collate([dataset[index]])
         with torch.no_grad():
-            image = preprocessor(batch, False)["inputs"]
+            data = preprocessor(batch, False)
+        image = data["inputs"] if "inputs" in data else torch.stack([*data["frames"]], 1)
         yield image.float() if size is None else resized(image.float(), size)
 
 

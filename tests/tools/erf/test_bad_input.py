@@ -86,7 +86,10 @@ def bad(tmp_path_factory, photos):
         (["torch.nn:Identity", "--pretrained"], "--pretrained is for timm's models, and torch.nn:Identity is none"),
         (["sdtv3_nano", "--check-cells", "4"], "--check-cells is about --check; give that, too"),
         (["sdtv3_nano", "--check-budget", "4"], "--check-budget is about --check; give that, too"),
-        (["sdtv3_nano", "--check", "blur"], "--check blur: give occlusion, other, a number above 0, or randomisation"),
+        (
+            ["sdtv3_nano", "--check", "blur"],
+            "--check blur: give occlusion, other, a number above 0, flip, or randomisation",
+        ),
         (["sdtv3_nano", "--check", "occlusion", "--check-cells", "33"], "--check-cells 33: give 1 to 32"),
         (["sdtv3_nano", "--check", "0.1", "--check-budget", "0"], "--check-budget 0: 1 x 1 patches need at least 1"),
     ],
