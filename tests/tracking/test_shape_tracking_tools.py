@@ -75,3 +75,8 @@ def test_operations_and_rates_are_of_the_frames_alone():
     assert long.total.macs == 2 * short.total.macs > 0
     assert 0 < rates.rate < 1
     assert torch.equal(model.extract_feat(frames).coordinates, model.tracker(frames)[0].coordinates)
+
+
+def test_timing_says_that_there_is_no_backbone(forked):
+    result = forked(ROOT / "tools" / "analysis_tools" / "bench.py", CONFIG, "--size", "48", "48")
+    assert result.returncode == 2 and "has no backbone, which is what is timed" in result.stderr

@@ -53,7 +53,10 @@ def prepared(loaded: Loaded, args: argparse.Namespace, size: tuple[int, int]) ->
         raise ValueError(
             f"{loaded.label} takes a template and a search region, and not one image; its times: sterf deploy {loaded.label}."
         )
-    model: Any = (loaded.model if loaded.config is None else loaded.model.backbone).to(args.device)
+    model: Any = loaded.model if loaded.config is None else getattr(loaded.model, "backbone", None)
+    if model is None:
+        raise ValueError(f"{loaded.label} has no backbone, which is what is timed of the model of a config.")
+    model = model.to(args.device)
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(args.batch, len(loaded.mean), *size, generator=generator).to(args.device)
     if uncalibrated(model):
