@@ -60,7 +60,7 @@ def evaluate(
 
     Raises:
         ValueError: the folder or a sequence is missing, a file cannot be read or used under the protocol, or all files have two
-            corners for x, y, w, h, or shares of the image for pixels.
+            corners, or centre and size, for x, y, w, h, or shares of the image for pixels.
     """
     folder = as_path("folder", folder)
     if not folder.is_dir():
@@ -86,11 +86,18 @@ def evaluate(
 def _check_form(folder: Path, results: Boxes, labels: Boxes) -> None:
     """Raise ``ValueError`` if the boxes certainly are no x, y, w, h in pixels, as all files together show.
 
-    Every tracker begins with the first label, which tells its corner and size from its two corners.
+    Every tracker begins with the first label, which tells its corner and size from its two corners, and from its centre and size.
     """
     starts, truth = (np.stack([boxes[name][0] for name in labels]) for boxes in (results, labels))
+    as_labels = (np.abs(starts - truth) <= 2).all(1).any()
+    centres = np.concatenate([truth[:, :2] + truth[:, 2:] / 2, truth[:, 2:]], 1)
+    if (np.abs(starts - centres) <= 2).all() and not as_labels:
+        raise ValueError(
+            f"{folder} has the centre of each box for its corner: the first ones are those of the labels, such as "
+            f"{starts[0].tolist()} of {truth[0].tolist()}. Boxes are x, y, w, h: subtract half of w and of h."
+        )
     corners = np.concatenate([truth[:, :2], truth[:, :2] + truth[:, 2:]], 1)
-    begin_with_corners = (np.abs(starts - corners) <= 2).all() and not (np.abs(starts - truth) <= 2).all(1).any()
+    begin_with_corners = (np.abs(starts - corners) <= 2).all() and not as_labels
     every = np.concatenate(list(results.values()))
     if begin_with_corners and not (every[:, :2] > every[:, 2:]).any():  # equal, or NaN, where a tracker saw nothing
         raise ValueError(

@@ -1,6 +1,7 @@
 """SDTrack for mmengine's Runner: model, data sets and metric."""
 
 import inspect
+import json
 import time
 from collections.abc import Sequence as Several
 from dataclasses import dataclass
@@ -64,8 +65,12 @@ class SDTrackModel(BaseModel):
         self.loss_weights = WEIGHTS | (loss_weights or {})
         for name, weight in self.loss_weights.items():
             finite_number(f"loss_weights[{name!r}]", weight)
-        check_options("SDTrack", network, inspect.signature(SDTrack).parameters)
+        parameters = inspect.signature(SDTrack).parameters
+        check_options("SDTrack", network, parameters)
         self.network = SDTrack(**network)
+        # What the same weights give other boxes with, such as the layout of a mixer, as plain values.
+        chosen = {name: network.get(name, parameters[name].default) for name in ("arch", "mixer", "ratio", "layout")}
+        self.settings = {f"model.{name}": json.loads(json.dumps(value, default=str)) for name, value in chosen.items()}
         self.register_buffer("variant", torch.tensor(VARIANTS[self.network.variant]))
         self.register_load_state_dict_pre_hook(_check_variant)
 
@@ -136,7 +141,9 @@ class SDTrackModel(BaseModel):
         outcome = dict(name=sequence.name, labels=sequence.boxes, absent=sequence.absent, results=run.results)
         if run.results is not None:
             weights = weights_digest(self.network.state_dict())
-            check_tested(run.results, dict(weights=weights, **run.settings, made_with=sequence.made_with()))
+            check_tested(
+                run.results, dict(weights=weights, **self.settings, **run.settings, made_with=sequence.made_with())
+            )
         if run.results is not None and run.results.exists():
             known = read_boxes(run.results)
             if len(known) != len(sequence):

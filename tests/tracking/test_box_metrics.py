@@ -186,6 +186,8 @@ def test_results_in_another_form_are_told_where_it_is_certain(tmp_path, error):
         told(lambda boxes: np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1))
     with pytest.raises(ValueError, match=r"has two corners in each line"):  # also if a line says that nothing was seen
         told(lambda boxes: np.r_[np.c_[boxes[:, :2], boxes[:, :2] + boxes[:, 2:]][:-1], np.zeros((1, 4))])
+    with pytest.raises(ValueError, match=r"has the centre of each box for its corner: .* subtract half of w and of h"):
+        told(lambda boxes: np.concatenate([boxes[:, :2] + boxes[:, 2:] / 2, boxes[:, 2:]], 1))
     with pytest.raises(ValueError, match=r"has no number above 1; boxes are x, y, w, h in pixels"):
         told(lambda boxes: boxes / 200)
     labels["a"][:, :2], labels["b"][:, :2] = 1, 1  # here both forms are nearly the same: nothing is certain

@@ -294,6 +294,15 @@ def test_results_of_other_weights_or_settings_are_refused(tmp_path):
     marker.unlink()
     with pytest.raises(ValueError, match=r"results of another test, with search_size 64, and here it is 128; give ano"):
         run(search_size=128)
+    arch = dict(embed_dims=[8, 8, 16, 16], num_heads=4, depths=[1, 1, 1, 1, 1])
+    first, model = model, SDTrackModel(arch=arch, head_width=16)
+    with pytest.warns(UserWarning, match="saved with num_heads=2"):
+        model.load_state_dict(first.state_dict())  # which fit any number of heads
+    with pytest.raises(
+        ValueError, match=r"another test, with model.arch \{'embed_dims'.*'num_heads': 2.*'num_heads': 4"
+    ):
+        run()
+    model = first
     with torch.no_grad():
         model.network.head.branches["score"][1].bn.running_mean[0] += 1
     with pytest.raises(ValueError, match=r"results of another test, with weights '\w+', and here it is '\w+'"):
