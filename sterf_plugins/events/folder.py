@@ -240,9 +240,18 @@ def _check_classes(root: Path, folder: str, labels: dict[str, str]) -> None:
 def _recordings(root: Path, folder: str, split: str | Path | None) -> dict[str, Path]:
     """Name (path in the data set, without suffix) and file of each recording, in natural order."""
     folders = [root / folder.format(split=name) for name in SPLITS] if folder else [root]
+    others = [
+        p for p in root.glob("*") if folder and p.is_dir() and p.name.lower() in OTHER_SPLITS and p not in folders
+    ]
     for place in folders:
         if not place.is_dir() and place in (folders[0], root / folder.format(split=split)):
-            raise ValueError(f"there is no folder {place} of classes of event recordings.")
+            hint = f" If {others[0].name} is for testing, rename it: {folders[1].name}." if others else ""
+            raise ValueError(f"there is no folder {place} of classes of event recordings.{hint}")
+    if others and split is None:
+        raise ValueError(
+            f"`split` is None, for all recordings, and {others[0]} is none of the folders that are read, {folders[0].name} and "
+            f"{folders[1].name}; move it away or rename it, or give split='train'."
+        )
     classes = [p for place in folders if place.is_dir() for p in place.iterdir() if p.is_dir() and p.name[0] != "."]
     paths: dict[str, Path] = {}
     for place in classes:

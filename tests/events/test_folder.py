@@ -149,6 +149,16 @@ def test_folders_of_splits_are_not_taken_for_classes(tmp_path):
     assert EventFolder(tmp_path, T=2).classes == ["Test", "Train", "bus"]
 
 
+def test_no_folder_of_a_split_is_left_out_in_silence(tmp_path):
+    for name in ("train/a/0", "train/b/0", "val/a/0", "val/b/0"):
+        write_recording(tmp_path / f"{name}.npz", some_events(len(name)), (24, 32))
+    with pytest.raises(ValueError, match=r"for all recordings, and .*val is none of the folders that are read"):
+        EventFolder(tmp_path, T=2)
+    with pytest.raises(ValueError, match=r"no folder .*test of classes .* If val is for testing, rename it: test"):
+        EventFolder(tmp_path, "test", T=2)
+    assert len(EventFolder(tmp_path, "train", T=2)) == 2
+
+
 def test_n_cars(tmp_path):
     """Files of the event type "2d", whose sizes differ with their events."""
     for i, name in enumerate(("train/cars", "train/background", "test/cars", "test/background")):
