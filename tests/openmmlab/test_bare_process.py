@@ -25,38 +25,61 @@ def test_this_environment_has_the_entry_point():
 
 
 DETECTOR = """
-import sys
-weights, image, *configs = sys.argv[1:]
+import runpy, sys
+from mmdet.utils import register_all_modules
+register_all_modules()
 from mmdet.apis import DetInferencer, inference_detector, init_detector
+tool, weights, image, *configs = sys.argv[1:]
 for i, config in enumerate(configs):
     found = inference_detector(init_detector(config, weights, device="cpu"), image).pred_instances
     inferencer = DetInferencer(config, weights, device="cpu", show_progress=False)
     result = inferencer(image, out_dir=f"seen{i}", no_save_pred=False)
     assert result["predictions"][0]["scores"] == found.scores.tolist() and len(found)
+sys.argv[1:] = ["mine.py", weights, "--work-dir", "out"]
+runpy.run_path(tool, run_name="__main__")
 """
 SEGMENTOR = """
-import sys
-weights, image, *configs = sys.argv[1:]
+import runpy, sys
+tool, weights, image, *configs = sys.argv[1:]
+sys.argv[1:] = ["mine.py", weights, "--work-dir", "out"]
+runpy.run_path(tool, run_name="__main__")
 from mmseg.apis import MMSegInferencer, inference_model, init_model
-for i, config in enumerate(configs):
+for i, config in enumerate(configs[::-1]):
     found = inference_model(init_model(config, weights, device="cpu"), image).pred_sem_seg.data[0]
     result = MMSegInferencer(config, weights, device="cpu")(image, out_dir=f"seen{i}")
     assert (result["predictions"] == found.numpy()).all() and found.shape == (96, 96)
 """
+OTHER = """
+from mmengine import Config
+Config.fromfile("other.py")
+"""
 
 
-@pytest.mark.parametrize(("task", "code", "ours_first"), [("det", DETECTOR, True), ("seg", SEGMENTOR, False)])
-def test_inference(installed, trained, shapes, tmp_path, task, code, ours_first):
-    """The libraries' inferencers and functions, on a config of ours and on the one that a training writes down.
+@pytest.mark.parametrize(
+    ("library", "code", "metric"), [("mmdet", DETECTOR, "coco/bbox_mAP"), ("mmseg", SEGMENTOR, "mIoU")]
+)
+def test_inference(installed, trained, shapes, tmp_path, library, code, metric):
+    """The libraries' inferencers, functions and test tools: on a config of ours, the one that a training writes down, a new one.
 
-    Each of the two kinds is once the first that a process reads.
+    The new one starts from ours by its package, which in turn starts from ``mmdet::…`` or ``mmseg::…``. In one process it is
+    the first to be read, by the tool and before the library is imported; in the other one everything is registered before.
     """
-    written, checkpoint = trained(task)
-    configs = [ROOT / "configs" / "shapes" / written.name, written]
-    image = next(shapes.rglob("val2017/*.jpg"))
-    result = installed(code, checkpoint, image, *(configs if ours_first else configs[::-1]), cwd=tmp_path)
+    sterf_plugins.setup()
+    tasks = {"mmdet": "det", "mmseg": "seg"}
+    written, checkpoint = trained(tasks[library])
+    text = f"_base_ = 'sterf_plugins::shapes/{written.name}'\n"
+    data = f"test_dataloader = dict(dataset=dict(data_root='{shapes}/{'ade' if library == 'mmseg' else ''}'))\n"
+    if library == "mmdet":
+        data += f"test_evaluator = dict(ann_file='{shapes}/annotations/instances_val2017.json')\n"
+    (tmp_path / "mine.py").write_text(text + data)
+    others = {"mmdet": "fpn_sdtv3-t-srb_shapes.py", "mmseg": "mask-rcnn_sdtv3-t-srb_fpn_shapes.py"}
+    (tmp_path / "other.py").write_text(f"_base_ = 'sterf_plugins::shapes/{others[library]}'\n")
+    tool = Path(importlib.util.find_spec(library).origin).parent / ".mim" / "tools" / "test.py"
+    image, ours = next(shapes.rglob("val2017/*.jpg")), ROOT / "configs" / "shapes" / written.name
+    result = installed(code + OTHER, tool, checkpoint, image, ours, written, cwd=tmp_path)
     assert result.returncode == 0, result.stderr[-3000:]
     assert all((tmp_path / f"seen{i}" / "vis" / image.name).is_file() for i in range(2))
+    assert metric in result.stdout + result.stderr
 
 
 def test_what_pytorch_calls_costs_nothing(installed, tmp_path):
@@ -67,37 +90,6 @@ print(*sorted(m for m in sys.modules if m.split(".")[0] in ("sterf_plugins", "mm
 """
     result = installed(code, cwd=tmp_path)
     assert result.stdout.split() == ["sterf_plugins", "sterf_plugins.import_hooks"], result.stderr
-
-
-@pytest.mark.parametrize(
-    ("library", "first"),
-    [("mmdet", "from mmdet.utils import register_all_modules; register_all_modules()"), ("mmseg", "import mmengine")],
-)
-def test_config_bases(installed, tmp_path, library, first):
-    """`_base_ = 'sterf_plugins::…'`, whatever is imported first; ours in turn start from `mmdet::…`."""
-    for base in ("mask-rcnn_sdtv3-t-srb_fpn_shapes.py", "fpn_sdtv3-t-srb_shapes.py"):
-        (tmp_path / base).write_text(f"_base_ = 'sterf_plugins::shapes/{base}'\n")
-    code = (
-        f"{first}\nimport {library}.apis, sys\nfrom mmengine import Config\nfor c in sys.argv[1:]: Config.fromfile(c)"
-    )
-    result = installed(code, *sorted(p.name for p in tmp_path.iterdir()), cwd=tmp_path)
-    assert result.returncode == 0, result.stderr[-3000:]
-
-
-@pytest.mark.parametrize("task", ["det", "seg"])
-def test_the_stock_test_tool(installed, trained, shapes, tmp_path, task):
-    """The library's own tools/test.py with a config that starts from one of ours by its package."""
-    config, checkpoint = trained(task)
-    library, data = {"det": ("mmdet", f"{shapes}/"), "seg": ("mmseg", f"{shapes}/ade")}[task]
-    text = f"_base_ = 'sterf_plugins::shapes/{config.name}'\ntest_dataloader = dict(dataset=dict(data_root={data!r}))\n"
-    if task == "det":
-        text += f"test_evaluator = dict(ann_file='{shapes}/annotations/instances_val2017.json')\n"
-    sterf_plugins.setup()
-    (tmp_path / "mine.py").write_text(text)
-    tool = Path(importlib.util.find_spec(library).origin).parent / ".mim" / "tools" / "test.py"
-    result = installed(tool, "mine.py", checkpoint, "--work-dir", "out", cwd=tmp_path)
-    assert result.returncode == 0, result.stderr[-3000:]
-    assert {"det": "coco/bbox_mAP", "seg": "mIoU"}[task] in result.stdout + result.stderr
 
 
 def test_without_autoloading_one_import_does_the_same(tmp_path):
