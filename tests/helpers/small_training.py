@@ -1,5 +1,6 @@
 """Short trainings of configs on the small data set of shapes."""
 
+from math import isfinite
 from pathlib import Path
 
 import sterf_plugins
@@ -33,7 +34,7 @@ def make_small(pipeline) -> None:
 
 
 def on_small_data(config: Config, shapes: Path, work_dir: Path) -> Config:
-    """Two iterations of the config as it is, on the small real data set."""
+    """One iteration of the config as it is, on the small real data set."""
     segmentor = config.default_scope == "mmseg"
     root = shapes / "ade" if segmentor else shapes
     for _, dataset in datasets(config, "train", "val", "test"):
@@ -54,12 +55,12 @@ def on_small_data(config: Config, shapes: Path, work_dir: Path) -> Config:
         stages = (config.model.get("train_cfg") or {}).get("rcnn", [])
         for stage in stages if isinstance(stages, list) else [stages]:  # a cascade has several
             stage.sampler.num = 32  # as little work as data
-    config.train_cfg = dict(type="IterBasedTrainLoop", max_iters=2, val_interval=100)
+    config.train_cfg = dict(type="IterBasedTrainLoop", max_iters=1, val_interval=100)
     config.val_cfg = config.val_dataloader = config.val_evaluator = None
     config.test_cfg = config.test_dataloader = config.test_evaluator = None
     config.param_scheduler = None
     config.default_hooks.pop("erf", None)
-    config.default_hooks.checkpoint = dict(type="CheckpointHook", by_epoch=False, interval=2, save_optimizer=False)
+    config.default_hooks.checkpoint = None
     config.log_processor = dict(by_epoch=False)
     config.work_dir = str(work_dir)
     config.env_cfg.cudnn_benchmark = False
@@ -67,12 +68,13 @@ def on_small_data(config: Config, shapes: Path, work_dir: Path) -> Config:
     return config
 
 
-def train_two_iterations(config: Config) -> Runner:
+def train_an_iteration(config: Config) -> Runner:
+    """The loss and the weights after it are finite numbers."""
     config.default_scope and init_default_scope(config.default_scope)
     config.experiment_name = f"t{abs(hash(config.work_dir))}"
     runner = Runner.from_cfg(config)
     runner.train()
-    losses = [v for k, v in runner.message_hub.log_scalars.items() if k == "train/loss"]
-    assert losses and all(map(lambda v: v == v, losses[0].data[0]))
-    assert (Path(config.work_dir) / "iter_2.pth").is_file()
+    (loss,) = (values for name, values in runner.message_hub.log_scalars.items() if name == "train/loss")
+    assert loss.data[0].size == 1 and isfinite(loss.current())
+    assert all(p.isfinite().all() for p in runner.model.parameters())
     return runner

@@ -9,7 +9,7 @@ sterf_plugins.setup()
 
 from mmengine.config import ConfigDict  # noqa: E402
 from mmengine.registry import init_default_scope  # noqa: E402
-from small_training import on_small_data, train_two_iterations  # noqa: E402
+from small_training import on_small_data, train_an_iteration  # noqa: E402
 
 from sterf_plugins.openmmlab.configs.adapt import swap_backbone  # noqa: E402
 from sterf_plugins.openmmlab.configs.exact import pyramid  # noqa: E402
@@ -53,7 +53,7 @@ def test_backbone_option_adapts_and_trains_stock_configs(name, shapes, tmp_path)
         assert model.auxiliary_head.in_channels == expected["channels"][2]
     if model.get("neck"):
         assert model.neck.in_channels == [24, 48, 96, 128]
-    runner = train_two_iterations(on_small_data(config, shapes, tmp_path))
+    runner = train_an_iteration(on_small_data(config, shapes, tmp_path))
     # What the heads were told is what the features are.
 
     features = runner.model.backbone(torch.zeros(1, 3, 64, 64))
@@ -73,7 +73,7 @@ def test_backbone_option_trains_stock_configs_through_adapters(name, shapes, tmp
     config = load_config(name)
     swap_backbone(config, "sdtv3_nano_srb")
     without_weight_files(config.model)  # the C4 detector's head loads a part of a ResNet
-    runner = train_two_iterations(on_small_data(config, shapes, tmp_path))
+    runner = train_an_iteration(on_small_data(config, shapes, tmp_path))
     assert type(runner.model.backbone).__name__ == "DropInBackbone"
 
 

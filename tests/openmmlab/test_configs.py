@@ -1,4 +1,4 @@
-"""Every shipped config loads, builds and runs two training iterations through the real Runner."""
+"""Every shipped config loads, builds and runs a training iteration through the real Runner."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ import sterf_plugins
 sterf_plugins.setup()
 
 from mmengine.registry import init_default_scope  # noqa: E402
-from small_training import on_small_data, train_two_iterations  # noqa: E402
+from small_training import on_small_data, train_an_iteration  # noqa: E402
 
 from sterf_plugins.backbones.base import StagedBackbone  # noqa: E402
 from sterf_plugins.mixers import TokenMixer  # noqa: E402
@@ -45,7 +45,7 @@ KINDS = {re.sub(r"(sdtv3-)[tb]-[a-z]+6?", r"\1", p.stem).replace("_reference", "
 )
 @pytest.mark.slow
 def test_shipped_config_trains(path, shapes, tmp_path):
-    runner = train_two_iterations(on_small_data(load_config(str(path)), shapes, tmp_path))
+    runner = train_an_iteration(on_small_data(load_config(str(path)), shapes, tmp_path))
     backbone = runner.model.backbone
     name, ratio = re.search(r"-(conv|mlpixer|srb)(6?)_", path.stem).groups()
     (network,) = [m for m in backbone.modules() if isinstance(m, StagedBackbone)]
@@ -162,7 +162,7 @@ def test_covariant_config_trains(path, shapes, tmp_path):
     config = on_small_data(load_config(str(path)), shapes, tmp_path)
     config.model.pop("pretrained", None)
     config.model.backbone.pop("init_cfg", None)  # the stock backbone's weights are a download
-    runner = train_two_iterations(config)
+    runner = train_an_iteration(config)
     stems = [m for m in runner.model.backbone.modules() if isinstance(m, CovariantRFConv2d)]
     assert len(stems) == 1
     taken = runner.optim_wrapper.optimizer.state
