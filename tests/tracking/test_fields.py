@@ -11,13 +11,14 @@ from sterf_plugins.tracking.sd_track import SDTrack
 Z, S = 64, 128
 
 
-def tracker(variant):
+def tracker(variant, z=Z, s=S):
     """A small tracker whose norms have statistics, so that its neurons fire, and two pairs."""
     torch.manual_seed(0)
-    net = SDTrack(dict(embed_dims=(8, 8, 16, 16), num_heads=2), head_width=16, variant=variant)
+    arch = dict(embed_dims=(8, 8, 16, 16), num_heads=2, depths=(1, 1, 1, 1, 1))
+    net = SDTrack(arch, head_width=16, variant=variant)
     lead = (2,) if net.T == 1 else (net.T, 2)
     pair = {
-        name: 30.0 * torch.poisson(torch.full((*lead, 3, n, n), 0.4)) for name, n in (("template", Z), ("search", S))
+        name: 30.0 * torch.poisson(torch.full((*lead, 3, n, n), 0.4)) for name, n in (("template", z), ("search", s))
     }
     for norm in tracking_norms(net):
         norm.momentum = None  # one pass gives its statistics
@@ -29,15 +30,16 @@ def tracker(variant):
 def gradients(net, pair, row, column):
     """Layer -> entry -> the field at a place of the search region in fractions, by a hook and plain autograd."""
     kept = {}
+    z, s = (x.shape[-1] // 16 for x in pair.values())
     handles = [net.get_submodule(n).register_forward_hook(lambda m, a, y, n=n: kept.update({n: y})) for n in LAYERS]
     leaves = {name: x.clone().requires_grad_() for name, x in pair.items()}
     net(**leaves)
     fields = {}
     for name, y in kept.items():
-        if "blocks" in name:  # 4 x 4 tokens of the template, 8 x 8 of the search region, 1 more
-            unit = y.flatten(2)[..., 16 + int(8 * row) * 8 + int(8 * column)].sum()
+        if "blocks" in name:  # tokens of the template, the search region, and more that make a square map
+            unit = y.flatten(2)[..., z * z + int(s * row) * s + int(s * column)].sum()
         else:
-            side = y.shape[-1] if "head" in name else y.shape[-1] * 2 // 3
+            side = y.shape[-1] if "head" in name else y.shape[-1] * s // (z + s)
             unit = y[..., int(side * row), int(side * column)].sum()
         grads = torch.autograd.grad(unit, list(leaves.values()), retain_graph=True, allow_unused=True)
         fields[name] = {k: None if g is None else _mean(g, net.T) for k, g in zip(leaves, grads, strict=True)}
@@ -56,11 +58,11 @@ def _mean(g, T):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", ["1x4", "4x1"])
-def test_every_layer_is_read_at_the_same_place_of_the_search_region(variant):
-    net, pair = tracker(variant)
+@pytest.mark.parametrize(("variant", "z", "s"), [("1x4", Z, S), ("4x1", 48, 64)])
+def test_every_layer_is_read_at_the_same_place_of_the_search_region(variant, z, s):
+    net, pair = tracker(variant, z, s)
     result = compute_erf(
-        net, pair, LAYERS, position=(0.25, 0.75), channels="sum", calibrate=False, **field_options(net, Z, S)
+        net, pair, LAYERS, position=(0.25, 0.75), channels="sum", calibrate=False, **field_options(net, z, s)
     )
     for name, fields in gradients(net, pair, 0.25, 0.75).items():
         for entry, field in fields.items():
@@ -68,8 +70,8 @@ def test_every_layer_is_read_at_the_same_place_of_the_search_region(variant):
                 assert field is None or not field.any()
                 continue
             assert close(result.spatial[f"{name}@{entry}"], field.mean(0)), (name, entry)
-    assert result.spatial["head.branches.score@template"].shape == (Z, Z)
-    assert result.spatial["head.branches.score@search"].shape == (S, S)
+    assert result.spatial["head.branches.score@template"].shape == (z, z)
+    assert result.spatial["head.branches.score@search"].shape == (s, s)
 
 
 @pytest.mark.slow

@@ -21,14 +21,15 @@ def close(a: torch.Tensor, b: np.ndarray, tolerance: float = 2e-5) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.sweep
 def test_outputs_are_those_of_the_release(name):
     net, golden = tracker(name)
+    kept: list[torch.Tensor] = []
+    tokens = net.tokens
+    net.tokens = lambda *regions: kept.append(tokens(*regions)) or kept[-1]
     with torch.no_grad():
-        template, search = inputs(net)
-        merged = (template, search) if net.T == 1 else (template.flatten(0, 1), search.flatten(0, 1))
-        tokens = net.tokens(*merged)
-        maps = net(template, search)
-    features = tokens if net.T == 1 else tokens.unflatten(0, (net.T, -1))
+        maps = net(*inputs(net))
+    features = kept[0] if net.T == 1 else kept[0].unflatten(0, (net.T, -1))
     close(features[..., ::4], golden["feat_every4"])
     close(maps.score, golden["score_map"])
     close(maps.offset, golden["offset_map"])
@@ -144,13 +145,14 @@ def test_gradients_of_a_training_step_are_those_of_the_release():
 def test_receptive_fields_of_the_score_on_template_and_search_region():
     """Each region has its own map, in its own pixels; both are those of plain autograd."""
     net, _ = tracker("1x4_conv")
-    leaves = [x.clone().requires_grad_() for x in inputs(net)]
-    result = compute_erf(net, dict(zip(("template", "search"), inputs(net), strict=True)), "head.branches.score")
+    regions = pairs(net, 1)
+    leaves = [x.clone().requires_grad_() for x in regions]
+    result = compute_erf(net, dict(zip(("template", "search"), regions, strict=True)), "head.branches.score")
     net.head.branches["score"].register_forward_hook(lambda module, args, y: kept.append(y))
     kept: list[torch.Tensor] = []
     net(*leaves)
     for name, gradient in zip(
-        ("template", "search"), torch.autograd.grad(kept[0][:, :, 8, 8].sum(), leaves), strict=True
+        ("template", "search"), torch.autograd.grad(kept[0][:, :, 4, 4].sum(), leaves), strict=True
     ):
         field = result.spatial[f"head.branches.score@{name}"]
         close(torch.from_numpy(field), gradient.abs().mean((0, 1)).numpy(), 1e-6)
@@ -242,7 +244,9 @@ def test_16_bits(name):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # the compiler's and SpikingJelly's own while they are traced
 @pytest.mark.parametrize(
-    "options", [dict(mixer="srb", sep_conv=True), dict(variant="2x2")], ids=["1x4_srb", "2x2_conv"]
+    "options",
+    [dict(mixer="srb", sep_conv=True, variant="2x2"), pytest.param(dict(), marks=pytest.mark.whole)],
+    ids=["2x2_srb", "1x4_conv"],
 )
 def test_compiled(options):
     """The gradients of a compiled tracker are those of ordinary execution; with one block of each kind, tracing is short."""
