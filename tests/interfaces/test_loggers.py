@@ -18,9 +18,13 @@ def test_a_training_is_logged_with_pictures_of_fields(shapes, forked, tmp_path):
     for package in BACKENDS:
         pytest.importorskip(package)
     data = [f"{split}_dataloader.dataset.data_root={shapes}/ade" for split in ("train", "val", "test")]
-    fields = ["default_hooks.erf.num_samples=2", "default_hooks.erf.input_size=64"]
+    fields = [
+        "default_hooks.erf.num_samples=2",
+        "default_hooks.erf.input_size=64",
+        "default_hooks.erf.layers=backbone.stages.4",
+    ]
     loop = ["train_cfg.max_iters=2", "train_cfg.val_interval=2", "default_hooks.checkpoint.interval=2"]
-    small = ["train_dataloader.batch_size=2", "val_dataloader.batch_size=2", "default_hooks.logger.interval=1"]
+    small = ["train_dataloader.batch_size=2", "val_dataloader.dataset.indices=2", "default_hooks.logger.interval=1"]
     backends = f"visualizer.vis_backends=[{','.join(BACKENDS.values())}]"
     config = ROOT / "configs" / "shapes" / "fpn_sdtv3-t-srb_shapes.py"
     options = ["--work-dir", tmp_path / "run", "--cfg-options", *data, *fields, *loop, *small, backends]

@@ -44,7 +44,7 @@ def test_the_encoder_of_detr():
     with pytest.raises(ValueError, match="What it needs besides the inputs, `forward=` can give it"):
         compute_erf(model, x, layers)
     # The encoder ends with a LayerNorm, whose channels have a constant sum.
-    result = compute_erf(model, x, layers[1:], forward=run, channels="per-channel", kinds="spatial", batch_size=2)
+    result = compute_erf(model, x[:1], layers[1:], forward=run, channels="per-channel", kinds="spatial")
     assert result.layers == ["encoder.layers.0"] and result.info["map_size"] == {"encoder.layers.0": [2, 3]}
     assert "100 tokens, which fit no grid of a 64x96 input" in result.failed["decoder.layers.0"]  # queries
     options = dict(forward=run, channels=1, calibrate=False)

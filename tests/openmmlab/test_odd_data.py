@@ -215,7 +215,11 @@ def test_crowds(tmp_path):
     run(tmp_path, *detection(tmp_path / "data", images, found, **settings))
 
 
-@pytest.mark.parametrize(("config", "phase"), [(DETECTOR, "train"), (SEGMENTOR, "val")], ids=["detector", "segmentor"])
+@pytest.mark.parametrize(
+    ("config", "phase"),
+    [pytest.param(DETECTOR, "train", marks=pytest.mark.whole), (SEGMENTOR, "val")],
+    ids=["detector", "segmentor"],
+)
 def test_paths_with_spaces_and_spawned_workers(config, phase, shapes, tmp_path, forked):
     """Through the tool: a spawned worker, for training or for validation, imports everything anew."""
     data = tmp_path / "my data (1)" / "shapes"

@@ -70,7 +70,7 @@ def test_mmcv_folds_norms_into_the_right_convolutions(name):
 
 @pytest.mark.parametrize("name", ["sdtv3_nano_srb", "meta_sdt_15m"])
 @pytest.mark.slow
-def test_get_flops_sees_every_convolution(name):
+def test_get_flops_sees_every_convolution(name, shallow):
     """mmengine, as ``get_flops`` of mmdet and mmseg, counts what ``torch.jit`` traces: no function of our own may hide one."""
     from mmengine.analysis import FlopAnalyzer
 

@@ -128,14 +128,14 @@ def test_images_become_time_steps(data, dataset):
 @pytest.mark.slow
 def test_two_workers_give_the_same_images(data, dataset):
     from mmengine.dataset import pseudo_collate
-    from torch.utils.data import DataLoader
+    from torch.utils.data import DataLoader, Subset
 
     def images(**options) -> list[torch.Tensor]:
-        loader = DataLoader(dataset(data), batch_size=7, collate_fn=pseudo_collate, **options)
+        loader = DataLoader(Subset(dataset(data), range(0, 80, 4)), batch_size=7, collate_fn=pseudo_collate, **options)
         return [image for _ in range(2) for batch in loader for image in batch["inputs"]]
 
     one, several = images(), images(num_workers=2, persistent_workers=True)
-    assert len(one) == len(several) == 2 * 80 and all(map(torch.equal, one, several))
+    assert len(one) == len(several) == 2 * 20 and all(map(torch.equal, one, several))
 
 
 def test_images_with_time_steps_are_resized(data, dataset):

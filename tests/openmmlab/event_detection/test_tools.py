@@ -98,14 +98,18 @@ def losses(folder: Path) -> list[float]:
 def test_detectors_train_and_test(run, config, tmp_path):
     """Two epochs of the shipped configs. RetinaNet's loss falls; RTMDet's grows first, as more and more boxes are found."""
     result = run(
-        "train.py", config, "--work-dir", tmp_path, train_dataloader__batch_size=4, default_hooks__logger__interval=5,
-        train_cfg__val_interval=2,
+        "train.py", config, "--work-dir", tmp_path, train_dataloader__batch_size=2, default_hooks__logger__interval=5,
+        train_dataloader__dataset__names="('shapes000','shapes001')",
+        train_cfg__val_interval=2, val_dataloader__dataset__names="('shapes000',)",
     )  # fmt: skip
     assert result.returncode == 0, result.stdout[-1000:] + result.stderr[-3000:]
     found = losses(tmp_path)
     assert len(found) == 8 and np.isfinite(found).all() and (found[-1] < 0.8 * found[0] or "rtmdet" in config)
     # So short a training may give no box that is likely enough, and mmdet would measure nothing.
-    checkpoint, likely = tmp_path / "epoch_2.pth", dict(model__test_cfg__score_thr=0)
+    checkpoint, likely = (
+        tmp_path / "epoch_2.pth",
+        dict(model__test_cfg__score_thr=0, test_dataloader__dataset__names="('shapes000',)"),
+    )
     tested = run("test.py", config, checkpoint, "--work-dir", tmp_path / "test", **likely)
     assert tested.returncode == 0, tested.stderr[-3000:]
     assert re.search(r"coco/bbox_mAP: \d", tested.stdout + tested.stderr)
@@ -117,6 +121,7 @@ def test_any_backbone_goes_into_them(run, backbone, tmp_path):
     options = dict(
         train_cfg__max_epochs=1,
         train_dataloader__dataset__names="('shapes000',)",
+        val_dataloader__dataset__names="('shapes000',)",
         val_evaluator__box_filter="dict(skip_time=100000)",
     )
     options |= dict(model__data_preprocessor__time_steps=4 if backbone.startswith("spik") else 1)
