@@ -52,7 +52,7 @@ def test_a_saved_folder_gives_the_model_back(name, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_every_name_is_rebuilt_from_its_saved_configuration(tmp_path):
+def test_every_name_is_rebuilt_from_its_saved_configuration(tmp_path, shallow):
     with torch.device("meta"):
         for name in OURS:
             model = timm.create_model(name, num_classes=5)

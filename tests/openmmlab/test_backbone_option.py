@@ -65,7 +65,7 @@ def test_backbone_option_adapts_and_trains_stock_configs(name, shapes, tmp_path)
 @pytest.mark.parametrize(
     "name",
     [
-        "mmdet::faster_rcnn/faster-rcnn_r50-caffe_c4-1x_coco.py",
+        pytest.param("mmdet::faster_rcnn/faster-rcnn_r50-caffe_c4-1x_coco.py", marks=pytest.mark.whole),
         "mmseg::knet/knet-s3_r50-d8_fcn_8xb2-adamw-80k_ade20k-512x512.py",
     ],
 )

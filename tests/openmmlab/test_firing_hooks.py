@@ -31,6 +31,7 @@ def test_the_hook(shapes, tmp_path):
         for _, dataset in datasets(config, "train", "val", "test"):
             dataset.data_root = f"{shapes}/ade"
         config.train_dataloader.batch_size = 2
+        config.val_dataloader.dataset.indices = 2
         config.train_cfg = dict(type="IterBasedTrainLoop", max_iters=2, val_interval=1)
         config.default_hooks.pop("erf")
         config.default_hooks.random_state = dict(type="sterf_plugins.RandomStateHook")
