@@ -256,7 +256,7 @@ def embedded(picture: np.ndarray) -> str:
     buffer = io.BytesIO()
     image = Image.fromarray(picture)
     image.thumbnail((_LARGEST, _LARGEST))
-    image.save(buffer, "WEBP", quality=85)
+    image.save(buffer, "WEBP", quality=85, method=2)  # half the time of method 4 for a twentieth more bytes
     return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 

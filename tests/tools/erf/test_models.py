@@ -12,53 +12,57 @@ from PIL import Image
 from sterf_plugins.cli.erf.inputs import entries, given_inputs
 from sterf_plugins.cli.loading import Loaded
 from sterf_plugins.erf import ERFResult
+from sterf_plugins.erf.calibrate import tracking_norms
+from sterf_plugins.erf.figures.wording import named
+from sterf_plugins.tracking.fields import LAYERS
 
 ROOT = Path(__file__).resolve().parents[3]
 SMALL = ["--num", "2", "--input-size", "32", "48"]
 
 
 @pytest.mark.slow
-def test_configs_of_mmseg_and_mmdet(run, shapes, tmp_path):
+def test_configs_of_mmseg_and_mmdet(run, compute, shapes, tmp_path):
     config = tmp_path / "own.py"
     base = ROOT / "configs" / "shapes" / "fpn_sdtv3-t-srb_shapes.py"
     data = f"dict(dataset=dict(data_root={str(shapes) + '/ade'!r}))"
     config.write_text(f"_base_ = {str(base)!r}\nval_dataloader = {data}\n")
-    result = run(config, "--images", "val", *SMALL, "--layers", "backbone.stages.*", "neck", "--out", tmp_path / "a")
+    result = run(config, "--images", "val", *SMALL, "--layers", "neck", "--out", tmp_path / "a")
     assert "neck[3]" in result.stdout
-    result = run(
-        "mmdet::retinanet/retinanet_r18_fpn_1x_coco.py", *SMALL, "--out", tmp_path / "b", "--input-size", 64, 64
-    )
-    assert "backbone[3] (stage 3, stride 32)" in result.stdout
+    result = compute("mmdet::retinanet/retinanet_r18_fpn_1x_coco.py", *SMALL, "--out", tmp_path / "b")
+    assert named(result, "backbone[3]") == "backbone[3] (stage 3, stride 32)"
 
 
-@pytest.fixture
-def tracker(tmp_path):
+@pytest.fixture(scope="module")
+def tracker(tmp_path_factory):
     """Config, checkpoint and data set of a small tracker with four time steps."""
     import tracking_data
 
     from sterf_plugins.cli.loading import load_model
 
-    config = tmp_path / "small_tracker.py"
+    folder = tmp_path_factory.mktemp("tracker")
+    config = folder / "small_tracker.py"
     config.write_text(
         f"_base_ = [{str(ROOT / 'configs/sd_track/sdtrack-tiny-4x1_conv_fe108.py')!r}]\n"
         "model = dict(arch=dict(embed_dims=[8, 8, 16, 16], num_heads=2), head_width=16)\n"
         "test_dataloader = dict(dataset=dict(template_size=64, search_size=128))\n"
     )
-    tracking_data.make(tmp_path / "data", "fe108", "test", ["a", "b"], T=4)
+    tracking_data.make(folder / "data", "fe108", "test", ["a", "b"], T=4)
     torch.manual_seed(0)
     model = load_model(str(config)).model
     pair = [30 * torch.poisson(torch.full((2, 4, 3, side, side), 0.4)) for side in (64, 128)]
-    for _ in range(20):
-        model.train()(*pair)
-    torch.save(dict(state_dict=model.state_dict()), tmp_path / "weights.pth")
-    return [config, tmp_path / "weights.pth"], tmp_path
+    for norm in tracking_norms(model):
+        norm.momentum = None  # one pass gives its statistics, so that neurons fire
+    model.train()(*pair)
+    torch.save(dict(state_dict=model.state_dict()), folder / "weights.pth")
+    return [config, folder / "weights.pth"], folder
 
 
 @pytest.mark.slow
-def test_a_tracker_has_fields_over_template_and_search_region(run, tracker):
+def test_a_tracker_has_fields_over_template_and_search_region(run, compute, tracker):
     command, folder = tracker
     out = folder / "out"
-    done = run(*command, "--images", folder / "data", "--num", "3", "--position", "peak", "--out", out, "--json")
+    options = ["--layers", "backbone.stages.4.blocks", "head.branches.score", "--position", "peak", "--num", "3"]
+    done = run(*command, "--images", folder / "data", *options, "--out", out, "--json")
     result = ERFResult.load(out / "small_tracker.npz")
     for entry, side in (("template", 64), ("search", 128)):
         name = f"head.branches.score@{entry}"
@@ -66,10 +70,12 @@ def test_a_tracker_has_fields_over_template_and_search_region(run, tracker):
         assert result.temporal[name].shape == (4,) and result.temporal[name].any()
         assert result.numbers(name)["area_90"].error > 0
         assert name in json.loads(done.stdout)["small_tracker"]
-    assert "backbone.stages.0@search" in result.spatial and "backbone.stages.4.blocks@search" in result.spatial
+    assert "backbone.stages.4.blocks@search" in result.spatial
     assert result.info["num_inputs"] == 3 and (out / "report.html").is_file() and (out / "lags.png").is_file()
-    run(*command, "--num", "1", "--layers", "head.branches.*", "--out", folder / "noise")
-    assert "head.branches.size@template" in ERFResult.load(folder / "noise" / "small_tracker.npz").spatial
+    noise = ["--num", "1", "--out", folder / "noise"]
+    assert "head.branches.size@template" in compute(*command, *noise, "--layers", "head.branches.*").spatial
+    fields = compute(*command, *noise, "--overwrite").spatial  # of the first stages over the search region alone
+    assert {name.partition("@")[0] for name in fields} == set(LAYERS)
 
 
 @pytest.mark.slow
@@ -79,14 +85,14 @@ def test_mistakes_with_trackers(run, tracker):
         (["--check", "occlusion"], "--check is for models of one image"),
         (["--images", folder / "nowhere"], "is no folder"),
     ):
-        done = run(*command, "--num", "2", "--out", folder / "out", *options, check=False)
+        done = run(*command, "--num", "2", "--out", folder / "mistakes", *options, check=False)
         assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr, done.stderr[-1500:]
-    done = run("sdtv3_nano", *SMALL, "--position", "peak", "--out", folder / "out", check=False)
+    done = run("sdtv3_nano", *SMALL, "--position", "peak", "--out", folder / "mistakes", check=False)
     assert done.returncode == 2 and "is no tracker" in done.stderr, done.stderr[-1500:]
 
 
 @pytest.mark.slow
-def test_several_inputs_and_videos(run, tmp_path):
+def test_several_inputs_and_videos(run, compute, tmp_path, monkeypatch):
     module = tmp_path / "pair_net.py"
     module.write_text(
         "import torch\n"
@@ -101,13 +107,15 @@ def test_several_inputs_and_videos(run, tmp_path):
         "        super().__init__(torch.nn.Conv3d(3, 2, 3, padding=1), torch.nn.Tanh())\n"
     )
     shapes = ["--inputs", "search=3x24x32", "template=3x16x16", "--num", "4", "--layers", "head"]
-    run("pair_net:Pair", *shapes, "--out", "pair", cwd=tmp_path, PYTHONPATH=tmp_path)
+    run("pair_net:Pair", *shapes, "--vector", "svg", "--out", "pair", cwd=tmp_path, PYTHONPATH=tmp_path)
+    assert (tmp_path / "pair" / "maps.svg").is_file()
     pair = ERFResult.load(tmp_path / "pair" / "pair_net-Pair.npz")
     assert pair.spatial["head@search"].shape == (24, 32) and pair.spatial["head@template"].shape == (16, 16)
     assert "4 noise inputs of search 3×24×32, template 3×16×16" in (tmp_path / "pair" / "report.html").read_text()
     video = ["--inputs", "3x5x16x16", "--axes", "NCTHW", "--num", "2", "--layers", "1", "--out", "video"]
-    run("pair_net:Video", *video, "--position", "3,8,8", cwd=tmp_path, PYTHONPATH=tmp_path)
-    frames = ERFResult.load(tmp_path / "video" / "pair_net-Video.npz").frames["1"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    frames = compute("pair_net:Video", *video, "--position", "3,8,8").frames["1"]
     assert frames.shape == (5,) and list(np.flatnonzero(frames)) == [2, 3, 4]
 
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from sterf_plugins.cli.loading import Loaded
-from sterf_plugins.erf import ERFResult, FieldCheck, compute_erf
+from sterf_plugins.erf import FieldCheck, compute_erf
 from sterf_plugins.erf.protocols import PROTOCOLS
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -45,7 +45,7 @@ def test_theoretical_fields_run_the_model_as_the_effective_ones_do(monkeypatch, 
 
 
 @pytest.mark.slow
-def test_published_protocols(run, tmp_path, photos):
+def test_published_protocols(run, compute, tmp_path, photos):
     """``all`` is a table; a protocol resizes images as its paper does; what contradicts it ends in a sentence."""
     options = ["resnet10t", "--images", photos, *SMALL, "--layers", "layer2"]
     lines = run(*options, "--protocol", "all", "--out", tmp_path / "all").stdout.splitlines()
@@ -55,8 +55,7 @@ def test_published_protocols(run, tmp_path, photos):
     page = (tmp_path / "all" / "report.html").read_text()
     assert "layer2@luo" in page and 'id="published"' in page
     assert Image.open(tmp_path / "all" / "published.png").width > 1000
-    run(*options, "--protocol", "replknet", "--out", tmp_path / "one")
-    result = ERFResult.load(tmp_path / "one" / "resnet10t.npz")
+    result = compute(*options, "--protocol", "replknet", "--out", tmp_path / "one")
     assert "protocol RepLKNet; the paper has 50 inputs of 1024×1024" in result.notes
     refused = run(*options, "--protocol", "replknet", "--reduce", "abs", "--out", tmp_path / "no", check=False)
     assert refused.returncode == 2 and "`reduce` is 'abs', but protocol 'replknet'" in refused.stderr
