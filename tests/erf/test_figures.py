@@ -300,8 +300,8 @@ def test_vector_files_hold_text(result, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_evolution_of_a_training(result, tmp_path):
-
+def test_the_evolution_of_a_training(tmp_path):
+    result = computed(layers=["2"])
     steps = {100 * i: replace(result, info=result.info | dict(weights=None, step=100 * i)) for i in range(15)}
     picture = write_evolution(steps, tmp_path)
     assert {p.name for p in tmp_path.iterdir()} == {"evolution.png", "evolution.pdf", "evolution.gif"}
