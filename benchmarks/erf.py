@@ -33,13 +33,16 @@ from sterf_plugins.erf.passes.starts import maps_by_name
 
 
 def compare(sides, repeats, device="cpu", inputs=None):
-    """Median seconds, and the result, of each side, run in turn; per input where ``inputs`` counts those of each side."""
+    """Median seconds, and the result, of each side, run in turn; per input where ``inputs`` counts those of each side.
+
+    There is no warm-up where each side runs only once.
+    """
     results = {}
 
     def keep(name):
         results[name] = sides[name]()
 
-    times = in_turn({name: partial(keep, name) for name in sides}, repeats, device)
+    times = in_turn({name: partial(keep, name) for name in sides}, repeats, device, min(1, repeats - 1))
     return {
         name: statistics.median(values) / (inputs[name] if inputs else 1) for name, values in times.items()
     }, results

@@ -220,8 +220,8 @@ def forward(args):
 
 
 def in_runtimes(args, network, images):
-    """The network as a file in each runtime that is installed; none on other devices than a CPU."""
-    if args.device != "cpu":
+    """The network as a file in each runtime that is installed; none on other devices than a CPU, or where all is small."""
+    if args.device != "cpu" or args.tiny:  # writing the file takes seconds, however small the network is
         return {}
     with tempfile.TemporaryDirectory() as folder:
         runs = runtimes(onnx_file(network, images, Path(folder)), args)
