@@ -142,33 +142,27 @@ def test_there_are_no_circles():
     assert len(done) == len(modules())
 
 
-def loaded_by(*modules: str) -> dict[str, set[str]]:
-    """The packages that are loaded after each of the modules, which one new process imports in turn."""
+def loaded_by(*modules: str, then: str = "") -> tuple[dict[str, set[str]], str]:
+    """The packages that are loaded after each of the modules, which one new process imports in turn.
+
+    And what it prints when it runs the code that comes ``then``.
+    """
     code = f"import importlib, sys\nfor name in {modules}:\n    importlib.import_module(name)\n"
-    code += "    print(name, *{m.split('.')[0] for m in sys.modules})"
-    result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    return {name: set(loaded) for name, *loaded in map(str.split, result.stdout.splitlines())}
+    code += f"    print(name, *{{m.split('.')[0] for m in sys.modules}})\nprint('then')\n{then}"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    loaded, _, printed = result.stdout.partition("then\n")
+    return {name: set(packages) for name, *packages in map(str.split, loaded.splitlines())}, printed
 
 
 def test_importing_the_package_loads_no_torch():
-    assert not loaded_by("sterf_plugins")["sterf_plugins"] & (OPENMMLAB | {"torch", "timm", "numpy"})
+    assert not loaded_by("sterf_plugins")[0]["sterf_plugins"] & (OPENMMLAB | {"torch", "timm", "numpy"})
 
 
-@pytest.mark.slow
-def test_the_timm_side_and_the_erf_engine_load_no_openmmlab_and_the_engine_neither_timm_nor_spikingjelly():
-    others = [f"sterf_plugins.{name}" for name in ("plugins", "mixers", "backbones", "testing", "timm")]
-    loaded = loaded_by("sterf_plugins.erf", *others)
-    assert not loaded["sterf_plugins.erf"] & {"timm", "spikingjelly", "matplotlib"}
-    assert len(loaded) == 6 and not [name for name, packages in loaded.items() if packages & OPENMMLAB]
-
-
-@pytest.mark.slow
-def test_without_openmmlab_the_message_names_the_extra():
-    """As after `pip install sterf-plugins` without extras: OpenMMLab packages cannot be found."""
-    code = """
-import sys
+# What runs without OpenMMLab, as after `pip install sterf-plugins` without extras.
+WITHOUT_OPENMMLAB = """
 sys.modules.update(dict.fromkeys(("mmengine", "mmcv", "mmdet", "mmseg")))  # None: cannot be imported
-import timm, sterf_plugins.timm, torch
+import timm, torch
 from sterf_plugins.erf import compute_erf
 model = timm.create_model("sdtv3_nano_srb", num_classes=0)
 print(compute_erf(model, torch.randn(2, 3, 32, 32), layers="stages.1").layers)
@@ -178,9 +172,16 @@ try:
 except ImportError as error:
     print(error)
 """
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "['stages.1']" in result.stdout, result.stderr
-    assert 'pip install "sterf-plugins[openmmlab]"' in result.stdout
+
+
+@pytest.mark.slow
+def test_the_timm_side_and_the_erf_engine_load_no_openmmlab_and_the_engine_neither_timm_nor_spikingjelly():
+    """They work without it, and the message of what does not work names the extra."""
+    others = [f"sterf_plugins.{name}" for name in ("plugins", "mixers", "backbones", "testing", "timm")]
+    loaded, printed = loaded_by("sterf_plugins.erf", *others, then=WITHOUT_OPENMMLAB)
+    assert not loaded["sterf_plugins.erf"] & {"timm", "spikingjelly", "matplotlib"}
+    assert len(loaded) == 6 and not [name for name, packages in loaded.items() if packages & OPENMMLAB]
+    assert "['stages.1']" in printed and 'pip install "sterf-plugins[openmmlab]"' in printed
 
 
 @pytest.mark.parametrize(("name", "old", "new", "tests"), MUTATIONS)

@@ -1,11 +1,13 @@
 """Files of studies: those that are shipped, and what one may say."""
 
+import importlib
 import runpy
 import sys
 from pathlib import Path
 
 import pytest
 
+from sterf_plugins.cli.specs import is_config, parse_spec
 from sterf_plugins.erf import ERFResult
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -28,6 +30,26 @@ def test_shipped_studies(run, study, tmp_path):
     """With one of their layers: drawing all of them is most of the time."""
     run(f"sterf_plugins::erf/{study}.py", "--num", "1", "--layers", "layers.1", "--out", tmp_path / "out")
     assert (tmp_path / "out" / "report.html").is_file()
+
+
+@pytest.mark.parametrize("study", sorted((ROOT / "configs" / "erf").glob("*.py")), ids=lambda path: path.stem)
+def test_models_and_options_of_shipped_studies_are_there(study, monkeypatch, tmp_path):
+    timm = pytest.importorskip("timm")
+    importlib.import_module("sterf_plugins.timm")
+    monkeypatch.setattr("sterf_plugins.cli.begin.begin", lambda: None)
+    tool = runpy.run_path(str(TOOL))
+    monkeypatch.setattr(sys, "argv", [str(TOOL), str(study), "--out", str(tmp_path)])
+    args = tool["arguments"]()
+    jobs = tool["jobs"](args)
+    assert len(jobs) == len(args.models) * (1 + args.untrained) and args.layers and args.title
+    names = [parse_spec(job.spec)[1] for job in jobs]
+    assert all(timm.is_model(name) or is_config(name) or importable(name) for name in names), names
+
+
+def importable(name):
+    """Whether ``module:attribute`` is there."""
+    module, _, attribute = name.partition(":")
+    return hasattr(importlib.import_module(module), attribute)
 
 
 @pytest.mark.parametrize(
