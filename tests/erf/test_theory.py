@@ -354,6 +354,7 @@ def test_known_networks():
 
 
 @pytest.mark.slow
+@pytest.mark.whole
 def test_resnet50_in_both_versions():
     model = timm.create_model("resnet50")
     fields = theoretical_rf(model, (64, 64))
