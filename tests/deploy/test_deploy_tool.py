@@ -35,17 +35,30 @@ def test_a_detector_of_two_stages_is_refused(forked, tmp_path):
 def test_files_and_facts(forked, tmp_path):
     """An untrained model gets statistics, so that the numbers that are compared are not zeros."""
     options = ["--input-size", "32", "32", "--out", tmp_path, "--repeats", "1", "--spike-driven"]
-    result = forked(TOOL, "sdtv3_nano_srb", *options, fresh=True)
+    arch = dict(embed_dims=[8, 16, 24, 32], num_heads=2, depths=[1, 1, 1, 1, 1])
+    result = forked(TOOL, f"small=sdtv3_nano_srb(arch={arch})", *options, fresh=True)
     assert result.returncode == 0, result.stderr
     assert "random weights, BatchNorm statistics of 8 noise inputs" in result.stdout
     assert "spike-driven, in float64: largest relative difference" in result.stdout
     assert "values up to 0" not in result.stdout.replace("up to 0.", "")
-    facts = json.loads((tmp_path / "sdtv3_nano_srb.json").read_text())
+    facts = json.loads((tmp_path / "small.json").read_text())
     assert facts["float64_error"] < 1e-9 and facts["export_error"] < 1e-5
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", ["1x4", "4x1"])
+@pytest.mark.filterwarnings("ignore:The given buffer is not writable")  # of torch.export.load
+def test_neurons_over_time_are_written_with_operators_of_pytorch(forked, tmp_path):
+    """Those of SpikingJelly are one that a program without it does not know."""
+    spec = "lif=spikformer_8_384(depth=1,dim=16,num_heads=2)"
+    result = forked(TOOL, spec, "--input-size", "32", "32", "--out", tmp_path, "--repeats", "1")
+    assert result.returncode == 0, result.stderr
+    assert json.loads((tmp_path / "lif.json").read_text())["export_error"] < 1e-5
+    calls = [n.target for n in torch.export.load(tmp_path / "lif.pt2").graph.nodes if n.op == "call_function"]
+    assert len(calls) > 100 and {getattr(call, "namespace", "aten") for call in calls} == {"aten"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["1x4", pytest.param("4x1", marks=pytest.mark.whole)])
 @pytest.mark.filterwarnings("ignore:The given buffer is not writable")  # of torch.export.load
 def test_a_tracker_is_written(forked, tmp_path, variant):
     """On other inputs than those of the export the files give what the network gives in float64.

@@ -4,7 +4,9 @@ Reads jobs from standard input, one JSON object per line (argv, cwd, environment
 with its exit code. Several processes are the ranks of one distributed program, as ``torchrun`` starts them.
 """
 
+import contextlib
 import gc
+import importlib
 import json
 import multiprocessing
 import os
@@ -25,6 +27,7 @@ import sterf_plugins  # noqa: E402
 
 sterf_plugins.setup()
 
+import matplotlib.backends.backend_agg  # noqa: E402
 import matplotlib.pyplot  # noqa: E402, F401
 import mmdet.apis  # noqa: E402
 import mmdet.engine  # noqa: E402
@@ -34,13 +37,25 @@ import mmseg.apis  # noqa: E402
 import mmseg.datasets  # noqa: E402
 import mmseg.engine  # noqa: E402
 import mmseg.evaluation  # noqa: E402, F401
+import PIL.Image  # noqa: E402
 import torch.utils.cpp_extension  # noqa: E402, F401  (which mmengine imports to tell the environment)
+from torch.utils.serialization import config  # noqa: E402, F401  (which each `torch.load` imports)
 
+import sterf_plugins.cli.banner  # noqa: E402
+import sterf_plugins.cli.loading  # noqa: E402
+import sterf_plugins.cli.training  # noqa: E402
+import sterf_plugins.events  # noqa: E402
+import sterf_plugins.mixers  # noqa: E402
+import sterf_plugins.openmmlab.events  # noqa: E402
 import sterf_plugins.openmmlab.hooks  # noqa: E402
 import sterf_plugins.timm  # noqa: E402
 from sterf_plugins import plugins  # noqa: E402
 from sterf_plugins.openmmlab.configs.reading import load_config  # noqa: E402
 
+PIL.Image.init()
+for name in ("dv_processing", "faery", "h5py"):  # of the extra [events]
+    with contextlib.suppress(ImportError):
+        importlib.import_module(name)
 settle()
 for name in ("mask-rcnn_sdtv3-t-srb_fpn_shapes", "fpn_sdtv3-t-srb_shapes"):  # the lists of configs that `settle` keeps
     load_config(f"sterf_plugins::shapes/{name}.py")
