@@ -4,10 +4,8 @@ import importlib.util
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -50,6 +48,13 @@ def detection_data(shapes) -> dict:
     return {**options, "train_dataloader__batch_size": 2}
 
 
+# two images to train on and one to test on, few regions, and a narrow head
+LITTLE = {f"{p}_dataloader__dataset__indices": n for p, n in (("train", 2), ("val", 1), ("test", 1))}
+FEW_REGIONS = {
+    "model__train_cfg__rpn_proposal__nms_pre": 50,
+    "model__test_cfg__rpn__nms_pre": 50,
+    "model__roi_head__bbox_head__fc_out_channels": 32,
+}
 SMALL_FIELDS = {"default_hooks__erf__num_samples": 2, "default_hooks__erf__input_size": 64}
 SHORT = {
     "train_cfg__max_iters": 2,
@@ -92,6 +97,8 @@ def test_stock_mmdet_tool_with_a_config_of_two_lines(run, shapes, tmp_path):
         train_cfg__max_epochs=1,
         optim_wrapper__optimizer__lr=0.001,
         default_hooks__erf__type="sterf_plugins.ERFHook",
+        **LITTLE,
+        **FEW_REGIONS,
         **SMALL_FIELDS,
     )
     assert (tmp_path / "out" / "epoch_1.pth").is_file()
@@ -126,13 +133,14 @@ def test_stock_mmseg_tool_with_a_stock_config(run, shapes, tmp_path):
         model__neck__in_channels="[24,48,96,128]",
         model__decode_head__norm_cfg__type="BN",
         model__decode_head__feature_strides="[4,8,16,16]",
-        train_cfg__max_iters=2,
-        train_cfg__val_interval=2,
-        default_hooks__checkpoint__interval=2,
+        train_cfg__max_iters=1,
+        train_cfg__val_interval=1,
+        default_hooks__checkpoint__interval=1,
         default_hooks__erf__type="sterf_plugins.ERFHook",
+        **LITTLE,
         **SMALL_FIELDS,
     )
-    assert (tmp_path / "iter_2.pth").is_file()
+    assert (tmp_path / "iter_1.pth").is_file()
     assert any("erf/backbone[3]" in line for line in scalars(tmp_path))
 
 
@@ -155,25 +163,25 @@ def test_a_stock_resnet_mask_rcnn_trains_through_the_torchvision_ops(run, shapes
         model__roi_head__bbox_head__num_classes=5,
         model__roi_head__mask_head__num_classes=5,
         train_cfg__max_epochs=1,
+        **LITTLE,
+        **FEW_REGIONS,
         **SMALL_FIELDS,
     )
     assert (tmp_path / "epoch_1.pth").is_file()
 
 
 @pytest.mark.slow
-def test_train_then_test_then_pictures(run, shapes, tmp_path):
-    data = detection_data(shapes)
-    train, checkpoint = ROOT / "tools" / "train.py", tmp_path / "epoch_1.pth"
-    run(train, DETECTOR, "--work-dir", tmp_path, train_cfg__max_epochs=1, default_hooks__erf=None, **data)
-    record = tmp_path / DETECTOR.name  # the complete config, whose work directory is its own folder
+def test_train_then_test_then_pictures(run, trained, tmp_path):
+    record, checkpoint = trained("det")  # the complete config, whose work directory is its own folder
     written = record.read_text()
+    options = ("--out", tmp_path / "out.pkl", "--show-dir", "two-shown")
     result = run(
-        ROOT / "tools" / "test.py", record, checkpoint, "--out", tmp_path / "out.pkl", "--show-dir", "shown", fresh=True
+        ROOT / "tools" / "test.py", record, checkpoint, *options, fresh=True, test_dataloader__dataset__indices=2
     )
     assert "coco/bbox_mAP_50" in result.stdout + result.stderr
     assert record.read_text() == written
     assert (tmp_path / "out.pkl").is_file()
-    assert len(list(tmp_path.rglob("shown/*.jpg"))) == 6
+    assert len(list(record.parent.rglob("two-shown/*.jpg"))) == 2
 
 
 def same_weights(a, b) -> bool:
@@ -187,11 +195,13 @@ def test_resume_continues_bit_exactly(run, shapes, tmp_path, task):
     """Iteration-based (seg) and epoch-based (det); validation lies between the halves."""
     if task == "seg":
         config, short = SEGMENTOR, {**SHORT, **segmentation_data(shapes), "train_cfg__max_iters": 4}
+        short["val_dataloader__dataset__indices"] = 1
         first, last, half = "iter_2.pth", "iter_4.pth", {"train_cfg__max_iters": 2}
         short["default_hooks__checkpoint__max_keep_ckpts"] = -1
         short["param_scheduler__1__end"] = 100  # the schedule must not depend on where the first run ends
     else:
-        config, short = DETECTOR, {**detection_data(shapes), "train_cfg__max_epochs": 2}
+        config, short = DETECTOR, {**detection_data(shapes), **LITTLE, "train_cfg__max_epochs": 2}
+        short["train_dataloader__dataset__indices"] = 4
         first, last, half = "epoch_1.pth", "epoch_2.pth", {"train_cfg__max_epochs": 1}
         short["param_scheduler__1__end"] = 50
     tool = ROOT / "tools" / "train.py"
@@ -208,52 +218,81 @@ def test_resume_continues_bit_exactly(run, shapes, tmp_path, task):
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["mask-rcnn", "fpn"])
 def test_a_published_row_learns(run, task, shapes, tmp_path):
-    """The tiny SRB row with spiking neck and heads, on the shapes."""
+    """The tiny SRB row with spiking neck and heads, on two images of shapes."""
     config = ROOT / "configs" / "shapes" / f"{task}_sdtv3-t-srb_spikefpn_shapes.py"
     options = detection_data(shapes) if task == "mask-rcnn" else segmentation_data(shapes)
-    options |= {"default_hooks__logger__interval": 2, "train_cfg__val_interval": 100}
-    options |= {"train_cfg__max_epochs": 3} if task == "mask-rcnn" else {"train_cfg__max_iters": 18}
-    options |= {"default_hooks__erf": None}
+    options |= {"default_hooks__logger__interval": 1, "train_cfg__val_interval": 100}
+    options |= {"train_cfg__max_epochs": 9} if task == "mask-rcnn" else {"train_cfg__max_iters": 9}
+    options |= {"default_hooks__erf": None, "default_hooks__checkpoint__interval": 9}
+    options |= {"param_scheduler__0__end": 5, "train_dataloader__dataset__indices": 2}
     run(ROOT / "tools" / "train.py", config, "--work-dir", tmp_path, **options)
     losses = [entry["loss"] for entry in scalars(tmp_path) if "loss" in entry]
     assert len(losses) == 9
     assert sum(losses[-3:]) < 0.85 * sum(losses[:3]), losses
 
 
+def two_processes(shapes) -> list[str]:
+    """Options of a training of one iteration whose learning rate depends on the number of processes."""
+    options = {**SHORT, **segmentation_data(shapes), **LITTLE, "model__decode_head__norm_cfg__type": "SyncBN"}
+    options |= {f"train_cfg__{name}": 1 for name in ("max_iters", "val_interval")}
+    options |= {"auto_scale_lr__base_batch_size": 1, "train_dataloader__dataset__indices": 4}
+    options["default_hooks__logger__interval"] = 1
+    return ["--auto-scale-lr", "--cfg-options", *(f"{k.replace('__', '.')}={v}" for k, v in options.items())]
+
+
+def check_two_processes(said: str, work_dir: Path) -> None:
+    assert "SyncBN settings of the model become BN" in said
+    assert (work_dir / "iter_1.pth").is_file()
+    rates = [entry["lr"] for entry in scalars(work_dir) if "lr" in entry]
+    assert rates == [pytest.approx(4 * 0.02 * 3e-3)]  # two processes of two images, for a rate of one image; warm-up
+    assert len(list(work_dir.glob("2*/vis_data/erf/*.npz"))) == 2  # rank 0 alone computes: start and end
+
+
 @pytest.mark.slow
-def test_two_processes_train_the_same_config(shapes, tmp_path):
-    """torchrun with gloo; SyncBN of the config becomes BN and is mentioned."""
-    script = ROOT / "tools" / "dist_train.sh"
-    options = {**SHORT, **segmentation_data(shapes), "model__decode_head__norm_cfg__type": "SyncBN"}
-    options |= {"auto_scale_lr__base_batch_size": 1, "default_hooks__logger__interval": 1}
-    command = ["bash", str(script), str(SEGMENTOR), "2", "--work-dir", str(tmp_path)]
-    command += ["--auto-scale-lr", "--cfg-options"]
-    command += [f"{k.replace('__', '.')}={v}" for k, v in options.items()]
+def test_two_processes_train_the_same_config(forked, shapes, tmp_path):
+    """With gloo; SyncBN of the config becomes BN and is mentioned."""
+    command = [ROOT / "tools" / "train.py", SEGMENTOR, "--work-dir", tmp_path, "--launcher", "pytorch"]
+    result = forked(*command, *two_processes(shapes), processes=2)
+    assert result.returncode == 0, result.stderr[-3000:]
+    check_two_processes(result.stdout + result.stderr, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.whole
+def test_two_processes_of_torchrun_train_the_same_config(shapes, tmp_path):
+    """As above, started by the script for several processes."""
+    command = ["bash", ROOT / "tools" / "dist_train.sh", SEGMENTOR, "2", "--work-dir", tmp_path, *two_processes(shapes)]
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {**os.environ, "PORT": "29611", "OMP_NUM_THREADS": "1", "PATH": path}
     result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=500)
     assert result.returncode == 0, result.stderr[-3000:]
-    assert "SyncBN settings of the model become BN" in result.stdout + result.stderr
-    assert (tmp_path / "iter_2.pth").is_file()
-    rates = [entry["lr"] for entry in scalars(tmp_path) if "lr" in entry]
-    assert rates[0] == pytest.approx(4 * 0.02 * 3e-3)  # two processes of two images, for a rate of one image; warm-up
-    assert len(list(tmp_path.glob("2*/vis_data/erf/*.npz"))) == 2  # rank 0 alone computes: start and end
+    check_two_processes(result.stdout + result.stderr, tmp_path)
+
+
+# Runs a program, and presses Ctrl-C as soon as there is a file.
+INTERRUPT = """
+import os, runpy, signal, sys, threading, time
+from pathlib import Path
+
+def interrupt(file):
+    while not file.is_file():
+        time.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGINT)
+
+threading.Thread(target=interrupt, args=(Path(sys.argv[1]),), daemon=True).start()
+sys.argv = sys.argv[2:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
 @pytest.mark.slow
-def test_an_interrupted_training_says_how_to_go_on_and_leaves_whole_files(shapes, tmp_path):
+def test_an_interrupted_training_says_how_to_go_on_and_leaves_whole_files(forked, shapes, tmp_path):
     options = {**segmentation_data(shapes), "train_cfg__max_iters": 10000, "train_cfg__val_interval": 10000}
     options |= {"default_hooks__checkpoint__interval": 1, "default_hooks__erf": None}
-    command = [sys.executable, str(ROOT / "tools" / "train.py"), str(SEGMENTOR), "--work-dir", str(tmp_path)]
-    command += ["--cfg-options", *(f"{k.replace('__', '.')}={v}" for k, v in options.items())]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    deadline = time.time() + 120
-    while not list(tmp_path.glob("iter_2.pth")) and time.time() < deadline:
-        time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors[-2000:]
-    assert "interrupted; go on with the same command and --resume" in errors
+    command = ["-c", INTERRUPT, tmp_path / "iter_2.pth", ROOT / "tools" / "train.py", SEGMENTOR, "--work-dir", tmp_path]
+    done = forked(*command, "--cfg-options", *(f"{k.replace('__', '.')}={v}" for k, v in options.items()))
+    assert done.returncode == 130, done.stderr[-2000:]
+    assert "interrupted; go on with the same command and --resume" in done.stderr
     assert not list(tmp_path.glob("*.partial")) + list(tmp_path.glob(".*.partial*"))
     for checkpoint in tmp_path.glob("*.pth"):
         torch.load(checkpoint, weights_only=False)
@@ -263,14 +302,14 @@ def test_an_interrupted_training_says_how_to_go_on_and_leaves_whole_files(shapes
 def failing(shapes, tmp_path, forked):
     """One clear line on stderr, exit code 2, nothing written but logs."""
 
-    def fail(config=SEGMENTOR, arguments=(), tool="train.py", fresh=False, **options) -> str:
+    def fail(config=SEGMENTOR, arguments=(), tool="train.py", **options) -> str:
         data = segmentation_data(shapes) if config == SEGMENTOR else detection_data(shapes)
         options = {**(SHORT if config == SEGMENTOR else {}), **data, **options}
         arguments = list(arguments)
         if "--work-dir" not in arguments:
             arguments += ["--work-dir", tmp_path / "work"]
         options = [f"{k.replace('__', '.')}={v}" for k, v in options.items()]
-        result = forked(ROOT / "tools" / tool, config, *arguments, "--cfg-options", *options, fresh=fresh)
+        result = forked(ROOT / "tools" / tool, config, *arguments, "--cfg-options", *options)
         assert result.returncode == 2, result.stderr[-2000:]
         assert "Traceback" not in result.stderr
         assert not list((tmp_path / "work").glob("*.pth"))
@@ -310,6 +349,7 @@ BAD = {
             train_cfg__max_iters=20,
             param_scheduler=None,
             default_hooks__checkpoint__interval=20,
+            default_hooks__erf=None,
         ),
         "has diverged",
     ),
@@ -320,7 +360,7 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_gets_one_clear_message(failing, case):
     options, message = BAD[case]
-    assert message in failing(fresh=case == "backbone", **options)
+    assert message in failing(**options)
 
 
 def test_missing_data_says_what_is_expected_where_and_how_to_make_it(failing):
