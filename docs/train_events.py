@@ -112,7 +112,7 @@ def events_of(video: torch.Tensor, rng: np.random.Generator) -> Events:
 
 
 def data_sets(args: argparse.Namespace) -> tuple[EventFolder, EventFolder]:
-    """Training and test set; every recording is read once, so that none stops the training later."""
+    """Training and test set."""
     root = args.data or args.out / "data"
     if args.data is None:
         write_shapes(root, args.recordings)
@@ -120,10 +120,13 @@ def data_sets(args: argparse.Namespace) -> tuple[EventFolder, EventFolder]:
     options |= dict(seed=args.seed, sensor=args.sensor)
     transform = Resize(args.size) if args.size else None
     train, test = (EventFolder(root, split, transform=transform, **options) for split in ("train", "test"))
-    for dataset in (train, test):
-        with tqdm(total=len(dataset), unit="recording", desc="reading", disable=None, leave=False) as bar:
-            dataset.check(lambda done, total, bar=bar: bar.update())
     return train, test
+
+
+def read_once(dataset: EventFolder) -> None:
+    """Read every recording, so that none stops the training later."""
+    with tqdm(total=len(dataset), unit="recording", desc="reading", disable=None, leave=False) as bar:
+        dataset.check(lambda done, total: bar.update())
 
 
 def build(args: argparse.Namespace, channels: int, classes: int) -> torch.nn.Module:
@@ -187,6 +190,8 @@ def main() -> None:
     )
     settings = {name: getattr(args, name) for name in LASTING} | dict(classes=train.classes)
     start = restore(args.out / "last.pth", settings, model, optimizer) if args.resume else 0
+    read_once(train)
+    read_once(test)
 
     targets = [target for _, target in test.samples]
     chance = 100 * max(map(targets.count, set(targets))) / len(targets)

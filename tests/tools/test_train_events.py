@@ -20,7 +20,8 @@ from sterf_plugins.firing import FiringRates, silence
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT, IN_TIME = ROOT / "docs" / "train_events.py", ROOT / "docs" / "events_in_time.py"
 REAL = Path(os.environ.get("STERF_GOLDEN", ROOT.parent / "shared" / "golden")).parent / "real_events"
-SMALL = ("--recordings", 20, "--epochs", 6, "--batch-size", 16)
+SMALL = ("--recordings", 12, "--steps", 4, "--epochs", 5, "--batch-size", 8, "--lr", 4e-3)
+NARROW = ("--model-kwargs", "depth=1", "dim=64", "num_heads=2")
 
 
 def real(name: str) -> Path:
@@ -34,7 +35,7 @@ def real(name: str) -> Path:
 def classifier(forked, tmp_path_factory):
     """The folder of a training, and what it said."""
     out = tmp_path_factory.mktemp("events")
-    result = forked(SCRIPT, *SMALL, "--out", out)
+    result = forked(SCRIPT, *SMALL, *NARROW, "--out", out)
     assert result.returncode == 0, result.stderr
     return out, result.stdout
 
@@ -47,14 +48,14 @@ def test_a_training_beats_chance(classifier):
         re.search(r"test accuracy ([\d.]+) %, with .* in random order ([\d.]+) %, by chance ([\d.]+) %", said).groups(),
     )
     assert chance == 8.3 and right > 3 * chance and right > mixed
-    assert len(re.findall(r"epoch \d/6: loss", said)) == 6
+    assert len(re.findall(r"epoch \d/5: loss", said)) == 5
 
 
 @pytest.mark.slow
 def test_the_recordings_are_real_files(classifier):
     """Twelve classes; events at any microsecond, of both polarities in front of a shape."""
     data = EventFolder(classifier[0] / "data")
-    assert len(data.classes) == 12 and len(data) == 240 and data.size == (32, 32)
+    assert len(data.classes) == 12 and len(data) == 144 and data.size == (32, 32)
     events = open_recording(data.samples[0][0]).events()
     assert events.number > 50 and events.t[0] >= 0 and events.t[-1] < 16_000 and len(set(events.t % 1000)) > 20
 
@@ -94,7 +95,7 @@ def test_a_training_goes_on(forked, classifier, tmp_path):
     [
         (("--resume",), "leave it out to begin a training"),
         (("--model", "resnet18", "--model-kwargs"), "--model resnet18 takes images (B, C, H, W) and has no time steps"),
-        (("--batch-size", 1000), "there are 192 recordings to train on, fewer than --batch-size 1000"),
+        (("--batch-size", 1000), "there are 120 recordings to train on, fewer than --batch-size 1000"),
         (("--layout", "n_cars"), "there is no folder"),
         (("--epochs", 0), "--epochs is 0; it must be at least 1"),
         (("--batch-size", -3), "--batch-size is -3; it must be at least 1"),
@@ -160,7 +161,7 @@ def test_temporal_fields_of_a_classifier(name):
 @pytest.mark.slow
 def test_temporal_fields_of_a_detector():
     """A stock RetinaNet whose backbone gets event frames (T, B, C, H, W)."""
-    x = windows("tonic_sample.aedat4", 128)
+    x = windows("tonic_sample.aedat4", 128)[:, :2]
     sterf_plugins.setup()
     from mmdet.registry import MODELS
     from mmengine.hub import get_config
@@ -173,7 +174,7 @@ def test_temporal_fields_of_a_detector():
     torch.manual_seed(0)
     with DefaultScope.overwrite_default_scope("mmdet"):
         model = calibrate(MODELS.build(config), x)
-    assert [tuple(y.shape[:2]) for y in model.extract_feat(x)] == [(4, 256)] * 5
+    assert [tuple(y.shape[:2]) for y in model.extract_feat(x)] == [(2, 256)] * 5
     check_lags(model, x, [f"backbone.timm_model.model.stages.{i}" for i in range(1, 5)])
 
 
@@ -181,8 +182,8 @@ def test_temporal_fields_of_a_detector():
 def test_temporal_fields_of_a_trained_network(forked, classifier, tmp_path):
     pytest.importorskip("faery", reason="the extra [events] is missing")
     out = tmp_path / "lags.png"
-    checkpoint = ("--checkpoint", classifier[0] / "last.pth", "--steps", 4, "--step", 10_000)
+    checkpoint = ("--checkpoint", classifier[0] / "last.pth", "--steps", 4, "--step", 20_000)
     done = forked(IN_TIME, real("tonic_sample.aedat4"), *checkpoint, "--out", out)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("no layer is silent") == 2 and done.stdout.count("mean lag") == 4
+    assert done.stdout.count("no layer is silent") == 2 and done.stdout.count("mean lag") == 2
     assert out.read_bytes().startswith(b"\x89PNG")
