@@ -240,9 +240,8 @@ def _check_classes(root: Path, folder: str, labels: dict[str, str]) -> None:
 def _recordings(root: Path, folder: str, split: str | Path | None) -> dict[str, Path]:
     """Name (path in the data set, without suffix) and file of each recording, in natural order."""
     folders = [root / folder.format(split=name) for name in SPLITS] if folder else [root]
-    others = [
-        p for p in root.glob("*") if folder and p.is_dir() and p.name.lower() in OTHER_SPLITS and p not in folders
-    ]
+    named = [p for p in root.glob("*") if folder and p.is_dir() and p.name.lower() in OTHER_SPLITS]
+    others = [p for p in named if not any(place.is_dir() and p.samefile(place) for place in folders)]
     for place in folders:
         if not place.is_dir() and place in (folders[0], root / folder.format(split=split)):
             hint = f" If {others[0].name} is for testing, rename it: {folders[1].name}." if others else ""
