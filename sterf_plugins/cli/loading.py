@@ -66,15 +66,10 @@ class Loaded:
     @property
     def time_steps(self) -> int:
         """Time steps of the event images of the config's data set; 1 of those without a time axis."""
-        if self.config is None:
-            return 1
-        video = str(self.test_dataset.get("type", "")).rpartition(".")[2] == "ShapeEvents"
-        steps = (
-            self.test_dataset.get("t", 40)
-            if video
-            else (self.config.model.get("data_preprocessor") or {}).get("time_steps")
-        )
-        return steps or 1
+        if str(self.test_dataset.get("type", "")).rpartition(".")[2] == "ShapeEvents":
+            return self.test_dataset.get("t", 40)
+        model = (self.config or {}).get("model") or {}
+        return (model.get("data_preprocessor") or {}).get("time_steps", 1)
 
     @property
     def region_sizes(self) -> tuple[int, int]:
