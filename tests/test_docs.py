@@ -224,7 +224,6 @@ def test_links_of_a_page_lead_somewhere(page):
 
 
 @pytest.mark.slow
-@pytest.mark.whole
 def test_the_site_is_built_of_the_pages_without_a_warning(forked, tmp_path):
     result = forked(ROOT / "docs" / "build_site.py", tmp_path, fresh=True)
     assert result.returncode == 0, result.stdout + result.stderr
