@@ -262,7 +262,7 @@ def main() -> None:
     p.add_argument("--escnn", type=Path, help="folder that holds escnn, for `pip install --target`")
     p.add_argument("--figure", type=Path, help="draw what --out holds, and do nothing else")
     args = begin(p)
-    epochs, digits_used = (1, (50, 10)) if args.tiny else (EPOCHS, args.digits)
+    epochs, digits_used = (1, (16, 4)) if args.tiny else (EPOCHS, args.digits)
     if args.figure:
         figure(kept(p, args), args.figure)
         return

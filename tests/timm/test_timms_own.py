@@ -24,6 +24,7 @@ def run(forked, tmp_path):
     return call
 
 
+@pytest.mark.sweep
 def test_timms_tests_pass(run, small_name, timm_source):
     """All tests of models but those of TorchScript, which is refused (``test_torchscript_is_refused``)."""
     tests = timm_source("tests/test_models.py") / "tests" / "test_models.py"
