@@ -12,7 +12,8 @@ TOOL = ROOT / "tools" / "analysis_tools" / "get_sops.py"
 
 @pytest.mark.slow
 def test_the_tool(forked, tmp_path):
-    options = ["sdtv3_nano_srb", "--input-size", "64", "64", "--num", "2"]
+    arch = dict(embed_dims=(24, 48, 96, 128), num_heads=8, depths=(1, 1, 1, 1, 1))
+    options = [f"sdtv3_nano_srb(arch={arch})", "--input-size", "64", "64", "--num", "2"]
     result = forked(TOOL, *options, "--csv", tmp_path / "sops.csv", "--maps", tmp_path / "maps.png", fresh=True)
     assert result.returncode == 0, result.stderr
     assert "stages.3.blocks.0.attn (product)" in result.stdout and "4.6 pJ" in result.stdout
