@@ -47,8 +47,12 @@ def test_the_source_distribution_is_the_whole_project(distributions):
 
 
 @pytest.mark.slow
+@pytest.mark.whole
 def test_configs_of_the_installed_wheel_are_bases(wheel, tmp_path):
-    """`_base_ = 'sterf_plugins::…'` from another folder, through the package that pip installed."""
+    """`_base_ = 'sterf_plugins::…'` from another folder, through the package that pip installed, and after one import of ours.
+
+    ``openmmlab/test_bare_process.py`` starts from such bases without it, in processes that train and test as well.
+    """
     wheel.extractall(tmp_path / "site")
     (tmp_path / "mine.py").write_text(
         "_base_ = 'sterf_plugins::semantic_fpn/fpn_sdtv3-t-srb_8xb4-160k_ade20k-512x512.py'\n"

@@ -137,7 +137,7 @@ def test_info_command(command):
 
 @pytest.mark.slow
 def test_doctor_command(command):
-    result = command("doctor", fresh=True)
+    result = command("doctor")
     assert result.returncode == 0, result.stdout
     assert "everything is in order" in result.stdout
     assert (
