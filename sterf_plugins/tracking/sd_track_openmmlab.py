@@ -70,7 +70,9 @@ class SDTrackModel(BaseModel):
         self.network = SDTrack(**network)
         # What the same weights give other boxes with, such as the layout of a mixer, as plain values.
         chosen = {name: network.get(name, parameters[name].default) for name in ("arch", "mixer", "ratio", "layout")}
-        self.settings = {f"model.{name}": json.loads(json.dumps(value, default=str)) for name, value in chosen.items()}
+        self.settings = {
+            f"model.{name}": json.loads(json.dumps(value, default=_name)) for name, value in chosen.items()
+        }
         self.register_buffer("variant", torch.tensor(VARIANTS[self.network.variant]))
         self.register_load_state_dict_pre_hook(_check_variant)
 
@@ -174,6 +176,11 @@ class SDTrackModel(BaseModel):
                 f"train_dataloader.dataset.T={self.network.T}, or another model.variant."
             )
         return (x.transpose(0, 1) if x.ndim == 5 else x).to(next(self.network.parameters()))
+
+
+def _name(value: Any) -> str:
+    """What a value that JSON does not know is called in any process, such as a mixer that is given as a class."""
+    return getattr(value, "__qualname__", type(value).__qualname__)
 
 
 def _check_variant(model: SDTrackModel, state: dict, prefix: str, *_: Any) -> None:
