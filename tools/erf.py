@@ -192,7 +192,7 @@ def inputs_of(
     if args.inputs:
         return given_inputs(args, loaded), layers, options | dict(wrt=entries(args), axes=args.axes, kinds=None)
     inputs = inputs_for(args.images, loaded, size, args.num, args.seed, protocol_of(args).squashed)
-    if loaded.time_steps > 1 and args.images != "noise":
+    if loaded.images_have_time and args.images != "noise":
         options["time_steps"] = None  # images of events have their time steps
     if loaded.config is not None:
         from sterf_plugins.openmmlab.runtime.tensor_forward import forward_for

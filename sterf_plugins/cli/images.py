@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from glob import glob
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -192,7 +191,6 @@ def from_recording(
     They are drawn as the config's ``LoadEvents`` says, or for a model without one by its channels: histograms for two, event
     images with a trajectory for three, voxel grids otherwise. Without ``sensor`` its size is the config's, if that has one.
     """
-    model: Any = loaded.config.model if loaded.config is not None else {}
     dataset = loaded.test_dataset
     drawn = next((t for t in dataset.get("pipeline", ()) if str(t["type"]).endswith("LoadEvents")), None)
     if drawn is not None:
@@ -202,10 +200,9 @@ def from_recording(
         channels = len(loaded.mean)
         kind = {2: "histogram", 3: "gtp"}.get(channels, "voxel_grid")
         options = dict(bins=channels) if kind == "voxel_grid" else {}
-    steps = (model.get("data_preprocessor") or {}).get("time_steps", 1) if model else 1
     for images in windows(path, count, kind, sensor=sensor or dataset.get("sensor"), **options):
         x = torch.from_numpy(images)
-        x = x.unsqueeze(1) if steps > 1 else x.flatten(0, 1).unsqueeze(0)
+        x = x.unsqueeze(1) if loaded.time_steps > 1 else x.flatten(0, 1).unsqueeze(0)
         yield resized(x, size)
 
 

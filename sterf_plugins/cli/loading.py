@@ -65,11 +65,14 @@ class Loaded:
 
     @property
     def time_steps(self) -> int:
-        """Time steps of the event images of the config's data set; 1 of those without a time axis."""
-        if str(self.test_dataset.get("type", "")).rpartition(".")[2] == "ShapeEvents":
-            return self.test_dataset.get("t", 40)
+        """Time steps that the config's preprocessor makes of an event image; 1 without a time axis."""
         model = (self.config or {}).get("model") or {}
         return (model.get("data_preprocessor") or {}).get("time_steps", 1)
+
+    @property
+    def images_have_time(self) -> bool:
+        """Whether images of the config's data set, which may be videos of events, have a time axis."""
+        return self.time_steps > 1 or str(self.test_dataset.get("type", "")).rpartition(".")[2] == "ShapeEvents"
 
     @property
     def region_sizes(self) -> tuple[int, int]:
