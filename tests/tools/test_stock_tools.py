@@ -1,6 +1,7 @@
 """``python -m sterf_plugins run TOOL``: the tools that mmdet and mmseg are installed with, on configs of ours."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -126,6 +127,9 @@ def test_a_checkpoint_is_published(run, tested, tmp_path, task, library):
     """These tools call ``torch.load``, which by itself refuses mmengine's checkpoints since PyTorch 2.6."""
     _, checkpoint, *_ = tested(task)
     run("publish_model", "--library", library, checkpoint, "published.pth", cwd=tmp_path)
+    deadline = time.monotonic() + 60  # the tool renames its file by a process `mv` for which it does not wait
+    while (tmp_path / "published.pth").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
     (published,) = (read_checkpoint(path) for path in tmp_path.glob("published-*.pth"))
     torch.testing.assert_close(published["state_dict"], read_checkpoint(checkpoint)["state_dict"], rtol=0, atol=0)
     assert "optimizer" not in published
