@@ -182,7 +182,7 @@ def test_pieces(monkeypatch, tmp_path, capsys):
 
     def piece(*options):
         monkeypatch.setattr(
-            sys, "argv", ["gpu.py", "--out", str(out), "--device", "cpu", "--minutes", "0.04", *options]
+            sys, "argv", ["gpu.py", "--out", str(out), "--device", "cpu", "--minutes", "0.06", *options]
         )
         return gpu.main(), {k: v["state"] for k, v in json.loads((out / "gpu.json").read_text()).items()}
 

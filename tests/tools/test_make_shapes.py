@@ -109,11 +109,11 @@ def test_a_second_run_has_nothing_to_do_and_other_settings_are_refused(make, tmp
 def test_an_interrupted_run_leaves_nothing(tmp_path):
     command = [sys.executable, str(TOOL), str(tmp_path / "s"), "--num-train", "100000"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    deadline = time.time() + 30
+    deadline = time.time() + 120
     while not list(tmp_path.glob(".s.partial/train2017/*.jpg")) and time.time() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=120)
     assert process.returncode == 130 and b"nothing was left behind" in errors
     assert not list(tmp_path.iterdir())
 
