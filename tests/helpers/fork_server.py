@@ -39,7 +39,6 @@ import mmseg.engine  # noqa: E402
 import mmseg.evaluation  # noqa: E402, F401
 import PIL.Image  # noqa: E402
 import torch.utils.cpp_extension  # noqa: E402, F401  (which mmengine imports to tell the environment)
-from torch.utils.serialization import config  # noqa: E402, F401  (which each `torch.load` imports)
 
 import sterf_plugins.cli.banner  # noqa: E402
 import sterf_plugins.cli.loading  # noqa: E402
@@ -53,7 +52,8 @@ from sterf_plugins import plugins  # noqa: E402
 from sterf_plugins.openmmlab.configs.reading import load_config  # noqa: E402
 
 PIL.Image.init()
-for name in ("dv_processing", "faery", "h5py"):  # of the extra [events]
+# The libraries of the extra [events], and what each `torch.load` imports since PyTorch 2.7.
+for name in ("dv_processing", "faery", "h5py", "torch.utils.serialization.config"):
     with contextlib.suppress(ImportError):
         importlib.import_module(name)
 settle()
