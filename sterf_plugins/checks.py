@@ -46,7 +46,7 @@ def whole_number(name: str, value: object, allowed: str = "an int") -> int:
     """
     if not is_whole(value):
         raise TypeError(f"`{name}` is {value!r} ({type(value).__name__}); it must be {allowed}.")
-    return value.__index__()
+    return value if isinstance(value, int) else value.__index__()  # which PyTorch 2.6 cannot compile
 
 
 def positive_int(name: str, value: object, allowed: str = "an int >= 1") -> int:
@@ -88,9 +88,14 @@ def as_path(name: str, value: Any) -> Path:
     return Path(value)
 
 
+def _is_tensor(x: Any) -> bool:
+    """Whether this is a tensor, without importing PyTorch; its compiler in version 2.6 sees values of a tensor, no methods."""
+    return hasattr(x, "requires_grad")
+
+
 def check_floating(name: str, x: Any) -> None:
     """Raise ``TypeError`` unless a tensor is of floating point; of whole numbers or bools a network computes nonsense."""
-    if not hasattr(x, "is_floating_point"):
+    if not _is_tensor(x):
         raise TypeError(f"`{name}` is a {type(x).__name__}; it must be a floating-point tensor.")
     if not x.is_floating_point():
         raise TypeError(f"`{name}` has dtype {x.dtype}; it must be a floating-point tensor (use {name}.float()).")
@@ -113,7 +118,7 @@ def check_images(x: Any, in_chans: int, or_frames: bool = False) -> None:
 
 def check_axes(name: str, x: Any, axes: str) -> None:
     """Raise ``TypeError`` or ``ValueError`` unless ``x`` is a tensor with so many axes; they are named as in "(B, C, H, W)"."""
-    if not hasattr(x, "is_floating_point"):
+    if not _is_tensor(x):
         raise TypeError(f"`{name}` is a {type(x).__name__}; it must be a tensor {axes}.")
     if x.ndim != axes.count(",") + 1:
         raise ValueError(f"`{name}` has shape {tuple(x.shape)}; it must be {axes}.")
