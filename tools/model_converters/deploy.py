@@ -222,18 +222,28 @@ def write_onnx(program: torch.export.ExportedProgram, inputs: list[str], expecte
     """Write the program as ONNX, and return an ONNX Runtime session of the file, or ``None`` if that is not installed.
 
     Inputs have the names that are given, and outputs those of a dict.
+
+    Raises:
+        ValueError: the model has an operator that PyTorch's exporter does not know.
     """
     outputs = list(expected) if isinstance(expected, dict) else None
-    with replacing(path) as file:
-        torch.onnx.export(
-            program,  # type: ignore[arg-type]  # which PyTorch's annotation leaves out
-            f=str(file),
-            input_names=inputs,
-            output_names=outputs,
-            dynamo=True,
-            verbose=False,
-            external_data=False,
-        )
+    try:
+        with replacing(path) as file:
+            torch.onnx.export(
+                program,  # type: ignore[arg-type]  # which PyTorch's annotation leaves out
+                f=str(file),
+                input_names=inputs,
+                output_names=outputs,
+                dynamo=True,
+                verbose=False,
+                external_data=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        reason = str(error.__cause__ or error).partition(". See the stack trace")[0]
+        raise ValueError(
+            f"--onnx: PyTorch {torch.__version__} cannot write this model ({reason}); a newer one may. "
+            f"{path.with_suffix('.pt2')} is written."
+        ) from error
     try:
         import onnxruntime
     except ImportError:
