@@ -81,7 +81,7 @@ _UNCHANGED = re.compile(
 )
 # Nodes that read a map between its pixels, of PyTorch, torchvision and mmcv, and which of their inputs says where.
 _SAMPLING = {
-    r"^GridSampler[23]D": 1, r"::DeformConv2dFunction": 2, r"^(Modulated)?DeformConv2dFunction": 1,
+    r"^GridSampler[23]D": 1, r"::DeformConv2dFunction|torchvision_deform_conv2d": 2, r"^(Modulated)?DeformConv2dFunction": 1,
     r"^MultiScaleDeformableAttnFunction": 3,
 }  # fmt: skip
 # Of all that lies along some axes.
