@@ -69,7 +69,8 @@ class SDTrackModel(BaseModel):
         check_options("SDTrack", network, parameters)
         self.network = SDTrack(**network)
         # What the same weights give other boxes with, such as the layout of a mixer, as plain values.
-        chosen = {name: network.get(name, parameters[name].default) for name in ("arch", "mixer", "ratio", "layout")}
+        names = ("arch", "mixer", "ratio", "layout", "variant")
+        chosen = {name: network.get(name, parameters[name].default) for name in names}
         self.settings = {
             f"model.{name}": json.loads(json.dumps(value, default=_name)) for name, value in chosen.items()
         }

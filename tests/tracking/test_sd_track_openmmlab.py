@@ -303,6 +303,12 @@ def test_results_of_other_weights_or_settings_are_refused(tmp_path):
         ValueError, match=r"another test, with model.arch \{'embed_dims'.*'num_heads': 2.*'num_heads': 4"
     ):
         run()
+    make(tmp_path, "fe108", "test", ["a"], frames=20, T=2)
+    model = SDTrackModel(variant="2x2", arch=dict(arch, num_heads=2), head_width=16)
+    with pytest.warns(UserWarning, match="saved with levels=4"):
+        model.network.load_state_dict(first.network.state_dict())
+    with pytest.raises(ValueError, match=r"another test, with model.variant '1x4', and here it is '2x2'"):
+        run(T=2)
     model = first
     with torch.no_grad():
         model.network.head.branches["score"][1].bn.running_mean[0] += 1
