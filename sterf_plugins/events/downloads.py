@@ -3,49 +3,59 @@
 ``open_recording`` reads neither format.
 """
 
+import importlib
 import os
 import shutil
 from pathlib import Path
-from uuid import uuid4
 
 # Layout -> module and class of SpikingJelly, and what lies in ROOT/extract once the download is unpacked.
 _CONVERTED = {
-    "cifar10_dvs": ("cifar10_dvs", "CIFAR10DVS", "airplane"),
-    "dvs128_gesture": ("dvs128_gesture", "DVS128Gesture", "DvsGesture/trials_to_train.txt"),
+    "cifar10_dvs": ("cifar10_dvs", "CIFAR10DVS", ()),  # and a folder of each class
+    "dvs128_gesture": (
+        "dvs128_gesture",
+        "DVS128Gesture",
+        ("DvsGesture/trials_to_train.txt", "DvsGesture/trials_to_test.txt"),
+    ),
 }
 
 
 def converted(root: Path, layout: str) -> Path:
     """The folder of the recordings of a data set: ROOT itself, or ROOT/events_np, which is made unless it is there.
 
+    A process waits for another one that is making it. What one that was killed has left is cleared.
+
     Raises:
-        ValueError: there is nothing to convert, or SpikingJelly was interrupted when it converted.
+        ValueError: there is nothing to convert, or it cannot be converted, or SpikingJelly was interrupted when it did.
     """
     if layout not in _CONVERTED:
         return root
-    module, name, expected = _CONVERTED[layout]
     done, unfinished = root / "events_np", root / "events_np.building"
     if unfinished.exists():
         raise ValueError(f"SpikingJelly has not finished {done}; delete {done} and {unfinished}, to make it anew.")
     if done.is_dir():
         return done
-    if not (root / "extract" / expected).exists():
-        raise ValueError(
-            f"there is no {root / 'extract' / expected}; unpack the download of {name} into {root / 'extract'}."
-        )
-    import importlib
+    name, files, extract = *_CONVERTED[layout][1:], root / "extract"
+    module = importlib.import_module(f"spikingjelly.datasets.{_CONVERTED[layout][0]}")
+    expected = files or module.CIFAR10DVS_CLASS_NAMES
+    missing = next((extract / one for one in expected if not (extract / one).exists()), None)
+    if missing is not None:
+        raise ValueError(f"there is no {missing}; unpack the download of {name} into {extract}.")
+    from filelock import FileLock
 
-    dataset = getattr(importlib.import_module(f"spikingjelly.datasets.{module}"), name)
-    # Not of the process's number, which in a container is often that of a process before.
-    partial = root / f".events_np.{uuid4().hex[:8]}"
-    partial.mkdir()
-    try:
-        dataset.create_raw_from_extracted(root / "extract", partial)
-        try:
-            os.replace(partial, done)
-        except OSError:
-            if not done.is_dir():  # otherwise another process was first
-                raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    partial, lock = root / ".events_np.partial", root / ".events_np.lock"
+    with FileLock(lock):  # which the system gives back, even of a process that is killed
+        if not done.is_dir():  # otherwise another process was first
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+            try:
+                getattr(module, name).create_raw_from_extracted(extract, partial)
+                os.replace(partial, done)
+            except Exception as error:  # of any kind: SpikingJelly does not look at the files
+                raise ValueError(
+                    f"SpikingJelly cannot convert the files of {extract} ({type(error).__name__}: {error}); unpack the download of "
+                    f"{name} there again, and keep nothing else in it."
+                ) from error
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+    lock.unlink(missing_ok=True)
     return done

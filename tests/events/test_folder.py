@@ -1,6 +1,5 @@
 """Folders of event recordings as a data set: formats, layouts, splits, and what goes wrong."""
 
-import os
 import shutil
 import struct
 
@@ -227,10 +226,22 @@ def test_cifar10_dvs(tmp_path):
             path = tmp_path / "extract" / label / f"cifar10_{label}_{number}.aedat"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(b"#!AER-DAT2.0\r\n" + words.tobytes())
-    (tmp_path / f".events_np.{os.getpid()}").mkdir()  # as a process of this number has left it that was killed
+    (tmp_path / ".events_np.partial" / "airplane").mkdir(parents=True)  # as a process has left it that was killed
+    archive = tmp_path / "extract" / "airplane.zip"
+    archive.touch()
+    with pytest.raises(
+        ValueError, match=r"SpikingJelly cannot convert .*airplane.zip.*unpack the download of CIFAR10D"
+    ):
+        EventFolder(tmp_path, layout="cifar10_dvs")
+    archive.unlink()
+    (tmp_path / "extract" / "truck").rename(tmp_path / "truck")
+    with pytest.raises(ValueError, match=r"there is no .*extract/truck; unpack the download of CIFAR10DVS"):
+        EventFolder(tmp_path, layout="cifar10_dvs")
+    (tmp_path / "truck").rename(tmp_path / "extract" / "truck")
     train, test = (EventFolder(tmp_path, split, T=4, layout="cifar10_dvs") for split in ("train", "test"))
     assert len(train) == len(test) == 10 and train.classes == sorted(CIFAR10DVS_CLASS_NAMES)
     assert test.filenames()[0] == "airplane/cifar10_airplane_99.npz" and train[0][0].sum() == 50
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["events_np", "extract"]
 
 
 def test_data_sets_that_are_not_unpacked(tmp_path):
