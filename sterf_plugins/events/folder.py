@@ -1,5 +1,6 @@
 """Recordings in one folder for each class, as a data set of (T, C, H, W) samples."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ from .arrays import sensor_size
 from .downloads import converted
 from .readers import FORMATS, open_recording
 from .representations import REPRESENTATIONS, channels_of, equal_counts, equal_times
-from .splits import by_number, by_seed, in_list, in_natural_order
+from .splits import by_number, by_seed, equal_files, in_list, in_natural_order
 
 SPLITS = ("train", "test")
 # What folders of splits are called elsewhere: no names of classes, where a data set has no others.
@@ -136,7 +137,8 @@ class EventFolder(Dataset):
         else:
             testing = rule(list(paths)) if rule else by_seed(list(paths), share, seed)
             chosen = testing if split == "test" else paths.keys() - testing
-        self.samples = [(path, self.classes.index(labels[name])) for name, path in paths.items() if name in chosen]
+        self._every = {path: (labels[name], name in chosen) for name, path in paths.items()}
+        self.samples = [(path, self.classes.index(label)) for path, (label, own) in self._every.items() if own]
         if not self.samples:
             raise ValueError(
                 f"none of {len(paths)} recordings in {self.root} is of `split` {split!r}; give another one."
@@ -179,6 +181,8 @@ class EventFolder(Dataset):
     def check(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Read every recording once, so that one that cannot be used is found before a training begins.
 
+        It warns of files with the same bytes that are of two classes, or of which one alone is of this split.
+
         Args:
             progress: function that is called with (recordings done, number of recordings) after each.
 
@@ -189,6 +193,14 @@ class EventFolder(Dataset):
             self.read(path)
             if progress is not None:
                 progress(done, len(self))
+        for first, *others in equal_files(self._every):
+            label, _ = self._every[first]
+            other = next((path for path in others if self._every[path] != self._every[first]), None)
+            if other is not None:
+                own = self._every[other][0]
+                what = f"classes {label} and {own}" if own != label else "which one alone is in this split"
+                warnings.warn(f"{first} and {other} are the same recording, of {what}; delete one.", stacklevel=2)
+                return
 
     def filename(self, index: int, basename: bool = False, absolute: bool = False) -> str:
         """Name of a recording's file, relative to the data set's folder, as timm's data sets have it."""

@@ -6,7 +6,8 @@ at the order in which a file system lists files.
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ..checks import fraction, whole_number
@@ -82,3 +83,16 @@ def in_list(names: Sequence[str], path: str | Path) -> set[str]:
     if not listed:
         raise ValueError(f"{path} names no recording.")
     return listed
+
+
+def equal_files(paths: Iterable[Path]) -> Iterator[list[Path]]:
+    """Files with the same bytes, several in each list; files whose length no other has are not read."""
+    alike: dict[int, list[Path]] = defaultdict(list)
+    for path in paths:
+        alike[path.stat().st_size].append(path)
+    for candidates in alike.values():
+        same: dict[bytes, list[Path]] = defaultdict(list)
+        for path in candidates if len(candidates) > 1 else ():
+            with path.open("rb") as file:
+                same[hashlib.file_digest(file, "sha256").digest()].append(path)
+        yield from (group for group in same.values() if len(group) > 1)

@@ -2,6 +2,7 @@
 
 import shutil
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -345,6 +346,20 @@ def test_one_bad_recording_among_good_ones(root, spoil, message):
         data.check(lambda done, total: seen.append((done, total)))
     assert seen == [(i, 10) for i in range(1, 5)] and "\n" not in str(error.value)
     assert data[0][0].shape == (8, 2, 24, 32)
+
+
+def test_a_recording_that_is_there_twice(root):
+    EventFolder(root).check()
+    first = EventFolder(root, "test", share=0.5).samples[0][0]  # the other ones are for training
+    for label, message in (("10", "are the same recording, of classes 2 and 10"), ("2", "of which one alone is in")):
+        copies = [Path(shutil.copy(first, root / label / f"copy{i}{first.suffix}")) for i in range(3)]
+        for split in ("train", "test"):
+            with pytest.warns(UserWarning, match=message):
+                EventFolder(root, split, share=0.5).check()
+        for copy in copies:
+            copy.unlink()
+    shutil.copy(first, root / "2" / "copy.h5")
+    EventFolder(root).check()  # all recordings, which is no split
 
 
 def test_smaller_recordings_on_a_larger_sensor(root):
