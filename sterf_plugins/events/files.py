@@ -16,6 +16,7 @@ from torch import Tensor
 from ..checks import as_path, positive_int
 from ..files import replacing
 from .damage import explained
+from .new_hdf5 import new_hdf5
 from .readers import open_recording
 
 SUFFIXES = (".h5", ".hdf5", ".npz")
@@ -57,9 +58,7 @@ def write_events(path: str | Path, events: Tensor, labels: Tensor) -> Path:
 
 
 def _write_hdf5(path: Path, columns: dict, sizes: dict, labels: np.ndarray) -> None:
-    import h5py
-
-    with h5py.File(path, "w") as file:
+    with new_hdf5(path) as file:
         group = file.create_group("events")
         for name, values in columns.items():
             group.create_dataset(name, data=values, compression="gzip", shuffle=True)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ..checks import as_path, entries, require, whole_number
 from ..files import replacing
 from .arrays import Events, check_events, sensor_size
+from .new_hdf5 import new_hdf5
 from .recording import Frame
 
 FORMATS = (".aedat4", ".h5", ".hdf5", ".npz")
@@ -114,9 +115,7 @@ def write_hdf5(path: Path, pieces: Iterable[Events], size: tuple[int, int], **st
         size: (height, width) of the sensor.
         **storage: options of h5py's data sets, such as ``compression``.
     """
-    import h5py
-
-    with h5py.File(path, "w") as file:
+    with new_hdf5(path) as file:
         columns = {}
         for events in pieces:
             for name, values in _compact(events).items():

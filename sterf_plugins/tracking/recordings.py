@@ -18,6 +18,7 @@ from ..events import EventImage, Recording, gtp, open_recording
 from ..events.arrays import sensor_size
 from ..events.damage import explained
 from ..events.gtp import STEPS
+from ..events.new_hdf5 import new_hdf5
 from ..events.readers import FORMATS
 from ..files import lines_of, replacing
 from .sequences import LAYOUTS, Sequence, check_unit, read_absent, read_boxes, sequence_folders
@@ -218,10 +219,8 @@ class RecordedSequence(Sequence):
             return np.asarray(file["images"][frame])
 
     def _make(self, path: Path) -> None:
-        import h5py
-
         try:
-            with replacing(path) as partial, h5py.File(partial, "w") as file:
+            with replacing(path) as partial, new_hdf5(partial) as file:
                 for i, image in enumerate(self.images()):
                     if i == 0:
                         shape, chunks = (len(self), *image.shape), (1, *image.shape)

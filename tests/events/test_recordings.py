@@ -3,6 +3,7 @@
 import gzip
 import itertools
 import os
+import resource
 import signal
 from contextlib import nullcontext
 from pathlib import Path
@@ -202,6 +203,28 @@ def test_a_disk_without_room_for_an_aedat4_file(events, tmp_path, monkeypatch):
             write_recording(tmp_path / "a.aedat4", events, (40, 60), [frame])
         assert [p.name for p in tmp_path.iterdir()] == ["a.aedat4"] * fits
         (tmp_path / "a.aedat4").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("room", [3_000, 12_000])
+def test_a_disk_without_room_for_an_hdf5_file(events, tmp_path, room):
+    """HDF5 itself would end the process, or leave half a file under its name."""
+    path = write_recording(tmp_path / "a.h5", events, (48, 64))
+    generator = torch.Generator().manual_seed(0)
+    video = torch.rand(50, 2, 48, 64, generator=generator) < 0.3, torch.zeros(50, 1, 2)
+    writers = (
+        lambda: write_recording(tmp_path / "b.h5", events, (48, 64)),
+        lambda: write_events(tmp_path / "b.h5", *video),
+        lambda: index_recording(path, tmp_path),
+    )
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))  # bytes of a file
+    try:
+        for write in writers:
+            with pytest.raises((OSError, ValueError), match="File too large"):
+                write()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.h5"]
 
 
 def test_data_sets_of_a_filter_that_is_not_here(events, tmp_path):
