@@ -178,6 +178,17 @@ def replacing_folder(path: str | os.PathLike, made: Iterable[str]) -> Iterator[P
                 lock.unlink(missing_ok=True)
 
 
+def files_below(folder: str | os.PathLike) -> Iterator[Path]:
+    """The files of a folder and of all folders in it, also of those that are symbolic links; hidden ones are left out."""
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = Path(os.path.realpath(place))  # no link back to a folder in which it lies
+        inner = [
+            name for name in folders if name[0] != "." and not real.is_relative_to(os.path.realpath(f"{place}/{name}"))
+        ]
+        folders[:] = inner
+        yield from (Path(place, name) for name in names if name[0] != ".")
+
+
 def settings_in(marker: str | os.PathLike) -> dict[str, Any] | None:
     """What a tool has written into the JSON file that marks its folder; ``None`` if it is missing, or of something else."""
     try:

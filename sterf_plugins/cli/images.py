@@ -16,6 +16,7 @@ from ..events import windows
 from ..events.arrays import sensor_size
 from ..events.readers import FORMATS
 from ..events.representations import on_white
+from ..files import files_below
 from .examples import photographs
 from .loading import Loaded
 
@@ -42,7 +43,7 @@ def image_files(folder: str, limit: int) -> list[Path]:
 
 def _images_below(folder: Path) -> list[Path]:
     """The image files of a folder and its subfolders, in order of name."""
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    return sorted(p for p in files_below(folder) if p.suffix.lower() in SUFFIXES and p.is_file())
 
 
 def _evenly(files: list[Path], limit: int) -> list[Path]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..checks import as_path, fraction, one_of, positive_int, whole_number
+from ..files import files_below
 from .arrays import sensor_size
 from .downloads import converted
 from .readers import FORMATS, open_recording
@@ -266,9 +267,7 @@ def _recordings(root: Path, folder: str, split: str | Path | None) -> dict[str, 
     classes = [p for place in folders if place.is_dir() for p in place.iterdir() if p.is_dir() and p.name[0] != "."]
     paths: dict[str, Path] = {}
     for place in classes:
-        files = [
-            p for p in place.rglob("*") if p.suffix.lower() in FORMATS and "/." not in p.relative_to(root).as_posix()
-        ]
+        files = [path for path in files_below(place) if path.suffix.lower() in FORMATS]
         if not files:
             raise ValueError(f"the class folder {place} has no recording ({', '.join(FORMATS)}).")
         for path in files:

@@ -7,6 +7,7 @@ from torch.utils.data import Dataset
 
 from ..checks import as_path
 from ..events.files import SUFFIXES, frame_count, read_events
+from ..files import files_below
 
 
 class ShapeEvents(Dataset):
@@ -37,7 +38,7 @@ class ShapeEvents(Dataset):
         in_memory: bool = False,
     ):
         folders: dict[Path, list[Path]] = {}
-        for path in sorted(p for p in as_path("data_root", data_root).rglob("[!.]*") if p.suffix.lower() in SUFFIXES):
+        for path in sorted(p for p in files_below(as_path("data_root", data_root)) if p.suffix.lower() in SUFFIXES):
             folders.setdefault(path.parent, []).append(path)
         if not folders:
             raise ValueError(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sterf_plugins.events import Events, Motion, read_events, render, write_events, write_recording
+from sterf_plugins.events import EventFolder, Events, Motion, read_events, render, write_events, write_recording
 from sterf_plugins.tracking import ShapeEvents
 
 STILL = dict(resolution=(64, 64), background=0.0, seed=0)
@@ -145,6 +145,22 @@ def test_data_set(tmp_path):
         ShapeEvents(tmp_path, t=4, pose_delay=5)
     with pytest.raises(ValueError, match="frames"):
         ShapeEvents(tmp_path, t=40)
+
+
+def test_folders_that_are_links(tmp_path):
+    """Whoever keeps data on another disk links its folders into one: videos, classes of recordings, images."""
+    from sterf_plugins.cli.images import image_files
+
+    events, centres = render(1, 9, resolution=(16, 16))
+    (tmp_path / "elsewhere").mkdir()
+    write_events(tmp_path / "elsewhere" / "v.h5", events[:, 0], centres[:, 0])
+    (tmp_path / "elsewhere" / "v.png").touch()
+    for label in "ab":
+        (tmp_path / "data" / label).mkdir(parents=True)
+        (tmp_path / "data" / label / "there").symlink_to("../../elsewhere")
+        (tmp_path / "data" / label / "circle").symlink_to("..")
+    assert len(ShapeEvents(tmp_path / "data", t=4)) == len(EventFolder(tmp_path / "data", T=2)) == 2
+    assert len(image_files(str(tmp_path / "data"), 9)) == 2
 
 
 def test_videos_of_different_lengths(tmp_path):
