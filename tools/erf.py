@@ -187,7 +187,8 @@ def inputs_of(
     if loaded.is_tracker:  # the inputs have their time steps
         inputs, layers, options = of_tracker(args, loaded, layers)
         return inputs, layers, options | dict(kinds=kinds if model.T > 1 else "spatial")
-    steps = args.time_steps or (getattr(model, "T", None) or 4 if args.temporal else None)
+    known = getattr(model, "T", None) or loaded.test_dataset.get("t") or 4  # ``t`` is of videos
+    steps = args.time_steps or (known if args.temporal or loaded.takes_videos else None)
     options = dict(layout=args.layout, time_steps=steps, kinds=kinds if args.temporal else "spatial")
     if args.inputs:
         return given_inputs(args, loaded), layers, options | dict(wrt=entries(args), axes=args.axes, kinds=None)

@@ -70,9 +70,14 @@ class Loaded:
         return (model.get("data_preprocessor") or {}).get("time_steps", 1)
 
     @property
+    def takes_videos(self) -> bool:
+        """Whether the config's data set has videos of events, and its model takes nothing else."""
+        return str(self.test_dataset.get("type", "")).rpartition(".")[2] == "ShapeEvents"
+
+    @property
     def images_have_time(self) -> bool:
         """Whether images of the config's data set, which may be videos of events, have a time axis."""
-        return self.time_steps > 1 or str(self.test_dataset.get("type", "")).rpartition(".")[2] == "ShapeEvents"
+        return self.time_steps > 1 or self.takes_videos
 
     @property
     def region_sizes(self) -> tuple[int, int]:

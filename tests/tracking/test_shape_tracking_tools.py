@@ -54,6 +54,14 @@ def test_fields_over_frames_and_single_flipped_spikes(config, forked, tmp_path):
     assert check.info["by"] == "flip" and check.map("tracker.units.1[0]", "change").any()
 
 
+@pytest.mark.slow
+def test_noise_has_the_time_steps_of_the_configs_videos(forked, tmp_path):
+    options = ["--layers", "tracker.units.0", "--num", "2", "--calibrate", "never", "--vector", "none"]
+    result = forked(ROOT / "tools" / "erf.py", CONFIG, *options, "--out", tmp_path / "out")
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert ERFResult.load(tmp_path / "out" / f"{CONFIG.stem}.npz").info["input_shape"] == [16, 2, 48, 48]
+
+
 def test_hooks_measure_while_it_trains(config, forked, tmp_path):
     result = forked(ROOT / "tools" / "train.py", config, "--work-dir", tmp_path / "work")
     assert result.returncode == 0, result.stderr[-2000:]

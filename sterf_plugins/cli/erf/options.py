@@ -34,7 +34,10 @@ def add_field_options(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument("--temporal", action="store_true", help="fields in time as well; images are held for --time-steps")
     p.add_argument(
-        "--time-steps", type=int, metavar="T", help="T of the inputs (default with --temporal: the model's, or 4)"
+        "--time-steps",
+        type=int,
+        metavar="T",
+        help="T of the inputs (default with --temporal: the model's or its videos', or 4)",
     )
     p.add_argument(
         "--position",
