@@ -1,5 +1,6 @@
 """SDTrack through the real tools: training, resuming, and a test that follows whole sequences."""
 
+import inspect
 import json
 import re
 from pathlib import Path
@@ -229,8 +230,15 @@ def test_splits_that_are_taken_for_each_other():
 def test_regions_of_another_size_than_in_the_training_are_told():
     from mmengine.config import Config
 
-    from sterf_plugins.openmmlab.configs.image_checks import other_images
+    from sterf_plugins.openmmlab.configs.image_checks import REGIONS, other_images
+    from sterf_plugins.openmmlab.configs.tracking_checks import TRACKING
+    from sterf_plugins.registry import DATASETS
+    from sterf_plugins.tracking.sd_track_openmmlab import tracking_dataset
 
+    defaults = {name: one.default for name, one in inspect.signature(tracking_dataset).parameters.items()}
+    assert {name: defaults[name] for name in REGIONS} == REGIONS
+    made_there = {k for k, made in DATASETS.module_dict.items() if made.__module__ == tracking_dataset.__module__}
+    assert made_there == set(TRACKING)
     config = Config.fromfile(CONFIGS[0])
     checkpoint = dict(meta=dict(cfg=config.pretty_text))
     assert not other_images(config, checkpoint)

@@ -1,5 +1,6 @@
 """Stock detectors on event recordings, trained, tested and looked at by the tools."""
 
+import inspect
 import json
 import re
 from pathlib import Path
@@ -9,9 +10,10 @@ import pytest
 import torch
 from mmengine.registry import MODELS, init_default_scope
 
-from sterf_plugins.openmmlab.configs.image_checks import other_images
+from sterf_plugins.openmmlab.configs.image_checks import LOADING, NORMALISED, WINDOWS, other_images
 from sterf_plugins.openmmlab.configs.model_checks import check_events, check_fills, check_time
 from sterf_plugins.openmmlab.configs.reading import load_config
+from sterf_plugins.openmmlab.events import EventDataPreprocessor, EventDetDataset, LoadEvents
 
 ROOT = Path(__file__).resolve().parents[3]
 CONFIGS = ROOT / "configs" / "event_detection"
@@ -67,6 +69,12 @@ def test_stock_necks_know_no_time():
     config.model.neck.type = "EventPreprocessorOfMine"  # of which nothing is known: it may take the mean
     config.model.bbox_head.type = "RetinaHead"
     check_time(config)
+
+
+def test_defaults_by_which_images_are_compared_are_those_of_the_classes():
+    for made, expected in ((EventDetDataset, WINDOWS), (LoadEvents, LOADING), (EventDataPreprocessor, NORMALISED)):
+        parameters = {**inspect.signature(made.__mro__[1]).parameters, **inspect.signature(made).parameters}
+        assert {name: parameters[name].default for name in expected} == expected, made
 
 
 def test_events_drawn_otherwise_than_in_the_training_are_told():
