@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import shutil
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
@@ -187,6 +188,11 @@ def files_below(folder: str | os.PathLike) -> Iterator[Path]:
         ]
         folders[:] = inner
         yield from (Path(place, name) for name in names if name[0] != ".")
+
+
+def spelling(name: str) -> str:
+    """A name as it is compared with others: an accent may be a part of its letter, or on macOS a sign behind it."""
+    return unicodedata.normalize("NFC", name)
 
 
 def settings_in(marker: str | os.PathLike) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ..checks import fraction, whole_number
-from ..files import lines_of
+from ..files import lines_of, spelling
 
 
 def in_natural_order(names: Iterable[str]) -> list[str]:
@@ -69,14 +69,15 @@ def in_list(names: Sequence[str], path: str | Path) -> set[str]:
     Raises:
         ValueError: there is no such file, it is empty, or it names a recording that is not there, or one twice.
     """
-    known = set(names)
+    known = {spelling(name): name for name in names}
     listed: set[str] = set()
     for line in lines_of(path):
-        name = line if line in known else line.rpartition(".")[0]
-        if name not in known:
+        written = spelling(line) if spelling(line) in known else spelling(line).rpartition(".")[0]
+        if written not in known:
             raise ValueError(
                 f"{path} names {line}, which is no recording of the data set; its first one is {names[0]}."
             )
+        name = known[written]
         if name in listed:
             raise ValueError(f"{path} names the recording {name} twice; name each one once.")
         listed.add(name)

@@ -20,7 +20,7 @@ from ..events.damage import explained
 from ..events.gtp import STEPS
 from ..events.new_hdf5 import new_hdf5
 from ..events.readers import FORMATS
-from ..files import lines_of, replacing
+from ..files import lines_of, replacing, spelling
 from .sequences import LAYOUTS, Sequence, check_unit, read_absent, read_boxes, sequence_folders
 
 
@@ -53,7 +53,8 @@ def first_frame(root: Path, layout: str, name: str, interval: int | None = None)
     pairs = root / "pair.txt"
     if layout != "fe108" or not pairs.is_file():
         return 0
-    lines = [line.rsplit(maxsplit=1) for line in lines_of(pairs) if len(line.split()) > 1]
+    name = spelling(name)
+    lines = [spelling(line).rsplit(maxsplit=1) for line in lines_of(pairs) if len(line.split()) > 1]
     numbers = dict(lines)
     if sum(line[0] == name for line in lines) > 1:
         raise ValueError(f"{pairs} has two lines for {name!r}; keep one of them.")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..checks import as_path
-from ..files import is_claimed, lines_of, replacing, settings_in
+from ..files import is_claimed, lines_of, replacing, settings_in, spelling
 from .box_metrics import Curves, curves
 from .sequences import LAYOUTS, read_absent, read_boxes, sequence_folders
 
@@ -117,17 +117,17 @@ def read_attributes(path: str | Path, labels: Boxes) -> dict[str, list[str]]:
     path = Path(path)
     of_name: dict[str, list[str]] = {}
     for line in lines_of(path):
-        name, *attributes = line.replace(",", " ").split() or [line]
+        name, *attributes = spelling(line).replace(",", " ").split() or [line]
         if name in of_name:
             raise ValueError(f"{path} has two lines for {name!r}; put all its attributes into one.")
         of_name[name] = attributes
-    missing = [name for name in labels if name not in of_name]
+    missing = [name for name in labels if spelling(name) not in of_name]
     if missing:
         raise ValueError(
             f"{path} has no line for {missing[0]!r} ({len(missing)} of {len(labels)} sequences are missing)."
         )
-    every = sorted({attribute for name in labels for attribute in of_name[name]})
-    return {attribute: [name for name in labels if attribute in of_name[name]] for attribute in every}
+    own = {name: of_name[spelling(name)] for name in labels}
+    return {one: [name for name in labels if one in own[name]] for one in sorted(set().union(*own.values()))}
 
 
 def check_own_results(folder: Path) -> None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ..checks import as_path, entries, one_of
 from ..events.arrays import are_pixels
 from ..events.gtp import STEPS
-from ..files import lines_of, replacing, settings_in, text_of
+from ..files import lines_of, replacing, settings_in, spelling, text_of
 
 # layout -> file of the labels, number of the first image
 LAYOUTS = {"fe108": ("groundtruth_rect.txt", 1), "visevent": ("groundtruth.txt", 0)}
@@ -192,19 +192,21 @@ def _names(folder: Path, split: str, labels: str, names: Iterable[str] | str | P
                 f"{', '.join(PUBLISHED)}."
             )
         names = lines_of(file)
-    found = entries("names", names)
-    if not found:
+    given = entries("names", names)
+    if not given:
         raise ValueError(f"{where} names no sequence; leave it out for all of {folder}.")
-    other = next((name for name in found if not isinstance(name, str) or name != Path(name).name or not name), None)
+    other = next((name for name in given if not isinstance(name, str) or name != Path(name).name or not name), None)
     if other is not None:
         raise ValueError(f"{where} names {other!r}; it must be the name of a folder in {folder}.")
+    there = {spelling(path.name): path.name for path in folder.iterdir()}
+    found = [name if (folder / name).is_dir() else there.get(spelling(name), name) for name in given]
     twice = next((name for name in found if found.count(name) > 1), None)
     if twice is not None:
         raise ValueError(f"{where} names the sequence {twice!r} twice; name each one once.")
     lacking = [name for name in found if not (folder / name).is_dir()]
     if lacking:
         raise ValueError(f"{where} names {lacking[0]!r}, and there is no folder {folder / lacking[0]}.")
-    return list(found)
+    return found
 
 
 def _files_of(folder: Path, layout: str, T: int) -> Sequence:

@@ -12,8 +12,11 @@ from torch.utils.data import DataLoader
 from tracking_data import make
 
 from sterf_plugins.cli.console import is_mistake
+from sterf_plugins.events.splits import in_list
 from sterf_plugins.tracking.crops import Crop
 from sterf_plugins.tracking.pairs import TrackingPairs, _empty, draw_frames, jittered
+from sterf_plugins.tracking.recordings import first_frame
+from sterf_plugins.tracking.results import read_attributes
 from sterf_plugins.tracking.sequences import PUBLISHED, find_sequences, read_boxes, write_boxes
 
 
@@ -186,6 +189,20 @@ def test_lists_of_sequences(tmp_path):
         find_sequences(tmp_path, "fe108", "train", names=3)
     with pytest.raises(ValueError, match="`T` is 3; allowed: 1, 2, 4"):
         find_sequences(tmp_path, "fe108", "train", 3)
+
+
+def test_names_of_macos(tmp_path):
+    """There an accent is a sign behind its letter, and in lists that people write a part of it, or the other way round."""
+    for one, other in (("hünd", "hu\u0308nd"), ("hu\u0308nd", "hünd")):
+        root = tmp_path / str(len(one))
+        make(root, "fe108", "train", [one], frames=3)
+        assert [s.name for s in find_sequences(root, "fe108", "train", names=[other])] == [one]
+        (root / "pair.txt").write_text(f"{other} 7\n", encoding="utf-8")
+        assert first_frame(root, "fe108", one) == 7
+        (root / "attributes.txt").write_text(f"{other} fast\n", encoding="utf-8")
+        assert read_attributes(root / "attributes.txt", {one: np.ones((3, 4))}) == {"fast": [one]}
+        (root / "list.txt").write_text(f"a/{other}.h5\n", encoding="utf-8")
+        assert in_list([f"a/{one}"], root / "list.txt") == {f"a/{one}"}
 
 
 def test_published_lists(tmp_path):

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from ...checks import as_path, entries, finite_number, one_of, positive_int, whole_number
 from ...events.arrays import sensor_size
 from ...events.random_access import IndexedRecording, index_recording
-from ...files import lines_of
+from ...files import lines_of, spelling
 from ...plugins import check_options
 from ...registry import DATASETS
 from .labels import UNITS, Labels, read_coco, read_prophesee
@@ -226,8 +226,8 @@ class EventDetDataset(BaseDetDataset):
 
 
 def _name(path: Path) -> Path:
-    """A recording's name as users give it: without "_td" at its end."""
-    return path.with_name(path.name.removesuffix("_td"))
+    """A recording's name as users give it: without "_td" at its end, in one spelling."""
+    return path.with_name(spelling(path.name).removesuffix("_td"))
 
 
 def _instances(label: Labels, size: tuple[int, int]) -> list[dict]:
