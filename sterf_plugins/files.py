@@ -181,7 +181,7 @@ def replacing_folder(path: str | os.PathLike, made: Iterable[str]) -> Iterator[P
 
 def files_below(folder: str | os.PathLike) -> Iterator[Path]:
     """The files of a folder and of all folders in it, also of those that are symbolic links; hidden ones are left out."""
-    for place, folders, names in os.walk(folder, followlinks=True):
+    for place, folders, names in os.walk(str(folder), followlinks=True):
         real = Path(os.path.realpath(place))  # no link back to a folder in which it lies
         inner = [
             name for name in folders if name[0] != "." and not real.is_relative_to(os.path.realpath(f"{place}/{name}"))
