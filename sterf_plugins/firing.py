@@ -168,8 +168,13 @@ def spikes_of(output: Any) -> Tensor:
 
 
 def has_time_axis(module: nn.Module, y: Tensor) -> bool:
-    """Whether the leading axis of a neuron layer's spikes is time: of a node in multi-step mode, or of five axes."""
-    return getattr(module, "step_mode", "s") == "m" or y.ndim == 5
+    """Whether the leading axis of a neuron layer's spikes is time: of a layer that runs all steps, or of five axes."""
+    return runs_all_steps(module) or y.ndim == 5
+
+
+def runs_all_steps(module: nn.Module) -> bool:
+    """Whether a neuron layer takes (T, B, ...): SpikingJelly's in multi-step mode, and norse's, but for its cells."""
+    return getattr(module, "step_mode", "s") == "m" or (_of_norse(module) and hasattr(module, "record_states"))
 
 
 def input_of(arguments: tuple, options: Mapping[str, Any]) -> Tensor | None:
@@ -209,8 +214,9 @@ class FiringRates:
             model(images)
         rates.layers["stages.0.blocks.0.mixer.spike1"].rate
 
-    Channels are axis 1, or axis 2 behind a leading time axis (in outputs of SpikingJelly's multi-step nodes, and in
-    those with five axes); of tokens (B, N, C) they are the last axis. What ``torch.compile`` has compiled runs as it was
+    Channels are axis 1, or axis 2 behind a leading time axis (in outputs of SpikingJelly's multi-step nodes and of norse's
+    layers that are no cells, and in those with five axes); of tokens (B, N, C) they are the last axis. In tokens with time
+    steps (T, B, N, C) axis 2 cannot be told from channels, and counts as them. What ``torch.compile`` has compiled runs as it was
     written meanwhile, since compiled code calls no hooks. What recomputation runs again in a backward pass counts once.
 
     Args:

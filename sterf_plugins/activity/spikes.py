@@ -7,7 +7,7 @@ import torch
 from spikingjelly.activation_based.layer import SpikeCountToBinary
 from torch import Tensor, nn
 
-from ..firing import check_spikes, input_of, neuron_layers, spikes_of
+from ..firing import check_spikes, input_of, neuron_layers, runs_all_steps, spikes_of
 from ..layers import StatelessNode
 from .origins import Origin, Origins
 
@@ -97,7 +97,7 @@ class Spikes:
 
     def _steps_of_neuron(self, name: str, module: Any, x: Tensor | None, y: Tensor) -> int:
         """Time steps of this forward pass so far: the leading axis, or calls of a node that remembers the last one."""
-        if getattr(module, "step_mode", "s") == "m" or (y.ndim == 5 and y.shape[1] == self._number):
+        if runs_all_steps(module) or (y.ndim == 5 and y.shape[1] == self._number):
             return y.shape[0]
         if getattr(module, "is_spiking", False) and x is not None:
             origin = self.origins.of(x)

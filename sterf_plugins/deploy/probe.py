@@ -27,7 +27,7 @@ class Call:
 
 
 def example_for(model: nn.Module, example: Example | None) -> Example:
-    """The given example, or a random image for one of our backbones.
+    """The given example in the model's precision, or a random image for one of our backbones.
 
     Raises:
         ValueError: the model does not say how many channels it takes, or its weights have no values.
@@ -39,11 +39,14 @@ def example_for(model: nn.Module, example: Example | None) -> Example:
             f"and load its checkpoint."
         )
     if example is not None:
-        if not all(isinstance(x, Tensor) for x in (example if isinstance(example, tuple) else (example,))):
+        inputs = example if isinstance(example, tuple) else (example,)
+        if not all(isinstance(x, Tensor) for x in inputs):
             raise TypeError(
                 f"`example` is a {type(example).__name__}; it must be a tensor, or a tuple that holds nothing but tensors."
             )
-        return example
+        dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
+        inputs = tuple(x.to(dtype) if x.is_floating_point() else x for x in inputs)
+        return inputs if isinstance(example, tuple) else inputs[0]
     channels = getattr(model, "in_chans", None)
     if not isinstance(channels, int):
         raise ValueError(f"give `example`, an input of the model: {type(model).__name__} does not tell its channels.")

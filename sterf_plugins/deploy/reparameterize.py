@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from ..checks import check_module, number
+from ..stems import CovariantRFConv2d
 from ..undisturbed import hooked
 from .probe import (
+    Call,
     Example,
     Forward,
     called_once,
@@ -22,7 +24,7 @@ from .probe import (
     tensors_in,
 )
 
-_FOLDED = (nn.Conv1d, nn.Conv2d, nn.Linear)
+_FOLDED = (nn.Conv1d, nn.Conv2d, nn.Linear, CovariantRFConv2d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
@@ -66,12 +68,11 @@ def reparameterize(
     """
     check_module("model", model)
     number("tolerance", tolerance, lambda value: value >= 0, "a number >= 0")
-    example = example_for(model, example)
-    example = tuple(x.double() for x in example) if isinstance(example, tuple) else example.double()
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
     if dtype is None:
         raise ValueError(f"`model` is a {type(model).__name__} without parameters; there is nothing to fold.")
     folded = copy.deepcopy(model).eval().double()
+    example = example_for(folded, example)
     norms = [name for name, module in folded.named_modules() if isinstance(module, _NORMS)]
     expected = _observed(folded, example, norms, forward)
     done: dict[str, list[str]] = {}  # layer -> the norms that were folded into it
@@ -108,13 +109,13 @@ def reparameterize(
 def _pairs(model: nn.Module, example: Example, forward: Forward) -> list[Pair]:
     """Layers and norms that run once, the norm on the memory of the layer's output."""
     calls = called_once(calls_of(model, example, (*_FOLDED, *_NORMS), forward))
-    made = {call.output.data_ptr(): call for call in calls if isinstance(call.module, _FOLDED) and not call.by_name}
+    made = {call.output.data_ptr(): call for call in calls if isinstance(call.module, _FOLDED) and _is_foldable(call)}
     pairs = []
     for call in calls:
         layer = made.get(call.input.data_ptr())
         if not isinstance(call.module, _NORMS) or call.module.running_mean is None or layer is None:
             continue  # without statistics a norm takes those of each batch
-        width = layer.module.weight.shape[0]
+        width = layer.module.out_features if isinstance(layer.module, nn.Linear) else layer.module.out_channels
         if call.input.numel() != layer.output.numel() or call.module.num_features not in (1, width):
             continue  # a part of the output, or a norm over other axes than its channels
         if call.output.shape == call.input.shape:  # Meta-SDT's first norm of a RepConv adds a border
@@ -122,11 +123,20 @@ def _pairs(model: nn.Module, example: Example, forward: Forward) -> list[Pair]:
     return pairs
 
 
+def _is_foldable(call: Call) -> bool:
+    """Whether one convolution or linear layer with another weight can do what a layer and a norm behind it do."""
+    if isinstance(call.module, CovariantRFConv2d) and (call.module.mode == "aggregate" or call.input.ndim != 4):
+        return False  # it sums its inputs first, or runs on a sequence
+    return not call.by_name
+
+
 def _fold(model: nn.Module, pairs: list[Pair]) -> nn.Module:
     """A copy of the model with these pairs as single layers."""
     model = copy.deepcopy(model)
     for pair in pairs:
         layer, norm = model.get_submodule(pair.layer), model.get_submodule(pair.norm)
+        if isinstance(layer, CovariantRFConv2d):
+            layer = layer.fuse()
         fuse: Callable[..., nn.Module] = fuse_linear_bn_eval if isinstance(layer, nn.Linear) else fuse_conv_bn_eval
         model.set_submodule(pair.layer, fuse(layer, norm))
         model.set_submodule(pair.norm, _what_remains(norm))

@@ -370,6 +370,30 @@ def test_neurons_of_other_libraries_are_spikes_with_their_states():
     )  # give potentials
 
 
+def test_layers_of_norse_run_all_steps():
+    """Four steps in one call: a constant current of 6 fires in the second one and the fourth one, in two of three channels."""
+    norse = pytest.importorskip("norse.torch", reason="norse is part of the extra `dev`")
+    model, x = norse.SequentialState(norse.LIF(), nn.Linear(3, 2)), torch.tensor([6.0, 6.0, 0.0]).expand(4, 1, 3)
+
+    class Output(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = model
+
+        def forward(self, x):
+            return self.net(x.flatten(1).unflatten(1, (1, 3)))[0]
+
+    frames = x.reshape(4, 1, 3, 1, 1)
+    model = Output()
+    with FiringRates(model) as rates, FiringMaps(model) as maps:
+        found = count_operations(model, frames)
+    neurons, linear = found.neurons["net.0"], found.layers["net.1"]
+    assert (neurons.outputs, neurons.steps, linear.steps) == (12, 4, 4)
+    assert linear.acs == 2 * neurons.spikes > 0 == linear.macs
+    assert rates.layers["net.0"].fired.tolist() == [True, True, False]
+    assert maps.layers["net.0"].never.tolist() == [False, False, True]
+
+
 @pytest.mark.parametrize("kind", ["lif", "norse:lif"])
 @pytest.mark.parametrize("combine", ["stack", "sum", "mix", "last"])
 def test_lif_neurons_of_temporal_fields_are_counted(kind, combine):

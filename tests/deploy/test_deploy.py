@@ -14,6 +14,7 @@ from sterf_plugins.deploy import SpikeDrivenLayer, reparameterize, to_spike_driv
 from sterf_plugins.deploy.probe import compared_values, largest_error
 from sterf_plugins.erf import calibrate
 from sterf_plugins.layers import IntegerSpike
+from sterf_plugins.stems import CovariantRFConv2d
 
 
 @pytest.mark.parametrize("classes", [0, 7])
@@ -156,6 +157,31 @@ def test_weights_that_are_computed_anew_keep_their_norm():
     folded = reparameterize(model, x)
     assert isinstance(folded[1], nn.BatchNorm2d) and isinstance(folded[3], nn.Identity)
     assert largest_error(outputs(folded, x), outputs(model, x)) < 1e-5
+
+
+def test_covariant_convolutions():
+    """The norm behind one is folded into its kernels; not where it sums its channels first, or runs on a sequence."""
+
+    class Sequence(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.norm = CovariantRFConv2d(3, 4, bias=True), nn.BatchNorm2d(4)
+
+        def forward(self, x):
+            return self.norm(self.stem(x[None])[0])
+
+    torch.manual_seed(0)
+    sums = CovariantRFConv2d(4, mode="aggregate")
+    model = nn.Sequential(CovariantRFConv2d(3, 4, bias=True), nn.BatchNorm2d(4), sums, nn.BatchNorm2d(sums.out_ch))
+    model.append(nn.Conv2d(sums.out_ch, 3, 1)).append(nn.BatchNorm2d(3)).append(Sequence()).eval()
+    for norm in (module for module in model.modules() if isinstance(module, NORMS)):
+        nn.init.uniform_(norm.running_var, 0.5, 2.0)
+        nn.init.normal_(norm.running_mean)
+    x = torch.randn(2, 3, 12, 12, dtype=torch.float64)
+    folded = reparameterize(model, x)
+    assert [type(layer).__name__ for layer in folded[:4]] == ["Conv2d", "Identity", "CovariantRFConv2d", "BatchNorm2d"]
+    assert isinstance(folded[6].norm, nn.BatchNorm2d)
+    assert largest_error(outputs(folded.double(), x), outputs(model.double(), x)) < 1e-5
 
 
 class Views(nn.Module):

@@ -30,6 +30,15 @@ def test_spike_driven_inference_gives_the_same_numbers(name, levels):
         assert largest_error(ours, theirs) < 1e-9
 
 
+def test_an_example_of_another_precision():
+    """Only its shape and its values matter; a model in double precision took no example in single precision."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), IntegerSpike(), nn.Conv2d(4, 2, 1)).double()
+    x = torch.randn(1, 3, 4, 4)
+    driven = to_spike_driven(model, x)
+    assert largest_error(outputs(driven, x.double()), outputs(model, x.double())) < 1e-12
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 @pytest.mark.slow
 def test_in_single_precision_too(name):
