@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
+from urllib.error import URLError
 
 import torch
 
@@ -161,7 +162,7 @@ def _told(error: BaseException, main: Callable[[], None], again: str) -> int | N
         if setting:
             error.add_note(setting)
         return None
-    message = setting or origin(error).message
+    message = setting or _no_download(error) or origin(error).message
     traceback.clear_frames(error.__traceback__)  # as above
     print(f"{name}: error: {message}\n(set {TRACEBACK}=1 to see where it arose)", file=sys.stderr)
     return 2
@@ -170,9 +171,10 @@ def _told(error: BaseException, main: Callable[[], None], again: str) -> int | N
 def is_mistake(error: BaseException, main: Callable[[], None]) -> bool:
     """Whether an error is one that the user can mend, rather than a fault of the code.
 
-    These are a file that is missing or cannot be used, a full disk, and what a `raise` statement of this package or of the
-    tool says in a ``ValueError``, ``TypeError`` or ``ImportError``. An error of the same type that merely happens in a line of
-    ours is none. Of other libraries, the functions in ``SPEAK_TO_THE_USER`` count, and assertions about image sizes.
+    These are a file that is missing or cannot be used or downloaded, a full disk, and what a `raise` statement of this
+    package or of the tool says in a ``ValueError``, ``TypeError`` or ``ImportError``. An error of the same type that merely
+    happens in a line of ours is none. Of other libraries, the functions in ``SPEAK_TO_THE_USER`` count, and assertions about
+    image sizes.
 
     Args:
         error: the error, with its traceback.
@@ -180,7 +182,7 @@ def is_mistake(error: BaseException, main: Callable[[], None]) -> bool:
     """
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         return True
-    if isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)):
+    if isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, URLError)):
         return True
     place = origin(error)
     if place.function == "_assert" and place.file.endswith("torch/__init__.py"):
@@ -191,6 +193,17 @@ def is_mistake(error: BaseException, main: Callable[[], None]) -> bool:
         return True
     ours = place.file == main.__code__.co_filename or PACKAGE in Path(place.file).resolve().parents
     return ours and isinstance(error, (ValueError, TypeError, ImportError))
+
+
+def _no_download(error: BaseException) -> str | None:
+    """What to do about a file that Python's own client could not download; ``None`` of another error."""
+    if not isinstance(error, URLError):
+        return None
+    return (
+        f"a file, whose address is in the lines above, cannot be downloaded ({error.reason}). Put it where these lines say, or do "
+        f"without it: a config's pretrained weights are model.backbone.init_cfg, or model.pretrained in mmseg (--cfg-options "
+        f"model.backbone.init_cfg=None)."
+    )
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import timm
 import torch
 
 from sterf_plugins.cli.completion import add_options
-from sterf_plugins.cli.console import check_counts, is_mistake
+from sterf_plugins.cli.console import check_counts, is_mistake, run_tool
 
 SCRIPT = """
 import io, os, signal, time
@@ -117,6 +117,15 @@ def test_numbers_of_options_are_at_least_1():
         check_counts(args, "batch", "input_size")
     with pytest.raises(ValueError, match="--threads is -1; it must"):
         check_counts(args, "threads")
+
+
+def test_without_a_network_a_tool_says_what_it_could_not_download(tmp_path, capsys):
+    """Nobody listens on this port; a stock config's pretrained weights come by the same function of PyTorch."""
+    with pytest.raises(SystemExit) as end:
+        run_tool(lambda: torch.hub.load_state_dict_from_url("http://127.0.0.1:9/weights.pth", tmp_path))
+    told = "".join(capsys.readouterr())
+    assert end.value.code == 2 and "127.0.0.1:9/weights.pth" in told and "Traceback" not in told
+    assert re.search(r"error: a file, .* cannot be downloaded \(.*refused\).*model.backbone.init_cfg=None", told)
 
 
 def test_an_image_of_a_size_that_a_model_does_not_take_is_a_mistake():
