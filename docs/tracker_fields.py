@@ -40,7 +40,7 @@ DRAWN = (1, 3)  # of the points, those in the picture
 
 
 @torch.no_grad()
-def settle(network, template, search):
+def set_norm_statistics(network, template, search):
     """Give the norms of random weights the statistics of these pairs, without which no neuron fires."""
     for norm in tracking_norms(network):
         norm.momentum = None  # a plain mean, also where a norm is called for template, search region and padding
@@ -139,7 +139,7 @@ def main():
             template, search = (torch.cat([pair[k] for pair in pairs]) for k in ("template", "search"))
             network = loaded.model.network
             if state == "random":
-                settle(network, template, search)
+                set_norm_statistics(network, template, search)
             with FiringRates(network) as rates:
                 found = fields(network, template, search)
             sides = loaded.region_sizes

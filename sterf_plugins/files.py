@@ -156,10 +156,10 @@ def replacing_folder(path: str | os.PathLike, made: Iterable[str]) -> Iterator[P
     _check_no_file(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:  # the system gives the lock back, even of a process that is killed
-        held = FileLock(lock).acquire(timeout=0)
+        locked = FileLock(lock).acquire(timeout=0)
     except Timeout:
         raise ValueError(f"{path} is just being made by another process; wait until it has ended.") from None
-    with held:
+    with locked:
         try:
             for folder in (path, partial):
                 if folder.exists():

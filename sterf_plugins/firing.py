@@ -246,22 +246,22 @@ class FiringRates:
             )
         return self
 
-    def _counter(self, name: str, most: int, norm: float):
+    def _counter(self, name: str, levels: int, norm: float):
         def count(module: nn.Module, arguments: Any, options: Any, output: Any) -> None:
             y = spikes_of(output).detach()
             if in_backward_pass() or not y.numel():  # as behind a detector's second stage that has no proposals
                 return
-            levels = getattr(module, "levels_now", most)
+            levels_now = getattr(module, "levels_now", levels)
             axis = min(2 if has_time_axis(module, y) or y.ndim == 3 else 1, y.ndim - 1)
             others = [i for i in range(y.ndim) if i != axis]
             highest = y.amax(others)
             check_spikes(name, highest, input_of(arguments, options))
-            at_least = [y.numel(), *[0] * (levels + 1)]  # how many outputs are at least k spikes, for k = 0..D + 1
-            for k in range(1, levels + 1):
+            at_least = [y.numel(), *[0] * (levels_now + 1)]  # how many outputs are at least k spikes, for k = 0..D + 1
+            for k in range(1, levels_now + 1):
                 at_least[k] = _count_above(y, (k - 0.5) / norm)
                 if not at_least[k]:
                     break
-            found = LayerRate(levels, -np.diff(at_least), (highest > 0.5 / norm).cpu().numpy())
+            found = LayerRate(levels_now, -np.diff(at_least), (highest > 0.5 / norm).cpu().numpy())
             if name in self.layers:
                 self.layers[name].merge(found)
             else:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 from golden_arrays import Golden, golden_folder
-from settled import settle
+from many_runs import prepare_for_many_runs
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -27,7 +27,7 @@ if (
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-gc.disable()  # until `settle`: importing all test files takes an eighth less time
+gc.disable()  # until `prepare_for_many_runs`: importing all test files takes an eighth less time
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -60,7 +60,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list) -> None:
 
 def pytest_collection_finish() -> None:
     """All test files are imported by now."""
-    settle()
+    prepare_for_many_runs()
 
 
 ENOUGH = 4 << 30  # bytes

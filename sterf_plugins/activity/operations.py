@@ -255,13 +255,13 @@ class _Counter(BaseCounter):
     def _note_stored(self, key: tuple[str, bool], **operands: Tensor | None) -> None:
         """Remember how many numbers a layer's weight and bias hold: each parameter once, however often it is used.
 
-        A weight that is computed anew in each pass has no place of its own, nor has an activation; the largest counts.
+        A weight that is computed anew in each pass has no address of its own, nor has an activation; the largest counts.
         """
         numbers = self._stored.setdefault(key, {})
         for role, x in operands.items():
             if x is not None:
-                place = self._spikes.origins.place(x) or role
-                numbers[place] = max(numbers.get(place, 0), self._numbers(x))
+                address = self._spikes.origins.address(x) or role
+                numbers[address] = max(numbers.get(address, 0), self._numbers(x))
 
     def _note_bias(self, sums: Tensor, bias: Any, out: Tensor) -> None:
         """Count the bias of a matrix product that is added on its own, as where channels are not the last axis in memory."""

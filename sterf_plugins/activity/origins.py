@@ -70,7 +70,7 @@ class Origins(BaseCounter):
         """Whether a tensor is a parameter or a buffer, a view of one, or was computed from them alone in this forward pass."""
         return StorageWeakRef(x.untyped_storage()) in self._fixed
 
-    def place(self, x: Tensor) -> Hashable | None:
+    def address(self, x: Tensor) -> Hashable | None:
         """Where a parameter or buffer, or a view of one, lies in memory; ``None`` for what a forward pass has computed."""
         memory = StorageWeakRef(x.untyped_storage())
         return (memory, x.storage_offset()) if memory in self._weights else None

@@ -184,14 +184,14 @@ def is_mistake(error: BaseException, main: Callable[[], None]) -> bool:
         return True
     if isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, URLError)):
         return True
-    place = origin(error)
-    if place.function == "_assert" and place.file.endswith("torch/__init__.py"):
-        return SIZE.search(place.message) is not None
-    if not place.line.startswith("raise "):
+    raised = origin(error)
+    if raised.function == "_assert" and raised.file.endswith("torch/__init__.py"):
+        return SIZE.search(raised.message) is not None
+    if not raised.line.startswith("raise "):
         return False
-    if any(place.file.endswith(file) and place.function == function for file, function in SPEAK_TO_THE_USER):
+    if any(raised.file.endswith(file) and raised.function == function for file, function in SPEAK_TO_THE_USER):
         return True
-    ours = place.file == main.__code__.co_filename or PACKAGE in Path(place.file).resolve().parents
+    ours = raised.file == main.__code__.co_filename or PACKAGE in Path(raised.file).resolve().parents
     return ours and isinstance(error, (ValueError, TypeError, ImportError))
 
 
@@ -222,8 +222,8 @@ def origin(error: BaseException) -> Origin:
     message = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
     if not re.match(r"Caught \w+ in DataLoader worker process \d+\.\nOriginal Traceback", message):
         return Origin(frame.filename, frame.name, frame.line or "", message)
-    *_, place = re.finditer(r'^  File "(.+)", line \d+, in (.+)\n    (.+)\n(?: {4}.*\n)*', message, re.M)
-    return Origin(place[1], place[2], place[3], message[place.end() :].partition(": ")[2].strip())
+    *_, last = re.finditer(r'^  File "(.+)", line \d+, in (.+)\n    (.+)\n(?: {4}.*\n)*', message, re.M)
+    return Origin(last[1], last[2], last[3], message[last.end() :].partition(": ")[2].strip())
 
 
 def wrong_setting(error: BaseException) -> str | None:

@@ -112,7 +112,7 @@ def line_nms_forward(boxes: Tensor, scores: Tensor, overlap: float, top_k: int) 
     near = (distance < overlap * (end - start + 1)) & (start >= 0) & (end >= start)
     groups = _groups(near)[:top_k]
     keep, parent = torch.zeros_like(order), torch.zeros_like(order)
-    for place, group in enumerate(groups):
-        keep[place] = order[group[0]]
-        parent[order[group]] = place + 1
+    for index, group in enumerate(groups):
+        keep[index] = order[group[0]]
+        parent[order[group]] = index + 1
     return keep, torch.tensor(len(groups), device=boxes.device), parent

@@ -366,8 +366,8 @@ def test_all_weights_of_a_layer_are_held(name, passes):
     layer, function = SEVERAL_WEIGHTS[name]
     network = Network(lambda m, x: function(m.layer, x.flatten(2).permute(2, 0, 1)), layer=layer)
     layers = count_operations(network, *torch.rand(passes, 3, 8, 2, 2)).layers
-    held = sum(o.weights for o in layers.values() if not o.product)
-    assert held == sum(p.numel() for p in layer.parameters())
+    weights = sum(o.weights for o in layers.values() if not o.product)
+    assert weights == sum(p.numel() for p in layer.parameters())
 
 
 def test_a_linear_layer_of_a_parameter_computes_a_weight():

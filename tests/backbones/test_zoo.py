@@ -77,8 +77,8 @@ def test_published_parameter_counts(build, published, dead):
 def test_images_are_held_and_event_frames_bring_their_time(name):
     model = alive(SMALL[name]())
     x = torch.randn(2, 3, 64, 96)
-    for y, held in zip(model(x), model(x.expand(4, *x.shape).clone()), strict=True):
-        assert torch.allclose(y, held, atol=1e-5)
+    for y, of_frames in zip(model(x), model(x.expand(4, *x.shape).clone()), strict=True):
+        assert torch.allclose(y, of_frames, atol=1e-5)
     model.keep_time = True
     frames = torch.randn(3, 2, 3, 64, 96)
     for y, c, s in zip(model(frames), model.out_channels, model.out_strides, strict=True):

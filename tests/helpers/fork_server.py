@@ -17,11 +17,11 @@ import sys
 import traceback
 from pathlib import Path
 
-from settled import settle
+from many_runs import prepare_for_many_runs
 
 answers = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)  # what libraries print while they are imported is no answer
-gc.disable()  # until `settle`
+gc.disable()  # until `prepare_for_many_runs`
 
 import sterf_plugins  # noqa: E402
 
@@ -56,8 +56,11 @@ PIL.Image.init()
 for name in ("dv_processing", "faery", "h5py", "torch.utils.serialization.config"):
     with contextlib.suppress(ImportError):
         importlib.import_module(name)
-settle()
-for name in ("mask-rcnn_sdtv3-t-srb_fpn_shapes", "fpn_sdtv3-t-srb_shapes"):  # the lists of configs that `settle` keeps
+prepare_for_many_runs()
+for name in (
+    "mask-rcnn_sdtv3-t-srb_fpn_shapes",
+    "fpn_sdtv3-t-srb_shapes",
+):  # the lists of configs that `prepare_for_many_runs` keeps
     load_config(f"sterf_plugins::shapes/{name}.py")
 
 

@@ -129,8 +129,8 @@ def test_golden_time_scaling(arrays):
     data = arrays("covariance_temporal")
     for mu in (1.5, 3.0):
         for scale in (2, 3):
-            held = sequence(data["x"]).repeat_interleave(scale, 0)
-            y, _ = TemporalRF([mu * scale], backend="loop")(held)
+            slower = sequence(data["x"]).repeat_interleave(scale, 0)
+            y, _ = TemporalRF([mu * scale], backend="loop")(slower)
             torch.testing.assert_close(y[:, 0].detach(), data[f"yfull_S{scale}_mu{mu:g}"], rtol=0, atol=2e-7)
             torch.testing.assert_close(y[scale - 1 :: scale, 0].detach(), data[f"y_mu{mu:g}"], rtol=0, atol=2e-7)
 
@@ -140,11 +140,11 @@ def test_golden_time_scaling(arrays):
 @pytest.mark.parametrize("mode", ["parallel", "cascade"])
 def test_time_scaling_is_exact_for_zoh_alone(mode, mu, scale, seed):
     x = torch.randn(24, 1, 3, generator=torch.Generator().manual_seed(seed))
-    held = x.repeat_interleave(scale, 0)
+    slower = x.repeat_interleave(scale, 0)
 
     def error(method):
         y, _ = TemporalRF([mu], mode=mode, method=method)(x)
-        scaled, _ = TemporalRF([mu * scale], mode=mode, method=method)(held)
+        scaled, _ = TemporalRF([mu * scale], mode=mode, method=method)(slower)
         return ((scaled[scale - 1 :: scale] - y).abs().max() / y.abs().max()).item()
 
     assert error("zoh") < 1e-5
@@ -259,12 +259,12 @@ def test_pieces_give_what_the_whole_gives(kind, mode):
     second, state = field(x[5:], detach_state(state))
     torch.testing.assert_close(torch.cat([first, second]), whole)
     torch.testing.assert_close(state, last)
-    held = TemporalMemory(field)
-    torch.testing.assert_close(torch.cat([held(x[:5]), held(x[5:])]), whole)
-    held.step_mode = "s"
-    sj.reset_net(held)
-    torch.testing.assert_close(torch.stack([held(frame) for frame in x]), whole)
-    assert not [k for k in held.state_dict() if "state" in k]
+    memory = TemporalMemory(field)
+    torch.testing.assert_close(torch.cat([memory(x[:5]), memory(x[5:])]), whole)
+    memory.step_mode = "s"
+    sj.reset_net(memory)
+    torch.testing.assert_close(torch.stack([memory(frame) for frame in x]), whole)
+    assert not [k for k in memory.state_dict() if "state" in k]
 
 
 @pytest.mark.parametrize("kind", ["li", "lif"])

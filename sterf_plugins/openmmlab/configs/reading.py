@@ -210,9 +210,11 @@ def _check_takes_effect(config: Config, key: str, before: Any, value: Any) -> No
     if named:
         return
     if isinstance(before, (int, float, str, list, tuple)) and not isinstance(before, bool) and before != value:
-        held = [name for name, old in used.items() if type(old) is type(before) and old == before]
-        if held:
-            raise ValueError(f"{reason} Set those of its settings that you mean; {before} is now {', '.join(held)}.")
+        unchanged = [name for name, old in used.items() if type(old) is type(before) and old == before]
+        if unchanged:
+            raise ValueError(
+                f"{reason} Set those of its settings that you mean; {before} is now {', '.join(unchanged)}."
+            )
 
 
 def _plain(value: Any) -> Any:

@@ -23,8 +23,8 @@ def check_segmentation_data(config: Config, *phases: str) -> None:
     """
     for key, dataset in datasets(config, *phases):
         listing = getattr(registered(dataset, DATASETS, config), "load_data_list", None)
-        place = f"{getattr(listing, '__module__', '')}.{getattr(listing, '__qualname__', '')}"
-        if place != "mmseg.datasets.basesegdataset.BaseSegDataset.load_data_list" or dataset.get("backend_args"):
+        method = f"{getattr(listing, '__module__', '')}.{getattr(listing, '__qualname__', '')}"
+        if method != "mmseg.datasets.basesegdataset.BaseSegDataset.load_data_list" or dataset.get("backend_args"):
             continue
         with DATASETS.switch_scope_and_registry(config.get("default_scope")) as registry:
             built = registry.build(dict(dataset, lazy_init=True, pipeline=[]))
@@ -56,18 +56,18 @@ def _check_files(key: str, built: Any, images: list[dict]) -> None:
 def _check_labels(key: str, dataset: ConfigDict, built: Any, images: list[dict], config: Config) -> None:
     """Raise ``ValueError`` if one of a few label maps, as the pipeline reads them, has a label that is no class."""
     classes, steps = class_names(dataset, config), dataset.get("pipeline") or []
-    place = next((i for i, step in enumerate(steps) if type_name(step) == "LoadAnnotations"), None)
+    index = next((i for i, step in enumerate(steps) if type_name(step) == "LoadAnnotations"), None)
     maps = [image for image in images if image.get("seg_map_path")]
-    if place is None or not classes or not maps:
+    if index is None or not classes or not maps:
         return
-    reduced = steps[place].get("reduce_zero_label")
+    reduced = steps[index].get("reduce_zero_label")
     if reduced is not None and reduced != built.reduce_zero_label:
         raise ValueError(
-            f"{key}.pipeline.{place}.reduce_zero_label is {reduced}, and that of the data set is "
+            f"{key}.pipeline.{index}.reduce_zero_label is {reduced}, and that of the data set is "
             f"{built.reduce_zero_label}: --cfg-options {key}.reduce_zero_label={reduced}."
         )
     with TRANSFORMS.switch_scope_and_registry(config.get("default_scope")) as registry:
-        read = registry.build({**steps[place], "reduce_zero_label": None})  # that of the data set
+        read = registry.build({**steps[index], "reduce_zero_label": None})  # that of the data set
     found: set[int] = set()
     for image in (maps[i] for i in sorted({i * len(maps) // PROBED for i in range(PROBED)})):
         labels = set(np.unique(read({**image, "seg_fields": []})["gt_seg_map"]).tolist()) - {built.ignore_index}
@@ -77,7 +77,7 @@ def _check_labels(key: str, dataset: ConfigDict, built: Any, images: list[dict],
                 f"{key}: {image['seg_map_path']} has the label {max(labels)}, and {type_name(dataset)} has {len(classes)} "
                 f"classes, 0 to {len(classes) - 1} (and {built.ignore_index}, which is ignored). Name all classes in "
                 f"{key}.metainfo.classes, or, if the files count from 1, set reduce_zero_label=True there and in "
-                f"{key}.pipeline.{place}."
+                f"{key}.pipeline.{index}."
             )
     if found == {0} and len(classes) == 2 and built.ignore_index == 255:
         print_log(

@@ -13,7 +13,7 @@ import sys
 from types import SimpleNamespace
 
 
-def settle() -> None:
+def prepare_for_many_runs() -> None:
     """Leave configs as ``repr`` writes them, keep lists of configs, and take what is imported by now for no garbage."""
     if "mmengine.config.utils" in sys.modules:
         from mmengine.config import utils
