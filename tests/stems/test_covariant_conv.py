@@ -417,6 +417,11 @@ def test_the_effective_receptive_field_is_the_kernel(angle):
         (lambda: RFBank((1.0, 2.0), learn=("sigma",), bounds=(1.0, 4.0)), "one at a bound would never be learned"),
         (lambda: RFBank((1.0, 2.0), learn=("sigma",), bounds=(0.5, 2.0)), "one at a bound would never be learned"),
         (lambda: RFBank((1.0,), learn=("sigma",), bounds=(2.0, 1.0)), "must be 0 < low < high"),
+        (
+            lambda: RFBank((1.0,), bounds=(0.5, 2.0)),
+            r"`bounds` is \(0.5, 2.0\), .* a learned sigma, and `learn` is \(\);",
+        ),
+        (lambda: RFBank((1.0,), learn="frame", bounds=(0.5, 2.0)), r"a learned sigma, and `learn` is \('frame',\)"),
         (lambda: RFBank.from_matrices([[[1.0, 2.0], [2.0, 1.0]]]), r"`covariances\[0\]`"),
         (lambda: RFBank.from_matrices([[1.0, 0.0], [0.0, 1.0]]), "must be \\(N, 2, 2\\)"),
         (lambda: RFBank.from_matrices([[[1.0, 0.0], [0.0, 1.0]]], [[0.0, 0.0]]), "no direction being zero"),

@@ -50,7 +50,7 @@ class RFBank(FixedNumbers):
         shared: True: fields share one parameter per entry of ``sigmas``, ``ratios`` and ``angles``; False: each field
             has its own.
         bounds: (lowest, highest) sigma in pixels that learning can approach; all ``sigmas`` lie well between them.
-            ``None``: no limits. They do not limit a learned "frame".
+            ``None``: no limits. For a learned "sigma" alone: a learned "frame" has none.
 
     Raises:
         ValueError, TypeError: an argument is out of range, or the fields cannot be represented on the pixel grid.
@@ -227,6 +227,11 @@ class RFBank(FixedNumbers):
         self.kernel_size = window_size(frames, kernel_size, truncate)
         check_sampling(frames, self.orders, self.kernel_size, discretization)
         self.bounds = None if bounds is None else sigma_bounds(bounds, frames)
+        if bounds is not None and "sigma" not in learn:
+            raise ValueError(
+                f"`bounds` is {bounds}, which limits a learned sigma, and `learn` is {learn}; give learn=('sigma',), or leave "
+                f"`bounds` out."
+            )
         if learn and "frame" not in learn and generators is not None:
             sigma, ratio, angle = generators
             self._store("log_sigma", self._unbounded(sigma), learned="sigma" in learn)
