@@ -128,6 +128,7 @@ def check_backbone(backbone: Callable[[], nn.Module], in_chans: int = 3, size: t
     for i, (y, c, s) in enumerate(zip(features, channels, strides, strict=True)):
         expected = (2, c, -(-size[0] // s), -(-size[1] // s))
         assert tuple(y.shape) == expected, f"feature {i} has shape {tuple(y.shape)}, its description says {expected}"
+    _check_precision(x, features)
     with torch.no_grad():
         _check_stateless(features, module(x))
     _check_gradients(module, x, "backbone")
@@ -151,6 +152,7 @@ def _check_module(module: nn.Module, x: Tensor, expected: tuple[int, ...], rule:
     y = module(x)
     assert isinstance(y, Tensor), f"forward gave {type(y).__name__}; return one tensor"
     assert tuple(y.shape) == expected, f"input {tuple(x.shape)} gave {tuple(y.shape)}, expected {expected}: {rule}"
+    _check_precision(x, [y])
     _check_input(x, before)
     calibrate(module, x)  # with the initial statistics a spiking module is silent, and all its outputs are alike
     with torch.no_grad():
@@ -162,6 +164,11 @@ def _check_module(module: nn.Module, x: Tensor, expected: tuple[int, ...], rule:
     with torch.no_grad():
         assert torch.equal(clone(x), first), "a deepcopy with the same state_dict gives another output"
     _check_gradients(module, x, "module")
+
+
+def _check_precision(x: Tensor, outputs: Sequence[Tensor]) -> None:
+    for y in outputs:
+        assert y.dtype == x.dtype, f"an input of {x.dtype} gave an output of {y.dtype}; keep the precision of the input"
 
 
 def _check_input(x: Tensor, before: Tensor) -> None:

@@ -32,9 +32,11 @@ class MixerBlock(nn.Module):
         self.drop_path = drop_path(drop_path_rate)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Raises ``ValueError`` if the mixer changes the shape, which the sum might spread over the map in silence."""
+        """Raises ``TypeError`` or ``ValueError`` if the mixer gives no tensor, or one of a shape that the sum might spread."""
         x = x + self.drop_path(self.sep_conv(x))
         y = self.mixer(x)
+        if not isinstance(y, Tensor):
+            raise TypeError(f"the mixer {type(self.mixer).__name__} gave {type(y).__name__}; it must give one tensor.")
         if y.shape != x.shape:
             raise ValueError(
                 f"the mixer {type(self.mixer).__name__} gave {tuple(y.shape)} for an input {tuple(x.shape)}; a mixer "

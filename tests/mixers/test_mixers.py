@@ -156,6 +156,14 @@ def test_a_mixer_that_changes_the_shape_is_not_spread_over_the_map(size):
         MixerBlock(8, Wrong())(torch.randn(2, 8, 4, 4))
 
 
+@pytest.mark.parametrize("output", [None, (torch.zeros(1),)])
+def test_a_mixer_gives_one_tensor(output):
+    block = MixerBlock(8, torch.nn.Identity())
+    block.mixer.forward = lambda x: output
+    with pytest.raises(TypeError, match=r"the mixer Identity gave (NoneType|tuple); it must give one tensor"):
+        block(torch.randn(2, 8, 4, 4))
+
+
 def test_a_mixer_without_a_gradient_is_explained():
     class Detached(torch.nn.Conv2d):
         def __init__(self, dim, ratio):
@@ -174,6 +182,7 @@ BROKEN = {
     "silent": (lambda x, y, training: 0 * y, "input got no gradient"),
     "NaN": (lambda x, y, training: y / 0 * 0, "NaN or infinite numbers"),
     "in place in eval mode": (lambda x, y, training: y if training else x.detach().mul_(0.5) + y, "changed its input"),
+    "half precision": (lambda x, y, training: y.half(), "an input of torch.float32 gave an output of torch.float16"),
     "random": (lambda x, y, training: y * torch.rand(()), "state survives"),
 }
 
