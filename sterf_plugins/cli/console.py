@@ -251,7 +251,10 @@ def wrong_setting(error: BaseException) -> str | None:
         return None
     known = sorted(_parameters(kind) - {"self", "args", "kwargs"})
     near = difflib.get_close_matches(unknown, known, 1)
-    return f"{where} has no setting {unknown!r}{''.join(f'; near: {n}' for n in near)}. It has {', '.join(known)}."
+    return (
+        f"{where} has no setting {unknown!r}{''.join(f'; near: {n}' for n in near)}. It has {', '.join(known)}. What "
+        f"a base config sets stays, unless the dict that changes it has _delete_=True."
+    )
 
 
 def _parameters(kind: Any) -> set[str]:

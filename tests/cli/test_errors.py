@@ -66,6 +66,11 @@ MISTAKES = {
         f"{SETUP}from mmengine.registry import MODELS\nMODELS.build(dict(type='mmdet.FPN', qqq=1))",
         "the config's mmdet.FPN has no setting 'qqq'. It has act_cfg, add_extra_convs, ",
     ),
+    "of a setting that a base config has": (
+        f"{SETUP}from mmengine.registry import OPTIMIZERS\n"
+        "import torch; OPTIMIZERS.build(dict(type='AdamW', params=[torch.zeros(1)], momentum=0.9))",
+        "unless the dict that changes it has _delete_=True.",
+    ),
     "of a setting that is missing": (
         f"{SETUP}from mmengine.registry import MODELS\nMODELS.build(dict(type='mmdet.ResNet'))",
         "the config's mmdet.ResNet lacks what it needs: 'depth'.",
