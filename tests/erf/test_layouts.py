@@ -106,6 +106,34 @@ def test_windows_of_mmdet_swin_with_padding():
     assert rows_and_columns(result.spatial[layers[1]]) == [(28, 84), (56, 112)]
 
 
+@pytest.mark.parametrize("cells", [4, 8])
+def test_a_window_with_padding_is_no_map(cells):
+    """As SAM's: a map of 4x4 is padded to the window, 8x8, which would be a map of stride 2; one of 8x8 is the window itself."""
+
+    class Windowed(nn.Module):
+        window_size = 8
+
+        def __init__(self):
+            super().__init__()
+            self.norm, self.attn = nn.LayerNorm(5), nn.Linear(5, 5)
+
+        def forward(self, x):
+            y = nn.functional.pad(self.norm(x), (0, 0, 0, 8 - cells, 0, 8 - cells))
+            return x + self.attn(y)[:, :cells, :cells]
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.block = nn.Conv2d(3, 5, 4, 4), Windowed()
+
+        def forward(self, x):
+            return self.block(self.embed(x).movedim(1, -1))
+
+    result = compute_erf(Net(), torch.randn(2, 3, 4 * cells, 4 * cells), ["block.norm", "block.attn", "block"])
+    assert ("block.attn" in result.failed) == (cells == 4) and "block" in result.layers
+    assert all("a window of 8x8 with padding" in reason for reason in result.failed.values())
+
+
 TIMED = {
     "TBCHW": lambda y, t, b: y.unflatten(0, (t, b)),
     "flattened": lambda y, t, b: y,

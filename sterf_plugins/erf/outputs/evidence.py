@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Size, nn
 
 from ...checks import has_statistics
-from .geometry import Geometry, Grid
+from .geometry import Geometry, Grid, pair
 
 _MOST_PREFIX = 16  # class, distillation and register tokens that a model may have without saying so
 
@@ -92,6 +92,22 @@ class Evidence:
         """Whether so many are the channels of tokens (N, C) that norms gave, and no number of tokens that any of them saw."""
         normed = self._normed()
         return any(s[2] == count for s in normed) and not any(0 <= s[1] - count <= _MOST_PREFIX for s in normed)
+
+    def padded(self, name: str, size: tuple[int, ...]) -> bool:
+        """Whether a map of this size is a window that the module around it has padded, whose own maps are smaller.
+
+        Args:
+            name: the layer's name; the module around it has its ``window_size``, a number or a pair.
+            size: (h, w) of the layer's output.
+        """
+        parts = name.split(".")
+        for around in (".".join(parts[:end]) for end in range(len(parts) - 1, 0, -1)):
+            if pair(getattr(self.model.get_submodule(around), "window_size", None)) == size:
+                inside = [n for n, shape in self.shapes.items() if n.startswith(f"{around}.") and len(shape) == 4]
+                known = [(self.shapes[n], layout_of(self.model.get_submodule(n))) for n in inside]
+                maps = [shape[2:] if layout == "BCHW" else shape[1:3] for shape, layout in known if layout]
+                return any(h <= size[0] and w <= size[1] and (h, w) != size for h, w in maps)
+        return False
 
     def resembling(self, name: str, module: nn.Module, geometry: Geometry) -> bool:
         """Whether a module's maps look like those of an input, and so do those of its class, unless its type tells the axes.

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -65,6 +66,15 @@ class Geometry:
 def by(size: Iterable[int]) -> str:
     """A size as text, such as 224x224."""
     return "x".join(map(str, size))
+
+
+def pair(value: Any) -> Grid | None:
+    """An attribute of a module that is a number or a pair of them, as a pair; ``None`` if it is none."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return (value, value)
+    if isinstance(value, (tuple, list)) and len(value) == 2 and all(isinstance(n, int) for n in value):
+        return (value[0], value[1])
+    return None
 
 
 def possible_strides(model: nn.Module) -> tuple[int, ...]:

@@ -44,6 +44,12 @@ def maps_of(
             raise ValueError(
                 f"layer {name!r} gives an empty {by(y.shape[3:])} map for inputs of {geometry}; use larger inputs."
             )
+        size = tuple(y.shape[3:])
+        if target.grid is None and target.layout is None and evidence.padded(target.name, size):
+            raise ValueError(
+                f"layer {name!r} gives a window of {by(size)} with padding, as the map is smaller than `window_size`; name the "
+                f"block around it, or pass as `layout` a function that makes (B, C, h, w) of its output."
+            )
         maps.append(y)
     count, steps = len(maps), geometry.steps
     if not timed and count > 1 and (count % steps == 0 if steps else in_steps):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .geometry import Geometry, Grid
+from .geometry import Geometry, Grid, pair
 
 
 @dataclass(frozen=True)
@@ -38,19 +38,11 @@ def find_windows(ancestors: Iterable[nn.Module]) -> Windows | None:
         if getattr(module, "shift_size", None) is not None:
             if size is None:
                 return None  # the module cuts windows itself, or is beside the attention
-            shift = _pair(module.shift_size) or (0, 0)
-            grid = _pair(getattr(module, "input_resolution", None))
+            shift = pair(module.shift_size) or (0, 0)
+            grid = pair(getattr(module, "input_resolution", None))
             return Windows(size, shift, grid, pad_first=not type(module).__module__.startswith("timm."))
-        sizes = (_pair(getattr(m, "window_size", None)) for m in module.modules())
+        sizes = (pair(getattr(m, "window_size", None)) for m in module.modules())
         size = size or next(filter(None, sizes), None)
-    return None
-
-
-def _pair(value) -> Grid | None:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return (value, value)
-    if isinstance(value, (tuple, list)) and len(value) == 2 and all(isinstance(n, int) for n in value):
-        return (value[0], value[1])
     return None
 
 
