@@ -38,6 +38,7 @@ from sterf_plugins.cli.erf.check import CHECK_FILES, add_check_options, asked_ch
 from sterf_plugins.cli.erf.comparison import (
     TABLE,
     add_comparison_options,
+    check_baseline,
     check_comparison,
     compared,
     compared_models,
@@ -202,8 +203,18 @@ def inputs_of(
     return inputs, layers, options
 
 
-def compute(args: argparse.Namespace, job: Job, size: tuple[int, int], folder: Path, theory: bool = False) -> ERFResult:
-    """The result of one model: from its file if it is there, else computed and written, with its ``theory`` if wanted."""
+def compute(
+    args: argparse.Namespace,
+    job: Job,
+    size: tuple[int, int],
+    folder: Path,
+    theory: bool = False,
+    built: Loaded | None = None,
+) -> ERFResult:
+    """The result of one model: from its file if it is there, else computed and written, with its ``theory`` if wanted.
+
+    The model is loaded, unless it is ``built`` already.
+    """
     path = folder / f"{slug_of(job.label)}.npz"
     if args.against and path.exists() and path.samefile(args.against):
         raise ValueError(f"--against {args.against} is the file that this run writes; give another --out.")
@@ -212,7 +223,7 @@ def compute(args: argparse.Namespace, job: Job, size: tuple[int, int], folder: P
     if found is not None:
         print(f"{job.label}: results exist in {path}", file=sys.stderr)
         return found
-    loaded = load(args, job)
+    loaded = built or load(args, job)
     for note in loaded.notes:
         print(f"{job.label}: {note}", file=sys.stderr)
     check_for_tracker(args, loaded)
@@ -239,6 +250,9 @@ def computed(
     inputs, layers, options = inputs_of(args, loaded, layers, size)
     calls = number_or("--calls", args.calls, "all", "first", "last")
     same: dict[str, Any] = dict(calls=calls, target=args.target, grid=tuple(args.grid) if args.grid else None)
+    torch.manual_seed(
+        args.seed
+    )  # of what the model draws in its forward pass, however many models have been built before
     with progress_bar(label, args.num) as show:
         result = compute_erf(
             model,
@@ -357,13 +371,14 @@ def main() -> None:
     first = first_model(args)
     sizes = image_sizes(args, first)
     size = sizes[-1]
+    check_baseline(args, baseline, first, size)
     asked_changes(args, size)
     given_inputs(args, first)
     sweeps: dict[str, dict[tuple[int, int], ERFResult]] = {label: {} for label in work}
-    for label, job in work.items():
+    for number, (label, job) in enumerate(work.items()):
         for s in sizes:
             one = Job(f"{label} {s[0]}px", *job[1:]) if args.sizes else job
-            sweeps[label][s] = compute(args, one, s, folder, args.theory and s == size)
+            sweeps[label][s] = compute(args, one, s, folder, args.theory and s == size, None if number else first)
     results = {label: sweep[size] for label, sweep in sweeps.items()}
     for label, result in results.items():
         for line in result.warnings:

@@ -8,6 +8,8 @@ from ...erf import ERFResult
 from ...erf.compare import Comparison, difference
 from ...erf.rules import GRAMMAR, Rule, failures
 from ...files import write_csv
+from ..loading import Loaded
+from ..specs import parse_spec
 
 TABLE = "difference.csv"
 _INPUTS = ("images", "inputs", "num", "seed")  # the options that decide on the inputs
@@ -34,6 +36,9 @@ def compared_models(model: str, checkpoint: str | None, of: str | None) -> list[
         return [[model, checkpoint]]
     if checkpoint is None:
         return [[of, model]]
+    label, name, _ = parse_spec(of)
+    if label not in (of, name):
+        raise ValueError(f"--model {of}: two checkpoints are called by their files; leave out the label {label!r}.")
     return [
         [f"{label}={of}", file] for label, file in zip(_labels(model, checkpoint), (model, checkpoint), strict=True)
     ]
@@ -62,6 +67,21 @@ def check_comparison(args: argparse.Namespace) -> tuple[list[Rule], ERFResult | 
     if rules and not two and not args.against:
         raise ValueError("--fail-if needs two results: --against FILE.npz, or two checkpoints and --model NAME.")
     return rules, ERFResult.load(args.against) if args.against else None
+
+
+def check_baseline(args: argparse.Namespace, baseline: ERFResult | None, first: Loaded, size: tuple[int, int]) -> None:
+    """Raise ``ValueError`` if an earlier result is of images of another size than those that are to be computed.
+
+    Of several inputs, or of a tracker's, ``difference`` tells it once they are computed.
+    """
+    if baseline is None or args.inputs or first.is_tracker:
+        return
+    before = tuple(baseline.info["input_shape"][-2:])
+    if before != tuple(size):
+        raise ValueError(
+            f"--against {args.against} is of images of {before[0]}x{before[1]}, and these have {size[0]}x{size[1]}; give "
+            f"--input-size {before[0]} {before[1]}, or another file."
+        )
 
 
 def compared(

@@ -80,6 +80,9 @@ def test_against_a_baseline(run, checkpoints, compared, tmp_path):
     other = run(f"m={MODEL}", after, "--out", tmp_path / "other", *OPTIONS, "--seed", "1", *against)
     assert "before-last.npz is of other inputs (--seed 0 instead of 1)" in other.stderr
     assert other.returncode == 1 and "allowed: area_90>1%" in other.stderr, other.stderr[-2000:]
+    smaller = run(f"m={MODEL}", before, "--out", tmp_path / "smaller", *OPTIONS, *against, "--input-size", "64", "48")
+    assert smaller.returncode == 2 and not list((tmp_path / "smaller").glob("*.npz"))
+    assert "is of images of 32x32, and these have 64x48; give --input-size 32 32" in smaller.stderr
     itself = run(f"before-last={MODEL}", before, "--out", baseline.parent, *OPTIONS, *against)
     assert itself.returncode == 2
     assert "before-last.npz is the file that this run writes; give another --out" in itself.stderr
@@ -108,3 +111,6 @@ def test_checkpoints_are_called_by_what_tells_them_apart():
     assert compared_models("x/1/e.pth", "x/2/e.pth", "name(T=2)")[1] == ["2-e=name(T=2)", "x/2/e.pth"]
     with pytest.raises(ValueError, match="the two checkpoints are one"):
         compared_models("a.pth", "./a.pth", "name")
+    assert compared_models("a.pth", None, "net=name") == [["net=name", "a.pth"]]
+    with pytest.raises(ValueError, match="two checkpoints are called by their files; leave out the label 'net'"):
+        compared_models("a.pth", "b.pth", "net=name(T=2)")
