@@ -386,6 +386,23 @@ class RowsAndColumns(nn.Module):
         return self.rows(both[:, :, : x.shape[2]])
 
 
+def test_windows_beside_their_tokens_are_no_map_where_their_field_looks_like_one():
+    """As NesT's: (B, windows, N, C), whose N x C has the aspect of an image, but a size that no stride and no convolution makes."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.act, self.out = nn.Conv2d(3, 96, 2, 2), nn.GELU(), nn.AdaptiveAvgPool2d(1)
+
+        def forward(self, x):
+            y = self.embed(x).unflatten(2, (4, 8)).unflatten(4, (4, 8)).permute(0, 2, 4, 3, 5, 1)
+            return self.out(self.act(y.flatten(1, 2).flatten(2, 3)))
+
+    torch.manual_seed(0)
+    with pytest.raises(ValueError, match="'act': its map of 64x96 changes elsewhere than the input does"):
+        compute_erf(Net(), torch.randn(2, 3, 64, 64), "act")
+
+
 def test_convolutions_over_something_else_than_rows_and_columns_are_refused():
     torch.manual_seed(0)
     x = torch.randn(2, 3, 64, 96)

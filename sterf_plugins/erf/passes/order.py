@@ -141,12 +141,15 @@ def _may_be_channels(passes: Passes, evidence: Evidence, name: str, fact: Facts,
     """Whether channels may have been taken for tokens, as behind a layer that mixes tokens as others mix channels.
 
     So it may be where neither a norm nor the input has as many tokens, nor a convolution a map of as many places, or where
-    types of modules dispute the order of the axes. A map may be one of classes or other numbers where its size is that of no map.
+    types of modules dispute the order of the axes. A map may be one of windows, classes or other numbers where neither a
+    stride nor a convolution makes one of its size.
     """
     module = name.partition("#")[0]
     shape = evidence.shapes.get(module)
     if not fact.tokens:
-        return not passes.geometry.may_be_map(fact.size[-2:])
+        size = fact.size[-2:]
+        made = size in {(1, 1), *passes.geometry.grids(), *evidence.grids()}
+        return not made or not passes.geometry.may_be_map(size)
     if shape is None:
         return False
     known, places = evidence.normed(), {math.prod(grid) for grid in evidence.grids()}
