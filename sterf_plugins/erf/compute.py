@@ -233,6 +233,7 @@ def _info(request: Request, running: Running, position: Position) -> dict[str, A
         constant_sums=[name for name, fact in layers.items() if fact.constant],
         tokens=[name for name, fact in layers.items() if fact.tokens],
         without_target=[name for name, fact in layers.items() if not fact.follows],
+        unclear=[name for name, fact in layers.items() if fact.unclear],
         failed=running.failed,
         cut=list(dict.fromkeys(running.cut)),
         autocast=list(dict.fromkeys(running.autocast)),

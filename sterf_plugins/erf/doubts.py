@@ -129,6 +129,9 @@ def notes(result: Any) -> list[str]:
     projected = [name for name in result.layers if name in constant and _channels(result, name) == "auto"]
     if projected:
         lines.append(f"random projections of the channels, whose sum is constant, in {listed(projected)}")
+    unclear = [name for name in result.layers if name in info.get("unclear", [])]
+    if unclear:
+        lines.append(f"no change of the input shows which place is whose, in {listed(unclear)}")
     for doubt, said in _DOUBTS.items():
         layers = [layer for layer in result.layers if doubt(result, layer)]
         if layers:

@@ -106,20 +106,28 @@ def test_windows_of_mmdet_swin_with_padding():
     assert rows_and_columns(result.spatial[layers[1]]) == [(28, 84), (56, 112)]
 
 
-@pytest.mark.parametrize("cells", [4, 8])
-def test_a_window_with_padding_is_no_map(cells):
-    """As SAM's: a map of 4x4 is padded to the window, 8x8, which would be a map of stride 2; one of 8x8 is the window itself."""
+@pytest.mark.parametrize(("cells", "window"), [(4, 8), (8, 8), (16, 8)])
+def test_a_window_with_padding_is_no_map(cells, window):
+    """As SAM's: a map of 4x4 is padded to the window, 8x8, which would be a map of stride 2; one of 8x8 is the window itself.
+
+    Windows of a map of 16x16 are pooled to 4x4, and their map of 8x8 is as large as a window, but none.
+    """
 
     class Windowed(nn.Module):
-        window_size = 8
+        window_size = window
 
         def __init__(self):
             super().__init__()
-            self.norm, self.attn = nn.LayerNorm(5), nn.Linear(5, 5)
+            self.norm, self.attn, self.mlp = nn.LayerNorm(5), nn.Linear(5, 5), nn.Linear(5, 5)
 
         def forward(self, x):
-            y = nn.functional.pad(self.norm(x), (0, 0, 0, 8 - cells, 0, 8 - cells))
-            return x + self.attn(y)[:, :cells, :cells]
+            y = self.norm(x)
+            if cells <= window:
+                y = nn.functional.pad(y, (0, 0, 0, window - cells, 0, window - cells))
+                return x + self.mlp(self.attn(y)[:, :cells, :cells])
+            windows = y.unflatten(2, (2, 2, 4)).unflatten(1, (2, 2, 4)).amax((2, 5))
+            y = self.attn(windows.permute(0, 1, 3, 2, 4, 5).flatten(0, 2)).unflatten(0, (-1, 2, 2))
+            return self.mlp(y.permute(0, 1, 3, 2, 4, 5).flatten(3, 4).flatten(1, 2))
 
     class Net(nn.Module):
         def __init__(self):
@@ -129,9 +137,11 @@ def test_a_window_with_padding_is_no_map(cells):
         def forward(self, x):
             return self.block(self.embed(x).movedim(1, -1))
 
-    result = compute_erf(Net(), torch.randn(2, 3, 4 * cells, 4 * cells), ["block.norm", "block.attn", "block"])
-    assert ("block.attn" in result.failed) == (cells == 4) and "block" in result.layers
-    assert all("a window of 8x8 with padding" in reason for reason in result.failed.values())
+    layers = ["block.norm", "block.attn", "block.mlp", "block"]
+    result = compute_erf(Net(), torch.randn(2, 3, 4 * cells, 4 * cells), layers)
+    assert result.layers == [name for name in layers if cells == window or name != "block.attn"]
+    message = "a window of 8x8 with padding" if cells < window else "4 time steps, windows"
+    assert all(message in reason for reason in result.failed.values())
 
 
 TIMED = {

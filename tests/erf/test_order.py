@@ -403,6 +403,25 @@ def test_windows_beside_their_tokens_are_no_map_where_their_field_looks_like_one
         compute_erf(Net(), torch.randn(2, 3, 64, 64), "act")
 
 
+def test_what_shows_no_order_is_told():
+    """A Linear that mixes as many tokens as there are channels: nothing tells that its first axis is that of the channels."""
+
+    class Mixer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.norm = nn.Conv2d(3, 64, 8, 8), nn.LayerNorm(64)
+            self.mix, self.out = nn.Linear(64, 64), nn.Linear(64, 64)
+
+        def forward(self, x):
+            tokens = self.embed(x).flatten(2).transpose(1, 2)
+            return self.out(tokens + self.mix(self.norm(tokens).transpose(1, 2)).transpose(1, 2))
+
+    torch.manual_seed(0)
+    result = compute_erf(Mixer(), torch.randn(2, 3, 64, 64), ["mix", "out"])
+    assert result.info["unclear"] == ["mix"]
+    assert "no change of the input shows which place is whose, in mix" in result.notes
+
+
 def test_convolutions_over_something_else_than_rows_and_columns_are_refused():
     torch.manual_seed(0)
     x = torch.randn(2, 3, 64, 96)

@@ -262,10 +262,11 @@ def token_grid(name: str, tokens: int, channels: int, geometry: Geometry, eviden
         before, learnt = {g: tokens - g[0] * g[1] for g in evidence.grids()}, evidence.prefixes(channels)
         fitting = {g: (0, count) for g, count in before.items() if count in learnt}
     if not fitting:
+        other = "layout='BCN' if these are the channels, " if _fitting(channels, geometry, geometry.grids()) else ""
         raise ValueError(
             f"layer {name!r} has {tokens} tokens, which fit no grid of a {geometry} input at strides "
-            f"{', '.join(map(str, geometry.strides))}; pass grid=(rows, columns), or a function as `layout` if they belong to "
-            f"several maps."
+            f"{', '.join(map(str, geometry.strides))}; pass {other}grid=(rows, columns), or a function as `layout` if they belong "
+            f"to several maps."
         )
     likeliest = [g for g, rank in fitting.items() if rank == min(fitting.values())]
     if len(likeliest) > 1:

@@ -67,11 +67,15 @@ def fields_of(passes: Passes, inputs: Batch) -> BatchFields:
         facts = {label: known[base_name(label)] for label in facts if base_name(label) in known}
         if any(fact != outputs[name] for name, fact in known.items()):  # once more, by other sums
             results = _forth_and_back(replace(passes, known=known, rates=None), inputs, batch)[0].values
-        wrong, followed = wrongly_read(passes, inputs, results, facts)
+        wrong, followed, unclear = wrongly_read(passes, inputs, results, facts)
         failed |= wrong
         target_in = settings.target_in
         facts = {
-            label: replace(fact, follows=key in followed.get(name, [key if target_in is None else target_in]))
+            label: replace(
+                fact,
+                follows=key in followed.get(name, [key if target_in is None else target_in]),
+                unclear=name in unclear,
+            )
             for label, fact in facts.items()
             for name, key in [entries[label]]
             if name not in wrong

@@ -40,13 +40,14 @@ _BETTER = 1.15  # by how much changes fit the parts better where tokens are coun
 
 def wrongly_read(
     passes: Passes, inputs: Batch, results: dict[str, dict[str, np.ndarray]], facts: dict[str, Facts]
-) -> tuple[dict[str, str], dict[str, list[Key]]]:
+) -> tuple[dict[str, str], dict[str, list[Key]], set[str]]:
     """Which outputs have no field, since their axes or tokens are in another order than that inferred, and what outputs follow.
 
     Of a single entry of the inputs, only those are looked at whose field does not show already that it is that of its target.
 
     Returns:
-        Why outputs have no field, by name; and by name, if there are several entries, those that the output's map follows.
+        Why outputs have no field, by name; by name, if there are several entries, those that the output's map follows; and
+        the outputs of which nothing shows whether they are in the order inferred.
     """
     settings, evidence = passes.settings, Evidence(passes.model, passes.seen.shapes)
     queries = {name for name, fact in facts.items() if _may_be_queries(passes, fact, len(inputs))}
@@ -55,7 +56,7 @@ def wrongly_read(
     several = {base_name(name): fact for name, fact in facts.items()} if asked else {}
     names = {**several, **doubtful}
     if not names:
-        return wrong, {}
+        return wrong, {}, set()
 
     drawn = passes.seen.drawn
 
@@ -79,7 +80,8 @@ def wrongly_read(
     refused += [name for name, f in unclear.items() if f.size[-2:] not in likely and math.prod(f.size) in learnt]
     refused += [name for name in unclear if queries & {label for label in facts if base_name(label) == name}]
     refused += [name for name, f in unclear.items() if _may_be_channels(passes, evidence, name, f, len(inputs))]
-    return wrong | {name: misread(name, doubtful[name].size) for name in doubtful if name in refused}, followed
+    wrong |= {name: misread(name, doubtful[name].size) for name in doubtful if name in refused}
+    return wrong, followed, {*unclear} - {*refused}
 
 
 def _doubtful(

@@ -135,6 +135,7 @@ class Running:
                 )
             for name in set(part.facts) & set(whole.facts):
                 whole.facts[name].follows &= part.facts[name].follows
+                whole.facts[name].unclear |= part.facts[name].unclear
             whole.failed |= part.failed
             whole.drawn |= part.drawn
             for name, kinds in part.estimates.items():

@@ -65,6 +65,7 @@ class Facts:
         spikes: names of the spike layers that ran before it.
         follows: whether the map follows the entry of the inputs that this field is over, so that the target's row and column
             are a place in it; of several entries, such as a template and a search region, it may follow one alone.
+        unclear: whether nothing shows that its tokens or axes are in the order that was inferred.
     """
 
     size: tuple[int, ...]
@@ -74,6 +75,7 @@ class Facts:
     constant: bool
     spikes: list[str]
     follows: bool = field(default=True, compare=False)
+    unclear: bool = field(default=False, compare=False)
 
 
 @dataclass
