@@ -403,6 +403,25 @@ def test_windows_beside_their_tokens_are_no_map_where_their_field_looks_like_one
         compute_erf(Net(), torch.randn(2, 3, 64, 64), "act")
 
 
+@pytest.mark.parametrize("position", ["center", (0.3, 0.7)])
+@pytest.mark.parametrize("window", [(2, 2), (4, 4), (2, 1)])
+def test_windows_near_their_place_are_another_order(window, position):
+    """Tokens window by window, whose fields are spread over their neighbours, so that they look near the target of another one."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.spread, self.out = nn.Conv2d(3, 20, 4, 4), nn.Conv2d(20, 20, 3, 1, 1), nn.Linear(20, 20)
+
+        def forward(self, x):
+            y = self.spread(self.embed(x)).unflatten(3, (-1, window[1])).unflatten(2, (-1, window[0]))
+            return self.out(y.permute(0, 2, 4, 3, 5, 1).flatten(1, 4))
+
+    torch.manual_seed(0)
+    with pytest.raises(ValueError, match="its map of 8x8 changes elsewhere than the input does"):
+        compute_erf(Net(), torch.randn(2, 3, 32, 32), "out", position=position)
+
+
 def test_what_shows_no_order_is_told():
     """A Linear that mixes as many tokens as there are channels: nothing tells that its first axis is that of the channels."""
 

@@ -116,7 +116,7 @@ def _doubtful(
             continue
         if fact.tokens and all(elsewhere(field, fact.size[-2:], at) for at in targets):
             shifted.add(base_name(name))
-        elif name in queries or (_prefixed(evidence, name, fact) and not densest_at(field, fact.size[-2:], targets[0])):
+        elif name in queries or (fact.tokens and not densest_at(field, fact.size[-2:], targets[0])):
             continue
         elif near_target(field, fact.size[-2:], targets[0]):
             clear.add(base_name(name))
