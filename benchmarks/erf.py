@@ -304,7 +304,7 @@ def doubted(model, images, layers):
 
 def unchecked(model, images, layers):
     """The maps of the engine, which takes the order that it infers for the right one."""
-    with mock.patch("sterf_plugins.erf.passes.fields.wrongly_read", return_value=({}, {})):
+    with mock.patch("sterf_plugins.erf.passes.fields.wrongly_read", return_value=({}, {}, set())):
         return engine(model, images, layers, calibrate=False)
 
 
