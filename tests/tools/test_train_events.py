@@ -47,7 +47,7 @@ def test_a_training_beats_chance(classifier):
         float,
         re.search(r"test accuracy ([\d.]+) %, with .* in random order ([\d.]+) %, by chance ([\d.]+) %", said).groups(),
     )
-    assert chance == 8.3 and right > 2 * chance and right > mixed
+    assert chance == 8.3 and right > 3 * chance and right > mixed
     assert len(re.findall(r"epoch \d/8: loss", said)) == 8
 
 
