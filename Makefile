@@ -14,7 +14,7 @@ help:  ## list the targets
 install:  ## create or update .venv with everything (nothing to do the second time)
 	@$(PYTHON) tools/make_environment.py $(VENV)
 
-demo: install  ## make data, train spiking detectors and a segmentor, evaluate, write an HTML report (about 8 minutes on two idle cores)
+demo: install  ## make data, train spiking detectors and a segmentor, evaluate, write an HTML report (about 5 minutes on two idle cores)
 	@$(KEEP_MEMORY) $(RUN) tools/demo.py
 
 demo-tracking: install  ## render event recordings, train two small trackers, test them, write a video and an HTML page (sized for 10 minutes on two cores)

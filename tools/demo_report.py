@@ -266,7 +266,7 @@ def build(out: Path, data: Path) -> str:
 <p class="soft">SDT-V3 backbones with half of the tiny model's widths, trained here on rendered 128×128
 scenes through stock mmdet and mmseg heads, the detectors from random weights, the segmentor from the detector's backbone. Every number on this page was measured by this run.</p>
 <div class="cards">{"".join(f'<div class="card">{number(v, low)}{text}<div class="soft">expected: {low:.2f} or more; all classes {score(whole)}</div></div>' for v, low, text, whole in cards)}
-<div class="card"><b>{sum(seconds.values()) / 60:.1f} min</b>training time of all models
+<div class="card"><b>{sum(seconds.values()) / 60:.1f} min</b>training time of all models, some of them at the same time
 <div class="soft">{"; ".join(f"{k} {v:.0f} s" for k, v in seconds.items())}</div></div></div>
 <h2>Every class</h2>
 <p>The twins look the same; only the colour of a small mark elsewhere in the image tells them apart, so each of the
