@@ -49,6 +49,8 @@ SPEAK_TO_THE_USER = (
     ("timm/models/_factory.py", "create_model"),
     ("timm/models/_factory.py", "_resolve_model_source"),
 )
+# What libraries say, as an error of some type, of an optional package that is missing.
+MISSING = re.compile(r"(pip|mim|conda) install |not installed", re.IGNORECASE)
 # What timm's models say, by `torch._assert`, of images whose size they do not take, and of feature maps that they lack.
 SIZE = re.compile(r"height|width|image size|spatial dims|out of range", re.IGNORECASE)
 
@@ -173,8 +175,8 @@ def is_mistake(error: BaseException, main: Callable[[], None]) -> bool:
 
     These are a file that is missing or cannot be used or downloaded, a full disk, and what a `raise` statement of this
     package or of the tool says in a ``ValueError``, ``TypeError`` or ``ImportError``. An error of the same type that merely
-    happens in a line of ours is none. Of other libraries, the functions in ``SPEAK_TO_THE_USER`` count, and assertions about
-    image sizes.
+    happens in a line of ours is none. Of other libraries, the functions in ``SPEAK_TO_THE_USER`` count, assertions about
+    image sizes, and what is said of an optional package that is missing.
 
     Args:
         error: the error, with its traceback.
@@ -189,6 +191,8 @@ def is_mistake(error: BaseException, main: Callable[[], None]) -> bool:
         return SIZE.search(raised.message) is not None
     if not raised.line.startswith("raise "):
         return False
+    if isinstance(error, (ImportError, RuntimeError)) and MISSING.search(raised.message):
+        return True
     if any(raised.file.endswith(file) and raised.function == function for file, function in SPEAK_TO_THE_USER):
         return True
     ours = raised.file == main.__code__.co_filename or PACKAGE in Path(raised.file).resolve().parents

@@ -53,6 +53,10 @@ MISTAKES = {
         "from sterf_plugins.checks import require\nrequire('nowhere', 'dev')",
         "sterf-plugins[dev]",
     ),
+    "of a missing package of another library": (
+        f"{SETUP}from mmengine.registry import MODELS\nMODELS.build(dict(type='mmdet.ByteTracker', motion=None))",
+        "please install it by: pip install lap",
+    ),
     "of a missing file": ("open('nowhere.txt')", "No such file or directory: 'nowhere.txt'"),
     "of a name in a config": (
         "from mmengine.registry import MODELS\nMODELS.build(dict(type='Nothing'))",
