@@ -49,7 +49,7 @@ SPEAK_TO_THE_USER = (
     ("timm/models/_factory.py", "create_model"),
     ("timm/models/_factory.py", "_resolve_model_source"),
 )
-# What libraries say, as an error of some type, of an optional package that is missing.
+# What libraries say, in a RuntimeError, of an optional package that is missing.
 MISSING = re.compile(r"(pip|mim|conda) install |not installed", re.IGNORECASE)
 # What timm's models say, by `torch._assert`, of images whose size they do not take, and of feature maps that they lack.
 SIZE = re.compile(r"height|width|image size|spatial dims|out of range", re.IGNORECASE)
@@ -164,7 +164,8 @@ def _told(error: BaseException, main: Callable[[], None], again: str) -> int | N
         if setting:
             error.add_note(setting)
         return None
-    message = setting or _no_download(error) or origin(error).message
+    # A library's text over several lines of code may hold their indentation.
+    message = setting or _no_download(error) or re.sub(" {4,}", " ", origin(error).message)
     traceback.clear_frames(error.__traceback__)  # as above
     print(f"{name}: error: {message}\n(set {TRACEBACK}=1 to see where it arose)", file=sys.stderr)
     return 2
@@ -176,7 +177,7 @@ def is_mistake(error: BaseException, main: Callable[[], None]) -> bool:
     These are a file that is missing or cannot be used or downloaded, a full disk, and what a `raise` statement of this
     package or of the tool says in a ``ValueError``, ``TypeError`` or ``ImportError``. An error of the same type that merely
     happens in a line of ours is none. Of other libraries, the functions in ``SPEAK_TO_THE_USER`` count, assertions about
-    image sizes, and what is said of an optional package that is missing.
+    image sizes, and what is said of an optional package that is missing, or of a file that cannot be had.
 
     Args:
         error: the error, with its traceback.
@@ -191,12 +192,14 @@ def is_mistake(error: BaseException, main: Callable[[], None]) -> bool:
         return SIZE.search(raised.message) is not None
     if not raised.line.startswith("raise "):
         return False
-    if isinstance(error, (ImportError, RuntimeError)) and MISSING.search(raised.message):
+    if isinstance(error, ImportError) or (isinstance(error, RuntimeError) and MISSING.search(raised.message)):
+        return True
+    if isinstance(error, OSError) and error.errno is None:  # of a library that cannot find or download a file
         return True
     if any(raised.file.endswith(file) and raised.function == function for file, function in SPEAK_TO_THE_USER):
         return True
     ours = raised.file == main.__code__.co_filename or PACKAGE in Path(raised.file).resolve().parents
-    return ours and isinstance(error, (ValueError, TypeError, ImportError))
+    return ours and isinstance(error, (ValueError, TypeError))
 
 
 def _no_download(error: BaseException) -> str | None:

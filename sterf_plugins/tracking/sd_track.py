@@ -51,6 +51,9 @@ class SDTrack(nn.Module):
             counts of some rows include.
         head_width: channels of the centre head's first convolutions, at least 8; ``None`` for the published ones.
         memory_efficient: compute norms and spikes again in the backward pass, as in ``SDTV3``.
+        joint_norm: in a training, the last downsampling's norm takes the tokens of template, search region and padding as one
+            batch. As published, it normalises each of the three by itself, but tests by the mean of their statistics, and
+            then the boxes are too large (docs/tracking.md). Nothing else differs, and no test of given weights.
 
     Raises:
         TypeError, ValueError: an argument is out of range; the message names it and what is allowed.
@@ -68,6 +71,7 @@ class SDTrack(nn.Module):
         classifier: bool = False,
         head_width: int | None = None,
         memory_efficient: bool = False,
+        joint_norm: bool = False,
     ):
         super().__init__()
         one_of("variant", variant, VARIANTS)
@@ -76,6 +80,7 @@ class SDTrack(nn.Module):
             one_of("arch", arch, ARCHITECTURES, "Or give dict(embed_dims=[64, 128, 256, 360], num_heads=8).")
             default_width, arch = HEAD_WIDTHS[arch], ARCHITECTURES[arch]
         self.variant = variant
+        self.joint_norm = flag("joint_norm", joint_norm)
         self.T, levels = VARIANTS[variant]
         self.backbone: Any = SDTV3(
             arch,
@@ -126,9 +131,16 @@ class SDTrack(nn.Module):
         if pad:
             parts.append(x.new_zeros(*x.shape[:2], pad, pad))
         x = third.run_blocks(as_one_map(parts), self.backbone.recompute)
-        x = as_one_map([last.downsample(part) for part in apart(x, parts)])
+        x = self._last_downsampling(apart(x, parts))
         x = last.run_blocks(x, self.backbone.recompute)
         return x.flatten(2)[..., : z * z + s * s]
+
+    def _last_downsampling(self, parts: list[Tensor]) -> Tensor:
+        """Convolve each square map by itself, and normalise them; one map of all their tokens."""
+        layer = self.backbone.stages[-1].downsample
+        if self.joint_norm and self.training:
+            return layer.bn(as_one_map([layer.conv(layer.spike(part)) for part in parts]))
+        return as_one_map([layer(part) for part in parts])
 
     def _check(self, template: Tensor, search: Tensor) -> None:
         axes = "(B, 3, side, side)" if self.T == 1 else f"({self.T}, B, 3, side, side)"
@@ -145,7 +157,8 @@ class SDTrack(nn.Module):
             raise ValueError(f"`template` has shape {tuple(template.shape)} and `search` {tuple(search.shape)}.")
         z, s = (x.shape[-1] // STRIDE for x in (template, search))
         smallest, norm = min(z, s, _pad(z, s) or s), self.backbone.stages[-1].downsample.bn
-        if norm.training and isinstance(norm, nn.BatchNorm2d) and template.shape[:-3].numel() * smallest == 1:
+        alone = norm.training and isinstance(norm, nn.BatchNorm2d) and not self.joint_norm
+        if alone and template.shape[:-3].numel() * smallest == 1:
             raise ValueError(
                 f"sides of {template.shape[-1]} and {search.shape[-1]} pixels leave a square of a single token, of which a "
                 f"BatchNorm has no statistics in a batch of one; train with a batch_size of at least 2, or other sides."

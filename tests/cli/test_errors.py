@@ -57,6 +57,14 @@ MISTAKES = {
         f"{SETUP}from mmengine.registry import MODELS\nMODELS.build(dict(type='mmdet.ByteTracker', motion=None))",
         "please install it by: pip install lap",
     ),
+    "of a missing package of another library, in its own words": (
+        f"{SETUP}from mmengine.registry import MODELS\nMODELS.build(dict(type='mmdet.Detectron2Wrapper', detector={{}}))",
+        "Please install Detectron2 first",
+    ),
+    "of a folder without the files that another library looks for": (
+        "from transformers import GenerationConfig\nGenerationConfig.from_pretrained('.')",
+        "does not appear to have a file named generation_config.json",
+    ),
     "of a missing file": ("open('nowhere.txt')", "No such file or directory: 'nowhere.txt'"),
     "of a name in a config": (
         "from mmengine.registry import MODELS\nMODELS.build(dict(type='Nothing'))",

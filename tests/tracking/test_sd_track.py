@@ -8,6 +8,7 @@ from golden_trackers import NETWORKS, arrays, inputs, tracker
 from sterf_plugins.activity import FiringRates
 from sterf_plugins.checkpoints.sd_track import convert_tracker
 from sterf_plugins.erf import compute_erf
+from sterf_plugins.erf.calibrate import tracking_norms
 from sterf_plugins.tracking.box_losses import WEIGHTS, centre_losses, heat_maps
 from sterf_plugins.tracking.centre_head import CentreMaps, decode
 from sterf_plugins.tracking.sd_track import SDTrack
@@ -189,6 +190,34 @@ def test_samples_do_not_see_each_other_nor_earlier_calls(name):
         close(together[[1, 0]], torch.cat(single).numpy(), 1e-9)
         assert torch.equal(together, repeated)
         assert (together[0] - together[1]).abs().max() > 0.01 * together.std()
+
+
+def test_a_joint_norm_has_the_statistics_of_all_tokens():
+    """Without it, those of template, search region and padding count alike, which are one, four and a sixteenth here."""
+    nets = {}
+    for joint in (False, True):
+        torch.manual_seed(0)
+        small = dict(embed_dims=(8, 16, 24, 32), num_heads=4, depths=(1, 1, 1, 1, 1))
+        net = SDTrack(small, head_width=16, joint_norm=joint).double()
+        rows: list[torch.Tensor] = []
+        layer = net.backbone.stages[-1].downsample
+        layer.conv.register_forward_hook(lambda module, args, y, rows=rows: rows.append(y.detach().flatten(2)))
+        for norm in tracking_norms(net):
+            norm.momentum = None
+        template, search = (255 * torch.rand(2, 3, side, side).double() for side in (64, 128))
+        net.train()(template, search)
+        means = [row.mean((0, 2)) for row in rows]
+        assert (means[0] - means[1]).abs().max() > 0.01
+        together = torch.cat(rows, 2)
+        expected = together.mean((0, 2)) if joint else torch.stack(means).mean(0)
+        assert torch.allclose(layer.bn.running_mean, expected, rtol=1e-9)
+        if joint:
+            assert torch.allclose(layer.bn.running_var, together.var((0, 2)), rtol=1e-9)
+        nets[joint] = net.eval()
+    nets[True].load_state_dict(nets[False].state_dict())
+    with torch.no_grad():
+        for ours, theirs in zip(nets[True](template, search), nets[False](template, search), strict=True):
+            assert torch.equal(ours, theirs) and ours.std() > 0
 
 
 @pytest.mark.slow
