@@ -29,6 +29,7 @@ from .outputs.geometry import Grid
 from .outputs.layouts import Layout
 from .outputs.selection import Position, check_calls, check_channels, check_choices, check_position
 from .outputs.targets import match_layers, stages_of, unwrapped
+from .passes.branch_scales import closed_scales
 from .passes.collect import Request, collect, told_weight
 from .passes.fields import REDUCTIONS
 from .passes.preparation import find_targets
@@ -238,6 +239,7 @@ def _info(request: Request, running: Running, position: Position) -> dict[str, A
         cut=list(dict.fromkeys(running.cut)),
         autocast=list(dict.fromkeys(running.autocast)),
         drawn=running.drawn,
+        closed_scales=closed_scales(request.model),
         stages=stages_of(request.model, [*layers, *running.failed]),
     )
     if request.weight is not None:

@@ -122,6 +122,8 @@ def notes(result: Any) -> list[str]:
         lines.append(f"rounded to 16 bits in {listed(info['autocast'])}, run with autocast inside the model")
     if info.get("drawn"):
         lines.append("the model draws random numbers, which are other ones in another run")
+    if info.get("closed_scales"):
+        lines.append(f"branches with scales next to zero hardly count: {listed(info['closed_scales'])}")
     protocol = note(info)
     if protocol is not None:
         lines.append(protocol)

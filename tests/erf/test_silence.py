@@ -4,11 +4,13 @@ import copy
 
 import numpy as np
 import pytest
+import timm
 import torch
 from torch import nn
 
 from sterf_plugins.backbones import SDTV3
 from sterf_plugins.erf import ERFResult, calibrate, check_field, compute_erf
+from sterf_plugins.erf.passes.branch_scales import closed_scales
 from sterf_plugins.layers import IntegerSpike
 
 NANO = dict(embed_dims=(8, 16, 24, 32), num_heads=8)
@@ -194,3 +196,27 @@ def test_neurons_of_other_libraries_that_never_fire_are_marked(name):
     model.drive = 0.0
     check = check_field(model, x, "after", cells=2)  # the gradient of silent neurons is left out in one more field
     assert check.info["left_out"] == ["neuron"] and not check.map("after", "live").any()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "count", "first"),
+    [
+        ("resnet10t", {}, 4, "layer1.0.bn2.weight"),
+        ("resnet10t", dict(zero_init_last=False), 0, ""),
+        ("test_convnext", {}, 9, "stages.0.blocks.0.gamma"),
+        ("convnextv2_atto", {}, 0, ""),  # whose zeros are of GlobalResponseNorm, which passes its input on
+        ("vit_tiny_patch16_224", {}, 0, ""),
+    ],
+)
+def test_branches_that_initialisation_closes_are_told_of(name, options, count, first):
+    """The field of a block with such a branch is that of its shortcut."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = timm.create_model(name, **options).eval()
+    closed = closed_scales(model)
+    assert len(closed) == count and closed[:1] == ([first] if count else [])
+    if name == "resnet10t":
+        result = compute_erf(model, torch.randn(2, 3, 64, 64), "layer2", calibrate=False)
+        told = [line for line in result.notes if line.startswith("branches with scales next to zero hardly count: ")]
+        assert len(told) == bool(count) and first in "".join(told)
+        assert (result.area_ratio("layer2", 0.9) < 0.08) == bool(count)
