@@ -1,5 +1,6 @@
 # SDTrack as published (arXiv:2503.08703), for 4 GPUs; batches and iterations are in the files of the variants.
 default_scope = 'mmengine'
+# `joint_norm=True` would train one norm with the statistics it tests with; published trackers have it not (docs/tracking.md).
 model = dict(type='sterf_plugins.SDTrack', mixer='conv', variant='4x1')
 train_dataloader = dict(
     batch_size=8,
