@@ -49,7 +49,7 @@ SPEAK_TO_THE_USER = (
     ("timm/models/_factory.py", "create_model"),
     ("timm/models/_factory.py", "_resolve_model_source"),
 )
-# What libraries say, in a RuntimeError, of an optional package that is missing.
+# What libraries say, in a RuntimeError or an assertion, of an optional package that is missing.
 MISSING = re.compile(r"(pip|mim|conda) install |not installed", re.IGNORECASE)
 # What timm's models say, by `torch._assert`, of images whose size they do not take, and of feature maps that they lack.
 SIZE = re.compile(r"height|width|image size|spatial dims|out of range", re.IGNORECASE)
@@ -190,9 +190,11 @@ def is_mistake(error: BaseException, main: Callable[[], None]) -> bool:
     raised = origin(error)
     if raised.function == "_assert" and raised.file.endswith("torch/__init__.py"):
         return SIZE.search(raised.message) is not None
+    if isinstance(error, (RuntimeError, AssertionError)) and MISSING.search(raised.message):
+        return True
     if not raised.line.startswith("raise "):
         return False
-    if isinstance(error, ImportError) or (isinstance(error, RuntimeError) and MISSING.search(raised.message)):
+    if isinstance(error, ImportError):
         return True
     if isinstance(error, OSError) and error.errno is None:  # of a library that cannot find or download a file
         return True
