@@ -8,6 +8,8 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
+
 # Layout -> module and class of SpikingJelly, and what lies in ROOT/extract once the download is unpacked.
 _CONVERTED = {
     "cifar10_dvs": ("cifar10_dvs", "CIFAR10DVS", ()),  # and a folder of each class
@@ -49,6 +51,7 @@ def converted(root: Path, layout: str) -> Path:
             partial.mkdir()
             try:
                 getattr(module, name).create_raw_from_extracted(extract, partial)
+                _check_events(partial)
                 os.replace(partial, done)
             except Exception as error:  # of any kind: SpikingJelly does not look at the files
                 raise ValueError(
@@ -59,3 +62,11 @@ def converted(root: Path, layout: str) -> Path:
                 shutil.rmtree(partial, ignore_errors=True)
     lock.unlink(missing_ok=True)
     return done
+
+
+def _check_events(folder: Path) -> None:
+    """Check that every converted recording has events: a file that was cut has none for its last trials, and no other sign."""
+    for path in sorted(folder.rglob("*.npz")):
+        with np.load(path) as arrays:
+            if not arrays["t"].size:
+                raise ValueError(f"there are no events for {path.relative_to(folder)}")

@@ -192,6 +192,13 @@ def test_dvs128_gesture(tmp_path):
         (source / f"{user}.aedat").write_bytes(b"#!AER-DAT3.1\r\n#!END-HEADER\r\n" + head + data.tobytes())
         rows = "".join(f"{i + 1},{i * 9000},{(i + 1) * 9000}\n" for i in range(11))
         (source / f"{user}_labels.csv").write_text("class,startTime_usec,endTime_usec\n" + rows)
+    whole = (source / "user24_led.aedat").read_bytes()
+    count = int(np.searchsorted(events.t, 90_000))  # a file that was cut behind the tenth of its trials
+    cut = struct.pack("<HHIIIIII", 1, 0, 8, 4, 0, count, count, count)
+    (source / "user24_led.aedat").write_bytes(whole[: -len(head) - data.nbytes] + cut + data[:count].tobytes())
+    with pytest.raises(ValueError, match=r"there are no events for test/10/user24_led_0.npz.*unpack the download"):
+        EventFolder(tmp_path, layout="dvs128_gesture")
+    (source / "user24_led.aedat").write_bytes(whole)
     train, test = (EventFolder(tmp_path, split, T=4, layout="dvs128_gesture") for split in ("train", "test"))
     assert train.classes == [str(i) for i in range(11)] and len(train) == len(test) == 11
     part = events.cut(*np.searchsorted(events.t, [90_000, 99_000]))
