@@ -10,7 +10,7 @@ from itertools import groupby
 from pathlib import Path
 
 from . import __version__, plugins
-from .cli.begin import OptionParser, end_at_once, end_unread, let_threads_sleep
+from .cli.begin import OptionParser, begin, end_at_once, end_unread, let_threads_sleep
 from .cli.completion import add_options
 from .cli.new_plugin import write_plugin
 from .cli.own_tools import FOLDER, own_tools, run_own_tool, summary
@@ -35,7 +35,7 @@ def list_plugins(args: argparse.Namespace) -> int:
 
 
 def info(args: argparse.Namespace) -> int:
-    """Describe one plugin or timm model: where it comes from, its arguments, and its docstring."""
+    """Describe one plugin, timm model or type of configs: where it comes from, its arguments, and its docstring."""
     found = False
     for kind in plugins.KINDS:
         if args.name not in plugins.discover(kind):
@@ -44,34 +44,54 @@ def info(args: argparse.Namespace) -> int:
         plugin = plugins.get(kind, args.name)
         target = plugin.load()
         print(f"{kind[:-1]} {plugin.name!r} of {plugin.origin}: {plugin.entry_point.value}")
-        if callable(target):
-            print(f"  {plugin.name}{inspect.signature(target)}")
-        for text in _documentation(target):
-            print("  " + text.replace("\n", "\n  "))
+        _print_documentation(plugin.name, target)
     if not found and importlib.util.find_spec("timm"):
         found = _model_info(args.name)
-    if found:
+    types = {} if found or not importlib.util.find_spec("mmengine") else _types_of_configs()
+    name = args.name.removeprefix(f"{__package__}.")  # which a type has in configs
+    if name in types:
+        print(f"type '{__package__}.{name}' of configs: {types[name].__module__}.{types[name].__qualname__}")
+        _print_documentation(name, types[name])
+    if found or name in types:
         return 0
-    names = {name for kind in plugins.KINDS for name in plugins.discover(kind)}
+    names = {*types, *(name for kind in plugins.KINDS for name in plugins.discover(kind))}
     if importlib.util.find_spec("timm"):
         import timm
 
         names.update(timm.list_models())
-    near = difflib.get_close_matches(args.name, sorted(names), 3)
+    near = difflib.get_close_matches(name, sorted(names), 3)
     print(
-        f"sterf info: error: no plugin or timm model {args.name!r}; near: {', '.join(near) or 'none'}. "
+        f"sterf info: error: no plugin, timm model or type of configs {args.name!r}; near: {', '.join(near) or 'none'}. "
         f"`sterf list` has all plugins, and timm.list_models() all models.",
         file=sys.stderr,
     )
     return 2
 
 
-def _documentation(target: object) -> list[str]:
-    """The docstring of a plugin, and of the base classes in this package, which describe shared arguments."""
-    own = inspect.getdoc(target) or "no description"
+def _types_of_configs() -> dict[str, type]:
+    """What ``type="sterf_plugins.NAME"`` means in a config, by name."""
+    begin()  # mmdet and mmseg have things to say when they are imported
+    from . import registry
+
+    registries = [getattr(registry, name) for name in registry.__all__]
+    for one in registries:
+        one.import_from_location()
+    return {name: registered for one in registries for name, registered in one.module_dict.items()}
+
+
+def _print_documentation(name: str, target: object) -> None:
+    """Print how a plugin or type is called, its docstring, and those of base classes in this package that describe arguments."""
+    if callable(target):
+        print(f"  {name}{inspect.signature(target)}")
     bases = target.__mro__[1:] if isinstance(target, type) else ()
-    ours = [base for base in bases if base.__module__.partition(".")[0] == __package__]
-    return [own, *(f"\n{base.__name__}: {inspect.getdoc(base)}" for base in ours if base.__doc__)]
+    shared = [
+        base for base in bases if base.__module__.partition(".")[0] == __package__ and "Args:" in (base.__doc__ or "")
+    ]
+    for text in [
+        inspect.getdoc(target) or "no description",
+        *(f"\n{base.__name__}: {inspect.getdoc(base)}" for base in shared),
+    ]:
+        print("  " + text.replace("\n", "\n  "))
 
 
 def _model_info(name: str) -> bool:
@@ -199,7 +219,10 @@ def parser(tools: dict[str, Path], with_options: str = "") -> argparse.ArgumentP
         )
         command.set_defaults(run=function)
         if name == "info":
-            command.add_argument("name", help="a plugin's name, or a timm model's")
+            command.add_argument(
+                "name",
+                help="a name of a plugin, of a timm model, or of a type in configs, such as sterf_plugins.ERFHook",
+            )
         if name == "new-plugin":
             command.add_argument("name", metavar="NAME", help="name of the package, such as my-mixers")
             command.add_argument("--folder", type=Path, help="where to write it (default: ./NAME)")

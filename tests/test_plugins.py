@@ -129,10 +129,25 @@ def test_info_command(command):
     result = command("info", "sdtv3_tiny_srb_released")
     assert "4,801,096" in result.stdout and "never fire" in result.stdout
     assert "not\n  resolution-consistent" in result.stdout
-    assert "raster-consecutive" in command("info", "mlpixer").stdout
+    mixer = command("info", "mlpixer").stdout
+    assert "raster-consecutive" in mixer and "TokenMixer: " in mixer and "dim: channels." in mixer
+    assert "metadata" not in mixer  # of a base class that describes no argument
     unknown = command("info", "nothing")
     assert unknown.returncode == 2
-    assert "no plugin or timm model 'nothing'" in unknown.stderr
+    assert "no plugin, timm model or type of configs 'nothing'" in unknown.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sterf_plugins.ERFHook", "ERFHook"])
+def test_info_of_a_type_of_configs(command, name):
+    result = command("info", name)
+    assert result.returncode == 0 and not result.stderr
+    assert result.stdout.startswith(
+        "type 'sterf_plugins.ERFHook' of configs: sterf_plugins.openmmlab.hooks.erf.ERFHook\n"
+    )
+    assert "interval: compute at every ``interval``-th validation" in result.stdout
+    unknown = command("info", name.replace("Hook", "Hok"))
+    assert unknown.returncode == 2 and "near: ERFHook" in unknown.stderr
 
 
 @pytest.mark.slow
@@ -267,7 +282,7 @@ def test_a_config_is_measured_by_its_backbone():
         (["info"], "sterf info: error: the following arguments are required: name; `sterf info --help` tells"),
         (
             ["info", "sdtv3_tiny_sr"],
-            "sterf info: error: no plugin or timm model 'sdtv3_tiny_sr'; near: sdtv3_tiny_srb, ",
+            "sterf info: error: no plugin, timm model or type of configs 'sdtv3_tiny_sr'; near: sdtv3_tiny_srb, ",
         ),
         (["new-plugin", "timm"], "sterf new-plugin: error: NAME is 'timm', which is an installed package"),
         (
