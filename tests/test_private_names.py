@@ -309,6 +309,7 @@ def check_module2package():
     from mmengine.hub import get_config
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Exception, match="no-such-distribution"):
+        patch.setenv("PATH", str(Path(sys.executable).parent))  # it calls `python -m pip`
         patch.setitem(utils.MODULE2PACKAGE, "sterf_absent", "no-such-distribution")
         get_config("sterf_absent::a/b.py")
 

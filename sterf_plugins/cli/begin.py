@@ -42,6 +42,7 @@ LINES = (
 # The same of warnings.
 WARNINGS = (
     ".*pkg_resources",
+    ".*invalid escape sequence",  # mmdet, where Python 3.12 or later compiles it
     "faster_coco_eval is not installed",  # mmdet, on import; a config whose metric needs it is refused
     "Default ``avg_non_ignore``",  # mmseg's cross entropy
     r"Warning: The \w+ is out of bounds",  # mmengine's visualizer, of a box that reaches beyond the image

@@ -78,7 +78,7 @@ def check_entries(
     if unknown:
         raise ValueError(f"{name}: `study` has unknown keys {', '.join(unknown)}; allowed: options of this tool.")
     given = {key: value for key, value in entries.items() if value is not None and value is not False}
-    words = [name, "--out", os.curdir]
+    words = [name, "no checkpoint", "--out", os.curdir]  # or Python 3.13 takes a value too many for the checkpoint
     for key, value in given.items():
         words += _words(f"--{key.replace('_', '-')}", value)
 
