@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Runs the tests with other versions of PyTorch: by default the oldest that setup.cfg allows and the newest that was tried.
 #
-#   bash tests/matrix.sh                              # 2.6.0 and 2.14.1, each in an environment of its own under .matrix/
+#   bash tests/matrix.sh                              # 2.6.0 and 2.15.0, each in an environment of its own under .matrix/
 #   bash tests/matrix.sh "2.9.1 0.24.1" -- -k stems   # this pair of torch and torchvision, with options of pytest
 set -euo pipefail
 cd "$(dirname "$0")/.."
 pairs=()
 while [ $# -gt 0 ] && [ "$1" != -- ]; do pairs+=("$1"); shift; done
 [ $# -gt 0 ] && shift
-[ ${#pairs[@]} -gt 0 ] || pairs=("2.6.0 0.21.0" "2.14.1 0.29.1")
+[ ${#pairs[@]} -gt 0 ] || pairs=("2.6.0 0.21.0" "2.15.0 0.29.2")
 status=0
 for pair in "${pairs[@]}"; do
   read -r torch vision <<<"$pair"
