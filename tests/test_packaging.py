@@ -85,3 +85,26 @@ def test_the_changelog_has_the_form_that_the_release_script_reads():
     notes = subprocess.run(awk, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert notes.startswith(f"## [{sterf_plugins.__version__}]") and "### Added" in notes
     assert "Unreleased" not in notes.partition("\n[")[0]
+
+
+@pytest.mark.parametrize("python", [sys.executable, "/usr/bin/python3"])
+def test_files_are_compiled_where_an_environment_has_its_packages(python, tmp_path):
+    """Debian's own Python installs packages elsewhere than its virtual environments do, and nothing was compiled there."""
+    program = """if True:
+        import sys, venv
+        from pathlib import Path
+        if sys.version_info < (3, 11):
+            raise SystemExit("too old")
+        sys.path.insert(0, sys.argv[1])
+        from make_environment import packages_of
+        folder = Path(sys.argv[2])
+        venv.create(folder)
+        print(Path(packages_of(folder)).relative_to(folder), Path(packages_of(folder)).is_dir())
+    """
+    if not Path(python).is_file():
+        pytest.skip(f"there is no {python}")
+    command = [python, "-c", program, str(ROOT / "tools"), str(tmp_path / "made")]
+    result = subprocess.run(command, capture_output=True, text=True)
+    if "too old" in result.stderr:
+        pytest.skip(f"{python} is {result.stderr}")
+    assert re.fullmatch(r"lib/python3\.\d+/site-packages True\n", result.stdout), result.stderr

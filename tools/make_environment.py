@@ -83,8 +83,8 @@ def build_on(folder: Path) -> None:
 
 
 def packages_of(folder: Path) -> str:
-    """The folder of a virtual environment that holds its packages."""
-    return sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)})
+    """The folder of a virtual environment that holds its packages; the scheme is named since Debian's own Python has another."""
+    return sysconfig.get_path("purelib", "venv", vars={"base": str(folder), "platbase": str(folder)})
 
 
 def compile_files(python: str, folder: Path) -> None:
