@@ -42,6 +42,7 @@ LINES = (
 # The same of warnings.
 WARNINGS = (
     ".*pkg_resources",
+    "Multi-processing start method `fork` is different",  # mmengine, which sets its own, with Python 3.14
     ".*invalid escape sequence",  # mmdet, where Python 3.12 or later compiles it
     "faster_coco_eval is not installed",  # mmdet, on import; a config whose metric needs it is refused
     "Default ``avg_non_ignore``",  # mmseg's cross entropy

@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader
 class Data:
     def __len__(self): return 4
     def __getitem__(self, index): {}
-next(iter(DataLoader(Data(), num_workers=1)))
+next(iter(DataLoader(Data(), num_workers=1, multiprocessing_context="fork")))
 """
 MISTAKES = {
     "of a check in a data loader's worker": (

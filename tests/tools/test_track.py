@@ -91,8 +91,8 @@ def test_mistakes(forked, command, tmp_path):
             "type .mp4 with 999.123 pictures a second here; give one that ends in .mp4 and --fps 25",
         ),
         (
-            ["--out", tmp_path / "b.gif"],
-            "b.gif, a single picture; give a video such as a.mp4, or a folder, for pictures",
+            ["--out", tmp_path / "b.png"],
+            "b.png, a single picture; give a video such as a.mp4, or a folder, for pictures",
         ),
         (
             ["--out", tmp_path / "full"],
