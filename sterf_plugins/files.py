@@ -1,9 +1,11 @@
 """Files that are whole or not there, and never in the place of somebody else's."""
 
 import csv
+import glob
 import json
 import os
 import shutil
+import time
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -12,13 +14,16 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+LEFT_BEHIND = 24 * 60 * 60  # seconds for which nobody has written to a temporary file whose process was killed
+
 
 @contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
     """A hidden temporary name of the same suffix, to be written inside; it becomes ``path`` at the end, or goes.
 
-    Each call has its own, so that of several processes that write the same file one leaves it whole. A symbolic link stays,
-    and the file that it points to is replaced, as by ``open``.
+    Each call has its own, so that of several processes that write the same file one leaves it whole. What a process that was
+    killed has left goes when the same file is written a day later. A symbolic link stays, and the file that it points to is
+    replaced, as by ``open``.
 
     Args:
         path: the file.
@@ -30,7 +35,12 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     if target.exists() and not target.is_file():
         raise ValueError(f"{path} is {'a folder' if target.is_dir() else 'a device'}; give the name of a file.")
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{path.stem.lstrip('.')}.{uuid4().hex[:8]}.partial{path.suffix}")
+    stem = path.stem.lstrip(".")
+    for left in target.parent.glob(f".{glob.escape(stem)}.{'[0-9a-f]' * 8}.partial{glob.escape(path.suffix)}"):
+        with suppress(OSError):  # another process was first
+            if time.time() - left.stat().st_mtime > LEFT_BEHIND:
+                left.unlink()
+    partial = target.with_name(f".{stem}.{uuid4().hex[:8]}.partial{path.suffix}")
     try:
         yield partial
         os.replace(partial, target)

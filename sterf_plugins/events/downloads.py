@@ -6,6 +6,7 @@
 import importlib
 import os
 import shutil
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,8 @@ def converted(root: Path, layout: str) -> Path:
     missing = next((extract / one for one in expected if not (extract / one).exists()), None)
     if missing is not None:
         raise ValueError(f"there is no {missing}; unpack the download of {name} into {extract}.")
+    for path in sorted(extract.glob("DvsGesture/*.aedat")):
+        _check_whole(path, name)
     from filelock import FileLock
 
     partial, lock = root / ".events_np.partial", root / ".events_np.lock"
@@ -62,6 +65,24 @@ def converted(root: Path, layout: str) -> Path:
                 shutil.rmtree(partial, ignore_errors=True)
     lock.unlink(missing_ok=True)
     return done
+
+
+def _check_whole(path: Path, name: str) -> None:
+    """Check that an AEDAT 3.1 file ends with a whole packet: SpikingJelly makes a shorter recording of one that was cut.
+
+    The 28 bytes in front of each packet say how many bytes it has.
+    """
+    end = path.stat().st_size
+    with path.open("rb") as file:
+        while (line := file.readline()).startswith(b"#") and not line.startswith(b"#!END-HEADER"):
+            pass
+        while file.tell() + 28 <= end:
+            size, capacity = struct.unpack("<4xI8xI8x", file.read(28))
+            file.seek(size * capacity, os.SEEK_CUR)
+        if file.tell() != end:
+            raise ValueError(
+                f"{path} is cut off, in the middle of a packet; unpack the download of {name} there again."
+            )
 
 
 def _check_events(folder: Path) -> None:

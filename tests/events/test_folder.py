@@ -198,6 +198,11 @@ def test_dvs128_gesture(tmp_path):
     (source / "user24_led.aedat").write_bytes(whole[: -len(head) - data.nbytes] + cut + data[:count].tobytes())
     with pytest.raises(ValueError, match=r"there are no events for test/10/user24_led_0.npz.*unpack the download"):
         EventFolder(tmp_path, layout="dvs128_gesture")
+    for length in (8 * 1000, len(data) * 8 + 4, 4):  # in the middle of a trial, of the packet's head, and of an event
+        (source / "user24_led.aedat").write_bytes(whole[:-length])
+        with pytest.raises(ValueError, match=r"user24_led.aedat is cut off, in the middle of a packet; unpack"):
+            EventFolder(tmp_path, layout="dvs128_gesture")
+        assert not (tmp_path / "events_np").exists()
     (source / "user24_led.aedat").write_bytes(whole)
     train, test = (EventFolder(tmp_path, split, T=4, layout="dvs128_gesture") for split in ("train", "test"))
     assert train.classes == [str(i) for i in range(11)] and len(train) == len(test) == 11

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -81,6 +82,24 @@ def test_a_file_that_two_processes_write(tmp_path):
         first.write_text("first")
         second.write_text("second")
     assert path.read_text() == "first" and list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_process_has_left_goes_a_day_later(tmp_path):
+    """A process that is killed cannot delete its temporary file; that of one which still writes, or of another file, stays."""
+    path = tmp_path / "drive [1].h5"
+    code = f"import os, signal; from sterf_plugins.files import replacing\nwith replacing({str(path)!r}) as partial:\n"
+    code += "    partial.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)
+    old, new = sorted(tmp_path.iterdir())
+    others = [tmp_path / ".drive 1.01234567.partial.h5", tmp_path / ".drive [1].01234567.partial.npz"]
+    for other in others:
+        other.write_text(MINE)
+    for file in (old, *others):
+        os.utime(file, (0, 0))
+    with replacing(path) as partial:
+        partial.write_text("whole")
+    assert sorted(tmp_path.iterdir()) == sorted([path, new, *others]) and path.read_text() == "whole"
 
 
 def test_what_a_link_points_to_is_replaced(tmp_path):
