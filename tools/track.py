@@ -28,7 +28,7 @@ from sterf_plugins.cli.loading import Loaded, build_config, load_weights
 from sterf_plugins.cli.progress import seconds_between_states
 from sterf_plugins.cli.training import add_model_options, changed_config
 from sterf_plugins.events import Recording, open_recording
-from sterf_plugins.events.arrays import sensor_size
+from sterf_plugins.events.arrays import UNITS, sensor_size
 from sterf_plugins.files import check_made, check_new, replacing, replacing_folder
 from sterf_plugins.openmmlab.configs.types import type_name
 from sterf_plugins.tracking import Follower, recordings
@@ -61,6 +61,12 @@ def parse_args() -> argparse.Namespace:
         metavar=("H", "W"),
         help="size of the sensor, where the recording does not say it",
     )
+    p.add_argument(
+        "--time-unit",
+        choices=list(UNITS),
+        default="us",
+        help="of the times in an .h5, .npz or .csv file (default: us, microseconds)",
+    )
     p.add_argument("--start", type=int, default=0, metavar="µs", help="after the first event or frame (default: 0)")
     p.add_argument("--fps", type=float, default=25, help="of the video (default: 25)")
     console.add_device_option(p)
@@ -87,7 +93,8 @@ def boundaries(args: argparse.Namespace, recording: Recording) -> np.ndarray:
         count, number = sum(piece[0] for piece in pieces), (last - first) // args.interval
         if number > max(count, 1):
             raise ValueError(
-                f"{args.recording} has {count} events, and gives {number} images; give a larger --interval."
+                f"{args.recording} has {count} events, and gives {number} images; give a larger --interval, or the --time-unit of "
+                f"a file that does not count microseconds."
             )
         times = np.arange(first, last + args.interval, args.interval)
     if len(times) < 3:
@@ -214,7 +221,7 @@ def main() -> None:
     console.check_device(args.device)
     check_numbers(args)
     sensor = None if args.sensor is None else sensor_size(args.sensor, "--sensor")
-    recording = open_recording(args.recording, sensor)
+    recording = open_recording(args.recording, sensor, args.time_unit)
     box, times, labels = first_box(args, recording)
     absent = None if labels is None else read_absent(args.recording.resolve().parent, len(labels))
     boxes_file = boxes_beside(args.out, args.overwrite)

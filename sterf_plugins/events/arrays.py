@@ -10,12 +10,18 @@ from ..checks import positive_int
 
 # Name of a column -> its smallest and largest value, and what to say of any other.
 _RANGES = {
-    "t": (1 - 2**53, 2**53 - 1, "whole microseconds: seconds must be multiplied by 1,000,000, nanoseconds divided by 1,000"),
+    "t": (
+        1 - 2**53,
+        2**53 - 1,
+        "whole microseconds: seconds must be multiplied by 1,000,000, nanoseconds divided by 1,000, as "
+        "open_recording(path, time_unit='s') or 'ns' does",
+    ),
     "x": (0, 2**16 - 1, "a column, a whole number from 0 to 65,535"),
     "y": (0, 2**16 - 1, "a row, a whole number from 0 to 65,535"),
     "p": (-1, 1, "a polarity, 0 or 1, or -1 or 1"),
 }  # fmt: skip
 
+UNITS = {"ns": 0.001, "us": 1, "ms": 1_000, "s": 1_000_000}  # microseconds in one
 LARGEST = 10**9  # pixels; larger numbers are of another unit, or of a mistake
 
 
@@ -111,6 +117,31 @@ def _whole(name: str, values: NDArray[Any], first: int) -> NDArray[np.int64]:
         if len(wrong):
             raise ValueError(f"event {first + wrong[0]} has {name}={values[wrong[0]]}; it must be {rule}.")
     return values.astype(np.int64)
+
+
+def in_microseconds(t: NDArray[Any], unit: str) -> NDArray[Any]:
+    """Times of another unit, rounded to the nearest microsecond.
+
+    Args:
+        t: the times; what are no numbers stays as it is, for ``Events.of`` to refuse.
+        unit: one of ``UNITS``.
+
+    Raises:
+        ValueError: they are too large, or of a type that has lost the microseconds.
+    """
+    if unit == "us" or t.dtype.kind not in "iuf" or not t.size:
+        return t
+    largest = float(np.abs(t.astype(np.float64)).max())
+    lost = t.dtype.kind == "f" and np.spacing(t.dtype.type(largest)) * UNITS[unit] > 1
+    if lost or largest * UNITS[unit] >= 2**53:
+        raise ValueError(
+            f"t reaches {largest:g}, and with `time_unit` {unit!r} "
+            + (f"numbers of type {t.dtype} have lost its microseconds." if lost else "that is no time of a recording.")
+        )
+    if t.dtype.kind == "f":
+        return np.rint(t * np.float64(UNITS[unit]))
+    t = t.astype(np.int64)
+    return (t + 500) // 1_000 if unit == "ns" else t * int(UNITS[unit])
 
 
 def check_events(

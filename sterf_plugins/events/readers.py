@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ..checks import as_path
-from .arrays import Events, check_shapes, sensor_size
+from ..checks import as_path, one_of
+from .arrays import UNITS, Events, check_shapes, in_microseconds, sensor_size
 from .damage import explained, unreadable
 from .faery_formats import FAERY, by_faery
 from .prophesee import is_old_dat, old_dat
@@ -28,7 +28,7 @@ _NAMES = {
 _PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip"}
 
 
-def open_recording(path: str | Path, size: tuple[int, int] | None = None) -> Recording:
+def open_recording(path: str | Path, size: tuple[int, int] | None = None, time_unit: str = "us") -> Recording:
     """Open an event file: AEDAT4, Prophesee RAW (EVT2, EVT3) and DAT, Event Stream, HDF5, NPZ or CSV.
 
     HDF5 files have the data sets t, x, y, p in their root or in a group ``events`` (ours, Tonic's, DSEC's, RVT's), NPZ files the
@@ -39,17 +39,25 @@ def open_recording(path: str | Path, size: tuple[int, int] | None = None) -> Rec
         path: the file.
         size: (height, width) of the sensor; ``None`` for what the file says, or the smallest that holds all events. RAW and DAT
             files that do not say it, as those of older cameras, count as (720, 1280).
+        time_unit: "us", "ms", "s" or "ns", in which an HDF5, NPZ or CSV file counts its times, since it does not say it; events
+            have microseconds in any case.
 
     Raises:
-        TypeError, ValueError: the file is missing, of an unknown format, damaged, or lacks a column; ``size`` is no size.
+        TypeError, ValueError: the file is missing, of an unknown format, damaged, or lacks a column; ``size`` is no size, or
+            ``time_unit`` no unit, or another one than that of the format.
         ImportError: a package is missing; the message names the pip command.
     """
     path, size = as_path("path", path), None if size is None else sensor_size(size)
+    one_of("time_unit", time_unit, UNITS)
     if path.suffix.lower() not in FORMATS:
         raise ValueError(f"{path} ends with none of {', '.join(FORMATS)}; these formats can be read.")
     if not path.is_file():
         raise ValueError(f"there is no event file {path}.")
     suffix = path.suffix.lower()
+    if suffix in FAERY and time_unit != "us":
+        raise ValueError(
+            f"`time_unit` is {time_unit!r}, and files of the format {suffix} have microseconds; leave it out."
+        )
     with explained(path):
         with path.open("rb") as file:
             head = file.read(8)
@@ -59,10 +67,10 @@ def open_recording(path: str | Path, size: tuple[int, int] | None = None) -> Rec
         if suffix in FAERY:
             return old_dat(path, size) if is_old_dat(path) else by_faery(path, size)
         opener: Callable[..., Recording] = {".npz": _npz, ".csv": _csv}.get(suffix, _hdf5)
-        return opener(path, size)
+        return opener(path, size, time_unit)
 
 
-def _npz(path: Path, size: tuple[int, int] | None) -> Recording:
+def _npz(path: Path, size: tuple[int, int] | None, unit: str) -> Recording:
     if not zipfile.is_zipfile(path):
         raise zipfile.BadZipFile("it is no zip archive of arrays")
     with explained(path, ValueError):  # of an archive that is damaged at its beginning
@@ -72,13 +80,14 @@ def _npz(path: Path, size: tuple[int, int] | None) -> Recording:
         with explained(path, ValueError):  # of arrays of objects
             columns = [file[name] for name in names]
             said = {name: file[name] for name in ("height", "width") if name in file}
-    return _of_columns(path, size or _known_size(path, said), lambda: nullcontext(columns))
+    return _of_columns(path, size or _known_size(path, said), lambda: nullcontext(columns), unit)
 
 
 def _of_columns(
     path: Path,
     size: tuple[int, int] | None,
     opened: Callable[[], AbstractContextManager[Sequence[Any]]],
+    unit: str,
     offset: int = 0,
 ) -> Recording:
     """A recording whose columns t, x, y, p can be read from any place.
@@ -87,7 +96,8 @@ def _of_columns(
         path: the file.
         size: (height, width) of the sensor, if that is known.
         opened: function that opens the file and gives its columns.
-        offset: what is added to the times.
+        unit: of the times.
+        offset: what is added to the times, in microseconds.
 
     Raises:
         ValueError: a column has other axes than the others.
@@ -96,8 +106,8 @@ def _of_columns(
     def pieces() -> Iterator[Events]:
         with explained(path), opened() as columns:
             for i in range(0, len(columns[0]), PIECE):
-                events = _events(path, i, *(column[i : i + PIECE] for column in columns))
-                yield _events(path, i, events.t + offset, *events[1:]) if offset else events
+                events = _events(path, i, unit, *(column[i : i + PIECE] for column in columns))
+                yield _events(path, i, "us", events.t + offset, *events[1:]) if offset else events
 
     with opened() as columns:
         try:
@@ -107,7 +117,7 @@ def _of_columns(
     return Recording(path, size or smallest_sensor(pieces()), pieces)
 
 
-def _hdf5(path: Path, size: tuple[int, int] | None) -> Recording:
+def _hdf5(path: Path, size: tuple[int, int] | None, unit: str) -> Recording:
     import h5py
 
     with suppress(ImportError):  # it makes more filters of compressed data sets known to HDF5
@@ -118,6 +128,8 @@ def _hdf5(path: Path, size: tuple[int, int] | None) -> Recording:
         for name in names:
             _check_filters(path, name, file[group][name])
         offset = _number(path, "t_offset", file["t_offset"][()]) if "t_offset" in file else 0  # DSEC's
+        if offset and unit != "us":
+            raise ValueError(f"{path} has a t_offset, as DSEC's files, which have microseconds; leave out `time_unit`.")
         if abs(offset) >= 2**53:
             raise ValueError(f"{path}: t_offset is {offset}; it must be whole microseconds.")
         stored = {name: file[group][name][()] for name in ("height", "width") if name in file[group]}  # RVT's
@@ -128,7 +140,7 @@ def _hdf5(path: Path, size: tuple[int, int] | None) -> Recording:
         with h5py.File(path, "r") as file:
             yield [file[group][name] for name in names]
 
-    return _of_columns(path, size, opened, offset)
+    return _of_columns(path, size, opened, unit, offset)
 
 
 def _check_filters(path: Path, name: str, column: Any) -> None:
@@ -180,7 +192,7 @@ def _number(path: Path, name: str, value: Any) -> int:
     return int(found.item())
 
 
-def _csv(path: Path, size: tuple[int, int] | None) -> Recording:
+def _csv(path: Path, size: tuple[int, int] | None, unit: str) -> Recording:
     with path.open(newline="", encoding="utf-8-sig") as file:
         line = file.readline().lstrip("# ")  # NumPy writes a # in front of the names
     separator: str | None = max(",;\t ", key=line.count)
@@ -207,16 +219,16 @@ def _csv(path: Path, size: tuple[int, int] | None) -> Recording:
                 except ValueError as error:
                     hint = "Its columns t, x, y and p must be numbers, p of them 0 or 1, or -1 or 1."
                     raise unreadable(path, error, hint) from error
-                yield _events(path, done, *columns.T)
+                yield _events(path, done, unit, *columns.T)
                 done += len(columns)
 
     return Recording(path, size or smallest_sensor(pieces()), pieces)
 
 
-def _events(path: Path, first: int, *columns: Any) -> Events:
+def _events(path: Path, first: int, unit: str, t: Any, *columns: Any) -> Events:
     """Events of the columns t, x, y, p of a file, whose messages name it."""
     try:
-        return Events.of(*columns, first=first)
+        return Events.of(in_microseconds(np.asarray(t), unit), *columns, first=first)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 

@@ -470,6 +470,54 @@ def test_hdf5_of_other_things(events, tmp_path):
             open_recording(real("faery_dvs.es"), size)
 
 
+@pytest.mark.parametrize("suffix", [".npz", ".h5", ".csv"])
+def test_times_of_another_unit(suffix, tmp_path):
+    """Whole microseconds come back exactly, from whole numbers and from fractions, also of today's date."""
+    first = 1_700_000_000_123_456
+    t = first + np.array([0, 1, 999, 1_000, 2_345_678_901])
+    whole = t // 1_000 * 1_000
+    for unit, stored, expected in (
+        ("us", t, t),
+        ("ns", t * 1_000, t),
+        ("ns", (t - first).astype(np.uint64) * 1_000 + 499, t - first),
+        ("ns", (t - first) * 1_000 + 501, t - first + 1),
+        ("ms", whole // 1_000, whole),
+        ("ms", (t - first).astype(np.uint32) / 1_000, t - first),
+        ("s", t / 1e6, t),
+        ("s", (t - t.min())[:4].astype(np.float32) / np.float32(1e6), (t - first)[:4]),
+    ):
+        path, columns = (
+            tmp_path / f"a{suffix}",
+            dict(t=stored, x=[3] * len(stored), y=[2] * len(stored), p=[1] * len(stored)),
+        )
+        if suffix == ".npz":
+            np.savez(path, **columns)
+        elif suffix == ".csv":
+            lines = zip(*(np.asarray(values).tolist() for values in columns.values()), strict=True)
+            path.write_text("t,x,y,p\n" + "".join(f"{','.join(map(repr, line))}\n" for line in lines))
+        else:
+            h5py = pytest.importorskip("h5py")
+            with h5py.File(path, "w") as file:
+                for name, values in columns.items():
+                    file[name] = values
+        found = open_recording(path, time_unit=unit).events()
+        assert found.t.dtype == np.int64 and np.array_equal(found.x, [3] * len(stored))
+        assert found.t.tolist() == expected.tolist(), unit
+    np.savez(tmp_path / "b.npz", **columns | dict(t=np.linspace(0, 17, len(stored), dtype=np.float32)))
+    for name, unit, message in (
+        ("a.npz", "s", "t reaches 1.7e.15, and with `time_unit` 's' that is no time of a recording"),
+        ("b.npz", "s", "t reaches 17, and with `time_unit` 's' numbers of type float32 have lost its microseconds"),
+        ("b.npz", "h", "`time_unit` is 'h'; allowed: 'ns', 'us', 'ms', 's'"),
+        ("a.aedat4", "ns", "`time_unit` is 'ns', and files of the format .aedat4 have microseconds; leave it out"),
+    ):
+        if name == "a.npz":
+            np.savez(tmp_path / name, **columns | dict(t=t[: len(stored)]))
+        elif name == "a.aedat4":
+            (tmp_path / name).touch()
+        with pytest.raises(ValueError, match=message):
+            open_recording(tmp_path / name, time_unit=unit)
+
+
 def test_what_is_no_recording_is_not_written(events, tmp_path):
     frame = np.zeros((40, 60), np.uint8)
     for suffix, change, frames, message in (

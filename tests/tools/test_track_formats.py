@@ -74,6 +74,7 @@ def write_all(events: Events, folder: Path) -> list[Path]:
         faery.events_stream_from_array(array, SIZE[::-1]).to_file(folder / name, version=version)
     table = np.stack([events.t, events.x, events.y, events.p], 1)
     np.savetxt(folder / "a.csv", table, "%d", ",", header="t,x,y,p", comments="")
+    np.savetxt(folder / "seconds.csv", table * [1e-6, 1, 1, 1], "%.6f", ",", header="t,x,y,p", comments="")
     return sorted(p for p in folder.iterdir())
 
 
@@ -81,12 +82,13 @@ def write_all(events: Events, folder: Path) -> list[Path]:
 def test_every_format_gives_the_same_boxes(forked, events, tracker, tmp_path):
     (tmp_path / "recordings").mkdir()
     files = write_all(events, tmp_path / "recordings")
-    assert len(files) == 8
+    assert len(files) == 9
     found = {}
     for path in files:
         out = tmp_path / "pictures" / path.name.replace(".", "_")
         by_time = () if path.suffix == ".aedat4" else ("--interval", GAP)
-        done = forked(TOOL, path, *tracker, "--box", *BOX_AT_START, *by_time, "--out", out)
+        unit = ("--time-unit", "s") if path.stem == "seconds" else ()
+        done = forked(TOOL, path, *tracker, "--box", *BOX_AT_START, *by_time, *unit, "--out", out)
         assert done.returncode == 0, (path, done.stderr[-2000:])
         assert len(list(out.glob("*.png"))) == COUNT
         found[path.name] = np.loadtxt(out.with_name(f"{out.name}.txt"))
