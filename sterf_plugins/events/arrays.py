@@ -86,6 +86,18 @@ def are_pixels(values: ArrayLike) -> bool:
     return bool((np.abs(values) <= LARGEST).all())
 
 
+def corners_beyond(boxes: NDArray[np.floating], size: ArrayLike) -> int:
+    """How many boxes (N, 4) leave the image as x, y, w, h, if more than a tenth do and each could be x1, y1, x2, y2; else 0.
+
+    Args:
+        boxes: at least one, in pixels.
+        size: (width, height) of the image, or (N, 2) of each box's.
+    """
+    first, second, limit = boxes[:, :2], boxes[:, 2:], np.asarray(size) + 1
+    beyond = (first + second > limit).any(1)
+    return int(beyond.sum()) if ((first < second) & (second <= limit)).all() and beyond.mean() > 0.1 else 0
+
+
 def check_shapes(shapes: dict[str, tuple[int, ...] | None]) -> None:
     """Raise ``ValueError`` unless all columns have one axis, of the same length; ``None`` is the shape of no array."""
     if len(set(shapes.values())) > 1 or len(shapes["t"] or ()) != 1:

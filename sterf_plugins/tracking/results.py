@@ -84,7 +84,7 @@ def evaluate(
 
 
 def _check_form(folder: Path, results: Boxes, labels: Boxes) -> None:
-    """Raise ``ValueError`` if the boxes certainly are no x, y, w, h in pixels, as all files together show.
+    """Raise ``ValueError`` if the boxes certainly are no x, y, w, h in pixels, as all files together show, or all are NaN.
 
     Every tracker begins with the first label, which tells its corner and size from its two corners, and from its centre and size.
     """
@@ -103,6 +103,10 @@ def _check_form(folder: Path, results: Boxes, labels: Boxes) -> None:
         raise ValueError(
             f"{folder} has two corners in each line: the first ones are those of the labels, such as {starts[0].tolist()} of "
             f"{truth[0].tolist()}. Boxes are x, y, w, h: write w = x2 - x1 and h = y2 - y1."
+        )
+    if np.isnan(every).any(1).all():
+        raise ValueError(
+            f"{folder} has no box, only lines of NaN, as a tracker writes them whose weights have diverged."
         )
     if np.nan_to_num(every).max() <= 1 < np.nan_to_num(truth).max():
         raise ValueError(f"{folder} has no number above 1; boxes are x, y, w, h in pixels, not shares of the image.")

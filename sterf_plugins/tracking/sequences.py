@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..checks import as_path, entries, one_of
-from ..events.arrays import are_pixels
+from ..events.arrays import are_pixels, corners_beyond
 from ..events.gtp import STEPS
 from ..files import lines_of, replacing, settings_in, spelling, text_of
 
@@ -246,24 +246,24 @@ def check_unit(boxes: NDArray[np.float64], size: tuple[int, ...], labels: Path) 
         size: (height, width) of the images.
         labels: the boxes' file, for messages.
     """
-    x, y, w, h = boxes[have_area(boxes)].T
-    if not len(x):
+    boxes = boxes[have_area(boxes)]
+    if not len(boxes):
         return
-    if max(values.max() for values in (x, y, w, h)) <= 1:
+    if boxes.max() <= 1:
         raise ValueError(f"{labels} has no number above 1; boxes are x, y, w, h in pixels, not shares of the image.")
     height, width = size
-    beyond = (x + w > width + 1) | (y + h > height + 1)
-    are_corners = (x < w) & (w <= width + 1) & (y < h) & (h <= height + 1)
-    if are_corners.all() and beyond.mean() > 0.1:
+    beyond = corners_beyond(boxes, (width, height))
+    if beyond:
         raise ValueError(
-            f"{labels}: {beyond.sum()} of {len(x)} boxes reach beyond the image of {width} x {height} pixels, and look like two "
-            f"corners; boxes are x, y, w, h."
+            f"{labels}: {beyond} of {len(boxes)} boxes reach beyond the image of {width} x {height} pixels, and look like two "
+            f"corners; boxes are x, y, w, h: write w = x2 - x1 and h = y2 - y1."
         )
+    x, y, w, h = boxes.T
     outside = (x + w / 2 < 0) | (x + w / 2 > width) | (y + h / 2 < 0) | (y + h / 2 > height)
     if outside.mean() > 0.5:
         raise ValueError(
-            f"{labels}: the middles of {outside.sum()} of {len(x)} boxes lie outside the image of {width} x {height} pixels; they "
-            f"must be labels of this sensor."
+            f"{labels}: the middles of {outside.sum()} of {len(boxes)} boxes lie outside the image of {width} x {height} pixels; "
+            f"they must be labels of this sensor."
         )
 
 

@@ -83,6 +83,11 @@ def test_what_is_missing_or_wrong_is_a_line(forked, data):
         done = run(forked, folder, *more)
         assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr, done.stderr
         path.write_text(before)
+    (folder / "nan").mkdir()
+    for name in NAMES:
+        (folder / "nan" / f"{name}.txt").write_text("nan,nan,nan,nan\n" * 30)
+    done = forked(TOOL, folder / "nan", "--data", folder / "data", "--layout", "fe108", "--out", folder / "out")
+    assert done.returncode == 2 and "nan has no box, only lines of NaN" in done.stderr
     done = forked(TOOL, folder / "far", folder / "none", "--data", folder / "data", "--layout", "fe108")
     assert done.returncode == 2 and "none is no folder of results" in done.stderr
     done = forked(TOOL, folder / "far", folder / "far", "--data", folder / "data", "--layout", "fe108")

@@ -6,11 +6,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from mmdet.datasets import BaseDetDataset
 from tqdm import tqdm
 
 from ...checks import as_path, entries, finite_number, one_of, positive_int, whole_number
-from ...events.arrays import sensor_size
+from ...events.arrays import corners_beyond, sensor_size
 from ...events.random_access import IndexedRecording, index_recording
 from ...files import lines_of, spelling
 from ...plugins import check_options
@@ -109,6 +110,16 @@ class EventDetDataset(BaseDetDataset):
                 f"{taken or 'none'} of {count} boxes of {boxes} has sides of at least a pixel, some of it in the image: the "
                 f"first is {next(label.boxes[0].tolist() for label in labels if len(label.boxes))}. They must be x, y, w, h "
                 f"in pixels of the recording's sensor."
+            )
+        boxes = np.concatenate([label.boxes for label in labels])
+        sizes = [
+            (info["width"], info["height"]) for info, label in zip(infos, labels, strict=True) for _ in label.boxes
+        ]
+        beyond = corners_beyond(boxes, sizes) if count else 0
+        if beyond:
+            raise ValueError(
+                f"{beyond} of {count} boxes of {self.ann_file} reach beyond their images, and look like two corners; boxes are "
+                f"x, y, w, h: write w = x2 - x1 and h = y2 - y1."
             )
         return infos
 

@@ -130,6 +130,13 @@ def test_arrays_that_say_nothing_or_nonsense(one, dataset):
         np.save(file, wrong)
         with pytest.raises(ValueError, match=message):
             dataset(one)
+    corners = good.copy()
+    corners["w"], corners["h"] = good["x"] + good["w"], good["y"] + good["h"]
+    np.save(file, corners)
+    with pytest.raises(
+        ValueError, match=r"\d+ of 60 boxes of .*train reach beyond .* look like two corners; .* w = x2 - x1"
+    ):
+        dataset(one)
     shares = good.copy()
     for name in "xywh":
         shares[name] /= 100
