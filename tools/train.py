@@ -144,6 +144,8 @@ def main() -> None:
     prepare(config, args)
     if config.get("resume") and config.get("load_from"):
         check_resume(config, config.load_from)
+    elif config.get("resume"):
+        cli.LOG(f"--resume: {config.work_dir} has no checkpoint yet, so the training begins anew")
     cli.check_config(config, *(("train", "val") if config.get("val_cfg") else ("train",)))
     runner = cli.build_runner(config, adapted)
     warn_of_rates(config, runner.model)

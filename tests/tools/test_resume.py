@@ -90,3 +90,11 @@ def test_resume_from_a_checkpoint_without_a_config(tmp_path, logged):
     torch.save(dict(state_dict={}, meta={}, optimizer={}, param_schedulers=[]), tmp_path / "a.pth")
     check_resume(load_config(str(SEGMENTOR)), str(tmp_path / "a.pth"))
     assert "its optimizer is not compared" in logged.getvalue()
+
+
+def test_resume_in_a_folder_without_a_checkpoint(tmp_path, forked):
+    """mmengine begins anew; who has mistyped the folder sees it. The training is then stopped by data that are missing."""
+    missing = f"train_dataloader.dataset.data_root={tmp_path / 'none'}"
+    done = forked(TOOL, SEGMENTOR, "--work-dir", tmp_path / "w", "--resume", "--cfg-options", missing)
+    assert done.returncode == 2 and "none" in done.stderr.splitlines()[-2], done.stderr[-2000:]
+    assert f"--resume: {tmp_path / 'w'} has no checkpoint yet, so the training begins anew" in done.stdout + done.stderr
