@@ -20,9 +20,9 @@ FORMATS = (*FAERY, ".h5", ".hdf5", ".npz", ".csv")
 # Names of the columns in other people's files.
 _NAMES = {
     "t": ("t", "ts", "timestamp", "timestamps", "time"),
-    "x": ("x", "col", "column"),
-    "y": ("y", "row"),
-    "p": ("p", "pol", "polarity", "on"),
+    "x": ("x", "xs", "col", "column"),
+    "y": ("y", "ys", "row"),
+    "p": ("p", "ps", "pol", "polarity", "on"),
 }
 # What other files than recordings begin with.
 _PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip"}
@@ -195,8 +195,8 @@ def _number(path: Path, name: str, value: Any) -> int:
 def _csv(path: Path, size: tuple[int, int] | None, unit: str) -> Recording:
     with path.open(newline="", encoding="utf-8-sig") as file:
         line = file.readline().lstrip("# ")  # NumPy writes a # in front of the names
-    separator: str | None = max(",;\t ", key=line.count)
-    separator = None if separator == " " else separator  # any number of spaces
+    separator: str | None = max(",;\t", key=line.count)
+    separator = separator if separator in line else None  # any number of spaces
     header = [name.strip().strip('"').lower() for name in line.strip().split(separator)]
     try:
         order = [header.index(name) for name in _columns(path, header)]

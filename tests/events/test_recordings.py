@@ -253,8 +253,12 @@ def test_other_peoples_layouts(events, tmp_path):
     order = ("x", "y", "polarity", "timestamp")
     table = np.stack([events.x, events.y, events.p * 2 - 1, events.t], 1)
     np.savetxt(tmp_path / "a.csv", table, "%d", ",", header=",".join(order), comments="")
-    for name in ("dsec.h5", "tonic.hdf5", "spikingjelly.npz", "a.csv"):
-        recording = open_recording(tmp_path / name)
+    np.savetxt(tmp_path / "spaces.csv", table, "%d", " , ", header=" x , y , polarity , timestamp ", comments="")
+    with h5py.File(tmp_path / "simulated.h5", "w") as file:  # in seconds, as of many simulators
+        for name, values in zip("txyp", events, strict=True):
+            file[f"events/{name}s"] = values / 1e6 if name == "t" else values
+    for name in ("dsec.h5", "tonic.hdf5", "spikingjelly.npz", "a.csv", "spaces.csv", "simulated.h5"):
+        recording = open_recording(tmp_path / name, time_unit="s" if name == "simulated.h5" else "us")
         assert same(recording.events(), events), name
         assert recording.size == (40, 60)
 
