@@ -195,8 +195,8 @@ def _number(path: Path, name: str, value: Any) -> int:
 def _csv(path: Path, size: tuple[int, int] | None, unit: str) -> Recording:
     with path.open(newline="", encoding="utf-8-sig") as file:
         line = file.readline().lstrip("# ")  # NumPy writes a # in front of the names
-    separator: str | None = max(",;\t", key=line.count)
-    separator = separator if separator in line else None  # any number of spaces
+    mark = max(",;\t", key=line.count)
+    separator = mark if mark in line else None  # any number of spaces
     header = [name.strip().strip('"').lower() for name in line.strip().split(separator)]
     try:
         order = [header.index(name) for name in _columns(path, header)]
