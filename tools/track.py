@@ -223,7 +223,7 @@ def main() -> None:
     sensor = None if args.sensor is None else sensor_size(args.sensor, "--sensor")
     recording = open_recording(args.recording, sensor, args.time_unit)
     box, times, labels = first_box(args, recording)
-    absent = None if labels is None else read_absent(args.recording.resolve().parent, len(labels))
+    absent = None if labels is None else read_absent(recordings.folder_of(recording.path), len(labels))
     boxes_file = boxes_beside(args.out, args.overwrite)
     loaded = load(args)
     is_folder = args.out.is_dir() or not args.out.suffix

@@ -72,6 +72,17 @@ def first_frame(root: Path, layout: str, name: str, interval: int | None = None)
     return int(numbers[name])
 
 
+def layout_in(folder: Path) -> str | None:
+    """The layout whose labels a folder has; ``None`` if it has none."""
+    return next((layout for layout, (file, _) in LAYOUTS.items() if (folder / file).is_file()), None)
+
+
+def folder_of(recording: Path) -> Path:
+    """The folder of a recording's sequence: where it lies, or, if labels are only there, where the file lies that it links to."""
+    own, other = Path(os.path.abspath(recording)).parent, recording.resolve().parent
+    return other if layout_in(own) is None and layout_in(other) is not None else own
+
+
 def labels_beside(recording: Recording, interval: int | None = None) -> tuple[NDArray[np.float64], int]:
     """The boxes in the folder of a recording, and the number of the camera's frame with which their images begin, unless those
     are of an interval.
@@ -79,8 +90,8 @@ def labels_beside(recording: Recording, interval: int | None = None) -> tuple[ND
     Raises:
         ValueError: there are none, or they cannot be read.
     """
-    folder = recording.path.resolve().parent
-    layout = next((layout for layout, (file, _) in LAYOUTS.items() if (folder / file).is_file()), None)
+    folder = folder_of(recording.path)
+    layout = layout_in(folder)
     if layout is None:
         files = " or ".join(file for file, _ in LAYOUTS.values())
         raise ValueError(f"give --box X Y W H, where the object is in the first image; {folder} has no {files}.")

@@ -105,6 +105,23 @@ def test_inputs_from_a_labelled_recording_without_frames(tmp_path):
         tracker_inputs(str(folder / "events.h5"), loaded(tracker.network), 3, 0)
 
 
+def test_labels_beside_a_link(tmp_path):
+    """Of a link in the sequence's folder to a file on another disk, and of a link elsewhere to the file in that folder."""
+    folder, disk = write(tmp_path / "set" / "train" / "bike", 0), tmp_path / "disk"
+    disk.mkdir()
+    boxes = find_recorded_sequences(tmp_path / "set", "fe108", "train", interval=INTERVAL)[0].boxes
+    (disk / "bike.h5").symlink_to(folder / "events.h5")
+    assert np.array_equal(labels_beside(open_recording(disk / "bike.h5"), INTERVAL)[0], boxes)
+    (folder / "events.h5").rename(disk / "large.h5")
+    (folder / "events.h5").symlink_to(disk / "large.h5")
+    assert np.array_equal(labels_beside(open_recording(folder / "events.h5"), INTERVAL)[0], boxes)
+    pairs = tracker_inputs(str(folder / "events.h5"), loaded(SDTrack(SMALL), interval=INTERVAL, images="events"), 1, 0)
+    wanted = labelled_pairs(
+        find_recorded_sequences(tmp_path / "set", "fe108", "train", interval=INTERVAL), 1, (128, 256)
+    )
+    assert torch.equal(pairs[0]["search"], wanted[0]["search"])
+
+
 def test_what_cannot_be_made(tmp_path):
     folder = write(tmp_path / "train" / "bike", 0)
     for option in (dict(interval=3), dict(sensor=(40, 60))):

@@ -8,9 +8,8 @@ from torch import Tensor
 from ...events import Events, Recording, gtp, open_recording, windows
 from ...tracking.crops import SEARCH_FACTOR, TEMPLATE_FACTOR, square_crop
 from ...tracking.fields import CELL, highest_cell, labelled_pairs
-from ...tracking.recordings import RecordedSequence, Scratch, labels_beside, recording_of
+from ...tracking.recordings import RecordedSequence, Scratch, folder_of, labels_beside, layout_in, recording_of
 from ...tracking.sd_track import as_input
-from ...tracking.sequences import LAYOUTS
 from ..images import named_recording
 from ..loading import Loaded
 
@@ -75,9 +74,8 @@ def _of_recording(
 
     ``sensor`` is as in ``open_recording``, and ``interval`` that of the labels as in ``find_recorded_sequences``.
     """
-    folder = path.resolve().parent
-    layout = next((name for name, (labels, _) in LAYOUTS.items() if (folder / labels).is_file()), None)
-    if layout is not None:
+    folder = folder_of(path)
+    if layout_in(folder) is not None:
         boxes, first = labels_beside(open_recording(path, sensor), interval)
         labelled = recording_of(folder).path
         if not labelled.samefile(path):
