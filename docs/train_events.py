@@ -218,8 +218,9 @@ def main() -> None:
             print(f"epoch {epoch + 1}, test recordings: {line}", file=sys.stderr)
         with replacing(args.out / "last.pth") as partial:
             state = dict(
-                state_dict=model.state_dict(), optimizer=optimizer.state_dict(), epoch=epoch, settings=settings
-            )
+                state_dict=model.state_dict(), optimizer=optimizer.state_dict(), epoch=epoch, settings=settings,
+                random=torch.get_rng_state(),
+            )  # fmt: skip
             torch.save(state, partial)
     right = score(model, test_batches, args.device)
     mixed = sum(score(model, test_batches, args.device, torch.randperm) for _ in range(ORDERS)) / ORDERS
@@ -235,8 +236,8 @@ def restore(path: Path, settings: dict, model: torch.nn.Module, optimizer: torch
     if not path.is_file():
         raise ValueError(f"--resume: there is no {path}; leave it out to begin a training.")
     saved = read_checkpoint(path)
-    if not {"settings", "state_dict", "optimizer", "epoch"} <= saved.keys():
-        raise ValueError(f"--resume: {path} is of another program; give another --out.")
+    if not {"settings", "state_dict", "optimizer", "epoch", "random"} <= saved.keys():
+        raise ValueError(f"--resume: {path} is of another program, or of an older one; give another --out.")
     old = saved["settings"]
     other = [f"{name} = {old.get(name)}" for name in settings if old.get(name) != settings[name]]
     if other:
@@ -245,6 +246,7 @@ def restore(path: Path, settings: dict, model: torch.nn.Module, optimizer: torch
         )
     model.load_state_dict(saved["state_dict"])
     optimizer.load_state_dict(saved["optimizer"])
+    torch.set_rng_state(saved["random"])
     return saved["epoch"] + 1
 
 
