@@ -187,3 +187,12 @@ def _present_states() -> tuple[Tensor, list[Tensor], Any, Any]:
     """The states of the random generators of torch on the CPU and on each GPU, of numpy and of Python."""
     gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     return torch.get_rng_state(), gpus, np.random.get_state(), random.getstate()
+
+
+def transformed() -> bool:
+    """Whether ``torch.func`` (grad, vmap, jvp, ...) or forward-mode differentiation is at work.
+
+    Our short backward passes are for ordinary ``backward`` alone. Here ordinary operations run in their place, which
+    PyTorch can transform in any way.
+    """
+    return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0

@@ -180,15 +180,15 @@ def check_saved_settings():
     assert [d % 4 if d >= 0 else d for d in node._saved_dim] in ([2, 3], [-2, -1]) and node._saved_keepdim is True
 
 
-@uses("torch: _C", f"{BACKWARD} undisturbed.py", "whether torch.func, or a backward pass, is at work")
-@uses("torch: _C._are_functorch_transforms_active", BACKWARD, "whether torch.func is at work")
+@uses("torch: _C", f"{KERNELS} undisturbed.py", "whether torch.func, or a backward pass, is at work")
+@uses("torch: _C._are_functorch_transforms_active", "undisturbed.py", "whether torch.func is at work")
 def check_transforms_active():
     seen = [torch._C._are_functorch_transforms_active()]
     torch.func.vmap(lambda x: (seen.append(torch._C._are_functorch_transforms_active()), x)[1])(ones(2))
     assert seen == [False, True]
 
 
-@uses("torch: autograd.forward_ad._current_level", BACKWARD, "whether forward-mode differentiation is at work")
+@uses("torch: autograd.forward_ad._current_level", "undisturbed.py", "whether forward-mode differentiation is at work")
 def check_current_level():
     assert torch.autograd.forward_ad._current_level < 0
     with torch.autograd.forward_ad.dual_level():

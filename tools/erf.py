@@ -294,10 +294,10 @@ def check_for_tracker(args: argparse.Namespace, loaded: Loaded) -> None:
     if not loaded.is_tracker and args.position == PEAK:
         raise ValueError(f"--position {PEAK} is where a tracker's score is highest; {loaded.label} is no tracker.")
     others = ("theory", "check", "sizes", "input_size", "time_steps", "layout", "grid", "inputs")
-    given = [name.replace("_", "-") for name in others if getattr(args, name)]
-    if loaded.is_tracker and given:
+    unsuitable = [name.replace("_", "-") for name in others if getattr(args, name)]
+    if loaded.is_tracker and unsuitable:
         raise ValueError(
-            f"--{given[0]} is for models of one image; {loaded.label} takes a template and a search region, whose sizes are "
+            f"--{unsuitable[0]} is for models of one image; {loaded.label} takes a template and a search region, whose sizes are "
             f"template_size and search_size of the config's test_dataloader.dataset."
         )
 

@@ -148,8 +148,8 @@ class Spikes:
         counts = scaled.round()
         # Up to rounding: (k / 13) * 13 is no whole number for each k. A difference of spikes, or what a neuron has that sends
         # other numbers, is no spikes.
-        whole = (scaled - counts).abs() <= 2 * torch.finfo(x.dtype).eps * counts
-        return counts if bool(whole.all()) else None
+        are_whole = (scaled - counts).abs() <= 2 * torch.finfo(x.dtype).eps * counts
+        return counts if bool(are_whole.all()) else None
 
 
 def _state_of(module: Any, output: Any) -> dict[str, Any]:

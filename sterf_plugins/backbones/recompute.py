@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts, set_checkpoint_early_stop
 
 from ..checks import has_statistics
-from ..functional.torch_kernels import transformed
+from ..undisturbed import transformed
 
 _aten = torch.ops.aten
 # operators whose results are worth keeping: convolutions and matrix products

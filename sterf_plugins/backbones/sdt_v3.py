@@ -156,10 +156,10 @@ def _check_maps(stem: nn.Module, in_chans: int, dim: int, stride: int) -> None:
         y = stem(like.new_zeros(1, in_chans, height, width))
     expected = (1, dim, -(-height // stride), -(-width // stride))
     if not isinstance(y, Tensor) or tuple(y.shape) != expected:
-        given = tuple(y.shape) if isinstance(y, Tensor) else f"a {type(y).__name__}"
+        made = tuple(y.shape) if isinstance(y, Tensor) else f"a {type(y).__name__}"
         raise ValueError(
             f"`stem` ({type(stem).__name__}), built for {in_chans} image channels, embed_dim={dim} and stride={stride}, makes "
-            f"{given} of an image (1, {in_chans}, {height}, {width}), and the backbone takes {expected}: a stem gives maps of "
+            f"{made} of an image (1, {in_chans}, {height}, {width}), and the backbone takes {expected}: a stem gives maps of "
             f"ceil(size / stride), of the stride that it is called with."
         )
 

@@ -194,8 +194,8 @@ def _rename(key: str) -> str | None:
         match = re.match(module, key)
         if match is None:
             continue
-        rest = key[match.end() :]
+        layer_key = key[match.end() :]
         for layer, our_layer in _LAYERS:
-            if re.match(layer, rest):
-                return match.expand(ours) + re.sub(layer, our_layer, rest, count=1)
+            if re.match(layer, layer_key):
+                return match.expand(ours) + re.sub(layer, our_layer, layer_key, count=1)
     return None

@@ -19,9 +19,9 @@ def add_options(parser: argparse.ArgumentParser, path: Path) -> None:
     shared = {f.name: f for file in Path(__file__).parent.rglob("*.py") for f in _functions(file)}
     parser.add_argument("-h", "--help", action="store_true", help="show the options")
     for call in _calls(ast.parse(path.read_text()), shared):
-        given = {word.arg: word.value for word in call.keywords if word.arg in LITERALS}
+        keywords = {word.arg: word.value for word in call.keywords if word.arg in LITERALS}
         literals: dict[str, Any] = {
-            name: ast.literal_eval(value) for name, value in given.items() if _is_literal(value)
+            name: ast.literal_eval(value) for name, value in keywords.items() if _is_literal(value)
         }
         parser.add_argument(*(ast.literal_eval(name) for name in call.args), **literals)
 

@@ -49,10 +49,10 @@ def draw_objects(image: np.ndarray, objects: Sequence[Drawn], enlarge: int = 1) 
     taken: list[Rectangle] = []
     for item in objects:
         _, _, width, height = pen.textbbox((0, 0), item.text, font)
-        place = label_place([enlarge * v for v in item.box], (width + 8, height + 6), picture.size, taken)
-        taken.append(place)
-        pen.rectangle(place, fill=item.color)
-        pen.text((place[0] + 4, place[1] + 2), item.text, fill=(0, 0, 0), font=font)
+        label = label_place([enlarge * v for v in item.box], (width + 8, height + 6), picture.size, taken)
+        taken.append(label)
+        pen.rectangle(label, fill=item.color)
+        pen.text((label[0] + 4, label[1] + 2), item.text, fill=(0, 0, 0), font=font)
     return np.asarray(picture)
 
 
@@ -72,7 +72,7 @@ def label_place(
     columns = (left, left + width - size[0], left - size[0], left + width)
     places = []
     for x, y in ((x, y) for y in rows for x in columns):
-        x, y = (min(max(v, 0), whole - part) for v, part, whole in zip((x, y), size, image, strict=True))
+        x, y = (min(max(v, 0), available - part) for v, part, available in zip((x, y), size, image, strict=True))
         places.append((x, y, x + size[0], y + size[1]))
     return min(places, key=lambda place: sum(common_area(place, other) for other in taken))
 

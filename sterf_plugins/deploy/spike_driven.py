@@ -150,5 +150,5 @@ def _busy(model: nn.Module) -> Iterator[None]:
 def _are_counts(x: Tensor, spike: IntegerSpike) -> bool:
     """Whether numbers can be spikes of this busy neuron: 0 to D, divided by its norm, and not all 0."""
     counts = x * spike.norm
-    whole = bool(((counts - counts.round()).abs() < 1e-3).all())
-    return whole and bool(counts.min() >= 0 and 0.5 < counts.max() < spike.levels_now + 0.5)
+    are_whole = bool(((counts - counts.round()).abs() < 1e-3).all())
+    return are_whole and bool(counts.min() >= 0 and 0.5 < counts.max() < spike.levels_now + 0.5)

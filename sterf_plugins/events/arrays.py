@@ -56,7 +56,7 @@ class Events(NamedTuple):
         """
         arrays = {name: np.asarray(values) for name, values in zip(_RANGES, (t, x, y, p), strict=True)}
         check_shapes({name: values.shape for name, values in arrays.items()})
-        columns = {name: _whole(name, values, first) for name, values in arrays.items()}
+        columns = {name: _as_int64(name, values, first) for name, values in arrays.items()}
         if (columns["p"] < 0).any() and (columns["p"] == 0).any():
             at = first + int(np.flatnonzero(columns["p"] == 0)[0])
             raise ValueError(
@@ -107,7 +107,7 @@ def check_shapes(shapes: dict[str, tuple[int, ...] | None]) -> None:
         )
 
 
-def _whole(name: str, values: NDArray[Any], first: int) -> NDArray[np.int64]:
+def _as_int64(name: str, values: NDArray[Any], first: int) -> NDArray[np.int64]:
     """A column as int64.
 
     Raises:
@@ -211,10 +211,10 @@ def ascending(boundaries: ArrayLike) -> NDArray[np.int64]:
     Raises:
         ValueError: they are not two or more whole microseconds, in ascending order.
     """
-    given = np.asarray(boundaries)
-    if given.ndim == 1 and len(given) > 1 and given.dtype.kind in "iuf" and (np.abs(given) < 2**53).all():
-        times = given.astype(np.int64)
-        if (times == given).all() and (np.diff(times) > 0).all():
+    values = np.asarray(boundaries)
+    if values.ndim == 1 and len(values) > 1 and values.dtype.kind in "iuf" and (np.abs(values) < 2**53).all():
+        times = values.astype(np.int64)
+        if (times == values).all() and (np.diff(times) > 0).all():
             return times
-    listed = f"{given.tolist()[:5]} …" if given.ndim else given
+    listed = f"{values.tolist()[:5]} …" if values.ndim else values
     raise ValueError(f"`boundaries` must be at least two whole microseconds, in ascending order, and is {listed}.")

@@ -58,7 +58,7 @@ def by_faery(path: Path, size: tuple[int, int] | None) -> Recording:
     def ordered() -> Iterator[Events]:
         if is_prophesee:
             return in_order(path, pieces(), word)
-        return _whole(path, pieces()) if frames is None else _advancing(path, pieces)
+        return _unless_cut_off(path, pieces()) if frames is None else _advancing(path, pieces)
 
     return Recording(path, size or own, ordered, frames, inside=size in (None, own))
 
@@ -128,7 +128,7 @@ def _check_order(path: Path) -> None:
                 last, done = int(t[-1]), done + len(t)
 
 
-def _whole(path: Path, pieces: Iterator[Events]) -> Iterator[Events]:
+def _unless_cut_off(path: Path, pieces: Iterator[Events]) -> Iterator[Events]:
     """The events of an Event Stream file, unless it ends inside the last one, which faery leaves out.
 
     An event of the kind "DVS", number 1, takes five bytes: the time since the one before with the polarity, and two for column and

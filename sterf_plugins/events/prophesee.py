@@ -64,9 +64,9 @@ def word_size(path: Path) -> int:
                 f"camera maker's tools."
             )
         word = _WORDS[found[1]]
-    rest = (path.stat().st_size - start) % max(word, 1)
-    if rest:
-        raise EOFError(f"its last event has {rest} of {word} bytes")
+    surplus = (path.stat().st_size - start) % max(word, 1)
+    if surplus:
+        raise EOFError(f"its last event has {surplus} of {word} bytes")
     return word
 
 

@@ -239,10 +239,10 @@ def _columns(path: Path, present: Any) -> list[str]:
     Raises:
         ValueError: one of them is missing, or there under several names.
     """
-    given = [str(name) for name in present]
-    known = {name.lower(): name for name in given}
+    names_there = [str(name) for name in present]
+    known = {name.lower(): name for name in names_there}
     for column, choices in _NAMES.items():
-        alike = [name for name in given if name.lower() in choices]
+        alike = [name for name in names_there if name.lower() in choices]
         if len(alike) > 1:
             raise ValueError(f"{path} has {' and '.join(map(repr, alike))}, each of which may be {column}; keep one.")
     names = [next((known[name] for name in choices if name in known), None) for choices in _NAMES.values()]

@@ -118,7 +118,7 @@ class Recording:
         """
         if sum(option is not None for option in (time, count, boundaries)) != 1:
             raise ValueError("give one of `time`, `count` and `boundaries`.")
-        stream = _told(iter(self), progress)
+        stream = _reporting(iter(self), progress)
         if boundaries is not None:
             return _between(stream, pairwise(ascending(boundaries).tolist()))
         if count is not None:
@@ -126,7 +126,8 @@ class Recording:
         return _by_time(stream, positive_int("time", time))
 
 
-def _told(stream: Iterable[Events], progress: Callable[[int], None] | None) -> Iterator[Events]:
+def _reporting(stream: Iterable[Events], progress: Callable[[int], None] | None) -> Iterator[Events]:
+    """The pieces of a stream; ``progress`` is called with the number of events so far after each of them."""
     done = 0
     for events in stream:
         yield events
@@ -137,14 +138,14 @@ def _told(stream: Iterable[Events], progress: Callable[[int], None] | None) -> I
 
 def _by_count(stream: Iterable[Events], count: int) -> Iterator[Events]:
     waiting: list[Events] = []
-    held = 0
+    number = 0
     for events in stream:
-        while held + events.number >= count:
-            yield Events.joined([*waiting, events.cut(0, count - held)])
-            events, waiting, held = events.cut(count - held), [], 0
+        while number + events.number >= count:
+            yield Events.joined([*waiting, events.cut(0, count - number)])
+            events, waiting, number = events.cut(count - number), [], 0
         if events.number:
-            waiting, held = [*waiting, events], held + events.number
-    if held:
+            waiting, number = [*waiting, events], number + events.number
+    if number:
         yield Events.joined(waiting)
 
 
@@ -172,20 +173,20 @@ def _by_time(stream: Iterator[Events], time: int) -> Iterator[Events]:
 
 def _between(stream: Iterator[Events], limits: Iterable[tuple[int, int]]) -> Iterator[Events]:
     """The events of each interval [start, stop); intervals follow one another."""
-    rest = Events.joined([])
+    current = Events.joined([])
     for start, stop in limits:
         parts: list[Events] = []
         while True:
-            begin, end = np.searchsorted(rest.t, [start, stop])
-            parts.append(rest.cut(begin, end))
-            if end < rest.number:
-                rest = rest.cut(end)
+            begin, end = np.searchsorted(current.t, [start, stop])
+            parts.append(current.cut(begin, end))
+            if end < current.number:
+                current = current.cut(end)
                 break
             following = next(stream, None)
             if following is None:
-                rest = Events.joined([])
+                current = Events.joined([])
                 break
-            rest = following
+            current = following
         yield Events.joined([part for part in parts if part.number])
 
 

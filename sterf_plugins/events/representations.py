@@ -41,12 +41,12 @@ def voxel_grid(events: Events, size: tuple[int, int], boundaries: ArrayLike, bin
     bins = positive_int("bins", bins)
     events, interval, times = _placed(events, size, boundaries)
     begin, end = times[interval], times[interval + 1]
-    place = (bins - 1) * (events.t - begin) / (end - begin)
+    position = (bins - 1) * (events.t - begin) / (end - begin)
     sign = 2.0 * events.p - 1
     shape = (len(times) - 1, bins, *size)
-    left = np.floor(place).astype(np.int64)
+    left = np.floor(position).astype(np.int64)
     right = np.minimum(left + 1, bins - 1)  # at the very end there is no next point, and its share is 0
-    share = place - left
+    share = position - left
     shares = ((left, sign * (1 - share)), (right, sign * share))
     return sum(_sums((interval, point, events.y, events.x), values, shape) for point, values in shares)  # type: ignore[return-value]
 

@@ -10,8 +10,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from ..undisturbed import transformed
 from .strides import restrided
-from .torch_kernels import transformed
 
 
 def same_strided_grad(y: Tensor) -> Tensor:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ..checks import check_axes
-from .torch_kernels import depthwise_backward, is_traced, transformed
+from ..undisturbed import transformed
+from .torch_kernels import depthwise_backward, is_traced
 
 _COLUMNS = 3  # the most columns that oneDNN's depthwise kernel takes
 

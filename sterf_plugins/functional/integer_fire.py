@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from ..checks import check_floating, positive_int
+from ..undisturbed import transformed
 from .strides import restrided_like
-from .torch_kernels import clamp_backward, transformed
+from .torch_kernels import clamp_backward
 
 
 class _IntegerFire(torch.autograd.Function):

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from ..checks import check_steps, entries, finite_number, one_of
-from .torch_kernels import is_mapped, is_traced, transformed
+from ..undisturbed import transformed
+from .torch_kernels import is_mapped, is_traced
 
 METHODS = ("zoh", "euler", "backward")
 GAINS = ("area", "peak")
@@ -208,10 +209,10 @@ def moving_integrator(x: Tensor, a: Tensor, velocity: tuple[float, float]) -> Te
 
 def _shifted(v: Tensor, by: float, axis: int) -> Tensor:
     """``v`` moved by so many pixels along an axis, with linear interpolation."""
-    whole = math.floor(by)
-    part = by - whole
-    near = _rolled(v, whole, axis)
-    return near if not part else (1 - part) * near + part * _rolled(v, whole + 1, axis)
+    pixels = math.floor(by)
+    fraction = by - pixels
+    near = _rolled(v, pixels, axis)
+    return near if not fraction else (1 - fraction) * near + fraction * _rolled(v, pixels + 1, axis)
 
 
 def _rolled(v: Tensor, by: int, axis: int) -> Tensor:
@@ -219,8 +220,8 @@ def _rolled(v: Tensor, by: int, axis: int) -> Tensor:
     size = v.shape[axis]
     if by == 0 or abs(by) >= size:
         return v if by == 0 else torch.zeros_like(v)
-    kept = v.narrow(axis, max(0, -by), size - abs(by))
+    staying = v.narrow(axis, max(0, -by), size - abs(by))
     shape = list(v.shape)
     shape[axis] = abs(by)
     empty = v.new_zeros(shape)
-    return torch.cat([empty, kept] if by > 0 else [kept, empty], axis)
+    return torch.cat([empty, staying] if by > 0 else [staying, empty], axis)

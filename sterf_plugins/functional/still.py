@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from .torch_kernels import is_traced, transformed
+from ..undisturbed import transformed
+from .torch_kernels import is_traced
 
 
 class _Repeat(torch.autograd.Function):

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .torch_kernels import transformed
+from ..undisturbed import transformed
 
 
 def channels_last(x: Tensor) -> Tensor:

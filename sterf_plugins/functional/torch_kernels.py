@@ -49,15 +49,6 @@ def is_traced() -> bool:
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
-def transformed() -> bool:
-    """Whether ``torch.func`` (grad, vmap, jvp, ...) or forward-mode differentiation is at work.
-
-    Our short backward passes are for ordinary ``backward`` alone. Here ordinary operations run in their place, which
-    PyTorch can transform in any way.
-    """
-    return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
-
-
 def is_mapped(grad: Tensor) -> bool:
     """Whether autograd computes many gradients at once (``is_grads_batched``, ``vectorize``), which bars ``out=``."""
     return not torch.compiler.is_compiling() and torch._C._functorch.is_legacy_batchedtensor(grad)

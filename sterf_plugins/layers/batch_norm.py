@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from ..functional import frozen_batch_norm, same_strided_grad
 from ..functional.batch_norm import plain_batch_norm
-from ..functional.torch_kernels import is_traced, transformed
+from ..functional.torch_kernels import is_traced
+from ..undisturbed import transformed
 
 Norm = nn.BatchNorm1d | nn.BatchNorm2d
 

@@ -30,7 +30,8 @@ from torch import Tensor
 
 from ..functional.still import is_still
 from ..functional.strides import empty_frames
-from ..functional.torch_kernels import is_mapped, transformed
+from ..functional.torch_kernels import is_mapped
+from ..undisturbed import transformed
 
 Node = Any  # SpikingJelly's IFNode or LIFNode, which have no types
 if TYPE_CHECKING:  # what the mixin stands in front of

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from ..checks import check_floating, check_steps, finite_number, positive_int
 from ..functional.still import repeat_still
-from ..functional.torch_kernels import transformed
 from ..plugins import check_options
+from ..undisturbed import transformed
 from .closed_form import IFNode, LIFNode
 from .described import Described
 
@@ -132,9 +132,9 @@ def _factory(class_name: str, replacement: type | None = None) -> Callable[..., 
         try:
             node = kind(step_mode="m", **kwargs | numbers)
         except AssertionError as error:
-            given = ", ".join(f"{name}={value!r}" for name, value in kwargs.items())
+            arguments = ", ".join(f"{name}={value!r}" for name, value in kwargs.items())
             raise ValueError(
-                f"a {class_name} cannot have {given}: `tau` and `init_tau` must be > 1, potentials numbers (`v_reset` may be "
+                f"a {class_name} cannot have {arguments}: `tau` and `init_tau` must be > 1, potentials numbers (`v_reset` may be "
                 f"None), and `detach_reset` True or False."
             ) from error
         except ValueError as error:

@@ -94,9 +94,9 @@ def roi_pool_backward(
     channel = torch.arange(grad_input.shape[1], device=rois.device)[None, :, None]
     position = argmax.flatten(2).long()  # in the flattened map; -1 for an empty bin
     values = torch.where(position >= 0, grad_output.flatten(2), 0)
-    whole = torch.zeros_like(grad_input).flatten(2)
-    whole.index_put_((image, channel, position.clamp(min=0)), values, accumulate=True)
-    grad_input += whole.view_as(grad_input)
+    added = torch.zeros_like(grad_input).flatten(2)
+    added.index_put_((image, channel, position.clamp(min=0)), values, accumulate=True)
+    grad_input += added.view_as(grad_input)
 
 
 def _sample(maps: Tensor, points: Tensor) -> Tensor:

@@ -170,9 +170,9 @@ class TimmContract(_Backbone):
         pruned = max(take) < len(self.stages) - 1
         self.stages, self.maps = self.stages[: max(take) + 1], self.maps[: max(take) + 1]
         if pruned:
-            kept = len(self.stages)
-            self.stage_dims, self.stage_strides = self.stage_dims[:kept], self.stage_strides[:kept]
-            self.out_indices = tuple(i for i in self.out_indices if i < kept)
+            remaining = len(self.stages)
+            self.stage_dims, self.stage_strides = self.stage_dims[:remaining], self.stage_strides[:remaining]
+            self.out_indices = tuple(i for i in self.out_indices if i < remaining)
             self.num_features = self.head_hidden_size = self.stage_dims[-1]
         if prune_head or pruned:
             self.reset_classifier(0, "")
@@ -228,7 +228,7 @@ def _under_our_names(state: Mapping[str, Any]) -> Mapping[str, Any]:
     return state if has_our_names(state) or only_a_head else convert_state_dict(state)
 
 
-def whole(state: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
+def checked_entries(state: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
     """The entries of a checkpoint, which are those of the model; only the classifier may be missing.
 
     timm tolerates missing and unknown entries wherever the number of classes changes, as it does for feature maps.
@@ -277,7 +277,7 @@ def register(
             model if kwargs.get("feature_cls", "getter") == "getter" else partial(_with_maps, model),
             name,
             pretrained,
-            pretrained_filter_fn=lambda state, built: whole(_under_our_names(state), built),
+            pretrained_filter_fn=lambda state, built: checked_entries(_under_our_names(state), built),
             feature_cfg=dict(out_indices=tuple(range(count)), feature_cls="getter"),
             **arguments,
         )

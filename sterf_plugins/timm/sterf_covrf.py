@@ -12,7 +12,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from torch import nn
 
 from .. import backbones
-from .contract import TimmContract, configuration, register, whole
+from .contract import TimmContract, checked_entries, configuration, register
 from .stems import swap_stem
 from .sterf_sdt_v3 import SDTV3, VARIANTS
 
@@ -78,7 +78,7 @@ def _stock(name: str):
             pretrained and own_weights,
             pretrained_cfg=pretrained_cfg,
             pretrained_cfg_overlay=pretrained_cfg_overlay,
-            pretrained_filter_fn=whole,
+            pretrained_filter_fn=checked_entries,
             cache_dir=cache_dir,
             **kwargs,
         )

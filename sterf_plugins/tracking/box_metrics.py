@@ -78,7 +78,7 @@ def curves(
         raise ValueError(
             f"none of {len(truth)} labels is a box with an area; such a sequence says nothing: leave it out."
         )
-    boxes = _whole(boxes[: len(truth)], truth, protocol)
+    boxes = _with_boxes_replaced(boxes[: len(truth)], truth, protocol)
     boxes[0] = truth[0]
     with np.errstate(divide="ignore", invalid="ignore"):  # of labels without area, which are replaced below
         overlap, error, norm_error = _overlap(boxes, truth), _error(boxes, truth, False), _error(boxes, truth, True)
@@ -120,19 +120,19 @@ def mean_curves(sequences: Iterable[Curves], protocol: str = "toolkit") -> Curve
     return Curves(mean("success"), mean("precision"), mean("norm_precision"))
 
 
-def _boxes(name: str, given: ArrayLike) -> Floats:
+def _boxes(name: str, values: ArrayLike) -> Floats:
     """Boxes as an array (frames, 4).
 
     Raises:
         ValueError: they have another shape.
     """
-    boxes: Floats = np.array(given, np.float64)
+    boxes: Floats = np.array(values, np.float64)
     if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise ValueError(f"`{name}` has shape {boxes.shape}; it must be (frames, 4): x, y, w, h.")
     return boxes
 
 
-def _whole(boxes: Floats, truth: Floats, protocol: str) -> Floats:
+def _with_boxes_replaced(boxes: Floats, truth: Floats, protocol: str) -> Floats:
     """The predictions with those replaced that are no boxes."""
     frames = len(truth)
     if protocol == "ostrack":

@@ -101,7 +101,7 @@ def main() -> None:
     for shapes, motion, density in combinations:  # all of them, before anything is written or deleted
         check_video(BATCH, args.frames, resolution, motion, shapes, density, args.background)
     prepare_folder(args)
-    made = kept = 0
+    made = existing = 0
     with tqdm(total=args.videos * len(combinations), unit="video", disable=None) as bar:
         for shapes, motion, density in combinations:
             extent = min(resolution) / 3 if motion.size is None else motion.size
@@ -111,7 +111,7 @@ def main() -> None:
             for start in range(0, args.videos, BATCH):
                 files = [folder / f"{i:05d}.{args.format}" for i in range(start, min(start + BATCH, args.videos))]
                 missing = [(k, f) for k, f in enumerate(files) if not f.is_file()]
-                kept += len(files) - len(missing)
+                existing += len(files) - len(missing)
                 if missing:
                     events, labels = render(
                         BATCH,
@@ -128,7 +128,7 @@ def main() -> None:
                         write_events(file, events[:, k], labels[:, k])
                     made += len(missing)
                 bar.update(len(files))
-    print(f"{args.out}: {made} videos made, {kept} were there; {len(combinations)} combination(s)")
+    print(f"{args.out}: {made} videos made, {existing} were there; {len(combinations)} combination(s)")
 
 
 def in_name(value: float) -> str:

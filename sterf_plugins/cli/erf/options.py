@@ -74,12 +74,12 @@ def parse_position(text: str) -> Any:
     if text == PEAK:
         return "center"  # of the one pixel that is read of a tracker's layers
     try:
-        place = tuple(ast.literal_eval(part.strip()) for part in text.split(","))
+        position = tuple(ast.literal_eval(part.strip()) for part in text.split(","))
     except (ValueError, SyntaxError) as error:
         raise ValueError(
             f"--position {text}: give center, all, or row,col such as 0.5,0.25; of a video frame,row,col."
         ) from error
-    return place
+    return position
 
 
 def protocol_of(args: argparse.Namespace) -> Protocol:

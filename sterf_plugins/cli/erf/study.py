@@ -77,9 +77,9 @@ def check_entries(
     unknown = sorted(set(entries) - (known - {*_NO_ENTRIES}))
     if unknown:
         raise ValueError(f"{name}: `study` has unknown keys {', '.join(unknown)}; allowed: options of this tool.")
-    given = {key: value for key, value in entries.items() if value is not None and value is not False}
+    options = {key: value for key, value in entries.items() if value is not None and value is not False}
     words = [name, "no checkpoint", "--out", os.curdir]  # or Python 3.13 takes a value too many for the checkpoint
-    for key, value in given.items():
+    for key, value in options.items():
         words += _words(f"--{key.replace('_', '-')}", value)
 
     def refuse(message: str) -> NoReturn:
@@ -89,7 +89,7 @@ def check_entries(
 
     parser.error = refuse  # type: ignore[method-assign]
     values = vars(parser.parse_args(words))
-    return {key: values[key] for key in given}
+    return {key: values[key] for key in options}
 
 
 def _words(option: str, value: Any) -> list[str]:

@@ -111,8 +111,8 @@ def check_field(
     names = match_layers(model, layers, target)
     places, calls = check_position(position), check_calls(calls)
     one_of("protocol", protocol, (None, *PROTOCOLS))
-    given = None if channels is None else check_channels(channels)
-    _, protocols = choose(protocol, reduce=None, channels=given, kinds="spatial", position=position)
+    chosen = None if channels is None else check_channels(channels)
+    _, protocols = choose(protocol, reduce=None, channels=chosen, kinds="spatial", position=position)
     settings = Settings(("spatial",), places, protocols, "sum", None, calls, seed)
     reading = Reading.of(wrt, axes, steps, forward)
     sample, stream = peek(batches(inputs, reading), CALIBRATION)
@@ -165,8 +165,8 @@ def _maps_of_all(
                 maps.setdefault(name, []).append(values)
             done += count
             bar.update(count)
-    whole = {name: np.concatenate(parts) for name, parts in maps.items()}
-    return {name: m for name, m in whole.items() if len(m) == done}, done
+    joined = {name: np.concatenate(parts) for name, parts in maps.items()}
+    return {name: m for name, m in joined.items() if len(m) == done}, done
 
 
 def _maps(

@@ -91,8 +91,8 @@ class Perturbation:
                 patch.copy_(self._sample[..., rows, columns].index_select(axis, torch.tensor(others)))
             elif self.by == "flip":
                 for i, order in enumerate(orders):
-                    t, *place = np.unravel_index(order[draw], shape)
-                    patch[(t, i, *place)] = 1 - patch[(t, i, *place)]
+                    t, *pixel = np.unravel_index(order[draw], shape)
+                    patch[(t, i, *pixel)] = 1 - patch[(t, i, *pixel)]
             else:
                 noise = np.stack([g.standard_normal(shape[-3:]) for g in generators])
                 patch.add_((torch.from_numpy(noise) * self._std * self.by).to(images))

@@ -177,8 +177,8 @@ def shortened(name: str, letters: int) -> str:
     if len(name) <= letters:
         return name
     end = name[len(name) - letters + 1 :]
-    whole = re.search(r"[. ]", end[: len(end) // 2])
-    return f"…{end[whole.end() :] if whole else end}"
+    boundary = re.search(r"[. ]", end[: len(end) // 2])
+    return f"…{end[boundary.end() :] if boundary else end}"
 
 
 def _lay_out(figure: "Figure") -> None:
@@ -203,12 +203,12 @@ def _cut_blank(figure: "Figure") -> None:
     texts = [text for ax in first for text in (ax.title, ax.yaxis.label) if text.get_text()] + figure.texts
     top = max([ax.bbox.y1 for ax in first] + [text.get_window_extent().y1 for text in texts])
     height = figure.get_figheight()
-    left = top / figure.dpi + 0.05
-    if left < height:
+    new_height = top / figure.dpi + 0.05
+    if new_height < height:
         for ax in figure.axes:
             x0, y0, width, high = ax.get_position(original=True).bounds
-            ax.set_position((x0, y0 * height / left, width, high * height / left))
-        figure.set_figheight(left)
+            ax.set_position((x0, y0 * height / new_height, width, high * height / new_height))
+        figure.set_figheight(new_height)
 
 
 def write(figure: "Figure", path: str | os.PathLike) -> Path:

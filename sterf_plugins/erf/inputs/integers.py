@@ -53,10 +53,10 @@ class FollowedCasts(TorchFunctionMode):
         integers = not exact[0].is_floating_point()
         if integers and function in _CASTS:
             return self._replaced(args[0])
-        half, whole = self._replaced((args, kwargs), 0.5), self._replaced((args, kwargs))
+        half, full = self._replaced((args, kwargs), 0.5), self._replaced((args, kwargs))
         try:
             halves = _flat(function(*half[0], **half[1])) if integers else []
-            found = function(*whole[0], **whole[1])
+            found = function(*full[0], **full[1])
         except (RuntimeError, TypeError) as error:
             raise ValueError(
                 f"the model uses integers of `inputs` in {name}, through which no gradient leads; give floating-point images."

@@ -90,20 +90,20 @@ class Sizer:
 
     def _measured(self, part: Batch, count: int, work: Callable[[Batch], Any]) -> Any:
         """Do the work on a part of ``count`` inputs, and set the size from the memory that autograd kept for it."""
-        kept: dict[int, int] = {}  # bytes of each storage that autograd keeps, by its address
+        saved: dict[int, int] = {}  # bytes of each storage that autograd keeps, by its address
 
         def pack(tensor: Tensor) -> Tensor:
             storage = tensor.untyped_storage()
             if storage.data_ptr() not in self._weights:
-                kept[storage.data_ptr()] = storage.nbytes()
+                saved[storage.data_ptr()] = storage.nbytes()
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             result = work(part)
-        bytes_per_input = max(1, sum(kept.values()) // count + self.extra)
+        bytes_per_input = max(1, sum(saved.values()) // count + self.extra)
         limit = 64
         if self._device.type != "cuda":
-            limit = max(1, min(8, _CPU_TENSOR_LIMIT * count // max(kept.values(), default=1)))
+            limit = max(1, min(8, _CPU_TENSOR_LIMIT * count // max(saved.values(), default=1)))
         self.size, self._measure = max(1, min(limit, _free_memory(self._device) // 2 // bytes_per_input)), False
         return result
 

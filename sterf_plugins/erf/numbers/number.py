@@ -182,8 +182,8 @@ def change(
     if pseudo is not None:
         changes = [wrapped(q - p, period) for p, q in zip(*pseudo, strict=True)]
         # Twice the difference of what is left of the two biases; of small ones that is half of how much the corrections differ.
-        left = [_correction_error(number, values, sizes) for number, values in zip((a, b), pseudo, strict=True)]
-        error = math.hypot(_spread(np.asarray(changes), sizes), 2 * (left[1] - left[0]))
+        corrections = [_correction_error(number, values, sizes) for number, values in zip((a, b), pseudo, strict=True)]
+        error = math.hypot(_spread(np.asarray(changes), sizes), 2 * (corrections[1] - corrections[0]))
         return Number(value, error, min(a.dof, b.dof))
     u, v = a.error**2, b.error**2
     if not u + v > 0:  # none has an error, or that of one is unknown

@@ -105,8 +105,8 @@ class Evidence:
             if pair(getattr(self.model.get_submodule(around), "window_size", None)) == size:
                 inside = [n for n, shape in self.shapes.items() if n.startswith(f"{around}.") and len(shape) == 4]
                 known = [(self.shapes[n], layout_of(self.model.get_submodule(n))) for n in inside]
-                whole = min((shape[0] for shape, _ in known), default=0)  # more are windows of a map
-                maps = [s[2:] if layout == "BCHW" else s[1:3] for s, layout in known if layout and s[0] == whole]
+                batch = min((shape[0] for shape, _ in known), default=0)  # more are windows of a map
+                maps = [s[2:] if layout == "BCHW" else s[1:3] for s, layout in known if layout and s[0] == batch]
                 return any(h <= size[0] and w <= size[1] and (h, w) != size for h, w in maps)
         return False
 

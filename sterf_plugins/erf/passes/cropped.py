@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...undisturbed import changed
+from ...undisturbed import changed, transformed
 
 _AXES = {"conv1d": 1, "conv2d": 2, "conv3d": 3}  # over places
 _WORTH = 0.5  # of the map; a larger box is not cut out
@@ -53,8 +53,7 @@ def _is_ordinary(axes: int, x, weight, bias, stride, padding, dilation, groups) 
         and not weight.requires_grad
         and (bias is None or not bias.requires_grad)
         and not isinstance(padding, str)
-        and not torch._C._are_functorch_transforms_active()
-        and torch.autograd.forward_ad._current_level < 0
+        and not transformed()
     )
 
 
@@ -82,13 +81,13 @@ class _Convolution(torch.autograd.Function):
         stride, padding, dilation = ctx.how
         box = _box(g)
         if box is None:
-            whole = torch.zeros_like(ctx.like, device=g.device)
+            gradient = torch.zeros_like(ctx.like, device=g.device)
         elif prod(high - low for low, high in box) > _WORTH * g[0, 0].numel():
             like = torch.empty_like(ctx.like, device=g.device)
-            whole = _gradient(g, like, weight, stride, padding, dilation, ctx.groups)
+            gradient = _gradient(g, like, weight, stride, padding, dilation, ctx.groups)
         else:
-            whole = _of_box(g, box, weight, ctx.like, stride, padding, dilation, ctx.groups)
-        return None, None, whole, *[None] * 6
+            gradient = _of_box(g, box, weight, ctx.like, stride, padding, dilation, ctx.groups)
+        return None, None, gradient, *[None] * 6
 
 
 def _gradient(g: Tensor, like: Tensor, weight: Tensor, stride, padding, dilation, groups: int) -> Tensor:
@@ -117,9 +116,9 @@ def _of_box(g: Tensor, box, weight: Tensor, like: Tensor, stride, padding, dilat
     small = torch.empty([*like.shape[:2], *reaches], dtype=g.dtype, device=g.device, memory_format=order)
     chosen: list[Any] = [..., *(slice(low, high) for low, high in box)]
     found = _gradient(g[tuple(chosen)], small, weight, stride, [0] * len(box), dilation, groups)
-    whole = torch.zeros_like(like, device=g.device)
-    whole[tuple(outside)] = found[tuple(inside)]
-    return whole
+    gradient = torch.zeros_like(like, device=g.device)
+    gradient[tuple(outside)] = found[tuple(inside)]
+    return gradient
 
 
 def _box(g: Tensor) -> list[tuple[int, int]] | None:

@@ -171,8 +171,8 @@ def _learnt_tokens(model: nn.Module, shapes: Iterable[Size]) -> set[int]:
     learnt = {
         (p.shape[:-1].numel(), p.shape[-1]) for m in tables for p in m.parameters(recurse=False) if p.ndim in (2, 3)
     }
-    given = {(n, shape[-1]) for shape in shapes if len(shape) in (2, 3) for n in shape[:-1]}
-    return {n for n, _ in learnt & given}
+    seen = {(n, shape[-1]) for shape in shapes if len(shape) in (2, 3) for n in shape[:-1]}
+    return {n for n, _ in learnt & seen}
 
 
 def orders(

@@ -123,28 +123,28 @@ class Running:
             ValueError: the runs had inputs of different shapes.
         """
         first = next((p for p in parts if p.count), parts[0])
-        whole = cls(first._aggregate, first._path)
-        whole.shape, whole.kinds, whole.facts = first.shape, first.kinds, first.facts
-        whole.calibrated, whole.cut, whole.autocast = first.calibrated, first.cut, first.autocast
+        joined = cls(first._aggregate, first._path)
+        joined.shape, joined.kinds, joined.facts = first.shape, first.kinds, first.facts
+        joined.calibrated, joined.cut, joined.autocast = first.calibrated, first.cut, first.autocast
         for part in parts:
             if part.count:
-                check_shapes(whole.shape, part.shape)
-            if part.count and part.facts != whole.facts:
+                check_shapes(joined.shape, part.shape)
+            if part.count and part.facts != joined.facts:
                 raise ValueError(
                     "the processes see different layers; give `layers`, `layout` and `channels` explicitly."
                 )
-            for name in set(part.facts) & set(whole.facts):
-                whole.facts[name].follows &= part.facts[name].follows
-                whole.facts[name].unclear |= part.facts[name].unclear
-            whole.failed |= part.failed
-            whole.drawn |= part.drawn
+            for name in set(part.facts) & set(joined.facts):
+                joined.facts[name].follows &= part.facts[name].follows
+                joined.facts[name].unclear |= part.facts[name].unclear
+            joined.failed |= part.failed
+            joined.drawn |= part.drawn
             for name, kinds in part.estimates.items():
                 for kind, estimate in kinds.items():
-                    whole._estimate(name, kind).merge(estimate)
+                    joined._estimate(name, kind).merge(estimate)
             for name, rate in part.rates.items():
-                whole.rates.setdefault(name, LayerRate(rate.levels, np.zeros_like(rate.histogram))).merge(rate)
-            whole.count += part.count
-        return whole
+                joined.rates.setdefault(name, LayerRate(rate.levels, np.zeros_like(rate.histogram))).merge(rate)
+            joined.count += part.count
+        return joined
 
     def error(self) -> float:
         """The largest relative standard error of all spatial maps and temporal curves; infinite before there is one."""

@@ -280,10 +280,10 @@ def _alt(
 
 def _other_tables(results: Mapping[str, ERFResult], names: list[str]) -> str:
     """All numbers, in tables of a few columns each, as HTML."""
-    left, tables = list(names), []
+    remaining, tables = list(names), []
     for heading, beginnings in GROUPS.items():
-        members = [name for name in left if name.startswith(beginnings)]
-        left = [name for name in left if name not in members]
+        members = [name for name in remaining if name.startswith(beginnings)]
+        remaining = [name for name in remaining if name not in members]
         for i in range(0, len(members), COLUMNS):
             tables.append(f"<h3>{heading}</h3>{number_table(results, members[i : i + COLUMNS])}")
     return "\n".join(tables)

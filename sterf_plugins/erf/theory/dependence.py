@@ -46,11 +46,11 @@ def dependence(model: nn.Module, layers: Iterable[nn.Module]) -> Iterator[None]:
                 handles.append(node.register_hook(rule))
 
     handles += [m.register_forward_hook(mark_graph) for m in layers if not isinstance(m, torch.jit.ScriptModule)]
-    kept = {p: p.detach().clone() for p in model.parameters() if p.is_floating_point() and (p == 0).any()}
+    before = {p: p.detach().clone() for p in model.parameters() if p.is_floating_point() and (p == 0).any()}
     generator = torch.Generator().manual_seed(0)
     try:
         with torch.no_grad():
-            for p in kept:
+            for p in before:
                 scale = float(p.abs().mean()) or 0.1 / max(1, p[0].numel() if p.ndim else 1) ** 0.5
                 p.copy_(torch.where(p == 0, scale * torch.randn(p.shape, generator=generator).to(p), p))
         # In one node for all steps of a recurrent layer, gradients underflow.
@@ -61,7 +61,7 @@ def dependence(model: nn.Module, layers: Iterable[nn.Module]) -> Iterator[None]:
             handle.remove()
         forget_noise()
         with torch.no_grad():
-            for p, value in kept.items():
+            for p, value in before.items():
                 p.copy_(value)
 
 
@@ -82,15 +82,15 @@ class _Choices(TorchFunctionMode):
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         result = function(*args, **kwargs)
-        given = _tensors([*args, *kwargs.values()])
-        computed = any((ref := self._computed.get(id(t))) and ref() is t for t in given)
-        for t in _tensors(given[:1] if result is None else result):  # nothing: an assignment to a part of a tensor
+        arguments = _tensors([*args, *kwargs.values()])
+        computed = any((ref := self._computed.get(id(t))) and ref() is t for t in arguments)
+        for t in _tensors(arguments[:1] if result is None else result):  # nothing: an assignment to a part of a tensor
             if t.grad_fn is not None:
                 if computed and re.match("Where|MaskedFill|IndexPut|Mul|Div", t.grad_fn.name()):
                     self.nodes.add(t.grad_fn)
                 elif computed and re.match("(Gather|Index|IndexSelect|Take|MaskedSelect)Backward", t.grad_fn.name()):
                     self.picks.add(t.grad_fn)
-            elif computed or any(x.requires_grad for x in given):
+            elif computed or any(x.requires_grad for x in arguments):
                 self._computed[id(t)] = weakref.ref(t)
         return result
 

@@ -172,10 +172,10 @@ def _channels_given(in_channels: int, options: Mapping[str, Any]) -> int:
 def _plugin_arguments(model_name: str, stem: str | Mapping | None, mixer: str | Mapping | Callable | None) -> dict:
     """The plugins that go to the model as arguments of its own; ``ValueError`` for a model that takes none."""
     plugins = dict(stem=dict(type=stem) if isinstance(stem, str) else dict(stem) if stem else None, mixer=mixer)
-    given = {argument: value for argument, value in plugins.items() if value is not None}
-    for argument, value in given.items():
+    arguments = {argument: value for argument, value in plugins.items() if value is not None}
+    for argument, value in arguments.items():
         _check_takes(model_name, argument, value)
-    return given
+    return arguments
 
 
 def _check_takes(model_name: str, argument: str, value: Any) -> None:

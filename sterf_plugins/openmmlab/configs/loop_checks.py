@@ -50,14 +50,14 @@ def check_complete(config: Config, *needed: str) -> None:
     """Raise ``ValueError`` if a phase is switched off by one of its three settings only, or a needed one is switched off."""
     for phase, third in (("train", "optim_wrapper"), ("val", "val_evaluator"), ("test", "test_evaluator")):
         names = (f"{phase}_cfg", f"{phase}_dataloader", third)
-        given = [name for name in names if config.get(name) is not None]
-        if phase in needed and not given:
+        present = [name for name in names if config.get(name) is not None]
+        if phase in needed and not present:
             like = ", for instance test_dataloader = val_dataloader" if phase == "test" else ""
             raise ValueError(f"the config has no {phase}: set {', '.join(names[:2])} and {third}{like}.")
-        if 0 < len(given) < 3:
-            lacking = next(name for name in names if name not in given)
+        if 0 < len(present) < 3:
+            lacking = next(name for name in names if name not in present)
             raise ValueError(
-                f"{lacking} is not set, and {' and '.join(given)} {'is' if len(given) == 1 else 'are'}: to leave out "
+                f"{lacking} is not set, and {' and '.join(present)} {'is' if len(present) == 1 else 'are'}: to leave out "
                 f"{phase}, --cfg-options {' '.join(f'{name}=None' for name in names)}; else set all three."
             )
 

@@ -158,26 +158,28 @@ def _set_element(config: Any, key: str, value: Any) -> bool:
         return False
     if not isinstance(node, (list, tuple)):
         return False
-    whole = ".".join(names)
+    parent = ".".join(names)
     if isinstance(node, tuple):
-        raise ValueError(f'--cfg-options {key}={value}: {whole} is the tuple {node}; set it as a whole: {whole}="(…)".')
+        raise ValueError(
+            f'--cfg-options {key}={value}: {parent} is the tuple {node}; set it as a whole: {parent}="(…)".'
+        )
     if int(last) >= len(node):
-        raise ValueError(f"--cfg-options {key}={value}: {whole} has {len(node)} elements, from 0 to {len(node) - 1}.")
+        raise ValueError(f"--cfg-options {key}={value}: {parent} has {len(node)} elements, from 0 to {len(node) - 1}.")
     node[int(last)] = value
     return True
 
 
 def _check_parts(options: dict[str, Any]) -> None:
     """Raise ``ValueError`` for an option that is part of an earlier one which has no parts, such as ``None``."""
-    whole: list[str] = []
+    without_parts: list[str] = []
     for key, value in options.items():
-        other = next((name for name in whole if key.startswith(f"{name}.")), None)
+        other = next((name for name in without_parts if key.startswith(f"{name}.")), None)
         if other:
             raise ValueError(
                 f"--cfg-options {other}={options[other]} and {key}={value} contradict each other; leave one out."
             )
         if not isinstance(value, dict):
-            whole.append(key)
+            without_parts.append(key)
 
 
 def _make_room(node: Any, names: list[str], whole: bool) -> None:

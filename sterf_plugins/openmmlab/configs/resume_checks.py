@@ -34,7 +34,7 @@ def check_resume(config: Config, path: str) -> None:
     """
     checkpoint = read_local_or_remote(path)
     way_out = f"To start from its weights alone, give --cfg-options load_from={path} without --resume, and another --work-dir."
-    _check_whole(config, checkpoint, path, way_out)
+    _check_complete(config, checkpoint, path, way_out)
     try:
         old = read_assignments(checkpoint["meta"]["cfg"], (*COMPARED, "train_cfg"))
     except (KeyError, TypeError, ValueError, SyntaxError):
@@ -83,7 +83,7 @@ def _other_length(checkpoint: Mapping[str, Any], old: Mapping[str, Any], new: Ma
             )
 
 
-def _check_whole(config: Config, checkpoint: Mapping[str, Any], path: str, way_out: str) -> None:
+def _check_complete(config: Config, checkpoint: Mapping[str, Any], path: str, way_out: str) -> None:
     """Raise ``ValueError`` if a checkpoint lacks what mmengine would start anew in silence, or swaps averaged weights."""
     needed = ["meta", "optimizer", *(["param_schedulers"] if config.get("param_scheduler") else [])]
     lacking = [name for name in needed if name not in checkpoint]

@@ -75,8 +75,10 @@ class StockInterface:
         """The arguments of ``DropInBackbone`` by which it has this interface."""
         levels = [_changed(asdict(level), depth=level.stride, rounding="ceil", kind="map") for level in self.levels]
         every = list(range(len(levels)))
-        rest = _changed(vars(self), outputs=every, eval_outputs=self.outputs, copies=1, eval_copies=1, attributes=None)
-        return {**rest, "levels": levels}
+        others = _changed(
+            vars(self), outputs=every, eval_outputs=self.outputs, copies=1, eval_copies=1, attributes=None
+        )
+        return {**others, "levels": levels}
 
 
 def read_interface(model: ConfigDict, scope: str) -> StockInterface:
@@ -207,25 +209,25 @@ def _structure(outputs: Any, x: Tensor, order: list[int]) -> Structure:
     """Nested lists as the outputs are nested, with the next number of ``order`` for each tensor but the image."""
     numbers = iter(order)
 
-    def place(y: Any) -> Structure:
+    def numbered(y: Any) -> Structure:
         if isinstance(y, Tensor):
             return "image" if y is x else next(numbers)
-        return [place(part) for part in y]
+        return [numbered(part) for part in y]
 
-    return place(outputs)
+    return numbered(outputs)
 
 
 def _alike(evaluated: list[Tensor], trained: list[Tensor]) -> list[int]:
     """Which output in training each output in evaluation is: the last of its shape, since auxiliary ones come first."""
-    left = list(range(len(trained)))
+    unmatched = list(range(len(trained)))
     order: list[int] = []
     for y in reversed(evaluated):
-        alike = [i for i in left if _key(trained[i]) == _key(y)]
+        alike = [i for i in unmatched if _key(trained[i]) == _key(y)]
         if not alike:
             raise ValueError(
                 f"--backbone: the stock backbone gives {_key(y)} in evaluation alone, so nothing trains it."
             )
-        left.remove(alike[-1])
+        unmatched.remove(alike[-1])
         order.insert(0, alike[-1])
     return order
 

@@ -133,20 +133,20 @@ class EventDetDataset(BaseDetDataset):
         if self.test_mode or not options:
             return self.data_list
         shortest = finite_number("filter_cfg['min_size']", options.get("min_size", 0))
-        kept = [info for info in self.data_list if min(info["height"], info["width"]) >= shortest]
-        if not kept:
+        remaining = [info for info in self.data_list if min(info["height"], info["width"]) >= shortest]
+        if not remaining:
             raise ValueError(
                 f"`filter_cfg` leaves out all {len(self.data_list)} images, whose shorter sides are below min_size={shortest:g} "
                 f"pixels; give a smaller one."
             )
         if options.get("filter_empty_gt"):
-            kept = [info for info in kept if info["instances"]]
-        if not kept:
+            remaining = [info for info in remaining if info["instances"]]
+        if not remaining:
             raise ValueError(
                 f"none of {len(self.data_list)} labelled times of {self.ann_file} has a box, and `filter_cfg` leaves out all of "
                 f"them; give other labels, or filter_empty_gt=False."
             )
-        return kept
+        return remaining
 
     def _chosen(self, labels: list[Labels]) -> list[Labels]:
         """The labels of the recordings in ``names``."""

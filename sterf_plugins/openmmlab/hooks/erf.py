@@ -217,8 +217,8 @@ class ERFHook(MeasuringHook):
         if self.source == "noise":
             channels = _image_channels(model)
             generator = torch.Generator().manual_seed(self.seed)
-            whole = torch.randn(self.num_samples, channels, *size, generator=generator)
-            yield from whole[rank::world].to(device).split(1) if len(whole) > rank else ()
+            images = torch.randn(self.num_samples, channels, *size, generator=generator)
+            yield from images[rank::world].to(device).split(1) if len(images) > rank else ()
         else:
             indices = spread(self.num_samples, dataset)[rank::world]
             yield from from_dataset(dataset, model.data_preprocessor, indices, size)

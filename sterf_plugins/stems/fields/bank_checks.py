@@ -42,11 +42,11 @@ def derivative_orders(orders: int | Iterable[ag.Order]) -> tuple[ag.Order, ...]:
     pairs = [entries("orders", pair) for pair in entries("orders", orders)]
     if not pairs or any(len(pair) != 2 for pair in pairs):
         raise ValueError(f"`orders` is {orders!r}; it must be an int, or a list of at least one (m, n).")
-    whole = tuple((whole_number("orders", m), whole_number("orders", n)) for m, n in pairs)
-    if min(map(min, whole)) < 0:
-        raise ValueError(f"`orders` is {whole}; m and n must be >= 0.")
-    distinct("orders", whole)
-    return whole
+    checked = tuple((whole_number("orders", m), whole_number("orders", n)) for m, n in pairs)
+    if min(map(min, checked)) < 0:
+        raise ValueError(f"`orders` is {checked}; m and n must be >= 0.")
+    distinct("orders", checked)
+    return checked
 
 
 def window_size(frames: Tensor, kernel_size: int | None, truncate: float) -> int:
