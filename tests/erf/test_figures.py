@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from torch import nn
 from sterf_plugins.erf import ERFResult, compute_erf
 from sterf_plugins.erf.figures.curves import FLOOR, draw_lags, draw_profiles, draw_radial
 from sterf_plugins.erf.figures.plot import draw, draw_all, draw_maps, draw_overlay, draw_spectra
-from sterf_plugins.erf.figures.sheet import NARROW, WIDTH, Sheet, pixels
+from sterf_plugins.erf.figures.sheet import NARROW, WIDTH, pixels
 from sterf_plugins.erf.figures.wording import (
     digits,
     error_text,
@@ -147,49 +146,6 @@ def test_one_brightness_or_each_its_own(result):
 
 def test_the_transform_is_that_of_the_reduction():
     assert "cube root of (∂y/∂x)² over its maximum" in words(draw(computed(reduce="square", layers="0")))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("count", "shape"), [(1, (1, 1)), (4, (1, 4)), (6, (2, 3)), (11, (3, 4))])
-def test_few_and_many_layers_fit_the_page(count, shape):
-    result = computed(count, num=2, layers=[str(i) for i in range(count)])
-    figure = draw(result)
-    panels = [ax for ax in figure.axes if ax.get_title()]
-    assert len(panels) == count
-    assert panels[0].get_gridspec().get_geometry() == shape
-    assert figure.get_figwidth() <= WIDTH
-    figure.canvas.draw()
-    edge = figure.bbox.width
-    for ax in panels:  # no title is cut, and none reaches into another panel's
-        box = ax.title.get_window_extent()
-        assert box.x0 >= 0 and box.x1 <= edge
-    boxes = [ax.title.get_window_extent() for ax in panels]
-    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
-
-
-def test_models_with_many_and_with_few_layers_take_few_rows():
-    sheet = Sheet({"eight": 8, "five": 5, "three": 3}, [])
-    assert sheet.grid.shape == (4, 5)
-    assert [len(axes) for axes in sheet.panels.values()] == [8, 5, 3]
-    assert [ax.axison for ax in sheet.grid.flat].count(False) == 4
-
-
-@pytest.mark.slow
-def test_long_names_are_shortened_at_their_beginning():
-    model = nn.Sequential(*(nn.Sequential(nn.Identity()) for _ in range(5)))
-    model = nn.ModuleDict({"a_backbone_with_a_long_name": model})
-    model.forward = lambda x: model["a_backbone_with_a_long_name"](x)
-    result = compute_erf(model, torch.randn(2, 1, 8, 8), [f"a_backbone_with_a_long_name.{i}.0" for i in range(5)])
-    figure = draw(result)
-    figure.canvas.draw()
-    titles = [ax.title for ax in figure.axes if ax.get_title()]
-    assert [t.get_text().split("\n")[0] for t in titles] == [f"…{i}.0, stride 1" for i in range(5)]
-    boxes = [t.get_window_extent() for t in titles]
-    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
-    figure = draw_radial({f"a.model_with_a_long_name(depth={i},mixer='srb')": result for i in range(4)})
-    figure.canvas.draw()
-    boxes = [ax.title.get_window_extent() for ax in figure.axes]
-    assert all(a.x1 < b.x0 for a, b in pairwise(boxes)) and boxes[-1].x1 < figure.bbox.width
 
 
 def test_what_differs_between_models_is_said_with_their_names(result):
@@ -324,24 +280,6 @@ def test_frames_of_an_animation_have_the_size_of_the_largest(tmp_path):
         assert heights[0] < heights[1] == animation.size[1] and animation.n_frames == 2
 
 
-def test_a_signal_has_one_row():
-    result = computed(layers=["0"])
-    for fields in (result.spatial, result.spatial_error):
-        fields["0"] = fields["0"][12:13]
-    result.info["map_size"]["0"] = [1, 32]
-    figures = draw_all({"": result})
-    figures["maps"].canvas.draw()
-    assert figures["maps"].axes[0].get_window_extent().height > 20
-    assert [tick.get_text() for tick in figures["spectra"].axes[0].get_yticklabels()] == ["0"]
-    text = words(figures["profiles"])
-    assert (
-        "centre row" in text
-        and "centre column" not in text
-        and "σ x" in text
-        and "σ y" not in text.split("\nAcross")[0]
-    )
-
-
 def test_profiles_of_a_field_in_a_corner_are_not_blank(result):
     """A Gaussian with its centre beyond the map has no width there, and the middle of the map nothing of the field."""
     field = np.zeros(SIZE, np.float32)
@@ -412,19 +350,6 @@ def test_outputs_of_a_backbone_are_named_by_stage_and_stride():
     del Backbone.num_stages  # now ``out_indices`` may count blocks
     again = compute_erf(model, torch.randn(2, 1, 30, 21), "backbone")
     assert layer_label(again, "backbone[1]") == "backbone[1], stride 8"
-
-
-def test_narrow_pages_have_fewer_panels_in_a_row():
-    """Nor is a title cut or written over another panel's numbers, though the colour bar's label has two lines there."""
-    result = computed(5, num=2, layers=[str(i) for i in range(5)])
-    figure = draw_maps({"net": result}, page=NARROW)
-    panels = [ax for ax in figure.axes if ax.get_title()]
-    assert figure.get_figwidth() == NARROW and panels[0].get_gridspec().get_geometry() == (3, 2)
-    assert not re.search(r"-\n|\n%", words(figure))
-    figure.canvas.draw()
-    titles = [ax.title.get_window_extent() for ax in panels]
-    assert all(box.x0 >= 0 and box.x1 <= figure.bbox.width and box.y1 <= figure.bbox.height for box in titles)
-    assert not any(box.overlaps(ax.bbox) for box in titles for ax in panels)
 
 
 @pytest.mark.slow

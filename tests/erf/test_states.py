@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from by_autograd import field_over_time
 from torch import nn
 
 from sterf_plugins.erf import check_field, compute_erf
@@ -225,72 +226,6 @@ def test_whatever_keeps_a_state_is_put_back(factor):
     assert model.memory is memory and memory.item() == 1.0 and torch.equal(model.conv.bias, bias)
 
 
-def field_by_hand(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """The field (H, W) of the output at (4, 4), over the mean of all time steps of inputs (T, B, C, H, W)."""
-    leaf = x.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(model(leaf)[:, :, :, 4, 4].sum(), leaf)
-    return gradient.sum(0).abs().mean(1).mean(0) / len(x)
-
-
-class Loop(nn.Module):
-    """snnTorch's neurons with a hidden state, or one that is handed on but for the first step, stepped over time."""
-
-    def __init__(self, hidden=True):
-        super().__init__()
-        import snntorch
-
-        self.conv = nn.Conv2d(2, 3, 3, padding=1)
-        self.neuron = snntorch.Leaky(beta=0.7, threshold=0.1, init_hidden=hidden)
-        self.out = nn.Conv2d(3, 2, 1)
-
-    def forward(self, x):
-        spikes, state = [], ()
-        for step in x:
-            found = self.neuron(self.conv(step), *state)
-            found, *state = found if isinstance(found, tuple) else (found,)
-            spikes.append(found)
-            self.out(found)
-        return torch.stack(spikes)
-
-
-def test_hidden_states_of_snntorch_are_put_back():
-    pytest.importorskip("snntorch", reason="snntorch is part of the extra `dev`")
-    torch.manual_seed(0)
-    model, x = Loop(), torch.randn(5, 4, 2, 8, 8)
-    before = {name: value.clone() for name, value in model.neuron.named_buffers()}
-    one, two = (compute_erf(model, x, "neuron", batch_size=n).spatial["neuron"] for n in (4, 1))
-    assert one.any() and np.allclose(one, two, rtol=1e-5, atol=1e-7)
-    assert all(torch.equal(value, before[name]) for name, value in model.neuron.named_buffers())
-    assert np.allclose(one, field_by_hand(model, x), rtol=1e-4, atol=1e-7)
-
-
-class NorseLoop(nn.Module):
-    """norse's cell, whose state is handed from step to step, and begins as ``None``."""
-
-    def __init__(self):
-        super().__init__()
-        import norse.torch as norse
-
-        self.conv, self.cell = nn.Conv2d(2, 4, 3, padding=1), norse.LIFCell()
-
-    def forward(self, x):
-        state, outputs = None, []
-        for step in x:
-            spikes, state = self.cell(5 * self.conv(step), state)
-            outputs.append(spikes)
-        return torch.stack(outputs)
-
-
-def test_states_of_norse_are_handed_on():
-    pytest.importorskip("norse", reason="norse is part of the extra `dev`")
-    torch.manual_seed(0)
-    model, x = NorseLoop(), torch.randn(4, 3, 2, 8, 8)
-    one, two = (compute_erf(model, x, "cell", batch_size=n) for n in (3, 1))
-    assert "cell[0]" in one.layers and np.allclose(one.spatial["cell[0]"], two.spatial["cell[0]"], rtol=1e-5, atol=1e-7)
-    expected = field_by_hand(model, x)
-    assert np.allclose(one.spatial["cell[0]"], expected, rtol=1e-4, atol=1e-6 * float(expected.max()))
-
-
 class Positions(nn.Module):
     """A table that is made anew for each size of the input, as tables of positions are, and a counter of calls."""
 
@@ -368,19 +303,6 @@ def test_hooks_that_a_model_gives_its_modules_are_there_once():
     assert torch.equal(model(x), before) and len(model.first._forward_hooks) == 1
 
 
-@pytest.mark.parametrize("hidden", [True, False])
-def test_states_that_snntorch_has_left_are_forgotten(hidden):
-    pytest.importorskip("snntorch", reason="snntorch is part of the extra `dev`")
-    torch.manual_seed(0)
-    model, x = Loop(hidden), torch.randn(5, 3, 2, 8, 8)
-    fresh = compute_erf(model, x, "out", batch_size=3).spatial["out"]
-    with torch.no_grad():
-        model(x + 1)
-    left = model.neuron.mem.clone()
-    assert left.any() and np.array_equal(fresh, compute_erf(model, x, "out", batch_size=3).spatial["out"])
-    assert torch.equal(model.neuron.mem, left)
-
-
 class Adapts(nn.Module):
     """Divides by a buffer that it changes in place in each pass, and that its backward pass needs."""
 
@@ -399,7 +321,7 @@ def test_a_buffer_that_is_changed_in_place_does_not_end_the_backward_pass():
     torch.manual_seed(0)
     model, x = nn.Sequential(Adapts()), torch.randn(4, 3, 2, 8, 8)
     result = compute_erf(model, x, "0", batch_size=3)
-    assert np.allclose(result.spatial["0"], field_by_hand(copy.deepcopy(model), x), rtol=1e-5)
+    assert np.allclose(result.spatial["0"], field_over_time(copy.deepcopy(model), x), rtol=1e-5)
     assert result.temporal["0"].any() and torch.equal(model[0].scale, torch.ones(4))
     check = check_field(model, x, "0", position="all", cells=4)
     assert check.maps["0"].any() and torch.equal(model[0].scale, torch.ones(4))

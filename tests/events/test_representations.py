@@ -2,12 +2,11 @@
 
 import itertools
 import math
-import os
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
+from real_events import REAL
 
 from sterf_plugins.events import (
     REPRESENTATIONS,
@@ -24,10 +23,6 @@ from sterf_plugins.events import (
 from sterf_plugins.events.representations import channels_of, on_white, trajectory_prompt
 from sterf_plugins.events.windows import windows
 
-REAL = (
-    Path(os.environ.get("STERF_GOLDEN", Path(__file__).resolve().parents[3] / "shared" / "golden")).parent
-    / "real_events"
-)
 SIZE, TIMES = (5, 7), [100, 250, 300, 900]
 
 

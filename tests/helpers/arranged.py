@@ -28,3 +28,17 @@ def patch_of_the_centre(field, grid, patch=4):
 
 def with_prefix(count):
     return lambda y: torch.cat([y.new_ones(len(y), count, y.shape[1]), y.flatten(2).transpose(1, 2)], 1)
+
+
+class Rearranged(nn.Module):
+    """Tokens in some order, which a layer spreads over all of them: no field is clearly around its target."""
+
+    def __init__(self, order, spread=0.02):
+        super().__init__()
+        self.embed, self.out = nn.Conv2d(3, 24, 4, 4), nn.Identity()
+        self.order, self.spread = order, spread
+
+    def forward(self, x, template=None):
+        y = self.embed(x).flatten(2).transpose(1, 2)[:, self.order]
+        y = y + self.spread * y.sum(1, keepdim=True)
+        return self.out(y if template is None else y + self.embed(template).mean((2, 3))[:, None])

@@ -17,3 +17,10 @@ def same(found, expected):
 
 def leaves(*xs):
     return [x.clone().requires_grad_() for x in xs]
+
+
+def field_over_time(model: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """The field (H, W) of the output at (4, 4), over the mean of all time steps of inputs (T, B, C, H, W)."""
+    leaf = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(model(leaf)[:, :, :, 4, 4].sum(), leaf)
+    return gradient.sum(0).abs().mean(1).mean(0) / len(x)

@@ -1,6 +1,5 @@
 """docs/train_events.py and docs/events_in_time.py: a classifier of events, from files to accuracy and temporal fields."""
 
-import os
 import re
 import runpy
 from pathlib import Path
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from real_events import real
 from torchvision.transforms.v2.functional import center_crop
 
 import sterf_plugins
@@ -19,16 +19,8 @@ from sterf_plugins.firing import FiringRates, silence
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT, IN_TIME = ROOT / "docs" / "train_events.py", ROOT / "docs" / "events_in_time.py"
-REAL = Path(os.environ.get("STERF_GOLDEN", ROOT.parent / "shared" / "golden")).parent / "real_events"
 SMALL = ("--recordings", 16, "--steps", 4, "--epochs", 8, "--batch-size", 8, "--lr", 4e-3)
 NARROW = ("--model-kwargs", "depth=1", "dim=64", "num_heads=2")
-
-
-def real(name: str) -> Path:
-    path = REAL / name
-    if not path.is_file():
-        pytest.skip(f"{path} is not here")
-    return path
 
 
 @pytest.fixture(scope="module")
