@@ -12,7 +12,7 @@ flips changes all that follows, so these figures show what to expect and are no 
 import copy
 import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 import sterf_plugins.timm  # noqa: F401  (registers the models)
 from sterf_plugins.backbones import SDTV3
 from sterf_plugins.tracking import SDTrack, ShapeTracker
+from sterf_plugins.undisturbed import tensors_in
 
 VARIANTS = [("conv", "raster"), *itertools.product(("mlpixer", "srb"), ("raster", "channel"))]
 OPTIONS: dict[str, dict] = {
@@ -80,12 +81,7 @@ class Maps(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         model = self.model
         head = next(getattr(model, n) for n in ("rpn_head", "bbox_head", "decode_head") if getattr(model, n, None))
-        return tuple(flat(head(model.extract_feat(x))))
-
-
-def flat(values: Any) -> Iterable[Tensor]:
-    """All tensors in nested lists and tuples."""
-    return [values] if isinstance(values, Tensor) else [t for v in values for t in flat(v)]
+        return tuple(tensors_in(head(model.extract_feat(x))))
 
 
 def openmmlab(config: str) -> nn.Module:

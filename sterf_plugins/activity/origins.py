@@ -9,6 +9,8 @@ from spikingjelly.activation_based.op_counter import BaseCounter
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from ..undisturbed import tensors_in
+
 # Operators that give whole numbers of spikes for whole numbers of spikes: they add, or they move and select.
 ADDING = {"add", "sum", "cumsum", "index_add", "scatter_add", "col2im"}
 SELECTING = """
@@ -152,7 +154,4 @@ def _over_time(x: Any, axes: Any = None) -> bool:
 
 def _tensors(tree: Any) -> list[Tensor]:
     """The tensors with a memory among arguments or results."""
-    if isinstance(tree, Tensor):
-        return [tree] if tree.layout is torch.strided else []
-    parts = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, (list, tuple)) else ()
-    return [x for part in parts for x in _tensors(part)]
+    return [x for x in tensors_in(tree) if x.layout is torch.strided]

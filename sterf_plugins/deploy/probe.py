@@ -1,7 +1,7 @@
 """One forward pass that tells in which order the layers of a model run, and on what."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..firing import input_of
-from ..undisturbed import hooked, reset_states, uncompiled
+from ..undisturbed import hooked, reset_states, tensors_in, uncompiled
 
 Example = Tensor | tuple[Tensor, ...]  # the input of a model, or its positional arguments
 Forward = Callable[[nn.Module, Example], object]  # runs a model on an example
@@ -95,15 +95,9 @@ def called_once(calls: list[Call]) -> list[Call]:
     return [call for call in calls if counts[call.name] == 1]
 
 
-def tensors_in(output: object) -> list[Tensor]:
-    """The floating-point tensors of a model's output: a tensor, or sequences and mappings of such outputs, in order."""
-    if isinstance(output, Tensor):
-        return [output] if output.is_floating_point() else []
-    if isinstance(output, Mapping):
-        return [tensor for value in output.values() for tensor in tensors_in(value)]
-    if isinstance(output, (list, tuple)):
-        return [tensor for value in output for tensor in tensors_in(value)]
-    return []
+def float_tensors(output: object) -> list[Tensor]:
+    """The floating-point tensors of a model's output, in order."""
+    return [tensor for tensor in tensors_in(output) if tensor.is_floating_point()]
 
 
 def largest_error(ours: object, theirs: object) -> float:
@@ -112,7 +106,7 @@ def largest_error(ours: object, theirs: object) -> float:
     Raises:
         ValueError: the outputs have not the same number of tensors, or none.
     """
-    pairs = [(a.detach(), b.detach()) for a, b in zip(tensors_in(ours), tensors_in(theirs), strict=True)]
+    pairs = [(a.detach(), b.detach()) for a, b in zip(float_tensors(ours), float_tensors(theirs), strict=True)]
     if not pairs:
         raise ValueError(f"an output of type {type(theirs).__name__} holds no floating-point tensor to compare.")
     if any(a.shape != b.shape for a, b in pairs):
@@ -127,10 +121,10 @@ def compared_values(output: object, other: object) -> str:
         ValueError: all outputs are constants, equal everywhere or the same for both inputs; any model with the same
             constants would pass.
     """
-    tensors = [tensor.detach() for tensor in tensors_in(output)]
+    tensors = [tensor.detach() for tensor in float_tensors(output)]
     constant = [
         torch.equal(a, b) or (a.numel() > 1 and bool((a == a.flatten()[0]).all()))
-        for a, b in zip(tensors, tensors_in(other), strict=True)
+        for a, b in zip(tensors, float_tensors(other), strict=True)
     ]
     if all(constant):
         values = ", ".join(f"{float(t.flatten()[0]):.3g}, …" for t in tensors)

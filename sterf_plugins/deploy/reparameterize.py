@@ -18,10 +18,10 @@ from .probe import (
     called_once,
     calls_of,
     example_for,
+    float_tensors,
     largest_error,
     output_of,
     run,
-    tensors_in,
 )
 
 _FOLDED = (nn.Conv1d, nn.Conv2d, nn.Linear, CovariantRFConv2d)
@@ -175,5 +175,5 @@ def _pass(model: nn.Module, example: Example, norms: list[str], forward: Forward
         return lambda module, inputs, output: seen[name].append(output.clone())
 
     with hooked(model.get_submodule(name).register_forward_hook(record(name)) for name in norms):
-        outputs = tensors_in(run(model, example, forward))
+        outputs = float_tensors(run(model, example, forward))
     return {"": outputs} | {name: found for name, found in seen.items() if found}

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ...undisturbed import recurrent_steps
+from ...undisturbed import recurrent_steps, tensors_in
 from ..outputs.graph import nodes_behind
 from .marks import chosen, forget_noise, marked, picked, rule_of
 
@@ -37,7 +37,7 @@ def dependence(model: nn.Module, layers: Iterable[nn.Module]) -> Iterator[None]:
     choices = _Choices()
 
     def mark_graph(module: nn.Module, arguments: Any, result: Any) -> None:
-        outputs = _tensors(result)
+        outputs = tensors_in(result)
         starts = [t.grad_fn for t in outputs if t.grad_fn is not None]
         handles.extend(node.register_prehook(lambda grads: marked(grads, ())) for node in starts)
         for node in nodes_behind(outputs, seen):
@@ -82,9 +82,11 @@ class _Choices(TorchFunctionMode):
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         result = function(*args, **kwargs)
-        arguments = _tensors([*args, *kwargs.values()])
+        arguments = tensors_in([*args, *kwargs.values()])
         computed = any((ref := self._computed.get(id(t))) and ref() is t for t in arguments)
-        for t in _tensors(arguments[:1] if result is None else result):  # nothing: an assignment to a part of a tensor
+        for t in tensors_in(
+            arguments[:1] if result is None else result
+        ):  # nothing: an assignment to a part of a tensor
             if t.grad_fn is not None:
                 if computed and re.match("Where|MaskedFill|IndexPut|Mul|Div", t.grad_fn.name()):
                     self.nodes.add(t.grad_fn)
@@ -93,12 +95,3 @@ class _Choices(TorchFunctionMode):
             elif computed or any(x.requires_grad for x in arguments):
                 self._computed[id(t)] = weakref.ref(t)
         return result
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    """The tensors in a module's output."""
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, (list, tuple)):
-        return [t for entry in value for t in _tensors(entry)]
-    return [value] if isinstance(value, Tensor) else []

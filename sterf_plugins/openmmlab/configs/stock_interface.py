@@ -13,7 +13,7 @@ from mmengine.config import ConfigDict
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor
 
-from ...undisturbed import hooked, preserved_random_state
+from ...undisturbed import hooked, preserved_random_state, tensors_in
 from .reading import revert_sync_bn
 from .types import dicts_in, type_name
 
@@ -167,7 +167,7 @@ def _describe(stock: Any, image: Sequence[int]) -> StockInterface:
     stock.eval()
     evaluated = stock(x)
     rounded_down = _rounded_down(stock, x, evaluated) if tuple(image[1:]) == (SIDE, SIDE) else set()
-    found = [y for y in _flat(trained) if y is not x]
+    found = [y for y in tensors_in(trained) if y is not x]
     levels: list[Level] = []
     for y in found:
         if y.ndim not in KINDS:
@@ -184,9 +184,9 @@ def _describe(stock: Any, image: Sequence[int]) -> StockInterface:
         )
     outputs = _structure(trained, x, list(range(len(found))))
     order = list(range(len(found)))
-    if [_key(y) for y in _flat(evaluated)] != [_key(y) for y in _flat(trained)]:
-        order = _alike([y for y in _flat(evaluated) if y is not x], found)
-    copies, eval_copies = (_flat(ys)[-1].shape[0] // 2 for ys in (trained, evaluated))
+    if [_key(y) for y in tensors_in(evaluated)] != [_key(y) for y in tensors_in(trained)]:
+        order = _alike([y for y in tensors_in(evaluated) if y is not x], found)
+    copies, eval_copies = (tensors_in(ys)[-1].shape[0] // 2 for ys in (trained, evaluated))
     return StockInterface(levels, outputs, _structure(evaluated, x, order), copies, eval_copies)
 
 
@@ -232,10 +232,6 @@ def _alike(evaluated: list[Tensor], trained: list[Tensor]) -> list[int]:
     return order
 
 
-def _flat(outputs: Any) -> list[Tensor]:
-    return [outputs] if isinstance(outputs, Tensor) else [y for part in outputs for y in _flat(part)]
-
-
 def _key(y: Tensor) -> tuple[int, ...]:
     """Shape of an output without the batch, whose size may differ between training and evaluation."""
     return tuple(y.shape[1:])
@@ -265,5 +261,5 @@ def _rounded_down(stock: Any, x: Tensor, outputs: Any) -> set[tuple[int, ...]]:
         odd = stock(x.new_zeros(1, x.shape[1], ODD_SIDE, ODD_SIDE))
     except (AssertionError, RuntimeError, ValueError):
         return set()
-    pairs = zip(_flat(outputs), _flat(odd), strict=True)
+    pairs = zip(tensors_in(outputs), tensors_in(odd), strict=True)
     return {_key(y) for y, small in pairs if y.ndim == 4 and small.shape[-1] == ODD_SIDE // _stride(y, x) < ODD_SIDE}
