@@ -54,6 +54,8 @@ def _draw(config, args: argparse.Namespace) -> None:
         raise ValueError("--show and --show-dir need default_hooks.visualization in the config.")
     if args.show_dir and not config.get("visualizer"):
         raise ValueError("--show-dir needs a visualizer in the config.")
+    if args.show and args.show_dir and config.get("default_scope") == "mmseg":
+        raise ValueError("--show and --show-dir: mmseg stores no pictures while it shows them; give one of them.")
     hook["draw"] = True
     hook["show"] = args.show
     hook["wait_time"] = args.wait_time

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -129,15 +130,7 @@ class EventFolder(Dataset):
         self.sensor = known if sensor is None else sensor_size(sensor, "sensor")
         self.size = self.sensor or open_recording(self._first).size
 
-        if split is None:
-            chosen = set(paths)
-        elif str(split).endswith(".txt"):
-            chosen = in_list(list(paths), split)
-        elif folder:
-            chosen = {name for name in paths if name.split("/")[0] == folder.format(split=split)}
-        else:
-            testing = rule(list(paths)) if rule else by_seed(list(paths), share, seed)
-            chosen = testing if split == "test" else paths.keys() - testing
+        chosen = _in_split(list(paths), split, folder, rule or partial(by_seed, share=share, seed=seed))
         self._every = {path: (labels[name], name in chosen) for name, path in paths.items()}
         self.samples = [(path, self.classes.index(label)) for path, (label, own) in self._every.items() if own]
         if not self.samples:
@@ -248,6 +241,27 @@ def _check_classes(root: Path, folder: str, labels: dict[str, str]) -> None:
             f"{root / folder.format(split='test')} has the class {unknown[0]}, which is not among those for training "
             f"({', '.join(in_natural_order(training))}); rename or remove it."
         )
+
+
+def _in_split(
+    names: list[str], split: str | Path | None, folder: str, test_names: Callable[[Sequence[str]], set[str]]
+) -> set[str]:
+    """Which recordings a split has.
+
+    Args:
+        names: all recordings.
+        split: "train", "test", ``None`` for all, or the path of a list.
+        folder: how the folder of a split is called, "{split}" for its name; "" where there are none.
+        test_names: gives those for testing where there are no such folders.
+    """
+    if split is None:
+        return set(names)
+    if str(split).endswith(".txt"):
+        return in_list(names, split)
+    if folder:
+        return {name for name in names if name.split("/")[0] == folder.format(split=split)}
+    testing = test_names(names)
+    return testing if split == "test" else set(names) - testing
 
 
 def _recordings(root: Path, folder: str, split: str | Path | None) -> dict[str, Path]:

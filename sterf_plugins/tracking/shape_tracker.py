@@ -35,6 +35,17 @@ class Tracks(NamedTuple):
     rates: list[Tensor]
 
 
+def _check_entries(layers: Sequence[Mapping], mus: Sequence[float]) -> None:
+    """Raise ``ValueError`` unless these can be the layers of a branch, and the time constants of the branches."""
+    for layer in layers:
+        if not isinstance(layer, Mapping) or set(layer) != {"out_ch", "bank"}:
+            raise ValueError(f"`layers` has {layer!r}; each is dict(out_ch=…, bank=…).")
+    for mu in mus:
+        number_above("mus", mu, 0)
+    if not layers or not mus:
+        raise ValueError(f"`layers` is {list(layers)} and `mus` {list(mus)}; each needs at least one entry.")
+
+
 class ShapeTracker(nn.Module):
     """Parallel branches of different time constants, each a few layers of receptive fields and neurons.
 
@@ -101,13 +112,7 @@ class ShapeTracker(nn.Module):
         if surrogate is not None and unit != "lif":
             raise ValueError(f"`surrogate` is of unit='lif', and `unit` is {unit!r}; leave it out.")
         layers, mus = entries("layers", layers), entries("mus", mus)
-        for layer in layers:
-            if not isinstance(layer, Mapping) or set(layer) != {"out_ch", "bank"}:
-                raise ValueError(f"`layers` has {layer!r}; each is dict(out_ch=…, bank=…).")
-        for mu in mus:
-            number_above("mus", mu, 0)
-        if not layers or not mus:
-            raise ValueError(f"`layers` is {list(layers)} and `mus` {list(mus)}; each needs at least one entry.")
+        _check_entries(layers, mus)
         self.unit, self.share, self.head_kind, self.dropout = unit, share, head, dropout
 
         widths = [in_ch, *(layer["out_ch"] for layer in layers)]

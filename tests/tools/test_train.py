@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 from shapes_options import DETECTOR, ROOT, SEGMENTOR, SHORT, SMALL_FIELDS, detection_data, segmentation_data
+
+import sterf_plugins
 
 CLASSES = "('disc','square','triangle','twin_a','twin_b')"
 
@@ -144,6 +147,29 @@ def test_a_stock_resnet_mask_rcnn_trains_through_the_torchvision_ops(run, shapes
         **SMALL_FIELDS,
     )
     assert (tmp_path / "epoch_1.pth").is_file()
+
+
+@pytest.mark.filterwarnings("ignore:The show is True")  # of mmdet and mmseg: nothing is stored then
+@pytest.mark.parametrize("config", [DETECTOR, SEGMENTOR])
+def test_pictures_stay_in_a_window_as_long_as_asked(config, monkeypatch):
+    from mmengine.registry import HOOKS, DefaultScope
+    from mmengine.visualization import Visualizer
+
+    from sterf_plugins.openmmlab.configs.reading import load_config
+
+    sterf_plugins.setup()
+    Visualizer.get_instance("pictures")  # a hook that shows pictures asks for the present one
+    tool = runpy.run_path(str(ROOT / "tools" / "test.py"))
+    monkeypatch.setattr(sys, "argv", ["test.py", str(config), "last.pth", "--show", "--wait-time", "0.5"])
+    read = load_config(str(config))
+    tool["prepare"](read, tool["parse_args"]())
+    with DefaultScope.overwrite_default_scope(read.default_scope):
+        hook = HOOKS.build(read.default_hooks.visualization)
+    assert hook.show is True and hook.wait_time == 0.5 and hook.draw is True
+    if config == SEGMENTOR:
+        monkeypatch.setattr(sys, "argv", [*sys.argv, "--show-dir", "shown"])
+        with pytest.raises(ValueError, match=r"--show and --show-dir: .*; give one of them"):
+            tool["prepare"](read, tool["parse_args"]())
 
 
 @pytest.mark.slow
