@@ -4,13 +4,16 @@ import ctypes
 import gc
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from filelock import FileLock
 from golden_arrays import Golden, golden_folder
 from many_runs import prepare_for_many_runs
@@ -75,6 +78,14 @@ def pytest_runtest_teardown(item) -> None:
         if resident > ENOUGH and trim is not None:
             gc.collect()
             trim(0)
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """Each test has the same random numbers whenever and wherever it runs: a bound that holds once holds again."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)
