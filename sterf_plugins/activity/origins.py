@@ -137,7 +137,7 @@ def _norm(name: str, args: Any, kwargs: Any, known: list[Origin]) -> float | Non
     if name in ("mul", "div") and len(known) == 1 and not kwargs:
         norm = known[0].norm or 0.0
         if number is None:
-            return norm if name == "mul" else None  # a mask
+            return norm if name == "mul" else None  # the other factor may be a mask
         return norm * (number if name == "div" else 1 / number) if number > 0 else None
     if name == "mul" and all(origin.binary for origin in known):
         return math.prod(norms) if len(norms) == len(known) else 0.0

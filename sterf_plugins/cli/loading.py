@@ -237,7 +237,7 @@ def build_config(config: Any, label: str) -> Loaded:
     means, stds = ([0.0], [1.0]) if raw else ([127.5], [127.5])
     if mean is not None:
         means, stds = ([float(v) for v in values.flatten()] for values in (mean, preprocessor.std))
-    if len(means) == 1:  # for all channels
+    if len(means) == 1:  # one number stands for all channels
         means, stds = means * _channels(model), stds * _channels(model)
     size = getattr(preprocessor, "size", None) or getattr(model, "resolution", None)  # the latter of a shape tracker
     height, width = size or (512, 512)

@@ -124,7 +124,9 @@ def _response(
     """A response with the errors of a jackknife; ``means`` gives the gain and the mean response of a field."""
     field, estimate = getattr(result, kind)[layer], result.estimate(layer, kind)
     gain, response = means(field)
-    scale = 1.0 if estimate is None else np.abs(field).max() / np.abs(estimate.value()).max()  # `normalize`
+    scale = (
+        1.0 if estimate is None else np.abs(field).max() / np.abs(estimate.value()).max()
+    )  # what `normalize` divided by
     parts = [] if estimate is None else [scale * means(part)[0] for part in estimate.without_groups()]
     sizes = [] if estimate is None else group_sizes(estimate.count)
 

@@ -236,7 +236,7 @@ PROTOCOLS: Mapping[str, Protocol] = {
         upper_left=True,
     ),
 }
-_FIXED = dict(position="center", time="sum", aggregate="mean", normalize=None)  # of all protocols
+_FIXED = dict(position="center", time="sum", aggregate="mean", normalize=None)  # what all protocols have in common
 
 
 def choose(

@@ -127,12 +127,13 @@ def _hdf5(path: Path, size: tuple[int, int] | None, unit: str) -> Recording:
         names = _columns(path, file[group].keys())
         for name in names:
             _check_filters(path, name, file[group][name])
-        offset = _number(path, "t_offset", file["t_offset"][()]) if "t_offset" in file else 0  # DSEC's
+        offset = _number(path, "t_offset", file["t_offset"][()]) if "t_offset" in file else 0  # files of DSEC have it
         if offset and unit != "us":
             raise ValueError(f"{path} has a t_offset, as DSEC's files, which have microseconds; leave out `time_unit`.")
         if abs(offset) >= 2**53:
             raise ValueError(f"{path}: t_offset is {offset}; it must be whole microseconds.")
-        stored = {name: file[group][name][()] for name in ("height", "width") if name in file[group]}  # RVT's
+        sides = [name for name in ("height", "width") if name in file[group]]  # files of RVT have them
+        stored = {name: file[group][name][()] for name in sides}
         size = size or _known_size(path, {**file.attrs, **file[group].attrs, **stored})
 
     @contextmanager

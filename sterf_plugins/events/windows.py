@@ -35,7 +35,7 @@ def windows(
     Raises:
         ValueError: the recording cannot be read, has no events, or is too short; the representation has no such option.
     """
-    channels_of(kind, **options)  # which checks both
+    channels_of(kind, **options)  # which checks `kind` and `options`
     count, parts = positive_int("count", count), positive_int("parts", parts)
     recording = open_recording(path, sensor)
     ends = [(int(events.t[0]), int(events.t[-1])) for events in recording]

@@ -72,7 +72,7 @@ def draw_tracks(videos: Sequence[np.ndarray], samples: Sequence[Mapping[str, Ten
         distance = (sample["found"] - sample["poses"]).norm(dim=-1).mean().item()
         ax.set_title(f"{digits(distance)} px", fontsize=TITLE)
     sheet.outer_numbers()
-    ticks = np.unique(np.linspace(0, top, min(top, 4) + 1).round())  # whole events
+    ticks = np.unique(np.linspace(0, top, min(top, 4) + 1).round())  # whole numbers of events
     sheet.colour_bar(greys, "events of a pixel, both polarities, all time steps of the video", ticks)
     sheet.legend([Line2D([], [], **dict(looks[0], **s), label=n) for n, s in (("true", TRUE), ("found", FOUND))])
     return sheet.figure

@@ -35,7 +35,7 @@ _NUMBERS = 0.35  # inches of the numbers beside a panel with axes of its own
 _LARGEST = 16_383  # pixels of a side of a WebP picture
 _HANDLE = 10  # letters that a line of a legend and the space around it are wide
 
-_STYLE: dict[Any, Any] = {"pdf.fonttype": 42, "svg.fonttype": "none"}  # text stays text
+_STYLE: dict[Any, Any] = {"pdf.fonttype": 42, "svg.fonttype": "none"}  # letters stay letters in vector files
 
 
 def letters(width: float, size: float = SMALL) -> int:

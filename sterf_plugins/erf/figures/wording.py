@@ -63,7 +63,7 @@ def digits(value: float, error: float = math.nan) -> str:
         return significant(value, 3)
     first, exponent = f"{error:.0e}".split("e")
     places = -int(exponent) + (first == "1")
-    if value:  # never only zeros
+    if value:  # a number that is not zero never shows zeros alone
         places = max(places, -math.floor(math.log10(abs(value))))
     if places > 6:
         return f"{value:.2e} ± {error:.0e}"

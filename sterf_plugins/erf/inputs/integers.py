@@ -22,7 +22,8 @@ class FollowedCasts(TorchFunctionMode):
 
     def __init__(self, pairs: Iterable[tuple[Tensor, Tensor]]):
         super().__init__()
-        self._floats = {id(integers): (integers, floats) for integers, floats in pairs}  # keeps both alive
+        # The tensors are kept, too, so that no other tensor gets the id of one of them.
+        self._floats = {id(integers): (integers, floats) for integers, floats in pairs}
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}

@@ -123,5 +123,5 @@ def _free_memory(device: torch.device) -> int:
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):  # not Linux
+    except (OSError, StopIteration):  # there is such a file on Linux alone
         return 4 << 30

@@ -67,7 +67,7 @@ def fit_gaussian(field: np.ndarray) -> Gaussian:
     covariance = np.linalg.inv(_inverse_covariance(p)) - np.eye(2) * (block**2 - 1) / 12
     variances, axes = np.linalg.eigh(covariance)
     sigmas = np.sqrt(np.maximum(variances, 0))
-    first = int(np.argmax(np.abs(axes[0])))  # axes[0]: horizontal components
+    first = int(np.argmax(np.abs(axes[0])))  # axes[0] has the axes' horizontal components
     u = axes[:, first] * (1 if axes[0, first] >= 0 else -1)
     theta = float(np.degrees(np.arctan2(u[1], u[0])))
     sigma_x, sigma_y = _trusted(sigmas[[first, 1 - first]], p, (h, w), r2)

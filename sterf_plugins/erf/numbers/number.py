@@ -177,7 +177,7 @@ def change(
         sizes: number of inputs in each group.
         period: that of an angle.
     """
-    same = a.value == b.value or (math.isnan(a.value) and math.isnan(b.value))  # infinite ones, too
+    same = a.value == b.value or (math.isnan(a.value) and math.isnan(b.value))  # inf - inf would be NaN
     value = 0.0 if same else wrapped(b.value - a.value, period)
     if pseudo is not None:
         changes = [wrapped(q - p, period) for p, q in zip(*pseudo, strict=True)]

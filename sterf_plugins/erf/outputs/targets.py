@@ -22,7 +22,9 @@ def default_layers(model: nn.Module) -> list[str]:
     Raises:
         ValueError: no default is known; the message says how to name layers.
     """
-    if isinstance(getattr(getattr(model, "config", None), "model_type", None), str):  # Hugging Face's
+    if isinstance(
+        getattr(getattr(model, "config", None), "model_type", None), str
+    ):  # a model of Hugging Face's transformers
         stages = _first_list(model)
         if stages:
             return stages

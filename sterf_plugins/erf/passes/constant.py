@@ -19,7 +19,7 @@ from .preparation import device_of, dtype_of, in_type
 from .starts import Facts, Passes, Settings, maps_by_name
 
 _CONSTANT = 1e-4  # of what the same numbers change with random signs, below which a sum does not depend on the input
-_DRAWS = 4  # of random signs
+_DRAWS = 4  # how often random signs are drawn
 _HARDLY = 1e-4  # what changes by less, beside 1 and its own size, may change by rounding alone
 _ROUNDING = 1e-3  # of a change, what is left of it in float64 if it is rounding
 

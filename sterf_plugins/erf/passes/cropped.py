@@ -17,9 +17,9 @@ from torch import Tensor
 
 from ...undisturbed import changed, transformed
 
-_AXES = {"conv1d": 1, "conv2d": 2, "conv3d": 3}  # over places
-_WORTH = 0.5  # of the map; a larger box is not cut out
-_DEAR = 2e7  # multiplications for each input; below it, finding the box costs as much as it saves
+_AXES = {"conv1d": 1, "conv2d": 2, "conv3d": 3}  # function of torch.nn.functional -> number of its spatial axes
+_WORTH = 0.5  # a box that is a larger share of the map is not cut out
+_DEAR = 2e7  # with fewer multiplications for each input, finding the box costs as much as it saves
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from ..outputs.selection import cell
 from .flaws import densest_at, elsewhere, misread, near_target
 from .starts import Facts, Passes, Settings, base_name, maps_by_name
 
-PARTS = 4  # along each axis
+PARTS = 4  # into which an image is divided along each axis
 # Parts along slices, rows and columns that are changed, one by one; and others, with which a layer is looked at once more
 # before it is refused, as the changes of a network that mixes all places may seem to be elsewhere by chance.
 _CHANGED = ((0, 2, 1, 3), (0, 1, 2, 3), (1, 3, 0, 2))

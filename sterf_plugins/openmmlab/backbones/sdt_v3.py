@@ -38,7 +38,7 @@ class SDTV3(backbones.SDTV3, Freezing):
         ValueError: an argument, or the checkpoint, does not fit; the message says what is allowed.
     """
 
-    is_init: bool  # mmengine's
+    is_init: bool  # an attribute of mmengine's BaseModule
 
     def __init__(
         self,

@@ -83,7 +83,9 @@ class TIMMBackbone(Freezing):
         check_model_name(model_name)
         for name, value in dict(pretrained=pretrained, with_cp=with_cp, memory_efficient=memory_efficient).items():
             flag(name, value)
-        fields = dict(stem) if isinstance(stem, Mapping) and "type" not in stem else None  # not a plugin
+        fields = (
+            dict(stem) if isinstance(stem, Mapping) and "type" not in stem else None
+        )  # arguments of a bank, no plugin
         if not features_only:
             raise ValueError("`features_only` is False; a backbone gives feature maps, so leave it out.")
         kwargs |= _plugin_arguments(model_name, None if fields else stem, mixer)

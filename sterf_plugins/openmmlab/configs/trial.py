@@ -200,7 +200,7 @@ def _shrink(model: Any, size: int) -> int:
             size = max(preprocessor.size)
         preprocessor.size = (size, size)
     backbone: Any = model.get("backbone") or {}
-    if backbone.get("img_size"):  # tables of positions
+    if backbone.get("img_size"):  # the model's tables of positions fit this size alone
         backbone.img_size = size
     for weights, nothing in (("pretrained", False), ("checkpoint_path", "")):  # of a timm model
         if backbone.get(weights):

@@ -68,7 +68,7 @@ class FiniteLossHook(Hook):
         if self._warned or limit is None or logged is None:
             return
         norm = float(logged.current())
-        lost = norm == 0 or not norm < LARGEST_RATIO * limit  # NaN is neither
+        lost = norm == 0 or not norm < LARGEST_RATIO * limit  # every comparison with NaN is false
         self._lost = self._lost + 1 if lost else 0
         # With mixed precision single overflows are a part of finding the scale of the loss.
         if self._lost >= (10 if hasattr(wrapper, "loss_scaler") else 1):

@@ -87,7 +87,7 @@ class _Neurons(nn.Module):
     is_spiking = True
     levels = norm = 1
     step_mode = "m"  # the first axis is time
-    decay = True  # of the potential
+    decay = True  # that of the potential costs operations, which are counted
 
     def forward(self, x: Tensor, v: Tensor, fire: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]):
         return fire(x, v)
