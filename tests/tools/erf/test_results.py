@@ -179,3 +179,11 @@ def test_an_interruption_keeps_what_is_done(run, forked, tmp_path):
     assert "results exist in" in again.stderr and (tmp_path / "report.html").is_file()
     assert not list(tmp_path.glob(".second.*"))
     assert ERFResult.load(tmp_path / "second.npz").info["num_inputs"] == 120
+
+
+def test_options_of_fields_reach_the_result(compute, tmp_path):
+    size = ("--layers", "layer1", "--num", 3, "--input-size", 32, 32, "--out", tmp_path)
+    options = ("--channels", 2, "--calls", "first", "--aggregate", "median", "--grid", 8, 8)
+    info = compute("resnet18", *size, *options).info
+    found = [info[key] for key in ("channels", "calls", "aggregate", "map_size")]
+    assert found == [2, "first", "median", {"layer1": [8, 8]}]
