@@ -160,8 +160,8 @@ def compute_erf(
         tokens in another order than that of rows and columns.
 
     Raises:
-        TypeError, ValueError: bad arguments, unknown layers, no inputs, or no layer has a field; the message names the
-            layer and the likely cause.
+        TypeError, ValueError: bad arguments, unknown layers, no inputs, a model that mixes the inputs of a pass (give
+            ``batch_size=1``), or no layer has a field; the message names the layer and the likely cause.
         MemoryError: a single input does not fit into memory.
     """
     if reduce is not None:

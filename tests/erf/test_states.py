@@ -373,3 +373,38 @@ def test_a_batch_norm_that_sees_all_inputs_of_a_pass_is_named(kind):
     y = torch.cat([model(image[None]) for image in leaf])
     (gradient,) = torch.autograd.grad(y[:, :, 4, 4].sum(), leaf)
     assert np.allclose(found, gradient.abs().mean((0, 1)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"batch_size": 3}])
+def test_a_model_that_mixes_the_inputs_of_a_pass_is_refused(options):
+    class Centred(nn.Module):
+        def forward(self, x):
+            return x - 0.5 * x.mean(0, keepdim=True)
+
+    torch.manual_seed(0)
+    first, last = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 2, 3, padding=1)
+    model, x = nn.Sequential(first, Centred(), last).double(), torch.randn(4, 3, 8, 8).double()
+    with pytest.raises(ValueError, match=r"the model mixes the inputs of a pass.*layer '2'.*batch_size=1"):
+        compute_erf(model, x, ["0", "2"], **options)
+    in_front = compute_erf(model, x, "0", **options).spatial["0"]  # where nothing is mixed
+    assert np.allclose(in_front[3:6, 3:6], first.weight.detach().sum(0).abs().mean(0))
+    found = compute_erf(model, x, "2", batch_size=1).spatial["2"]
+    assert np.allclose(
+        found, 0.5 * compute_erf(nn.Sequential(first, last), x, "1").spatial["1"]
+    )  # of itself half is left
+
+
+def test_a_model_with_time_that_mixes_inputs_is_refused_and_dropout_is_not():
+    class Centred(nn.Module):
+        def forward(self, x):
+            return x - 0.5 * x.mean(1, keepdim=True)
+
+    class Masked(nn.Module):
+        def forward(self, x):
+            return x * (torch.rand_like(x) > 0.5)
+
+    torch.manual_seed(0)
+    with pytest.raises(ValueError, match="the model mixes the inputs of a pass"):
+        compute_erf(nn.Sequential(Centred(), nn.Identity()), torch.randn(2, 3, 1, 6, 6), "1", batch_size=3)
+    result = compute_erf(nn.Sequential(nn.Conv2d(1, 1, 1), Masked()), torch.randn(5, 1, 6, 6), "1", batch_size=5)
+    assert np.flatnonzero(result.spatial["1"]).tolist() == [21]

@@ -59,6 +59,7 @@ class Seen:
         autocast: modules up to the last target that the model runs with ``autocast``, but none inside of others.
         queries: numbers of tokens that the model begins with whatever the input is, such as the queries of a decoder.
         drawn: whether the model has drawn random numbers, in this pass or a later one.
+        separate: whether it has been seen that no input of a pass changes what another one gives.
     """
 
     calls: dict[str, int] = field(default_factory=dict)
@@ -67,6 +68,7 @@ class Seen:
     autocast: list[str] = field(default_factory=list)
     queries: set[int] = field(default_factory=set)
     drawn: bool = False
+    separate: bool = False
 
 
 class _Finished(Exception):

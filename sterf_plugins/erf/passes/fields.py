@@ -14,6 +14,7 @@ from ..outputs.selection import channel_vectors
 from ..protocols import Protocol
 from .constant import look_for_constant_sums
 from .order import wrongly_read
+from .separate import check_separate, of_first_input
 from .single import normalises_over_inputs
 from .starts import Facts, Passes, Settings, Start, base_name, field_name, starts_of
 
@@ -118,6 +119,8 @@ def _forth_and_back(passes: Passes, inputs: Batch, batch: int) -> tuple[BatchFie
         for suffix in settings.protocols
     }
     facts = {label: starts[name].facts for label, (name, _) in entries.items()}
+    unchecked = batch > 1 and not passes.seen.separate
+    first = {name: y.detach() for name, y in of_first_input(starts).items()} if unchecked else {}
     results: dict[str, dict[str, np.ndarray]] = {}
     # Outputs go from the last to the first and are dropped after use, which frees their part of the graph at once.
     for name in reversed(list(starts)):
@@ -132,6 +135,8 @@ def _forth_and_back(passes: Passes, inputs: Batch, batch: int) -> tuple[BatchFie
             results[field_name(name, key, leaves) + suffix] = {kind: value[:batch] for kind, value in kinds.items()}
     if not results:
         raise ValueError(_first(failed))
+    if unchecked:
+        check_separate(passes, inputs, first)
     facts = {label: fact for label, fact in facts.items() if label in results}
     return BatchFields(results, facts, failed), entries
 
