@@ -58,7 +58,7 @@ def check_comparison(args: argparse.Namespace) -> tuple[list[Rule], ERFResult | 
     """The rules and the earlier result, read before anything is computed.
 
     Raises:
-        ValueError: a rule cannot be read, or there is nothing to compare.
+        ValueError: a rule cannot be read, or is about nothing that the earlier result has, or there is nothing to compare.
     """
     rules = [Rule.parse(text) for text in args.fail_if]
     two = args.of is not None and args.checkpoint is not None
@@ -66,7 +66,10 @@ def check_comparison(args: argparse.Namespace) -> tuple[list[Rule], ERFResult | 
         raise ValueError("--against compares one model; leave out the second checkpoint, or --compare.")
     if rules and not two and not args.against:
         raise ValueError("--fail-if needs two results: --against FILE.npz, or two checkpoints and --model NAME.")
-    return rules, ERFResult.load(args.against) if args.against else None
+    baseline = ERFResult.load(args.against) if args.against else None
+    if baseline is not None:
+        failures(difference(baseline, baseline), rules)  # rules about layers or numbers that it does not have
+    return rules, baseline
 
 
 def check_baseline(args: argparse.Namespace, baseline: ERFResult | None, first: Loaded, size: tuple[int, int]) -> None:

@@ -83,6 +83,9 @@ def test_against_a_baseline(run, checkpoints, compared, tmp_path):
     smaller = run(f"m={MODEL}", before, "--out", tmp_path / "smaller", *OPTIONS, *against, "--input-size", "64", "48")
     assert smaller.returncode == 2 and not list((tmp_path / "smaller").glob("*.npz"))
     assert "is of images of 32x32, and these have 64x48; give --input-size 32 32" in smaller.stderr
+    unknown = run(f"m={MODEL}", before, "--out", tmp_path / "unknown", *OPTIONS, *against, "area_9>1%")
+    assert unknown.returncode == 2 and not list((tmp_path / "unknown").glob("*.npz"))
+    assert "the rule area_9>1% is about none of" in unknown.stderr
     itself = run(f"before-last={MODEL}", before, "--out", baseline.parent, *OPTIONS, *against)
     assert itself.returncode == 2
     assert "before-last.npz is the file that this run writes; give another --out" in itself.stderr
