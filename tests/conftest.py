@@ -11,9 +11,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 from filelock import FileLock
 from golden_arrays import Golden, golden_folder
 from many_runs import prepare_for_many_runs
@@ -83,6 +81,9 @@ def pytest_runtest_teardown(item) -> None:
 @pytest.fixture(autouse=True)
 def seeded():
     """Each test has the same random numbers whenever and wherever it runs: a bound that holds once holds again."""
+    import numpy as np
+    import torch  # not above: it reads the number of threads when it is imported
+
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)

@@ -44,9 +44,12 @@ def test_gradients_that_clipping_loses_are_one_warning(shapes, tmp_path, weight,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("size", "trains"), [(64, False), (96, True)])
-def test_meta_sdt_trains_from_96_pixels_on(size, trains):
-    """Below, its RepConvs' norms see channels that are constant over batch and pixels, and each divides by sqrt(eps)."""
+@pytest.mark.parametrize(("size", "trains"), [(64, False), (112, True)])
+def test_meta_sdt_trains_from_112_pixels_on(size, trains):
+    """Below, its RepConvs' norms see channels that are constant over batch and pixels, and each divides by sqrt(eps).
+
+    At 96 pixels the norm of four seeds of six is infinite with two threads, and below 200 for all of them with one.
+    """
     torch.manual_seed(0)
     model = timm.create_model("meta_sdt_15m", num_classes=10).train()
     F.cross_entropy(model(torch.randn(4, 3, size, size)), torch.arange(4)).backward()

@@ -76,7 +76,7 @@ class FiniteLossHook(Hook):
             runner.logger.warning(
                 f"iteration {runner.iter + 1}: the norm of all gradients is {norm:.3g}, so that clipping to {limit} leaves "
                 f"nothing of them, and nothing is learnt. Likely causes: images so small that norms see constant "
-                f"channels (Meta-SDT trains from 96x96 on), silent spike layers, or a learning rate without a warm-up."
+                f"channels (Meta-SDT trains from 112x112 on), silent spike layers, or a learning rate without a warm-up."
             )
 
     def _check(self, runner) -> None:
