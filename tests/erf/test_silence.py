@@ -11,6 +11,7 @@ from torch import nn
 from sterf_plugins.backbones import SDTV3
 from sterf_plugins.erf import ERFResult, calibrate, check_field, compute_erf
 from sterf_plugins.erf.passes.branch_scales import closed_scales
+from sterf_plugins.firing import FiringRates
 from sterf_plugins.layers import IntegerSpike
 
 NANO = dict(embed_dims=(8, 16, 24, 32), num_heads=8)
@@ -140,6 +141,18 @@ def test_shares_of_several_processes_and_of_resumed_runs_add_up(tmp_path):
         compute_erf(model, IMAGES, LAYERS, batch_size=2, state=state, progress=interrupted)
     resumed = compute_erf(model, IMAGES, LAYERS, batch_size=2, state=state)
     assert resumed.info["spike_layers"] == whole.info["spike_layers"]
+
+
+def test_only_passes_for_fields_are_counted():
+    """Others look for constant sums (the norm's here), for the order of tokens, and whether inputs are kept separate."""
+    torch.manual_seed(0)
+    spikes, norm = IntegerSpike(), nn.GroupNorm(1, 8)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), spikes, nn.Conv2d(8, 8, 3), nn.AvgPool2d(60), norm).eval()
+    with FiringRates(model) as plain:
+        model(IMAGES)
+    result = compute_erf(model, IMAGES, "4", batch_size=2)
+    assert list(result.info["constant_sums"]) == ["4"]
+    assert 0 < plain.rate < 1 and result.info["spike_layers"]["1"]["rate"] == pytest.approx(plain.rate, rel=1e-9)
 
 
 class Stepped(nn.Module):

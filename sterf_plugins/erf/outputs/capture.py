@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, field, is_dataclass
 from functools import partial
 from typing import Any
@@ -96,21 +97,22 @@ def capture(
         targets: the layers.
         seen: what the first pass showed; empty in the first pass, which fills it.
         loops: whether layers may be called once for each time step, so that each call needs its graph.
-        rates: what counts the spikes of the forward pass, if the model has spike layers.
+        rates: what counts the spikes of this forward pass, if the model has spike layers and the pass is one for the field.
 
     Returns:
         The outputs by name, ``layer`` or ``layer[key]`` for each of several; and why others cannot be had, by layer.
     """
     before = copy.deepcopy(rates.layers) if not seen.calls and rates is not None else {}
     states = random_states()
-    once = _Pass(targets, seen, loops, rates)
-    once.run(model, forward, x)
-    if once.first and any(len(o.calls) < seen.calls[o.target.name] for o in once.outputs.values()):
-        if rates is not None:
-            rates.layers.clear()
-            rates.layers.update(before)
+    with rates or nullcontext():
         once = _Pass(targets, seen, loops, rates)
         once.run(model, forward, x)
+        if once.first and any(len(o.calls) < seen.calls[o.target.name] for o in once.outputs.values()):
+            if rates is not None:
+                rates.layers.clear()
+                rates.layers.update(before)
+            once = _Pass(targets, seen, loops, rates)
+            once.run(model, forward, x)
     seen.drawn |= random_states() != states
     if rates is not None:  # the first pass goes on behind the last target
         counted = {name for output in once.outputs.values() for name in output.spikes}

@@ -128,8 +128,6 @@ def collect(
                     if sample is not None:
                         sample = sample.to(compute_device, dtype)
                         running.calibrated = stack.enter_context(_calibrated(request, forward, sample))
-                    if rates is not None:
-                        stack.enter_context(rates)
                 check_shapes(running.shape, shape)
                 skipped = min(skip, len(inputs))
                 skip -= skipped

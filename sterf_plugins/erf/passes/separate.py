@@ -32,7 +32,7 @@ def check_separate(passes: Passes, inputs: Batch, among_others: dict[str, Tensor
     Raises:
         ValueError: the model mixes inputs.
     """
-    passes = replace(passes, rates=None)
+    passes = replace(passes, rates=None)  # spikes of this pass are not counted
     first = inputs.narrow(0, 1)
     if passes.geometry.steps is None and stateful(passes.model):
         first = Batch.joined([first, first])  # as in `fields_of`
